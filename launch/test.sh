@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Passes the tests: `bash launch/test.sh` the default suite, `--all` the slow ones too.
+# Other arguments go to pytest: `bash launch/test.sh tests/masking -k tube`.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$project"
+
+select=(-m "not slow")
+if [ "${1:-}" = "--all" ]; then
+  select=()
+  shift
+fi
+python -m compileall -q vmae_jax configs tests benchmarks
+exec python -m pytest -q "${select[@]}" "$@"

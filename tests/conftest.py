@@ -1,0 +1,35 @@
+"""Eight virtual devices for every test, a compilation cache of our own, nothing deprecated."""
+
+import os
+import pathlib
+import sys
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("VMAE_TEST_PLATFORM", "cpu")
+_FLAG = "--xla_force_host_platform_device_count=8"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # configs/ are files of the project, not of the package
+
+jax.config.update("jax_threefry_partitionable", True)
+
+
+@pytest.fixture(scope="session")
+def clips() -> pathlib.Path:
+    """The folder of real clips, where this machine has one ($VMAE_CLIPS)."""
+    folder = pathlib.Path(os.environ.get("VMAE_CLIPS", ROOT.parent / "shared" / "clips"))
+    if not folder.is_dir():
+        pytest.skip(f"no real clips at {folder} (set VMAE_CLIPS)")
+    return folder
+
+
+@pytest.fixture
+def update_golden() -> bool:
+    """True when UPDATE_GOLDEN=1 asks for the golden texts to be rewritten."""
+    return os.environ.get("UPDATE_GOLDEN") == "1"

@@ -1,0 +1,80 @@
+"""Between videos and cubes: a cube is one token's pixels, flattened in (t, y, x, c) order."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Int, Shaped
+
+from vmae_jax.types import Grid, typed
+
+__all__ = ["Patch", "gather", "gather_cubes", "grid_of", "patchify", "unpatchify"]
+
+
+class Patch(NamedTuple):
+    """The size of a cube (tubelet): t frames of h by w pixels."""
+
+    t: int
+    h: int
+    w: int
+
+
+def grid_of(shape: tuple[int, ...], patch: Patch) -> Grid:
+    """The token grid of a video of `shape` [..., t, h, w, c].
+
+    Raises:
+      ValueError: a side of the video is not a multiple of the cube's.
+    """
+    t, h, w = shape[-4:-1]
+    if t % patch.t or h % patch.h or w % patch.w or 0 in (t, h, w):
+        raise ValueError(
+            f"a video of {t} frames of {h}x{w} pixels does not divide into cubes of "
+            f"{patch.t}x{patch.h}x{patch.w}: use a multiple of each"
+        )
+    return Grid(t // patch.t, h // patch.h, w // patch.w)
+
+
+@typed
+def patchify(video: Shaped[Array, "b t h w c"], patch: Patch) -> Shaped[Array, "b n p"]:
+    """Every cube of the video, tokens in (t, h, w) order; any dtype, unchanged."""
+    grid_of(video.shape, patch)
+    return rearrange(
+        video,
+        "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)",
+        pt=patch.t,
+        ph=patch.h,
+        pw=patch.w,
+    )
+
+
+@typed
+def unpatchify(cubes: Shaped[Array, "b n p"], grid: Grid, patch: Patch) -> Shaped[Array, "b t h w c"]:
+    """The inverse of `patchify`."""
+    return rearrange(
+        cubes,
+        "b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c",
+        t=grid.t,
+        h=grid.h,
+        w=grid.w,
+        pt=patch.t,
+        ph=patch.h,
+        pw=patch.w,
+    )
+
+
+@typed
+def gather(tokens: Shaped[Array, "b n d"], index: Int[Array, "b k"]) -> Shaped[Array, "b k d"]:
+    """The rows `index` of each example's tokens."""
+    return jnp.take_along_axis(tokens, index[..., None], axis=1, mode="clip")
+
+
+@typed
+def gather_cubes(
+    video: Shaped[Array, "b t h w c"], index: Int[Array, "b k"], patch: Patch
+) -> Shaped[Array, "b k p"]:
+    """The cubes `index` of each video, still in the video's dtype.
+
+    The whole video is only ever moved as it came (uint8): what is computed on, in floating
+    point, is these cubes alone.
+    """
+    return gather(patchify(video, patch), index)

@@ -1,0 +1,199 @@
+"""The few types every part of vmae_jax agrees on: a batch, a mask, a loss, a method.
+
+Everything here is a pytree or a named tuple of pure functions, so it passes through
+`jax.jit`, `jax.grad` and `jax.lax.scan` unchanged. Shapes use one letter each:
+b clips, t h w c video, n tokens of a clip, v visible, k decoded, p pixels of a cube, d width.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32, jaxtyped
+
+try:
+    from beartype import beartype as _typechecker
+except ImportError:  # inference machines may leave it out; shapes are then unchecked
+    _typechecker = None
+
+__all__ = [
+    "Array",
+    "Batch",
+    "Context",
+    "Extra",
+    "Grid",
+    "Loss",
+    "MaskPlan",
+    "Mean",
+    "Method",
+    "Params",
+    "Pictures",
+    "Term",
+    "hold",
+    "row_keys",
+    "stream",
+    "typed",
+]
+
+Batch = Mapping[str, Array]
+Params = Any  # a nested dict of arrays
+Extra = Any  # what a method carries from step to step beside its parameters
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def typed(function: F) -> F:
+    """Checks the jaxtyping annotations of `function` when it is called (under jit: traced)."""
+    if _typechecker is None:
+        return function
+    return jaxtyped(typechecker=_typechecker)(function)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The tokens of a clip: t slots of h by w cubes, flattened in (t, h, w) order."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def size(self) -> int:
+        return self.t * self.h * self.w
+
+    @property
+    def slot(self) -> int:
+        """Tokens in one time slot."""
+        return self.h * self.w
+
+    def __str__(self) -> str:
+        return f"{self.t}x{self.h}x{self.w}"
+
+
+@struct.dataclass
+class MaskPlan:
+    """What the encoder sees, what the decoder predicts, and how much each prediction counts.
+
+    Attributes:
+      visible: token indices the encoder sees, [b v], ascending in each row.
+      decode: token indices the decoder predicts, [b k], ascending in each row.
+      weight: the weight of each prediction in the loss, [b k].
+      valid: False where `visible` is padding, attended nowhere, [b v]; None when all are real.
+    """
+
+    visible: Int[Array, "b v"]
+    decode: Int[Array, "b k"]
+    weight: Float[Array, "b k"]
+    valid: Bool[Array, "b v"] | None = None
+
+
+@struct.dataclass
+class Mean:
+    """A mean in two parts: `total` and `count` are summed over the global batch, divided once."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+
+
+@struct.dataclass
+class Term:
+    """One part of the loss; the step forms sum(weight * total / count) over the global batch."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+    weight: Any = 1.0
+
+
+@struct.dataclass
+class Loss:
+    """What a method's loss function returns.
+
+    Attributes:
+      terms: the parts of the loss by name; `loss/NAME` in the metrics.
+      metrics: further means to record; no gradient flows from them.
+      carry: whatever `Method.advance` needs from this batch.
+    """
+
+    terms: dict[str, Term]
+    metrics: dict[str, Mean] = struct.field(default_factory=dict)
+    carry: Any = None
+
+
+@struct.dataclass
+class Context:
+    """What a loss may know beside parameters and batch.
+
+    Attributes:
+      key: the step's own key, for the rare draw that belongs to no single example.
+      step: the number of the step, from 0.
+      extra: the method's carried state (`TrainState.extra`).
+      frozen: networks that are never trained (teachers, flow, text).
+      train: static; False switches drop path and dropout off.
+    """
+
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+    extra: Extra = None
+    frozen: Params = None
+    train: bool = struct.field(pytree_node=False, default=True)
+
+
+@struct.dataclass
+class Pictures:
+    """Reconstructions, as rows of named videos.
+
+    Attributes:
+      rows: name -> uint8 video [b t h w c]; the first is the original.
+      borrowed: names of rows drawn with statistics of the truth that a model does not have.
+    """
+
+    rows: dict[str, Array]
+    borrowed: tuple[str, ...] = struct.field(pytree_node=False, default=())
+
+
+def hold(extra: Extra, params: Params, carry: Any, step: Array) -> Extra:
+    """The `advance` of methods that carry nothing from step to step."""
+    del params, carry, step
+    return extra
+
+
+class Method(NamedTuple):
+    """A stage or a paper: pure functions that one trainer runs.
+
+    Attributes:
+      init: (key, batch) -> (params, extra); params may carry flax partitioning boxes.
+      loss: (params, batch, context) -> Loss.
+      features: (params, batch, *, layer=None, pool=True) -> [b d] or [b n d].
+      predict: (params, batch) -> logits, where there are any.
+      reconstruct: (params, batch, context) -> Pictures, where there are any.
+      advance: (extra, params, carry, step) -> extra, after the parameters' update.
+      couples_batch: examples of a batch meet in the loss, so accumulation changes the result.
+    """
+
+    init: Callable[[Array, Batch], tuple[Params, Extra]]
+    loss: Callable[[Params, Batch, Context], Loss]
+    features: Callable[..., Array]
+    predict: Callable[[Params, Batch], Array] | None = None
+    reconstruct: Callable[[Params, Batch, Context], Pictures] | None = None
+    advance: Callable[[Extra, Params, Any, Array], Extra] = hold
+    couples_batch: bool = False
+
+
+def stream(key_or_keys: Key[Array, "..."], name: str) -> Key[Array, "..."]:
+    """The independent random stream `name` of a key, or of each row of keys.
+
+    Keys are folded, never split and threaded: a stream depends on the key and the name alone,
+    so adding a draw somewhere changes no other draw.
+    """
+    fold = lambda key: jax.random.fold_in(key, zlib.crc32(name.encode()))  # noqa: E731
+    for _ in range(key_or_keys.ndim):
+        fold = jax.vmap(fold)
+    return fold(key_or_keys)
+
+
+def row_keys(seed: UInt32[Array, "b 2"]) -> Key[Array, "b"]:
+    """The key of each example, from `batch["seed"]`."""
+    return jax.random.wrap_key_data(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
