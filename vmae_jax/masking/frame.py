@@ -1,0 +1,19 @@
+"""Frame masking: whole time slots are hidden."""
+
+import jax.numpy as jnp
+
+from vmae_jax.masking.core import Masker, check_ratio, ranks
+
+__all__ = ["frame"]
+
+
+def frame(ratio: float = 0.5) -> Masker:
+    """Hides int(ratio * t) of the t time slots, each whole.
+
+    Source: the frame masking of the ablations of VideoMAE (encoder) and VideoMAE V2 (decoder).
+    """
+    check_ratio(ratio)
+    return Masker(
+        keep=lambda grid: (grid.t - int(ratio * grid.t)) * grid.slot,
+        score=lambda keys, batch, grid: jnp.repeat(ranks(keys, grid.t), grid.slot, axis=1),
+    )

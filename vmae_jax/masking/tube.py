@@ -1,0 +1,20 @@
+"""Tube masking: one spatial mask, repeated through time (VideoMAE)."""
+
+import jax.numpy as jnp
+
+from vmae_jax.masking.core import Masker, check_ratio, ranks
+
+__all__ = ["tube"]
+
+
+def tube(ratio: float = 0.9) -> Masker:
+    """Hides int(ratio * h * w) places of every time slot, the same in each.
+
+    A cube that moves little could be copied from the slot before; hiding the whole tube
+    prevents that. Source: the official `TubeMaskingGenerator` of VideoMAE.
+    """
+    check_ratio(ratio)
+    return Masker(
+        keep=lambda grid: grid.t * (grid.slot - int(ratio * grid.slot)),
+        score=lambda keys, batch, grid: jnp.tile(ranks(keys, grid.slot), (1, grid.t)),
+    )

@@ -1,0 +1,56 @@
+"""A classifier over all tokens of a clip: encode, average, norm, drop out, project."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jaxtyping import Array, Float
+
+from vmae_jax.models.encoder import Encoder
+from vmae_jax.models.layers import Dense, LayerNorm
+from vmae_jax.types import MaskPlan
+
+__all__ = ["Classifier", "everything"]
+
+
+def everything(batch: int, n: int) -> MaskPlan:
+    """The plan of a network that sees every token and predicts none."""
+    visible = jnp.broadcast_to(jnp.arange(n), (batch, n))
+    return MaskPlan(visible=visible, decode=jnp.zeros((batch, 0), jnp.int32), weight=jnp.zeros((batch, 0)))
+
+
+class Classifier(nn.Module):
+    """The official fine-tuning model: mean pool, `fc_norm`, dropout, linear head.
+
+    Attributes:
+      encoder: without a final norm; the norm comes after the mean.
+      classes: size of the head.
+      dropout: rate before the head.
+      init_scale: factor on the head's first kernel (the official recipes use 0.001).
+    """
+
+    encoder: Encoder
+    classes: int
+    dropout: float = 0.0
+    init_scale: float = 0.001
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.fc_norm = LayerNorm(jnp.float32)
+        init = initializers.truncated_normal(0.02 * self.init_scale)
+        self.head = Dense(self.classes, ("embed", "classes"), kernel_init=init)
+
+    def __call__(self, cubes: Float[Array, "b n p"], keys: Array | None = None) -> Float[Array, "b k"]:
+        """Logits, float32; `keys` (one an example) switch drop path and dropout on."""
+        x = self.features(cubes, keys)
+        if keys is not None and self.dropout:
+            kept = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), x.shape[1:]))(keys) >= self.dropout
+            x = jnp.where(kept, x / (1.0 - self.dropout), 0.0)
+        return self.head(x)
+
+    def features(self, cubes: Float[Array, "b n p"], keys: Array | None = None) -> Float[Array, "b d"]:
+        """The mean of all tokens after `fc_norm`, float32."""
+        tokens = self.encoder(cubes, everything(*cubes.shape[:2]), keys)
+        return self.fc_norm(tokens.astype(jnp.float32).mean(axis=1))

@@ -1,0 +1,61 @@
+"""The decoder: from encoded visible tokens and mask tokens to predictions of hidden cubes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen import initializers
+from jaxtyping import Array, Float
+
+from vmae_jax.models.layers import Dense, LayerNorm, Stack, named
+from vmae_jax.models.positions import Positions
+from vmae_jax.types import Grid, MaskPlan
+
+__all__ = ["Decoder"]
+
+
+class Decoder(nn.Module):
+    """A narrow transformer over [visible tokens | a mask token for every decoded place].
+
+    A decoded place that the encoder saw gets a mask token as well, as in the official code; only
+    the outputs of the mask tokens are used. One linear head an objective, run on those alone.
+
+    Attributes:
+      grid, width, blocks, positions, dtype: as the encoder's.
+      heads: the size of each objective's prediction, by name.
+    """
+
+    grid: Grid
+    width: int
+    blocks: dict[str, Any]
+    positions: Positions
+    heads: Mapping[str, int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, encoded: Float[Array, "b v d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
+        """Predictions at `plan.decode`, float32, by objective."""
+        visible = Dense(self.width, ("embed", None), use_bias=False, dtype=self.dtype, name="project")(encoded)
+        mask = self.param("mask_token", named(initializers.truncated_normal(0.02, lower=-1, upper=1), None), (self.width,))
+        positions = self.positions(self.grid, self.width)
+        x = jnp.concatenate(
+            [
+                visible + positions(plan.visible).astype(self.dtype),
+                mask.astype(self.dtype) + positions(plan.decode).astype(self.dtype),
+            ],
+            axis=1,
+        )
+        x = nn.with_logical_constraint(x, ("batch", "tokens", None))
+        x = Stack(**self.blocks, dtype=self.dtype, name="blocks")(x, valid=self._valid(plan))
+        x = LayerNorm(self.dtype, name="norm")(x[:, -plan.decode.shape[1] :])
+        return {
+            name: Dense(size, ("embed", "cube"), dtype=self.dtype, name=f"head_{name}")(x).astype(jnp.float32)
+            for name, size in self.heads.items()
+        }
+
+    @staticmethod
+    def _valid(plan: MaskPlan) -> Array | None:
+        if plan.valid is None:
+            return None
+        return jnp.concatenate([plan.valid, jnp.ones(plan.decode.shape, bool)], axis=1)

@@ -1,0 +1,276 @@
+"""The transformer's parts: attention, MLP, pre-norm block, and a stack of them under scan.
+
+Parameters are float32 and carry logical axis names ("embed", "heads", "mlp", …), which
+`train/sharding.py` maps to the mesh. Matrix products run in `dtype`; norms and softmax in float32.
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import initializers
+from jaxtyping import Array
+
+from vmae_jax.models.attention import attend
+
+__all__ = ["REMAT", "Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "Stack", "drop_path"]
+
+MAX_LOGIT_SCALE = 4.6052  # log 100; the clamp of cosine attention in the official code
+
+# What the backward pass may keep of a block: the less, the less memory and the more arithmetic.
+REMAT = {
+    "none": None,  # keep everything; no rematerialisation
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def named(initializer: Any, *names: str | None) -> Any:
+    """An initializer whose parameter carries logical axis names."""
+    return nn.with_logical_partitioning(initializer, names)
+
+
+def xavier(fan_in: int, fan_out: int) -> Any:
+    """Xavier-uniform by the fans of the matrix as PyTorch sees it, whatever the parameter's shape.
+
+    The official code initialises every linear layer so, the fused qkv by its 3 * width outputs.
+    """
+    bound = math.sqrt(6.0 / (fan_in + fan_out))
+
+    def initialize(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initialize
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias over the last axis.
+
+    Attributes:
+      features: outputs.
+      names: logical names of the kernel's two axes; the bias takes the second.
+      kernel_init, bias_init: default Xavier-uniform and zeros.
+    """
+
+    features: int
+    names: tuple[str | None, str | None]
+    use_bias: bool = True
+    kernel_init: Any = None
+    bias_init: Any = initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        init = self.kernel_init or xavier(width, self.features)
+        kernel = self.param("kernel", named(init, *self.names), (width, self.features))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", named(self.bias_init, self.names[1]), (self.features,)).astype(self.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation in float32, eps 1e-6, result in `dtype`."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        norm = nn.LayerNorm(
+            epsilon=1e-6,
+            dtype=jnp.float32,
+            use_fast_variance=False,
+            scale_init=named(initializers.ones, "embed"),
+            bias_init=named(initializers.zeros, "embed"),
+            name="norm",
+        )
+        nn.share_scope(self, norm)
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (CaiT); starts at `value`."""
+
+    value: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        gamma = self.param("gamma", named(initializers.constant(self.value), "embed"), (x.shape[-1],))
+        return x * gamma.astype(x.dtype)
+
+
+class Qkv(nn.Module):
+    """Queries, keys and values of every head, with biases on q and v and none on k.
+
+    Returns [3 b h n k].
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        size = width // self.heads
+        # The official code initialises the fused matrix, so its fan-out is three widths.
+        init = named(xavier(width, 3 * width), "embed", None, "heads", None)
+        kernel = self.param("kernel", init, (width, 3, self.heads, size))
+        zeros = named(initializers.zeros, "heads", None)
+        q_bias = self.param("q_bias", zeros, (self.heads, size))
+        v_bias = self.param("v_bias", zeros, (self.heads, size))
+        bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])[:, None, :, None]
+        return jnp.einsum("bnd,dshk->sbhnk", x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+class Merge(nn.Module):
+    """The heads' outputs [b h n k], projected back to the width: [b n d]."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        _, heads, _, size = x.shape
+        width = heads * size
+        init = named(xavier(width, width), "heads", None, "embed")
+        kernel = self.param("kernel", init, (heads, size, width))
+        bias = self.param("bias", named(initializers.zeros, "embed"), (width,))
+        return jnp.einsum("bhnk,hkd->bnd", x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    Attributes:
+      heads: must divide the width.
+      cosine: normalise q and k and learn a temperature for each head (Swin V2; an option of the
+        official code that no published recipe uses).
+    """
+
+    heads: int
+    cosine: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array | None = None) -> Array:
+        q, k, v = Qkv(self.heads, self.dtype, name="qkv")(x)
+        if self.cosine:
+            init = named(initializers.constant(math.log(10.0)), "heads")
+            scale = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
+            q, k = _unit(q) * scale[:, None, None].astype(self.dtype), _unit(k)
+        else:
+            q = q * q.shape[-1] ** -0.5
+        q, k, v = (nn.with_logical_constraint(a, ("batch", "heads", "tokens", None)) for a in (q, k, v))
+        return Merge(self.dtype, name="proj")(attend(q, k, v, valid=valid))
+
+
+def _unit(x: Array) -> Array:
+    """x over its length along the last axis, as `torch.nn.functional.normalize` has it."""
+    length = jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
+    return (x.astype(jnp.float32) / jnp.maximum(length, 1e-12)).astype(x.dtype)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        x = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
+        x = nn.with_logical_constraint(jax.nn.gelu(x, approximate=False), ("batch", "tokens", "mlp"))
+        return Dense(width, ("mlp", "embed"), dtype=self.dtype, name="fc2")(x)
+
+
+def drop_path(x: Array, keys: Array | None, rate: Array) -> Array:
+    """Drops the whole branch of an example with probability `rate`, and scales what is kept.
+
+    Args:
+      x: a residual branch, [b n d].
+      keys: one key an example, so that the draw is the same in any micro-batch; None keeps all.
+      rate: a scalar.
+    """
+    if keys is None:
+        return x
+    kept = jax.vmap(lambda key: jax.random.uniform(key) >= rate)(keys)
+    return x * (kept / (1.0 - rate)).astype(x.dtype)[:, None, None]
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    heads: int
+    hidden: int
+    cosine: bool = False
+    layer_scale: float | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, layer: tuple[Array, Array], keys: Array | None, valid: Array | None):
+        index, rate = layer
+        fold = functools.partial(_fold, keys, index)
+        y = LayerNorm(self.dtype, name="norm1")(x)
+        y = Attention(self.heads, self.cosine, self.dtype, name="attention")(y, valid)
+        x = x + drop_path(self._scaled(y, "scale1"), fold(0), rate)
+        y = LayerNorm(self.dtype, name="norm2")(x)
+        y = Mlp(self.hidden, self.dtype, name="mlp")(y)
+        x = x + drop_path(self._scaled(y, "scale2"), fold(1), rate)
+        return nn.with_logical_constraint(x, ("batch", "tokens", None)), None
+
+    def _scaled(self, y: Array, name: str) -> Array:
+        return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
+
+
+def _fold(keys: Array | None, index: Array, branch: int) -> Array | None:
+    if keys is None:
+        return None
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, index), branch))(keys)
+
+
+class Stack(nn.Module):
+    """`depth` blocks whose parameters are stored stacked, [depth, …], whatever the unrolling.
+
+    Attributes:
+      depth, heads, hidden: of the blocks; `hidden` is the MLP's width.
+      drop_path: rate of the last block; it grows linearly from 0 at the first.
+      remat: a policy of `REMAT`.
+      unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
+    """
+
+    depth: int
+    heads: int
+    hidden: int
+    cosine: bool = False
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    remat: str = "none"
+    unroll: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
+        block = Block
+        if REMAT[self.remat] is not None:
+            # Inside a loop nothing can be merged with the forward pass; unrolled, it could.
+            block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=self.depth,
+            unroll=min(self.unroll, self.depth),
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(self.heads, self.hidden, self.cosine, self.layer_scale, self.dtype, name="blocks")
+        nn.share_scope(self, blocks)
+        rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
+        layers = (jnp.arange(self.depth), jnp.asarray(rates))
+        x, _ = blocks(x, layers, keys if self.drop_path else None, valid)
+        return x

@@ -1,0 +1,95 @@
+"""Where a token is: position embeddings, each a small module (index [b k]) -> [b k d]."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import initializers
+from jaxtyping import Array, Float, Int
+
+from vmae_jax.types import Grid
+
+__all__ = ["Positions", "learned", "separable", "sincos_3d", "sinusoid_1d"]
+
+Positions = Callable[[Grid, int], nn.Module]  # (grid, width) -> module
+
+
+class Fixed(nn.Module):
+    """A table that is computed, not learned, and so is no parameter."""
+
+    table: Callable[[Grid, int], np.ndarray]
+    grid: Grid
+    width: int
+
+    @nn.compact
+    def __call__(self, index: Int[Array, "b k"]) -> Float[Array, "b k d"]:
+        return jnp.asarray(self.table(self.grid, self.width))[index]
+
+
+class Learned(nn.Module):
+    """A learned vector for each token of the grid."""
+
+    grid: Grid
+    width: int
+
+    @nn.compact
+    def __call__(self, index: Int[Array, "b k"]) -> Float[Array, "b k d"]:
+        return _table(self, "table", self.grid.size, self.width)[index]
+
+
+class Separable(nn.Module):
+    """The sum of a learned vector for the place and one for the time (MAE-ST)."""
+
+    grid: Grid
+    width: int
+
+    @nn.compact
+    def __call__(self, index: Int[Array, "b k"]) -> Float[Array, "b k d"]:
+        space = _table(self, "space_table", self.grid.slot, self.width)
+        time = _table(self, "time_table", self.grid.t, self.width)
+        return space[index % self.grid.slot] + time[index // self.grid.slot]
+
+
+def _table(module: nn.Module, name: str, length: int, width: int) -> Array:
+    init = nn.with_logical_partitioning(initializers.truncated_normal(0.02), (None, "embed"))
+    return module.param(name, init, (length, width))
+
+
+def sinusoid_1d() -> Positions:
+    """Fixed sinusoid over the flattened index: sine on even channels, cosine on odd (VideoMAE)."""
+    return lambda grid, width: Fixed(_sinusoid_1d, grid, width)
+
+
+def sincos_3d() -> Positions:
+    """Fixed sines and cosines of t, h and w side by side, a third of the channels each.
+
+    Each axis takes 2 * (width // 6) channels, its sines before its cosines as MAE has them; what
+    is left over at the end is zero.
+    """
+    return lambda grid, width: Fixed(_sincos_3d, grid, width)
+
+
+def learned() -> Positions:
+    """A learned table over the grid (MotionMAE and others)."""
+    return Learned
+
+
+def separable() -> Positions:
+    """Learned places plus learned times (MAE-ST)."""
+    return Separable
+
+
+def _sinusoid_1d(grid: Grid, width: int) -> np.ndarray:
+    channel = np.arange(width)
+    angle = np.arange(grid.size)[:, None] / np.power(10000.0, 2 * (channel // 2) / width)
+    return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+def _sincos_3d(grid: Grid, width: int) -> np.ndarray:
+    half = width // 6
+    frequency = 1.0 / 10000.0 ** (np.arange(half) / max(half, 1))
+    axes = np.meshgrid(*(np.arange(n) for n in (grid.t, grid.h, grid.w)), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequency for axis in axes]
+    table = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
+    return np.pad(table, ((0, 0), (0, width - table.shape[1]))).astype(np.float32)

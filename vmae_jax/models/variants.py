@@ -1,0 +1,195 @@
+"""The sizes of the published models, and the model a config asks for."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from vmae_jax.models.decoder import Decoder
+from vmae_jax.models.encoder import Encoder
+from vmae_jax.models.layers import REMAT
+from vmae_jax.models.positions import Positions, sinusoid_1d
+from vmae_jax.patches import Patch
+from vmae_jax.types import Grid
+
+__all__ = ["VARIANTS", "Model", "Variant", "vit"]
+
+# The ImageNet statistics with which the published models were trained, of pixels in [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Variant(NamedTuple):
+    """The dimensions of a published model."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_heads: int
+    patch: int = 16
+    mlp_ratio: float = 4.0
+
+
+# VideoMAE V2, official code. "tiny" and "micro" are ours, for CPUs and tests.
+VARIANTS = {
+    "S": Variant(384, 12, 6, 192, 3),
+    "B": Variant(768, 12, 12, 384, 6),
+    "L": Variant(1024, 24, 16, 512, 8),
+    "H": Variant(1280, 32, 16, 512, 8),
+    "g": Variant(1408, 40, 16, 512, 8, patch=14, mlp_ratio=48 / 11),
+    "tiny": Variant(192, 6, 3, 96, 3),
+    "micro": Variant(32, 2, 2, 16, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A video transformer: what turns pixels into cubes, and the networks that read them.
+
+    Attributes:
+      patch: the size of a cube.
+      grid: the tokens of a clip.
+      channels: of the video.
+      mean, std: of the pixels, for `normalize`.
+      encoder: the encoder, with its final norm.
+      decoder: the decoder's arguments but for its heads.
+    """
+
+    patch: Patch
+    grid: Grid
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    encoder: Encoder
+    decoder: Mapping[str, Any]
+
+    @property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """Of one clip, [t h w c]."""
+        g, p = self.grid, self.patch
+        return g.t * p.t, g.h * p.h, g.w * p.w, self.channels
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError where a batch of videos is not what the model was built for."""
+        if tuple(shape[1:]) != self.video_shape:
+            raise ValueError(
+                f"the model takes clips of {'x'.join(map(str, self.video_shape))} (t x h x w x c), "
+                f"the data has {'x'.join(map(str, shape[1:]))}"
+            )
+
+    def normalize(self, cubes: Shaped[Array, "b v p"]) -> Float[Array, "b v p"]:
+        """uint8 cubes as the encoder wants them; the one place where pixels are normalised."""
+        split = cubes.astype(jnp.float32).reshape(*cubes.shape[:2], -1, self.channels) / 255.0
+        return ((split - jnp.asarray(self.mean)) / jnp.asarray(self.std)).reshape(cubes.shape)
+
+    def make_decoder(self, heads: Mapping[str, int]) -> Decoder:
+        """The decoder with one head an objective."""
+        return Decoder(**self.decoder, heads=dict(heads))
+
+
+def vit(
+    size: str = "B",
+    frames: int = 16,
+    resolution: int = 224,
+    channels: int = 3,
+    tubelet: int = 2,
+    patch: int | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    mlp_ratio: float | None = None,
+    decoder_width: int | None = None,
+    decoder_depth: int = 4,
+    decoder_heads: int | None = None,
+    positions: Positions | None = None,
+    cosine_attention: bool = False,
+    layer_scale: float | None = None,
+    drop_path: float = 0.0,
+    dtype: str = "auto",
+    remat: str = "none",
+    unroll: int = 1,
+    mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
+    std: tuple[float, ...] | list[float] = IMAGENET_STD,
+) -> Model:
+    """A video transformer of a published size, any dimension of which can be changed.
+
+    Args:
+      size: a key of `VARIANTS`; every dimension left None is taken from there.
+      frames, resolution, channels: of the clips.
+      tubelet, patch: frames and pixels on a side of a cube.
+      mlp_ratio: the MLP's width over the model's, in encoder and decoder alike.
+      positions: fixed 1-D sinusoid unless another is given.
+      layer_scale: starting value of a learned factor on every branch; None has none.
+      drop_path: rate at the last block of the encoder.
+      dtype: of the matrix products: "float32", "bfloat16", or "auto", bfloat16 but on a CPU.
+      remat: what the backward pass keeps, a key of `models.layers.REMAT`.
+      unroll: blocks compiled in a row (0: all of them).
+      mean, std: of the pixels in [0, 1], per channel.
+
+    Raises:
+      ValueError: an unknown size, dtype or policy; dimensions that do not divide.
+    """
+    for what, value, known in (("size", size, VARIANTS), ("dtype", dtype, DTYPES), ("remat", remat, REMAT)):
+        if value not in known:
+            raise ValueError(f"unknown {what} {value!r}: there are {', '.join(known)}")
+    v = VARIANTS[size]
+    width, depth, heads = width or v.width, depth or v.depth, heads or v.heads
+    decoder_width, decoder_heads = decoder_width or v.decoder_width, decoder_heads or v.decoder_heads
+    patch, mlp_ratio = patch or v.patch, mlp_ratio or v.mlp_ratio
+    _check_dims(frames, resolution, tubelet, patch, [(width, heads), (decoder_width, decoder_heads)])
+    mean, std = _per_channel(mean, channels, "mean"), _per_channel(std, channels, "std")
+
+    def blocks(width: int, depth: int, heads: int) -> dict[str, Any]:
+        return {
+            "depth": depth,
+            "heads": heads,
+            "hidden": int(width * mlp_ratio),
+            "cosine": cosine_attention,
+            "layer_scale": layer_scale,
+            "remat": remat,
+            "unroll": unroll or depth,
+        }
+
+    grid = Grid(frames // tubelet, resolution // patch, resolution // patch)
+    common = {"grid": grid, "positions": positions or sinusoid_1d(), "dtype": DTYPES[dtype]()}
+    return Model(
+        patch=Patch(tubelet, patch, patch),
+        grid=grid,
+        channels=channels,
+        mean=mean,
+        std=std,
+        encoder=Encoder(width=width, blocks={**blocks(width, depth, heads), "drop_path": drop_path}, **common),
+        decoder={"width": decoder_width, "blocks": blocks(decoder_width, decoder_depth, decoder_heads), **common},
+    )
+
+
+DTYPES = {
+    "float32": lambda: jnp.float32,
+    "bfloat16": lambda: jnp.bfloat16,
+    "auto": lambda: jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16,
+}
+
+
+def _check_dims(frames: int, resolution: int, tubelet: int, patch: int, widths: list[tuple[int, int]]) -> None:
+    if frames % tubelet or resolution % patch or min(frames, resolution) < 1:
+        raise ValueError(
+            f"{frames} frames of {resolution} pixels do not divide into cubes of {tubelet}x{patch}x{patch}: "
+            f"frames must be a multiple of {tubelet}, the resolution of {patch}"
+        )
+    for width, heads in widths:
+        if width % heads or width % 2:
+            raise ValueError(f"a width of {width} does not divide into {heads} heads (and must be even)")
+
+
+def _per_channel(values: Any, channels: int, what: str) -> tuple[float, ...]:
+    """One number a channel; other than three channels take the average of the three by default."""
+    values = tuple(float(value) for value in values)
+    if len(values) == channels:
+        return values
+    if values in (IMAGENET_MEAN, IMAGENET_STD):
+        return (sum(values) / len(values),) * channels
+    raise ValueError(f"{what} has {len(values)} numbers for {channels} channels")

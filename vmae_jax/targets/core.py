@@ -1,0 +1,54 @@
+"""What a decoder's head is trained to predict, and how far off it is."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["Objective", "Penalty", "Target", "l1", "l2", "objective", "smooth_l1"]
+
+Target = Callable[..., Array]  # (batch, decode [b k], patch) -> [b k p], float32
+Penalty = Callable[[Array, Array], Array]  # (prediction, target) [b k p] -> [b k p]
+
+
+class Objective(NamedTuple):
+    """One thing to predict: its target, its weight in the loss, and the penalty for missing it."""
+
+    target: Target
+    weight: float = 1.0
+    penalty: Penalty | None = None
+
+    def error(self, prediction: Float[Array, "b k p"], target: Float[Array, "b k p"]) -> Float[Array, "b k"]:
+        """The penalty of each token, averaged over its values, in float32."""
+        penalty = self.penalty or l2()
+        return penalty(prediction.astype(jnp.float32), target.astype(jnp.float32)).mean(axis=-1)
+
+
+def objective(target: Target, weight: float = 1.0, penalty: Penalty | None = None) -> Objective:
+    """An objective for a config; the penalty is the squared error unless another is given."""
+    if weight < 0:
+        raise ValueError(f"the weight of an objective is not negative, but {weight}")
+    return Objective(target, weight, penalty)
+
+
+def l2() -> Penalty:
+    """The squared error."""
+    return lambda prediction, target: jnp.square(prediction - target)
+
+
+def l1() -> Penalty:
+    """The absolute error."""
+    return lambda prediction, target: jnp.abs(prediction - target)
+
+
+def smooth_l1(beta: float = 1.0) -> Penalty:
+    """Squared below `beta`, linear above (Huber's, divided by beta, as PyTorch's SmoothL1Loss)."""
+    if beta <= 0:
+        raise ValueError(f"smooth_l1 needs beta > 0, not {beta}")
+
+    def penalty(prediction, target):
+        error = jnp.abs(prediction - target)
+        return jnp.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
+
+    return penalty
