@@ -23,10 +23,10 @@ jax.config.update("jax_threefry_partitionable", True)
 @pytest.fixture(scope="session")
 def clips() -> pathlib.Path:
     """The folder of real clips, where this machine has one ($VMAE_CLIPS)."""
-    folder = pathlib.Path(os.environ.get("VMAE_CLIPS", ROOT.parent / "shared" / "clips"))
-    if not folder.is_dir():
-        pytest.skip(f"no real clips at {folder} (set VMAE_CLIPS)")
-    return folder
+    folder = os.environ.get("VMAE_CLIPS", "")
+    if not os.path.isdir(folder):
+        pytest.skip("no real clips here (VMAE_CLIPS names a folder of them)")
+    return pathlib.Path(folder)
 
 
 @pytest.fixture

@@ -3,12 +3,16 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Int, Shaped
 
 from vmae_jax.types import Grid, typed
 
 __all__ = ["Patch", "gather", "gather_cubes", "grid_of", "patchify", "unpatchify"]
+
+
+Pixels = Array | np.ndarray  # a batch may come straight from the host
 
 
 class Patch(NamedTuple):
@@ -35,7 +39,7 @@ def grid_of(shape: tuple[int, ...], patch: Patch) -> Grid:
 
 
 @typed
-def patchify(video: Shaped[Array, "b t h w c"], patch: Patch) -> Shaped[Array, "b n p"]:
+def patchify(video: Shaped[Pixels, "b t h w c"], patch: Patch) -> Shaped[Pixels, "b n p"]:
     """Every cube of the video, tokens in (t, h, w) order; any dtype, unchanged."""
     grid_of(video.shape, patch)
     return rearrange(
@@ -48,7 +52,7 @@ def patchify(video: Shaped[Array, "b t h w c"], patch: Patch) -> Shaped[Array, "
 
 
 @typed
-def unpatchify(cubes: Shaped[Array, "b n p"], grid: Grid, patch: Patch) -> Shaped[Array, "b t h w c"]:
+def unpatchify(cubes: Shaped[Pixels, "b n p"], grid: Grid, patch: Patch) -> Shaped[Pixels, "b t h w c"]:
     """The inverse of `patchify`."""
     return rearrange(
         cubes,
@@ -70,11 +74,11 @@ def gather(tokens: Shaped[Array, "b n d"], index: Int[Array, "b k"]) -> Shaped[A
 
 @typed
 def gather_cubes(
-    video: Shaped[Array, "b t h w c"], index: Int[Array, "b k"], patch: Patch
+    video: Shaped[Pixels, "b t h w c"], index: Int[Array, "b k"], patch: Patch
 ) -> Shaped[Array, "b k p"]:
     """The cubes `index` of each video, still in the video's dtype.
 
     The whole video is only ever moved as it came (uint8): what is computed on, in floating
     point, is these cubes alone.
     """
-    return gather(patchify(video, patch), index)
+    return gather(patchify(jnp.asarray(video), patch), index)

@@ -81,9 +81,9 @@ class Model:
                 f"the data has {'x'.join(map(str, shape[1:]))}"
             )
 
-    def normalize(self, cubes: Shaped[Array, "b v p"]) -> Float[Array, "b v p"]:
+    def normalize(self, cubes: Shaped[Any, "b v p"]) -> Float[Array, "b v p"]:
         """uint8 cubes as the encoder wants them; the one place where pixels are normalised."""
-        split = cubes.astype(jnp.float32).reshape(*cubes.shape[:2], -1, self.channels) / 255.0
+        split = jnp.asarray(cubes, jnp.float32).reshape(*cubes.shape[:2], -1, self.channels) / 255.0
         return ((split - jnp.asarray(self.mean)) / jnp.asarray(self.std)).reshape(cubes.shape)
 
     def make_decoder(self, heads: Mapping[str, int]) -> Decoder:

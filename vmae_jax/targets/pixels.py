@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from vmae_jax.patches import Patch, gather_cubes
@@ -61,6 +62,6 @@ def statistics(
 
 
 @typed
-def to_unit(cubes: Shaped[Array, "b k p"]) -> Float[Array, "b k p"]:
+def to_unit(cubes: Shaped[Array | np.ndarray, "b k p"]) -> Float[Array, "b k p"]:
     """uint8 pixels as float32 in [0, 1]."""
-    return cubes.astype(jnp.float32) / 255.0
+    return jnp.asarray(cubes, jnp.float32) / 255.0

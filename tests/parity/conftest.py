@@ -1,0 +1,129 @@
+"""The goldens: numbers of the official PyTorch implementation, in the folder $VMAE_GOLDENS."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from vmae_jax.interop import torch_file, videomae
+from vmae_jax.masking.core import Masker
+from vmae_jax.methods import classify, masked
+from vmae_jax.models.variants import Model, vit
+from vmae_jax.patches import Patch
+from vmae_jax.targets.core import objective
+from vmae_jax.targets.pixels import pixels
+from vmae_jax.types import Method
+
+FOLDER = pathlib.Path(os.environ.get("VMAE_GOLDENS") or pathlib.Path(__file__).parent.parent / "goldens")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One run for each set in the folder, whatever their number."""
+    for fixture in ("pretrain", "finetune"):
+        if fixture in metafunc.fixturenames:
+            names = sorted(path.stem for path in FOLDER.glob(f"{fixture}_*.npz"))
+            metafunc.parametrize(fixture, names, indirect=True, scope="session")
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@dataclasses.dataclass
+class Golden:
+    """A set: the official numbers, our model of the same dims, and the official weights."""
+
+    numbers: dict[str, np.ndarray]
+    dims: dict
+    model: Model
+    layout: videomae.Layout
+    state: dict[str, np.ndarray]
+
+    def masks(self, step: int, decoder: bool = True) -> tuple[Masker, Masker | None]:
+        """The recorded masks as maskers: True is hidden, or dropped."""
+
+        def recorded(masks: np.ndarray) -> Masker:
+            kept = (~masks).astype(np.float32)
+            return Masker(keep=lambda grid: int(kept[0].sum()), score=lambda keys, batch, grid: jnp.asarray(kept))
+
+        encoder = recorded(self.numbers["encoder_mask"][step])
+        return encoder, recorded(self.numbers["decoder_mask"][step]) if decoder else None
+
+    def method(self, step: int = 0, decoder: bool = True) -> Method:
+        encoder_mask, decoder_mask = self.masks(step, decoder)
+        return masked.build(self.model, encoder_mask, {"pixels": objective(pixels())}, decoder_mask)
+
+    def masked(self, step: int = 0, decoder: bool = True) -> masked.Masked:
+        return masked.Masked(self.model, *self.masks(step, decoder), {"pixels": objective(pixels())})
+
+    def classifier(self) -> Method:
+        return classify.build(self.model, classes=self.state["head.weight"].shape[0])
+
+    def batch(self) -> dict[str, np.ndarray]:
+        b = self.numbers["video"].shape[0]
+        return {
+            "video": self.numbers["video"],
+            "seed": np.zeros((b, 2), np.uint32),
+            "index": np.arange(b, dtype=np.int32),
+            "valid": np.ones(b, bool),
+        }
+
+    def params(self, method: Method):
+        template = meta.unbox(jax.eval_shape(lambda: method.init(jax.random.key(0), self.batch())[0]))
+        return videomae.from_official(self.state, self.layout, template)
+
+
+def _golden(kind: str, name: str) -> Golden:
+    dims = json.loads((FOLDER / f"pretrain_{name}.json").read_text())
+    file = torch_file.read_pth(FOLDER / f"{kind}_{name}.pth")
+    model = vit(
+        frames=dims["all_frames"],
+        resolution=dims["img_size"],
+        patch=dims["patch_size"],
+        tubelet=dims["tubelet_size"],
+        width=dims["encoder_embed_dim"],
+        depth=dims["encoder_depth"],
+        heads=dims["encoder_num_heads"],
+        mlp_ratio=dims["mlp_ratio"],
+        decoder_width=dims["decoder_embed_dim"],
+        decoder_depth=dims["decoder_depth"],
+        decoder_heads=dims["decoder_num_heads"],
+        cosine_attention=dims["cos_attn"],
+        layer_scale=dims["init_values"] or None,
+        dtype="float32",
+    )
+    layout = videomae.Layout(
+        patch=Patch(*model.patch),
+        channels=3,
+        heads=dims["encoder_num_heads"],
+        depth=dims["encoder_depth"],
+        decoder_heads=dims["decoder_num_heads"],
+        decoder_depth=dims["decoder_depth"],
+        cosine=dims["cos_attn"],
+        layer_scale=dims["init_values"] > 0,
+    )
+    numbers = dict(np.load(FOLDER / f"{kind}_{name}.npz"))
+    return Golden(numbers, dims, model, layout, dict(file.get("model", file.get("module"))))
+
+
+@pytest.fixture(scope="session")
+def pretrain(request: pytest.FixtureRequest) -> Golden:
+    return _golden("pretrain", request.param.removeprefix("pretrain_"))
+
+
+@pytest.fixture(scope="session")
+def finetune(request: pytest.FixtureRequest) -> Golden:
+    return _golden("finetune", request.param.removeprefix("finetune_"))
+
+
+@pytest.fixture(scope="session")
+def goldens() -> pathlib.Path:
+    return FOLDER
