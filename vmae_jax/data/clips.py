@@ -1,0 +1,161 @@
+"""Which frames of a video a clip shows: samplers, in plain NumPy.
+
+A sampler is called with the video's info and the example's seed (two uint32) and gives frame
+numbers from 0, int64 [views frames]. It is a frozen value, the same seed gives the same frames,
+and it runs in the decoding worker, so it may use NumPy alone.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from vmae_jax.data.video import VideoInfo
+
+__all__ = [
+    "Dense",
+    "DenseFinetune",
+    "Multiview",
+    "Uniform",
+    "dense",
+    "dense_finetune",
+    "dense_frames",
+    "dense_start",
+    "multiview",
+    "uniform",
+]
+
+
+def dense(frames: int = 16, stride: int = 4) -> "Dense":
+    """Pre-training: `frames` frames, exactly `stride` apart, from a random start.
+
+    As the official `VideoMAE._sample_train_indices` and `get_frame_id_list`: a video too short
+    for the clip is read from its start, and its last reachable frame is repeated.
+    """
+    return Dense(_positive("frames", frames), _positive("stride", stride))
+
+
+def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "DenseFinetune":
+    """Fine-tuning: a window of `frames * stride` frames, `frames` of them evenly spaced.
+
+    The official classification loader spaces the frames by linspace over the window, so they are
+    stride + stride/(frames - 1) apart, rounded down (4.27 for 16x4): not exactly `stride`.
+    `random=False` takes the middle window (the official validation).
+    """
+    return DenseFinetune(_positive("frames", frames), _positive("stride", stride), random)
+
+
+def uniform(frames: int = 16, random: bool = True) -> "Uniform":
+    """Something-Something: the video in `frames` equal parts, one frame of each.
+
+    `random=False` takes the frame that the official validation takes, one before the middle of
+    the part (its picture files count from 1, its frame numbers from 0).
+    """
+    return Uniform(_positive("frames", frames), random)
+
+
+def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = False) -> "Multiview":
+    """Testing: `views` clips of the video, spread evenly (dense) or interleaved (`sparse`)."""
+    return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """See `dense`."""
+
+    frames: int
+    stride: int
+    views: int = 1
+
+    def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
+        start = dense_start(info.num_frames, self.frames, self.stride, seed)
+        return dense_frames(info.num_frames, self.frames, self.stride, start)[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseFinetune:
+    """See `dense_finetune`."""
+
+    frames: int
+    stride: int
+    random: bool
+    views: int = 1
+
+    def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
+        total, window = info.num_frames, self.frames * self.stride
+        if total <= window:
+            spread = np.linspace(0, total, num=total // self.stride)
+            index = np.concatenate([spread, np.full(self.frames - len(spread), total)])
+            return np.clip(index, 0, total - 1).astype(np.int64)[None]
+        # The official draw, randint(window, total), never ends at the last frame.
+        end = int(_generator(seed).integers(window, total)) if self.random else (window + total) // 2
+        index = np.linspace(end - window, end, num=self.frames)
+        return np.clip(index, end - window, end - 1).astype(np.int64)[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """See `uniform`."""
+
+    frames: int
+    random: bool
+    views: int = 1
+
+    def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
+        part = info.num_frames // self.frames
+        if part == 0:  # fewer frames than asked for: each in turn, held
+            return (np.arange(self.frames, dtype=np.int64) * info.num_frames // self.frames)[None]
+        starts = np.arange(self.frames, dtype=np.int64) * part
+        offset = _generator(seed).integers(part, size=self.frames) if self.random else part // 2 - 1
+        return np.clip(starts + offset, 0, info.num_frames - 1)[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiview:
+    """See `multiview`."""
+
+    frames: int
+    stride: int
+    views: int
+    sparse: bool
+
+    def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
+        del seed  # nothing here is random
+        if self.sparse:
+            tick = info.num_frames / self.frames
+            view, part = np.arange(self.views)[:, None], np.arange(self.frames)[None]
+            return (view * tick / self.views + tick * part).astype(np.int64)
+        loaded = np.arange(0, info.num_frames, self.stride, dtype=np.int64)
+        loaded = np.pad(loaded, (0, max(self.frames - len(loaded), 0)), mode="edge")
+        step = max(len(loaded) - self.frames, 0) / max(self.views - 1, 1)
+        starts = (np.arange(self.views) * step).astype(np.int64)
+        return loaded[starts[:, None] + np.arange(self.frames)]
+
+
+def dense_start(num_frames: int, frames: int, stride: int, seed: np.ndarray) -> int:
+    """Where the pre-training clip starts: anywhere it fits, or 0."""
+    room = num_frames - frames * stride + 1
+    return int(_generator(seed).integers(room)) if room > 0 else 0
+
+
+def dense_frames(num_frames: int, frames: int, stride: int, start: int) -> np.ndarray:
+    """The frame numbers of a pre-training clip, int64 [frames].
+
+    The official loop moves on only while the next position is still before the last frame.
+    """
+    position = start + 1  # the official code counts from 1
+    index = np.empty(frames, np.int64)
+    for slot in range(frames):
+        index[slot] = position - 1
+        if position + stride < num_frames:
+            position += stride
+    return index
+
+
+def _generator(seed: np.ndarray) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.asarray(seed, np.uint64)))
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+    return value

@@ -1,0 +1,267 @@
+"""Video files, read with PyAV: only named containers and codecs, by real time stamps.
+
+How frames are counted. A header's number of frames is not believed (a cut made by copying the
+stream announces frames that no decoder gives; Matroska announces none). The packets are read
+through without decoding, about a twentieth of the time of decoding, and every packet that is to
+be shown is a frame; its time stamp orders it. Where a container's time stamps cannot be trusted
+(AVI has none, transport streams wrap), frames are numbered in the order they come out of the
+decoder, from the start.
+
+How frames are read. Seek to the key frame at or before the first wanted frame, decode, stop
+after the last. A wanted frame that the decoder does not give (the tail of a copied cut) is what
+a player would show at that moment: the frame before it. If that happens to more than half of
+the wanted frames the video is broken.
+
+Rotation by quarter turns, as telephones write it, is honoured; any other angle is refused.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from vmae_jax.data.video import BadVideo, Limits, VideoInfo
+
+__all__ = ["CODECS", "CONTAINERS", "VIDEO_SUFFIXES", "Video", "open_video"]
+
+# Demuxers and decoders that may be opened, in FFmpeg's names. Playlists, pictures, text and
+# devices are not among them: those can make FFmpeg read other files or invent frames.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf".split(",")
+CODECS = (
+    "h264,hevc,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,msmpeg4v3,mpeg1video,mpeg2video,h263,flv,flv1,vp8,vp9,"
+    "libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,theora,mjpeg,wmv1,wmv2,wmv3,vc1,prores"
+).split(",")
+VIDEO_SUFFIXES = (
+    ".mp4,.m4v,.mov,.3gp,.mkv,.webm,.avi,.ts,.mts,.m2ts,.mpg,.mpeg,.vob,.ogv,.ogg,.flv,.wmv,.asf"  # as CONTAINERS
+).split(",")
+_OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "codec_whitelist": ",".join(CODECS)}
+_TIMED = {"mov", "matroska"}  # containers whose time stamps and key frames can be trusted
+_BUFFER = 1 << 16
+
+av.logging.set_level(av.logging.PANIC)  # a broken file is told once, by BadVideo
+
+
+def open_video(source: bytes | str, *, limits: Limits) -> "Video":
+    """Opens a video file (its bytes, or a local path) and counts its frames.
+
+    The file is read through a Python file object, so a name can never be taken for a URL.
+
+    Raises:
+      BadVideo: it cannot be opened, is of a kind that is not allowed, or is beyond the limits.
+    """
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise BadVideo(f"cannot be opened: {error.strerror or error}") from error
+    try:
+        container = av.open(file, options=_OPTIONS, buffer_size=_BUFFER)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        file.close()
+        raise BadVideo(f"is no readable video ({_reason(error)})") from error
+    try:
+        return Video(container, file, limits)
+    except (av.FFmpegError, OSError) as error:
+        container.close()
+        file.close()
+        raise BadVideo(f"cannot be read ({_reason(error)})") from error
+    except BaseException:
+        container.close()
+        file.close()
+        raise
+
+
+class Video:
+    """An open video file: `info`, and frames by number."""
+
+    def __init__(self, container: InputContainer, file: io.IOBase, limits: Limits) -> None:
+        self._container = container
+        self._file = file
+        if not container.streams.video:
+            raise BadVideo("has no video stream")
+        self._stream = container.streams.video[0]
+        codec = self._stream.codec_context
+        if codec is None or codec.name not in CODECS:
+            raise BadVideo(f"is coded as {codec.name if codec else 'nothing known'}, which is not allowed")
+        if not 0 < codec.width * codec.height <= limits.pixels:
+            raise BadVideo(f"has {codec.width}x{codec.height} pixels; the limit is {limits.pixels}")
+        codec.thread_type = "NONE"  # measured: threads cost CPU; clips are what runs in parallel
+        self._limits = limits
+        self._timed = container.format.name.split(",")[0] in _TIMED
+        self._pts, self._keys = self._scan()
+        times, rate = self._times()
+        self.info = VideoInfo(
+            num_frames=len(times),
+            rate=rate,
+            times=times,
+            height=codec.height,
+            width=codec.width,
+            codec=codec.name,
+            container=container.format.name,
+        )
+
+    def close(self) -> None:
+        self._container.close()
+        self._file.close()
+
+    def read(self, indices: Sequence[int], channels: int) -> np.ndarray:
+        """The frames `indices`, ascending and distinct, uint8 [t h w c].
+
+        Raises:
+          BadVideo: the decoder fails, or gives fewer than half of what was asked.
+        """
+        try:
+            wanted = [self._pts[index] for index in indices]
+            chosen = self._decode(wanted)
+        except (av.FFmpegError, OSError) as error:
+            raise BadVideo(f"cannot be decoded ({_reason(error)})") from error
+        missing = sum(frame is None for frame in chosen)
+        if 2 * missing > len(chosen):
+            raise BadVideo(f"{missing} of the {len(chosen)} frames asked for cannot be decoded")
+        return self._pictures(_held(chosen), channels)
+
+    def _scan(self) -> tuple[list[int], list[int]]:
+        """Reads through the packets: the time stamp of every frame to be shown, and of key frames.
+
+        Without trustworthy time stamps the frames are numbered 0, 1, 2, … instead.
+        """
+        stamps: list[int] = []
+        keys: list[int] = []
+        packets = 0
+        for packet in self._container.demux(self._stream):
+            if packet.size == 0:
+                continue  # the flush at the end
+            packets += 1
+            if packet.is_corrupt:
+                raise BadVideo(f"is damaged or cut off at frame {packets}")
+            if packet.pts is None:
+                self._timed = False
+            elif packet.is_keyframe:
+                keys.append(packet.pts)
+            if not packet.is_discard:  # what an edit list hides is decoded but never shown
+                stamps.append(len(stamps) if packet.pts is None else packet.pts)
+            if packets > self._limits.frames:
+                break
+        if packets > self._limits.frames:
+            raise BadVideo(f"has more than {self._limits.frames} frames")
+        if not stamps:
+            raise BadVideo("has no frame")
+        self._check_whole(packets)
+        if self._timed and len(set(stamps)) == len(stamps):
+            return sorted(stamps), sorted(keys)
+        self._timed = False
+        return list(range(len(stamps))), []
+
+    def _check_whole(self, packets: int) -> None:
+        """A file that ends before its own index does was cut off (a download that broke)."""
+        announced = len(self._stream.index_entries) or self._stream.frames
+        slack = 0 if self._timed else announced // 20
+        if packets < announced - slack:
+            raise BadVideo(f"is cut off: {packets} of {announced} frames are there")
+
+    def _times(self) -> tuple[np.ndarray, float]:
+        announced = self._stream.average_rate or self._stream.guessed_rate
+        count = len(self._pts)
+        if self._timed and self._stream.time_base:
+            times = (np.asarray(self._pts, np.float64) - self._pts[0]) * float(self._stream.time_base)
+            span = float(times[-1])
+            rate = (count - 1) / span if span > 0 else float(announced or 1)
+        else:
+            rate = float(announced) if announced else 25.0
+            times = np.arange(count) / rate
+        told = _seconds(self._stream.metadata.get("DURATION", "")) if self._timed else None  # Matroska
+        if told and times[-1] + 2 / rate < 0.95 * told:
+            raise BadVideo(f"is cut off: {times[-1]:.1f} of {told:.1f} s are there")
+        if times[-1] > self._limits.seconds:
+            raise BadVideo(f"lasts {times[-1]:.0f} s; the limit is {self._limits.seconds:.0f} s")
+        return times, rate
+
+    def _decode(self, wanted: Sequence[int]) -> list[VideoFrame | None]:
+        """The decoded frame of each time stamp (or number) in `wanted`, None where there is none."""
+        place = {stamp: row for row, stamp in enumerate(wanted)}
+        chosen: list[VideoFrame | None] = [None] * len(wanted)
+        for stamp, frame in self._frames_from(wanted[0]):
+            if frame.is_corrupt:
+                raise BadVideo(f"the frame at {stamp} is damaged")
+            row = place.get(stamp)
+            if row is not None:
+                chosen[row] = frame
+            if stamp >= wanted[-1]:
+                break
+        return chosen
+
+    def _frames_from(self, first: int) -> Iterator[tuple[int, VideoFrame]]:
+        """Decoded frames with their time stamps, starting at or before `first`."""
+        if not self._timed:
+            self._rewind()
+            yield from enumerate(self._container.decode(self._stream))
+            return
+        key = max((stamp for stamp in self._keys if stamp <= first), default=None)
+        if key is not None and key > self._keys[0]:
+            self._container.seek(key, stream=self._stream)
+            frames = _stamped(self._container.decode(self._stream))
+            start = next(frames, None)
+            if start is not None and start[0] <= first:
+                yield start
+                yield from frames
+                return
+        self._rewind()  # nothing to gain, or the seek went too far
+        yield from _stamped(self._container.decode(self._stream))
+
+    def _rewind(self) -> None:
+        start = self._stream.start_time
+        self._container.seek(min(start, 0) if start is not None else 0, stream=self._stream)
+
+    def _pictures(self, frames: Sequence[VideoFrame], channels: int) -> np.ndarray:
+        convert = VideoReformatter()
+        height, width = frames[0].height, frames[0].width
+        out = np.empty((len(frames), height, width, channels), np.uint8)
+        last: VideoFrame | None = None
+        for row, frame in enumerate(frames):
+            if frame is last:
+                out[row] = out[row - 1]
+                continue
+            if (frame.height, frame.width) != (height, width):
+                raise BadVideo(f"changes its size from {width}x{height} to {frame.width}x{frame.height}")
+            plain = convert.reformat(frame, format="rgb24" if channels == 3 else "gray", threads=1)
+            out[row] = plain.to_ndarray().reshape(height, width, channels)
+            last = frame
+        quarters = _quarter_turns(frames[0])
+        return np.ascontiguousarray(np.rot90(out, quarters, axes=(1, 2))) if quarters else out
+
+
+def _stamped(frames: Iterator[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
+    for frame in frames:
+        if frame.pts is not None:
+            yield frame.pts, frame
+
+
+def _seconds(clock: str) -> float | None:
+    """Seconds of a tag such as "00:01:02.500000000"; None when it is no such tag."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", clock.strip())
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    """Counter-clockwise quarter turns that show the picture upright."""
+    if frame.rotation % 90:
+        raise BadVideo(f"is rotated by {frame.rotation} degrees; only quarter turns are read")
+    return (frame.rotation // 90) % 4
+
+
+def _held(frames: Sequence[VideoFrame | None]) -> list[VideoFrame]:
+    """Fills a gap with the frame before it, as a player holds a picture; a first gap with the next."""
+    known = next(frame for frame in frames if frame is not None)
+    held = []
+    for frame in frames:
+        known = frame if frame is not None else known
+        held.append(known)
+    return held
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:200]

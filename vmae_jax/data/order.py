@@ -1,0 +1,54 @@
+"""The order of the examples and their randomness: functions of (seed, position), nothing else.
+
+A position counts videos from the start of the training. So a run resumes at any position at no
+cost, and the batch at a position does not depend on how many hosts read it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["clip_seeds", "fold", "video_at"]
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def fold(seed: int, *values: int) -> int:
+    """A 64-bit seed for `values` under `seed` (SplitMix64, one round a value).
+
+    Every bit of the result depends on every bit of every value, and their order counts.
+    """
+    state = _mix(seed & _MASK)
+    for value in values:
+        state = _mix((state + _GOLDEN * ((value & _MASK) + 1)) & _MASK)
+    return state
+
+
+def clip_seeds(seed: int, position: int, clips: int) -> np.ndarray:
+    """The seeds of the clips of the video at `position`, uint32 [clips 2]."""
+    words = [fold(seed, position, clip) for clip in range(clips)]
+    return np.array([[word >> 32, word & 0xFFFFFFFF] for word in words], np.uint32)
+
+
+def video_at(position: Any, *, videos: int, seed: int, shuffle: bool = True) -> Any:
+    """Which video is at `position` (an int64 tensor): each once in every epoch, in its own order.
+
+    The order is `tf.random.experimental.index_shuffle`, a keyed permutation that needs no memory
+    and no time to start in the middle. Works eagerly and inside `Dataset.map`.
+    """
+    from vmae_jax.data.tf import tensorflow
+
+    tf = tensorflow()
+    offset = position % videos
+    if not shuffle:
+        return offset
+    epoch = tf.cast(position // videos, tf.uint32)
+    key = tf.stack([tf.constant(fold(seed) & 0xFFFFFFFF, tf.uint32), epoch])
+    return tf.random.experimental.index_shuffle(offset, seed=key, max_index=tf.constant(videos - 1, tf.int64))
+
+
+def _mix(value: int) -> int:
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

@@ -1,0 +1,140 @@
+"""Where videos come from. A config names one of these; nothing is touched until it is opened.
+
+`folder`, `csv` and `tfds` give openers: frozen values that touch no disk and import no
+TensorFlow, so that a config can be built on any machine. `open()` does the work, and says in one
+line what is wrong. What it gives, a `Source`, has random access by number.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+from vmae_jax.data.video import Encoded
+from vmae_jax.spec import ConfigError
+
+__all__ = ["CsvList", "Encoded", "Folder", "Opener", "Source", "Tfds", "csv", "folder", "tfds"]
+
+
+class Source(Protocol):
+    """Videos by number. `label_names` is () where classes have no names."""
+
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, index: int) -> Encoded:
+        """The encoded example, not decoded. Raises BadVideo when it cannot be fetched."""
+        ...
+
+
+class Opener(Protocol):
+    """What a config holds: a source that is not open yet."""
+
+    def open(self) -> Source: ...
+
+
+def folder(path: str, labels: str = "none") -> "Folder":
+    """Every video file under `path`, in the order of their names.
+
+    Args:
+      path: a folder, local or gs://; its subfolders are read too.
+      labels: "none", or "folders": the first folder below `path` names the class.
+    """
+    if labels not in ("none", "folders"):
+        raise ConfigError(f"labels={labels!r}: it is 'none' or 'folders'")
+    return Folder(path, labels)
+
+
+def csv(path: str, root: str = "", columns: str | None = None, pictures: str = "img_{:05}.jpg") -> "CsvList":
+    """A list of videos in the official formats, one a line, separated by spaces or commas.
+
+    `path`, `path label`, `path 0 -1` (a video), `path start count` (a folder of pictures) and
+    `path start count label`. Which one it is, is seen from the number of fields; a first line of
+    column names is skipped. Paths may hold spaces.
+
+    Args:
+      path: the list, local or gs://.
+      root: what relative paths are relative to; by default the folder of the list.
+      columns: the columns by name where they cannot be told by their number, such as
+        "path count label" (the official lists for fine-tuning on pictures).
+      pictures: the names of pictures by their number (the official default).
+    """
+    return CsvList(path, root, columns, pictures)
+
+
+def tfds(
+    name: str | None = None,
+    directory: str | None = None,
+    split: str = "train",
+    data_dir: str | None = None,
+    config: Any = None,
+    prepare: bool = False,
+    video: str = "video",
+    label: str = "label",
+    key: str = "key",
+) -> "Tfds":
+    """A TFDS dataset: one of vmae_jax.data.builders, one that TFDS knows, or a prepared folder.
+
+    Args:
+      name: the builder: a module of vmae_jax.data.builders, or a dataset of TFDS.
+      directory: instead of `name`, a folder that holds a prepared dataset.
+      split: a split as TFDS writes it, such as "train" or "train[:10%]".
+      data_dir: where prepared datasets live; by default this user's cache folder.
+      config: for a builder that takes one, such as
+        call("data.builders.moving_shapes.config", train=2000); or the name of a TFDS config.
+      prepare: make the dataset when it is not there yet.
+      video: the feature that holds the video: its encoded bytes, or `tfds.features.Video`.
+      label: the feature that holds the class, where there is one.
+      key: the feature that names the example, where there is one.
+    """
+    if (name is None) == (directory is None):
+        raise ConfigError("a TFDS source takes either name= or directory=")
+    return Tfds(name, directory, split, data_dir, config, prepare, (video, label, key))
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """See `folder`."""
+
+    path: str
+    labels: str
+
+    def open(self) -> Source:
+        """Lists the folder. Raises ConfigError: no such folder, or no video in it."""
+        from vmae_jax.data.files import open_folder
+
+        return open_folder(self.path, labels=self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class CsvList:
+    """See `csv`."""
+
+    path: str
+    root: str
+    columns: str | None
+    pictures: str
+
+    def open(self) -> Source:
+        """Reads the list. Raises ConfigError with the number of the line that is wrong."""
+        from vmae_jax.data.files import open_csv
+
+        return open_csv(self.path, root=self.root, columns=self.columns, pictures=self.pictures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """See `tfds`."""
+
+    name: str | None
+    directory: str | None
+    split: str
+    data_dir: str | None
+    config: Any
+    prepare: bool
+    features: tuple[str, str, str]
+
+    def open(self) -> Source:
+        """Opens the records, making them first if `prepare`. Raises ConfigError: not there."""
+        from vmae_jax.data.records import open_tfds
+
+        return open_tfds(self)

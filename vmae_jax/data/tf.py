@@ -1,0 +1,58 @@
+"""TensorFlow, imported late, quietly, and with no accelerator: those belong to JAX."""
+
+import functools
+import os
+from types import ModuleType
+
+__all__ = ["tensorflow", "tensorflow_datasets"]
+
+
+@functools.cache
+def tensorflow() -> ModuleType:
+    """The module `tensorflow`, with GPUs and TPUs hidden from it before it can take their memory."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_start():
+        import tensorflow as tf
+
+        for kind in ("GPU", "TPU"):
+            try:
+                tf.config.set_visible_devices([], kind)
+            except RuntimeError as error:  # the user's own code has started TensorFlow before us
+                if tf.config.get_visible_devices(kind):
+                    raise RuntimeError(
+                        f"TensorFlow already holds the {kind}s that JAX needs: import vmae_jax's data first, or "
+                        f"call tf.config.set_visible_devices([], {kind!r}) at the start of the program"
+                    ) from error
+    return tf
+
+
+@functools.cache
+def tensorflow_datasets() -> ModuleType:
+    """The module `tensorflow_datasets`, after `tensorflow` as above."""
+    tensorflow()
+    import tensorflow_datasets as tfds
+
+    return tfds
+
+
+class _quiet_start:  # noqa: N801
+    """Keeps back what TensorFlow's C++ writes to standard error while it starts, unless it fails.
+
+    Those lines come before its logging can be configured, and speak of drivers that a CPU machine
+    need not have.
+    """
+
+    def __enter__(self) -> None:
+        import tempfile
+
+        self._held = tempfile.TemporaryFile()  # noqa: SIM115
+        self._kept = os.dup(2)
+        os.dup2(self._held.fileno(), 2)
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        os.dup2(self._kept, 2)
+        os.close(self._kept)
+        if kind is not None:
+            self._held.seek(0)
+            os.write(2, self._held.read())
+        self._held.close()

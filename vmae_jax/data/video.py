@@ -1,0 +1,78 @@
+"""What the reading of a video passes around: where it is, what it holds, why it cannot be read.
+
+This module and those that decode (`decode`, `containers`, `stills`, `clips`, `worker`) import
+neither TensorFlow nor JAX: they run in small worker processes.
+"""
+
+import dataclasses
+
+import numpy as np
+
+__all__ = ["BadVideo", "Encoded", "Limits", "VideoInfo"]
+
+
+class BadVideo(ValueError):
+    """A video that cannot be read; the message is the reason, in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One example as it is stored. Exactly one of `data`, `path` and `frames` is given.
+
+    Attributes:
+      data: the bytes of a video file.
+      path: a local video file.
+      frames: still pictures in order, each a local file or the bytes of one.
+      rate: frames a second of `frames`, where it is known (a video file says its own).
+      label: the class, where there is one.
+      key: a name for people: in messages and in the list of broken files.
+    """
+
+    data: bytes | None = None
+    path: str | None = None
+    frames: tuple[str | bytes, ...] | None = None
+    rate: float | None = None
+    label: int | None = None
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.data, self.path, self.frames)) != 1:
+            raise ValueError("an encoded example is exactly one of data, path and frames")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds, counted from its packets and not believed from its header.
+
+    Attributes:
+      num_frames: the frames that can be asked for.
+      rate: the mean frames a second.
+      times: when each frame is shown, in seconds from the first, float64 [num_frames].
+      height: pixels, as stored (frames that carry a quarter turn come out turned).
+      width: pixels, as stored.
+      codec: the codec's name.
+      container: the container's name.
+    """
+
+    num_frames: int
+    rate: float
+    times: np.ndarray
+    height: int
+    width: int
+    codec: str = ""
+    container: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a video may ask of this machine; beyond it, it is a `BadVideo`.
+
+    Attributes:
+      pixels: of one picture (the default is 4096x2304).
+      seconds: of the whole video (the default is six hours).
+      frames: of the whole video.
+    """
+
+    pixels: int = 4096 * 2304
+    seconds: float = 6 * 3600.0
+    frames: int = 1_000_000

@@ -1,0 +1,122 @@
+"""The process that decodes: `python -m vmae_jax.data.worker FD`, started by `workers.Workers`.
+
+It reads jobs from a socket and answers with frames. A job is pickled by the trainer (the only
+one at the other end of the socket); an answer is JSON and raw pixels, so a decoder that was
+taken over by a crafted file has nothing that the trainer would unpickle.
+
+It never outlives its use: an idle worker ends when the socket closes, which the kernel does even
+for a trainer that was killed; a busy one is ended by its own alarm clock, even inside a decoder's
+endless loop, and by a thread that watches for a change of parent.
+"""
+
+import json
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import Any
+
+__all__ = ["main", "receive", "receive_into", "send"]
+
+HEADER = struct.Struct("<Q")
+WATCH_SECONDS = 1.0
+
+
+def send(connection: socket.socket, payload: bytes) -> None:
+    """Sends a message: its length, then itself."""
+    connection.sendall(HEADER.pack(len(payload)))
+    connection.sendall(payload)
+
+
+def receive(connection: socket.socket) -> bytes:
+    """The next message of `send`.
+
+    Raises:
+      EOFError: the other end closed.
+    """
+    (size,) = HEADER.unpack(_exactly(connection, HEADER.size))
+    return bytes(_exactly(connection, size))
+
+
+def receive_into(connection: socket.socket, view: memoryview) -> None:
+    """Fills `view` with the next bytes.
+
+    Raises:
+      EOFError: the other end closed first.
+    """
+    while view:
+        count = connection.recv_into(view)
+        if not count:
+            raise EOFError("the other end closed")
+        view = view[count:]
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    receive_into(connection, memoryview(data))
+    return data
+
+
+def main(arguments: list[str]) -> int:
+    """Serves jobs until the trainer closes the socket."""
+    connection = socket.socket(fileno=int(arguments[0]))
+    parent = int(arguments[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when to stop
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends this process, whatever it is in
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    try:
+        settings = pickle.loads(receive(connection))
+        sys.path[:] = settings["path"]  # where the trainer finds its samplers, so do we
+        _limit_memory(settings["memory"])
+        serve(connection, pickle.loads(settings["job"]), settings["timeout"])
+    except (EOFError, ConnectionError):
+        pass  # the trainer closed the socket or is gone: the end of the work
+    return 0
+
+
+def serve(connection: socket.socket, job: dict[str, Any], timeout: float) -> None:
+    """Answers each example with its frames or with the reason why there are none."""
+    from vmae_jax.data import decode
+
+    send(connection, b'{"ready": true}')
+    while True:
+        encoded, seed = pickle.loads(receive(connection))
+        signal.setitimer(signal.ITIMER_REAL, timeout)
+        try:
+            frames, rows, info = decode.read_clip(encoded, job["sampler"], seed, channels=job["channels"])
+            answer = {"frames": frames.shape, "rows": rows.tolist(), "num_frames": info.num_frames}
+        except decode.BadVideo as error:
+            answer, frames = {"bad": str(error)}, None
+        except MemoryError:
+            answer, frames = {"bad": "needs more memory than a decoder may use"}, None
+        except Exception as error:  # a sampler's own fault: told, not hidden
+            answer, frames = {"fault": f"{type(error).__name__}: {error}"}, None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        send(connection, json.dumps(answer).encode())
+        if frames is not None:
+            connection.sendall(memoryview(frames).cast("B"))
+
+
+def _limit_memory(size: int) -> None:
+    """Refuses this process more than `size` bytes, so a crafted file cannot exhaust the host."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        size = min(size, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

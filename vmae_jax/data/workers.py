@@ -1,0 +1,230 @@
+"""Decoding in child processes, so that a decoder may crash, hang or be killed at no cost but time.
+
+FFmpeg is large C code that reads strangers' files. It runs in small processes (NumPy, PyAV and
+Pillow; no JAX, no TensorFlow). A crash costs a retry and then one example; a decoder that hangs
+is killed after `timeout` seconds and costs one example.
+"""
+
+import atexit
+import json
+import os
+import pickle
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vmae_jax.data.decode import Sampler
+from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.worker import receive, receive_into, send
+
+__all__ = ["Clip", "Closed", "Workers", "available_cores"]
+
+START_SECONDS = 60.0
+GRACE_SECONDS = 5.0  # the worker's own alarm rings this much later than the trainer's
+_open: "weakref.WeakSet[Workers]" = weakref.WeakSet()
+
+
+class Closed(RuntimeError):
+    """The workers were closed while a video was waited for."""
+
+
+class Clip(NamedTuple):
+    """What a worker decoded.
+
+    Attributes:
+      frames: the distinct frames, uint8 [u h w c].
+      rows: the row of `frames` shown in each view at each time, int32 [views frames].
+    """
+
+    frames: np.ndarray
+    rows: np.ndarray
+
+
+class _Died(Exception):
+    """The worker ended in the middle of a job; the message says how."""
+
+
+def available_cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """A fixed number of decoding processes behind one thread-safe call, `decode`.
+
+    Args:
+      count: processes; each is started when first needed and replaced when it dies.
+      sampler: chooses the frames; pickled to the workers, so it must be importable there.
+      channels: 3 (RGB) or 1 (grey).
+      timeout: seconds a video may take.
+      memory: bytes of address space a worker may use.
+    """
+
+    def __init__(
+        self, count: int, *, sampler: Sampler, channels: int = 3, timeout: float = 30.0, memory: int = 8 << 30
+    ) -> None:
+        self._settings = {
+            "path": [path or os.getcwd() for path in sys.path],
+            "memory": memory,
+            "timeout": timeout + GRACE_SECONDS,
+            "job": pickle.dumps({"sampler": sampler, "channels": channels}),
+        }
+        self._timeout = timeout
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._running: set[_Process] = set()
+        self._idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+        for _ in range(count):
+            self._idle.put(None)  # a place for a process that is not started yet
+        _open.add(self)
+
+    def decode(self, encoded: Encoded, seed: np.ndarray) -> Clip:
+        """The sampled frames of one video; blocks while all workers are busy.
+
+        Raises:
+          BadVideo: it cannot be read, takes longer than `timeout`, or crashes the decoder twice.
+          Closed: `close` was called.
+          RuntimeError: a worker cannot start, or the sampler itself fails.
+        """
+        reason = ""
+        for _ in range(2):  # a worker that died may have been killed from outside: try once more
+            try:
+                return self._attempt(encoded, seed)
+            except _Died as error:
+                reason = str(error)
+        raise BadVideo(f"crashes the decoder ({reason})")
+
+    def close(self) -> None:
+        """Ends every worker and waits until they are gone; calls in progress raise `Closed`."""
+        self._closed.set()
+        with self._lock:
+            for process in self._running:
+                process.kill()
+        while True:
+            try:
+                process = self._idle.get_nowait()
+            except queue.Empty:
+                break
+            if process is not None:
+                process.release()
+        self._idle.put(None)  # wakes a waiting call, which wakes the next
+
+    def _attempt(self, encoded: Encoded, seed: np.ndarray) -> Clip:
+        process = self._idle.get()
+        try:
+            if self._closed.is_set():
+                raise Closed("the decoding workers are closed")
+            process = process or self._start()
+            return process.run(encoded, seed, self._timeout)
+        except (_Died, BadVideo) as error:
+            if self._closed.is_set():
+                raise Closed("the decoding workers are closed") from error
+            raise
+        finally:
+            if process is not None and (self._closed.is_set() or not process.alive):
+                with self._lock:
+                    self._running.discard(process)
+                process.release()
+                process = None
+            self._idle.put(process)
+
+    def _start(self) -> "_Process":
+        process = _Process(self._settings)
+        with self._lock:
+            self._running.add(process)
+        if self._closed.is_set():
+            process.kill()
+        try:
+            process.wait_ready()
+        except RuntimeError:
+            with self._lock:
+                self._running.discard(process)
+            process.release()
+            if self._closed.is_set():
+                raise Closed("the decoding workers are closed") from None
+            raise
+        return process
+
+
+class _Process:
+    """One worker process and our end of its socket."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._socket, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vmae_jax.data.worker", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(settings["path"])},
+                start_new_session=True,  # an interrupt from the keyboard is the trainer's business
+            )
+        self.alive = True
+
+    def wait_ready(self) -> None:
+        """Raises RuntimeError when the worker cannot start at all: that is no video's fault."""
+        try:
+            self._socket.settimeout(START_SECONDS)
+            send(self._socket, pickle.dumps(self._settings))
+            receive(self._socket)
+        except (OSError, EOFError) as error:  # TimeoutError is an OSError
+            self.kill()
+            raise RuntimeError(f"a decoding worker did not start: {self._how_it_ended()}") from error
+
+    def run(self, encoded: Encoded, seed: np.ndarray, timeout: float) -> Clip:
+        """One job. Raises BadVideo, or _Died when the process ended."""
+        try:
+            self._socket.settimeout(timeout)
+            send(self._socket, pickle.dumps((encoded, seed)))
+            answer = json.loads(receive(self._socket))
+            if "frames" in answer:
+                frames = np.empty(answer["frames"], np.uint8)
+                receive_into(self._socket, memoryview(frames).cast("B"))
+                return Clip(frames, np.asarray(answer["rows"], np.int32))
+        except TimeoutError as error:
+            self.kill()
+            raise BadVideo(f"takes longer than {timeout:g} s to decode") from error
+        except (OSError, EOFError) as error:
+            self.kill()
+            raise _Died(self._how_it_ended()) from error
+        if "bad" in answer:
+            raise BadVideo(answer["bad"])
+        raise RuntimeError(f"sampling frames failed in the worker: {answer.get('fault')}")
+
+    def kill(self) -> None:
+        """Ends the process and waits until it is gone; a thread reading from it wakes."""
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+
+    def release(self) -> None:
+        """Ends the process and closes what was held for it; only by the thread that uses it."""
+        self.kill()
+        self._socket.close()
+        self._errors.close()
+
+    def _how_it_ended(self) -> str:
+        status = self._process.returncode
+        self._errors.seek(0)
+        words = self._errors.read().decode(errors="replace").strip().splitlines()
+        if words:
+            return words[-1][:300]
+        return signal.Signals(-status).name if status and status < 0 else f"exit status {status}"
+
+
+@atexit.register
+def _close_all() -> None:
+    for workers in list(_open):
+        workers.close()
