@@ -1,0 +1,288 @@
+"""Checkpoints that are whole or absent, and verified when they are read.
+
+Orbax writes them (asynchronously, sharded, atomically). This module adds what a run must be able
+to rely on: a fingerprint of every leaf, checked after each restore; "saved" only after the
+commit; leaves, shapes and dtypes compared, never cast or filled in; a damaged newest step is
+passed over for the one before, and said so; nothing that is not finite is ever written.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from vmae_jax.io import fingerprint, layout
+from vmae_jax.io.stored import (
+    META,
+    STATE,
+    DamagedCheckpointError,
+    locate,
+    numbers,
+    read_meta,
+    read_tree,
+    restore_step,
+    whole_steps,
+)
+from vmae_jax.spec import ConfigError
+
+__all__ = [
+    "Checkpoints",
+    "DamagedCheckpointError",
+    "NotFiniteError",
+    "Restored",
+    "SaveError",
+    "locate",
+    "read_meta",
+    "read_tree",
+]
+
+log = logging.getLogger(__name__)
+_TRASH, _ASIDE = "trash", "aside"
+
+
+class SaveError(RuntimeError):
+    """A step could not be saved; what was saved before is untouched."""
+
+
+class NotFiniteError(ArithmeticError):
+    """A state with NaN or infinite leaves was refused."""
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore` read.
+
+    Attributes:
+      state: the tree of the target, on the target's shardings.
+      meta: what was given to `save`.
+      step: the step it was saved at.
+      skipped: newer steps that were damaged, and why.
+    """
+
+    state: Any
+    meta: dict[str, Any]
+    step: int
+    skipped: list[tuple[int, str]]
+
+
+class Checkpoints:
+    """The checkpoints of a run: `save` while training, `restore` to go on.
+
+    Nothing is written, not even a folder, before the first `save`, so a reader may hold one.
+
+    Args:
+      path: the folder, local or gs://.
+      keep_last: how many of the newest steps stay.
+      keep_every: steps divisible by it stay for ever; None for none.
+      asynchronous: write in the background; `poll` says what was committed.
+      check_finite: refuse a state with NaN or infinite leaves.
+    """
+
+    def __init__(
+        self,
+        path: epath.PathLike,
+        *,
+        keep_last: int = 3,
+        keep_every: int | None = None,
+        asynchronous: bool = True,
+        check_finite: bool = True,
+    ):
+        if keep_last < 1 or (keep_every is not None and keep_every < 1):
+            raise ConfigError(f"keep_last={keep_last}, keep_every={keep_every}: both count steps, from 1")
+        self.path = epath.Path(path)
+        self._keep_last, self._keep_every = keep_last, keep_every
+        self._asynchronous, self._check_finite = asynchronous, check_finite
+        self._manager: ocp.CheckpointManager | None = None
+        self._pending: int | None = None  # being written
+        self._saved: list[int] = []  # committed by this object
+        self._news: list[int] = []  # of these, not yet told
+        self._damaged: set[int] = set()
+
+    def steps(self) -> list[int]:
+        """The whole, committed steps, ascending."""
+        return whole_steps(self.path)
+
+    def latest(self) -> int | None:
+        """The newest whole step; None where there is none."""
+        return max(self.steps(), default=None)
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
+        """Starts to save `state`; `poll` or `wait` say when it is committed.
+
+        Blocks while an earlier save is still being written, and until the arrays are copied off
+        the devices; then they may be donated. Steps at or after `step` that an abandoned run
+        left here, and steps found damaged or half deleted, are moved to `aside/` first, never deleted.
+
+        Args:
+          step: the number of updates behind `state`.
+          state: any pytree of arrays.
+          meta: JSON-able values to keep beside it: data position, config hash, …
+
+        Returns:
+          False when this object has saved that very step already.
+
+        Raises:
+          NotFiniteError: a leaf is not finite; names it.
+          SaveError: this save could not be started, or the one before was not committed.
+        """
+        self._settle(block=True)
+        if step in self._saved:
+            return False
+        leaves = layout.flat(state)
+        found = fingerprint.examine(list(leaves.values()))
+        bad = {name: count for name, count in zip(leaves, found.not_finite, strict=True) if count}
+        if bad and self._check_finite:
+            name, count = next(iter(bad.items()))
+            raise NotFiniteError(
+                f"step {step} is not saved: {name} has {count} values that are not finite, {len(bad)} leaves in all"
+            )
+        table = layout.describe(leaves, found.fingerprints)
+        stored = layout.nest({name: leaf for name, leaf in leaves.items() if not table[name].empty})
+        args = ocp.args.Composite(
+            **{
+                STATE: ocp.args.StandardSave(stored),
+                META: ocp.args.JsonSave(layout.document(step, meta, table)),
+            }
+        )
+        try:
+            self._set_aside(step)
+            self._pending = step
+            if not self._open().save(step, args=args, force=True):
+                raise RuntimeError("the checkpoint manager declined")
+        except Exception as error:
+            self._fail(error)
+        self._settle(block=not self._asynchronous)
+        return True
+
+    def poll(self) -> list[int]:
+        """The steps found committed since the last call; never blocks.
+
+        Raises:
+          SaveError: a save failed since then.
+        """
+        return self._tell(block=False)
+
+    def wait(self) -> list[int]:
+        """`poll`, once nothing is being written any more."""
+        return self._tell(block=True)
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
+        """Reads a step onto the shardings of `abstract_state`, and verifies it.
+
+        Args:
+          abstract_state: a tree of arrays or `jax.ShapeDtypeStruct`s with shardings (without
+            one: this process's first device), the very leaves that were saved.
+          step: a step; None for the newest that is not damaged.
+
+        Raises:
+          ConfigError: there is no such step, or leaves, shapes or dtypes differ.
+          DamagedCheckpointError: that step, or every step, is damaged.
+        """
+        self._settle(block=True)
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise ConfigError(f"{self.path} has no checkpoint {step}; it has {_listed(steps)}")
+        if not steps:
+            raise ConfigError(f"{self.path} has no checkpoint")
+        skipped: list[tuple[int, str]] = []
+        for candidate in [step] if step is not None else sorted(steps, reverse=True):
+            try:
+                state, meta = restore_step(self.path / str(candidate), candidate, abstract_state)
+            except DamagedCheckpointError as error:
+                skipped.append((candidate, str(error)))
+                log.warning("checkpoint %d of %s is damaged: %s", candidate, self.path, error)
+                continue
+            self._damaged.update(number for number, _ in skipped)
+            self._saved = [number for number in self._saved if number <= candidate]
+            return Restored(state, meta, candidate, skipped)
+        reasons = "; ".join(f"step {number}: {reason}" for number, reason in skipped)
+        raise DamagedCheckpointError(f"no readable checkpoint in {self.path}: {reasons}")
+
+    def close(self) -> list[int]:
+        """`wait`, then lets go of the threads of the store."""
+        try:
+            return self._tell(block=True)
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+    def _tell(self, *, block: bool) -> list[int]:
+        self._settle(block=block)
+        news, self._news = self._news, []
+        return news
+
+    def _settle(self, *, block: bool) -> None:
+        """Finds out what became of the save in the background."""
+        if self._pending is None or self._manager is None or (not block and self._manager.is_saving_in_progress()):
+            return
+        try:
+            self._manager.wait_until_finished()
+            if self._pending not in self.steps():
+                raise RuntimeError("it is not there after its commit")
+        except Exception as error:
+            self._fail(error)
+        self._saved.append(self._pending)
+        self._news.append(self._pending)
+        self._pending = None
+        _remove(self.path / _TRASH)
+
+    def _fail(self, error: Exception) -> None:
+        step, self._pending = self._pending, None
+        if self._manager is not None:
+            with contextlib.suppress(Exception):  # it reports the failure that is being told here
+                self._manager.close()
+            self._manager = None
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise SaveError(f"step {step} was not saved in {self.path}: {reason}") from error
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            keep: list[Any] = [checkpoint_managers.LatestN(self._keep_last)]
+            if self._keep_every is not None:
+                keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+                todelete_subdir=_TRASH,  # a rename is atomic, a deletion is not
+                cleanup_tmp_directories=True,
+                save_root_metadata=False,
+                enable_async_checkpointing=self._asynchronous,
+            )
+            self._manager = ocp.CheckpointManager(self.path, options=options)
+        return self._manager
+
+    def _set_aside(self, step: int) -> None:
+        """Moves away what would stand in the way of `step` or be taken for a good one."""
+        whole = set(self.steps()) - self._damaged
+        doomed = [number for number in numbers(self.path) if number >= step or number not in whole]
+        if not doomed:
+            return
+        if jax.process_index() == 0:
+            folder = self.path / _ASIDE
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in doomed:
+                turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{number}-"))
+                (self.path / str(number)).rename(folder / f"{number}-{turn}")
+                log.warning("checkpoint %d of %s was moved to %s", number, self.path, folder / f"{number}-{turn}")
+        self._damaged.clear()
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"vmae checkpoints aside {step}")
+        if self._manager is not None:
+            self._manager.reload()
+
+
+def _remove(folder: epath.Path) -> None:
+    if jax.process_index() == 0 and folder.exists():
+        try:
+            folder.rmtree()
+        except OSError as error:  # space that is not freed must not stop a run
+            log.warning("could not empty %s: %s", folder, error)
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps[-10:])) or "none"

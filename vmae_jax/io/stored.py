@@ -1,0 +1,189 @@
+"""Reading checkpoints: which steps are whole, one step onto a mesh, a part as numpy arrays.
+
+Nothing here writes, so any number of readers may look at a run that is still training.
+"""
+
+import gc
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from vmae_jax.io import fingerprint, layout
+from vmae_jax.spec import ConfigError
+
+__all__ = [
+    "META",
+    "STATE",
+    "DamagedCheckpointError",
+    "locate",
+    "numbers",
+    "read_meta",
+    "read_tree",
+    "restore_step",
+    "whole_steps",
+]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+STATE, META = "state", "meta"
+# What the store writes last and removes at any time: a step that lacks one is half deleted.
+_WHOLE = (f"{META}/metadata", f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
+
+
+class DamagedCheckpointError(RuntimeError):
+    """A checkpoint that cannot be read or whose bits are not those that were saved."""
+
+
+def read_tree(path: epath.PathLike, *, select: str = "params", step: int | None = None) -> Any:
+    """A part of a checkpoint as numpy arrays, on any machine, verified.
+
+    Args:
+      path: a workdir, its `checkpoints`, or one step of it.
+      select: which part, such as "params", "params/encoder", "extra/ema"; "" is everything.
+      step: the step, where `path` names none; None for the newest that is not damaged.
+
+    Returns:
+      a nested dict (relative to `select`) of arrays, or one array where `select` is a leaf;
+      typed keys come as their uint32 data.
+
+    Raises:
+      ConfigError: no checkpoint there, or nothing of that name in it.
+      DamagedCheckpointError: the step, or every step, is damaged.
+    """
+    folder, named = locate(path)
+    step = named if named is not None else step
+    reasons = []
+    for candidate in [step] if step is not None else sorted(whole_steps(folder), reverse=True):
+        try:
+            return _read(folder / str(candidate), candidate, select.strip("/"))
+        except DamagedCheckpointError as error:
+            reasons.append(f"step {candidate}: {error}")
+            log.warning("checkpoint %d of %s is damaged: %s", candidate, folder, error)
+    raise DamagedCheckpointError(f"no readable checkpoint in {folder}: {'; '.join(reasons)}")
+
+
+def read_meta(path: epath.PathLike, *, step: int | None = None) -> dict[str, Any]:
+    """What was given to `save` as meta, of a workdir's newest step or the one named."""
+    folder, named = locate(path)
+    step = named if named is not None else step if step is not None else max(whole_steps(folder))
+    return _read_document(folder / str(step), step)[0]
+
+
+def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
+    """The folder of checkpoints that `path` means, and the step where it names one.
+
+    Raises:
+      ConfigError: it is neither a workdir nor checkpoints nor a step, or has none.
+    """
+    path = epath.Path(path)
+    if path.name.isdigit() and (path / META).exists():
+        if int(path.name) not in whole_steps(path.parent):
+            raise ConfigError(f"{path} is not a whole checkpoint")
+        return path.parent, int(path.name)
+    for folder in (path / "checkpoints", path):
+        if whole_steps(folder):
+            return folder, None
+    raise ConfigError(f"{path} has no checkpoint: name a workdir, or WORKDIR/checkpoints/STEP")
+
+
+def restore_step(path: epath.Path, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+    """The state and meta of one step, on the shardings of `abstract_state`, verified.
+
+    Raises:
+      ConfigError: leaves, shapes or dtypes differ.
+      DamagedCheckpointError: it cannot be read, or is not what was saved.
+    """
+    meta, table = _read_document(path, step)
+    wanted = layout.flat(abstract_state)
+    layout.compare(table, layout.describe(wanted), f"checkpoint {path}")
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = {name: _target(leaf, here) for name, leaf in wanted.items() if not table[name].empty}
+    with ocp.StandardCheckpointer() as reader:
+        read = _attempt(lambda: layout.flat(reader.restore(path / STATE, layout.nest(target))))
+    if read.keys() != target.keys():
+        raise DamagedCheckpointError("other leaves came back than were asked for")
+    for name, leaf in wanted.items():
+        if table[name].empty:
+            read[name] = jax.device_put(np.zeros(leaf.shape, leaf.dtype), _target(leaf, here).sharding)
+    _verify(table, list(wanted), fingerprint.examine([read[name] for name in wanted]).fingerprints)
+    structure = jax.tree_util.tree_structure(abstract_state)
+    return jax.tree_util.tree_unflatten(structure, [read[name] for name in wanted]), meta
+
+
+def _read(path: epath.Path, step: int, select: str) -> Any:
+    _, table = _read_document(path, step)
+    chosen = {name: leaf for name, leaf in table.items() if layout.under(name, select) is not None}
+    if not chosen:
+        known = sorted({"/".join(name.split("/")[: select.count("/") + 1]) for name in table})
+        raise ConfigError(f"{path} has no {select!r}; it has {', '.join(known[:20])}")
+    stored = [name for name, leaf in chosen.items() if not leaf.empty]
+    arguments = ocp.args.PyTreeRestore(
+        item=layout.nest(dict.fromkeys(stored, 0)),
+        restore_args=layout.nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        read = _attempt(lambda: layout.flat(reader.restore(path / STATE, args=arguments) if stored else {}))
+    read |= {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in chosen.items() if leaf.empty}
+    _verify(table, list(chosen), [fingerprint.of_numpy(np.asarray(read[name])) for name in chosen])
+    if select in chosen:
+        return np.asarray(read[select])
+    return layout.nest({str(layout.under(name, select)): np.asarray(read[name]) for name in chosen})
+
+
+def _read_document(path: epath.Path, step: int) -> tuple[dict[str, Any], dict[str, layout.Leaf]]:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return _attempt(lambda: layout.parse(reader.restore(path / META), step))
+
+
+def _verify(table: Mapping[str, layout.Leaf], names: list[str], fingerprints: list[str]) -> None:
+    wrong = [name for name, found in zip(names, fingerprints, strict=True) if table[name].fingerprint != found]
+    if wrong:
+        raise DamagedCheckpointError(f"{len(wrong)} of {len(names)} leaves are not what was saved, {wrong[0]} first")
+
+
+def _attempt(read: Callable[[], T]) -> T:
+    """`read()`; whatever a store raises over a broken file is told as damage.
+
+    What fails for want of memory, or does not fit the config, is not the file's fault.
+    """
+    try:
+        return read()
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        log.debug("reading a checkpoint failed", exc_info=True)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    # The store reads many arrays at once; the failures nobody awaited would each be logged in
+    # full when they are collected. One is enough.
+    asyncio_log = logging.getLogger("asyncio")
+    level = asyncio_log.level
+    asyncio_log.setLevel(logging.CRITICAL)
+    gc.collect()
+    asyncio_log.setLevel(level)
+    raise DamagedCheckpointError(reason)
+
+
+def _target(leaf: Any, here: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
+
+
+def numbers(folder: epath.Path) -> list[int]:
+    """Every numbered folder, whole or not, ascending."""
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.exists() else []
+
+
+def whole_steps(folder: epath.Path) -> list[int]:
+    """The numbered folders that were committed and are not half deleted, ascending."""
+    if not folder.exists():
+        return []
+    committed = set(ocp.utils.checkpoint_steps(folder))
+    whole = lambda number: all((folder / str(number) / name).exists() for name in _WHOLE)  # noqa: E731
+    return sorted(number for number in committed if whole(number))
