@@ -1,0 +1,155 @@
+"""Files that are whole or as before, on a disk and in a bucket without append and rename."""
+
+import os
+import resource
+
+import fsspec
+import pytest
+from etils import epath
+from etils.epath import backend as backend_lib
+from etils.epath import gpath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from vmae_jax.io import paths
+from vmae_jax.io.paths import Log, Workdir, read_lines, write_text
+
+
+class Bucket(MemoryFileSystem):
+    """An object store in memory: whole objects only, no append, no rename."""
+
+    protocol = ("gs", "memorybucket")
+    store: dict = {}  # noqa: RUF012 — fsspec's way to share one store
+    pseudo_dirs = [""]  # noqa: RUF012
+    broken = False
+
+    def _open(self, path, mode="rb", **kwargs):
+        if "a" in mode or "+" in mode:
+            raise OSError("a bucket has no append")
+        if "w" in mode and Bucket.broken:
+            raise OSError("the bucket is not reachable")
+        return super()._open(path, mode, **kwargs)
+
+    def mv(self, *args, **kwargs):
+        raise OSError("a bucket has no rename")
+
+    rename = move = mv
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The root of an empty bucket behind gs://."""
+    Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
+    Bucket.broken = False
+    Bucket.clear_instance_cache()
+    fs = Bucket()
+    monkeypatch.setattr(backend_lib.fsspec_backend, "_get_filesystem", lambda name: fs)
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    assert isinstance(fs, fsspec.AbstractFileSystem)
+    return epath.Path("gs://bucket/run")
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request, tmp_path):
+    return epath.Path(tmp_path) if request.param == "disk" else request.getfixturevalue("bucket")
+
+
+def test_workdir(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    assert workdir.name == "run"
+    assert os.fspath(workdir.metrics) == str(tmp_path / "run" / "metrics.jsonl")
+    assert os.fspath(Workdir("gs://bucket/a/run").checkpoints) == "gs://bucket/a/run/checkpoints"
+
+
+def test_text_is_written_whole(place):
+    path = place / "deep" / "config.json"
+    write_text(path, "first")
+    write_text(path, "second ü")
+    assert path.read_bytes().decode() == "second ü"
+    assert [entry.name for entry in path.parent.iterdir()] == ["config.json"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "report.html"
+    write_text(path, "old")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_text(path, "x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_log_grows_and_shrinks(place, monkeypatch):
+    monkeypatch.setattr(paths, "_PART_BYTES", 60)
+    path = place / "run" / "metrics.jsonl"
+    assert read_lines(path) == []
+    wrote = []
+    for start in range(0, 40, 4):
+        log = Log(path) if start % 12 == 0 else log  # a restart now and then
+        log.append(f"line {number}" for number in range(start, start + 4))
+        log.flush()
+        log.flush()
+        wrote += [f"line {number}" for number in range(start, start + 4)]
+        assert read_lines(path) == wrote
+    if paths.in_bucket(path):
+        assert len(list(path.iterdir())) > 3
+    log.append(["line 99"])
+    log.keep(lambda line: int(line.split()[1]) <= 17)
+    assert log.lines() == wrote[:18]
+    log.append(["again"])
+    log.flush()
+    assert read_lines(path) == [*wrote[:18], "again"]
+    log.keep(lambda line: False)
+    assert read_lines(path) == []
+    Log(path).keep(lambda line: True)
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": "\xc3')
+    assert read_lines(path) == ['{"a": 1}']
+    log = Log(path)
+    log.append(["next"])
+    log.flush()
+    assert path.read_text() == '{"a": 1}\nnext\n'
+    path.write_bytes(b"torn from the start")
+    log.append(["again"])
+    log.flush()
+    assert path.read_text() == "again\n"
+
+
+def test_lines_that_could_not_be_written_come_later(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = Log(path)
+    log.append(["a" * 500])
+    log.flush()
+    log.append(["b" * 900])
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert read_lines(path) == ["a" * 500]
+    log.append(["c"])
+    log.flush()
+    assert read_lines(path) == ["a" * 500, "b" * 900, "c"]
+
+
+def test_an_unreachable_bucket_gets_the_lines_later(bucket):
+    log = Log(bucket / "metrics.jsonl")
+    log.append(["one"])
+    log.flush()
+    log.append(["two"])
+    Bucket.broken = True
+    with pytest.raises(OSError, match="not reachable"):
+        log.flush()
+    Bucket.broken = False
+    log.append(["three"])
+    log.flush()
+    assert read_lines(bucket / "metrics.jsonl") == ["one", "two", "three"]

@@ -1,0 +1,216 @@
+"""Where a run keeps its things, and how text gets there, on a disk or in a bucket.
+
+A bucket (gs://) has neither append nor rename: an object is written whole or not at all. So text
+is written through a rename on a disk and directly in a bucket, and a log that grows is one file
+on a disk and a folder of parts in a bucket, of which only the last is ever written again.
+"""
+
+import dataclasses
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable
+
+from etils import epath
+
+__all__ = ["Log", "Workdir", "in_bucket", "read_lines", "write_bytes", "write_text"]
+
+_PART_BYTES = 256 * 1024  # how much of a log's last part is uploaded again at each flush
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The layout of a run's folder."""
+
+    path: epath.Path
+
+    def __init__(self, path: epath.PathLike):
+        object.__setattr__(self, "path", epath.Path(path))
+
+    @property
+    def name(self) -> str:
+        """The run's name: the last part of its path."""
+        return self.path.name or str(self.path)
+
+    @property
+    def config_json(self) -> epath.Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> epath.Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> epath.Path:
+        return self.path / "tensorboard"
+
+    @property
+    def media(self) -> epath.Path:
+        return self.path / "media"
+
+    @property
+    def quarantine(self) -> epath.Path:
+        return self.path / "quarantine.jsonl"
+
+    @property
+    def report(self) -> epath.Path:
+        return self.path / "report.html"
+
+
+class Log:
+    """A text file that grows by whole lines.
+
+    On a disk, lines are appended, flushed and synced. In a bucket, `PATH` is a folder of parts
+    (`part-00000.jsonl`, …), each an object of up to 256 KiB; the last one is replaced by a longer
+    version at each flush. Lines that could not be written stay and are tried again.
+
+    Args:
+      path: the file.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+        self._bucket = in_bucket(self.path)
+        self._waiting: list[str] = []
+        self._part: list[str] = []  # what the last part in the bucket holds
+        self._number = self._next()  # of the part that comes next, or grows
+
+    def append(self, lines: Iterable[str]) -> None:
+        """Adds lines (without their ends); `flush` writes them."""
+        self._waiting.extend(lines)
+
+    def flush(self) -> None:
+        """Writes what was added; returns once it is on the disk, or in the bucket.
+
+        Raises:
+          OSError: it could not be written; the lines are kept for the next flush.
+        """
+        if not self._waiting:
+            return
+        if self._bucket:
+            self._upload()
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _end_torn_line(self.path)
+            _append(self.path, _joined(self._waiting).encode())
+        self._waiting.clear()
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Drops the written lines that are not `wanted`; a kill on the way leaves some for next time."""
+        self.flush()
+        for file in reversed(_files(self.path)):
+            lines = _whole_lines(file)
+            kept = [line for line in lines if wanted(line)]
+            if not kept and self._bucket:
+                file.unlink()
+            elif len(kept) < len(lines):
+                write_text(file, _joined(kept))
+        self._part, self._number = [], self._next()
+
+    def lines(self) -> list[str]:
+        """What was written so far, without torn or empty lines."""
+        return read_lines(self.path)
+
+    def _upload(self) -> None:
+        lines = self._part + self._waiting
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / f"part-{self._number:05d}.jsonl", _joined(lines))
+        full = sum(map(len, lines)) >= _PART_BYTES
+        self._part, self._number = ([], self._number + 1) if full else (lines, self._number)
+
+    def _next(self) -> int:
+        names = [file.name for file in _files(self.path)] if self._bucket else []
+        return 1 + max((int(name[len("part-") : -len(".jsonl")]) for name in names), default=-1)
+
+
+def in_bucket(path: epath.PathLike) -> bool:
+    """True for gs:// and the like, where there is no append and no rename."""
+    return "://" in os.fspath(epath.Path(path))
+
+
+def read_lines(path: epath.PathLike) -> list[str]:
+    """The whole lines of a `Log`, on a disk or in parts; a torn last line is left out.
+
+    Returns:
+      the lines without their ends; [] where there is no such file.
+    """
+    return [line for file in _files(epath.Path(path)) for line in _whole_lines(file)]
+
+
+def write_text(path: epath.PathLike, text: str) -> epath.Path:
+    """Writes a file that is whole or as it was before; makes its folder."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> epath.Path:
+    """`write_text` of bytes.
+
+    Raises:
+      OSError: it could not be written; what was there before still is.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if in_bucket(path):
+        path.write_bytes(content)
+        return path
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(os.fspath(temporary), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(os.fspath(temporary), os.fspath(path))
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _joined(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _files(path: epath.Path) -> list[epath.Path]:
+    """The files that make up the log `path`, in order."""
+    if in_bucket(path):
+        files = list(path.iterdir()) if path.is_dir() else []
+        return sorted(file for file in files if re.fullmatch(r"part-\d{5}\.jsonl", file.name))
+    return [path] if path.exists() else []
+
+
+def _whole_lines(file: epath.Path) -> list[str]:
+    text = file.read_bytes().decode("utf-8", errors="replace")
+    return [line for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
+
+
+def _append(path: epath.Path, content: bytes) -> None:
+    """Appends all of `content` or nothing: half of it now would be there twice after the next try."""
+    with open(os.fspath(path), "ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(content):
+                written += file.write(content[written:]) or 0
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(start)
+            raise
+
+
+def _end_torn_line(path: epath.Path) -> None:
+    """Cuts off a last line that a kill left unfinished, so that the next one stays whole."""
+    if not path.exists():
+        return
+    with open(os.fspath(path), "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0:
+            return
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return
+        size = min(end, 1 << 20)
+        file.seek(end - size)
+        file.truncate(end - size + file.read(size).rfind(b"\n") + 1)

@@ -1,0 +1,263 @@
+"""Where metrics go: `metrics.jsonl`, TensorBoard, or several at once.
+
+A row of `metrics.jsonl` is a JSON object with "kind" ("train", "eval" or "event"), "step" and
+"time" (seconds since 1970), then the metrics, floats in full precision. JSON has no NaN and no
+infinity: they are written as the strings "NaN", "Infinity" and "-Infinity", which `float` reads.
+"""
+
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from etils import epath
+
+from vmae_jax.io.paths import Log, read_lines
+
+__all__ = ["JsonlWriter", "TensorBoardWriter", "Writer", "Writers", "number", "read_rows"]
+
+log = logging.getLogger(__name__)
+_FLUSH_SECONDS = 2.0
+_IDENTITY = ("kind", "step", "time")
+
+
+class Writer(Protocol):
+    """What the loop tells its news to."""
+
+    def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
+        """Metrics of a step; `kind` is "train" or "eval"."""
+        ...
+
+    def images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Pictures of a step by name: uint8 [h w c] arrays or PIL images."""
+        ...
+
+    def event(self, step: int, name: str, **details: Any) -> None:
+        """Something that happened: a save, a resume, a fault; details are JSON-able."""
+        ...
+
+    def truncate_after(self, step: int) -> None:
+        """Forgets everything after `step`, to which the run went back."""
+        ...
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        ...
+
+    def close(self) -> None:
+        """Writes what waits, and ends."""
+        ...
+
+
+class JsonlWriter:
+    """Appends rows to a file, or to its parts in a bucket.
+
+    Rows are written and synced every two seconds, and at once for events and evaluations; so a
+    kill costs at most two seconds of rows, all of steps that will be done again anyway.
+
+    Args:
+      path: `metrics.jsonl`.
+      flush_seconds: the longest a row waits.
+    """
+
+    def __init__(self, path: epath.PathLike, *, flush_seconds: float = _FLUSH_SECONDS):
+        self._log = Log(path)
+        self._flush_seconds = flush_seconds
+        self._flushed = time.monotonic()
+
+    def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
+        taken = [name for name in values if name in _IDENTITY]
+        if taken:
+            raise ValueError(f"a metric cannot be called {taken[0]!r}")
+        self._add({"kind": kind, "step": int(step), "time": time.time()} | {k: number(v) for k, v in values.items()})
+        if kind != "train":
+            self.flush()
+
+    def images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Rows hold no pictures; those are files in `media/`."""
+
+    def event(self, step: int, name: str, **details: Any) -> None:
+        row = {"kind": "event", "step": int(step), "time": time.time(), "event": name}
+        self._add(row | {key: _plain(value) for key, value in details.items() if key not in row})
+        self.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Drops rows and events past `step`, so that a step is never there twice."""
+        self._log.keep(lambda line: (row := _parsed(line)) is not None and row.get("step", 0) <= step)
+
+    def flush(self) -> None:
+        self._flushed = time.monotonic()
+        self._log.flush()
+
+    def close(self) -> None:
+        self.flush()
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._log.append([json.dumps(row, allow_nan=False, ensure_ascii=False)])
+        if time.monotonic() - self._flushed >= self._flush_seconds:
+            self.flush()
+
+
+class TensorBoardWriter:
+    """Scalars and pictures for TensorBoard; skipped, and said so once, where it is not installed.
+
+    Args:
+      path: the log folder.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        self._path = str(epath.Path(path))
+        self._writer: Any = None
+        self._available = True
+
+    def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
+        self._add(
+            step, lambda pb: [pb.Summary.Value(tag=f"{kind}/{k}", simple_value=float(v)) for k, v in values.items()]
+        )
+
+    def images(self, step: int, images: Mapping[str, Any]) -> None:
+        self._add(
+            step, lambda pb: [pb.Summary.Value(tag=name, image=_png(pb, image)) for name, image in images.items()]
+        )
+
+    def event(self, step: int, name: str, **details: Any) -> None:
+        """TensorBoard has no events; they are in `metrics.jsonl`."""
+
+    def truncate_after(self, step: int) -> None:
+        """Tells TensorBoard to leave out what it read of later steps."""
+        if not epath.Path(self._path).exists():
+            return
+        modules = self._open()
+        if modules is not None:
+            event_pb2 = modules[1]
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=int(step) + 1, session_log=start))
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _add(self, step: int, values: Callable[[Any], list]) -> None:
+        modules = self._open()
+        if modules is not None:
+            summary_pb2, event_pb2 = modules
+            summary = summary_pb2.Summary(value=values(summary_pb2))
+            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=int(step), summary=summary))
+
+    def _open(self) -> tuple[Any, Any] | None:
+        """The protocol modules, imported late: they bring TensorFlow where it is installed."""
+        if not self._available:
+            return None
+        try:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            self._available = False
+            log.warning("no TensorBoard logs: %s (pip install tensorboard)", error)
+            return None
+        if self._writer is None:
+            self._writer = EventFileWriter(self._path)
+        return summary_pb2, event_pb2
+
+
+class Writers:
+    """Several writers as one; one that fails is counted and named once, and never stops a run.
+
+    Attributes:
+      errors: how often each kind of writer failed so far.
+
+    Args:
+      writers: the writers.
+    """
+
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = list(writers)
+        self.errors: dict[str, int] = {}
+
+    def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
+        self._each(lambda writer: writer.scalars(step, values, kind=kind))
+
+    def images(self, step: int, images: Mapping[str, Any]) -> None:
+        self._each(lambda writer: writer.images(step, images))
+
+    def event(self, step: int, name: str, **details: Any) -> None:
+        self._each(lambda writer: writer.event(step, name, **details))
+
+    def truncate_after(self, step: int) -> None:
+        self._each(lambda writer: writer.truncate_after(step))
+
+    def flush(self) -> None:
+        self._each(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        self._each(lambda writer: writer.close())
+
+    def _each(self, tell: Callable[[Writer], None]) -> None:
+        for writer in self._writers:
+            try:
+                tell(writer)
+            except Exception as error:
+                name = type(writer).__name__
+                self.errors[name] = self.errors.get(name, 0) + 1
+                if self.errors[name] == 1:
+                    log.warning("%s failed, training goes on without what it should have written: %s", name, error)
+
+
+def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; lines that are no JSON objects are left out."""
+    return [row for line in read_lines(path) if (row := _parsed(line)) is not None]
+
+
+def number(value: Any) -> int | float | str:
+    """A metric as JSON can hold it: a Python number, or a string for what is not finite."""
+    value = np.asarray(value)
+    if value.size != 1:
+        raise ValueError(f"a metric is one number, not an array of shape {value.shape}")
+    value = value.reshape(()).astype(np.float64) if value.dtype.kind not in "iub" else value.reshape(())
+    plain = value.item()
+    if isinstance(plain, bool | int) or math.isfinite(plain):
+        return plain
+    return "NaN" if math.isnan(plain) else "Infinity" if plain > 0 else "-Infinity"
+
+
+def _plain(value: Any) -> Any:
+    """Details of an event as JSON can hold them."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    try:
+        return number(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step", 0), int) else None
+
+
+def _png(summary_pb2: Any, image: Any) -> Any:
+    from PIL import Image
+
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    width, height = picture.size
+    return summary_pb2.Summary.Image(
+        height=height, width=width, colorspace=len(picture.getbands()), encoded_image_string=buffer.getvalue()
+    )
