@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-__all__ = ["UnsafeFile", "read_pth"]
+__all__ = ["UnsafeFileError", "read_pth"]
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -33,7 +33,7 @@ STORAGES = {
 INERT = {("argparse", "Namespace"), ("pathlib", "PosixPath"), ("torch", "device")}
 
 
-class UnsafeFile(ValueError):
+class UnsafeFileError(ValueError):
     """A `.pth` that is damaged, or that names something weights have no need of."""
 
 
@@ -54,29 +54,29 @@ def read_pth(path: Any) -> Any:
       path: a file in the zip format of PyTorch 1.6 and later.
 
     Raises:
-      UnsafeFile: no such file, another format, a truncated one, or a pickle that would call
+      UnsafeFileError: no such file, another format, a truncated one, or a pickle that would call
         something; in every case nothing of it was run.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
-    except UnsafeFile as error:
-        raise UnsafeFile(f"{path}: {error}") from None
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{path}: {error}") from None
     except FileNotFoundError:
-        raise UnsafeFile(f"{path}: there is no such file") from None
+        raise UnsafeFileError(f"{path}: there is no such file") from None
     except zipfile.BadZipFile:
-        raise UnsafeFile(f"{path}: not a PyTorch file of the zip format (1.6 or later), or truncated") from None
+        raise UnsafeFileError(f"{path}: not a PyTorch file of the zip format (1.6 or later), or truncated") from None
     except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError, IndexError) as error:
-        raise UnsafeFile(f"{path}: damaged ({type(error).__name__}: {error})") from None
+        raise UnsafeFileError(f"{path}: damaged ({type(error).__name__}: {error})") from None
 
 
 def _read(archive: zipfile.ZipFile) -> Any:
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
     if len(pickles) != 1:
-        raise UnsafeFile("no data.pkl in it: not a PyTorch file")
+        raise UnsafeFileError("no data.pkl in it: not a PyTorch file")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-        raise UnsafeFile("written on a big-endian machine, which is not supported")
+        raise UnsafeFileError("written on a big-endian machine, which is not supported")
 
     class Reader(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -85,10 +85,10 @@ def _read(archive: zipfile.ZipFile) -> Any:
         def persistent_load(self, pid: Any) -> np.ndarray:
             kind, dtype, key, _, count = pid
             if kind != "storage" or not str(key).isalnum():
-                raise UnsafeFile(f"an unknown kind of storage {kind!r}")
+                raise UnsafeFileError(f"an unknown kind of storage {kind!r}")
             storage = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
             if storage.size < count:
-                raise UnsafeFile(f"storage {key} is shorter than it says")
+                raise UnsafeFileError(f"storage {key} is shorter than it says")
             return storage
 
     return Reader(io.BytesIO(archive.read(pickles[0]))).load()
@@ -107,13 +107,13 @@ def _allowed(module: str, name: str) -> Any:
         return tuple
     if (module, name) in INERT:
         return Inert
-    raise UnsafeFile(f"refused: it asks for {module}.{name}, which weights have no need of; nothing was run")
+    raise UnsafeFileError(f"refused: it asks for {module}.{name}, which weights have no need of; nothing was run")
 
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
     """The tensor of `size` and `stride` (in elements) in a storage, copied out of it."""
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset
     if min((offset, *size, *stride), default=0) < 0 or (all(size) and last >= storage.size):
-        raise UnsafeFile("a tensor reaches outside its storage")
+        raise UnsafeFileError("a tensor reaches outside its storage")
     strides = tuple(s * storage.itemsize for s in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False).copy()

@@ -12,10 +12,18 @@ import numpy as np
 
 from vmae_jax.patches import Patch
 
-__all__ = ["Layout", "Mismatch", "from_official", "to_official"]
+__all__ = ["Layout", "MismatchError", "from_official", "to_official"]
 
 
-class Mismatch(ValueError):
+# Learned tables of positions: our module, its leaves, and the names that the official fine-tuning
+# code (a table) and MAE-ST (places plus times) have for them.
+LEARNED = {
+    "Learned_0": {"table": "pos_embed"},
+    "Separable_0": {"space_table": "pos_embed_spatial", "time_table": "pos_embed_temporal"},
+}
+
+
+class MismatchError(ValueError):
     """Weights that are not those of this model: missing, unexpected, or of another shape."""
 
 
@@ -64,7 +72,7 @@ def from_official(state: Mapping[str, np.ndarray], layout: Layout, template: Any
       template: our tree (arrays or shapes), for names and shapes.
 
     Raises:
-      Mismatch: a tensor that is missing, left over, or of another shape, with its name.
+      MismatchError: a tensor that is missing, left over, or of another shape, with its name.
     """
     tree: dict[str, Any] = {}
     used = set()
@@ -72,17 +80,17 @@ def from_official(state: Mapping[str, np.ndarray], layout: Layout, template: Any
         names = [rule.theirs.format(i) for i in range(rule.layers)] if rule.layers else [rule.theirs]
         missing = [name for name in names if name not in state]
         if missing:
-            raise Mismatch(f"{missing[0]} is missing from the weights ({len(missing)} of its kind)")
+            raise MismatchError(f"{missing[0]} is missing from the weights ({len(missing)} of its kind)")
         used.update(names)
         arrays = [rule.to_ours(np.asarray(state[name], np.float32)) for name in names]
         value = np.stack(arrays) if rule.layers else arrays[0]
         shape = tuple(_leaf(template, rule.ours).shape)
         if value.shape != shape:
-            raise Mismatch(f"{names[0]} gives {'/'.join(rule.ours)} of shape {value.shape}; the model has {shape}")
+            raise MismatchError(f"{names[0]} gives {'/'.join(rule.ours)} of shape {value.shape}; the model has {shape}")
         _set(tree, rule.ours, value)
     left = sorted(set(state) - used)
     if left:
-        raise Mismatch(f"the model has no place for {left[0]} ({len(left)} tensors are left over)")
+        raise MismatchError(f"the model has no place for {left[0]} ({len(left)} tensors are left over)")
     return tree
 
 
@@ -100,23 +108,35 @@ def to_official(params: Any, layout: Layout) -> dict[str, np.ndarray]:
 
 
 def _rules(tree: Any, layout: Layout) -> Iterator[Rule]:
-    """The rules for the parameters of a pre-training model or a classifier."""
-    pretraining = "decoder" in tree
-    prefix = "encoder." if pretraining else ""
+    """The rules for the parameters of a pre-training model, of its encoder alone, or of a classifier."""
+    classifier = "head" in tree
+    prefix = "" if classifier else "encoder."
     encoder = ("encoder",)
     yield Rule((*encoder, "embed", "kernel"), f"{prefix}patch_embed.proj.weight", *_embedding(layout))
     yield _same((*encoder, "embed", "bias"), f"{prefix}patch_embed.proj.bias")
     yield from _blocks((*encoder, "blocks"), f"{prefix}blocks", layout, layout.heads, layout.depth)
-    if not pretraining:
+    yield from _positions(tree["encoder"], encoder, prefix)
+    if classifier:
         yield from _norm(("fc_norm",), "fc_norm")
         yield from _linear(("head",), "head")
         return
-    yield from _norm((*encoder, "norm"), "encoder.norm")
+    if "norm" in tree["encoder"]:
+        yield from _norm((*encoder, "norm"), "encoder.norm")
+    if "decoder" not in tree:
+        return
     yield Rule(("decoder", "project", "kernel"), "encoder_to_decoder.weight", np.transpose, np.transpose)
     yield Rule(("decoder", "mask_token"), "mask_token", lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
     yield from _blocks(("decoder", "blocks"), "decoder.blocks", layout, layout.decoder_heads, layout.decoder_depth)
     yield from _norm(("decoder", "norm"), "decoder.norm")
+    yield from _positions(tree["decoder"], ("decoder",), "decoder.")
     yield from _linear(("decoder", layout.head), "decoder.head")
+
+
+def _positions(tree: Any, ours: tuple[str, ...], prefix: str) -> Iterator[Rule]:
+    """Learned positions; the fixed ones are computed and are no weights."""
+    for module, names in LEARNED.items():
+        for leaf, name in names.items() if module in tree else ():
+            yield Rule((*ours, module, leaf), f"{prefix}{name}", lambda a: a.reshape(a.shape[-2:]), lambda a: a[None])
 
 
 def _blocks(ours: tuple[str, ...], theirs: str, layout: Layout, heads: int, depth: int) -> Iterator[Rule]:
@@ -147,9 +167,7 @@ def _block(heads: int, layout: Layout) -> Iterator[Rule]:
     yield from _linear(("mlp", "fc1"), "mlp.fc1")
     yield from _linear(("mlp", "fc2"), "mlp.fc2")
     if layout.cosine:
-        yield Rule(
-            ("attention", "logit_scale"), "attn.scale", lambda a: a.reshape(-1), lambda a: a.reshape(-1, 1, 1)
-        )
+        yield Rule(("attention", "logit_scale"), "attn.scale", lambda a: a.reshape(-1), lambda a: a.reshape(-1, 1, 1))
     if layout.layer_scale:
         yield _same(("scale1", "gamma"), "gamma_1")
         yield _same(("scale2", "gamma"), "gamma_2")
@@ -185,7 +203,7 @@ def _embedding(layout: Layout) -> tuple[Callable[[np.ndarray], np.ndarray], Call
 def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
     for depth, key in enumerate(path):
         if key not in tree:
-            raise Mismatch(f"the model has no parameter {'/'.join(path[: depth + 1])}")
+            raise MismatchError(f"the model has no parameter {'/'.join(path[: depth + 1])}")
         tree = tree[key]
     return tree
 

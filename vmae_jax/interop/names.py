@@ -1,0 +1,146 @@
+"""Weights from anywhere under the official VideoMAE names, with an account of every tensor.
+
+Understood: VideoMAE and VideoMAE V2 (also from MMAction2 and the V2 hub), transformers' VideoMAE
+before and after version 5, image MAE, MAE-ST; with the prefixes that DDP, `torch.compile` and
+backbones leave behind.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vmae_jax.interop import huggingface
+from vmae_jax.interop.dims import kind_of
+from vmae_jax.interop.tensors import File
+from vmae_jax.interop.videomae import MismatchError
+
+__all__ = ["Weights", "official"]
+
+PREFIX = re.compile(r"^(?:(?:module|_orig_mod|backbone|model)\.)+")
+MMACTION = (
+    ("patch_embed.projection.", "patch_embed.proj."),
+    (".mlp.layers.0.0.", ".mlp.fc1."),
+    (".mlp.layers.1.", ".mlp.fc2."),
+    ("cls_head.fc_cls.", "head."),
+)
+K_BIAS = "a bias of the keys adds the same to every logit of a query, which the softmax cancels"
+CLASS_TOKEN = "a class token, which these models have not"
+OTHER_DECODER = "the decoder of MAE has another form (a biased projection, learned positions)"
+
+
+class Weights(NamedTuple):
+    """Weights in the official names.
+
+    Attributes:
+      state: float arrays; pre-training and encoder weights have `encoder.` before the encoder's.
+      kind: "pretraining", "classifier" or "encoder".
+      family: "videomae", "huggingface", "mae" or "mae-st".
+      dropped: tensors of the file that are of no use, by their own names, with the reason.
+      about: what the file says of its model.
+    """
+
+    state: dict[str, np.ndarray]
+    kind: str
+    family: str
+    dropped: dict[str, str]
+    about: dict[str, Any]
+
+
+def official(file: File) -> Weights:
+    """The weights of a file in the official names.
+
+    Raises:
+      MismatchError: of no family that is known; a NaN; two tensors of one name.
+    """
+    state: dict[str, np.ndarray] = {}
+    for name, array in file.state.items():
+        short = PREFIX.sub("", name).replace("._orig_mod.", ".")
+        if short in state:
+            raise MismatchError(f"two tensors are called {short} once prefixes are taken off (one is {name})")
+        if array.dtype.kind in "iub":
+            continue
+        state[short] = array
+    dropped = {name: "whole numbers, no weights" for name, array in file.state.items() if array.dtype.kind in "iub"}
+    family = _family(state)
+    if family == "huggingface":
+        state = huggingface.from_names(state)
+    else:
+        state = {_mmaction(name): array for name, array in state.items()}
+    if family in ("mae", "mae-st"):
+        state = _from_mae(state, dropped)
+    if kind_of(state) == "encoder" or (kind_of(state) == "classifier" and "encoder.patch_embed.proj.weight" in state):
+        state = _encoder_prefix(state)
+    state = _fuse(state, dropped)
+    _finite(state)
+    return Weights(state, kind_of(state), family, dropped, file.about)
+
+
+def _family(state: Mapping[str, np.ndarray]) -> str:
+    if any("embeddings.patch_embeddings.projection." in name for name in state):
+        return "huggingface"
+    embed = next((array for name, array in state.items() if _mmaction(name).endswith("patch_embed.proj.weight")), None)
+    if embed is None or not any("blocks.0." in name for name in state):
+        some = ", ".join(list(state)[:3]) or "nothing"
+        raise MismatchError(
+            f"weights of another family: neither VideoMAE, nor MAE, nor MAE-ST (they begin with {some})"
+        )
+    if any(name.endswith(("attn.q.weight", "pos_embed_spatial")) for name in state):
+        return "mae-st"
+    return "videomae" if embed.ndim == 5 and not any(name.startswith("decoder_") for name in state) else "mae"
+
+
+def _mmaction(name: str) -> str:
+    for theirs, ours in MMACTION:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
+    """MAE's and MAE-ST's weights, without what is only theirs."""
+    result = {}
+    for name, array in state.items():
+        if name.startswith("decoder_") or name == "mask_token":
+            dropped[name] = OTHER_DECODER
+        elif name in ("cls_token", "pos_embed_class"):
+            dropped[name] = CLASS_TOKEN
+        else:
+            result[name] = array
+    if "cls_token" in state and "pos_embed" in result:
+        result["pos_embed"] = result["pos_embed"][:, 1:]
+    return result
+
+
+def _encoder_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name if name.startswith("encoder.") else f"encoder.{name}": array for name, array in state.items()}
+
+
+def _fuse(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
+    """One qkv matrix a block with q and v biases, whatever the file has."""
+    result = dict(state)
+    for name in state:
+        if name.endswith("attn.q.weight"):
+            stem = name.removesuffix("q.weight")
+            parts = [f"{stem}{letter}.weight" for letter in "qkv"]
+            absent = [part for part in parts if part not in state]
+            if absent:
+                raise MismatchError(f"{absent[0]} is missing from the weights")
+            result[f"{stem}qkv.weight"] = np.concatenate([result.pop(part) for part in parts])
+        elif name.endswith("attn.qkv.bias"):
+            stem = name.removesuffix("qkv.bias")
+            result[f"{stem}q_bias"], _, result[f"{stem}v_bias"] = np.split(result.pop(name), 3)
+            dropped[f"{name} (the keys' third)"] = K_BIAS
+        elif re.search(r"attn\.[qv]\.bias$", name):
+            result[re.sub(r"\.bias$", "_bias", name)] = result.pop(name)
+        elif re.search(r"attn\.(k\.bias|k_bias)$", name):
+            dropped[name] = K_BIAS
+            result.pop(name)
+    return result
+
+
+def _finite(state: Mapping[str, np.ndarray]) -> None:
+    for name, array in state.items():
+        bad = int(array.size - np.isfinite(array.astype(np.float32)).sum())
+        if bad:
+            raise MismatchError(f"{name} has {bad} values that are not finite")
