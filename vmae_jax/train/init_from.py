@@ -1,0 +1,186 @@
+"""Beginning from other weights: a pre-trained encoder, a teacher; every array is accounted for."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vmae_jax.spec import ConfigError
+from vmae_jax.train.state import TrainState
+from vmae_jax.types import Params
+
+__all__ = ["Report", "Weights", "apply", "graft", "weights"]
+
+SHOWN = 5  # offenders that an error lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Which saved weights; the attributes are the arguments of `weights`."""
+
+    path: str
+    select: str
+    ema: bool
+    skip: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every array.
+
+    Attributes:
+      at: where the weights went.
+      loaded: paths that were filled, below `at`.
+      kept: paths that stay as initialised, with the reason.
+      unused: saved paths that went nowhere, with the reason.
+    """
+
+    at: str
+    loaded: tuple[str, ...]
+    kept: Mapping[str, str]
+    unused: Mapping[str, str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.at}: {len(self.loaded)} arrays loaded, {len(self.kept)} as initialised, {len(self.unused)} unused"
+        ]
+        lines += [f"  as initialised: {path} ({reason})" for path, reason in self.kept.items()]
+        lines += [f"  unused: {path} ({reason})" for path, reason in self.unused.items()]
+        return "\n".join(lines)
+
+
+def weights(path: str, select: str = "params", ema: bool = False, skip: Sequence[str] = ()) -> Weights:
+    """Saved weights to begin from, as a config has them.
+
+    Args:
+      path: a workdir, or one checkpoint of it.
+      select: the part of the saved state to take, such as "params/encoder".
+      ema: take the average of the parameters instead of the parameters.
+      skip: patterns of saved paths, below `select`, to leave out, such as "head".
+
+    Raises:
+      ValueError: no path, or something else than parameters selected.
+    """
+    if not path:
+        raise ValueError("path: give a workdir, or a checkpoint of it")
+    if select.split("/")[0] not in ("params", "frozen"):
+        raise ValueError(f"select: 'params' or 'frozen', or a part of them such as 'params/encoder', not {select!r}")
+    if isinstance(skip, str):
+        raise ValueError(f"skip is a list of patterns; write [{skip!r}]")
+    return Weights(path, select.strip("/"), ema, tuple(skip))
+
+
+def graft(params: Params, at: str, tree: Params, *, skip: Sequence[str] = ()) -> tuple[Params, Report]:
+    """`params` with the arrays of `tree` put at the path `at` ("" is the root).
+
+    An array keeps the dtype and the sharding of the one it replaces.
+
+    Args:
+      params: nested dicts of arrays.
+      at: a path in them, such as "params/encoder".
+      tree: nested dicts of arrays, read from somewhere.
+      skip: patterns of paths in `tree` to leave out.
+
+    Raises:
+      ConfigError: there is no such path, a shape differs, or nothing fits at all.
+    """
+    flat, found = flatten_dict(params, sep="/"), flatten_dict(tree, sep="/")
+    prefix = f"{at}/" if at else ""
+    below = {path.removeprefix(prefix): leaf for path, leaf in flat.items() if path.startswith(prefix)}
+    if not below:
+        raise ConfigError(f"init_from: there is nothing at {at!r}; there are {', '.join(_parents(flat))}")
+    skipped = _skipped(found, skip)
+    used = {path: leaf for path, leaf in found.items() if path in below and path not in skipped}
+    _check(at, {path: (below[path], leaf) for path, leaf in used.items()})
+    if not used:
+        raise ConfigError(
+            f"init_from: nothing fits at {at!r}; the weights have {_some(found)}, the model {_some(below)}: "
+            f"choose another part of them with select"
+        )
+    filled = {f"{prefix}{path}": _place(leaf, below[path]) for path, leaf in used.items()}
+    report = Report(
+        at=at,
+        loaded=tuple(used),
+        kept={p: "left out by skip" if p in skipped else "not in the weights" for p in below if p not in used},
+        unused={p: "left out by skip" if p in skipped else "not in the model" for p in found if p not in used},
+    )
+    return unflatten_dict(flat | filled, sep="/"), report
+
+
+def apply(
+    state: TrainState, spec: Mapping[str, Weights], read: Callable[[Weights], Params]
+) -> tuple[TrainState, dict[str, Report]]:
+    """A fresh state that begins from saved weights.
+
+    Args:
+      state: at step 0; an average of its parameters begins anew from the result.
+      spec: where -> which weights; "params", "frozen", or a path below one of them.
+      read: gives the tree that `select` and `ema` of the weights name, as arrays on the host.
+
+    Raises:
+      ConfigError: a place that does not exist, and all that `graft` refuses.
+    """
+    places = {"params": state.params, "frozen": state.frozen or {}}
+    reports = {}
+    for at, record in spec.items():
+        root = at.split("/")[0]
+        if root not in places:
+            raise ConfigError(f"init_from: {at!r} is no place; it begins with 'params' or 'frozen'")
+        grafted, reports[at] = graft({root: places[root]}, at, read(record), skip=record.skip)
+        places[root] = grafted[root]
+    extra = dict(state.extra)
+    if "ema" in extra:
+        extra["ema"] = jax.tree.map(jnp.copy, places["params"])
+    frozen = places["frozen"] if state.frozen else state.frozen
+    return dataclasses.replace(state, params=places["params"], frozen=frozen, extra=extra), reports
+
+
+def _skipped(paths: Mapping[str, Any], patterns: Sequence[str]) -> set[str]:
+    skipped: set[str] = set()
+    for pattern in patterns:
+        match = {p for p in paths if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}/*")}
+        if not match:
+            raise ConfigError(f"init_from: skip={pattern!r} matches nothing in the weights, which have {_some(paths)}")
+        skipped |= match
+    return skipped
+
+
+def _check(at: str, pairs: Mapping[str, tuple[Any, Any]]) -> None:
+    wrong = [
+        f"{path} is {leaf.dtype}{list(leaf.shape)}, the model's {mine.dtype}{list(mine.shape)}"
+        for path, (mine, leaf) in pairs.items()
+        if tuple(leaf.shape) != tuple(mine.shape) or _kind(leaf) != _kind(mine)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        told = "; ".join(wrong[:SHOWN])
+        raise ConfigError(f"init_from: weights do not fit at {at!r}: {told}{more} (skip leaves arrays out)")
+
+
+def _kind(leaf: Any) -> str:
+    return "float" if jnp.issubdtype(leaf.dtype, jnp.floating) else str(leaf.dtype)
+
+
+def _place(value: Any, like: Any) -> Any:
+    """`value` in the dtype of `like` and, where that is an array on devices, where it is."""
+    if not isinstance(like, jax.Array):
+        return np.asarray(value).astype(like.dtype)
+    if isinstance(value, jax.Array):
+        return jax.device_put(value.astype(like.dtype), like.sharding)
+    host = np.asarray(value).astype(like.dtype)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: host[index])
+
+
+def _parents(flat: Mapping[str, Any]) -> list[str]:
+    """The paths of two names at most, for an error."""
+    return sorted({"/".join(path.split("/")[:2]) for path in flat})
+
+
+def _some(paths: Mapping[str, Any]) -> str:
+    names = list(paths)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

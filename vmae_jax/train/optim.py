@@ -1,0 +1,264 @@
+"""AdamW with the official decay groups, layer-wise rates and frozen parts, as one optax transformation."""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array
+
+from vmae_jax.spec import ConfigError
+from vmae_jax.train.schedule import Clock, Rate, Schedule
+from vmae_jax.train.sharding import unbox
+from vmae_jax.types import Params
+
+__all__ = ["AdamWState", "Optimizer", "adamw", "decays", "gradient_norm", "layer_scales", "learning_rate"]
+
+# Whether weight decay applies, by the last name of a parameter's path; the official grouping
+# (no decay for vectors, biases, the mask token and positions). A name that is in neither is an error.
+DECAY = {
+    "kernel": True,
+    "bias": False,
+    "scale": False,
+    "q_bias": False,
+    "v_bias": False,
+    "gamma": False,
+    "logit_scale": False,
+    "mask_token": False,
+    "table": False,
+    "space_table": False,
+    "time_table": False,
+    "query": False,
+}
+POSITIONS = ("table", "space_table", "time_table")
+BLOCKS = "encoder/blocks/"
+
+
+class AdamWState(NamedTuple):
+    """What AdamW carries; frozen parameters are absent from the moments.
+
+    Attributes:
+      count: updates made so far; the learning rate follows it, so that a step whose update was
+        refused leaves everything after it as if it had not been.
+      mu, nu: first and second moments.
+      learning_rate: of the last update.
+      grad_norm: of its gradients, before clipping.
+    """
+
+    count: Array
+    mu: Params
+    nu: Params
+    learning_rate: Array
+    grad_norm: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW as a config has it; the attributes are the arguments of `adamw`."""
+
+    schedule: Schedule
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float | None
+    layer_decay: float | None
+    freeze: tuple[str, ...]
+
+    def build(self, abstract_params: Params, clock: Clock) -> tuple[optax.GradientTransformation, Rate]:
+        """The transformation for these parameters (shapes are enough), and its learning rates.
+
+        Raises:
+          ConfigError: a parameter that the decay table does not know, a pattern of `freeze` that
+            matches nothing, nothing left to train, layer decay without an encoder's blocks.
+        """
+        params = unbox(abstract_params)
+        frozen = _matching(params, self.freeze)
+        decay = _without(decays(params), frozen)
+        if not decay:
+            raise ConfigError(f"optimizer.freeze={list(self.freeze)} leaves nothing to train")
+        scales = _without(layer_scales(params, self.layer_decay), frozen)
+        rate = self.schedule.at(clock)
+        return _transformation(self, rate, decay, scales, frozen), rate
+
+    def describe(self, abstract_params: Params) -> str:
+        """A line for each parameter: its weight decay and its share of the learning rate, or frozen."""
+        params = unbox(abstract_params)
+        frozen, decay = _matching(params, self.freeze), _flat(decays(params))
+        scales = _flat(layer_scales(params, self.layer_decay))
+        lines = []
+        for path in sorted(decay):
+            scale = ", ".join(f"{value:.6g}" for value in np.ravel(scales[path]))
+            told = (
+                "frozen" if path in frozen else f"decay {self.weight_decay if decay[path] else 0.0:g}  rate × {scale}"
+            )
+            lines.append(f"{path}  {told}")
+        return "\n".join(lines) + "\n"
+
+
+def adamw(
+    schedule: Schedule,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.05,
+    clip_norm: float | None = None,
+    layer_decay: float | None = None,
+    freeze: Sequence[str] = (),
+) -> Optimizer:
+    """AdamW with the numerics of PyTorch's, `clip_grad_norm_` before it (Loshchilov and Hutter, 2019).
+
+    Args:
+      schedule: the learning rate.
+      b1, b2, eps: of Adam; `eps` is added outside the root, after bias correction.
+      weight_decay: decoupled; multiplied by the learning rate; only for parameters named in `DECAY`.
+      clip_norm: the largest global norm of the gradients; None does not clip.
+      layer_decay: the factor of the learning rate from a layer to the one below it (fine-tuning).
+      freeze: patterns of parameter paths, `encoder` or `encoder/blocks/*/bias`, that are not trained.
+
+    Raises:
+      ValueError: a number outside its range.
+    """
+    for name, value in (("b1", b1), ("b2", b2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} lies in [0, 1), got {value}")
+    if eps <= 0 or weight_decay < 0:
+        raise ValueError(f"eps must be above 0 and weight_decay at least 0, got {eps} and {weight_decay}")
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(f"clip_norm must be above 0, got {clip_norm}; leave it out to clip nothing")
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay lies in (0, 1], got {layer_decay}; leave it out for one rate everywhere")
+    if isinstance(freeze, str):
+        raise ValueError(f"freeze is a list of patterns; write [{freeze!r}]")
+    return Optimizer(schedule, b1, b2, eps, weight_decay, clip_norm, layer_decay, tuple(freeze))
+
+
+def decays(params: Params) -> Params:
+    """Which parameters decay, by the last name of each path, as a tree of bools.
+
+    Raises:
+      ConfigError: a name that `DECAY` does not have.
+    """
+    flat = _flat(params)
+    for path in flat:
+        if _last(path) not in DECAY:
+            raise ConfigError(
+                f"parameter {path!r}: whether it decays is not said; add {_last(path)!r} to DECAY in "
+                f"vmae_jax/train/optim.py, which has {', '.join(DECAY)}"
+            )
+    return unflatten_dict({path: DECAY[_last(path)] for path in flat}, sep="/")
+
+
+def layer_scales(params: Params, layer_decay: float | None) -> Params:
+    """Each parameter's share of the learning rate, broadcastable to it (BEiT; VideoMAE V2, `optim_factory`).
+
+    With L blocks: layer_decay ** (L + 1 - i) with i = 0 for the embedding and the positions,
+    k + 1 for block k, and 1 for everything else (norms after the blocks, head).
+
+    Raises:
+      ConfigError: there are no blocks.
+    """
+    flat = _flat(params)
+    if layer_decay is None:
+        return unflatten_dict(dict.fromkeys(flat, np.float32(1.0)), sep="/")
+    depths = {leaf.shape[0] for path, leaf in flat.items() if path.startswith(BLOCKS)}
+    if len(depths) != 1:
+        raise ConfigError(f"layer_decay needs a model with stacked blocks under {BLOCKS!r}; it has {', '.join(flat)}")
+    [depth] = depths
+
+    def scale(path: str, leaf: Any) -> np.ndarray:
+        if path.startswith(BLOCKS):
+            powers = layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
+            return powers.astype(np.float32).reshape(depth, *(1,) * (len(leaf.shape) - 1))
+        lowest = path.startswith(("encoder/embed/", "encoder/positions/"))
+        lowest = lowest or (path.startswith("encoder/") and _last(path) in POSITIONS)
+        return np.asarray(layer_decay ** (depth + 1) if lowest else 1.0, np.float32)
+
+    return unflatten_dict({path: scale(path, leaf) for path, leaf in flat.items()}, sep="/")
+
+
+def learning_rate(opt_state: Any) -> Array | None:
+    """The learning rate of the last update, where the optimizer tells it."""
+    return optax.tree_utils.tree_get(opt_state, "learning_rate")
+
+
+def gradient_norm(opt_state: Any) -> Array | None:
+    """The norm of the last gradients of what is trained, before clipping, where the optimizer tells it."""
+    return optax.tree_utils.tree_get(opt_state, "grad_norm")
+
+
+def global_norm(tree: Any) -> Array:
+    """The L2 norm over all leaves, float32."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
+
+
+def _transformation(
+    own: Optimizer, rate: Rate, decay: Params, scales: Params, frozen: frozenset[str]
+) -> optax.GradientTransformation:
+    def init(params: Params) -> AdamWState:
+        zeros = lambda: jax.tree.map(jnp.zeros_like, _without(params, frozen))  # noqa: E731
+        return AdamWState(jnp.int32(0), zeros(), zeros(), jnp.float32(rate.value(0)), jnp.float32(0))
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, AdamWState]:
+        if params is None:
+            raise ValueError("AdamW needs the parameters for their decay: tx.update(grads, state, params)")
+        trained = _without(updates, frozen)
+        norm = global_norm(trained)
+        if own.clip_norm is not None:
+            shrink = jnp.minimum(own.clip_norm / (norm + 1e-6), 1.0)
+            trained = jax.tree.map(lambda g: g * shrink, trained)
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: own.b1 * m + (1 - own.b1) * g, state.mu, trained)
+        nu = jax.tree.map(lambda v, g: own.b2 * v + (1 - own.b2) * g * g, state.nu, trained)
+        step, unbias1, unbias2 = rate(state.count), _unbias(own.b1, count), jnp.sqrt(_unbias(own.b2, count))
+
+        def change(m, v, p, decayed, scale):
+            direction = (m / unbias1) / (jnp.sqrt(v) / unbias2 + own.eps)
+            return -step * scale * (direction + (own.weight_decay * p if decayed else 0.0))
+
+        changes = jax.tree.map(change, mu, nu, _without(params, frozen), decay, scales)
+        still = {path: jnp.zeros_like(leaf) for path, leaf in _flat(updates).items() if path in frozen}
+        return unflatten_dict(_flat(changes) | still, sep="/"), AdamWState(count, mu, nu, step, norm)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _unbias(decay: float, count: Array) -> Array:
+    """1 - decay ** count without the cancellation that float32 has there (6e-5 at .999 and 1)."""
+    if decay == 0.0:
+        return jnp.float32(1.0)
+    return -jnp.expm1(count.astype(jnp.float32) * math.log(decay))
+
+
+def _matching(params: Params, patterns: Iterable[str]) -> frozenset[str]:
+    """The paths that a pattern matches, itself or by what is above them.
+
+    Raises:
+      ConfigError: a pattern that matches none.
+    """
+    found: set[str] = set()
+    paths = list(_flat(params))
+    for pattern in patterns:
+        match = [p for p in paths if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}/*")]
+        if not match:
+            raise ConfigError(f"optimizer.freeze: {pattern!r} matches no parameter; there are {', '.join(paths)}")
+        found.update(match)
+    return frozenset(found)
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return flatten_dict(tree, sep="/")
+
+
+def _without(tree: Params, paths: frozenset[str]) -> Params:
+    return unflatten_dict({path: leaf for path, leaf in _flat(tree).items() if path not in paths}, sep="/")
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]

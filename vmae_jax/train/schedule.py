@@ -1,0 +1,186 @@
+"""How long training lasts and how fast it learns: lengths in any unit, and learning-rate schedules."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Clock", "Rate", "Schedule", "constant", "length_in_steps", "warmup_cosine"]
+
+UNITS = ("steps", "epochs", "examples")
+
+
+class Clock(NamedTuple):
+    """The measures of one training run.
+
+    Attributes:
+      steps: of the whole run.
+      steps_per_epoch: steps in one pass over the videos; not always a whole number.
+      global_batch: videos a step (`repeat` takes several clips of each and is not counted).
+    """
+
+    steps: int
+    steps_per_epoch: float
+    global_batch: int
+
+    def length(self, length: Mapping[str, float]) -> int:
+        """`length_in_steps` by this clock."""
+        return length_in_steps(length, steps_per_epoch=self.steps_per_epoch, global_batch=self.global_batch)
+
+
+def length_in_steps(length: Mapping[str, float], *, steps_per_epoch: float, global_batch: int) -> int:
+    """The steps of a length such as {"epochs": 20}: the nearest whole number, one at least unless it is 0.
+
+    Args:
+      length: exactly one of "steps", "epochs" (passes over the videos), "examples" (videos).
+      steps_per_epoch: of the data.
+      global_batch: videos a step.
+
+    Raises:
+      ConfigError: not exactly one of those units, or a length that is no number or below 0.
+    """
+    given = {unit: value for unit, value in dict(length).items() if value is not None}
+    if len(given) != 1 or next(iter(given)) not in UNITS:
+        raise ConfigError(f"a length is exactly one of {', '.join(UNITS)}, such as {{'epochs': 20}}; got {given}")
+    [(unit, value)] = given.items()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigError(f"a length in {unit} is a number of at least 0; got {value!r}")
+    steps = value * {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1.0 / global_batch}[unit]
+    return max(math.floor(steps + 0.5), int(value > 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A learning rate for every step of one run: a linear warm-up, then half a cosine.
+
+    Attributes:
+      start, peak, final: learning rates, scaled by the batch already.
+      warmup, steps: steps of the warm-up and of the whole run.
+      text: where the peak comes from, for people.
+    """
+
+    start: float
+    peak: float
+    final: float
+    warmup: int
+    steps: int
+    text: str
+
+    def value(self, step: int) -> float:
+        """The rate of a step, from 0, in float64; after the last step it stays at `final`.
+
+        As the official code: the warm-up reaches the peak at its last step, and the cosine's
+        first step has the peak once more.
+        """
+        if step < self.warmup:
+            return self.start + (self.peak - self.start) * step / max(self.warmup - 1, 1)
+        length = max(self.steps - self.warmup, 1)
+        left = max(length - (step - self.warmup), 0) / length
+        return self.final + (self.peak - self.final) * math.sin(0.5 * math.pi * left) ** 2
+
+    def __call__(self, step: Array) -> Array:
+        """The same in float32, for a step number inside a compiled program."""
+        step = jnp.asarray(step)
+        climb = step.astype(jnp.float32) / max(self.warmup - 1, 1)
+        length = max(self.steps - self.warmup, 1)
+        left = jnp.clip(length - (step - self.warmup), 0, length).astype(jnp.float32) / length
+        # sin², not (1 + cos) / 2, which cancels to nothing at the end of the run.
+        fall = self.final + (self.peak - self.final) * jnp.sin(0.5 * jnp.pi * left) ** 2
+        return jnp.where(step < self.warmup, self.start + (self.peak - self.start) * climb, fall).astype(jnp.float32)
+
+    def describe(self) -> str:
+        """One line about the schedule."""
+        if self.peak == self.final and not self.warmup:
+            return f"{self.text}, constant"
+        climb = f"warm-up of {self.warmup} steps from {self.start:.4g}"
+        return f"{self.text}, {climb}, cosine to {self.final:.4g} at {self.steps}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A schedule as a config has it; `at` makes it a `Rate` for one run's clock.
+
+    The attributes are the arguments of `warmup_cosine`.
+    """
+
+    peak: float
+    final: float
+    start: float
+    warmup: tuple[tuple[str, float], ...]
+    batch_unit: int | None
+    recipe_batch: int | None
+
+    def at(self, clock: Clock) -> Rate:
+        """The learning rates of a run.
+
+        Warns where the recipe's batch was changed and nothing scales the learning rate with it.
+
+        Raises:
+          ConfigError: the warm-up is longer than the run.
+        """
+        warmup = clock.length(dict(self.warmup)) if self.warmup else 0
+        if warmup > clock.steps:
+            raise ConfigError(f"a warm-up of {warmup} steps does not fit into a training of {clock.steps} steps")
+        scale, text = 1.0, f"learning rate {self.peak:.4g}"
+        if self.batch_unit is not None:
+            scale = clock.global_batch / self.batch_unit
+            text += f" × {clock.global_batch}/{self.batch_unit} = {self.peak * scale:.4g}"
+        elif self.recipe_batch not in (None, clock.global_batch):
+            warnings.warn(
+                f"the recipe's batch of {self.recipe_batch} was changed to {clock.global_batch}, but its learning rate "
+                f"of {self.peak:.4g} was not scaled: set batch_unit, or choose a learning rate for this batch",
+                stacklevel=2,
+            )
+        return Rate(
+            start=self.start * scale,
+            peak=self.peak * scale,
+            final=self.final * scale,
+            warmup=warmup,
+            steps=clock.steps,
+            text=text,
+        )
+
+
+def warmup_cosine(
+    peak: float,
+    final: float = 1e-5,
+    start: float = 0.0,
+    warmup: Mapping[str, float] = MappingProxyType({"epochs": 0}),
+    batch_unit: int | None = 256,
+    recipe_batch: int | None = None,
+) -> Schedule:
+    """Linear warm-up, then half a cosine, decided anew for every step (VideoMAE V2, `utils.cosine_scheduler`).
+
+    Args:
+      peak, final, start: learning rates; all three are multiplied by global_batch / batch_unit.
+      warmup: its length, as {"epochs": 20}, {"steps": …} or {"examples": …}.
+      batch_unit: the batch, in videos, that the rates are given for; None leaves them as they are.
+      recipe_batch: the batch the rates were chosen with; another one without `batch_unit` warns.
+
+    Raises:
+      ValueError: a negative rate, or a batch below 1.
+    """
+    for name, value in (("peak", peak), ("final", final), ("start", start)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}: a learning rate is a number of at least 0, not {value}")
+    for name, batch in (("batch_unit", batch_unit), ("recipe_batch", recipe_batch)):
+        if batch is not None and batch < 1:
+            raise ValueError(f"{name}: a batch has at least one video, not {batch}")
+    length_in_steps(warmup, steps_per_epoch=1.0, global_batch=1)  # a wrong unit is told where it was written
+    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch)
+
+
+def constant(value: float) -> Schedule:
+    """The same learning rate at every step, whatever the batch.
+
+    Raises:
+      ValueError: a negative rate.
+    """
+    return warmup_cosine(value, final=value, start=value, batch_unit=None)

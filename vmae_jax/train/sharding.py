@@ -1,0 +1,270 @@
+"""Where every array of a run lives: one mesh, one table of logical names, one account of the result.
+
+Models name the axes of their parameters and activations ("embed", "heads", "batch", …); `RULES`
+says which mesh axis each name is split over. The boxes in which flax carries the names are opened
+here and are seen nowhere else.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+from flax.linen.spmd import with_logical_constraint
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Batch
+
+__all__ = [
+    "RULES",
+    "Placement",
+    "abstract",
+    "batch_sharding",
+    "check_batch",
+    "constrain",
+    "create",
+    "describe",
+    "make_mesh",
+    "shardings",
+    "unbox",
+]
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+AXES = ("data", "fsdp", "tensor")  # of the mesh; the last is the one with the fastest links
+BATCH = ("data", "fsdp")  # the axes a batch is split over
+
+# Logical name -> mesh axis. The order matters where two names of one array want the same axis:
+# the first rule gets it. A name that is not here is an error.
+RULES: Rules = (
+    ("batch", BATCH),
+    ("tokens", None),
+    ("layers", None),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("embed", "fsdp"),
+    ("cube", None),
+    ("classes", None),
+)
+
+
+class Placement(NamedTuple):
+    """Where a state lives.
+
+    Attributes:
+      shardings: a NamedSharding for every leaf of the (unboxed) state.
+      replicated: the dimensions that a rule would split but that do not divide, one line each.
+    """
+
+    shardings: Any
+    replicated: tuple[str, ...]
+
+
+def make_mesh(
+    ici: Mapping[str, int] = MappingProxyType({"data": -1, "fsdp": 1, "tensor": 1}),
+    dcn: Mapping[str, int] = MappingProxyType({"data": 1}),
+    devices: Sequence[Any] | None = None,
+) -> Mesh:
+    """The mesh of named axes "data", "fsdp", "tensor" that everything runs on.
+
+    Args:
+      ici: devices along each axis inside a slice (fast links); one may be -1, "what is left".
+      dcn: slices (or hosts, or equal shares of the devices where neither is known) along each axis.
+      devices: all of `jax.devices()` if None.
+
+    Raises:
+      ConfigError: an axis that does not exist, or sizes that do not multiply to the devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    groups = _groups(devices, dcn)
+    across = _sizes("dcn", dcn, len(groups), "slices")
+    inside = _sizes("ici", ici, len(groups[0]), "devices a slice" if len(groups) > 1 else "devices")
+    meshes = np.empty(across, dtype=object)
+    for index, group in zip(np.ndindex(*across), groups, strict=True):
+        meshes[index] = mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=True)
+    return Mesh(np.block(meshes.tolist()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Every leaf of a batch is split over its first axis, the examples."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def check_batch(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises ConfigError where `rows` clips do not divide by the mesh and the micro-batches."""
+    shares = {axis: mesh.shape[axis] for axis in BATCH}
+    unit = math.prod(shares.values()) * accumulate
+    if rows % unit == 0 and rows > 0:
+        return
+    told = " × ".join(f"{axis} {size}" for axis, size in shares.items())
+    told += f" × {accumulate} micro-batches" if accumulate > 1 else ""
+    low = rows // unit * unit
+    nearest = f"{low} or {low + unit}" if low else f"{unit}"
+    raise ConfigError(f"a batch of {rows} clips does not divide into {unit} ({told}); {nearest} would")
+
+
+def abstract(init: Callable[[Array, Batch], Any], batch_spec: Batch) -> Any:
+    """Shapes and dtypes of what `init(key, batch)` makes, boxes included; nothing is computed."""
+    return jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), batch_spec)
+
+
+def shardings(abstract_state: Any, mesh: Mesh, rules: Rules = RULES) -> Placement:
+    """Where each array of a (boxed) state goes; what carries no names is replicated.
+
+    Raises:
+      ConfigError: a name with no rule, or names that are not one a dimension.
+    """
+    replicated: list[str] = []
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
+        spec, notes = _spec(_path(path), names, unbox(leaf).shape, mesh, dict(rules))
+        replicated.extend(notes)
+        return NamedSharding(mesh, spec)
+
+    tree = jax.tree_util.tree_map_with_path(place, abstract_state, is_leaf=meta.is_axis_metadata)
+    return Placement(tree, tuple(replicated))
+
+
+def create(
+    init: Callable[[Array, Batch], Any], key: Array, batch_spec: Batch, mesh: Mesh, rules: Rules = RULES
+) -> tuple[Any, Placement]:
+    """Makes a state where it is to live; no device ever holds more than its share of it.
+
+    Args:
+      init: (key, batch) -> state, which may carry boxes; it may look at the batch's shapes only.
+      key: the same on every host.
+      batch_spec: shapes and dtypes of a batch.
+
+    Returns:
+      The state without boxes, with the values that an unsharded `init` has, and its placement.
+    """
+    placement = shardings(abstract(init, batch_spec), mesh, rules)
+    kind = jax.random.key_impl(key)
+
+    def initialize(data: Array) -> Any:
+        batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch_spec)
+        return unbox(init(jax.random.wrap_key_data(data, impl=kind), batch))
+
+    # The key travels as plain numbers, which every host may pass to a program over all devices.
+    return jax.jit(initialize, out_shardings=placement.shardings)(np.asarray(jax.random.key_data(key))), placement
+
+
+def unbox(tree: Any) -> Any:
+    """The tree without boxes; unlike flax's own it adds no sharding constraint."""
+
+    def open_box(leaf: Any) -> Any:
+        return unbox(leaf.value) if isinstance(leaf, nn.Partitioned) else leaf
+
+    return jax.tree.map(open_box, tree, is_leaf=meta.is_axis_metadata)
+
+
+def constrain(x: Array, names: Sequence[str | None]) -> Array:
+    """Keeps an activation split as its logical names say; does nothing outside a mesh and rules."""
+    return with_logical_constraint(x, tuple(names))
+
+
+def describe(abstract_state: Any, placement: Placement) -> str:
+    """A line for each array: path, shape, dtype, mesh axes; then what had to be replicated."""
+    leaves = jax.tree_util.tree_leaves_with_path(unbox(abstract_state))
+    places = jax.tree.leaves(placement.shardings)
+    lines = [
+        f"{_path(path)}  {leaf.dtype}{list(leaf.shape)}  {_told(place.spec)}"
+        for (path, leaf), place in zip(leaves, places, strict=True)
+    ]
+    return "\n".join([*lines, *(f"replicated: {note}" for note in placement.replicated)]) + "\n"
+
+
+def _spec(
+    path: str, names: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: dict[str, Any]
+) -> tuple[PartitionSpec, list[str]]:
+    """The axes of one array, and a note for each dimension that does not divide."""
+    if names and len(names) != len(shape):
+        raise ConfigError(f"parameter {path!r} has {len(shape)} dimensions and {len(names)} logical names: {names}")
+    axes: list[Any] = [None] * len(names)
+    used: set[str] = set()
+    notes = []
+    for name in names:
+        if name is not None and name not in rules:
+            raise ConfigError(
+                f"parameter {path!r}: no sharding rule for {name!r}; there are rules for {', '.join(rules)}"
+            )
+    order = list(rules)
+    for i in sorted((i for i, name in enumerate(names) if name is not None), key=lambda i: order.index(str(names[i]))):
+        axis = rules[str(names[i])]
+        wanted = () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
+        if not wanted or used.intersection(wanted):
+            continue
+        size = math.prod(mesh.shape[a] for a in wanted)
+        if shape[i] % size:
+            notes.append(f"{path}: {names[i]} of {shape[i]} does not divide by {'×'.join(wanted)} of {size}")
+            continue
+        axes[i] = axis
+        used.update(wanted)
+    return PartitionSpec(*axes), notes
+
+
+def _groups(devices: list[Any], dcn: Mapping[str, int]) -> list[list[Any]]:
+    """The devices of each slice: by slice where there are several, else by host or in equal shares."""
+    wanted = math.prod(size for size in dcn.values() if size > 0)
+    slices = _by(devices, "slice_index")
+    if len(slices) > 1:
+        groups = slices
+    elif wanted == 1 and -1 not in dcn.values():
+        return [devices]
+    else:
+        groups = _by(devices, "process_index")
+        if len(groups) == 1:
+            if len(devices) % wanted:
+                told = f"{len(devices)} devices do not divide into {wanted} equal shares"
+                raise ConfigError(f"mesh.dcn={dict(dcn)}: {told}")
+            groups = np.asarray(devices, dtype=object).reshape(wanted, -1).tolist()
+    if len({len(group) for group in groups}) != 1:
+        raise ConfigError(
+            f"mesh.dcn={dict(dcn)}: the slices have {[len(group) for group in groups]} devices, not equally many"
+        )
+    return groups
+
+
+def _by(devices: list[Any], attribute: str) -> list[list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for device in devices:
+        groups.setdefault(getattr(device, attribute, None), []).append(device)
+    return [groups[key] for key in sorted(groups, key=lambda key: -1 if key is None else key)]
+
+
+def _sizes(which: str, given: Mapping[str, int], total: int, what: str) -> tuple[int, ...]:
+    """The sizes of all axes, with -1 filled in."""
+    unknown = set(given) - set(AXES)
+    if unknown:
+        raise ConfigError(f"mesh.{which}: there is no axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
+    sizes = {axis: given.get(axis, 1) for axis in AXES}
+    wrong = {axis: size for axis, size in sizes.items() if size < 1 and size != -1}
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if wrong or len(open_axes) > 1:
+        raise ConfigError(f"mesh.{which}={dict(given)}: sizes are at least 1, and one may be -1 (what is left)")
+    product = math.prod(size for size in sizes.values() if size != -1)
+    if open_axes and total % product == 0:
+        sizes[open_axes[0]] = total // product
+        product = total
+    if product != total:
+        raise ConfigError(
+            f"mesh.{which}={dict(given)} makes {product}, but there are {total} {what}; one axis may be -1"
+        )
+    return tuple(sizes[axis] for axis in AXES)
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _told(spec: PartitionSpec) -> str:
+    return f"({', '.join('+'.join(a) if isinstance(a, tuple) else a or '-' for a in spec)})"
