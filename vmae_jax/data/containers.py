@@ -20,8 +20,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -31,15 +33,18 @@ __all__ = ["CODECS", "CONTAINERS", "VIDEO_SUFFIXES", "Video", "open_video"]
 
 # Demuxers and decoders that may be opened, in FFmpeg's names. Playlists, pictures, text and
 # devices are not among them: those can make FFmpeg read other files or invent frames.
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf".split(",")
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
 CODECS = (
     "h264,hevc,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,msmpeg4v3,mpeg1video,mpeg2video,h263,flv,flv1,vp8,vp9,"
     "libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,theora,mjpeg,wmv1,wmv2,wmv3,vc1,prores"
-).split(",")
+)
+# fmt: off
 VIDEO_SUFFIXES = (
-    ".mp4,.m4v,.mov,.3gp,.mkv,.webm,.avi,.ts,.mts,.m2ts,.mpg,.mpeg,.vob,.ogv,.ogg,.flv,.wmv,.asf"  # as CONTAINERS
-).split(",")
-_OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "codec_whitelist": ",".join(CODECS)}
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob",
+    ".ogv", ".ogg", ".flv", ".wmv", ".asf",
+)
+# fmt: on
+_OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS}
 _TIMED = {"mov", "matroska"}  # containers whose time stamps and key frames can be trusted
 _BUFFER = 1 << 16
 
@@ -59,13 +64,13 @@ def open_video(source: bytes | str, *, limits: Limits) -> "Video":
     except OSError as error:
         raise BadVideo(f"cannot be opened: {error.strerror or error}") from error
     try:
-        container = av.open(file, options=_OPTIONS, buffer_size=_BUFFER)
-    except (av.FFmpegError, OSError, ValueError) as error:
+        container = av.open(file, mode="r", options=_OPTIONS, buffer_size=_BUFFER)
+    except (FFmpegError, OSError, ValueError) as error:
         file.close()
         raise BadVideo(f"is no readable video ({_reason(error)})") from error
     try:
         return Video(container, file, limits)
-    except (av.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         container.close()
         file.close()
         raise BadVideo(f"cannot be read ({_reason(error)})") from error
@@ -85,7 +90,7 @@ class Video:
             raise BadVideo("has no video stream")
         self._stream = container.streams.video[0]
         codec = self._stream.codec_context
-        if codec is None or codec.name not in CODECS:
+        if codec is None or codec.name not in CODECS.split(","):
             raise BadVideo(f"is coded as {codec.name if codec else 'nothing known'}, which is not allowed")
         if not 0 < codec.width * codec.height <= limits.pixels:
             raise BadVideo(f"has {codec.width}x{codec.height} pixels; the limit is {limits.pixels}")
@@ -117,7 +122,7 @@ class Video:
         try:
             wanted = [self._pts[index] for index in indices]
             chosen = self._decode(wanted)
-        except (av.FFmpegError, OSError) as error:
+        except (FFmpegError, OSError) as error:
             raise BadVideo(f"cannot be decoded ({_reason(error)})") from error
         missing = sum(frame is None for frame in chosen)
         if 2 * missing > len(chosen):

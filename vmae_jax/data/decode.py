@@ -13,8 +13,9 @@ from vmae_jax.data.containers import open_video
 from vmae_jax.data.stills import open_stills
 from vmae_jax.data.video import BadVideo, Encoded, Limits, VideoInfo
 
-__all__ = ["BadVideo", "Encoded", "Limits", "VideoInfo", "probe", "read_clip", "read_frames"]
+__all__ = ["LIMITS", "BadVideo", "Encoded", "Limits", "Sampler", "VideoInfo", "probe", "read_clip", "read_frames"]
 
+LIMITS = Limits()
 Sampler = Callable[[VideoInfo, np.ndarray], np.ndarray]
 
 
@@ -25,7 +26,7 @@ class _Reader(Protocol):
     def close(self) -> None: ...
 
 
-def probe(encoded: Encoded, *, limits: Limits = Limits()) -> VideoInfo:
+def probe(encoded: Encoded, *, limits: Limits = LIMITS) -> VideoInfo:
     """What the video holds, from its packets; no frame is decoded.
 
     Raises:
@@ -38,9 +39,7 @@ def probe(encoded: Encoded, *, limits: Limits = Limits()) -> VideoInfo:
         reader.close()
 
 
-def read_frames(
-    encoded: Encoded, indices: Sequence[int], *, channels: int = 3, limits: Limits = Limits()
-) -> np.ndarray:
+def read_frames(encoded: Encoded, indices: Sequence[int], *, channels: int = 3, limits: Limits = LIMITS) -> np.ndarray:
     """The frames `indices` (any order, repeats allowed), uint8 [t h w c].
 
     Raises:
@@ -56,7 +55,7 @@ def read_frames(
 
 
 def read_clip(
-    encoded: Encoded, sampler: Sampler, seed: np.ndarray, *, channels: int = 3, limits: Limits = Limits()
+    encoded: Encoded, sampler: Sampler, seed: np.ndarray, *, channels: int = 3, limits: Limits = LIMITS
 ) -> tuple[np.ndarray, np.ndarray, VideoInfo]:
     """Opens once, asks `sampler` which frames, and decodes each of those once.
 

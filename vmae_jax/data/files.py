@@ -15,7 +15,7 @@ _SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES)
 _VIDEO = re.compile(rf"(.*(?:{_SUFFIX}))(?:[\s,]+(.*))?", re.IGNORECASE)
 _NUMBERS = re.compile(r"(.*?)((?:[\s,]+-?\d+)*)")
 _HEADERS = {"path", "video", "videos", "video_path", "file", "filename", "name", "video_id", "youtube_id", "label"}
-_COLUMNS = {0: ("path",), 1: ("path", "label"), 2: ("path", "start", "count"), 3: ("path", "start", "count", "label")}
+_COLUMNS = {1: ("path",), 2: ("path", "label"), 3: ("path", "start", "count"), 4: ("path", "start", "count", "label")}
 _PROBES = 16
 
 
@@ -90,9 +90,9 @@ def open_csv(path: str, *, root: str = "", columns: str | None = None, pictures:
       ConfigError: no such list, an empty one, or a line that cannot be read (with its number).
     """
     lines = _lines(path)
-    names = _columns(columns, [split for _, split in lines], path)
+    names = _columns(columns, [line for _, line in lines])
     base = _expand(root) if root else os.path.dirname(_expand(path))
-    rows = [_row(split, names, base, f"{path}, line {number}") for number, split in lines]
+    rows = [_row(line, names, base, f"{path}, line {number}") for number, line in lines]
     label_names = _label_names([row[3] for row in rows], path, [number for number, _ in lines])
     number_of = {name: str(label) for label, name in enumerate(label_names)}
     entries = [_Entry(*row[:3], _label(number_of.get(row[3] or "", row[3]))) for row in rows]
@@ -100,8 +100,15 @@ def open_csv(path: str, *, root: str = "", columns: str | None = None, pictures:
     return Files(entries, root=base + "/", label_names=label_names, pictures=pictures)
 
 
-def _lines(path: str) -> list[tuple[int, list[str]]]:
-    """(line number, [path, field, …]) of each line that is not empty."""
+class _Line(NamedTuple):
+    """The path of a line and the fields after it; not `sure` where numbers may belong to the path."""
+
+    fields: list[str]
+    sure: bool
+
+
+def _lines(path: str) -> list[tuple[int, _Line]]:
+    """Every line that is not empty, with its number."""
     try:
         text = _read_text(_expand(path))
     except OSError as error:
@@ -119,49 +126,43 @@ def _lines(path: str) -> list[tuple[int, list[str]]]:
     return found
 
 
-def _split(line: str) -> list[str]:
+def _split(line: str) -> _Line:
     """A path, which may hold spaces, and the fields after it.
 
     The path ends at the last video suffix; without one (a folder of pictures), before the
     numbers that end the line. Quotes around it settle the matter.
     """
-    if line[0] == '"' and (end := line.find('"', 1)) > 0:
-        return (
-            [line[1:end], *re.split(r"[\s,]+", line[end + 1 :].strip(" \t,"))]
-            if line[end + 1 :].strip()
-            else [line[1:end]]
-        )
-    if match := _VIDEO.fullmatch(line):
+    match = re.fullmatch(r'"([^"]*)"(?:[\s,]+(.*))?', line) or _VIDEO.fullmatch(line)
+    if match:
         rest = (match[2] or "").strip()
-        if not rest:
-            return [match[1]]
-        numbers = re.split(r"[\s,]+", rest)
+        numbers = re.split(r"[\s,]+", rest) if rest else []
         if all(re.fullmatch(r"-?\d+", field) for field in numbers):
-            return [match[1], *numbers]
-        return [match[1], *(part.strip().strip('"') for part in rest.split(","))]  # a class's name may hold spaces
+            return _Line([match[1], *numbers], True)
+        return _Line([match[1], *(part.strip().strip('"') for part in rest.split(","))], True)  # a name may hold spaces
     match = _NUMBERS.fullmatch(line)
-    assert match is not None
-    return [match[1], *match[2].replace(",", " ").split()]
+    assert match is not None  # both its parts may be empty
+    return _Line([match[1], *match[2].replace(",", " ").split()], False)
 
 
-def _columns(columns: str | None, rows: Sequence[list[str]], path: str) -> tuple[str, ...]:
+def _columns(columns: str | None, lines: Sequence[_Line]) -> tuple[str, ...]:
     if columns is None:
-        return (
-            _COLUMNS[min(3, *(len(row) - 1 for row in rows))] if len(rows) > 1 else _COLUMNS[min(3, len(rows[0]) - 1)]
-        )
+        sure = [len(line.fields) for line in lines if line.sure]
+        count = max(set(sure), key=sure.count) if sure else min(len(line.fields) for line in lines)
+        return _COLUMNS[min(count, 4)]
     names = tuple(columns.replace(",", " ").split())
     if not names or names[0] != "path" or set(names) - {"path", "start", "count", "label"}:
         raise ConfigError(f"columns={columns!r}: it is 'path' and then some of 'start', 'count', 'label'")
-    del path
     return names
 
 
-def _row(split: list[str], names: tuple[str, ...], base: str, where: str) -> tuple[str, int, int, str | None]:
-    extra = len(split) - len(names)
-    if extra > 0:  # numbers that belong to the folder's own name
+def _row(line: _Line, names: tuple[str, ...], base: str, where: str) -> tuple[str, int, int, str | None]:
+    split, extra = line.fields, len(line.fields) - len(names)
+    if extra > 0 and not line.sure:  # numbers that belong to the folder's own name
         split = [" ".join(split[: extra + 1]), *split[extra + 1 :]]
-    if len(split) != len(names):
-        raise ConfigError(f"data source: {where}: {len(split)} fields, but the list has {' '.join(names)}")
+    if len(split) != len(names) or not split[0]:
+        raise ConfigError(
+            f"data source: {where}: {' '.join(split)!r} is not '{' '.join(names)}' as the rest of the list"
+        )
     fields = dict(zip(names, split, strict=True))
     try:
         start, count = int(fields.get("start", 0)), int(fields.get("count", -1))
@@ -223,7 +224,7 @@ def _walk(root: str) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            if name.lower().endswith(tuple(VIDEO_SUFFIXES)) and not name.startswith("."):
+            if name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith("."):
                 yield os.path.join(folder, name)
 
 
@@ -251,7 +252,7 @@ def _walk_remote(root: str) -> Iterator[str]:
             continue
         if child.is_dir():
             yield from _walk_remote(os.fspath(child))
-        elif child.name.lower().endswith(tuple(VIDEO_SUFFIXES)):
+        elif child.name.lower().endswith(VIDEO_SUFFIXES):
             yield os.fspath(child)
 
 

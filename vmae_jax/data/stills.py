@@ -56,9 +56,8 @@ class Stills:
         for row, index in enumerate(indices):
             with _open_picture(self._frames[index], index, self._limits) as picture:
                 if picture.size != (self.info.width, self.info.height):
-                    raise BadVideo(
-                        f"frame {index} is {picture.width}x{picture.height}, the first {self.info.width}x{self.info.height}"
-                    )
+                    first = f"{self.info.width}x{self.info.height}"
+                    raise BadVideo(f"frame {index} is {picture.width}x{picture.height}, the first {first}")
                 try:
                     out[row] = np.asarray(picture.convert("RGB" if channels == 3 else "L")).reshape(shape)
                 except (OSError, ValueError, SyntaxError) as error:

@@ -45,7 +45,7 @@ class _quiet_start:  # noqa: N801
     def __enter__(self) -> None:
         import tempfile
 
-        self._held = tempfile.TemporaryFile()  # noqa: SIM115
+        self._held = tempfile.TemporaryFile()
         self._kept = os.dup(2)
         os.dup2(self._held.fileno(), 2)
 

@@ -11,7 +11,7 @@ import numpy as np
 __all__ = ["BadVideo", "Encoded", "Limits", "VideoInfo"]
 
 
-class BadVideo(ValueError):
+class BadVideo(ValueError):  # noqa: N818 - reads as what it is
     """A video that cannot be read; the message is the reason, in one line."""
 
 

@@ -101,7 +101,7 @@ def serve(connection: socket.socket, job: dict[str, Any], timeout: float) -> Non
             signal.setitimer(signal.ITIMER_REAL, 0)
         send(connection, json.dumps(answer).encode())
         if frames is not None:
-            connection.sendall(memoryview(frames).cast("B"))
+            connection.sendall(frames.data.cast("B"))
 
 
 def _limit_memory(size: int) -> None:

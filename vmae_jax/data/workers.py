@@ -32,7 +32,7 @@ GRACE_SECONDS = 5.0  # the worker's own alarm rings this much later than the tra
 _open: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 
 
-class Closed(RuntimeError):
+class Closed(RuntimeError):  # noqa: N818 - no error: somebody stopped
     """The workers were closed while a video was waited for."""
 
 
@@ -48,7 +48,7 @@ class Clip(NamedTuple):
     rows: np.ndarray
 
 
-class _Died(Exception):
+class _Died(Exception):  # noqa: N818 - turned into BadVideo
     """The worker ended in the middle of a job; the message says how."""
 
 
@@ -191,7 +191,7 @@ class _Process:
             answer = json.loads(receive(self._socket))
             if "frames" in answer:
                 frames = np.empty(answer["frames"], np.uint8)
-                receive_into(self._socket, memoryview(frames).cast("B"))
+                receive_into(self._socket, frames.data.cast("B"))
                 return Clip(frames, np.asarray(answer["rows"], np.int32))
         except TimeoutError as error:
             self.kill()

@@ -1,0 +1,236 @@
+"""Sources of records: prepared TFDS datasets, read one record at a time by number.
+
+array_record has random access built in. tfrecord has none, so the offset of every record is
+found once, by reading the 12-byte headers alone, and kept in memory (8 bytes a record).
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import struct
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.data.sources import Tfds
+from vmae_jax.data.tf import tensorflow, tensorflow_datasets
+from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Records", "TFRecords", "cache_folder", "open_tfds"]
+
+_BUILDERS = "vmae_jax.data.builders"
+
+
+class Records:
+    """A source of TFDS records (see `sources.Source`)."""
+
+    def __init__(
+        self, records: Any, *, features: tuple[str, str, str], label_names: tuple[str, ...], name: str
+    ) -> None:
+        self.label_names = label_names
+        self._records = records
+        self._video, self._label, self._key = features
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def fetch(self, index: int) -> Encoded:
+        """The example: an encoded video, or the still pictures of `tfds.features.Video`."""
+        try:
+            record = self._records[index]
+        except (OSError, RuntimeError, ValueError) as error:  # a shard that is damaged or gone
+            raise BadVideo(f"record {index} of {self._name} cannot be read: {error}") from error
+        fields = tensorflow().train.Example.FromString(record).features.feature
+        videos = tuple(fields[self._video].bytes_list.value)
+        if not videos:
+            raise BadVideo(f"record {index} of {self._name} has no {self._video!r}")
+        label = fields[self._label].int64_list.value[0] if self._label in fields else None
+        key = fields[self._key].bytes_list.value[0].decode(errors="replace") if self._key in fields else str(index)
+        if len(videos) == 1:
+            return Encoded(data=videos[0], label=label, key=f"{self._name}/{key}")
+        return Encoded(frames=videos, label=label, key=f"{self._name}/{key}")
+
+
+class TFRecords(Sequence[bytes]):
+    """Random access into tfrecord shards.
+
+    Args:
+      shards: (file, records to skip, records to take) of each shard, in order.
+
+    Raises:
+      ConfigError: a file that ends within a record.
+    """
+
+    def __init__(self, shards: Sequence[tuple[str, int, int]]) -> None:
+        self._offsets = [_record_offsets(path)[skip : skip + take] for path, skip, take in shards]
+        self._starts = np.cumsum([0, *(len(offsets) for offsets in self._offsets)])
+        self._paths = [path for path, _, _ in shards]
+        self._local = threading.local()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: Any) -> bytes:
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        offset = int(self._offsets[shard][index - self._starts[shard]])
+        with open(self._paths[shard], "rb") as file:
+            file.seek(offset)
+            (size,) = struct.unpack("<Q", file.read(12)[:8])
+            return file.read(size)
+
+
+def open_tfds(source: Tfds) -> Records:
+    """The records of `sources.tfds`, made first where that was asked for.
+
+    Raises:
+      ConfigError: no such dataset, split or feature, or it is not prepared.
+    """
+    builder = _from_directory(source.directory) if source.directory else _from_name(source)
+    info = builder.info
+    try:
+        split = info.splits[source.split]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"data source: {info.full_name} has no split {source.split!r}; it has {', '.join(info.splits) or 'none'}"
+        ) from error
+    video, label, _ = source.features
+    if video not in info.features:
+        raise ConfigError(
+            f"data source: {info.full_name} has no feature {video!r}; it has {', '.join(info.features)} (set video=)"
+        )
+    names = tuple(getattr(info.features[label], "names", None) or ()) if label in info.features else ()
+    return Records(_random_access(split, info), features=source.features, label_names=names, name=info.name)
+
+
+def cache_folder() -> str:
+    """Where prepared datasets are kept when a config names no place."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "vmae_jax", "datasets")
+
+
+def _random_access(split: Any, info: Any) -> Any:
+    instructions = split.file_instructions
+    kind = info.file_format.value if info.file_format else "tfrecord"
+    if kind == "array_record":
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        return ArrayRecordDataSource(instructions)
+    if kind == "tfrecord":
+        return TFRecords([(os.fspath(i.filename), i.skip, _taken(i)) for i in instructions])
+    raise ConfigError(
+        f"data source: {info.full_name} is stored as {kind}, which has no random access; prepare it as array_record"
+    )
+
+
+def _taken(instruction: Any) -> int:
+    return instruction.take if instruction.take != -1 else instruction.examples_in_shard - instruction.skip
+
+
+def _record_offsets(path: str) -> np.ndarray:
+    """Where each record of a tfrecord file starts: length (8), checksum (4), data, checksum (4)."""
+    offsets, position, size = [], 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(12)
+            step = 16 + struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
+            if position + step > size:
+                raise ConfigError(f"data source: {path} ends within a record: it was not written completely")
+            offsets.append(position)
+            position += step
+    return np.array(offsets, np.int64)
+
+
+def _from_directory(directory: str) -> Any:
+    tfds = tensorflow_datasets()
+    path = os.path.expanduser(directory)
+    try:
+        return tfds.builder_from_directory(path)
+    except Exception as error:  # TFDS raises whatever its file system or its parser raised
+        raise ConfigError(
+            f"data source: {directory!r} holds no prepared TFDS dataset (dataset_info.json and its records): "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _from_name(source: Tfds) -> Any:
+    assert source.name is not None
+    data_dir = os.path.expanduser(source.data_dir) if source.data_dir else cache_folder()
+    builder = _builder(source.name, source.config, data_dir)
+    with _calm():
+        ready = builder.is_prepared()
+    if not ready:
+        if not source.prepare:
+            raise ConfigError(
+                f"data source: {source.name!r} is not prepared in {data_dir!r}; set prepare=True to make it"
+            )
+        _prepare(builder)
+        builder = _builder(source.name, source.config, data_dir)
+    return builder
+
+
+def _builder(name: str, config: Any, data_dir: str) -> Any:
+    tfds = tensorflow_datasets()
+    module = f"{_BUILDERS}.{name}"
+    if name.isidentifier() and importlib.util.find_spec(module):
+        own = importlib.import_module(module)
+        with _calm():
+            return own.builder()(config=own.builder_config(config), data_dir=data_dir, file_format="array_record")
+    try:
+        with _calm():
+            return tfds.builder(name, config=config, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        ours = sorted(name for name in _own_builders() if not name.startswith("_"))
+        raise ConfigError(
+            f"data source: neither vmae_jax ({', '.join(ours)}) nor TFDS has a dataset {name!r}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"data source: {name!r}: {_first_line(error)}") from error
+
+
+def _own_builders() -> list[str]:
+    import pkgutil
+
+    return [found.name for found in pkgutil.iter_modules(importlib.import_module(_BUILDERS).__path__)]
+
+
+def _prepare(builder: Any) -> None:
+    """Makes the dataset in a folder aside, which TFDS renames when it is whole.
+
+    A kill half way leaves nothing that is taken for a dataset. Where several processes make it at
+    once, the first to finish wins and the others use its.
+    """
+    print(f"preparing {builder.info.full_name} in {builder.data_dir} (once)", file=sys.stderr, flush=True)
+    tensorflow_datasets().disable_progress_bar()
+    try:
+        with _calm(), contextlib.redirect_stdout(io.StringIO()):  # standard output is the command's
+            builder.download_and_prepare()
+    except OSError as error:
+        if not builder.is_prepared():
+            raise ConfigError(
+                f"data source: {builder.info.full_name} cannot be prepared: {_first_line(error)}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """Without TFDS's warnings about what is meant (a config of our own, files made here)."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
