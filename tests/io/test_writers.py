@@ -149,7 +149,12 @@ def test_a_failing_writer_stops_nothing(tmp_path, caplog):
         writers.flush()
         writers.close()
     assert len(read_rows(good)) == 4
-    assert writers.errors == {"Failing": 4}
+    writers.write({"kind": "train", "step": 4, "loss": 2.0})
+    writers.write({"kind": "event", "step": 4, "event": "not finite", "loss": math.nan})
+    train, event = read_rows(good)[-2:]
+    assert (train["kind"], train["step"], train["loss"]) == ("train", 4, 2.0)
+    assert (event["kind"], event["event"], event["loss"]) == ("event", "not finite", "NaN")
+    assert writers.errors == {"Failing": 6}
     assert [record.getMessage() for record in caplog.records] == [
         "Failing failed, training goes on without what it should have written: disk full"
     ]

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -157,6 +158,7 @@ class TensorBoardWriter:
         """The protocol modules, imported late: they bring TensorFlow where it is installed."""
         if not self._available:
             return None
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -182,6 +184,14 @@ class Writers:
     def __init__(self, writers: Sequence[Writer]):
         self._writers = list(writers)
         self.errors: dict[str, int] = {}
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Takes a row as the loop has it: "kind" (train, eval, event), "step", and the values."""
+        values = {key: value for key, value in row.items() if key not in ("kind", "step", "event")}
+        if row["kind"] == "event":
+            self.event(row["step"], row["event"], **values)
+        else:
+            self.scalars(row["step"], values, kind=row["kind"])
 
     def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         self._each(lambda writer: writer.scalars(step, values, kind=kind))

@@ -1,0 +1,66 @@
+"""The doctor finds what is missing, says what to do, and never breaks over it."""
+
+import importlib.metadata
+import json
+
+import pytest
+
+from vmae_jax.runtime import cache, doctor
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+
+
+def found(checks, name):
+    return next(check for check in checks if check.name == name)
+
+
+def test_this_machine_is_ready(tmp_path):
+    checks = doctor.examine(tmp_path)
+    assert not [check for check in checks if check.status == "fail"], doctor.format(checks)
+    text = doctor.format(checks)
+    assert "Ready to train." in text
+    assert "8 x cpu" in text
+    assert found(checks, "H.264 video").status == "ok"
+    assert found(checks, "compilation cache").detail.startswith(str(tmp_path))
+    assert json.loads(json.dumps(doctor.report(checks)))["status"] == "ok"
+
+
+def test_missing_and_old_packages(monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "av":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return {"jax": "0.4.9", "flax": "0.13.0rc1", "tensorflow": "2.20.0"}.get(name) or real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    checks = doctor.examine()
+    assert found(checks, "av").status == "fail"
+    assert "pip install 'av>=" in found(checks, "av").fix
+    assert found(checks, "jax").status == "warn"
+    assert found(checks, "flax").status == "ok"
+    assert found(checks, "tensorflow").status == "ok"
+    text = doctor.format(checks)
+    assert "Not ready: av." in text
+    assert "-> pip install 'av>=18.1'" in text
+    assert doctor.report(checks)["status"] == "error"
+
+
+def test_a_check_that_breaks_is_a_finding(monkeypatch):
+    def broken(frames):
+        raise RuntimeError("no encoder\nhere")
+
+    monkeypatch.setattr(doctor, "_round_trip", broken)
+    monkeypatch.setattr(doctor, "_memory", lambda: 1 / 0)
+    checks = doctor.examine()
+    assert found(checks, "H.264 video").detail == "cannot write and read it: no encoder here"
+    assert any("ZeroDivisionError" in check.detail for check in checks if check.status == "fail")
+
+
+def test_cache_and_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv(cache.VARIABLE, "off")
+    assert found(doctor.examine(tmp_path / "not" / "there"), "compilation cache").status == "warn"
+    assert "bucket" in found(doctor.examine("gs://bucket/run"), "disk").detail
