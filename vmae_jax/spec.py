@@ -11,6 +11,7 @@ and those of packages that the user allows by `allow_plugins`; so a stranger's `
 run nothing but our own functions.
 """
 
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -26,12 +27,13 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-__all__ = ["ConfigError", "allow_plugins", "build", "call", "from_json", "resolve", "to_json"]
+__all__ = ["ConfigError", "allow_plugins", "build", "call", "calls", "did_you_mean", "from_json", "resolve", "to_json"]
 
 ROOT = "vmae_jax"
 CALL = "call"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
 _plugins: set[str] = set()
+_MISSING = object()  # a required argument that nobody has given yet
 
 
 class ConfigError(ValueError):
@@ -68,14 +70,15 @@ def resolve(name: str) -> Callable[..., Any]:
     if _is_module(path):
         module_path, attribute = path, path.rpartition(".")[2]
     if not _is_module(module_path):
-        raise ConfigError(f"{name!r} names nothing in {root}{_did_you_mean(name, _modules(root))}")
+        raise ConfigError(f"{name!r} names nothing in {root}{did_you_mean(name, _modules(root))}")
     module = importlib.import_module(module_path)
     exported = getattr(module, "__all__", ())
     function = getattr(module, attribute, None) if attribute in exported else None
     if function is None:
-        raise ConfigError(
-            f"{name!r}: {module_path} exports no {attribute!r}; it exports {', '.join(sorted(exported)) or 'nothing'}"
-        )
+        known = [f"{module_path}.{item}" for item in exported] or _modules(root)
+        known = [item.removeprefix(f"{ROOT}.") for item in known]
+        choice = f"; there is {', '.join(sorted(exported))}" if exported else did_you_mean(name, known)
+        raise ConfigError(f"{name!r} names nothing that {module_path} exports{choice}")
     home = getattr(function, "__module__", "") or ""
     if not callable(function) or home.split(".")[0] != root:
         raise ConfigError(f"{name!r} is not a function that {root} defines")
@@ -92,13 +95,16 @@ def call(name: str, /, **arguments: Any) -> ConfigDict:
     _check_names(name, arguments, parameters)
     config = ConfigDict({CALL: name}, sort_keys=False, convert_dict=False)
     for key, parameter in parameters.items():
+        if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            continue
         if key in arguments:
-            value = arguments[key]
+            config[key] = _stored(arguments[key], parameter)
         elif parameter.default is inspect.Parameter.empty:
-            continue  # `build` says which are missing, so a command line may still give them
+            # Left open, so that a command line may still give it; `build` says what is missing.
+            config[key] = config_dict.required_placeholder(_kind(parameter))
         else:
-            value = parameter.default
-        config[key] = _stored(value, parameter)
+            config[key] = _stored(parameter.default, parameter)
+    config.update({key: _config(value) for key, value in arguments.items() if key not in parameters})
     return config
 
 
@@ -114,6 +120,7 @@ def build(config: Any, **context: Any) -> Any:
     """
     if isinstance(config, Mapping | ConfigDict):
         items = {key: _get(config, key) for key in config}
+        items = {key: value for key, value in items.items() if value is not _MISSING}
         name = items.pop(CALL, None)
         if name is None:
             return {key: build(value) for key, value in items.items()}
@@ -121,6 +128,19 @@ def build(config: Any, **context: Any) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(build(value) for value in config)
     return config
+
+
+def calls(config: Any) -> list[ConfigDict]:
+    """Every call in a config, outermost first, to be looked at or changed in place."""
+    found = []
+    if isinstance(config, ConfigDict):
+        found += [config] if CALL in config else []
+        children = [_get(config, key) for key in config]
+    else:
+        children = config if isinstance(config, list | tuple) else []
+    for child in children:
+        found += calls(child)
+    return found
 
 
 def to_json(config: ConfigDict) -> str:
@@ -173,7 +193,17 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
 
 @functools.cache
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function, eval_str=True)
+    """The signature, with the real defaults of a dataclass's fields that are made by a factory."""
+    signature = inspect.signature(function, eval_str=True)
+    factories = {
+        field.name: field.default_factory
+        for field in (dataclasses.fields(function) if dataclasses.is_dataclass(function) else ())
+        if field.default_factory is not dataclasses.MISSING
+    }
+    parameters = [
+        p.replace(default=factories[p.name]()) if p.name in factories else p for p in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
 
 
 def _check_names(name: str, given: Iterable[str], parameters: Mapping[str, inspect.Parameter]) -> None:
@@ -181,11 +211,11 @@ def _check_names(name: str, given: Iterable[str], parameters: Mapping[str, inspe
     for key in given:
         if key not in parameters and not open_ended:
             raise ConfigError(
-                f"{name} has no argument {key!r}{_did_you_mean(key, parameters)}; it takes {', '.join(parameters) or 'none'}"
+                f"{name} has no argument {key!r}{did_you_mean(key, parameters)}; it takes {', '.join(parameters) or 'none'}"
             )
 
 
-def _did_you_mean(word: str, words: Iterable[str]) -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(words), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -207,11 +237,14 @@ def _modules(root: str) -> tuple[str, ...]:
 
 def _stored(value: Any, parameter: inspect.Parameter) -> Any:
     """`value` as a config can hold it: None becomes a placeholder of the annotated type."""
-    if value is not None:
-        return _config(value)
-    kinds = typing.get_args(parameter.annotation) if _is_union(parameter.annotation) else ()
+    return config_dict.placeholder(_kind(parameter)) if value is None else _config(value)
+
+
+def _kind(parameter: inspect.Parameter) -> type:
+    """The scalar type that an annotation such as `int | None` asks for; else `object`."""
+    kinds = typing.get_args(parameter.annotation) if _is_union(parameter.annotation) else (parameter.annotation,)
     kinds = [kind for kind in kinds if kind in (int, float, str, bool)]
-    return config_dict.placeholder(kinds[0] if len(kinds) == 1 else object)
+    return kinds[0] if len(kinds) == 1 else object
 
 
 def _is_union(annotation: Any) -> bool:
@@ -219,7 +252,10 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _get(config: Any, key: str) -> Any:
-    return config.get_ref(key).get() if isinstance(config, ConfigDict) else config[key]
+    try:
+        return config[key]
+    except config_dict.RequiredValueError:
+        return _MISSING
 
 
 def _config(data: Any) -> Any:
@@ -239,7 +275,7 @@ def _config(data: Any) -> Any:
 def _plain(config: Any) -> Any:
     """ConfigDicts as plain data."""
     if isinstance(config, Mapping | ConfigDict):
-        return {key: _plain(_get(config, key)) for key in config}
+        return {key: _plain(value) for key in config if (value := _get(config, key)) is not _MISSING}
     if isinstance(config, list | tuple):
         return [_plain(value) for value in config]
     if config is None or isinstance(config, bool | int | float | str):

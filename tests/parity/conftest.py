@@ -47,29 +47,29 @@ class Golden:
     layout: videomae.Layout
     state: dict[str, np.ndarray]
 
-    def masks(self, step: int, decoder: bool = True) -> tuple[Masker, Masker | None]:
-        """The recorded masks as maskers: True is hidden, or dropped."""
+    def recorded(self, decoder: bool = True) -> tuple[Masker, Masker | None]:
+        """The recorded masks, which `batch` brings along, as maskers: True is hidden, or dropped."""
 
-        def recorded(masks: np.ndarray) -> Masker:
-            kept = (~masks).astype(np.float32)
-            return Masker(keep=lambda grid: int(kept[0].sum()), score=lambda keys, batch, grid: jnp.asarray(kept))
+        def masker(name: str) -> Masker:
+            keep = int((~self.numbers[name][0, 0]).sum())
+            return Masker(keep=lambda grid: keep, score=lambda keys, batch, grid: 1.0 - jnp.asarray(batch[name]))
 
-        encoder = recorded(self.numbers["encoder_mask"][step])
-        return encoder, recorded(self.numbers["decoder_mask"][step]) if decoder else None
+        return masker("encoder_mask"), masker("decoder_mask") if decoder else None
 
-    def method(self, step: int = 0, decoder: bool = True) -> Method:
-        encoder_mask, decoder_mask = self.masks(step, decoder)
+    def method(self, decoder: bool = True) -> Method:
+        encoder_mask, decoder_mask = self.recorded(decoder)
         return masked.build(self.model, encoder_mask, {"pixels": objective(pixels())}, decoder_mask)
 
-    def masked(self, step: int = 0, decoder: bool = True) -> masked.Masked:
-        return masked.Masked(self.model, *self.masks(step, decoder), {"pixels": objective(pixels())})
+    def masked(self, decoder: bool = True) -> masked.Masked:
+        return masked.Masked(self.model, *self.recorded(decoder), {"pixels": objective(pixels())})
 
     def classifier(self) -> Method:
         return classify.build(self.model, classes=self.state["head.weight"].shape[0])
 
-    def batch(self) -> dict[str, np.ndarray]:
+    def batch(self, step: int = 0) -> dict[str, np.ndarray]:
         b = self.numbers["video"].shape[0]
-        return {
+        masks = {k: self.numbers[k][step].astype(np.float32) for k in ("encoder_mask", "decoder_mask") if k in self.numbers}
+        return masks | {
             "video": self.numbers["video"],
             "seed": np.zeros((b, 2), np.uint32),
             "index": np.arange(b, dtype=np.int32),

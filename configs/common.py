@@ -1,0 +1,101 @@
+"""What the configs share: their `:arguments`, their sections, and how `smoke` shrinks any of them."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vmae_jax.spec import ConfigError, call, calls
+
+
+def parse(text: str | None, **options: Any) -> ConfigDict:
+    """The arguments after the colon of `--config=FILE.py:g,smoke,from=k710`.
+
+    Args:
+      text: names and name=value, separated by commas.
+      **options: what is accepted, with defaults: a tuple is a choice given by its bare name (its
+        first is the default), False a flag, anything else a value of that type.
+
+    Raises:
+      ConfigError: an argument that is none of these, naming those that are.
+    """
+    result = {name: value[0] if isinstance(value, tuple) else value for name, value in options.items()}
+    choices = {str(choice): name for name, value in options.items() if isinstance(value, tuple) for choice in value}
+    for item in filter(None, (part.strip() for part in (text or "").split(","))):
+        name, given, value = item.partition("=")
+        if not given and options.get(item) is False:
+            result[item] = True
+        elif not given and item in choices:
+            result[choices[item]] = item
+        elif given and name in options and isinstance(options[name], tuple) and choices.get(value) == name:
+            result[name] = value
+        elif given and name in options and not isinstance(options[name], tuple | bool):
+            result[name] = _typed(name, value, options[name])
+        else:
+            raise ConfigError(f"the config has no argument {item!r}; it takes {_accepted(options)}")
+    return ConfigDict(result)
+
+
+def _typed(name: str, value: str, default: Any) -> Any:
+    try:
+        return type(default)(value) if default is not None else value
+    except ValueError:
+        raise ConfigError(f"{name}={value}: a value such as {default!r} was expected") from None
+
+
+def _accepted(options: dict[str, Any]) -> str:
+    words = []
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            words.append("|".join(map(str, value)))
+        else:
+            words.append(name if value is False else f"{name}=…")
+    return ", ".join(words) or "none"
+
+
+def sections(
+    *,
+    method: ConfigDict,
+    data: ConfigDict,
+    optimizer: ConfigDict,
+    train: dict[str, Any],
+    checkpoint: dict[str, Any] | None = None,
+    eval: dict[str, Any] | None = None,  # noqa: A002 - the section's name
+    mesh: dict[str, Any] | None = None,
+    init_from: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> ConfigDict:
+    """A whole config: every experiment has these sections, and no others."""
+    config = ConfigDict(sort_keys=False)
+    config.method = method
+    config.data = data
+    config.optimizer = optimizer
+    config.train = call("train.settings.Training", **train)
+    config.checkpoint = call("train.settings.Checkpointing", **(checkpoint or {}))
+    config.eval = call("train.settings.Evaluation", **(eval or {}))
+    config.mesh = call("train.settings.Mesh", **(mesh or {}))
+    config.init_from = ConfigDict(init_from or {}, sort_keys=False)
+    config.seed = seed
+    return config
+
+
+def smoke(config: ConfigDict, steps: int = 4) -> ConfigDict:
+    """Shrinks any config until it trains in seconds on a CPU: same calls, tiny numbers."""
+    shapes = call("data.sources.tfds", name="moving_shapes", options={"clips": 16, "frames": 16, "size": 48})
+    for node in calls(config):
+        name = node.call
+        if name == "models.variants.vit":
+            for dim in ("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads"):
+                node[dim] = None
+            node.update(size="micro", frames=8, resolution=32, patch=8, tubelet=2, decoder_depth=1, dtype="float32")
+        elif name.startswith("data.clips."):
+            node.update({key: value for key, value in {"frames": 8, "stride": 1, "window": 8}.items() if key in node})
+        elif name.startswith("data.transforms.") and "size" in node:
+            node.size = 32
+        elif name == "data.pipeline.loader":
+            node.source = shapes.copy_and_resolve_references()
+            node.update(global_batch=8, repeat=min(node.repeat, 2), workers=1)
+        elif name == "train.schedule.warmup_cosine":
+            node.warmup = ConfigDict({"steps": 1})
+    config.train.update(length=ConfigDict({"steps": steps}), log_every=ConfigDict({"steps": 1}))
+    return config
+

@@ -1,0 +1,134 @@
+"""Config files: `--config=FILE.py:arguments`, and `--config.a.b=value` on top of it."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vmae_jax.spec import ConfigError, did_you_mean
+
+__all__ = ["apply_overrides", "load_config"]
+
+UNITS = {"steps", "epochs", "examples"}
+_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[\d+\])*)")
+
+
+def load_config(target: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """The config of a file, with overrides.
+
+    Args:
+      target: `FILE.py` or `FILE.py:arguments`; the file has `get_config(arguments=None)`.
+      overrides: pairs such as ("method.encoder_mask.ratio", "0.75").
+
+    Raises:
+      ConfigError: no such file, a fault in it, an unknown key, a value of another type.
+    """
+    path, _, arguments = target.partition(":")
+    get_config = getattr(_module(path), "get_config", None)
+    if get_config is None:
+        raise ConfigError(f"--config={path}: the file has no function get_config")
+    config = get_config(arguments or None)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"--config={path}: get_config returned no ConfigDict")
+    apply_overrides(config, overrides)
+    return config
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+    """Sets each `a.b[0].c` to the value that the text stands for, of the type that is there.
+
+    A length is one of {"steps": n}, {"epochs": n}, {"examples": n}: giving one replaces another.
+
+    Raises:
+      ConfigError: an unknown key, or a value of another type.
+    """
+    for path, text in overrides:
+        *parents, last = _steps(path)
+        node: Any = config
+        for key in parents:
+            node = _child(node, key, path)
+        if isinstance(node, list) and isinstance(last, int):
+            _child(node, last, path)
+            node[last] = _value(text)
+            continue
+        if not isinstance(node, ConfigDict):
+            raise ConfigError(f"--config.{path}: there is nothing to set inside a plain value")
+        if last in UNITS and set(node) and set(node) <= UNITS:
+            for unit in list(node):
+                del node[unit]
+        elif last not in node:
+            raise ConfigError(_unknown(path, str(last), node))
+        _assign(node, str(last), text, path)
+
+
+def _module(path: str) -> Any:
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ConfigError(f"--config={path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Configs share `configs/common.py`, wherever the project lies.
+    sys.path.insert(0, str(file.resolve().parent.parent))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ConfigError(f"--config={path}: line {error.lineno}: {error.msg}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _steps(path: str) -> list[str | int]:
+    steps: list[str | int] = []
+    for part in path.split("."):
+        match = _STEP.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"--config.{path}: not a path such as method.encoder_mask.ratio or data.transforms[0].size")
+        steps += [match[1], *(int(i) for i in re.findall(r"\d+", match[2]))]
+    return steps
+
+
+def _child(node: Any, key: str | int, path: str) -> Any:
+    if isinstance(node, ConfigDict) and key in node:
+        return node[key]
+    if isinstance(node, list) and isinstance(key, int):
+        if key < len(node):
+            return node[key]
+        raise ConfigError(f"--config.{path}: the list has {len(node)} items")
+    raise ConfigError(_unknown(path, str(key), node))
+
+
+def _unknown(path: str, key: str, node: Any) -> str:
+    keys = [k for k in node if k != "call"] if isinstance(node, ConfigDict) else []
+    return f"--config.{path}: there is no {key!r} here{did_you_mean(key, keys)}; there is {', '.join(keys) or 'nothing'}"
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "null": "None", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _assign(node: ConfigDict, key: str, text: str, path: str) -> None:
+    kind = node.get_type(key) if key in node else object
+    value = text if kind is str and text.lower() not in ("none", "null") else _value(text)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e3 steps
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, dict):
+        value = ConfigDict(value)
+    if kind is bool and not isinstance(value, bool):
+        raise ConfigError(f"--config.{path}={text}: true or false was expected")
+    try:
+        node[key] = value
+    except TypeError:
+        raise ConfigError(f"--config.{path}={text}: a value of type {kind.__name__} was expected") from None

@@ -1,0 +1,94 @@
+"""The sections of a config that are plain settings: training, checkpoint, eval, mesh."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Checkpointing", "Evaluation", "Mesh", "Training"]
+
+Length = Mapping[str, Any]  # {"steps": n}, {"epochs": n} or {"examples": n}
+
+ON_NONFINITE = ("stop", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long and how to train.
+
+    Attributes:
+      length: in all, {"steps" | "epochs" | "examples": n}; examples and epochs count videos.
+      accumulate: micro-batches a step; the result is that of the whole batch.
+      ema_decay: of an average of the parameters; None keeps none.
+      log_every: how often a row of metrics is fetched and written.
+      pictures_every: how often reconstructions are drawn; None draws none.
+      pictures: how many clips they show.
+      on_nonfinite: after a step whose loss or gradient is not finite (it changed nothing):
+        "stop" ends the run, "skip" goes on and records it.
+    """
+
+    length: Length
+    accumulate: int = 1
+    ema_decay: float | None = None
+    log_every: Length = dataclasses.field(default_factory=lambda: {"steps": 10})
+    pictures_every: Length | None = dataclasses.field(default_factory=lambda: {"steps": 1000})
+    pictures: int = 4
+    on_nonfinite: str = "stop"
+
+    def __post_init__(self) -> None:
+        if self.on_nonfinite not in ON_NONFINITE:
+            raise ValueError(f"train.on_nonfinite is one of {', '.join(ON_NONFINITE)}, not {self.on_nonfinite!r}")
+        if self.accumulate < 1 or self.pictures < 1:
+            raise ValueError("train.accumulate and train.pictures are at least 1")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay lies in [0, 1), not {self.ema_decay}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When to save, and what to keep.
+
+    Attributes:
+      every: how often.
+      keep_last: so many newest checkpoints stay.
+      keep_every: besides, those whose step is a multiple of this; None keeps none.
+      asynchronous: write while training goes on.
+    """
+
+    every: Length = dataclasses.field(default_factory=lambda: {"steps": 1000})
+    keep_last: int = 3
+    keep_every: int | None = None
+    asynchronous: bool = True
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise ValueError(f"checkpoint.keep_last is at least 1, not {self.keep_last}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured on other data.
+
+    Attributes:
+      data: a `data.pipeline.loader` of held-out videos; None evaluates nothing.
+      every: how often while training, besides at the end; None only at the end.
+      evaluators: name -> evaluator; their results are recorded as NAME/METRIC.
+      ema: evaluate the averaged parameters.
+    """
+
+    data: Any = None
+    every: Length | None = None
+    evaluators: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ema: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How devices are laid out: sizes of the axes data, fsdp, tensor; one may be -1, the rest.
+
+    Attributes:
+      ici: within a slice (or a host's GPUs).
+      dcn: between slices.
+    """
+
+    ici: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"data": -1, "fsdp": 1, "tensor": 1})
+    dcn: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"data": 1})
