@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from vmae_jax.train import schedule
 from vmae_jax.train.optim import adamw
@@ -130,3 +131,13 @@ def toy_tx(method: Method, batch: Any, **options: Any) -> Any:
     abstract_params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
     optimizer = adamw(options.pop("schedule", schedule.constant(1e-2)), **options)
     return optimizer.build(abstract_params, CLOCK)[0]
+
+
+def remember() -> optax.GradientTransformation:
+    """An optimizer that moves nothing and keeps the gradients themselves as its state."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del state, params
+        return jax.tree.map(jnp.zeros_like, grads), grads
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)

@@ -1,0 +1,162 @@
+"""AdamW against PyTorch's arithmetic written out, decay groups, layer decay, frozen parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy_method import CLOCK, DEPTH, toy, toy_batch
+
+from vmae_jax import spec
+from vmae_jax.spec import ConfigError
+from vmae_jax.train import optim, schedule
+from vmae_jax.train.optim import adamw, decays, gradient_norm, layer_scales, learning_rate
+
+SCHEDULE = schedule.warmup_cosine(1e-2, final=1e-4, warmup={"steps": 3}, batch_unit=None)
+
+
+def abstract_toy():
+    return jax.eval_shape(toy().init, jax.random.key(0), toy_batch())[0]
+
+
+def some_params(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, optim.unbox(abstract_toy()), is_leaf=lambda x: hasattr(x, "shape"))
+    return jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def pytorch_adamw(params, all_grads, rates, *, b1, b2, eps, wd, clip, scales):
+    """`clip_grad_norm_` and AdamW as PyTorch defines them, in float64, each parameter in its own group."""
+    flat = {k: np.float64(v) for k, v in optim._flat(params).items()}
+    decay = optim._flat(decays(params))
+    m, v = ({k: np.zeros_like(p) for k, p in flat.items()} for _ in range(2))
+    for t, (grads, lr) in enumerate(zip(all_grads, rates), start=1):
+        grads = {k: np.float64(g) for k, g in optim._flat(grads).items()}
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        coefficient = min(clip / (norm + 1e-6), 1.0) if clip else 1.0
+        for k, p in flat.items():
+            g, rate = grads[k] * coefficient, lr * np.float64(scales[k])
+            p = p * (1 - rate * (wd if decay[k] else 0.0))
+            m[k] = b1 * m[k] + (1 - b1) * g
+            v[k] = b2 * v[k] + (1 - b2) * g * g
+            denominator = np.sqrt(v[k]) / np.sqrt(1 - b2**t) + eps
+            flat[k] = p - rate / (1 - b1**t) * m[k] / denominator
+    return flat
+
+
+@pytest.mark.parametrize(("b2", "clip", "layer_decay"), [(0.95, 0.5, None), (0.999, None, 0.75), (0.999, 1e3, 0.9)])
+def test_adamw_is_that_of_pytorch(b2, clip, layer_decay):
+    optimizer = adamw(SCHEDULE, b2=b2, weight_decay=0.3, clip_norm=clip, layer_decay=layer_decay)
+    tx, rate = optimizer.build(abstract_toy(), CLOCK)
+    params = some_params()
+    all_grads = [some_params(seed) for seed in range(1, 9)]
+    rates = [rate.value(step) for step in range(len(all_grads))]
+    scales = optim._flat(layer_scales(params, layer_decay))
+    expected = pytorch_adamw(params, all_grads, rates, b1=0.9, b2=b2, eps=1e-8, wd=0.3, clip=clip, scales=scales)
+    state, ours = tx.init(params), params
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p))
+    for grads, lr in zip(all_grads, rates):
+        updates, state = update(grads, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        assert float(learning_rate(state)) == pytest.approx(lr, rel=1e-6)
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in jax.tree.leaves(grads)))
+        assert float(gradient_norm(state)) == pytest.approx(norm, rel=1e-6)
+    for path, value in optim._flat(ours).items():
+        change = np.abs(expected[path] - optim._flat(params)[path]).max()
+        np.testing.assert_allclose(
+            value, expected[path], rtol=0, atol=2e-6 * np.abs(expected[path]).max(), err_msg=path
+        )
+        assert np.abs(value - expected[path]).max() < 2e-5 * change + 2e-7, path
+
+
+def test_bias_correction_keeps_its_digits():
+    for decay in (0.9, 0.95, 0.999, 0.9999):
+        count = np.arange(1, 2000, 37)
+        exact = 1 - np.float64(decay) ** count
+        np.testing.assert_allclose(optim._unbias(decay, jnp.asarray(count)), exact, rtol=1e-6)
+    assert float(optim._unbias(0.0, jnp.int32(3))) == 1.0
+
+
+def test_kernels_decay_and_nothing_else():
+    flat = optim._flat(decays(optim.unbox(abstract_toy())))
+    assert {path for path, decay in flat.items() if decay} == {path for path in flat if path.endswith("/kernel")}
+
+
+def test_an_unknown_name_is_an_error_with_the_table():
+    params = {"encoder": {"filters": np.zeros(3), "kernel": np.zeros((3, 3))}}
+    with pytest.raises(ConfigError, match=r"'encoder/filters'.*DECAY.*kernel, bias"):
+        adamw(SCHEDULE).build(params, CLOCK)
+
+
+def test_layer_decay_by_place():
+    scales = optim._flat(layer_scales(some_params(), 0.5))
+    assert scales["encoder/embed/kernel"] == 0.5 ** (DEPTH + 1)
+    blocks = scales["encoder/blocks/fc1/kernel"]
+    assert blocks.shape == (DEPTH, 1, 1)
+    np.testing.assert_array_equal(blocks.ravel(), [0.5**3, 0.5**2, 0.5])
+    assert scales["head/kernel"] == 1.0
+    params = {"encoder": {"blocks": {"bias": np.zeros((2, 3))}, "Learned_0": {"table": np.zeros((4, 3))}}}
+    assert optim._flat(layer_scales(params, 0.5))["encoder/Learned_0/table"] == 0.125
+    with pytest.raises(ConfigError, match="stacked blocks"):
+        layer_scales({"head": {"kernel": np.zeros((2, 2))}}, 0.5)
+
+
+def test_frozen_parts_keep_value_and_have_no_moments():
+    tx, _ = adamw(SCHEDULE, freeze=["encoder/blocks", "*/embed/bias"]).build(abstract_toy(), CLOCK)
+    params, grads = some_params(), some_params(1)
+    state = tx.init(params)
+    assert set(optim._flat(state.mu)) == {"encoder/embed/kernel", "head/bias", "head/kernel"}
+    updates, new = tx.update(grads, state._replace(count=jnp.int32(5)), params)
+    flat = optim._flat(updates)
+    assert set(flat) == set(optim._flat(params))
+    assert all(
+        not flat[path].any() for path in flat if path.startswith("encoder/blocks") or path.endswith("embed/bias")
+    )
+    assert all(flat[path].all() for path in ("encoder/embed/kernel", "head/kernel"))
+    trained = [optim._flat(grads)[path] for path in optim._flat(state.mu)]
+    assert float(new.grad_norm) == pytest.approx(np.sqrt(sum((g**2).sum() for g in trained)), rel=1e-6)
+
+
+def test_moments_take_over_the_boxes():
+    tx, _ = adamw(SCHEDULE).build(abstract_toy(), CLOCK)
+    boxed = jax.eval_shape(lambda: tx.init(toy().init(jax.random.key(0), toy_batch())[0]))
+    assert boxed.mu["encoder"]["blocks"]["fc1"]["kernel"].names == ("layers", "embed", "mlp")
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"), [(["encodr"], "'encodr' matches no parameter.*encoder/"), (["*"], "leaves nothing to train")]
+)
+def test_freeze_errors(freeze, message):
+    with pytest.raises(ConfigError, match=message):
+        adamw(SCHEDULE, freeze=freeze).build(abstract_toy(), CLOCK)
+
+
+def test_description_has_a_line_for_each_parameter():
+    text = adamw(SCHEDULE, layer_decay=0.5, freeze=["head/bias"]).describe(abstract_toy()).splitlines()
+    assert len(text) == len(jax.tree.leaves(abstract_toy()))
+    assert "encoder/blocks/fc1/kernel  decay 0.05  rate × 0.125, 0.25, 0.5" in text
+    assert "head/bias  frozen" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"b1": 1.0}, "b1"),
+        ({"eps": 0.0}, "eps"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"layer_decay": 1.5}, "layer_decay"),
+        ({"freeze": "encoder"}, "list of patterns"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        adamw(SCHEDULE, **arguments)
+
+
+def test_a_config_makes_the_same_optimizer():
+    config = spec.call("train.optim.adamw", schedule=spec.call("train.schedule.constant", value=0.1), freeze=["a"])
+    optimizer = spec.build(spec.from_json(spec.to_json(config)))
+    assert optimizer == adamw(schedule.constant(0.1), freeze=["a"])
