@@ -1,0 +1,142 @@
+"""From host batches to global arrays on the devices, one step ahead of the training.
+
+Which rows a host reads follows from the sharding of the batch alone, never from the number of
+the process: processes need not own neighbouring rows, nor different ones.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+__all__ = ["Prefetch", "host_rows", "prefetch_to_device", "to_device"]
+
+B = TypeVar("B")
+
+
+def host_rows(sharding: Sharding, clips: int) -> list[int]:
+    """The rows, ascending, of a global batch of `clips` that this process's devices hold.
+
+    Raises:
+      ValueError: `clips` does not divide over the devices.
+    """
+    try:
+        slices = _rows_only(sharding).addressable_devices_indices_map((clips,)).values()
+    except ValueError as error:
+        raise ValueError(f"a batch of {clips} clips does not divide over the devices of {sharding}") from error
+    return sorted({row for (part,) in slices for row in range(clips)[part]})
+
+
+def to_device(batch: Mapping[str, np.ndarray], sharding: Sharding, clips: int) -> dict[str, jax.Array]:
+    """Global arrays [clips …] of which this process brings its own rows.
+
+    Args:
+      batch: arrays whose rows are those of `host_rows(sharding, clips)`, in that order.
+      sharding: of the first dimension; the others are whole on every device.
+      clips: rows of the global batch.
+    """
+    rows = host_rows(sharding, clips)
+    place = {row: local for local, row in enumerate(rows)}
+    sharding = _rows_only(sharding)
+
+    def put(name: str, array: np.ndarray) -> jax.Array:
+        if len(array) != len(rows):
+            raise ValueError(f"batch[{name!r}] has {len(array)} rows; this process's devices hold {len(rows)}")
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            first, last = range(clips)[index[0]][0], range(clips)[index[0]][-1]
+            return array[place[first] : place[last] + 1]
+
+        return jax.make_array_from_callback((clips, *array.shape[1:]), sharding, part)
+
+    return {name: put(name, array) for name, array in batch.items()}
+
+
+def prefetch_to_device(batches: Any, sharding: Sharding, *, clips: int, depth: int = 2) -> "Prefetch[dict[str, Any]]":
+    """Puts batches on the devices `depth` ahead, in a thread.
+
+    Args:
+      batches: from `Opened.batches` or `once`, reading the rows of `host_rows(sharding, clips)`.
+      depth: batches that wait on the devices; each costs its size in device memory.
+    """
+    return Prefetch(batches, lambda batch: to_device(batch, sharding, clips), depth=depth)
+
+
+class Prefetch(Iterator[B], Generic[B]):
+    """An iterator that works ahead in a thread; an error there is raised in its place here.
+
+    Attributes:
+      position: of the next batch, in videos: what a checkpoint keeps.
+      wait_seconds: how long, in all, the consumer has waited for batches.
+    """
+
+    def __init__(self, batches: Any, put: Any, *, depth: int) -> None:
+        if depth < 1:
+            raise ValueError(f"depth is {depth}; it must be at least 1")
+        self._batches = batches
+        self._put = put
+        self._ready: queue.Queue[tuple[Any, int, BaseException | None]] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._ended: BaseException | None = None
+        self.position: int = getattr(batches, "position", 0)
+        self.wait_seconds = 0.0
+        self._thread = threading.Thread(target=self._work, name="prefetch_to_device", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> B:
+        if self._ended is not None:
+            raise self._ended
+        start = time.perf_counter()
+        batch, position, error = self._ready.get()
+        self.wait_seconds += time.perf_counter() - start
+        if error is not None:
+            self._ended = error
+            raise error
+        self.position = position
+        return batch
+
+    def faults(self) -> list[Any]:
+        """The broken videos met since the last call, those of batches still waiting included."""
+        return self._batches.faults()
+
+    def close(self) -> None:
+        """Ends the thread and the batches it reads."""
+        self._stop.set()
+        self._ended = self._ended or RuntimeError("this prefetch is closed")
+        if hasattr(self._batches, "close"):
+            self._batches.close()  # wakes a thread that waits for a batch
+        while self._thread.is_alive():
+            try:
+                self._ready.get_nowait()  # wakes a thread that waits for room
+            except queue.Empty:
+                self._thread.join(0.01)
+
+    def __enter__(self) -> "Prefetch[B]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                batch = self._put(next(self._batches))
+                item = (batch, getattr(self._batches, "position", 0), None)
+            except BaseException as error:  # StopIteration and all others belong to the consumer
+                item = (None, 0, error)
+            self._ready.put(item)
+            if item[2] is not None:
+                return
+
+
+def _rows_only(sharding: Sharding) -> Sharding:
+    """The sharding of the first dimension alone."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+    return sharding

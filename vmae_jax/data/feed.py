@@ -1,0 +1,211 @@
+"""Turns positions into batches, with tf.data: fetch and decode, transform, batch, all in order.
+
+    positions -> which video -> fetch, decode in a worker process -> one element a clip
+              -> transforms -> batch
+
+Every stage runs ahead in parallel and keeps the order (`deterministic=True`); there is no shuffle
+buffer and no iterator state: a feed starts anywhere at once.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmae_jax.data.faults import Fault, Ledger
+from vmae_jax.data.order import clip_seeds, fold, video_at
+from vmae_jax.data.sources import Source
+from vmae_jax.data.tf import tensorflow
+from vmae_jax.data.transforms import apply
+from vmae_jax.data.video import BadVideo
+from vmae_jax.data.workers import Clip, Closed, Workers, available_cores
+from vmae_jax.spec import ConfigError
+
+if TYPE_CHECKING:
+    from vmae_jax.data.pipeline import Loader
+
+__all__ = ["Batches", "Plan", "start_feed"]
+
+_FRAMES = -1  # the stream of the frame sampler, beside the clips 0, 1, …
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is read: from position `start` without end, or each of `stop` videos once."""
+
+    seed: int
+    start: int
+    stop: int | None
+    shuffle: bool
+
+
+def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan, *, workers: int) -> "Batches":
+    """Starts reading `rows` of each step of `plan`."""
+    pool = Workers(workers, sampler=loader.sampler, channels=loader.channels, timeout=loader.timeout)
+    reader = _Reader(loader, source, plan, pool)
+    order = np.argsort(np.asarray(rows))
+    dataset = _dataset(loader, reader, np.asarray(rows)[order], plan, workers)
+    return Batches(dataset, reader, loader, plan, place=np.argsort(order))
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """An iterator of this host's batches: dicts of NumPy arrays, which are not to be written to."""
+
+    def __init__(self, dataset: Any, reader: "_Reader", loader: "Loader", plan: Plan, *, place: np.ndarray) -> None:
+        self._iterator = iter(dataset)
+        self._reader = reader
+        self._loader = loader
+        self._place = None if np.array_equal(place, np.arange(len(place))) else place
+        self.position = plan.start  # of the next batch, in videos
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch.
+
+        Raises:
+          StopIteration: the one pass is over.
+          TooManyBadVideos: more videos are broken than the config allows.
+          Closed: `close` was called.
+        """
+        if self._iterator is None:
+            raise Closed("these batches are closed")
+        batch = {key: value.numpy() for key, value in next(self._iterator).items()}
+        if self._reader.error is not None:
+            raise self._reader.error
+        self.position += self._loader.global_batch
+        return batch if self._place is None else {key: value[self._place] for key, value in batch.items()}
+
+    def faults(self) -> list[Fault]:
+        """The broken videos met since the last call: (key, reason, index), each told once."""
+        return self._reader.ledger.drain()
+
+    def close(self) -> None:
+        """Ends the decoding processes and everything that runs ahead."""
+        self._reader.workers.close()  # first, so that nothing is waited for
+        self._iterator = None
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Reader:
+    """Reads the video at a position; called from tf.data's threads."""
+
+    def __init__(self, loader: "Loader", source: Source, plan: Plan, workers: Workers) -> None:
+        self.workers = workers
+        self.ledger = Ledger(loader.max_bad_fraction)
+        self.error: Exception | None = None
+        self._loader = loader
+        self._source = source
+        self._plan = plan
+
+    def __call__(self, position: np.ndarray, index: np.ndarray) -> tuple[Any, ...]:
+        """frames [u h w c], rows [views t], seeds [clips 2], label, index, valid.
+
+        Never raises, for tf.data would print and wrap it: the first error is kept in `error`,
+        and the consumer raises it in place of the next batch.
+        """
+        found = None
+        try:
+            if self.error is None:
+                found = self._find(int(position), int(index))
+        except Exception as error:
+            self.error = self.error or error
+        loader = self._loader
+        seeds = clip_seeds(self._plan.seed, int(position), loader.clips_per_video)
+        if found is None:
+            black = np.zeros((1, loader.size, loader.size, loader.channels), np.uint8)
+            still = np.zeros((loader.views, loader.sampler.frames), np.int32)
+            return black, still, seeds, np.int32(0), np.int32(-1), np.bool_(False)
+        clip, label, used = found
+        return clip.frames, clip.rows, seeds, np.int32(label), np.int32(used), np.bool_(True)
+
+    def _find(self, position: int, index: int) -> tuple[Clip, int, int] | None:
+        """The clip, its label and the number of its video; None for a row that is not valid."""
+        if self._plan.stop is None:
+            return self._first_good(index, position)
+        return self._try(index, position) if position < self._plan.stop else None
+
+    def _first_good(self, index: int, position: int) -> tuple[Clip, int, int]:
+        """The video, or the next one in the source that can be read: a rule, not chance."""
+        videos = len(self._source)
+        for step in range(videos):
+            found = self._try((index + step) % videos, position)
+            if found is not None:
+                return found
+        raise self.ledger.all_bad(videos)
+
+    def _try(self, index: int, position: int) -> tuple[Clip, int, int] | None:
+        if self.ledger.known(index):
+            return None
+        key = f"video {index}"
+        try:
+            encoded = self._source.fetch(index)
+            key = encoded.key or key
+            word = fold(self._plan.seed, position, _FRAMES)
+            clip = self.workers.decode(encoded, np.array([word >> 32, word & 0xFFFFFFFF], np.uint32))
+        except BadVideo as error:
+            self.ledger.bad(Fault(key, str(error), index))
+            return None
+        if self._loader.labels and encoded.label is None:
+            raise ConfigError(f"loader: labels=True, but {key} has no label")
+        self.ledger.good()
+        return clip, encoded.label or 0, index
+
+
+def _dataset(loader: "Loader", reader: _Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
+    tf = tensorflow()
+    clips = loader.clips_per_video
+    slots, firsts = np.unique(rows // clips, return_index=True)  # this host's videos of a step
+    bounds = tf.constant([*firsts, len(rows)], tf.int64)
+    own_clips = tf.constant(rows % clips, tf.int64)
+    videos = len(reader._source)
+
+    def locate(count: Any) -> tuple[Any, Any, Any]:
+        slot = count % len(slots)
+        position = (
+            plan.start + count // len(slots) * loader.global_batch + tf.gather(tf.constant(slots, tf.int64), slot)
+        )
+        return position, video_at(position, videos=videos, seed=plan.seed, shuffle=plan.shuffle), slot
+
+    def read(position: Any, index: Any, slot: Any) -> tuple[Any, ...]:
+        types = [tf.uint8, tf.int32, tf.uint32, tf.int32, tf.int32, tf.bool]
+        frames, shown, seeds, label, used, valid = tf.numpy_function(reader, [position, index], types)
+        frames = tf.ensure_shape(frames, [None, None, None, loader.channels])
+        shown = tf.ensure_shape(shown, [loader.views, loader.sampler.frames])
+        seeds = tf.ensure_shape(seeds, [clips, 2])
+        scalars = [tf.ensure_shape(value, []) for value in (label, used, valid)]
+        return frames, shown, seeds, *scalars, slot
+
+    def spread(*video: Any) -> Any:
+        slot = video[-1]
+        mine = tf.data.Dataset.from_tensor_slices(own_clips[bounds[slot] : bounds[slot + 1]])
+        return mine.map(lambda clip: (*video[:-1], clip))
+
+    def finish(frames: Any, shown: Any, seeds: Any, label: Any, used: Any, valid: Any, clip: Any) -> dict[str, Any]:
+        seed = seeds[clip]
+        features = {"video": tf.gather(frames, shown[clip % loader.views])}
+        video = apply(loader.transforms, features, seed)["video"]
+        video = tf.ensure_shape(video, [loader.sampler.frames, loader.size, loader.size, loader.channels])
+        batch = {"video": video, "seed": seed, "index": used, "valid": valid}
+        return batch | {"label": label} if loader.labels else batch
+
+    cores = available_cores()
+    steps = -(-plan.stop // loader.global_batch) if plan.stop is not None else (1 << 62) // len(slots)
+    dataset = tf.data.Dataset.range(steps * len(slots)).map(locate)
+    dataset = dataset.map(read, num_parallel_calls=workers + 1, deterministic=True)
+    dataset = dataset.flat_map(spread).map(finish, num_parallel_calls=cores, deterministic=True)
+    dataset = dataset.batch(len(rows), drop_remainder=True).prefetch(loader.prefetch)
+    return dataset.with_options(_options(tf, threads=workers + 1 + cores))
+
+
+def _options(tf: Any, *, threads: int) -> Any:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False  # it would only move memory about: every stage's width is set
+    options.threading.private_threadpool_size = threads  # waiting for a worker holds a thread
+    options.threading.max_intra_op_parallelism = 1
+    return options

@@ -1,0 +1,190 @@
+"""The loader: source, frame sampler and transforms, put together into batches.
+
+    call("data.pipeline.loader", source=call("data.sources.folder", path="videos"),
+         sampler=call("data.clips.dense"), transforms=[call("data.transforms.multi_scale_crop")],
+         global_batch=256, repeat=4)
+
+What a batch holds is a function of (seed, position) alone, a position counting videos: the same
+on one host or many, and from any start. A clip's row in the global batch is
+video * clips_per_video + clip, where the clips of a video are its repeats and their views.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.data.feed import Batches, Plan, start_feed
+from vmae_jax.data.sources import Opener, Source
+from vmae_jax.data.transforms import Transform, output_size
+from vmae_jax.data.workers import available_cores
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Loader", "Opened", "loader"]
+
+
+def loader(
+    source: Any,
+    sampler: Any,
+    transforms: Sequence[Any],
+    *,
+    global_batch: int = 8,
+    repeat: int = 1,
+    shuffle: bool = True,
+    labels: bool = False,
+    channels: int = 3,
+    workers: int | None = None,
+    prefetch: int = 2,
+    timeout: float = 30.0,
+    max_bad_fraction: float = 0.05,
+) -> "Loader":
+    """A loader that is not open yet: it has touched no disk and imported no TensorFlow.
+
+    Args:
+      source: from `data.sources`.
+      sampler: which frames, from `data.clips`.
+      transforms: from `data.transforms`, in order; one of them settles the resolution.
+      global_batch: videos a step, over all hosts.
+      repeat: clips of each decoded video (the papers' num_sample): the same frames, with crops,
+        flips and masks of their own.
+      shuffle: a new order every epoch; False reads in the source's order.
+      labels: batches carry "label"; every example must have one.
+      channels: 3 (RGB) or 1 (grey).
+      workers: decoding processes of this host; by default one a core.
+      prefetch: batches made ahead.
+      timeout: seconds that decoding one video may take.
+      max_bad_fraction: the share of broken videos above which reading stops with their list.
+    """
+    for name, value in (
+        ("global_batch", global_batch),
+        ("repeat", repeat),
+        ("workers", workers),
+        ("prefetch", prefetch),
+    ):
+        if value is not None and value < 1:
+            raise ConfigError(f"loader: {name}={value}; it must be at least 1")
+    if channels not in (1, 3):
+        raise ConfigError(f"loader: channels={channels}; videos are read as 3 (RGB) or 1 (grey)")
+    if timeout <= 0 or not 0 <= max_bad_fraction <= 1:
+        raise ConfigError("loader: timeout must be positive and max_bad_fraction between 0 and 1")
+    size = output_size(transforms)
+    if size is None:
+        raise ConfigError(
+            "loader: no transform settles the resolution; add one such as data.transforms.multi_scale_crop"
+        )
+    return Loader(
+        source=source,
+        sampler=sampler,
+        transforms=tuple(transforms),
+        size=size,
+        global_batch=global_batch,
+        repeat=repeat,
+        shuffle=shuffle,
+        labels=labels,
+        channels=channels,
+        workers=workers,
+        prefetch=prefetch,
+        timeout=timeout,
+        max_bad_fraction=max_bad_fraction,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """See `loader`; `size` is the resolution of its clips."""
+
+    source: Opener
+    sampler: Any
+    transforms: tuple[Transform, ...]
+    size: int
+    global_batch: int
+    repeat: int
+    shuffle: bool
+    labels: bool
+    channels: int
+    workers: int | None
+    prefetch: int
+    timeout: float
+    max_bad_fraction: float
+
+    @property
+    def views(self) -> int:
+        """Clips that the sampler takes of a video."""
+        return self.sampler.views
+
+    @property
+    def clips_per_video(self) -> int:
+        return self.repeat * self.views
+
+    @property
+    def clips_per_step(self) -> int:
+        """Rows of the global batch."""
+        return self.global_batch * self.clips_per_video
+
+    def spec(self) -> dict[str, Any]:
+        """Shape and type of each part of the global batch, b = clips_per_step."""
+        import jax
+
+        b, size = self.clips_per_step, self.size
+        shapes = {
+            "video": ((b, self.sampler.frames, size, size, self.channels), np.uint8),
+            "seed": ((b, 2), np.uint32),
+            "index": ((b,), np.int32),
+            "valid": ((b,), np.bool_),
+        }
+        if self.labels:
+            shapes["label"] = ((b,), np.int32)
+        return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
+
+    def open(self) -> "Opened":
+        """Opens the source. Raises ConfigError: it is not there, empty, or has no labels."""
+        source = self.source.open()
+        if self.labels and not source.label_names and source.fetch(0).label is None:
+            raise ConfigError("loader: labels=True, but the source has no labels")
+        return Opened(self, source)
+
+
+class Opened:
+    """A loader with its source open."""
+
+    def __init__(self, loader: Loader, source: Source) -> None:
+        self.loader = loader
+        self.source = source
+
+    def __len__(self) -> int:
+        """Videos."""
+        return len(self.source)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.label_names
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in a pass over the videos (at least 1), as the official schedules count."""
+        return max(1, len(self) // self.loader.global_batch)
+
+    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> Batches:
+        """Batches without end.
+
+        Args:
+          rows: this host's rows of the global batch; its batches hold these, in this order.
+          seed: of the order and of everything random.
+          start: the position to begin at, in videos.
+        """
+        return self._feed(rows, Plan(seed=seed, start=start, stop=None, shuffle=self.loader.shuffle))
+
+    def once(self, *, rows: Sequence[int], seed: int = 0) -> Batches:
+        """Every video once, in the source's order.
+
+        The last batch is filled up with rows that are not `valid` (and black, index -1); a broken
+        video's rows are not valid either, so that none counts twice.
+        """
+        return self._feed(rows, Plan(seed=seed, start=0, stop=len(self), shuffle=False))
+
+    def _feed(self, rows: Sequence[int], plan: Plan) -> Batches:
+        limit = self.loader.clips_per_step
+        if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= limit:
+            raise ValueError(f"rows must be different numbers from 0 to {limit - 1}, and some")
+        return start_feed(self.loader, self.source, rows, plan, workers=self.loader.workers or available_cores())
