@@ -80,7 +80,8 @@ def sections(
 
 def smoke(config: ConfigDict, steps: int = 4) -> ConfigDict:
     """Shrinks any config until it trains in seconds on a CPU: same calls, tiny numbers."""
-    shapes = call("data.sources.tfds", name="moving_shapes", options={"clips": 16, "frames": 16, "size": 48})
+    settings = call("data.builders.moving_shapes.config", train=16, validation=8, test=8, size=48, frames=16)
+    shapes = call("data.sources.tfds", name="moving_shapes", config=settings, prepare=True)
     for node in calls(config):
         name = node.call
         if name == "models.variants.vit":
@@ -98,4 +99,3 @@ def smoke(config: ConfigDict, steps: int = 4) -> ConfigDict:
             node.warmup = ConfigDict({"steps": 1})
     config.train.update(length=ConfigDict({"steps": steps}), log_every=ConfigDict({"steps": 1}))
     return config
-

@@ -73,9 +73,7 @@ def gather(tokens: Shaped[Array, "b n d"], index: Int[Array, "b k"]) -> Shaped[A
 
 
 @typed
-def gather_cubes(
-    video: Shaped[Pixels, "b t h w c"], index: Int[Array, "b k"], patch: Patch
-) -> Shaped[Array, "b k p"]:
+def gather_cubes(video: Shaped[Pixels, "b t h w c"], index: Int[Array, "b k"], patch: Patch) -> Shaped[Array, "b k p"]:
     """The cubes `index` of each video, still in the video's dtype.
 
     The whole video is only ever moved as it came (uint8): what is computed on, in floating

@@ -68,7 +68,9 @@ class Golden:
 
     def batch(self, step: int = 0) -> dict[str, np.ndarray]:
         b = self.numbers["video"].shape[0]
-        masks = {k: self.numbers[k][step].astype(np.float32) for k in ("encoder_mask", "decoder_mask") if k in self.numbers}
+        masks = {
+            k: self.numbers[k][step].astype(np.float32) for k in ("encoder_mask", "decoder_mask") if k in self.numbers
+        }
         return masks | {
             "video": self.numbers["video"],
             "seed": np.zeros((b, 2), np.uint32),

@@ -33,9 +33,7 @@ def test_training(pretrain):
     numbers, method = pretrain.numbers, pretrain.method()
     rates = numbers["train_lrs"]
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), pretrain.batch())[0])
-    optimizer = adamw(
-        Recorded(rates), b2=0.95, weight_decay=float(numbers["wd"]), clip_norm=float(numbers["clip"])
-    )
+    optimizer = adamw(Recorded(rates), b2=0.95, weight_decay=float(numbers["wd"]), clip_norm=float(numbers["clip"]))
     tx, _ = optimizer.build(shapes, Clock(len(rates), 1.0, 1))
     params = jax.tree.map(jnp.asarray, pretrain.params(method))
     state = jax.eval_shape(lambda: unbox(make_init(method, tx)(jax.random.key(0), pretrain.batch())))

@@ -90,7 +90,9 @@ def _steps(path: str) -> list[str | int]:
     for part in path.split("."):
         match = _STEP.fullmatch(part)
         if match is None:
-            raise ConfigError(f"--config.{path}: not a path such as method.encoder_mask.ratio or data.transforms[0].size")
+            raise ConfigError(
+                f"--config.{path}: not a path such as method.encoder_mask.ratio or data.transforms[0].size"
+            )
         steps += [match[1], *(int(i) for i in re.findall(r"\d+", match[2]))]
     return steps
 
@@ -107,12 +109,16 @@ def _child(node: Any, key: str | int, path: str) -> Any:
 
 def _unknown(path: str, key: str, node: Any) -> str:
     keys = [k for k in node if k != "call"] if isinstance(node, ConfigDict) else []
-    return f"--config.{path}: there is no {key!r} here{did_you_mean(key, keys)}; there is {', '.join(keys) or 'nothing'}"
+    return (
+        f"--config.{path}: there is no {key!r} here{did_you_mean(key, keys)}; there is {', '.join(keys) or 'nothing'}"
+    )
 
 
 def _value(text: str) -> Any:
     try:
-        return ast.literal_eval({"true": "True", "false": "False", "null": "None", "none": "None"}.get(text.lower(), text))
+        return ast.literal_eval(
+            {"true": "True", "false": "False", "null": "None", "none": "None"}.get(text.lower(), text)
+        )
     except (ValueError, SyntaxError):
         return text
 

@@ -9,7 +9,7 @@ from vmae_jax.data.containers import VIDEO_SUFFIXES
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Files", "open_csv", "open_folder"]
+__all__ = ["Files", "open_csv", "open_folder", "open_paths"]
 
 _SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES)
 _VIDEO = re.compile(rf"(.*(?:{_SUFFIX}))(?:[\s,]+(.*))?", re.IGNORECASE)
@@ -55,6 +55,24 @@ class Files:
 
     def _key(self, entry: _Entry) -> str:
         return entry.path.removeprefix(self._root).lstrip("/")
+
+
+def open_paths(paths: Sequence[str]) -> Files:
+    """The named files, and every video of the named folders, in that order; see `sources.paths`.
+
+    Raises:
+      ConfigError: a path that is not there, or a folder without a video.
+    """
+    entries: list[_Entry] = []
+    for path in paths:
+        root = _expand(path)
+        if _is_folder(root):
+            entries += open_folder(path)._entries
+        elif _is_remote(root) or os.path.isfile(root):
+            entries.append(_Entry(root))
+        else:
+            raise ConfigError(f"data source: there is no video or folder {path!r}")
+    return Files(entries, root="")
 
 
 def open_folder(path: str, *, labels: str = "none") -> Files:

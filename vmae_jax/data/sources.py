@@ -6,12 +6,13 @@ line what is wrong. What it gives, a `Source`, has random access by number.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from vmae_jax.data.video import Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["CsvList", "Encoded", "Folder", "Opener", "Source", "Tfds", "csv", "folder", "tfds"]
+__all__ = ["CsvList", "Encoded", "Folder", "Opener", "Source", "Paths", "Tfds", "csv", "folder", "paths", "tfds"]
 
 
 class Source(Protocol):
@@ -42,6 +43,17 @@ def folder(path: str, labels: str = "none") -> "Folder":
     if labels not in ("none", "folders"):
         raise ConfigError(f"labels={labels!r}: it is 'none' or 'folders'")
     return Folder(path, labels)
+
+
+def paths(paths: Sequence[str]) -> "Paths":
+    """Videos by name: files, and folders whose videos are all taken.
+
+    Args:
+      paths: files or folders, local or gs://.
+    """
+    if not paths or isinstance(paths, str):
+        raise ConfigError("a source of paths needs a list of at least one file or folder")
+    return Paths(tuple(paths))
 
 
 def csv(path: str, root: str = "", columns: str | None = None, pictures: str = "img_{:05}.jpg") -> "CsvList":
@@ -103,6 +115,19 @@ class Folder:
         from vmae_jax.data.files import open_folder
 
         return open_folder(self.path, labels=self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """See `paths`."""
+
+    paths: tuple[str, ...]
+
+    def open(self) -> Source:
+        """Finds the files. Raises ConfigError: one that is not there."""
+        from vmae_jax.data.files import open_paths
+
+        return open_paths(self.paths)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,4 +113,3 @@ def plan(
         return select(scores, keep)
     decode = decoder.score(stream(keys, "decoder_mask"), batch, grid)
     return select(scores, keep, decode, decoder.keep(grid))
-

@@ -1,5 +1,6 @@
 """Reconstructions as pictures, with and without the statistics that only the truth has."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
@@ -46,7 +47,7 @@ def reconstruction(
 
 
 def _put(cubes: Array, index: Int[Array, "b k"], values: Array) -> Array:
-    return jnp.put_along_axis(cubes, index[..., None], values, axis=1, inplace=False)
+    return jax.vmap(lambda row, at, new: row.at[at].set(new))(cubes, index, values)
 
 
 def _estimated(cubes: Array, masks: MaskPlan, grid: Grid, channels: int) -> tuple[Array, Array]:
@@ -64,4 +65,3 @@ def _estimated(cubes: Array, masks: MaskPlan, grid: Grid, channels: int) -> tupl
     mean, deviation = statistics(gather(cubes, masks.visible), channels)
     spread = lambda a: jnp.einsum("bkv,bvc->bkc", weight, a[:, :, 0])[:, :, None]  # noqa: E731
     return spread(mean), spread(deviation)
-

@@ -46,7 +46,9 @@ class Classifier(nn.Module):
         """Logits, float32; `keys` (one an example) switch drop path and dropout on."""
         x = self.features(cubes, keys)
         if keys is not None and self.dropout:
-            kept = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), x.shape[1:]))(keys) >= self.dropout
+            kept = (
+                jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), x.shape[1:]))(keys) >= self.dropout
+            )
             x = jnp.where(kept, x / (1.0 - self.dropout), 0.0)
         return self.head(x)
 

@@ -37,7 +37,9 @@ class Decoder(nn.Module):
     def __call__(self, encoded: Float[Array, "b v d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
         """Predictions at `plan.decode`, float32, by objective."""
         visible = Dense(self.width, ("embed", None), use_bias=False, dtype=self.dtype, name="project")(encoded)
-        mask = self.param("mask_token", named(initializers.truncated_normal(0.02, lower=-1, upper=1), None), (self.width,))
+        mask = self.param(
+            "mask_token", named(initializers.truncated_normal(0.02, lower=-1, upper=1), None), (self.width,)
+        )
         positions = self.positions(self.grid, self.width)
         x = jnp.concatenate(
             [

@@ -51,9 +51,7 @@ def pixels(normalize: bool = True) -> Pixels:
 
 
 @typed
-def statistics(
-    cubes: Float[Array, "b k p"], channels: int
-) -> tuple[Float[Array, "b k 1 c"], Float[Array, "b k 1 c"]]:
+def statistics(cubes: Float[Array, "b k p"], channels: int) -> tuple[Float[Array, "b k 1 c"], Float[Array, "b k 1 c"]]:
     """Mean and deviation (with EPSILON added) of each cube, per channel."""
     split = cubes.reshape(*cubes.shape[:2], -1, channels)
     mean = split.mean(axis=2, keepdims=True)

@@ -32,7 +32,7 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
     def __next__(self) -> Batch: ...
     @property
-    def waited(self) -> float:
+    def wait_seconds(self) -> float:
         """Seconds that the consumer has waited for data, in all."""
         ...
 
@@ -112,7 +112,13 @@ def train(state: TrainState, *, start: int, stop: int, every: Every, parts: Part
       NotFinite: a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
     """
     bar = tqdm(
-        total=stop, initial=start, unit="step", disable=not parts.show, dynamic_ncols=True, mininterval=0.5, smoothing=0.1
+        total=stop,
+        initial=start,
+        unit="step",
+        disable=not parts.show,
+        dynamic_ncols=True,
+        mininterval=0.5,
+        smoothing=0.1,
     )
     window = _Window(parts, start)
     row: dict[str, float] = {}
@@ -165,7 +171,7 @@ class _Window:
         self.step = start
         self.pending: list[dict[str, jax.Array]] = []
         self.in_flight: collections.deque = collections.deque()
-        self.waited = parts.batches.waited
+        self.waited = parts.batches.wait_seconds
         self.since = time.perf_counter()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -178,11 +184,9 @@ class _Window:
         """Waits for the first step, so that compilation is told apart from the speed."""
         jax.block_until_ready(self.pending)
         seconds = time.perf_counter() - self.since
-        self.parts.write(
-            {"kind": "event", "step": self.step + 1, "event": "first step", "seconds": round(seconds, 3)}
-        )
+        self.parts.write({"kind": "event", "step": self.step + 1, "event": "first step", "seconds": round(seconds, 3)})
         self.timed_from = 1
-        self.waited, self.since = self.parts.batches.waited, time.perf_counter()
+        self.waited, self.since = self.parts.batches.wait_seconds, time.perf_counter()
 
     def paused(self) -> "_Pause":
         return _Pause(self)
@@ -193,13 +197,13 @@ class _Window:
         now = time.perf_counter()
         steps = len(fetched) - getattr(self, "timed_from", 0)
         self.timed_from = 0
-        seconds, waited = now - self.since, self.parts.batches.waited - self.waited
+        seconds, waited = now - self.since, self.parts.batches.wait_seconds - self.waited
         row = {name: float(value) for name, value in fetched[-1].items() if name != "finite"}
         row["examples_seen"] = step * self.parts.videos
         if steps > 0 and seconds > 0:
             row |= self._speed(steps, seconds, waited)
         first = self.step + 1
-        self.step, self.pending, self.waited, self.since = step, [], self.parts.batches.waited, now
+        self.step, self.pending, self.waited, self.since = step, [], self.parts.batches.wait_seconds, now
         self._check(first, fetched)
         return row
 

@@ -154,8 +154,12 @@ def create(
         batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch_spec)
         return unbox(init(jax.random.wrap_key_data(data, impl=kind), batch))
 
+    # This program runs once: on a CPU, optimising its random draws takes far longer than running them.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 0} if on_cpu else None
+    compiled = jax.jit(initialize, out_shardings=placement.shardings, compiler_options=options)
     # The key travels as plain numbers, which every host may pass to a program over all devices.
-    return jax.jit(initialize, out_shardings=placement.shardings)(np.asarray(jax.random.key_data(key))), placement
+    return compiled(np.asarray(jax.random.key_data(key))), placement
 
 
 def unbox(tree: Any) -> Any:

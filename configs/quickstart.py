@@ -1,0 +1,60 @@
+"""A VideoMAE V2 small enough to train on two cores in minutes: `configs/quickstart.py`.
+
+Everything is as in `videomae_v2.py` (tube mask, running-cell decoder mask, normalised targets);
+the clips are small, and drawn by the program: textured shapes in motion. `shapes` arguments:
+clips=N. Your own videos: `--config.data.source.path=FOLDER`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from vmae_jax.spec import call
+
+SIZE, FRAMES = 64, 16
+
+
+def get_config(arguments: str | None = None) -> ConfigDict:
+    args = common.parse(arguments, source=("shapes", "folder"), clips=1024, steps=1200, smoke=False)
+
+    def shapes(split: str) -> ConfigDict:
+        settings = call("data.builders.moving_shapes.config", train=args.clips, validation=64, size=SIZE)
+        return call("data.sources.tfds", name="moving_shapes", split=split, config=settings, prepare=True)
+
+    source = shapes("train") if args.source == "shapes" else call("data.sources.folder")
+    config = common.sections(
+        method=call(
+            "methods.masked.build",
+            model=call("models.variants.vit", size="tiny", frames=FRAMES, resolution=SIZE, patch=8, decoder_depth=2),
+            encoder_mask=call("masking.tube", ratio=0.75),
+            decoder_mask=call("masking.running_cell", ratio=0.5),
+            objectives={"pixels": call("targets.core.objective", target=call("targets.pixels", normalize=True))},
+        ),
+        data=call(
+            "data.pipeline.loader",
+            source=source,
+            sampler=call("data.clips.dense", frames=FRAMES, stride=1),
+            transforms=[call("data.transforms.multi_scale_crop", size=SIZE)],
+            global_batch=8,
+            repeat=2,
+        ),
+        optimizer=call(
+            "train.optim.adamw",
+            schedule=call("train.schedule.warmup_cosine", peak=1e-3, warmup={"steps": 60}, batch_unit=None),
+            b2=0.95,
+            weight_decay=0.05,
+            clip_norm=1.0,
+        ),
+        train={"length": {"steps": args.steps}, "log_every": {"steps": 10}, "pictures_every": {"steps": 200}},
+        checkpoint={"every": {"steps": 200}},
+        eval={
+            "data": call(
+                "data.pipeline.loader",
+                source=shapes("validation"),
+                sampler=call("data.clips.dense", frames=FRAMES, stride=1),
+                transforms=[call("data.transforms.center_crop", size=SIZE)],
+                global_batch=8,
+            ),
+            "evaluators": {"held_out": call("eval.held_out")},
+        },
+    )
+    return common.smoke(config) if args.smoke else config

@@ -1,0 +1,176 @@
+"""The `vmae` command. Each subcommand is a small function; the work is done in `commands/`.
+
+Progress and logs go to standard error. The last line of standard output is one JSON object,
+`{"status": "ok" | "error", …}`. Exit status: 0 done; 2 the user's mistake, told in one line;
+75 the same command resumes; 1 a fault that a person should look at.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from vmae_jax.spec import ConfigError, allow_plugins
+
+__all__ = ["main"]
+
+RESUME = 75
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as everything else does, instead of printing the usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("vmae_jax").setLevel(logging.INFO)
+    try:
+        parser = _parser()
+        args, rest = parser.parse_known_args(arguments)
+        args.overrides = _overrides(rest, accepted=hasattr(args, "config"))
+        allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
+        result = args.command(args)
+    except SystemExit as end:  # --help
+        return int(end.code or 0)
+    except Exception as error:
+        return _failed(error)
+    status = RESUME if result.pop("resume", False) else 0
+    return _finish(status, {"status": "ok" if status == 0 else "error", **result})
+
+
+def _failed(error: Exception) -> int:
+    """Tells an error as its kind deserves: the user's mistakes without a traceback."""
+    from vmae_jax.commands.errors import exit_status, expected
+
+    status = exit_status(error)
+    message = " ".join(str(error).split()) or type(error).__name__
+    if not expected(error):
+        traceback.print_exception(error)
+    print(f"vmae: {message}", file=sys.stderr)
+    return _finish(status, {"status": "error", "error": message})
+
+
+def _finish(status: int, result: dict[str, Any]) -> int:
+    print(json.dumps(result, ensure_ascii=False, default=str), flush=True)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vmae", description="Self-supervised pre-training of video transformers in JAX.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    train = _command(commands, "train", _train, "run any stage; started again on the same workdir it resumes")
+    _config_arguments(train)
+    train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
+    _checkpoint_arguments(evaluate)
+    _config_arguments(evaluate)
+
+    pictures = _command(commands, "reconstruct", _reconstruct, "draw original, masked and reconstructed videos")
+    _checkpoint_arguments(pictures)
+    pictures.add_argument("--videos", nargs="+", help="files or folders (default: the run's own data)")
+    pictures.add_argument("--out", required=True, help="folder for the pictures")
+    pictures.add_argument("--clips", type=int, default=4, help="how many (default 4)")
+    pictures.add_argument("--seed", type=int, default=0, help="of clips and masks (default 0)")
+
+    report = _command(commands, "report", _report, "write a self-contained HTML page of a run")
+    report.add_argument("--workdir", required=True)
+
+    doctor = _command(commands, "doctor", _doctor, "say what this machine has, and what is missing")
+    doctor.add_argument("--workdir", default=".", help="whose disk to look at")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", help="FILE.py or FILE.py:arguments; --config.a.b=value changes a value")
+    parser.add_argument("--plugins", default="", help="packages of your own whose functions configs may name")
+
+
+def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", "--workdir", dest="checkpoint", required=True,
+                        help="a workdir (its newest good step) or WORKDIR/checkpoints/N")  # fmt: skip
+    parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
+
+
+def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
+    """The `--config.a.b=value` among the arguments (also written `--config.a.b value`)."""
+    overrides = []
+    items = iter(rest)
+    for item in items:
+        if not item.startswith("--config.") or not accepted:
+            raise ConfigError(f"vmae: unknown argument {item!r}; --help lists those there are")
+        path, given, value = item.removeprefix("--config.").partition("=")
+        if not given:
+            value = next(items, None)
+            if value is None:
+                raise ConfigError(f"vmae: {item} needs a value: {item}=VALUE")
+        overrides.append((path, value))
+    return overrides
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import config, experiment, train
+    from vmae_jax.io.paths import Workdir
+
+    workdir = Workdir(args.workdir)
+    if args.config is not None:
+        chosen = config.load_config(args.config, args.overrides)
+    elif workdir.config_json.exists():
+        chosen = experiment.read_config(workdir)
+        config.apply_overrides(chosen, args.overrides)
+    else:
+        raise ConfigError(f"vmae train: --config is needed, for {workdir.path} is no workdir yet")
+    result = train.run(chosen, workdir, progress=not args.quiet)
+    if result.pop("status") == "preempted":
+        return {"resume": True, "error": "preempted; the same command resumes", **result}
+    return result
+
+
+def _eval(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import evaluate
+
+    return evaluate.run(args.checkpoint, ema=args.ema, config=args.config, overrides=args.overrides)
+
+
+def _reconstruct(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import reconstruct
+
+    return reconstruct.run(
+        args.checkpoint, out=args.out, videos=args.videos, clips=args.clips, seed=args.seed, ema=args.ema
+    )
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.eval import report
+
+    return {"report": str(report.write(args.workdir))}
+
+
+def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.runtime import doctor
+
+    checks = doctor.examine(args.workdir)
+    print(doctor.format(checks), file=sys.stderr)
+    return doctor.report(checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""`vmae eval`: a checkpoint measured on held-out videos."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from vmae_jax.commands.config import apply_overrides, load_config
+from vmae_jax.commands.experiment import read_config
+from vmae_jax.commands.restore import restore
+from vmae_jax.commands.train import evaluation_batches
+from vmae_jax.io.checkpoint import locate
+from vmae_jax.io.paths import Workdir
+from vmae_jax.io.writers import JsonlWriter
+from vmae_jax.runtime.cache import enable_cache
+from vmae_jax.spec import ConfigError
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    checkpoint: str,
+    *,
+    ema: bool = False,
+    config: str | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """Runs the evaluators of the config's `eval` section and records what they say.
+
+    Args:
+      checkpoint: a workdir or one of its checkpoints.
+      ema: use the averaged parameters.
+      config: a config file whose `eval` section is used in place of the run's own.
+      overrides: `--config.a.b=value` on top.
+
+    Raises:
+      ConfigError: no such checkpoint, or nothing to evaluate.
+    """
+    enable_cache()
+    folder, _ = locate(checkpoint)
+    chosen = read_config(Workdir(folder.parent))
+    if config is not None:
+        chosen.eval = load_config(config).eval
+    apply_overrides(chosen, overrides)
+    trained = restore(checkpoint, ema=ema, config=chosen)
+    made = trained.made
+    if made.eval.data is None or not made.eval.evaluators:
+        raise ConfigError(
+            f"{checkpoint}: its config evaluates nothing; set config.eval.data and config.eval.evaluators"
+        )
+    params = jax.device_put(trained.params, jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec()))
+    data = made.eval.data.open()
+    results: dict[str, float] = {}
+    for name, evaluator in made.eval.evaluators.items():
+        with evaluation_batches(made, data) as batches:
+            results |= {f"{name}/{key}": float(value) for key, value in evaluator(made.method, params, batches).items()}
+    if jax.process_index() == 0:
+        writer = JsonlWriter(trained.workdir.metrics)
+        writer.scalars(trained.step, results, kind="eval")
+        writer.close()
+    return {"step": trained.step, "ema": ema, **results}

@@ -1,0 +1,191 @@
+"""An experiment is what a config builds, and the workdir it lives in."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vmae_jax.io.paths import Workdir, write_text
+from vmae_jax.plan import flops
+from vmae_jax.spec import ConfigError, build, from_json, to_json
+from vmae_jax.train import schedule, sharding
+from vmae_jax.train.settings import Checkpointing, Evaluation, Mesh, Training
+from vmae_jax.train.state import TrainState, make_init
+from vmae_jax.types import Context, Method
+
+__all__ = ["Experiment", "differences", "experiment", "open_workdir", "read_config"]
+
+log = logging.getLogger(__name__)
+
+SECTIONS = ("method", "data", "optimizer", "train", "checkpoint", "eval", "mesh", "init_from", "seed")
+# What may change when a run is resumed, below `data`: where the files are, and how fast they come.
+FREE_DATA = ("path", "root", "directory", "data_dir", "workers", "prefetch", "timeout", "max_bad_fraction", "memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts of a config, built and checked; no data has been touched and nothing compiled."""
+
+    config: ConfigDict
+    method: Method
+    loader: Any
+    optimizer: Any
+    train: Training
+    checkpoint: Checkpointing
+    eval: Evaluation
+    mesh_settings: Mesh
+    init_from: Mapping[str, Any]
+    seed: int
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The mesh over this run's devices."""
+        mesh = sharding.make_mesh(self.mesh_settings.ici, self.mesh_settings.dcn)
+        sharding.check_batch(self.loader.clips_per_step, mesh, self.train.accumulate)
+        return mesh
+
+    @functools.cached_property
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a global batch."""
+        return self.loader.spec()
+
+    def clock(self, steps_per_epoch: float) -> schedule.Clock:
+        """The lengths of this run, given how many steps an epoch has."""
+        batch = self.loader.global_batch
+        steps = schedule.length_in_steps(self.train.length, steps_per_epoch=steps_per_epoch, global_batch=batch)
+        return schedule.Clock(steps, steps_per_epoch, batch)
+
+    def abstract_params(self) -> Any:
+        """The parameters' shapes, with their partitioning boxes."""
+        return sharding.abstract(lambda key, batch: self.method.init(key, batch)[0], self.batch_spec)
+
+    def abstract_state(self, init: Any) -> tuple[TrainState, sharding.Placement]:
+        """Shapes, dtypes and shardings of the state, as checkpoints want them."""
+        boxed = sharding.abstract(init, self.batch_spec)
+        placement = sharding.shardings(boxed, self.mesh)
+        target = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            sharding.unbox(boxed),
+            placement.shardings,
+        )
+        return target, placement
+
+    def model_flops(self) -> float:
+        """Model FLOPs of a training step over the global batch."""
+        context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
+        params = sharding.unbox(self.abstract_params())
+        return flops.of_training(lambda p, b: self.method.loss(p, b, context), params, self.batch_spec)
+
+    def make_init(self, tx: Any) -> Any:
+        """(key, batch) -> TrainState."""
+        return make_init(self.method, tx, ema=self.train.ema_decay is not None)
+
+
+def experiment(config: ConfigDict) -> Experiment:
+    """Builds every part of a config.
+
+    Raises:
+      ConfigError: a section that is missing or unknown, a call that is refused, parts that do
+        not fit each other.
+    """
+    missing = [name for name in SECTIONS if name not in config]
+    unknown = [name for name in config if name not in SECTIONS]
+    if missing or unknown:
+        raise ConfigError(f"a config has the sections {', '.join(SECTIONS)}; this one has {', '.join(config)}")
+    built = {name: build(config[name]) for name in SECTIONS}
+    if not isinstance(built["method"], Method):
+        raise ConfigError("config.method is not a method: use call('methods.masked.build', …)")
+    if not isinstance(built["seed"], int):
+        raise ConfigError(f"config.seed is a whole number, not {built['seed']!r}")
+    made = Experiment(
+        config=config,
+        method=built["method"],
+        loader=built["data"],
+        optimizer=built["optimizer"],
+        train=built["train"],
+        checkpoint=built["checkpoint"],
+        eval=built["eval"],
+        mesh_settings=built["mesh"],
+        init_from=built["init_from"],
+        seed=built["seed"],
+    )
+    _check_fit(made)
+    return made
+
+
+def _check_fit(made: Experiment) -> None:
+    """Traces the parameters' shapes, so that data of another size than the model's is told now."""
+    try:
+        made.abstract_params()
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"method and data do not fit each other: {error}") from error
+
+
+def read_config(workdir: Workdir) -> ConfigDict:
+    """The config that a workdir was made with.
+
+    Raises:
+      ConfigError: no such workdir, or one without a readable config.
+    """
+    if not workdir.path.exists():
+        raise ConfigError(f"--workdir={workdir.path}: there is no such folder")
+    if not workdir.config_json.exists():
+        raise ConfigError(f"--workdir={workdir.path}: not a workdir, it has no config.json")
+    try:
+        return from_json(workdir.config_json.read_text())
+    except ConfigError as error:
+        raise ConfigError(f"{workdir.config_json}: {error}") from error
+
+
+def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
+    """Writes `config.json`, after checking that a resumed run is still the same experiment.
+
+    Raises:
+      ConfigError: method, optimizer, data order or seed differ from what the workdir was made with.
+    """
+    if workdir.config_json.exists():
+        changed = differences(read_config(workdir), config)
+        if changed:
+            raise ConfigError(
+                f"--workdir={workdir.path} was made with another experiment: {'; '.join(changed[:3])}"
+                f"{' …' if len(changed) > 3 else ''}. Use another --workdir, or the old values"
+            )
+    if jax.process_index() == 0:
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        write_text(workdir.config_json, to_json(config))
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """What of an experiment's identity differs: "method.encoder_mask.ratio was 0.9, is 0.75"."""
+    before, after = dict(_identity(old)), dict(_identity(new))
+    return [
+        f"{path} was {before.get(path, 'absent')}, is {after.get(path, 'absent')}"
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _identity(config: ConfigDict) -> Iterator[tuple[str, Any]]:
+    for section in ("method", "data", "optimizer", "seed"):
+        for path, value in _leaves(section, config.get(section)):
+            if section != "data" or path.rpartition(".")[2] not in FREE_DATA:
+                yield path, value
+    yield "train.ema_decay", config.train.get("ema_decay")
+
+
+def _leaves(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, ConfigDict):
+        for key, value in from_json(to_json(node)).items():
+            yield from _leaves(f"{path}.{key}", value)
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from _leaves(f"{path}[{i}]", value)
+    else:
+        yield path, node

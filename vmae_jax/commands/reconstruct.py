@@ -1,0 +1,81 @@
+"""`vmae reconstruct`: original, masked and reconstructed videos, side by side in time."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vmae_jax.commands.restore import restore
+from vmae_jax.data import sources
+from vmae_jax.eval import reconstruction
+from vmae_jax.runtime.cache import enable_cache
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Context
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    checkpoint: str,
+    *,
+    out: str,
+    videos: Sequence[str] | None = None,
+    clips: int = 4,
+    seed: int = 0,
+    ema: bool = False,
+) -> dict[str, Any]:
+    """Draws a sheet and an animation of `clips` videos.
+
+    Args:
+      checkpoint: a workdir or one of its checkpoints.
+      out: folder for `reconstruction.png` and `reconstruction.webp`.
+      videos: files or folders; None takes the run's held-out data, or what it was trained on.
+      clips: how many videos.
+      seed: which of them, which part of each, and the masks.
+      ema: use the averaged parameters.
+
+    Raises:
+      ConfigError: no such checkpoint or video, or a method that reconstructs nothing.
+    """
+    enable_cache()
+    if clips < 1:
+        raise ConfigError(f"--clips={clips}: at least 1")
+    trained = restore(checkpoint, ema=ema)
+    method = trained.made.method
+    if method.reconstruct is None:
+        raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
+    batch = _batch(trained.made, videos, clips, seed)
+    context = Context(key=jax.random.key(seed), step=jnp.asarray(trained.step, jnp.int32), train=False)
+    pictures = jax.device_get(jax.jit(method.reconstruct)(trained.params, batch, context))
+    folder = pathlib.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = int(batch["video"].shape[0])
+    sheet = reconstruction.save(pictures, folder / "reconstruction.png", clips=shown)
+    animation = reconstruction.animate(pictures, folder / "reconstruction.webp", clips=shown)
+    borrowed = list(pictures.borrowed)
+    if borrowed:
+        log.info("rows that use the true mean and std of each hidden cube: %s", ", ".join(borrowed))
+    return {"step": trained.step, "clips": shown, "pictures": [str(sheet), str(animation)], "borrowed": borrowed}
+
+
+def _batch(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> dict[str, np.ndarray]:
+    loader = made.eval.data or made.loader
+    if videos:
+        loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels=False)
+    opened = loader.open()
+    count = min(clips, len(opened))
+    # One clip a video, and as many videos a batch as are drawn.
+    loader = dataclasses.replace(loader, global_batch=count, shuffle=not videos)
+    rows = [i * loader.clips_per_video for i in range(count)]
+    stream = loader.open().batches(rows=rows, seed=seed)
+    try:
+        return next(stream)
+    finally:
+        stream.close()

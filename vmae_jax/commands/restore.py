@@ -1,0 +1,57 @@
+"""A trained network from a workdir or a checkpoint, without its training state."""
+
+import dataclasses
+import logging
+from typing import Any
+
+from vmae_jax.commands.experiment import Experiment, experiment, read_config
+from vmae_jax.io.checkpoint import Checkpoints, DamagedCheckpointError, locate, read_tree
+from vmae_jax.io.paths import Workdir
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Trained", "restore"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A checkpoint opened for use.
+
+    Attributes:
+      made: the experiment it comes from.
+      params: on the host, as numpy arrays.
+      step: of the checkpoint.
+      workdir: of the run.
+    """
+
+    made: Experiment
+    params: Any
+    step: int
+    workdir: Workdir
+
+
+def restore(path: str, *, ema: bool = False, config: Any = None) -> Trained:
+    """Reads parameters, verified, on whatever machine this is.
+
+    Args:
+      path: a workdir (its newest good step) or WORKDIR/checkpoints/N.
+      ema: the averaged parameters.
+      config: used in place of the workdir's `config.json`.
+
+    Raises:
+      ConfigError: no such checkpoint, or no average in it.
+    """
+    folder, step = locate(path)
+    workdir = Workdir(folder.parent)
+    made = experiment(read_config(workdir) if config is None else config)
+    if ema and made.train.ema_decay is None:
+        raise ConfigError(f"{path} keeps no averaged parameters: it was trained without train.ema_decay")
+    select = "extra/ema" if ema else "params"
+    candidates = [step] if step is not None else sorted(Checkpoints(folder).steps(), reverse=True)
+    for candidate in candidates[:-1]:
+        try:
+            return Trained(made, read_tree(folder, select=select, step=candidate), candidate, workdir)
+        except DamagedCheckpointError as error:
+            log.warning("checkpoint %d is damaged and was passed over: %s", candidate, error)
+    return Trained(made, read_tree(folder, select=select, step=candidates[-1]), candidates[-1], workdir)

@@ -1,0 +1,274 @@
+"""`vmae train`: runs any stage of any method; on a workdir that exists, it resumes."""
+
+import functools
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
+from vmae_jax.data.device import host_rows, prefetch_to_device
+from vmae_jax.eval import reconstruction
+from vmae_jax.io.checkpoint import Checkpoints, read_tree
+from vmae_jax.io.paths import Log, Workdir
+from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
+from vmae_jax.plan import flops
+from vmae_jax.runtime.cache import enable_cache
+from vmae_jax.runtime.preemption import Preemption
+from vmae_jax.spec import to_json
+from vmae_jax.train import init_from, loop, sharding, step
+from vmae_jax.train.state import TrainState, eval_params
+from vmae_jax.types import Batch, Context
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[str, Any]:
+    """Trains to the end of `config.train.length`.
+
+    Returns:
+      {"step", "status": "done" | "preempted", "metrics", "workdir"}.
+
+    Raises:
+      ConfigError: the user's mistake.
+      loop.NotFinite, io.checkpoint.SaveError, data.pipeline.TooManyBroken: as they say.
+    """
+    enable_cache()
+    made = experiment(config)
+    mesh = made.mesh
+    data = made.loader.open()
+    open_workdir(workdir, config)
+    clock = made.clock(data.steps_per_epoch)
+    tx, rate = made.optimizer.build(made.abstract_params(), clock)
+    saver = Checkpoints(
+        workdir.checkpoints,
+        keep_last=made.checkpoint.keep_last,
+        keep_every=made.checkpoint.keep_every,
+        asynchronous=made.checkpoint.asynchronous,
+    )
+    with _closing(saver), _closing(_writers(workdir)) as writers, Preemption() as preemption:
+        state, placement, start = _begin(made, tx, saver, writers)
+        if start == 0:
+            _introduce(made, state, clock, rate, placement, data)
+        if start >= clock.steps:
+            log.info("already done: %s is at step %d of %d", workdir.path, start, clock.steps)
+            return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
+        compiled = step.compile_step(
+            step.make_step(
+                made.method,
+                tx,
+                accumulate=made.train.accumulate,
+                ema_decay=made.train.ema_decay,
+                seed=made.seed,
+            ),
+            placement,
+            mesh,
+            made.batch_spec,
+        )
+        with _batches(made, data, start) as batches:
+            parts = _parts(made, workdir, data, compiled, batches, saver, writers, preemption, progress)
+            every = _every(made, clock)
+            _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
+    return {
+        "step": outcome.step,
+        "status": outcome.status,
+        "metrics": dict(outcome.metrics),
+        "workdir": str(workdir.path),
+    }
+
+
+class _closing:
+    """`contextlib.closing` that lets the first error through when closing fails as well."""
+
+    def __init__(self, thing: Any):
+        self.thing = thing
+
+    def __enter__(self) -> Any:
+        return self.thing
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.thing.close()
+        except Exception:
+            if error is None:
+                raise
+            log.exception("while ending after the error below")
+
+
+def _writers(workdir: Workdir) -> Writers:
+    if jax.process_index() != 0:
+        return Writers([])
+    return Writers([JsonlWriter(workdir.metrics), TensorBoardWriter(workdir.tensorboard)])
+
+
+def _begin(
+    made: Experiment, tx: Any, saver: Checkpoints, writers: Writers
+) -> tuple[TrainState, sharding.Placement, int]:
+    """The newest good checkpoint, or a fresh state; and the step to go on from."""
+    init = made.make_init(tx)
+    if saver.latest() is not None:
+        target, placement = made.abstract_state(init)
+        restored = saver.restore(target)
+        start = int(restored.step)
+        writers.truncate_after(start)
+        for damaged, reason in restored.skipped:
+            log.warning("checkpoint %d is damaged and was passed over: %s", damaged, reason)
+            writers.event(start, "checkpoint damaged", checkpoint=damaged, reason=reason)
+        writers.event(start, "resumed", devices=jax.device_count())
+        log.info("resumed at step %d", start)
+        return restored.state, placement, start
+    writers.truncate_after(-1)
+    began = time.perf_counter()
+    state, placement = sharding.create(init, jax.random.key(made.seed), made.batch_spec, made.mesh)
+    jax.block_until_ready(state.params)
+    if made.init_from:
+        state, reports = init_from.apply(state, made.init_from, _read_weights)
+        for report in reports:
+            log.info("%s", report)
+    writers.event(0, "started", devices=jax.device_count(), seconds=round(time.perf_counter() - began, 3))
+    return state, placement, 0
+
+
+def _read_weights(record: init_from.Weights) -> Any:
+    """The arrays that a config's `train.init_from.weights` names."""
+    select = record.select.replace("params", "extra/ema", 1) if record.ema else record.select
+    return read_tree(record.path, select=select)
+
+
+def _introduce(made: Experiment, state: TrainState, clock: Any, rate: Any, placement: Any, data: Any) -> None:
+    """Says what is about to be trained: config, parameters, schedule, data, mesh."""
+    if jax.process_index() != 0:
+        return
+    log.info("config:\n%s", to_json(made.config).rstrip())
+    log.info("parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    log.info("schedule: %s", rate.describe())
+    devices = jax.devices()
+    axes = ", ".join(f"{name} {size}" for name, size in made.mesh.shape.items())
+    log.info("devices: %d x %s, mesh %s", len(devices), devices[0].device_kind, axes)
+    for note in placement.replicated:
+        log.info("not split over the mesh: %s", note)
+    repeat = f", {made.loader.repeat} clips of each" if made.loader.repeat > 1 else ""
+    log.info(
+        "data: %d videos, %d a step%s; %.1f steps an epoch, %d steps in all",
+        len(data), made.loader.global_batch, repeat, clock.steps_per_epoch, clock.steps,
+    )  # fmt: skip
+
+
+def _every(made: Experiment, clock: Any) -> loop.Every:
+    return loop.Every(
+        log=max(1, clock.length(made.train.log_every)),
+        save=max(1, clock.length(made.checkpoint.every)),
+        pictures=None if made.train.pictures_every is None else max(1, clock.length(made.train.pictures_every)),
+        evaluate=None if made.eval.every is None else max(1, clock.length(made.eval.every)),
+    )
+
+
+def _batches(made: Experiment, data: Any, start: int) -> Any:
+    place = sharding.batch_sharding(made.mesh)
+    clips = made.loader.clips_per_step
+    stream = data.batches(rows=host_rows(place, clips), seed=made.seed, start=start * made.loader.global_batch)
+    return prefetch_to_device(stream, place, clips=clips)
+
+
+def _parts(
+    made: Experiment,
+    workdir: Workdir,
+    data: Any,
+    compiled: Any,
+    batches: Any,
+    saver: Checkpoints,
+    writers: Writers,
+    preemption: Preemption,
+    progress: bool,
+) -> loop.Parts:
+    peak = flops.peak(jax.devices())
+    shown = made.train.pictures_every is not None and made.method.reconstruct is not None
+    quarantine = Log(workdir.quarantine)
+    return loop.Parts(
+        step=compiled,
+        batches=batches,
+        saver=saver,
+        write=writers.write,
+        preempted=preemption.requested,
+        meta=lambda at: {"data_position": at * made.loader.global_batch, "seed": made.seed},
+        videos=made.loader.global_batch,
+        clips=made.loader.clips_per_step,
+        on_nonfinite=made.train.on_nonfinite,
+        pictures=_pictures(made, workdir, data, writers) if shown else None,
+        evaluate=_evaluation(made) if made.eval.data is not None and made.eval.evaluators else None,
+        faults=functools.partial(_record_faults, quarantine, writers),
+        flops=made.model_flops() if peak else None,
+        peak=peak,
+        show=progress and sys.stderr is not None and jax.process_index() == 0,
+    )
+
+
+def _pictures(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Callable[[TrainState, int], None]:
+    """Draws the same clips every time, as a sheet in `media/` and in TensorBoard."""
+    assert made.method.reconstruct is not None
+    rows = [i * made.loader.clips_per_video for i in range(min(made.train.pictures, made.loader.global_batch))]
+    stream = data.batches(rows=rows, seed=made.seed, start=0)
+    try:
+        batch = next(stream)
+    finally:
+        stream.close()
+    reconstruct = jax.jit(made.method.reconstruct)
+
+    def draw(state: TrainState, at: int) -> None:
+        context = Context(key=jax.random.key(made.seed), step=state.step, extra=state.extra["method"],
+                          frozen=state.frozen, train=False)  # fmt: skip
+        pictures = jax.device_get(reconstruct(eval_params(state, made.eval.ema), batch, context))
+        if jax.process_index() == 0:
+            sheet = reconstruction.draw(pictures)
+            reconstruction.save(pictures, workdir.media / f"reconstruction_{at:08d}.png")
+            writers.images(at, {"reconstruction": sheet})
+
+    return draw
+
+
+def _evaluation(made: Experiment) -> Callable[[TrainState, int], Mapping[str, float]]:
+    opened = functools.cache(lambda: made.eval.data.open())
+
+    def evaluate(state: TrainState, at: int) -> dict[str, float]:
+        results = {}
+        for name, evaluator in made.eval.evaluators.items():
+            with evaluation_batches(made, opened()) as batches:
+                found = evaluator(made.method, eval_params(state, made.eval.ema), batches)
+            results |= {f"{name}/{metric}": value for metric, value in found.items()}
+        told = ", ".join(f"{key} {value:.4f}" for key, value in results.items())
+        log.info("step %d: %s", at, told)
+        return results
+
+    return evaluate
+
+
+class evaluation_batches:  # noqa: N801 - used as a function
+    """One pass over held-out data, each video once, on the devices."""
+
+    def __init__(self, made: Experiment, data: Any):
+        place = sharding.batch_sharding(made.mesh)
+        clips = made.eval.data.clips_per_step
+        sharding.check_batch(clips, made.mesh)
+        self.batches = prefetch_to_device(data.once(rows=host_rows(place, clips), seed=made.seed), place, clips=clips)
+
+    def __enter__(self) -> Iterator[Batch]:
+        return self.batches
+
+    def __exit__(self, *_: Any) -> None:
+        self.batches.close()
+
+
+def _record_faults(quarantine: Log, writers: Writers, faults: Iterable[tuple[str, str, int]]) -> None:
+    """Writes down each broken video, once in `quarantine.jsonl` and counted in the metrics."""
+    for key, reason, index in faults:
+        quarantine.append([json.dumps({"path": key, "reason": reason, "index": index}, ensure_ascii=False)])
+        log.warning("%s could not be read and was replaced by a neighbour: %s", key, reason)
+    quarantine.flush()

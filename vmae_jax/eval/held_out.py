@@ -1,0 +1,52 @@
+"""The method's own loss on videos it is not trained on."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.types import Batch, Context, Mean, Method, Params
+
+__all__ = ["HeldOut", "held_out"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The evaluator of `held_out`."""
+
+    seed: int
+
+    def __call__(self, method: Method, params: Params, batches: Iterable[Batch]) -> Mapping[str, float]:
+        context = Context(key=jax.random.key(self.seed), step=jnp.zeros((), jnp.int32), train=False)
+
+        @jax.jit
+        def measure(params: Params, batch: Batch) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
+            loss = method.loss(params, batch, context)
+            terms = {f"loss/{name}": Mean(term.total, term.count) for name, term in loss.terms.items()}
+            weights = {f"loss/{name}": jnp.asarray(term.weight, jnp.float32) for name, term in loss.terms.items()}
+            return terms | loss.metrics, weights
+
+        sums: dict[str, list[float]] = {}
+        weights: dict[str, jax.Array] = {}
+        videos = 0
+        for batch in batches:
+            means, weights = measure(params, batch)
+            videos += int(batch["valid"].sum())
+            for name, mean in jax.device_get(means).items():
+                total, count = sums.get(name, (0.0, 0.0))
+                sums[name] = [total + float(mean.total), count + float(mean.count)]
+        if not videos:
+            raise ValueError("there is nothing to evaluate: the held-out data has no video")
+        results = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+        results["loss"] = sum(float(weight) * results[name] for name, weight in weights.items())
+        return results | {"clips": float(videos)}
+
+
+def held_out(seed: int = 0) -> HeldOut:
+    """Loss, its terms and the method's metrics over all videos, each counted once, no drop path.
+
+    Args:
+      seed: of draws that belong to no single example; masks follow the examples' own seeds.
+    """
+    return HeldOut(seed)
