@@ -14,13 +14,14 @@ import numpy as np
 from vmae_jax.interop.dims import Dims
 from vmae_jax.interop.videomae import MismatchError
 
-__all__ = ["ARCHITECTURES", "config", "from_names", "preprocessor", "to_state"]
+__all__ = ["ARCHITECTURES", "IMAGENET", "as_text", "config", "from_names", "preprocessor", "to_state"]
 
 ARCHITECTURES = {
     "pretraining": "VideoMAEForPreTraining",
     "classifier": "VideoMAEForVideoClassification",
     "encoder": "VideoMAEModel",
 }
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what its pre-training loss undoes
 # Official name -> transformers' name, without the prefixes of encoder and classifier.
 TOP = {
     "patch_embed.proj": "videomae.embeddings.patch_embeddings.projection",

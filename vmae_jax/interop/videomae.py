@@ -12,7 +12,7 @@ import numpy as np
 
 from vmae_jax.patches import Patch
 
-__all__ = ["Layout", "MismatchError", "from_official", "to_official"]
+__all__ = ["Layout", "MismatchError", "from_official", "paths", "to_official"]
 
 
 # Learned tables of positions: our module, its leaves, and the names that the official fine-tuning
@@ -105,6 +105,11 @@ def to_official(params: Any, layout: Layout) -> dict[str, np.ndarray]:
         else:
             state[rule.theirs] = rule.to_theirs(value)
     return state
+
+
+def paths(params: Any, layout: Layout) -> set[str]:
+    """The parameters that have an official name, "encoder/embed/kernel"."""
+    return {"/".join(rule.ours) for rule in _rules(params, layout)}
 
 
 def _rules(tree: Any, layout: Layout) -> Iterator[Rule]:

@@ -1,0 +1,104 @@
+"""The config of weights that come without one, from their shapes and what the file says."""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vmae_jax.interop.dims import Dims, dims_of
+from vmae_jax.interop.fit import sinusoid
+from vmae_jax.interop.names import Weights
+from vmae_jax.spec import ConfigError, call
+
+__all__ = ["config_of"]
+
+# Heads cannot be read off weights. These are the published models' (VideoMAE, VideoMAE V2).
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+DECODER_HEADS = {96: 3, 192: 3, 384: 6, 512: 8, 640: 8}
+
+
+def config_of(weights: Weights) -> ConfigDict:
+    """A config with a section `method`, whose model these weights fit.
+
+    Raises:
+      ConfigError: something that neither the file nor a published model says.
+    """
+    dims, about = dims_of(weights.state), _flat(weights.about)
+    model = call(
+        "models.variants.vit",
+        size="B",
+        frames=about.get("num_frames", 16),
+        resolution=_resolution(about, dims),
+        channels=dims.channels,
+        tubelet=dims.tubelet or about.get("tubelet_size", 2),
+        patch=dims.patch,
+        width=dims.width,
+        depth=dims.depth,
+        heads=dims.heads or _heads(about.get("num_attention_heads"), HEADS, dims.width, "heads"),
+        mlp_ratio=_ratio(dims),
+        cosine_attention=dims.cosine,
+        layer_scale=0.1 if dims.layer_scale else None,
+    )
+    if dims.decoder_width:
+        given = about.get("decoder_num_attention_heads")
+        heads = _heads(given, DECODER_HEADS, dims.decoder_width, "decoder_heads")
+        model.update(decoder_width=dims.decoder_width, decoder_depth=dims.decoder_depth, decoder_heads=heads)
+    if any(name.endswith("pos_embed_spatial") for name in weights.state):
+        model.positions = call("models.positions.separable")
+    elif any(_learned(name, array) for name, array in weights.state.items()):
+        model.positions = call("models.positions.learned")
+    if weights.kind == "classifier":
+        method = call("methods.classify.build", model=model, classes=max(dims.classes, 2))
+    else:
+        target = call("targets.pixels", normalize=bool(about.get("norm_pix_loss", True)))
+        method = call(
+            "methods.masked.build",
+            model=model,
+            encoder_mask=call("masking.tube", ratio=0.9),
+            objectives={"pixels": call("targets.core.objective", target=target)},
+        )
+    return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
+
+
+def _learned(name: str, array: np.ndarray) -> bool:
+    return name.endswith("pos_embed") and np.abs(array[0] - sinusoid(*array.shape[1:])).max() > 1e-4
+
+
+def _flat(about: Any) -> dict[str, Any]:
+    """What a file says, with the V2 hub's `model_config` in transformers' terms."""
+    data = dict(about)
+    hub = data.get("model_config")
+    if isinstance(hub, dict):
+        names = {"num_heads": "num_attention_heads", "num_frames": "num_frames", "img_size": "image_size"}
+        data |= {ours: hub[theirs] for theirs, ours in names.items() if theirs in hub}
+    return data
+
+
+def _resolution(about: dict[str, Any], dims: Dims) -> int:
+    size = about.get("image_size", 224)
+    if isinstance(size, list) and len(set(size)) == 1:
+        size = size[0]
+    if not isinstance(size, int) or size % dims.patch:
+        raise ConfigError(f"clips of {size} pixels are not supported with cubes of {dims.patch}: give --config")
+    return size
+
+
+def _heads(given: Any, known: dict[int, int], width: int, name: str) -> int:
+    if isinstance(given, int) and given > 0:
+        return given
+    if width not in known:
+        raise ConfigError(f"weights do not say how many {name} a width of {width} has: give --config")
+    return known[width]
+
+
+def _ratio(dims: Dims) -> float:
+    """An mlp_ratio that gives the MLPs' widths exactly, once multiplied and cut off."""
+    pairs = [(dims.width, dims.hidden)]
+    if dims.decoder_width:
+        pairs.append((dims.decoder_width, dims.decoder_hidden))
+    candidates = [hidden / width for width, hidden in pairs]
+    candidates += [(hidden + 0.5) / width for width, hidden in pairs]
+    for ratio in candidates:
+        if all(int(width * ratio) == hidden for width, hidden in pairs):
+            return ratio
+    raise ConfigError(f"no mlp_ratio gives MLPs of {' and '.join(str(hidden) for _, hidden in pairs)}: give --config")

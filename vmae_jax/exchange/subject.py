@@ -1,0 +1,157 @@
+"""What is exchanged: the model of a config or of a file of weights, and the outputs that prove it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from vmae_jax import spec
+from vmae_jax.interop.fit import sinusoid
+from vmae_jax.interop.videomae import Layout
+from vmae_jax.methods.masked import Masked
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Method
+
+__all__ = ["Subject", "fresh_params", "normalized", "outputs", "probe", "subject"]
+
+MASKED = "methods.masked.build"
+
+
+class Subject(NamedTuple):
+    """A config's method, with what a conversion must know of its model.
+
+    Attributes:
+      method: with the model computing in float32, whatever the config says.
+      model: `models.variants.Model`.
+      masked: the same as a masked autoencoder that decodes all that is hidden; None for others.
+      pixels: the objective that predicts pixels, where there is one.
+    """
+
+    config: ConfigDict
+    method: Method
+    model: Any
+    layout: Layout
+    masked: Masked | None
+    pixels: str | None
+
+    @property
+    def normalized_targets(self) -> bool:
+        """Whether the pixels' objective predicts normalised cubes."""
+        assert self.masked is not None
+        return self.masked.objectives[str(self.pixels)].target.normalize
+
+
+def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
+    """The method and model of an experiment's config.
+
+    Args:
+      config: with a section `method` whose call has an argument `model`.
+      dtype: of the matrix products.
+
+    Raises:
+      ConfigError: a method without a model of `models.variants.vit`.
+    """
+    node = config.method.copy_and_resolve_references()
+    if "model" not in node or "call" not in node.model or not node.model.call.startswith("models.variants."):
+        raise ConfigError(f"method {node.get('call')!r} has no `model` of models.variants.vit to exchange")
+    node.model.dtype = dtype
+    model = spec.build(node.model)
+    masked, pixels = None, None
+    if node.call == MASKED:
+        arguments = spec.build(ConfigDict({key: node[key] for key in node if key != "call"}, convert_dict=False))
+        masked = Masked(**arguments | {"model": model, "decoder_mask": None})
+        pixels = next((n for n, one in masked.objectives.items() if hasattr(one.target, "render")), None)
+    layout = Layout(
+        patch=model.patch,
+        channels=model.channels,
+        heads=model.encoder.blocks["heads"],
+        depth=model.encoder.blocks["depth"],
+        decoder_heads=model.decoder["blocks"]["heads"],
+        decoder_depth=model.decoder["blocks"]["depth"],
+        cosine=model.encoder.blocks["cosine"],
+        layer_scale=bool(model.encoder.blocks["layer_scale"]),
+        head=f"head_{pixels or 'pixels'}",
+    )
+    return Subject(config, spec.build(node), model, layout, masked, pixels)
+
+
+def fresh_params(one: Subject, seed: int = 0) -> Any:
+    """Freshly initialised parameters, nested dicts of numpy arrays."""
+    params, _ = one.method.init(jax.random.key(seed), probe(one.model))
+    return jax.tree.map(np.asarray, jax.device_get(meta.unbox(params)))
+
+
+def probe(model: Any, clip: np.ndarray | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+    """A batch to compare outputs on: a random clip and, where there is one, a real one.
+
+    Args:
+      clip: uint8 [t h w c] of the model's own shape.
+
+    Raises:
+      ConfigError: the clip has another shape.
+    """
+    rng = np.random.default_rng(seed)
+    clips = [rng.integers(0, 256, model.video_shape, np.uint8)]
+    if clip is not None:
+        if clip.shape != model.video_shape or clip.dtype != np.uint8:
+            raise ConfigError(f"a clip of uint8{model.video_shape} is compared, not {clip.dtype}{clip.shape}")
+        clips.append(clip)
+    rows = len(clips)
+    return {
+        "video": np.stack(clips),
+        "seed": rng.integers(0, 1 << 32, (rows, 2), np.uint32),
+        "index": np.arange(rows, dtype=np.int32),
+        "valid": np.ones(rows, bool),
+        "label": np.zeros(rows, np.int32),
+    }
+
+
+def normalized(model: Any, video: np.ndarray) -> np.ndarray:
+    """The clips as PyTorch models take them: float32 [b t c h w], mean and deviation taken off."""
+    pixels = (video.astype(np.float32) / 255.0 - np.float32(model.mean)) / np.float32(model.std)
+    return np.ascontiguousarray(pixels.astype(np.float32).transpose(0, 1, 4, 2, 3))
+
+
+def outputs(one: Subject, params: Any, batch: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Any]:
+    """What the model here says of a batch, and the mask it was asked with.
+
+    Returns:
+      "tokens" [b n d]; "features" and "logits" of a classifier, or "prediction" [b k p] and
+      "loss" of a pre-training model with all hidden cubes decoded; and bool [b n], True where a
+      cube was hidden, or None.
+    """
+    with jax.default_matmul_precision("highest"):
+        result = {"tokens": one.method.features(params, batch, pool=False)}
+        hidden = None
+        if one.method.predict is not None and "head" in params:
+            result |= {"features": one.method.features(params, batch), "logits": one.method.predict(params, batch)}
+        if one.masked is not None and "decoder" in params and one.pixels:
+            masks = one.masked.plan(batch, decode_all=True)
+            encoded = one.masked.encode(params, batch, masks, train=False)
+            prediction = one.masked.decode(params, batch, encoded, masks)[one.pixels]
+            target = one.masked.objectives[one.pixels].target(batch, masks.decode, one.model.patch)
+            result |= {"prediction": prediction, "loss": jnp.square(prediction - target).mean()}
+            hidden = np.ones((len(batch["video"]), one.model.grid.size), bool)
+            np.put_along_axis(hidden, np.asarray(masks.visible), False, axis=1)
+    return {name: np.asarray(value) for name, value in result.items()}, hidden
+
+
+def sinusoidal(one: Subject) -> bool:
+    """Whether the model's positions are VideoMAE's fixed 1-D sinusoid."""
+    grid, width = one.model.grid, one.model.encoder.width
+    module = one.model.encoder.positions(grid, width)
+    index = jnp.arange(grid.size)[None]
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), index))
+    if variables:
+        return False
+    return bool(np.abs(np.asarray(module.apply({}, index))[0] - sinusoid(grid.size, width)).max() < 1e-5)
+
+
+def leaves(params: Any) -> dict[str, np.ndarray]:
+    """The parameters by path, "encoder/embed/kernel"."""
+    return flatten_dict(params, sep="/")
