@@ -210,9 +210,8 @@ def _check_names(name: str, given: Iterable[str], parameters: Mapping[str, inspe
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key in given:
         if key not in parameters and not open_ended:
-            raise ConfigError(
-                f"{name} has no argument {key!r}{did_you_mean(key, parameters)}; it takes {', '.join(parameters) or 'none'}"
-            )
+            taken = ", ".join(parameters) or "none"
+            raise ConfigError(f"{name} has no argument {key!r}{did_you_mean(key, parameters)}; it takes {taken}")
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
 
     Raises:
       ConfigError: the user's mistake.
-      loop.NotFinite, io.checkpoint.SaveError, data.pipeline.TooManyBroken: as they say.
+      loop.NotFiniteError, io.checkpoint.SaveError, data.pipeline.TooManyBroken: as they say.
     """
     enable_cache()
     made = experiment(config)
@@ -54,13 +54,16 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
         keep_every=made.checkpoint.keep_every,
         asynchronous=made.checkpoint.asynchronous,
     )
-    with _closing(saver), _closing(_writers(workdir)) as writers, Preemption() as preemption:
+    with _Closing(saver), _Closing(_writers(workdir)) as writers, Preemption() as preemption:
         state, placement, start = _begin(made, tx, saver, writers)
-        if start == 0:
-            _introduce(made, state, clock, rate, placement, data)
         if start >= clock.steps:
             log.info("already done: %s is at step %d of %d", workdir.path, start, clock.steps)
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
+        if start:
+            log.info("resumed at step %d", start)
+            writers.event(start, "resumed", devices=jax.device_count())
+        else:
+            _introduce(made, state, clock, rate, placement, data)
         compiled = step.compile_step(
             step.make_step(
                 made.method,
@@ -85,7 +88,7 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
     }
 
 
-class _closing:
+class _Closing:
     """`contextlib.closing` that lets the first error through when closing fails as well."""
 
     def __init__(self, thing: Any):
@@ -122,8 +125,6 @@ def _begin(
         for damaged, reason in restored.skipped:
             log.warning("checkpoint %d is damaged and was passed over: %s", damaged, reason)
             writers.event(start, "checkpoint damaged", checkpoint=damaged, reason=reason)
-        writers.event(start, "resumed", devices=jax.device_count())
-        log.info("resumed at step %d", start)
         return restored.state, placement, start
     writers.truncate_after(-1)
     began = time.perf_counter()

@@ -29,7 +29,7 @@ def host_rows(sharding: Sharding, clips: int) -> list[int]:
         slices = _rows_only(sharding).addressable_devices_indices_map((clips,)).values()
     except ValueError as error:
         raise ValueError(f"a batch of {clips} clips does not divide over the devices of {sharding}") from error
-    return sorted({row for (part,) in slices for row in range(clips)[part]})
+    return sorted({row for index in slices if index is not None for row in range(clips)[index[0]]})
 
 
 def to_device(batch: Mapping[str, np.ndarray], sharding: Sharding, clips: int) -> dict[str, jax.Array]:

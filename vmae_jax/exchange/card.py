@@ -105,16 +105,17 @@ def _training(config: ConfigDict, rows: list[dict[str, Any]]) -> list[str]:
     if seen:
         lines.append(f"Videos seen, counted with repetitions: {seen:,}.")
     lines += ["The config:", "", "<details><summary>config.json of the run</summary>", ""]
-    text = to_json(config).rstrip()
+    # A card is for the public; where on a private disk the data lay is not.
+    text = re.sub(r'"(?:[a-z0-9]+:/)?/[^"\n]*?([^"/\n]*)/?"', r'".../\1"', to_json(config).rstrip())
     return [*lines, *(f"    {line}" for line in text.splitlines()), "", "</details>"]
 
 
 def _metrics(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
-    for kind, title in (("train", "last row of training"), ("eval", "last evaluation")):
+    for kind, title, none in (("train", "last row", "training metrics"), ("eval", "last evaluation", "evaluation")):
         last = next((row for row in reversed(rows) if row.get("kind") == kind), None)
         if last is None:
-            lines.append(f"No {title} was recorded.")
+            lines += [f"No {none} in the run's records.", ""]
             continue
         lines += [f"The {title}, at step {last['step']:,}:", "", "| metric | value |", "|---|---|"]
         numbers = {key: value for key, value in last.items() if isinstance(value, float) and key != "time"}

@@ -82,8 +82,8 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
 
 def fresh_params(one: Subject, seed: int = 0) -> Any:
     """Freshly initialised parameters, nested dicts of numpy arrays."""
-    params, _ = one.method.init(jax.random.key(seed), probe(one.model))
-    return jax.tree.map(np.asarray, jax.device_get(meta.unbox(params)))
+    init = jax.jit(lambda key, batch: meta.unbox(one.method.init(key, batch)[0]))
+    return jax.tree.map(np.asarray, jax.device_get(init(jax.random.key(seed), probe(one.model))))
 
 
 def probe(model: Any, clip: np.ndarray | None = None, seed: int = 0) -> dict[str, np.ndarray]:
@@ -126,19 +126,25 @@ def outputs(one: Subject, params: Any, batch: Mapping[str, np.ndarray]) -> tuple
       cube was hidden, or None.
     """
     with jax.default_matmul_precision("highest"):
-        result = {"tokens": one.method.features(params, batch, pool=False)}
-        hidden = None
-        if one.method.predict is not None and "head" in params:
-            result |= {"features": one.method.features(params, batch), "logits": one.method.predict(params, batch)}
-        if one.masked is not None and "decoder" in params and one.pixels:
-            masks = one.masked.plan(batch, decode_all=True)
-            encoded = one.masked.encode(params, batch, masks, train=False)
-            prediction = one.masked.decode(params, batch, encoded, masks)[one.pixels]
-            target = one.masked.objectives[one.pixels].target(batch, masks.decode, one.model.patch)
-            result |= {"prediction": prediction, "loss": jnp.square(prediction - target).mean()}
-            hidden = np.ones((len(batch["video"]), one.model.grid.size), bool)
-            np.put_along_axis(hidden, np.asarray(masks.visible), False, axis=1)
+        result, visible = jax.device_get(jax.jit(lambda p, b: _outputs(one, p, b))(params, dict(batch)))
+    hidden = None
+    if visible is not None:
+        hidden = np.ones((len(batch["video"]), one.model.grid.size), bool)
+        np.put_along_axis(hidden, np.asarray(visible), False, axis=1)
     return {name: np.asarray(value) for name, value in result.items()}, hidden
+
+
+def _outputs(one: Subject, params: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    result = {"tokens": one.method.features(params, batch, pool=False)}
+    if one.method.predict is not None and "head" in params:
+        result |= {"features": one.method.features(params, batch), "logits": one.method.predict(params, batch)}
+    if one.masked is None or "decoder" not in params or not one.pixels:
+        return result, None
+    masks = one.masked.plan(batch, decode_all=True)
+    encoded = one.masked.encode(params, batch, masks, train=False)
+    prediction = one.masked.decode(params, batch, encoded, masks)[one.pixels]
+    target = one.masked.objectives[one.pixels].target(batch, masks.decode, one.model.patch)
+    return result | {"prediction": prediction, "loss": jnp.square(prediction - target).mean()}, masks.visible
 
 
 def sinusoidal(one: Subject) -> bool:

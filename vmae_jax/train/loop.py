@@ -17,12 +17,12 @@ from tqdm import tqdm
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Batch
 
-__all__ = ["Batches", "Every", "NotFinite", "Outcome", "Parts", "Saver", "train"]
+__all__ = ["Batches", "Every", "NotFiniteError", "Outcome", "Parts", "Saver", "train"]
 
 RUN_AHEAD = 2  # steps dispatched before the loop waits for an older one: bounds the batches in flight
 
 
-class NotFinite(ArithmeticError):
+class NotFiniteError(ArithmeticError):
     """A loss or gradient that is not finite, where `train.on_nonfinite` is "stop"."""
 
 
@@ -109,7 +109,7 @@ def train(state: TrainState, *, start: int, stop: int, every: Every, parts: Part
     """Trains from step `start` to step `stop`.
 
     Raises:
-      NotFinite: a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
+      NotFiniteError: a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
     """
     bar = tqdm(
         total=stop,
@@ -226,9 +226,10 @@ class _Window:
             loss, norm = float(values["loss"]), float(values["grad_norm"])
             self.parts.write({"kind": "event", "step": step, "event": "not finite", "loss": loss, "grad_norm": norm})
         if bad and self.parts.on_nonfinite == "stop":
-            raise NotFinite(
-                f"step {bad[0]}: the loss or its gradient is not finite (loss {float(fetched[bad[0] - first]['loss'])}, "
-                f"gradient norm {float(fetched[bad[0] - first]['grad_norm'])}); the parameters were left as before it. "
+            values = fetched[bad[0] - first]
+            raise NotFiniteError(
+                f"step {bad[0]}: the loss or its gradient is not finite (loss {float(values['loss'])}, "
+                f"gradient norm {float(values['grad_norm'])}); the parameters were left as before it. "
                 f"Look at the data and the learning rate, or set train.on_nonfinite=skip"
             )
 
