@@ -114,7 +114,7 @@ def graft(params: Params, at: str, tree: Params, *, skip: Sequence[str] = ()) ->
 
 def apply(
     state: TrainState, spec: Mapping[str, Weights], read: Callable[[Weights], Params]
-) -> tuple[TrainState, dict[str, Report]]:
+) -> tuple[TrainState, tuple[Report, ...]]:
     """A fresh state that begins from saved weights.
 
     Args:
@@ -122,22 +122,26 @@ def apply(
       spec: where -> which weights; "params", "frozen", or a path below one of them.
       read: gives the tree that `select` and `ema` of the weights name, as arrays on the host.
 
+    Returns:
+      The state, and a report for each place.
+
     Raises:
       ConfigError: a place that does not exist, and all that `graft` refuses.
     """
     places = {"params": state.params, "frozen": state.frozen or {}}
-    reports = {}
+    reports = []
     for at, record in spec.items():
         root = at.split("/")[0]
         if root not in places:
             raise ConfigError(f"init_from: {at!r} is no place; it begins with 'params' or 'frozen'")
-        grafted, reports[at] = graft({root: places[root]}, at, read(record), skip=record.skip)
+        grafted, report = graft({root: places[root]}, at, read(record), skip=record.skip)
+        reports.append(report)
         places[root] = grafted[root]
     extra = dict(state.extra)
     if "ema" in extra:
         extra["ema"] = jax.tree.map(jnp.copy, places["params"])
     frozen = places["frozen"] if state.frozen else state.frozen
-    return dataclasses.replace(state, params=places["params"], frozen=frozen, extra=extra), reports
+    return dataclasses.replace(state, params=places["params"], frozen=frozen, extra=extra), tuple(reports)
 
 
 def _skipped(paths: Mapping[str, Any], patterns: Sequence[str]) -> set[str]:
