@@ -1,0 +1,259 @@
+"""The report holds what the run left, escapes all of it, and works on runs that are not whole."""
+
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from vmae_jax.eval import charts, reconstruction, report
+from vmae_jax.eval.charts import Series
+from vmae_jax.eval.records import read
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Pictures
+
+EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
+
+
+class Outline(html.parser.HTMLParser):
+    """Tags, attributes and text of a page; unbalanced tags fail."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "line", "path", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def run(path, *, steps=30, length=60, events=(), **more):
+    path.mkdir(parents=True, exist_ok=True)
+    rows = [{"kind": "event", "step": 0, "event": "started", "devices": "8 x TPU v5e", "steps": length}]
+    for step in range(1, steps + 1):
+        row = {
+            "kind": "train",
+            "step": step,
+            "loss": 1 / step,
+            "loss/pixels": 1 / step,
+            "learning_rate": 1e-4,
+            "grad_norm": 1.0,
+        }
+        row |= {
+            "clips_per_second": 1234.5,
+            "data_wait_fraction": 0.02,
+            "examples_seen": 64 * step,
+            "step_seconds": 0.25,
+        }
+        rows.append(row | more)
+    rows += events
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def opened(path) -> Outline:
+    return Outline(report.write(path).read_text())
+
+
+def test_the_summary(tmp_path):
+    page = opened(run(tmp_path / "vit-b", events=[{"kind": "event", "step": 20, "event": "saved"}]))
+    for words in (
+        "vit-b",
+        "not finished",
+        "of 60, 50%",
+        "1,920 videos",
+        "0.03333",
+        "lowest 0.03333 at step 30",
+        "1,230 clips/s",
+    ):
+        assert words in page.text, words
+    for words in ("0.25 s a step", "2% the data keeps up", "8 x TPU v5e", "step 20"):
+        assert words in page.text, words
+    assert "vit-b · vmae report" in page.words
+
+
+@pytest.mark.parametrize(
+    ("steps", "event", "status"),
+    [(60, None, "done"), (30, "preempted", "preempted"), (30, "not finite", "stopped"), (30, None, "not finished")],
+)
+def test_the_status(tmp_path, steps, event, status):
+    events = [{"kind": "event", "step": steps, "event": event}] if event else []
+    page = opened(run(tmp_path, steps=steps, events=events))
+    assert page.words[page.words.index(status)] == status
+
+
+def test_curves(tmp_path):
+    events = [{"kind": "eval", "step": s, "knn/top1": s / 100} for s in (10, 20, 30)]
+    events += [
+        {"kind": "event", "step": 12, "event": "resumed"},
+        {"kind": "train", "step": 29, "loss": "NaN", "loss/pixels": "NaN"},
+    ]
+    page = opened(run(tmp_path, events=events, mfu=0.4, psnr=20.0))
+    titles = [
+        "Loss",
+        "Learning rate",
+        "Gradient norm",
+        "Speed",
+        "Share of time waiting for data",
+        "Model FLOPs utilisation",
+    ]
+    for title in [*titles, "psnr", "knn/top1", "1 not finite, the first at step 29", "resumed at step 12"]:
+        assert title in page.text, title
+    assert "Terms of the loss" not in page.text  # one term, the same as the loss
+    data = [json.loads(attrs["data-chart"] or "") for _, attrs in page.tags if "data-chart" in attrs]
+    assert len(data) == 8
+    loss = dict(map(tuple, data[0]["series"][0]["points"]))
+    assert loss[4] == 0.25
+    assert loss[29] is None
+
+
+def test_everything_is_escaped(tmp_path):
+    path = run(
+        tmp_path / "x",
+        events=[{"kind": "event", "step": 1, "event": EVIL, EVIL: EVIL}],
+        **{EVIL: 1.0, f"loss/{EVIL}": 2},
+    )
+    (path / "config.json").write_text(json.dumps({EVIL: [EVIL], "method": {"call": EVIL}}))
+    (path / "quarantine.jsonl").write_text(json.dumps({"path": EVIL, "reason": EVIL}) + "\n")
+    video = np.zeros((1, 2, 16, 16, 3), np.uint8)
+    reconstruction.save(Pictures({EVIL: video}, borrowed=(EVIL,)), path / "media" / "a'\"<b>_3.png")
+    page = opened(path)
+    assert [attrs.get("src") for tag, attrs in page.tags if tag == "script"] == [None]
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 1
+    assert (images[0]["src"] or "").startswith("data:image/png;base64,")
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert page.text.count("<script>alert(1)</script>") >= 6  # as text
+
+
+def test_nothing_is_asked_of_a_network(tmp_path):
+    page = opened(run(tmp_path))
+    text = report.write(tmp_path).read_text()
+    assert not re.search(r"(?:src|href)=\"(?!data:)", text)
+    assert "@import" not in text
+    assert "url(" not in text
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv"))
+    assert (policy or "").startswith("default-src 'none'; img-src data:")
+
+
+def test_pictures_say_what_they_borrow(tmp_path):
+    path = run(tmp_path)
+    video = np.zeros((1, 2, 16, 16, 3), np.uint8)
+    rows = {"original": video, "reconstructed, true": video, "reconstructed": video}
+    for step in range(100, 1100, 100):
+        reconstruction.save(Pictures(rows, borrowed=("reconstructed, true",)), path / "media" / f"r_{step:06d}.png")
+    (path / "media" / "broken_5000.png").write_bytes(b"\x89PNG no")
+    (path / "media" / "notes.txt").write_text("not a picture")
+    page = opened(path)
+    titles = [word for word in page.words if re.fullmatch(r"Step [\d,]+", word)]
+    assert titles == ["Step 1,000", "Step 900", "Step 800", "Step 700", "Step 600", "Step 500", "Step 100"]
+    assert "4 more in media/" in page.text
+    assert "“reconstructed, true” borrows each hidden patch’s true mean and std" in page.text
+    assert "“reconstructed” uses nothing hidden" in page.text
+
+
+def test_missing_empty_and_partial_runs(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder; --workdir"):
+        report.write(tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no metrics yet" in opened(empty).text
+    (empty / "config.json").write_text("{")
+    (empty / "metrics.jsonl").write_bytes(b'[1]\n\xff\n{"kind": "train", "step": 3, "loss": 0.5}\n{"kind": "tra')
+    page = opened(empty)
+    assert "config.json is not a config" in page.text
+    assert "metrics.jsonl: 2 lines could not be read" in page.text
+    assert "0.5" in page.text
+    (empty / "metrics.jsonl").write_text(
+        '{"kind": "train", "step": "x"}\n{"kind": "train"}\n'
+        '{"kind": "train", "step": 1, "loss": {"a": 1}, "grad_norm": null}\n'
+        '{"kind": "event", "step": 1, "event": null, "time": "later", "steps": "many", "devices": 8}\n'
+    )
+    assert "not finished" in opened(empty).text
+
+
+def test_length_from_the_config(tmp_path):
+    run(tmp_path, length=None)
+    for config, steps in [
+        ({"train": {"length": {"steps": 40}}}, 40),
+        ({"train": {"length": {"examples": 100}}, "data": {"global_batch": 8}}, 13),
+        ({"train": {"length": {"epochs": 3}}}, None),
+        ({"train": "odd"}, None),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert read(tmp_path).length == steps
+
+
+def test_parts_of_a_bucket_are_read_in_order(tmp_path):
+    parts = tmp_path / "metrics.jsonl"
+    parts.mkdir()
+    for number in (1, 0):
+        (parts / f"part-{number:05d}.jsonl").write_text(
+            json.dumps({"kind": "train", "step": number, "loss": 1.0}) + "\n"
+        )
+    assert [row["step"] for row in read(tmp_path).train] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1234567, "1,234,567"), (0.12345678, "0.1235"), (1.5e-4, "1.5e-4"), (-2.5e-7, "-2.5e-7"),
+     (12345.6, "12,346"), (math.nan, "not finite"), (3.0, "3"), (1e20, "100,000,000,000,000,000,000")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert charts.compact(value) == text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.47), (1e-6, 1.5e-4), (-3, 900), (1e9, 1e9 + 5), (0, 1e-12)])
+def test_ticks_cover_and_are_few(low, high):
+    levels = charts.ticks(low, high, 4)
+    assert levels[0] <= low + 1e-9 * abs(high)
+    assert levels[-1] >= high - 1e-9 * abs(high)
+    assert 3 <= len(levels) <= 8
+    assert np.allclose(np.diff(levels), levels[1] - levels[0], rtol=1e-6)
+
+
+def test_long_curves_keep_their_peaks():
+    points = [(step, math.sin(step / 700) + (9.0 if step == 4321 else 0.0)) for step in range(100_000)]
+    points[777] = (777, math.nan)
+    thin = charts.reduce_points(points)
+    assert len(thin) <= 420
+    assert thin[0] == points[0]
+    assert thin[-1] == points[-1]
+    assert points[4321] in thin
+    assert [step for step, value in thin if math.isnan(value)] == [777]
+    assert [step for step, _ in thin] == sorted({step for step, _ in thin})
+
+
+def test_charts_of_odd_series():
+    assert charts.chart("none", []) == ""
+    assert charts.chart("none", [Series("a", []), Series("b", [(1, math.nan)])]) == ""
+    for points in (
+        [(5, 0.0)],
+        [(5, 2.0), (9, 2.0)],
+        [(1, -1.0), (2, math.inf), (3, -1e-30)],
+        [(0, 1e300), (1, -1e300)],
+    ):
+        text = charts.chart("odd", [Series("a", points)])
+        Outline(text)
+        assert "nan" not in text.lower().replace("not finite", "")

@@ -1,0 +1,244 @@
+"""Curves as HTML: the lines are an SVG that stretches, the numbers are text that does not.
+
+So a chart reads as well at 390 as at 1,280 pixels. Values under the pointer are shown by the
+page's script from the data that each chart carries.
+"""
+
+import dataclasses
+import html
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+__all__ = ["Series", "chart", "compact", "reduce_points", "ticks"]
+
+_POINTS = 400  # of a curve, at most: more is not seen, and makes the page heavy
+_SMOOTH = 60  # a single curve of so many points or more gets a smoothed one on top
+_DOTS = 30  # a curve of so few points or fewer gets a dot for each
+_COLOURS = 6
+
+Points = Sequence[tuple[int, float]]
+
+
+class Series(NamedTuple):
+    """One curve: its name, and (step, value) in ascending order; values may be not finite."""
+
+    name: str
+    points: list[tuple[int, float]]
+
+    @property
+    def finite(self) -> list[tuple[int, float]]:
+        return [(step, value) for step, value in self.points if math.isfinite(value)]
+
+
+def chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    unit: str = "",
+    percent: bool = False,
+    marks: Sequence[int] = (),
+    smooth: bool = True,
+) -> str:
+    """One chart as HTML.
+
+    Args:
+      title: what is drawn, in the reader's words.
+      series: the curves; one colour each.
+      unit: behind every value, such as "clips/s".
+      percent: values are shares of one.
+      marks: steps at which the run was resumed, drawn as dashed lines.
+      smooth: draw a running mean over a long single curve.
+
+    Returns:
+      a `<figure>`, everything escaped; "" when there is not one finite value.
+    """
+    series = [one for one in series if one.finite]
+    if not series:
+        return ""
+    frame = _Frame.around([point for one in series for point in one.finite], percent)
+    told: Callable[[float], str] = lambda value: _told(value, unit, percent)  # noqa: E731
+    carried = {"series": [_carried(one) for one in series], "low": frame.first, "high": frame.last}
+    data = json.dumps(carried | {"unit": "%" if percent else unit})
+    head = f'<h3>{_e(title)}</h3><p class="last">{_latest(series, told)}</p>'
+    return (
+        f'<figure class="chart"><figcaption>{head}</figcaption>'
+        f'<div class="plot" tabindex="0" role="img" aria-label="{_e(_spoken(title, series, told))}"'
+        f' data-chart="{_e(data)}">{_drawing(series, frame, marks, smooth)}{_labels(frame, percent)}'
+        '<i class="cursor" hidden></i><div class="tip" hidden></div></div>'
+        f"{_legend(series)}{_lost(series)}</figure>"
+    )
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers that cover [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
+    start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    digits = max(0, 2 - math.floor(math.log10(step)))
+    return [round(number * step, digits) for number in range(start, end + 1)]
+
+
+def compact(value: float) -> str:
+    """A number in about four digits that matter: 1,234,567; 0.1235; 1.5e-4."""
+    if not math.isfinite(value):
+        return "not finite"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 1e-3:
+        return f"{value:.4g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def reduce_points(points: Points, limit: int = _POINTS) -> list[tuple[int, float]]:
+    """About `limit` points at most, with the first, the last, every peak, and what is not finite."""
+    if len(points) <= limit:
+        return list(points)
+    size = math.ceil(2 * len(points) / limit)
+    kept = [points[0]]
+    for start in range(1, len(points) - 1, size):
+        part = points[start : min(start + size, len(points) - 1)]
+        good = [point for point in part if math.isfinite(point[1])]
+        chosen = {min(good, key=lambda p: p[1]), max(good, key=lambda p: p[1])} if good else set()
+        kept += sorted(chosen | {point for point in part if not math.isfinite(point[1])}, key=lambda p: p[0])
+    return [*kept, points[-1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """Where a step and a value lie, in percent from the left and from the top."""
+
+    first: int
+    last: int
+    low: float
+    high: float
+    levels: list[float]
+
+    @classmethod
+    def around(cls, points: Points, percent: bool) -> "_Frame":
+        values = [value for _, value in points]
+        low, high = min(values), max(values)
+        if percent:
+            levels = ticks(0.0, max(high, 0.02), 4)
+        elif low == high:
+            levels = [low - abs(low) * 0.5 - (low == 0), low, low + abs(low) * 0.5 + (low == 0)]
+        else:  # a curve that comes near zero is read against zero
+            levels = ticks(0.0 if 0 <= low <= 0.35 * high else low, high, 4)
+        steps = [step for step, _ in points]
+        return cls(min(steps), max(steps), levels[0], levels[-1], levels)
+
+    def across(self, step: float) -> float:
+        return 100.0 * (step - self.first) / (self.last - self.first) if self.last > self.first else 50.0
+
+    def down(self, value: float) -> float:
+        return 100.0 * (1.0 - (value - self.low) / (self.high - self.low))
+
+
+def _carried(one: Series) -> dict[str, object]:
+    points = reduce_points(one.points)
+    return {"name": one.name, "points": [[step, value if math.isfinite(value) else None] for step, value in points]}
+
+
+def _drawing(series: Sequence[Series], frame: _Frame, marks: Sequence[int], smooth: bool) -> str:
+    parts = [
+        f'<line class="grid" x1="0" x2="100" y1="{frame.down(v):.2f}" y2="{frame.down(v):.2f}"/>' for v in frame.levels
+    ]
+    for step in marks:
+        if frame.first < step < frame.last:
+            x = f"{frame.across(step):.2f}"
+            parts.append(f'<line class="mark" x1="{x}" x2="{x}" y1="0" y2="100"/>')
+    dots = []
+    for number, one in enumerate(series):
+        colour = f"c{number % _COLOURS}"
+        smooth = smooth and len(series) == 1 and len(one.points) >= _SMOOTH
+        parts.append(_path(reduce_points(one.points), frame, f"{colour} faint" if smooth else colour))
+        if smooth:
+            parts.append(_path(reduce_points(_smoothed(one.points)), frame, colour))
+        if len(one.points) <= _DOTS:
+            dots += [
+                f'<b class="dot {colour}" style="left:{frame.across(step):.2f}%;top:{frame.down(value):.2f}%"></b>'
+                for step, value in one.finite
+            ]
+    svg = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{"".join(parts)}</svg>'
+    return svg + "".join(dots)
+
+
+def _path(points: Points, frame: _Frame, kind: str) -> str:
+    """A line with a gap where values are not finite."""
+    parts, pen = [], "M"
+    for step, value in points:
+        if math.isfinite(value):
+            parts.append(f"{pen}{frame.across(step):.2f} {frame.down(value):.2f}")
+        pen = "L" if math.isfinite(value) else "M"
+    return f'<path class="{kind}" d="{"".join(parts)}"/>'
+
+
+def _smoothed(points: Points, share: float = 0.04) -> list[tuple[int, float]]:
+    """A running mean, exponentially weighted over `share` of the points, free of bias at the start."""
+    keep, total, weight, result = 1 - 1 / max(2.0, share * len(points)), 0.0, 0.0, []
+    for step, value in points:
+        if math.isfinite(value):
+            total, weight = total * keep + value, weight * keep + 1.0
+            value = total / weight
+        result.append((step, value))
+    return result
+
+
+def _labels(frame: _Frame, percent: bool) -> str:
+    fine = percent and frame.levels[1] - frame.levels[0] < 0.01
+    spell = (lambda v: f"{v * 100:.{1 if fine else 0}f}%") if percent else compact
+    labels = [f'<span class="y" style="top:{frame.down(v):.2f}%">{_e(spell(v))}</span>' for v in frame.levels]
+    steps = [
+        step for step in ticks(frame.first, frame.last, 4) if step == int(step) and frame.first <= step <= frame.last
+    ]
+    labels += [
+        f'<span class="x" style="left:{frame.across(step):.2f}%">{_e(compact(step))}</span>'
+        for step in steps or [frame.first]
+    ]
+    return "".join(labels)
+
+
+def _told(value: float, unit: str, percent: bool) -> str:
+    if not math.isfinite(value):
+        return "not finite"
+    if percent:
+        return f"{value * 100:.3g}%"
+    return f"{compact(value)} {unit}".strip()
+
+
+def _latest(series: Sequence[Series], told: Callable[[float], str]) -> str:
+    if len(series) > 1:
+        return ""
+    step, value = series[0].points[-1]
+    return f"<strong>{_e(told(value))}</strong> at step {step:,}"
+
+
+def _legend(series: Sequence[Series]) -> str:
+    if len(series) < 2:
+        return ""
+    items = "".join(f'<li><b class="key c{n % _COLOURS}"></b>{_e(one.name)}</li>' for n, one in enumerate(series))
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _lost(series: Sequence[Series]) -> str:
+    lost = [step for one in series for step, value in one.points if not math.isfinite(value)]
+    return f'<p class="lost">{len(lost)} not finite, the first at step {min(lost):,}</p>' if lost else ""
+
+
+def _spoken(title: str, series: Sequence[Series], told: Callable[[float], str]) -> str:
+    parts = []
+    for one in series:
+        (first, start), (last, end) = one.finite[0], one.finite[-1]
+        parts.append(f"{one.name}: {told(start)} at step {first:,}, {told(end)} at step {last:,}")
+    return f"{title}. {'; '.join(parts)}"
+
+
+def _e(text: object) -> str:
+    return html.escape(str(text), quote=True)

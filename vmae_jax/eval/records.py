@@ -1,0 +1,201 @@
+"""What a run left in its folder, read for people: metrics, events, pictures, broken videos."""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+from PIL import Image
+
+from vmae_jax.eval.reconstruction import KEY
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Picture", "Run", "read"]
+
+_PICTURE_BYTES = 8 * 2**20
+
+
+class Picture(NamedTuple):
+    """A PNG of `media/`: its bytes, size in pixels, step (where its name has one), and what it shows."""
+
+    name: str
+    content: bytes
+    size: tuple[int, int]
+    step: int | None
+    rows: tuple[str, ...]
+    borrowed: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's records; any of them may be missing.
+
+    Attributes:
+      path: its folder.
+      config: the config as plain data; None where there is none, or it cannot be read.
+      train, evals, events: rows in the order of their steps.
+      quarantine: the rows of `quarantine.jsonl`.
+      problems: what could not be read, for the reader of the report.
+    """
+
+    path: epath.Path
+    config: dict[str, Any] | None
+    train: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    quarantine: list[dict[str, Any]]
+    problems: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.path.name or os.fspath(self.path)
+
+    @property
+    def step(self) -> int:
+        """The last step that left a row."""
+        return max((row["step"] for row in self.train), default=0)
+
+    @property
+    def length(self) -> int | None:
+        """How many steps the run is to take, as it said itself or as the config does."""
+        for event in reversed(self.events):
+            if isinstance(event.get("steps"), int):
+                return event["steps"]
+        length = self.setting("train", "length")
+        if not isinstance(length, Mapping):
+            return None
+        if isinstance(length.get("steps"), int):
+            return length["steps"]
+        batch = self.setting("data", "global_batch")
+        if isinstance(length.get("examples"), int) and isinstance(batch, int) and batch > 0:
+            return math.ceil(length["examples"] / batch)
+        return None
+
+    def setting(self, *names: str) -> Any:
+        """A value of the config by its path; None where there is none."""
+        node: Any = self.config
+        for name in names:
+            node = node.get(name) if isinstance(node, Mapping) else None
+        return node
+
+    def told(self, key: str) -> Any:
+        """The newest value of `key` in any event; None where no event has it."""
+        return next((event[key] for event in reversed(self.events) if key in event), None)
+
+    def series(self, key: str, *, kind: str = "train") -> list[tuple[int, float]]:
+        """(step, value) of a metric, ascending; "NaN" and "Infinity" become floats."""
+        rows = self.train if kind == "train" else self.evals
+        points = {row["step"]: _float(row[key]) for row in rows if key in row}
+        return sorted((step, value) for step, value in points.items() if value is not None)
+
+    def names(self, *, kind: str = "train") -> list[str]:
+        """The metrics of all rows, in the order they first appear."""
+        rows = self.train if kind == "train" else self.evals
+        names = dict.fromkeys(name for row in rows for name in row if name not in ("kind", "step", "time"))
+        return [name for name in names if self.series(name, kind=kind)]
+
+    def pictures(self, most: int) -> tuple[list[Picture], list[str]]:
+        """The first picture and the newest, `most` in all, newest first, and the names of the rest."""
+        folder = self.path / "media"
+        files = [entry for entry in folder.iterdir() if entry.suffix.lower() == ".png"] if folder.is_dir() else []
+        files.sort(key=lambda file: (_step_of(file.name) or 0, file.name), reverse=True)
+        chosen = files if len(files) <= most else [*files[: most - 1], files[-1]]
+        read_, rest = [], [file.name for file in files if file not in chosen]
+        for file in chosen:
+            picture = _picture(file)
+            if picture is None:
+                rest.append(file.name)
+            else:
+                read_.append(picture)
+        return read_, rest
+
+
+def read(workdir: epath.PathLike) -> Run:
+    """Reads what there is in `workdir`; nothing in it is run.
+
+    Raises:
+      ConfigError: there is no such folder.
+    """
+    path = epath.Path(workdir)
+    if not path.is_dir():
+        raise ConfigError(f"{os.fspath(path)}: there is no such folder; --workdir names the folder of a run")
+    problems: list[str] = []
+    rows = _rows(path / "metrics.jsonl", problems)
+    rows = [row for row in rows if isinstance(row.get("step"), int) and not isinstance(row["step"], bool)]
+    rows.sort(key=lambda row: row["step"])
+    kinds = {kind: [row for row in rows if row.get("kind") == kind] for kind in ("train", "eval", "event")}
+    quarantine = _rows(path / "quarantine.jsonl", problems)
+    config = _config(path / "config.json", problems)
+    return Run(path, config, kinds["train"], kinds["eval"], kinds["event"], quarantine, problems)
+
+
+def _config(path: epath.Path, problems: list[str]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        problems.append(f"{path.name} is not a config: a JSON object was expected")
+        return None
+    return config
+
+
+def _rows(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, or of its parts (`PATH/part-*`) in a bucket."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    rows, bad = [], 0
+    for file in files:
+        text = file.read_bytes().decode("utf-8", errors="replace")
+        for line in text[: text.rfind("\n") + 1].splitlines():  # a line still being written has no end
+            try:
+                row = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError):
+                row = 0
+            if isinstance(row, dict):
+                rows.append(row)
+            elif row is not None:
+                bad += 1
+    if bad:
+        problems.append(f"{path.name}: {bad} lines could not be read")
+    return rows
+
+
+def _picture(file: epath.Path) -> Picture | None:
+    """The PNG, if it is one and of a size for a page."""
+    content = file.read_bytes()
+    if len(content) > _PICTURE_BYTES:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                size = image.size
+                image.load()
+                about = json.loads(getattr(image, "text", {}).get(KEY, "{}"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+    about = about if isinstance(about, dict) else {}
+    rows, borrowed = (tuple(str(name) for name in about.get(key, ()) or ()) for key in ("rows", "borrowed"))
+    return Picture(file.name, content, size, _step_of(file.name), rows, borrowed)
+
+
+def _step_of(name: str) -> int | None:
+    numbers = re.findall(r"\d+", name.rpartition(".")[0])
+    return int(numbers[-1]) if numbers and len(numbers[-1]) < 16 else None
+
+
+def _float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
