@@ -166,6 +166,30 @@ def test_a_step_is_saved_once(tmp_path):
     checkpoints.close()
 
 
+def test_what_was_restored_need_not_be_saved(tmp_path):
+    saved(tmp_path, 5).close()
+    again = Checkpoints(tmp_path)
+    again.restore(jax.eval_shape(lambda: make()))
+    assert not again.save(5, make(5), {})
+    assert again.save(6, make(6), {})
+    again.close()
+    assert again.steps() == [5, 6]
+    assert not (tmp_path / "aside").exists()
+
+
+def test_numbers_and_host_arrays(tmp_path):
+    state = {"temperature": 0.1, "count": 3, "host": np.arange(4.0), "yes": True}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {})
+    checkpoints.close()
+    restored = Checkpoints(tmp_path).restore(state).state
+    assert {name: str(leaf.dtype) for name, leaf in restored.items()} == {
+        "temperature": "float32", "count": "int32", "host": "float32", "yes": "bool",
+    }  # fmt: skip
+    np.testing.assert_array_equal(restored["host"], np.arange(4.0))
+    assert read_tree(tmp_path, select="temperature") == np.float32(0.1)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_flipped_bytes_are_found_and_passed_over(tmp_path, seed):
     saved(tmp_path, 10, 20).close()

@@ -124,7 +124,7 @@ class Checkpoints:
           meta: JSON-able values to keep beside it: data position, config hash, …
 
         Returns:
-          False when this object has saved that very step already.
+          False when that very step was saved, or restored, by this object already.
 
         Raises:
           NotFiniteError: a leaf is not finite; names it.
@@ -149,9 +149,9 @@ class Checkpoints:
                 META: ocp.args.JsonSave(layout.document(step, meta, table)),
             }
         )
+        self._pending = step
         try:
             self._set_aside(step)
-            self._pending = step
             if not self._open().save(step, args=args, force=True):
                 raise RuntimeError("the checkpoint manager declined")
         except Exception as error:
@@ -198,7 +198,8 @@ class Checkpoints:
                 log.warning("checkpoint %d of %s is damaged: %s", candidate, self.path, error)
                 continue
             self._damaged.update(number for number, _ in skipped)
-            self._saved = [number for number in self._saved if number <= candidate]
+            # It is there, and what comes after it belongs to another future.
+            self._saved = [*(number for number in self._saved if number < candidate), candidate]
             return Restored(state, meta, candidate, skipped)
         reasons = "; ".join(f"step {number}: {reason}" for number, reason in skipped)
         raise DamagedCheckpointError(f"no readable checkpoint in {self.path}: {reasons}")

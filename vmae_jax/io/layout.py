@@ -50,8 +50,14 @@ def flat(tree: Any) -> dict[str, Any]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name in leaves:
             raise ValueError(f"two leaves of the state are both called {name!r}")
-        leaves[name] = leaf if hasattr(leaf, "dtype") and hasattr(leaf, "shape") else np.asarray(leaf)
+        leaves[name] = leaf if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else _array(leaf)
     return leaves
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """A number or a host array in the dtype it has as a jax array: float32 for Python's float."""
+    array = np.asarray(leaf)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
