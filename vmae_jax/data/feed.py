@@ -7,7 +7,9 @@ Every stage runs ahead in parallel and keeps the order (`deterministic=True`); t
 buffer and no iterator state: a feed starts anywhere at once.
 """
 
+import atexit
 import dataclasses
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "Plan", "start_feed"]
 
+_open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 _FRAMES = -1  # the stream of the frame sampler, beside the clips 0, 1, …
 
 
@@ -40,8 +43,9 @@ class Plan:
     shuffle: bool
 
 
-def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan, *, workers: int) -> "Batches":
+def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
     """Starts reading `rows` of each step of `plan`."""
+    workers = loader.workers or available_cores()
     pool = Workers(workers, sampler=loader.sampler, channels=loader.channels, timeout=loader.timeout)
     reader = _Reader(loader, source, plan, pool)
     order = np.argsort(np.asarray(rows))
@@ -58,6 +62,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         self._loader = loader
         self._place = None if np.array_equal(place, np.arange(len(place))) else place
         self.position = plan.start  # of the next batch, in videos
+        _open.add(self)
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
@@ -89,6 +94,13 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter goes: tf.data's threads would wait for it, and it for them."""
+    for batches in list(_open):
+        batches.close()
 
 
 class _Reader:

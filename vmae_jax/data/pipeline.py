@@ -11,15 +11,16 @@ video * clips_per_video + clip, where the clips of a video are its repeats and t
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmae_jax.data.feed import Batches, Plan, start_feed
 from vmae_jax.data.sources import Opener, Source
 from vmae_jax.data.transforms import Transform, output_size
-from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError
+
+if TYPE_CHECKING:
+    from vmae_jax.data.feed import Batches
 
 __all__ = ["Loader", "Opened", "loader"]
 
@@ -165,7 +166,7 @@ class Opened:
         """Whole batches in a pass over the videos (at least 1), as the official schedules count."""
         return max(1, len(self) // self.loader.global_batch)
 
-    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> Batches:
+    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches":
         """Batches without end.
 
         Args:
@@ -173,18 +174,20 @@ class Opened:
           seed: of the order and of everything random.
           start: the position to begin at, in videos.
         """
-        return self._feed(rows, Plan(seed=seed, start=start, stop=None, shuffle=self.loader.shuffle))
+        return self._feed(rows, seed=seed, start=start, stop=None, shuffle=self.loader.shuffle)
 
-    def once(self, *, rows: Sequence[int], seed: int = 0) -> Batches:
+    def once(self, *, rows: Sequence[int], seed: int = 0) -> "Batches":
         """Every video once, in the source's order.
 
         The last batch is filled up with rows that are not `valid` (and black, index -1); a broken
         video's rows are not valid either, so that none counts twice.
         """
-        return self._feed(rows, Plan(seed=seed, start=0, stop=len(self), shuffle=False))
+        return self._feed(rows, seed=seed, start=0, stop=len(self), shuffle=False)
 
-    def _feed(self, rows: Sequence[int], plan: Plan) -> Batches:
+    def _feed(self, rows: Sequence[int], **plan: Any) -> "Batches":
+        from vmae_jax.data.feed import Plan, start_feed
+
         limit = self.loader.clips_per_step
         if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= limit:
             raise ValueError(f"rows must be different numbers from 0 to {limit - 1}, and some")
-        return start_feed(self.loader, self.source, rows, plan, workers=self.loader.workers or available_cores())
+        return start_feed(self.loader, self.source, rows, Plan(**plan))

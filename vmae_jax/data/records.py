@@ -43,11 +43,12 @@ class Records:
 
     def fetch(self, index: int) -> Encoded:
         """The example: an encoded video, or the still pictures of `tfds.features.Video`."""
+        from google.protobuf.message import DecodeError
+
         try:
-            record = self._records[index]
-        except (OSError, RuntimeError, ValueError) as error:  # a shard that is damaged or gone
-            raise BadVideo(f"record {index} of {self._name} cannot be read: {error}") from error
-        fields = tensorflow().train.Example.FromString(record).features.feature
+            fields = tensorflow().train.Example.FromString(self._records[index]).features.feature
+        except (OSError, RuntimeError, ValueError, DecodeError) as error:  # a shard that is damaged or gone
+            raise BadVideo(f"record {index} of {self._name} cannot be read: {_first_line(error)}") from error
         videos = tuple(fields[self._video].bytes_list.value)
         if not videos:
             raise BadVideo(f"record {index} of {self._name} has no {self._video!r}")
@@ -181,8 +182,9 @@ def _builder(name: str, config: Any, data_dir: str) -> Any:
     module = f"{_BUILDERS}.{name}"
     if name.isidentifier() and importlib.util.find_spec(module):
         own = importlib.import_module(module)
+        made = own.builder_config(config) if config is not None else None
         with _calm():
-            return own.builder()(config=own.builder_config(config), data_dir=data_dir, file_format="array_record")
+            return own.builder()(config=made, data_dir=data_dir, file_format="array_record")
     try:
         with _calm():
             return tfds.builder(name, config=config, data_dir=data_dir)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from vmae_jax.data.video import Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["CsvList", "Encoded", "Folder", "Opener", "Source", "Paths", "Tfds", "csv", "folder", "paths", "tfds"]
+__all__ = ["CsvList", "Encoded", "Folder", "Opener", "Paths", "Source", "Tfds", "csv", "folder", "paths", "tfds"]
 
 
 class Source(Protocol):

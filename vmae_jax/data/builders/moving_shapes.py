@@ -21,6 +21,7 @@ import numpy as np
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.order import fold
 from vmae_jax.data.shapes import MOTIONS, Scene, draw
+from vmae_jax.spec import ConfigError
 
 __all__ = ["Settings", "builder", "builder_config", "config", "make_clip"]
 
@@ -106,10 +107,10 @@ def make_clip(settings: Settings, split: str, index: int) -> dict[str, Any]:
     }
 
 
-def builder_config(settings: Settings | None) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`; the defaults for None."""
-    if settings is None:
-        return _config_class()("default", config())
+def builder_config(settings: Settings) -> Any:
+    """The TFDS BuilderConfig that stands for `settings`."""
+    if not isinstance(settings, Settings):
+        raise ConfigError(f"moving_shapes takes config=data.builders.moving_shapes.config(…), not {settings!r}")
     return _config_class()(settings.name, settings)
 
 
@@ -126,7 +127,7 @@ def builder() -> type:
         name = "moving_shapes"
         VERSION = tfds.core.Version("1.0.0")
         RELEASE_NOTES = {"1.0.0": "The first."}  # noqa: RUF012 - as TFDS has it
-        BUILDER_CONFIGS = [builder_config(None)]  # noqa: RUF012
+        BUILDER_CONFIGS = [_config_class()("default", config())]  # noqa: RUF012
 
         def _info(self) -> Any:
             features = tfds.features.FeaturesDict(

@@ -1,0 +1,240 @@
+"""Frames by number: the right ones, from every container; strangers' files refused with a reason."""
+
+import functools
+import io
+
+import numpy as np
+import pytest
+from conftest import copied_cut, every_frame, numbered_frames, write_video
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vmae_jax.data.decode import BadVideo, Encoded, Limits, probe, read_clip, read_frames
+from vmae_jax.data.encode import encode_h264
+
+KINDS = [
+    ("mp4", "libx264"),
+    ("mov", "libx264"),
+    ("matroska", "libx264"),
+    ("webm", "libvpx-vp9"),
+    ("avi", "mpeg4"),
+    ("mpegts", "libx264"),
+    ("flv", "libx264"),
+]
+
+
+@pytest.mark.parametrize(("container", "codec"), KINDS)
+@pytest.mark.parametrize("group", [5, 60])
+def test_frames_by_number_equal_a_full_decode(container, codec, group):
+    data = write_video(numbered_frames(40), container=container, codec=codec, group=group)
+    truth = every_frame(data)
+    encoded = Encoded(data=data)
+    info = probe(encoded)
+    assert info.num_frames == len(truth) == 40
+    assert info.rate == pytest.approx(25, rel=0.02)
+    np.testing.assert_allclose(info.times, np.arange(40) / 25, atol=0.002)
+    for indices in ([0], [39], [17, 3, 17, 38], [22, 23, 24]):
+        np.testing.assert_array_equal(read_frames(encoded, indices), truth[indices])
+
+
+@functools.cache
+def thirty():
+    return Encoded(data=encode_h264(numbered_frames(30), quality=4))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 29), min_size=1, max_size=8))
+def test_any_order_and_repeats(indices):
+    frames = read_frames(thirty(), indices)
+    left = frames[:, 8, 4].astype(int).mean(-1)
+    assert np.abs(left - (4 + 5 * np.array(indices))).max() <= 4
+
+
+def test_real_clips(clips):
+    for path in sorted(p for p in clips.iterdir() if p.suffix in (".mp4", ".avi")):
+        truth = every_frame(path.read_bytes())
+        encoded = Encoded(path=str(path))
+        count = probe(encoded).num_frames
+        assert count == len(truth)
+        indices = [0, count // 3, count // 2, count - 1]
+        np.testing.assert_array_equal(read_frames(encoded, indices), truth[indices])
+
+
+@pytest.mark.parametrize("start", [0.0, 0.9, 2.4, 3.3])
+def test_a_cut_made_by_copying_counts_only_frames_that_are_shown(start):
+    whole = write_video(numbered_frames(120), group=50)
+    data = copied_cut(whole, start, 1.2)
+    truth = every_frame(data)
+    encoded = Encoded(data=data)
+    assert probe(encoded).num_frames == len(truth)
+    np.testing.assert_array_equal(read_frames(encoded, range(len(truth))), truth)
+    np.testing.assert_array_equal(read_frames(encoded, [len(truth) - 1]), truth[-1:])
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_quarter_turns_are_honoured(rotation):
+    frames = np.zeros((3, 32, 48, 3), np.uint8)
+    frames[:, :16, :16] = 250  # upper left
+    plain = read_frames(Encoded(data=write_video(frames)), [1])
+    turned = read_frames(Encoded(data=write_video(frames, rotation=rotation)), [1])
+    np.testing.assert_array_equal(turned, np.rot90(plain, rotation // 90, axes=(1, 2)))
+
+
+def test_other_angles_are_refused():
+    data = write_video(numbered_frames(3), rotation=30)
+    with pytest.raises(BadVideo, match="rotated by"):
+        read_frames(Encoded(data=data), [0])
+
+
+def test_grey():
+    data = encode_h264(numbered_frames(4), quality=4)
+    assert read_frames(Encoded(data=data), [1], channels=1).shape == (1, 32, 32, 1)
+
+
+def test_a_clip_decodes_each_frame_once():
+    data = encode_h264(numbered_frames(10), quality=4)
+    frames, rows, info = read_clip(Encoded(data=data), lambda info, seed: np.array([[9, 2, 2], [2, 9, 5]]), np.zeros(2))
+    assert frames.shape[0] == 3
+    assert info.num_frames == 10
+    np.testing.assert_array_equal(rows, [[2, 0, 0], [0, 2, 1]])
+    assert rows.dtype == np.int32
+
+
+def faststart(data, tmp_path):
+    """The same video with its index in front, so that a truncated file still opens."""
+    import av
+
+    path = tmp_path / "fast.mp4"
+    with av.open(io.BytesIO(data)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as out:
+        stream = source.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                out.mux(packet)
+    return path.read_bytes()
+
+
+def read_all(data):
+    encoded = Encoded(data=data)
+    return read_frames(encoded, range(probe(encoded).num_frames))
+
+
+@pytest.mark.parametrize("container", ["mp4", "fast", "matroska", "avi"])
+@pytest.mark.parametrize("tenth", [0, 1, 3, 5, 8])
+def test_truncated_files_have_a_reason(container, tenth, tmp_path):
+    codec = "mpeg4" if container == "avi" else "libx264"
+    noise = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), np.uint8)
+    data = write_video(noise, container="mp4" if container == "fast" else container, codec=codec)
+    if container == "fast":
+        data = faststart(data, tmp_path)
+    with pytest.raises(BadVideo, match=r"cut off|no readable video|has no frame"):
+        read_all(data[: len(data) * tenth // 10])
+
+
+def test_flipped_bits_either_decode_or_have_a_reason():
+    random = np.random.default_rng(0)
+    data = encode_h264(random.integers(0, 255, (30, 32, 32, 3), np.uint8))
+    reasons = []
+    for _ in range(40):
+        broken = bytearray(data)
+        broken[random.integers(len(data))] ^= 1 << int(random.integers(8))
+        try:
+            assert read_all(bytes(broken)).shape[1:] == (32, 32, 3)
+        except BadVideo as error:
+            reasons.append(str(error))
+    assert reasons
+    assert not any("\n" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello\n" * 200,
+        b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+        b"<?xml version='1.0'?><MPD></MPD>",
+        b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
+def test_what_is_no_video_container_is_not_opened(data):
+    with pytest.raises(BadVideo, match="no readable video"):
+        probe(Encoded(data=data))
+
+
+def test_pictures_and_sound_are_not_videos():
+    file = io.BytesIO()
+    Image.fromarray(numbered_frames(1)[0]).save(file, "PNG")
+    with pytest.raises(BadVideo, match="no readable video"):
+        probe(Encoded(data=file.getvalue()))
+    import av
+
+    sound = io.BytesIO()
+    with av.open(sound, mode="w", format="mp4") as out:
+        stream = out.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    with pytest.raises(BadVideo, match="no video stream"):
+        probe(Encoded(data=sound.getvalue()))
+
+
+def test_a_name_is_never_a_url(tmp_path):
+    for name in ("concat:/etc/passwd", "http://127.0.0.1:1/x.mp4", "pipe:0"):
+        with pytest.raises(BadVideo, match="cannot be opened"):
+            probe(Encoded(path=name))
+
+
+def test_codecs_that_are_not_named_are_refused():
+    data = write_video(numbered_frames(3), container="avi", codec="ffv1")
+    with pytest.raises(BadVideo, match="not allowed"):
+        probe(Encoded(data=data))
+
+
+def test_limits():
+    encoded = Encoded(data=encode_h264(numbered_frames(30), rate=10))
+    for limits, words in (
+        (Limits(pixels=500), "pixels"),
+        (Limits(seconds=1.0), "lasts"),
+        (Limits(frames=10), "more than 10 frames"),
+    ):
+        with pytest.raises(BadVideo, match=words):
+            probe(encoded, limits=limits)
+
+
+def test_an_index_outside_the_video_is_the_callers_fault():
+    encoded = Encoded(data=encode_h264(numbered_frames(5)))
+    for index in (-1, 5):
+        with pytest.raises(ValueError, match="of a video of 5"):
+            read_frames(encoded, [index])
+
+
+def test_a_folder_of_pictures(tmp_path):
+    frames = numbered_frames(4)
+    paths = []
+    for number, frame in enumerate(frames):
+        paths.append(str(tmp_path / f"img_{number:05}.png"))
+        Image.fromarray(frame).save(paths[-1])
+    encoded = Encoded(frames=tuple(paths), rate=12.0)
+    assert probe(encoded).num_frames == 4
+    np.testing.assert_array_equal(read_frames(encoded, [3, 0, 3]), frames[[3, 0, 3]])
+    raw = Encoded(frames=tuple(open(path, "rb").read() for path in paths))  # noqa: SIM115
+    np.testing.assert_array_equal(read_frames(raw, [2]), frames[[2]])
+    with pytest.raises(BadVideo, match="frame 1 is missing"):
+        read_frames(Encoded(frames=(paths[0], paths[0] + "x")), [1])
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(BadVideo, match="picture"):
+        read_frames(Encoded(frames=(str(tmp_path / "text.png"),)), [0])
+
+
+def test_encoding_is_deterministic_and_faithful():
+    frames = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    data = encode_h264(frames, quality=4)
+    assert data == encode_h264(frames, quality=4)
+    error = np.abs(read_frames(Encoded(data=data), range(6)).astype(int) - frames)
+    assert error.mean() < 6
+    with pytest.raises(ValueError, match="even"):
+        encode_h264(frames[:, :31])

@@ -1,0 +1,142 @@
+"""Rows follow the sharding; global arrays are the global batch; working ahead loses nothing."""
+
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vmae_jax.data.device import host_rows, prefetch_to_device, to_device
+
+
+def sharding(shape, names, spec):
+    return NamedSharding(
+        Mesh(np.array(jax.devices()).reshape(shape), names, axis_types=(AxisType.Auto,) * len(names)),
+        PartitionSpec(*spec),
+    )
+
+
+SHARDINGS = [
+    sharding((8,), ("data",), ("data",)),
+    sharding((2, 2, 2), ("data", "fsdp", "tensor"), (("data", "fsdp"),)),
+    sharding((2, 4), ("data", "tensor"), ("data", None)),
+    sharding((8,), ("data",), ()),
+]
+
+
+def batch_of(clips, rows):
+    video = np.arange(clips * 4 * 2 * 2 * 3, dtype=np.uint8).reshape(clips, 4, 2, 2, 3)
+    return {"video": video[rows], "index": np.arange(clips, dtype=np.int32)[rows]}
+
+
+@pytest.mark.parametrize("where", SHARDINGS, ids=str)
+def test_rows_and_arrays_follow_the_sharding(where):
+    rows = host_rows(where, 16)
+    assert rows == list(range(16))  # one process holds all devices here
+    arrays = to_device(batch_of(16, rows), where, 16)
+    whole = batch_of(16, np.arange(16))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, whole[name])
+        assert array.sharding.spec == PartitionSpec(*where.spec[:1])
+        for shard in array.addressable_shards:
+            np.testing.assert_array_equal(shard.data, whole[name][shard.index])
+
+
+class Half:
+    """A sharding as a process sees it that owns the devices of rows 4..7 and 12..15 of 16."""
+
+    def addressable_devices_indices_map(self, shape):
+        assert shape == (16,)
+        return {"a": (slice(12, 16),), "b": (slice(4, 8),), "c": (slice(4, 8),)}
+
+
+def test_a_process_may_own_rows_that_are_no_neighbours():
+    assert host_rows(Half(), 16) == [4, 5, 6, 7, 12, 13, 14, 15]
+
+
+def test_a_batch_that_does_not_divide_is_told():
+    with pytest.raises(ValueError, match="does not divide"):
+        host_rows(SHARDINGS[0], 12)
+    with pytest.raises(ValueError, match="has 3 rows"):
+        to_device({"x": np.zeros((3, 2))}, SHARDINGS[0], 8)
+
+
+class Batches:
+    """Counts up; knows its position as the loader does."""
+
+    def __init__(self, count, *, fail=None, delay=0.0):
+        self.position, self.count, self.fail, self.delay = 0, count, fail, delay
+        self.closed = False
+
+    def __next__(self):
+        time.sleep(self.delay)
+        if self.position == self.fail:
+            raise OSError("the disk is gone")
+        if self.position == self.count:
+            raise StopIteration
+        self.position += 1
+        return {"x": np.full((8,), self.position)}
+
+    def faults(self):
+        return ["one"]
+
+    def close(self):
+        self.closed = True
+
+
+def test_prefetch_gives_every_batch_and_the_position_of_the_consumer():
+    with prefetch_to_device(Batches(6), SHARDINGS[0], clips=8) as ahead:
+        for number in range(6):
+            assert ahead.position == number
+            np.testing.assert_array_equal(next(ahead)["x"], np.full(8, number + 1))
+        assert ahead.position == 6
+        assert ahead.faults() == ["one"]
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                next(ahead)
+
+
+def test_an_error_is_raised_in_its_place():
+    with prefetch_to_device(Batches(9, fail=2), SHARDINGS[0], clips=8) as ahead:
+        next(ahead)
+        next(ahead)
+        for _ in range(2):
+            with pytest.raises(OSError, match="disk is gone"):
+                next(ahead)
+
+
+def test_waiting_is_measured():
+    with prefetch_to_device(Batches(3, delay=0.05), SHARDINGS[0], clips=8) as ahead:
+        list(ahead)
+        assert ahead.wait_seconds > 0.05
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_closing_ends_the_thread(taken):
+    batches = Batches(10**9)
+    ahead = prefetch_to_device(batches, SHARDINGS[0], clips=8)
+    for _ in range(taken):
+        next(ahead)
+    ahead.close()
+    assert batches.closed
+    assert not any(thread.name == "prefetch_to_device" for thread in threading.enumerate())
+    with pytest.raises(RuntimeError, match="closed"):
+        next(ahead)
+
+
+def test_with_a_real_loader(video_folder):
+    from test_data_pipeline import make
+
+    loader = make(video_folder)
+    where = SHARDINGS[0]
+    rows = host_rows(where, loader.clips_per_step)
+    opened = loader.open()
+    with opened.batches(rows=rows, seed=3) as host:
+        truth = [next(host) for _ in range(3)]
+    with prefetch_to_device(opened.batches(rows=rows, seed=3), where, clips=8) as ahead:
+        for batch in truth:
+            for name, array in next(ahead).items():
+                np.testing.assert_array_equal(array, batch[name])
+        assert ahead.position == 12

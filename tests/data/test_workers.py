@@ -1,0 +1,236 @@
+"""A decoder that crashes, hangs or is killed costs at most its example; no worker is left behind."""
+
+import ctypes
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import numbered_frames
+
+from vmae_jax.data.clips import dense
+from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.workers import Closed, Workers
+
+SEED = np.array([1, 2], np.uint32)
+FRAMES = numbered_frames(20)
+
+
+class Hostile:
+    """A sampler that does to its process what a broken decoder would."""
+
+    frames, views = 4, 1
+
+    def __init__(self, how, folder=""):
+        self.how, self.folder = how, folder
+
+    def __call__(self, info, seed):
+        if seed[0] != 13:  # other videos are harmless
+            return dense(4, 2)(info, seed)
+        if self.how == "once":
+            marker = pathlib.Path(self.folder, "met")
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == "segfault":
+            ctypes.string_at(0)
+        elif self.how == "hang":
+            ctypes.PyDLL(None).pause()  # holds the interpreter's lock, as the worst C code may
+        elif self.how == "memory":
+            bytearray(1 << 50)
+        elif self.how == "bug":
+            raise KeyError("a sampler's own fault")
+        return dense(4, 2)(info, seed)
+
+
+UNLUCKY = np.array([13, 0], np.uint32)
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    return Encoded(data=encode_h264(FRAMES, quality=4), key="one")
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def processes(workers):
+    return [process._process.pid for process in workers._running]
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def start(*arguments, **options):
+        made.append(Workers(*arguments, **options))
+        return made[-1]
+
+    yield start
+    for workers in made:
+        pids = processes(workers)
+        workers.close()
+        assert not any(alive(pid) for pid in pids)
+
+
+def test_decodes_what_the_sampler_says(make, encoded):
+    clip = make(2, sampler=dense(4, 2)).decode(encoded, SEED)
+    assert clip.frames.shape == (4, 32, 32, 3)
+    np.testing.assert_array_equal(clip.rows, [[0, 1, 2, 3]])
+
+
+def test_many_threads_share_few_workers(make, encoded):
+    workers = make(2, sampler=dense(4, 2))
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(workers.decode(encoded, SEED))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert all(np.array_equal(result.frames, results[0].frames) for result in results)
+    assert len(processes(workers)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [("kill", "SIGKILL"), ("segfault", "SIGSEGV"), ("hang", "longer than"), ("memory", "memory")]
+)
+def test_it_costs_one_example(make, encoded, how, words):
+    workers = make(1, sampler=Hostile(how), timeout=1.0 if how == "hang" else 20.0)
+    with pytest.raises(BadVideo, match=words):
+        workers.decode(encoded, UNLUCKY)
+    assert workers.decode(encoded, SEED).frames.shape == (4, 32, 32, 3)
+
+
+def test_a_worker_killed_from_outside_costs_nothing(make, encoded, tmp_path):
+    workers = make(1, sampler=Hostile("once", str(tmp_path)))
+    assert workers.decode(encoded, UNLUCKY).frames.shape == (4, 32, 32, 3)
+    os.kill(processes(workers)[0], signal.SIGKILL)  # idle
+    assert workers.decode(encoded, SEED).frames.shape == (4, 32, 32, 3)
+
+
+def test_a_samplers_own_fault_is_no_videos_fault(make, encoded):
+    with pytest.raises(RuntimeError, match="KeyError"):
+        make(1, sampler=Hostile("bug")).decode(encoded, UNLUCKY)
+
+
+def test_broken_videos_have_their_reason(make):
+    workers = make(1, sampler=dense(4, 2))
+    with pytest.raises(BadVideo, match="cannot be opened"):
+        workers.decode(Encoded(path="/nowhere.mp4"), SEED)
+    with pytest.raises(BadVideo, match="no readable video"):
+        workers.decode(Encoded(data=b"text"), SEED)
+
+
+def test_closing_ends_calls_that_wait(make, encoded):
+    workers = make(1, sampler=Hostile("hang"), timeout=60.0)
+    caught = []
+
+    def call(seed):
+        try:
+            workers.decode(encoded, seed)
+        except Closed as error:
+            caught.append(error)
+
+    threads = [threading.Thread(target=call, args=(UNLUCKY,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: processes(workers))
+    time.sleep(0.3)
+    workers.close()
+    for thread in threads:
+        thread.join(10)
+    assert len(caught) == 3
+    with pytest.raises(Closed):
+        workers.decode(encoded, SEED)
+
+
+def script(tmp_path, body, how):
+    video = tmp_path / "video.mp4"
+    video.write_bytes(encode_h264(FRAMES))
+    text = f"""
+        import os, signal, sys, threading, time
+        sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+        import numpy as np
+        from test_workers import Hostile
+        from vmae_jax.data.video import Encoded
+        from vmae_jax.data.workers import Workers
+        workers = Workers(2, sampler=Hostile({how!r}), timeout=300.0)
+        encoded = Encoded(path={str(video)!r})
+        workers.decode(encoded, np.array([1, 2], np.uint32))
+    """
+    return textwrap.dedent(text) + textwrap.dedent(body)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_workers_do_not_survive_a_trainer_that_is_killed(tmp_path, busy):
+    body = """
+        if BUSY:
+            call = lambda: workers.decode(encoded, np.array([13, 0], np.uint32))
+            threading.Thread(target=call, daemon=True).start()
+            time.sleep(0.5)
+        print(*[process._process.pid for process in workers._running], flush=True)
+        time.sleep(60)
+    """.replace("BUSY", str(busy))
+    text = script(tmp_path, body, "sleep" if busy else "none")
+    text = text.replace("from test_workers import Hostile", "from test_workers import Hostile, Sleeper")
+    text = text.replace("Hostile('sleep')", "Sleeper()")
+    trainer = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+    try:
+        pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        assert pids
+        assert all(alive(pid) for pid in pids)
+    finally:
+        trainer.kill()
+        trainer.wait()
+        trainer.stdout.close()
+    until(lambda: not any(alive(pid) for pid in pids))
+
+
+class Sleeper(Hostile):
+    """Busy for long, in code that lets other threads run (as a decoder does)."""
+
+    def __init__(self):
+        super().__init__("sleep")
+
+    def __call__(self, info, seed):
+        if seed[0] == 13:
+            time.sleep(120)
+        return dense(4, 2)(info, seed)
+
+
+def test_a_normal_exit_leaves_no_worker(tmp_path):
+    body = "print(*[process._process.pid for process in workers._running], flush=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", script(tmp_path, body, "none")], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == ""
+    assert not any(alive(int(pid)) for pid in done.stdout.split())
+
+
+def test_a_worker_imports_neither_jax_nor_tensorflow():
+    code = "import sys, vmae_jax.data.worker, vmae_jax.data.decode, vmae_jax.data.clips; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"jax", "jaxlib", "tensorflow", "flax", "ml_collections"}
