@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import numbered_frames
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numbered_videos import numbered_frames
 
 from vmae_jax import spec
 from vmae_jax.data import clips, faults, sources, transforms

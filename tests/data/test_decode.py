@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 import pytest
-from conftest import copied_cut, every_frame, numbered_frames, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numbered_videos import copied_cut, every_frame, numbered_frames, write_video
 from PIL import Image
 
 from vmae_jax.data.decode import BadVideo, Encoded, Limits, probe, read_clip, read_frames

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import numbered_frames
+from numbered_videos import numbered_frames
 
 from vmae_jax import spec
 from vmae_jax.data import sources

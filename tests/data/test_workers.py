@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import numbered_frames
+from numbered_videos import numbered_frames
 
 from vmae_jax.data.clips import dense
 from vmae_jax.data.encode import encode_h264
