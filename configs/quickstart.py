@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from configs import common
 from vmae_jax.spec import call
 
-SIZE, FRAMES = 64, 16
+SIZE, FRAMES = 48, 8
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, source=("shapes", "folder"), clips=1024, steps=1200, smoke=False)
+    args = common.parse(arguments, source=("shapes", "folder"), clips=2000, steps=1500, smoke=False)
 
     def shapes(split: str) -> ConfigDict:
         settings = call("data.builders.moving_shapes.config", train=args.clips, validation=64, size=SIZE)
@@ -24,7 +24,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config = common.sections(
         method=call(
             "methods.masked.build",
-            model=call("models.variants.vit", size="tiny", frames=FRAMES, resolution=SIZE, patch=8, decoder_depth=2),
+            model=call("models.variants.vit", size="tiny", frames=FRAMES, resolution=SIZE, decoder_depth=2),
             encoder_mask=call("masking.tube", ratio=0.75),
             decoder_mask=call("masking.running_cell", ratio=0.5),
             objectives={"pixels": call("targets.core.objective", target=call("targets.pixels", normalize=True))},
@@ -34,7 +34,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             source=source,
             sampler=call("data.clips.dense", frames=FRAMES, stride=1),
             transforms=[call("data.transforms.multi_scale_crop", size=SIZE)],
-            global_batch=8,
+            global_batch=16,
             repeat=2,
         ),
         optimizer=call(
@@ -52,7 +52,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
                 source=shapes("validation"),
                 sampler=call("data.clips.dense", frames=FRAMES, stride=1),
                 transforms=[call("data.transforms.center_crop", size=SIZE)],
-                global_batch=8,
+                global_batch=32,
             ),
             "evaluators": {"held_out": call("eval.held_out")},
         },

@@ -84,9 +84,8 @@ def select(
         decoded = jnp.sort(order[:, keep:], axis=1)
         return MaskPlan(visible=visible, decode=decoded, weight=jnp.ones((b, hidden), jnp.float32))
     decoded = jnp.sort(jnp.argsort(-decode, axis=1, stable=True)[:, :decode_keep], axis=1)
-    unseen = jnp.put_along_axis(
-        jnp.ones((b, n), jnp.float32), visible, jnp.zeros((), jnp.float32), axis=1, inplace=False
-    )
+    # By row, so that a batch split over devices stays where it is.
+    unseen = jax.vmap(lambda seen: jnp.ones(n, jnp.float32).at[seen].set(0.0))(visible)
     return MaskPlan(visible=visible, decode=decoded, weight=jnp.take_along_axis(unseen, decoded, axis=1))
 
 

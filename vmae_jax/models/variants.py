@@ -41,8 +41,8 @@ VARIANTS = {
     "L": Variant(1024, 24, 16, 512, 8),
     "H": Variant(1280, 32, 16, 512, 8),
     "g": Variant(1408, 40, 16, 512, 8, patch=14, mlp_ratio=48 / 11),
-    "tiny": Variant(192, 6, 3, 96, 3),
-    "micro": Variant(32, 2, 2, 16, 2),
+    "tiny": Variant(128, 6, 4, 64, 2, patch=8),
+    "micro": Variant(32, 2, 2, 16, 2, patch=8),
 }
 
 

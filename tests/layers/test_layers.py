@@ -1,0 +1,101 @@
+"""The architecture: who may import whom, and where TensorFlow may not be."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
+FOUNDATION = {"types", "spec", "patches", "__version__"}
+ALLOWED = {  # layer -> what it may import, beside the foundation and itself
+    "types": set(),
+    "spec": set(),
+    "patches": set(),
+    "masking": set(),
+    "targets": set(),
+    "augment": set(),
+    "models": set(),
+    "methods": {"masking", "targets", "augment", "models"},
+    "train": {"methods", "masking", "targets", "augment", "models"},
+    "plan": {"train", "methods", "masking", "targets", "augment", "models"},
+    "bench": {"train", "methods", "masking", "targets", "augment", "models", "plan"},
+    "data": set(),
+    "io": set(),
+    "eval": set(),
+    "interop": set(),
+    "runtime": set(),
+}
+TOP = {"cli", "commands", "exchange", "__main__", "__init__"}  # these put the parts together
+
+
+def modules() -> list[pathlib.Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_layers(path):
+    here = layer(path)
+    if here in TOP:
+        return
+    assert here in ALLOWED, f"{here} is in no layer: say in docs/architecture.md and here where it belongs"
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "vmae_jax" and len(parts) > 1:
+            assert parts[1] in ALLOWED[here] | FOUNDATION | {here}, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_tensorflow_is_imported_in_data_alone_and_never_at_the_top(path):
+    top = {name for node in ast.parse(path.read_text()).body for name in _names(node)}
+    assert not {name for name in top if name.split(".")[0].startswith("tensorflow")}
+    if layer(path) != "data" and path.name not in ("writers.py", "doctor.py"):
+        everywhere = {name for node in ast.walk(ast.parse(path.read_text())) for name in _names(node)}
+        assert not {name for name in everywhere if name.split(".")[0].startswith("tensorflow")}
+
+
+def _names(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    return {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+
+
+def test_models_methods_and_step_need_no_tensorflow():
+    code = f"""
+import sys
+import pkgutil, importlib
+for package in ("masking", "targets", "augment", "models", "methods", "train", "plan"):
+    base = importlib.import_module("vmae_jax." + package)
+    for module in pkgutil.walk_packages(base.__path__, "vmae_jax." + package + "."):
+        importlib.import_module(module.name)
+sys.path.insert(0, {str(PACKAGE.parent)!r})
+from configs import videomae_v2
+from vmae_jax.spec import build
+build(videomae_v2.get_config("B").method)
+bad = sorted(name for name in sys.modules if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"))
+print(bad)
+sys.exit(bool(bad))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_files_stay_short():
+    long = {str(path): n for path in modules() if (n := len(path.read_text().splitlines())) > 320}
+    assert not long
