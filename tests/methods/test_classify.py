@@ -50,7 +50,9 @@ def test_smoothing_and_soft_labels_agree():
 
 
 def test_dropout_only_while_training():
-    method = classify.build(vit("micro", frames=4, resolution=16, dtype="float32"), classes=5, dropout=0.5, init_scale=1.0)
+    method = classify.build(
+        vit("micro", frames=4, resolution=16, dtype="float32"), classes=5, dropout=0.5, init_scale=1.0
+    )
     batch = batch_of()
     params = meta.unbox(method.init(jax.random.key(0), batch)[0])
     quiet = CONTEXT.replace(train=False)

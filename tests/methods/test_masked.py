@@ -12,7 +12,7 @@ from vmae_jax.methods import masked
 from vmae_jax.models.variants import vit
 from vmae_jax.patches import unpatchify
 from vmae_jax.targets.core import l1, objective, smooth_l1
-from vmae_jax.targets.pixels import pixels, statistics, to_unit
+from vmae_jax.targets.pixels import pixels, statistics
 from vmae_jax.types import Context
 
 CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))

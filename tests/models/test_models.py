@@ -72,7 +72,9 @@ def assert_same(one, other, rtol=1e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(float(jnp.abs(b).max()), 1e-6))
 
 
-@pytest.mark.parametrize("options", [{"unroll": 0}, {"unroll": 3, "remat": "full"}, *({"remat": r} for r in REMAT if r != "none")])
+@pytest.mark.parametrize(
+    "options", [{"unroll": 0}, {"unroll": 3, "remat": "full"}, *({"remat": r} for r in REMAT if r != "none")]
+)
 def test_every_form_computes_the_same(options):
     plain, params, cubes, plan = setup()
     keys = jax.random.split(KEY, 2)
@@ -142,7 +144,9 @@ def test_the_sinusoid_of_videomae():
     for place in range(4):
         for channel in range(8):
             angle = place / 10000 ** (2 * (channel // 2) / 8)
-            assert table[place, channel] == pytest.approx(np.sin(angle) if channel % 2 == 0 else np.cos(angle), abs=1e-6)
+            assert table[place, channel] == pytest.approx(
+                np.sin(angle) if channel % 2 == 0 else np.cos(angle), abs=1e-6
+            )
 
 
 def test_bfloat16_is_near_float32_and_parameters_stay_float32():

@@ -30,7 +30,7 @@ def load_config(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Confi
     """
     path, _, arguments = target.partition(":")
     get_config = getattr(_module(path), "get_config", None)
-    if get_config is None:
+    if not callable(get_config):
         raise ConfigError(f"--config={path}: the file has no function get_config")
     config = get_config(arguments or None)
     if not isinstance(config, ConfigDict):

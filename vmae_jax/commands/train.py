@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
         if start:
             log.info("resumed at step %d", start)
-            writers.event(start, "resumed", devices=jax.device_count())
+            writers.event(start, "resumed", devices=_devices(), steps=clock.steps)
         else:
             _introduce(made, state, clock, rate, placement, data)
         compiled = step.compile_step(
@@ -134,8 +134,13 @@ def _begin(
         state, reports = init_from.apply(state, made.init_from, _read_weights)
         for report in reports:
             log.info("%s", report)
-    writers.event(0, "started", devices=jax.device_count(), seconds=round(time.perf_counter() - began, 3))
+    writers.event(0, "started", devices=_devices(), seconds=round(time.perf_counter() - began, 3))
     return state, placement, 0
+
+
+def _devices() -> str:
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def _read_weights(record: init_from.Weights) -> Any:
@@ -151,9 +156,8 @@ def _introduce(made: Experiment, state: TrainState, clock: Any, rate: Any, place
     log.info("config:\n%s", to_json(made.config).rstrip())
     log.info("parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
     log.info("schedule: %s", rate.describe())
-    devices = jax.devices()
     axes = ", ".join(f"{name} {size}" for name, size in made.mesh.shape.items())
-    log.info("devices: %d x %s, mesh %s", len(devices), devices[0].device_kind, axes)
+    log.info("devices: %s, mesh %s", _devices(), axes)
     for note in placement.replicated:
         log.info("not split over the mesh: %s", note)
     repeat = f", {made.loader.repeat} clips of each" if made.loader.repeat > 1 else ""
@@ -198,6 +202,7 @@ def _parts(
         batches=batches,
         saver=saver,
         write=writers.write,
+        flush=writers.flush,
         preempted=preemption.requested,
         meta=lambda at: {"data_position": at * made.loader.global_batch, "seed": made.seed},
         videos=made.loader.global_batch,

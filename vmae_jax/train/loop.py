@@ -68,6 +68,7 @@ class Parts:
       batches: from the position of the first step on.
       saver: of checkpoints.
       write: takes a row: "kind" train, eval or event, "step", and values.
+      flush: puts the rows so far where a kill cannot take them.
       preempted: asked every step; True saves and ends the run.
       meta: (step) -> what a checkpoint says beside the state.
       videos, clips: of one step.
@@ -83,6 +84,7 @@ class Parts:
     batches: Batches
     saver: Saver
     write: Callable[[Mapping[str, Any]], None]
+    flush: Callable[[], None]
     preempted: Callable[[int], bool]
     meta: Callable[[int], Mapping[str, Any]]
     videos: int
@@ -106,61 +108,61 @@ class Outcome:
 
 
 def train(state: TrainState, *, start: int, stop: int, every: Every, parts: Parts) -> tuple[TrainState, Outcome]:
-    """Trains from step `start` to step `stop`.
+    """Trains from step `start` to step `stop`; at the end everything that is due at times is done.
+
+    The last checkpoint comes after the last pictures and evaluation, so that a run whose last step
+    is saved has nothing left to do.
 
     Raises:
       NotFiniteError: a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
     """
-    bar = tqdm(
-        total=stop,
-        initial=start,
-        unit="step",
-        disable=not parts.show,
-        dynamic_ncols=True,
-        mininterval=0.5,
-        smoothing=0.1,
-    )
     window = _Window(parts, start)
     row: dict[str, float] = {}
-    saved = start
-    with bar:
+    with _bar(start, stop, parts.show) as bar:
         for step in range(start + 1, stop + 1):
-            batch = next(parts.batches)
-            state, metrics = parts.step(state, batch)
+
+            def due(interval: int | None, step: int = step) -> bool:
+                return step == stop or (interval is not None and step % interval == 0)
+
+            state, metrics = parts.step(state, next(parts.batches))
             window.add(metrics)
             bar.update()
             if step == start + 1:
                 window.first_step_done()
-            if _due(step, every.log) or step == stop:
+            if due(every.log):
                 row = window.close(step)
                 parts.write({"kind": "train", "step": step, **row})
                 bar.set_postfix_str(_told(row), refresh=False)
                 _broken(parts)
-            if _due(step, every.pictures) and parts.pictures is not None and step != stop:
-                with window.paused():
+            if due(every.pictures) or due(every.evaluate) or due(every.save):
+                jax.block_until_ready(metrics)  # the steps' own time ends here
+            with window.paused():
+                if due(every.pictures) and parts.pictures is not None:
                     parts.pictures(state, step)
-            if _due(step, every.evaluate) and parts.evaluate is not None and step != stop:
-                with window.paused():
-                    _evaluate(parts, state, step)
-            preempted = parts.preempted(step)
-            if _due(step, every.save) or step == stop or preempted:
-                with window.paused():
-                    parts.saver.save(step, state, parts.meta(step))
-                saved = step
+                if due(every.evaluate) and parts.evaluate is not None:
+                    row = row | _evaluate(parts, state, step)
+                preempted = parts.preempted(step)
+                if due(every.save) or preempted:
+                    _save(parts, state, step)
             _tell_saved(parts, parts.saver.poll())
             if preempted and step != stop:
                 _tell_saved(parts, parts.saver.wait())
                 parts.write({"kind": "event", "step": step, "event": "preempted"})
                 return state, Outcome("preempted", step, row)
-    if stop > start:
-        if saved != stop:
-            parts.saver.save(stop, state, parts.meta(stop))
-        if parts.pictures is not None:
-            parts.pictures(state, stop)
-        if parts.evaluate is not None:
-            row |= _evaluate(parts, state, stop)
     _tell_saved(parts, parts.saver.wait())
     return state, Outcome("done", stop, row)
+
+
+def _bar(start: int, stop: int, show: bool) -> tqdm:
+    return tqdm(
+        total=stop,
+        initial=start,
+        unit="step",
+        disable=not show,
+        dynamic_ncols=True,
+        mininterval=0.5,
+        smoothing=0.1,
+    )
 
 
 class _Window:
@@ -235,21 +237,16 @@ class _Window:
 
 
 class _Pause:
-    """Takes the time of a save, a picture or an evaluation out of the speed."""
+    """Takes the time of pictures, evaluations and saves out of the speed of the steps."""
 
     def __init__(self, window: _Window):
         self.window = window
 
     def __enter__(self) -> None:
-        jax.block_until_ready(self.window.pending)
         self.began = time.perf_counter()
 
     def __exit__(self, *_: Any) -> None:
         self.window.since += time.perf_counter() - self.began
-
-
-def _due(step: int, every: int | None) -> bool:
-    return every is not None and step % every == 0
 
 
 def _evaluate(parts: Parts, state: TrainState, step: int) -> dict[str, float]:
@@ -258,6 +255,11 @@ def _evaluate(parts: Parts, state: TrainState, step: int) -> dict[str, float]:
     if results:
         parts.write({"kind": "eval", "step": step, **results})
     return results
+
+
+def _save(parts: Parts, state: TrainState, step: int) -> None:
+    parts.flush()  # a resumed run keeps the rows up to its checkpoint, so they must be there before it is
+    parts.saver.save(step, state, parts.meta(step))
 
 
 def _tell_saved(parts: Parts, steps: list[int]) -> None:

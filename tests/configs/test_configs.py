@@ -1,0 +1,179 @@
+"""Every config in configs/: builds, traces at full size, trains two steps at `smoke` size.
+
+The golden texts (resolved config, parameters with decay and sharding) are in `golden/`;
+UPDATE_GOLDEN=1 rewrites them, and the diff is what to review.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.commands.config import apply_overrides, load_config
+from vmae_jax.commands.experiment import experiment
+from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
+from vmae_jax.train import sharding
+from vmae_jax.train.schedule import Clock
+from vmae_jax.train.step import compile_step, make_step
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+# Every size of the configs that have sizes.
+VARIANTS = {"videomae_v2": ("S", "B", "L", "H", "g"), "videomae": ("S", "B", "L", "H", "B,ssv2", "B,ucf101")}
+CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
+
+
+def targets() -> list[str]:
+    return [f"{path.stem}:{args}" for path in FILES for args in VARIANTS.get(path.stem, ("",))]
+
+
+def load(target: str, extra: str = ""):
+    stem, _, args = target.partition(":")
+    text = ",".join(filter(None, (args, extra)))
+    config = load_config(f"{ROOT}/configs/{stem}.py" + (f":{text}" if text else ""))
+    # What a user must give: where the videos and the weights are.
+    for one in calls(config):
+        if one.call in ("data.sources.folder", "data.sources.csv") and not _given(one, "path"):
+            one.path = "videos"
+        elif one.call == "train.init_from.weights" and not _given(one, "path"):
+            one.path = "workdir"
+    return config
+
+
+def _given(config, key) -> bool:
+    return key in from_json(to_json(config))
+
+
+@pytest.mark.parametrize("target", targets())
+def test_full_size_traces(target, update_golden):
+    """Shapes of parameters, state and step at full size; and the golden text of all of it."""
+    config = load(target)
+    made = experiment(config)
+    params = made.abstract_params()
+    tx, rate = made.optimizer.build(params, Clock(10**6, 1e3, made.loader.global_batch))
+    boxed = sharding.abstract(made.make_init(tx), made.batch_spec)
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    placement = sharding.shardings(boxed, mesh)
+    step = make_step(made.method, tx, accumulate=made.train.accumulate, ema_decay=made.train.ema_decay)
+    state, metrics = jax.eval_shape(step, sharding.unbox(boxed), made.batch_spec)
+    assert metrics["loss"].shape == ()
+    assert jax.tree.structure(state) == jax.tree.structure(sharding.unbox(boxed))
+    weights = sharding.describe(params, sharding.shardings(params, mesh))
+    text = "\n".join(
+        [
+            to_json(config),
+            f"# {rate.describe()}",
+            "# parameters: shape, and how a mesh of data 2, fsdp 2, tensor 2 splits them",
+            weights,
+            "# parameters: weight decay and share of the learning rate",
+            made.optimizer.describe(params),
+            *(f"# replicated: {note}" for note in placement.replicated if note.startswith("params")),
+        ]
+    )
+    golden = GOLDEN / f"{target.replace(':', '_').replace(',', '_').rstrip('_')}.txt"
+    if update_golden:
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert golden.exists(), f"no {golden.name}: UPDATE_GOLDEN=1 pytest tests/configs writes it"
+    assert text == golden.read_text(), "UPDATE_GOLDEN=1 pytest tests/configs rewrites it; review the diff"
+
+
+def fake_batch(spec, seed=0):
+    random = np.random.default_rng(seed)
+    batch = {}
+    for name, leaf in spec.items():
+        if name == "valid":
+            batch[name] = jnp.ones(leaf.shape, bool)
+        elif leaf.dtype == jnp.uint8:
+            batch[name] = jnp.asarray(random.integers(0, 256, leaf.shape, np.uint8))
+        elif leaf.dtype == jnp.uint32:
+            batch[name] = jnp.asarray(random.integers(0, 2**32, leaf.shape, np.uint32))
+        elif jnp.issubdtype(leaf.dtype, jnp.integer):
+            batch[name] = jnp.asarray(random.integers(0, 2, leaf.shape), leaf.dtype)
+        else:
+            batch[name] = jnp.full(leaf.shape, 1 / leaf.shape[-1], leaf.dtype)
+    return batch
+
+
+@pytest.mark.parametrize("stem", [path.stem for path in FILES])
+def test_two_real_steps_at_smoke_size(stem):
+    """Compiled on a mesh, with tracer leaks checked; the loss is finite and the parameters move."""
+    made = experiment(load(f"{stem}:", "smoke"))
+    mesh = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
+    tx, _ = made.optimizer.build(made.abstract_params(), CLOCK)
+    with jax.checking_leaks():
+        state, placement = sharding.create(made.make_init(tx), jax.random.key(0), made.batch_spec, mesh)
+        step = compile_step(
+            make_step(made.method, tx, accumulate=made.train.accumulate, ema_decay=made.train.ema_decay),
+            placement,
+            mesh,
+            made.batch_spec,
+        )
+        before = jax.device_get(state.params)
+        for i in range(2):
+            state, metrics = step(state, fake_batch(made.batch_spec, i))
+    assert np.isfinite(float(metrics["loss"]))
+    assert float(metrics["finite"]) == 1
+    moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)]
+    assert max(moved) > 0
+
+
+@pytest.mark.parametrize("stem", [path.stem for path in FILES])
+def test_an_unknown_argument_is_told(stem):
+    with pytest.raises(ConfigError, match="no argument 'smokee'"):
+        load(f"{stem}:", "smokee")
+
+
+def test_every_source_can_be_left_open_and_is_then_asked_for():
+    config = load_config(f"{ROOT}/configs/videomae_v2.py:S")
+    with pytest.raises(ConfigError, match=r"data\.sources\.folder needs path"):
+        build(config.data)
+
+
+@pytest.mark.parametrize(
+    ("override", "check"),
+    [
+        (("method.encoder_mask.ratio", "0.75"), lambda c: c.method.encoder_mask.ratio == 0.75),
+        (("train.length.steps", "1e3"), lambda c: dict(c.train.length) == {"steps": 1000}),
+        (("data.transforms[0].size", "160"), lambda c: c.data.transforms[0].size == 160),
+        (("data.source.path", "some where"), lambda c: c.data.source.path == "some where"),
+        (("train.ema_decay", "0.999"), lambda c: c.train.ema_decay == 0.999),
+        (("train.pictures_every", "none"), lambda c: c.train.pictures_every is None),
+        (("data.shuffle", "false"), lambda c: c.data.shuffle is False),
+        (("seed", "7"), lambda c: c.seed == 7),
+    ],
+)
+def test_overrides(override, check):
+    config = load("videomae_v2:B")
+    apply_overrides(config, [override])
+    assert check(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("method.encoder_mask.ration", "0.9"), "there is no 'ration' here (did you mean 'ratio'?)"),
+        (("metod.encoder_mask.ratio", "0.9"), "did you mean 'method'?"),
+        (("data.global_batch", "many"), "a value of type int was expected"),
+        (("data.shuffle", "perhaps"), "true or false was expected"),
+        (("data.transforms[3].size", "1"), "the list has 1 items"),
+        (("seed.x", "1"), "nothing to set inside a plain value"),
+        (("a b", "1"), "not a path"),
+    ],
+)
+def test_mistaken_overrides_are_told_in_one_line(override, message):
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(load("videomae_v2:B"), [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "get_config = 3", "def get_config(a):\n  return 1", "def get_config(a:\n"])
+def test_a_file_that_is_no_config_is_told(tmp_path, text):
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="config.py"):
+        load_config(str(file))

@@ -1,0 +1,228 @@
+"""The command as a user types it: training, resuming, pictures, report, and every mistake."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vmae_jax.io.checkpoint import Checkpoints, read_tree
+from vmae_jax.io.writers import read_rows
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SMOKE = f"--config={ROOT}/configs/quickstart.py:smoke"
+SPEED = {"step_seconds", "examples_per_second", "clips_per_second", "data_wait_fraction", "mfu", "time"}
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One device, and caches that the tests of this session share."""
+    home = tmp_path_factory.mktemp("home")
+    flags = "--xla_backend_optimization_level=0"
+    keep = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "VMAE_CACHE")}
+    return keep | {"XLA_FLAGS": flags, "XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def vmae(environment):
+    def run(*arguments: str, status: int = 0) -> dict:
+        done = subprocess.run(
+            [sys.executable, "-m", "vmae_jax", *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        answer = json.loads(done.stdout.splitlines()[-1])
+        assert answer["status"] == ("ok" if status == 0 else "error")
+        if status == 2:
+            assert "Traceback" not in done.stderr
+            assert len(answer["error"].splitlines()) == 1
+        return answer
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(vmae, tmp_path_factory):
+    """A run of 20 steps, with what it answered."""
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    return workdir, vmae("train", SMOKE, f"--workdir={workdir}", "--quiet", "--config.train.length.steps=20")
+
+
+def rows(workdir) -> dict[int, dict]:
+    found = [row for row in read_rows(workdir / "metrics.jsonl") if row["kind"] == "train"]
+    assert len({row["step"] for row in found}) == len(found), "a step is there twice"
+    return {row["step"]: {k: v for k, v in row.items() if k not in SPEED} for row in found}
+
+
+def assert_same_run(one, other):
+    assert rows(one) == rows(other)
+    a, b = (read_tree(run, select="") for run in (one, other))
+    flat = lambda tree: dict(leaf for leaf in _leaves("", tree))  # noqa: E731
+    a, b = flat(a), flat(b)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, b[name], err_msg=name)
+
+
+def _leaves(path, tree):
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _leaves(f"{path}/{key}", value)
+    else:
+        yield path, np.asarray(tree)
+
+
+def test_a_run_leaves_what_the_design_says(trained):
+    workdir, answer = trained
+    assert answer["step"] == 20
+    assert sorted(rows(workdir)) == list(range(1, 21))
+    wanted = {"loss", "loss/pixels", "learning_rate", "grad_norm", "examples_seen"}
+    assert wanted <= rows(workdir)[20].keys()
+    assert {"examples_per_second", "clips_per_second", "data_wait_fraction"} <= answer["metrics"].keys()
+    assert rows(workdir)[20]["examples_seen"] == 20 * 8
+    assert json.loads((workdir / "config.json").read_text())["train"]["length"] == {"steps": 20}
+    assert Checkpoints(workdir / "checkpoints").latest() == 20
+    assert list((workdir / "media").glob("*.png"))
+    assert list((workdir / "tensorboard").iterdir())
+    kinds = {row["kind"] for row in read_rows(workdir / "metrics.jsonl")}
+    assert kinds == {"train", "eval", "event"}
+
+
+def test_a_finished_run_says_so_and_changes_nothing(trained, vmae):
+    workdir, _ = trained
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert vmae("train", f"--workdir={workdir}", "--quiet")["step"] == 20
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_killed_and_resumed_is_the_same_run_to_the_bit(trained, environment, tmp_path, vmae):
+    """20 steps in one go, against kill -9 once a checkpoint is there, then the same command."""
+    command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]
+    command.append("--config.checkpoint.every.steps=5")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vmae_jax", *command],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    saver = Checkpoints(tmp_path / "run" / "checkpoints")
+    limit = time.monotonic() + 240
+    while not saver.steps() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    vmae(*command)
+    assert_same_run(trained[0], tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_75_and_the_same_command_ends_the_same(trained, environment, tmp_path, vmae):
+    command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vmae_jax", *command], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    limit = time.monotonic() + 240
+    while time.monotonic() < limit and not (metrics.exists() and '"started"' in metrics.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate()
+    if process.returncode == 0:
+        pytest.skip("the run had ended before the signal came")
+    assert process.returncode == 75
+    answer = json.loads(out.splitlines()[-1])
+    assert "resumes" in answer["error"]
+    assert Checkpoints(tmp_path / "run" / "checkpoints").latest() == answer["step"]
+    vmae(*command)
+    assert_same_run(trained[0], tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_reconstruct_eval_and_report(trained, vmae, tmp_path):
+    workdir, _ = trained
+    answer = vmae("reconstruct", f"--workdir={workdir}", f"--out={tmp_path}", "--clips=2")
+    assert all(pathlib.Path(path).stat().st_size > 1000 for path in answer["pictures"])
+    assert answer["borrowed"]
+    answer = vmae("eval", f"--checkpoint={workdir}/checkpoints/20")
+    assert 0.5 < answer["held_out/loss"] < 1.5
+    page = pathlib.Path(vmae("report", f"--workdir={workdir}")["report"]).read_text()
+    assert "data:image/png" in page
+
+
+@pytest.mark.slow
+def test_real_clips(vmae, clips, tmp_path):
+    config = f"--config={ROOT}/configs/quickstart.py:smoke"
+    source = ["--config.data.source={'call': 'data.sources.folder', 'path': '%s'}" % clips]
+    vmae("train", config, f"--workdir={tmp_path}/run", "--quiet", *source)
+    vmae("reconstruct", f"--workdir={tmp_path}/run", f"--videos={clips}", f"--out={tmp_path}/out")
+
+
+def test_another_experiment_does_not_resume(trained, vmae):
+    workdir, _ = trained
+    said = vmae("train", SMOKE, f"--workdir={workdir}", "--config.method.encoder_mask.ratio=0.5", status=2)
+    assert "method.encoder_mask.ratio was 0.75, is 0.5" in said["error"]
+
+
+MISTAKES = {
+    "unknown command": (["trian"], "invalid choice: 'trian'"),
+    "no command": ([], "COMMAND"),
+    "unknown argument": (["train", SMOKE, "--workdir=x", "--workdirs=y"], "unknown argument '--workdirs=y'"),
+    "unknown config key": (["train", SMOKE, "--workdir=x", "--config.train.lenght.steps=3"], "did you mean 'length'?"),
+    "mask ratio": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.ratio=1.2"], "[0, 1), not 1.2"),
+    "odd grid": (["train", SMOKE, "--workdir=x", "--config.method.model.resolution=24"], "even number of tokens"),
+    "sizes that differ": (["train", SMOKE, "--workdir=x", "--config.method.model.resolution=48"], "do not fit"),
+    "batch": (["train", SMOKE, "--workdir=x", "--config.train.accumulate=3"], "does not divide"),
+    "no config": (["train", "--workdir=/nowhere/at/all"], "--config is needed"),
+    "no such config": (["train", "--config=nothing.py", "--workdir=x"], "there is no such file"),
+    "no workdir": (["report", "--workdir=/nowhere/at/all"], "/nowhere/at/all"),
+    "no checkpoint": (["reconstruct", "--workdir=/nowhere", "--out=x"], "/nowhere"),
+    "outside": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.call=os.system"], "os.system"),
+}
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path, capsys):
+    """Runs a command in this process, in a folder of its own."""
+    from vmae_jax import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(arguments: list[str]) -> tuple[int, dict, str]:
+        status = cli.main(arguments)
+        out, err = capsys.readouterr()
+        return status, json.loads(out.splitlines()[-1]), err
+
+    return run
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_clear_line_and_status_2(here, name):
+    arguments, message = MISTAKES[name]
+    status, answer, err = here(arguments)
+    assert status == 2, err
+    assert message in answer["error"]
+    assert "\n" not in answer["error"]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_missing_or_empty_folder_is_told(here, tmp_path, make):
+    folder = tmp_path / "videos"
+    if make:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("no video")
+    status, answer, _ = here(
+        ["train", SMOKE, "--workdir=x", f"--config.data.source={{'call': 'data.sources.folder', 'path': '{folder}'}}"]
+    )
+    assert status == 2
+    assert "videos" in answer["error"]
+    assert not pathlib.Path("x").exists(), "a run that never began leaves no workdir"
+
+
+def test_doctor(here):
+    status, answer, err = here(["doctor"])
+    assert status == 0
+    assert answer["status"] == "ok"
+    assert "jax" in err
