@@ -1,0 +1,126 @@
+"""Mixing and erasing: what they change, by how much, and that the targets say so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.augment.erasing import random_erasing
+from vmae_jax.augment.mixing import mixup_cutmix
+from vmae_jax.types import row_keys
+
+B, SIDE = 8, 12
+
+
+def clips():
+    """Each clip is its own number everywhere, so that a pixel says where it comes from."""
+    video = jnp.broadcast_to(jnp.arange(B, dtype=jnp.float32)[:, None, None, None, None], (B, 4, SIDE, SIDE, 3))
+    return video, jax.nn.one_hot(jnp.arange(B), B)
+
+
+def keys(seed=0):
+    return row_keys(np.random.default_rng(seed).integers(0, 2**32, (B, 2)).astype(np.uint32))
+
+
+def test_mixup_blends_clip_and_target_by_the_same_share():
+    video, target = clips()
+    mixed, soft = jax.jit(mixup_cutmix(cutmix=0.0))(video, target, keys())
+    share = np.diag(soft)
+    assert np.ptp(share) < 1e-6 and 0 < share[0] < 1
+    np.testing.assert_allclose(soft[:, ::-1].diagonal(), 1 - share, atol=1e-6)
+    expected = share[0] * np.arange(B) + (1 - share[0]) * np.arange(B)[::-1]
+    np.testing.assert_allclose(mixed, np.broadcast_to(expected[:, None, None, None, None], mixed.shape), atol=1e-5)
+
+
+def test_cutmix_cuts_one_box_out_of_all_frames_and_its_area_is_the_share():
+    video, target = clips()
+    cut, soft = jax.jit(jax.vmap(mixup_cutmix(mixup=0.0), in_axes=(None, None, 0)))(
+        video, target, jax.vmap(lambda i: keys().at[0].set(jax.random.key(i)))(jnp.arange(20))
+    )
+    cut, soft = np.asarray(cut), np.asarray(soft)
+    assert set(np.unique(cut[:, 0])) == {0.0, B - 1.0}
+    inside = cut[:, 0] == B - 1  # the partner of the first clip is the last
+    assert (inside == inside[:, :1, :, :, :1]).all()
+    for box, share in zip(inside[:, 0, :, :, 0], soft[:, 0, 0], strict=True):
+        rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
+        assert box.sum() == len(rows) * len(columns)  # a box
+        assert 1 - box.mean() == pytest.approx(share, abs=1e-6)
+    assert len(np.unique(soft[:, 0, 0])) > 10
+
+
+def test_targets_stay_distributions_and_nothing_is_nan():
+    video, target = clips()
+    target = target * 0.9 + 0.1 / B
+    for seed in range(6):
+        mixed, soft = mixup_cutmix()(video, target, keys(seed))
+        assert np.isfinite(mixed).all()
+        np.testing.assert_allclose(soft.sum(1), 1.0, rtol=1e-5)
+
+
+def test_groups_draw_for_themselves_and_do_not_meet():
+    video, target = clips()
+    _, soft = mixup_cutmix(cutmix=0.0, group=4)(video, target, keys())
+    assert float(jnp.abs(soft[:4, 4:]).max()) == 0 and float(jnp.abs(soft[4:, :4]).max()) == 0
+    assert soft[0, 0] != soft[4, 4]
+    alone, _ = mixup_cutmix(cutmix=0.0)(video[4:], target[4:], keys()[4:])
+    both, _ = mixup_cutmix(cutmix=0.0, group=4)(video, target, keys())
+    np.testing.assert_array_equal(alone, both[4:])
+    with pytest.raises(ValueError, match="does not divide"):
+        mixup_cutmix(group=6)(video, target, keys())
+
+
+def test_probability_zero_changes_nothing():
+    video, target = clips()
+    mixed, soft = mixup_cutmix(probability=0.0)(video, target, keys())
+    np.testing.assert_array_equal(mixed, video)
+    np.testing.assert_array_equal(soft, target)
+
+
+def test_mixup_has_the_share_and_the_switch_of_its_arguments():
+    video, target = clips()
+    many = jax.vmap(lambda i: keys().at[0].set(jax.random.key(i)))(jnp.arange(400))
+    mix = mixup_cutmix(mixup=1.0, switch=0.25)
+    mixed, soft = jax.vmap(lambda k: mix(video[:, :1, :, :, :1], target, k))(many)
+    blended = np.asarray(((mixed[:, 0] > 0) & (mixed[:, 0] < B - 1)).all((1, 2, 3, 4)))
+    assert blended.mean() == pytest.approx(0.75, abs=0.08)
+    assert np.asarray(soft[blended, 0, 0]).mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_erasing_is_one_box_of_fresh_noise():
+    video = jnp.zeros((64, 3, 20, 24, 2))
+    seeds = row_keys(np.random.default_rng(0).integers(0, 2**32, (64, 2)).astype(np.uint32))
+    erased = np.asarray(jax.jit(random_erasing(probability=0.5))(video, seeds))
+    touched = erased != 0
+    hit = touched.any((1, 2, 3, 4))
+    assert 16 < hit.sum() < 48
+    for clip in touched[hit]:
+        assert (clip == clip[:1, :, :, :1]).all()  # the same box in all frames and channels
+        box = clip[0, :, :, 0]
+        assert box.sum() == box.any(1).sum() * box.any(0).sum()
+        assert 0.01 < box.mean() < 0.4
+    noise = erased[hit][touched[hit]]
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    one = erased[hit][0]
+    assert not np.array_equal(one[0], one[1])  # other noise in the next frame
+
+
+def test_erasing_follows_each_examples_own_key():
+    video = jnp.zeros((8, 2, 16, 16, 3))
+    erase = random_erasing(probability=1.0)
+    whole = erase(video, keys())
+    np.testing.assert_array_equal(whole[3:5], erase(video[3:5], keys()[3:5]))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: mixup_cutmix(mixup=0.0, cutmix=0.0), "one of them above"),
+        (lambda: mixup_cutmix(switch=1.5), "switch"),
+        (lambda: mixup_cutmix(group=3), "even"),
+        (lambda: random_erasing(probability=2.0), "probability"),
+        (lambda: random_erasing(area=(0.5, 0.1)), "area"),
+    ],
+)
+def test_mistakes(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

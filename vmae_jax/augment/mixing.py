@@ -1,0 +1,111 @@
+"""Mixup and CutMix on the device: clips of a batch blend, and so do their targets.
+
+Zhang et al. 2018, Yun et al. 2019, as the official fine-tuning has them (timm's `Mixup` in "batch"
+mode, carried over to video): one draw for a whole group of clips, the group reversed as partner,
+one box through all frames. Examples of a batch meet here, so a method that uses it says
+`couples_batch`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from vmae_jax.types import stream, typed
+
+__all__ = ["Mixing", "mixup_cutmix"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """See `mixup_cutmix`."""
+
+    mixup: float
+    cutmix: float
+    switch: float
+    probability: float
+    group: int | None
+
+    @typed
+    def __call__(
+        self, video: Float[Array, "b t h w c"], target: Float[Array, "b k"], keys: Key[Array, "b"]
+    ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b k"]]:
+        """Mixes normalised clips and their targets within each group.
+
+        Args:
+          keys: one an example; a group draws from its first example's.
+
+        Raises:
+          ValueError: the batch does not divide into groups.
+        """
+        b = video.shape[0]
+        size = min(self.group or b, b)
+        if b % size:
+            raise ValueError(f"a batch of {b} clips does not divide into mixing groups of {size}")
+        grouped = lambda a: a.reshape(b // size, size, *a.shape[1:])  # noqa: E731
+        mixed, targets = jax.vmap(self._mix)(grouped(video), grouped(target), keys[::size])
+        return mixed.reshape(video.shape), targets.reshape(target.shape)
+
+    def _mix(self, video: Array, target: Array, key: Array) -> tuple[Array, Array]:
+        share, box = self._draw(stream(key, "mix"), *video.shape[2:4])
+        other = video[::-1]
+        # Mixup blends everywhere; CutMix, whose `box` is a mask, replaces what lies inside it.
+        inside = box[None, None, :, :, None]
+        mixed = jnp.where(jnp.isnan(inside), share * video + (1.0 - share) * other, 0.0)
+        cut = jnp.where(inside > 0, other, video)
+        video = jnp.where(jnp.isnan(inside), mixed, cut)
+        return video, share * target + (1.0 - share) * target[::-1]
+
+    def _draw(self, key: Array, height: int, width: int) -> tuple[Array, Array]:
+        """The share of the clip itself, and the box [h w]: NaN is mixup, 1 is cut out."""
+        draw = lambda name: jax.random.uniform(stream(key, name))  # noqa: E731
+        cut = (draw("which") < self.switch) if self.mixup and self.cutmix else jnp.bool_(self.cutmix > 0)
+        blended, kept = (
+            jax.random.beta(stream(key, name), alpha or 1.0, alpha or 1.0)
+            for name, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix))
+        )
+        off = draw("whether") >= self.probability
+        side = jnp.sqrt(1.0 - kept)
+        mask = _span(stream(key, "down"), height, side)[:, None] & _span(stream(key, "across"), width, side)[None]
+        # The share of what is left of the clip, once the box was cut off at the border.
+        share = jnp.where(cut, 1.0 - mask.mean(), blended)
+        box = jnp.where(cut, mask.astype(jnp.float32), jnp.nan)
+        return jnp.where(off, 1.0, share), jnp.where(off, 0.0, box)
+
+
+def _span(key: Array, length: int, share: Array) -> Array:
+    """Which of `length` places lie within half of int(length * share) of a random centre."""
+    half = jnp.floor(length * share).astype(jnp.int32) // 2
+    centre = jax.random.randint(key, (), 0, length)
+    place = jnp.arange(length)
+    return (place >= centre - half) & (place < centre + half)
+
+
+def mixup_cutmix(
+    mixup: float = 0.8,
+    cutmix: float = 1.0,
+    switch: float = 0.5,
+    probability: float = 1.0,
+    group: int | None = None,
+) -> Mixing:
+    """Mixup or CutMix of every group of clips.
+
+    Args:
+      mixup, cutmix: of the Beta distribution of the share; 0 switches it off.
+      switch: how often CutMix, where both are on.
+      probability: how often anything is mixed at all.
+      group: clips that share one draw and mix among themselves, a divisor of the batch's clips.
+        The official code draws once a GPU: its batch times num_sample. None: one draw a batch.
+
+    Raises:
+      ValueError: a number outside its range, or neither switched on.
+    """
+    for name, value in (("switch", switch), ("probability", probability)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} lies in [0, 1], not {value}")
+    if mixup < 0 or cutmix < 0 or not mixup + cutmix:
+        raise ValueError(f"mixup={mixup}, cutmix={cutmix}: at least 0, and one of them above it")
+    if group is not None and (group < 2 or group % 2):
+        raise ValueError(f"group={group}: clips mix with the reversed group, so it is even and at least 2")
+    return Mixing(mixup, cutmix, switch, probability, group)
