@@ -1,7 +1,7 @@
 """Small runs to exchange: a config, random parameters (biases too), a checkpoint."""
 
 import pathlib
-from collections.abc import Callable
+import types
 from typing import Any
 
 import jax
@@ -42,11 +42,13 @@ def config_of(kind: str = "pretraining", *, normalize: bool = True, classes: int
 def random_params(config: ConfigDict, seed: int = 0) -> Any:
     """Every parameter random, so that none that is lost goes unseen."""
     rng = np.random.default_rng(seed)
-    noise = lambda a: np.asarray(a + 0.1 * rng.standard_normal(a.shape), np.float32)  # noqa: E731
-    return jax.tree.map(noise, fresh_params(subject(config)))
+    noise = lambda a: np.asarray(0.2 * rng.standard_normal(a.shape), np.float32)  # noqa: E731
+    return jax.tree.map(noise, fresh_params(subject(config), None))
 
 
-def write_run(workdir: pathlib.Path, config: ConfigDict, params: Any, *, ema: Any = None, step: int = 3) -> pathlib.Path:
+def write_run(
+    workdir: pathlib.Path, config: ConfigDict, params: Any, *, ema: Any = None, step: int = 3
+) -> pathlib.Path:
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(spec.to_json(config))
     state = {"params": params} | ({"extra": {"ema": ema}} if ema is not None else {})
@@ -56,15 +58,10 @@ def write_run(workdir: pathlib.Path, config: ConfigDict, params: Any, *, ema: An
     return workdir
 
 
-@pytest.fixture
-def run(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
-    """Makes a run: kind and dims -> its workdir."""
-
-    def make(kind: str = "pretraining", name: str = "run", seed: int = 0, **dims: Any) -> pathlib.Path:
-        config = config_of(kind, **dims)
-        return write_run(tmp_path / name, config, random_params(config, seed))
-
-    return make
+@pytest.fixture(scope="session")
+def small() -> types.SimpleNamespace:
+    """What makes small models: config_of(kind, **dims), random_params(config), write_run(folder, …)."""
+    return types.SimpleNamespace(config_of=config_of, random_params=random_params, write_run=write_run)
 
 
 @pytest.fixture(scope="module")

@@ -72,8 +72,7 @@ def export_checkpoint(
         batch = probe(one.model, clip)
         write = _write_hf if format == "hf" else _write_official
         with replaced(out) as new:
-            ours, hidden = outputs(one, params, batch)
-            details = {"dims": dims, "dtype": dtype, "labels": labels, "batch": batch, "ours": ours, "hidden": hidden}
+            details = {"dims": dims, "dtype": dtype, "labels": labels, "params": params, "batch": batch}
             checks = write(new, one, state, **details)
             report = {
                 "out": str(out),
@@ -176,9 +175,8 @@ def _write_hf(
     dims: Dims,
     dtype: str,
     labels: Sequence[str],
+    params: Any,
     batch: Mapping[str, np.ndarray],
-    ours: Mapping[str, np.ndarray],
-    hidden: np.ndarray | None,
 ) -> dict[str, Any]:
     folder.mkdir()
     theirs = _cast(huggingface.to_state(state, dims.kind), dtype)
@@ -192,6 +190,7 @@ def _write_hf(
         size=(h, w),
         dtype=dtype,
         normalized_targets=one.normalized_targets if dims.kind == "pretraining" else True,
+        final_norm="encoder.norm.weight" in state,
         labels=labels if dims.kind == "classifier" else (),
     )
     prepare = huggingface.preprocessor(size=(h, w), mean=one.model.mean, std=one.model.std)
@@ -200,8 +199,8 @@ def _write_hf(
     if not verify.has_transformers():
         return _round_trip(folder, state, dtype, "transformers is not installed here, so its outputs were not compared")
     pixels = normalized(one.model, batch["video"])
-    compared, not_checked = dict(ours), ""
-    if "loss" in ours and not _imagenet(one):
+    (compared, hidden), not_checked = outputs(one, params, batch), ""
+    if "loss" in compared and not _imagenet(one):
         # transformers undoes ImageNet's normalisation of RGB alone before it makes its targets.
         del compared["loss"]
         not_checked = "the loss: transformers makes targets of RGB clips with ImageNet's statistics only"
@@ -227,9 +226,8 @@ def _write_official(
     dims: Dims,
     dtype: str,
     labels: Sequence[str],
+    params: Any,
     batch: Mapping[str, np.ndarray],
-    ours: Mapping[str, np.ndarray],
-    hidden: np.ndarray | None,
 ) -> dict[str, Any]:
     del labels  # the official files have none
     cast = _cast(state, dtype)
@@ -245,6 +243,7 @@ def _write_official(
     if not verify.has_torch():
         return _round_trip(path, state, dtype, "PyTorch is not installed here, so its outputs were not compared")
     pixels = np.ascontiguousarray(normalized(one.model, batch["video"]).transpose(0, 2, 1, 3, 4))
+    ours, hidden = outputs(one, params, batch)
     heads = {"heads": one.layout.heads, "decoder_heads": one.layout.decoder_heads}
     answers = verify.in_official(path, pixels, hidden, **heads)
     found = verify.differences(ours, answers, relative=dtype != "float32")

@@ -68,7 +68,7 @@ def import_weights(
         params, account = fit(
             found,
             one.layout,
-            fresh_params(one, seed),
+            fresh_params(one, seed if fresh else None),
             one.model.grid,
             fresh=fresh,
             resized=resize,

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax import spec
 from vmae_jax.exchange.infer import config_of
-from vmae_jax.exchange.subject import Subject, fresh_params, leaves, subject
+from vmae_jax.exchange.subject import Subject, fresh_params, subject
 from vmae_jax.interop import names, tensors
 from vmae_jax.interop.fit import fit
 from vmae_jax.interop.videomae import MismatchError
@@ -84,21 +84,17 @@ def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
 
 def _params(one: Subject, weights: names.Weights) -> Any:
     """The parameters that the file has; parts it lacks (a decoder, a head) are left out."""
-    lacking = ("decoder", "head", "norm")
-    params, account = fit(weights, one.layout, fresh_params(one), one.model.grid, fresh=_absent(weights, lacking))
+    absent = _absent(weights)
+    template = fresh_params(one, 0 if "head" in absent and weights.kind == "classifier" else None)
+    params, account = fit(weights, one.layout, template, one.model.grid, fresh=absent)
     if any(name.startswith(("decoder.", "mask_token")) for name in account.fresh):
         params = {name: value for name, value in params.items() if name != "decoder"}
-    assert leaves(params)
     return params
 
 
-def _absent(weights: names.Weights, parts: tuple[str, ...]) -> tuple[str, ...]:
-    has = {
-        "decoder": weights.kind == "pretraining",
-        "head": "head.weight" in weights.state,
-        "norm": any(name.startswith(("encoder.norm.", "fc_norm.")) for name in weights.state),
-    }
-    return tuple(part for part in parts if not has[part])
+def _absent(weights: names.Weights) -> list[str]:
+    has = {"decoder": weights.kind == "pretraining", "head": "head.weight" in weights.state}
+    return [part for part, there in has.items() if not there]
 
 
 def _is_run(path: Any) -> bool:

@@ -80,10 +80,13 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
     return Subject(config, spec.build(node), model, layout, masked, pixels)
 
 
-def fresh_params(one: Subject, seed: int = 0) -> Any:
-    """Freshly initialised parameters, nested dicts of numpy arrays."""
-    init = jax.jit(lambda key, batch: meta.unbox(one.method.init(key, batch)[0]))
-    return jax.tree.map(np.asarray, jax.device_get(init(jax.random.key(seed), probe(one.model))))
+def fresh_params(one: Subject, seed: int | None = 0) -> Any:
+    """Freshly initialised parameters, nested dicts of numpy arrays; zeros where `seed` is None."""
+    init = lambda key, batch: meta.unbox(one.method.init(key, batch)[0])  # noqa: E731
+    batch = probe(one.model)
+    if seed is None:  # only names and shapes are wanted: nothing to compile
+        return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, jax.random.key(0), batch))
+    return jax.tree.map(np.asarray, jax.device_get(jax.jit(init)(jax.random.key(seed), batch)))
 
 
 def probe(model: Any, clip: np.ndarray | None = None, seed: int = 0) -> dict[str, np.ndarray]:

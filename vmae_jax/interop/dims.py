@@ -46,19 +46,22 @@ def kind_of(names: Any) -> str:
     return "classifier" if any(name.startswith(("head.", "fc_norm.")) for name in names) else "encoder"
 
 
-def dims_of(state: Mapping[str, Any]) -> Dims:
+def dims_of(state: Mapping[str, Any], kind: str | None = None) -> Dims:
     """The dimensions of weights (arrays or shapes) in the official names.
+
+    Args:
+      kind: whose names they are, where parts may be missing; None looks.
 
     Raises:
       MismatchError: a tensor that every model has is missing, or has too few axes.
     """
-    kind = kind_of(state)
+    kind = kind or kind_of(state)
     prefix = "" if kind == "classifier" else "encoder."
     shape = _shape(state, f"{prefix}patch_embed.proj.weight", (4, 5))
     width, channels = shape[:2]
     blocks = f"{prefix}blocks"
     decoder = {}
-    if kind == "pretraining":
+    if kind == "pretraining" and "encoder_to_decoder.weight" in state:
         decoder = {
             "decoder_width": _shape(state, "encoder_to_decoder.weight", (2,))[0],
             "decoder_depth": _depth(state, "decoder.blocks"),

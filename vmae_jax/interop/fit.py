@@ -72,13 +72,14 @@ def fit(
     want, dropped, changed = dims_of(target), dict(weights.dropped), {}
     state = _same_parts(weights, want, fresh, dropped)
     _inflate(state, want, inflation, changed)
-    have = dims_of(state)
-    unlike(have._replace(kind=want.kind), want, resized=resized)
+    have = dims_of(state, want.kind)
+    unlike(have, want, resized=resized)
     if resized:
         _resample(state, have, want, channels, changed)
     _positions(state, target, weights, grid, fresh=fresh, resized=resized, dropped=dropped, changed=changed)
     _biases(state, target, weights.about, changed)
     anew = _missing(state, target, fresh)
+    _same_shapes(state, target)
     params = from_official(state | anew, layout, template)
     return params, Account(tuple(sorted(state)), tuple(sorted(anew)), dropped, changed)
 
@@ -168,14 +169,15 @@ def _positions(
         if not want:
             _needless(prefix, have, weights, dropped)
             continue
-        for name, table in _tables(have, want, grid).items():
-            if table.shape != have.get(name, table[None])[0].shape and not resized:
-                raise MismatchError(
-                    f"{prefix}{name} is for {have[name].shape[1]} tokens, the model has {table.shape[0]}: "
-                    f"--resize resizes it"
-                )
-            if name not in have or table.shape != have[name][0].shape:
-                changed[prefix + name] = f"for {table.shape[0]} places, from {', '.join(have)}"
+        old = _old_grid(have, grid)
+        a_pictures = (old.t, old.h, old.w) == (1, grid.h, grid.w)  # repeated in time, as it is
+        if old != grid and not resized and not a_pictures:
+            raise MismatchError(
+                f"{prefix}{next(iter(have))} is for a grid of {old} tokens, the model has {grid}: --resize resizes it"
+            )
+        for name, table in _tables(have, want, old, grid).items():
+            if name not in have or old != grid:
+                changed[prefix + name] = f"for a grid of {grid} tokens, from {' and '.join(have)} of {old}"
             state[prefix + name] = table[None]
 
 
@@ -194,20 +196,26 @@ def _needless(prefix: str, have: Mapping[str, np.ndarray], weights: Weights, dro
         )
 
 
-def _tables(have: Mapping[str, np.ndarray], want: Mapping[str, tuple[int, ...]], grid: Grid) -> dict[str, np.ndarray]:
+def _old_grid(have: Mapping[str, np.ndarray], grid: Grid) -> Grid:
+    if "pos_embed" in have:
+        return _grid(have["pos_embed"].shape[1], grid)
+    slot = _grid(have["pos_embed_spatial"].shape[1], Grid(1, grid.h, grid.w))
+    return Grid(have["pos_embed_temporal"].shape[1], slot.h, slot.w)
+
+
+def _tables(
+    have: Mapping[str, np.ndarray], want: Mapping[str, tuple[int, ...]], old: Grid, grid: Grid
+) -> dict[str, np.ndarray]:
     """The tables that the model wants, on its grid."""
     if "pos_embed" in have:
         full = have["pos_embed"][0]
-        old = _grid(full.shape[0], grid)
         if "pos_embed" in want:
             return {"pos_embed": resize.positions(full, old, grid)}
         by_time = full.reshape(old.t, old.slot, -1)
         space, time = by_time.mean(axis=0), by_time.mean(axis=1) - by_time.mean(axis=(0, 1))
     else:
         space, time = have["pos_embed_spatial"][0], have["pos_embed_temporal"][0]
-        old = Grid(time.shape[0], *(math.isqrt(space.shape[0]),) * 2)
-    slot = Grid(1, old.h, old.w)
-    space = resize.positions(space, slot, Grid(1, grid.h, grid.w))
+    space = resize.positions(space, Grid(1, old.h, old.w), Grid(1, grid.h, grid.w))
     time = resize.positions(time, Grid(old.t, 1, 1), Grid(grid.t, 1, 1))
     if "pos_embed" in want:
         return {"pos_embed": (space[None] + time[:, None]).reshape(grid.size, -1)}
@@ -235,6 +243,12 @@ def _biases(
         if name.endswith(("attn.q_bias", "attn.v_bias")) and name not in state:
             state[name] = np.zeros_like(array)
             changed[name] = "zeros: the weights' config says qkv_bias false"
+
+
+def _same_shapes(state: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> None:
+    for name, array in state.items():
+        if name in target and array.shape != target[name].shape:
+            raise MismatchError(f"{name} has shape {list(array.shape)}, the model's has {list(target[name].shape)}")
 
 
 def _missing(

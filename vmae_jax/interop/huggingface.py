@@ -85,18 +85,20 @@ def config(
     size: tuple[int, int],
     dtype: str = "float32",
     normalized_targets: bool = True,
+    final_norm: bool = True,
     labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The `config.json`.
 
-    `use_mean_pooling` is false but in a classifier: else transformers builds no final norm of the
-    encoder, and the weights of it are dropped in silence.
+    `use_mean_pooling` says where the final norm is: true, as in a classifier, and transformers builds
+    none in the encoder and drops the weights of one in silence; so it is false in pre-training.
 
     Args:
       dims: of the weights.
       frames, size: of a clip; size is (height, width).
       dtype: of the file.
       normalized_targets: whether pre-training predicts normalised cubes.
+      final_norm: whether the encoder has one; a classifier's norm comes after the mean.
       labels: class names of a classifier, in order; empty for LABEL_0, ….
     """
     data: dict[str, Any] = {
@@ -117,7 +119,7 @@ def config(
         "initializer_range": 0.02,
         "layer_norm_eps": 1e-6,
         "qkv_bias": True,
-        "use_mean_pooling": dims.kind == "classifier",
+        "use_mean_pooling": not final_norm,
         "norm_pix_loss": normalized_targets,
         "torch_dtype": dtype,
     }
