@@ -137,8 +137,12 @@ def test_position_counts_videos_consumed(opened):
 
 def test_once_is_every_video_once_and_padding(video_folder):
     opened = make(video_folder, repeat=1).open()
-    batches = list(opened.once(rows=range(4)))
+    feed = opened.once(rows=range(4))
+    batches = list(feed)
     assert len(batches) == 3
+    assert not feed._reader.workers._running  # over, so nothing runs on
+    with pytest.raises(StopIteration):
+        next(feed)
     index, valid = (np.concatenate([batch[key] for batch in batches]) for key in ("index", "valid"))
     assert index.tolist() == [*range(10), -1, -1]
     assert valid.tolist() == [True] * 10 + [False] * 2

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -228,6 +229,17 @@ def test_tfds_mistakes(prepared, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="either name= or directory="):
         sources.tfds()
+
+
+def test_leavings_of_a_killed_preparation_are_removed_after_a_day(tmp_path):
+    config = moving_shapes.config(train=2, validation=0, test=0, size=16, frames=2)
+    folder = tmp_path / "moving_shapes" / config.name
+    for name, age in (("incomplete.OLD_1.0.0", 2 * 86400), ("incomplete.NEW_1.0.0", 60)):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age,) * 2)
+    source = sources.tfds(name="moving_shapes", data_dir=str(tmp_path), prepare=True, config=config)
+    assert len(source.open()) == 2
+    assert sorted(os.listdir(folder)) == ["1.0.0", "incomplete.NEW_1.0.0"]
 
 
 def test_features_video_of_tfds_is_read_as_pictures(tmp_path):

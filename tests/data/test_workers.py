@@ -130,6 +130,17 @@ def test_a_worker_killed_from_outside_costs_nothing(make, encoded, tmp_path):
     assert workers.decode(encoded, SEED).frames.shape == (4, 32, 32, 3)
 
 
+def test_workers_are_replaced_after_a_while(make, encoded, monkeypatch):
+    monkeypatch.setattr("vmae_jax.data.workers.LIFETIME", 2)
+    workers = make(1, sampler=dense(4, 2))
+    seen = set()
+    for _ in range(4):
+        assert workers.decode(encoded, SEED).frames.shape == (4, 32, 32, 3)
+        seen.update(processes(workers))
+    assert 2 <= len(seen) + 1 <= 4
+    assert len(processes(workers)) <= 1
+
+
 def test_a_samplers_own_fault_is_no_videos_fault(make, encoded):
     with pytest.raises(RuntimeError, match="KeyError"):
         make(1, sampler=Hostile("bug")).decode(encoded, UNLUCKY)

@@ -54,10 +54,14 @@ def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-    """An iterator of this host's batches: dicts of NumPy arrays, which are not to be written to."""
+    """An iterator of this host's batches: dicts of NumPy arrays that cannot be written to.
+
+    It ends its processes by itself after one pass; what has no end is for `close`, or `with`.
+    """
 
     def __init__(self, dataset: Any, reader: "_Reader", loader: "Loader", plan: Plan, *, place: np.ndarray) -> None:
-        self._iterator = iter(dataset)
+        self._iterator: Iterator[Any] | None = dataset.as_numpy_iterator()  # views of TensorFlow's memory
+        self._over = False
         self._reader = reader
         self._loader = loader
         self._place = None if np.array_equal(place, np.arange(len(place))) else place
@@ -72,9 +76,16 @@ class Batches(Iterator[dict[str, np.ndarray]]):
           TooManyBadVideos: more videos are broken than the config allows.
           Closed: `close` was called.
         """
+        if self._over:
+            raise StopIteration
         if self._iterator is None:
             raise Closed("these batches are closed")
-        batch = {key: value.numpy() for key, value in next(self._iterator).items()}
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self._over = True
+            self.close()
+            raise
         if self._reader.error is not None:
             raise self._reader.error
         self.position += self._loader.global_batch
@@ -111,7 +122,7 @@ class _Reader:
         self.ledger = Ledger(loader.max_bad_fraction)
         self.error: Exception | None = None
         self._loader = loader
-        self._source = source
+        self.source = source
         self._plan = plan
 
     def __call__(self, position: np.ndarray, index: np.ndarray) -> tuple[Any, ...]:
@@ -143,7 +154,7 @@ class _Reader:
 
     def _first_good(self, index: int, position: int) -> tuple[Clip, int, int]:
         """The video, or the next one in the source that can be read: a rule, not chance."""
-        videos = len(self._source)
+        videos = len(self.source)
         for step in range(videos):
             found = self._try((index + step) % videos, position)
             if found is not None:
@@ -155,7 +166,7 @@ class _Reader:
             return None
         key = f"video {index}"
         try:
-            encoded = self._source.fetch(index)
+            encoded = self.source.fetch(index)
             key = encoded.key or key
             word = fold(self._plan.seed, position, _FRAMES)
             clip = self.workers.decode(encoded, np.array([word >> 32, word & 0xFFFFFFFF], np.uint32))
@@ -174,7 +185,7 @@ def _dataset(loader: "Loader", reader: _Reader, rows: np.ndarray, plan: Plan, wo
     slots, firsts = np.unique(rows // clips, return_index=True)  # this host's videos of a step
     bounds = tf.constant([*firsts, len(rows)], tf.int64)
     own_clips = tf.constant(rows % clips, tf.int64)
-    videos = len(reader._source)
+    videos = len(reader.source)
 
     def locate(count: Any) -> tuple[Any, Any, Any]:
         slot = count % len(slots)

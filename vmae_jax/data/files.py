@@ -1,5 +1,6 @@
 """Sources of loose files: a folder of videos, and lists in the official formats."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,7 @@ def open_paths(paths: Sequence[str]) -> Files:
     return Files(entries, root="")
 
 
-def open_folder(path: str, *, labels: str = "none") -> Files:
+def open_folder(path: str, *, labels: str = "none", part: str = "all", share: float = 0.1) -> Files:
     """Every video file under `path`; see `sources.folder`.
 
     Raises:
@@ -87,8 +88,9 @@ def open_folder(path: str, *, labels: str = "none") -> Files:
     found = sorted(_walk(root))
     if not found:
         raise ConfigError(f"data source: no video in {path!r} (looked for {' '.join(VIDEO_SUFFIXES)})")
+    chosen = set(found) if part == "all" else _part(found, root, part, share)
     if labels == "none":
-        return Files([_Entry(file) for file in found], root=root)
+        return Files([_Entry(file) for file in found if file in chosen], root=root)
     classes = [os.path.dirname(file)[len(root) :].strip("/").split("/")[0] for file in found]
     if "" in classes:
         raise ConfigError(
@@ -97,8 +99,17 @@ def open_folder(path: str, *, labels: str = "none") -> Files:
         )
     names = tuple(sorted(set(classes)))
     number = {name: label for label, name in enumerate(names)}
-    entries = [_Entry(file, label=number[name]) for file, name in zip(found, classes, strict=True)]
-    return Files(entries, root=root, label_names=names)
+    pairs = [(file, name) for file, name in zip(found, classes, strict=True) if file in chosen]
+    return Files([_Entry(file, label=number[name]) for file, name in pairs], root=root, label_names=names)
+
+
+def _part(found: Sequence[str], root: str, part: str, share: float) -> set[str]:
+    """The files of one side of the split: those whose names have the smallest digests are held out."""
+    if len(found) < 2:
+        raise ConfigError(f"data source: one video cannot be split into training and held-out ones, in {root!r}")
+    by_digest = sorted(found, key=lambda file: hashlib.sha256(file[len(root) :].encode()).digest())
+    count = max(1, round(share * len(found)))
+    return set(by_digest[:count] if part == "held_out" else by_digest[count:])
 
 
 def open_csv(path: str, *, root: str = "", columns: str | None = None, pictures: str = "img_{:05}.jpg") -> Files:

@@ -5,13 +5,15 @@ found once, by reading the 12-byte headers alone, and kept in memory (8 bytes a 
 """
 
 import contextlib
+import glob
 import importlib
 import importlib.util
 import io
 import os
+import shutil
 import struct
 import sys
-import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -73,7 +75,6 @@ class TFRecords(Sequence[bytes]):
         self._offsets = [_record_offsets(path)[skip : skip + take] for path, skip, take in shards]
         self._starts = np.cumsum([0, *(len(offsets) for offsets in self._offsets)])
         self._paths = [path for path, _, _ in shards]
-        self._local = threading.local()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -169,9 +170,7 @@ def _from_name(source: Tfds) -> Any:
         ready = builder.is_prepared()
     if not ready:
         if not source.prepare:
-            raise ConfigError(
-                f"data source: {source.name!r} is not prepared in {data_dir!r}; set prepare=True to make it"
-            )
+            raise ConfigError(f"data source: {source.name!r} is not prepared in {data_dir!r}; set prepare=True")
         _prepare(builder)
         builder = _builder(source.name, source.config, data_dir)
     return builder
@@ -210,6 +209,7 @@ def _prepare(builder: Any) -> None:
     once, the first to finish wins and the others use its.
     """
     print(f"preparing {builder.info.full_name} in {builder.data_dir} (once)", file=sys.stderr, flush=True)
+    _sweep(os.path.dirname(builder.data_dir))
     tensorflow_datasets().disable_progress_bar()
     try:
         with _calm(), contextlib.redirect_stdout(io.StringIO()):  # standard output is the command's
@@ -219,6 +219,13 @@ def _prepare(builder: Any) -> None:
             raise ConfigError(
                 f"data source: {builder.info.full_name} cannot be prepared: {_first_line(error)}"
             ) from error
+
+
+def _sweep(folder: str) -> None:
+    """Removes what preparations that were killed left, once it is a day old."""
+    for left in glob.glob(os.path.join(glob.escape(folder), "incomplete.*")):
+        if time.time() - os.path.getmtime(left) > 24 * 3600:
+            shutil.rmtree(left, ignore_errors=True)  # another process may be sweeping too
 
 
 @contextlib.contextmanager

@@ -115,15 +115,18 @@ def _paste(video: np.ndarray, sprite: np.ndarray, path: np.ndarray) -> None:
     dx = (grid - (path[:, 0:1] * size).astype(np.float32) + size / 2) % size - size / 2  # [t w]
     dy = (grid - (path[:, 1:2] * size).astype(np.float32) + size / 2) % size - size / 2  # [t h]
     reach = np.where(fade > 0, radius * radius, 0)[:, None, None]
-    t, row, column = np.nonzero((dx * dx)[:, None, :] + (dy * dy)[:, :, None] < reach)
+    flat = np.flatnonzero((dx * dx)[:, None, :] + (dy * dy)[:, :, None] < reach)
+    t, place = np.divmod(flat, size * size)
+    row, column = np.divmod(place, size)
     scale = _SPRITE / 2 / radius
     cos, sin = np.cos(path[:, 2]).astype(np.float32) * scale, np.sin(path[:, 2]).astype(np.float32) * scale
     across, down = dx[t, column], dy[t, row]
     u = (across * cos[t] + down * sin[t] + _SPRITE / 2).astype(np.int32)
     v = (down * cos[t] - across * sin[t] + _SPRITE / 2).astype(np.int32)
-    texel = sprite[np.clip(v, 0, _SPRITE - 1), np.clip(u, 0, _SPRITE - 1)]
-    alpha = texel[:, 3:] * fade[t, None]
-    video[t, row, column] += alpha * (texel[:, :3] - video[t, row, column])
+    texel = sprite.reshape(-1, 4)[np.clip(v, 0, _SPRITE - 1) * _SPRITE + np.clip(u, 0, _SPRITE - 1)]
+    pixels = video.reshape(-1, 3)  # a view
+    under = pixels[flat]
+    pixels[flat] = under + texel[:, 3:] * fade[t, None] * (texel[:, :3] - under)
 
 
 def _sprite(generator: np.random.Generator, contrast: float) -> np.ndarray:

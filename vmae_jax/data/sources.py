@@ -12,7 +12,20 @@ from typing import Any, Protocol
 from vmae_jax.data.video import Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["CsvList", "Encoded", "Folder", "Opener", "Paths", "Source", "Tfds", "csv", "folder", "paths", "tfds"]
+__all__ = [
+    "CsvList",
+    "Encoded",
+    "Folder",
+    "Opener",
+    "Paths",
+    "Source",
+    "Tfds",
+    "csv",
+    "folder",
+    "folder_or",
+    "paths",
+    "tfds",
+]
 
 
 class Source(Protocol):
@@ -33,16 +46,36 @@ class Opener(Protocol):
     def open(self) -> Source: ...
 
 
-def folder(path: str, labels: str = "none") -> "Folder":
+PARTS = ("all", "train", "held_out")
+
+
+def folder(path: str, labels: str = "none", part: str = "all", share: float = 0.1) -> "Folder":
     """Every video file under `path`, in the order of their names.
 
     Args:
       path: a folder, local or gs://; its subfolders are read too.
       labels: "none", or "folders": the first folder below `path` names the class.
+      part: "all", or one side of a split that depends on the files' names alone: "held_out" is
+        `share` of the videos (at least one), "train" the rest.
+      share: of the videos that are held out.
     """
     if labels not in ("none", "folders"):
         raise ConfigError(f"labels={labels!r}: it is 'none' or 'folders'")
-    return Folder(path, labels)
+    if part not in PARTS or not 0 < share < 1:
+        raise ConfigError(f"part={part!r}, share={share}: a part is one of {', '.join(PARTS)}, a share between 0 and 1")
+    return Folder(path, labels, part, share)
+
+
+def folder_or(
+    otherwise: Any, path: str | None = None, labels: str = "none", part: str = "all", share: float = 0.1
+) -> Any:
+    """The videos of a folder where one is named, else another source.
+
+    Args:
+      otherwise: the source that is used while `path` is None.
+      path, labels, part, share: as in `folder`.
+    """
+    return otherwise if path is None else folder(path, labels, part, share)
 
 
 def paths(paths: Sequence[str]) -> "Paths":
@@ -109,12 +142,14 @@ class Folder:
 
     path: str
     labels: str
+    part: str
+    share: float
 
     def open(self) -> Source:
         """Lists the folder. Raises ConfigError: no such folder, or no video in it."""
         from vmae_jax.data.files import open_folder
 
-        return open_folder(self.path, labels=self.labels)
+        return open_folder(self.path, labels=self.labels, part=self.part, share=self.share)
 
 
 @dataclasses.dataclass(frozen=True)

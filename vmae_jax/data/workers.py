@@ -29,6 +29,7 @@ __all__ = ["Clip", "Closed", "Workers", "available_cores"]
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 5.0  # the worker's own alarm rings this much later than the trainer's
+LIFETIME = 20_000  # videos after which a worker is replaced, should a decoder lose memory
 _open: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 
 
@@ -129,7 +130,7 @@ class Workers:
                 raise Closed("the decoding workers are closed") from error
             raise
         finally:
-            if process is not None and (self._closed.is_set() or not process.alive):
+            if process is not None and (self._closed.is_set() or not process.alive or process.jobs >= LIFETIME):
                 with self._lock:
                     self._running.discard(process)
                 process.release()
@@ -172,6 +173,7 @@ class _Process:
                 start_new_session=True,  # an interrupt from the keyboard is the trainer's business
             )
         self.alive = True
+        self.jobs = 0
 
     def wait_ready(self) -> None:
         """Raises RuntimeError when the worker cannot start at all: that is no video's fault."""
@@ -185,6 +187,7 @@ class _Process:
 
     def run(self, encoded: Encoded, seed: np.ndarray, timeout: float) -> Clip:
         """One job. Raises BadVideo, or _Died when the process ended."""
+        self.jobs += 1
         try:
             self._socket.settimeout(timeout)
             send(self._socket, pickle.dumps((encoded, seed)))
