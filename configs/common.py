@@ -93,7 +93,10 @@ def smoke(config: ConfigDict, steps: int = 4) -> ConfigDict:
         elif name.startswith("data.transforms.") and "size" in node:
             node.size = 32
         elif name == "data.pipeline.loader":
-            node.source = shapes.copy_and_resolve_references()
+            if node.source.call == "data.sources.folder_or":
+                node.source.otherwise = shapes.copy_and_resolve_references()
+            else:
+                node.source = shapes.copy_and_resolve_references()
             node.update(global_batch=8, repeat=min(node.repeat, 2), workers=1)
         elif name == "train.schedule.warmup_cosine":
             node.warmup = ConfigDict({"steps": 1})

@@ -1,8 +1,9 @@
 """A VideoMAE V2 small enough to train on two cores in minutes: `configs/quickstart.py`.
 
 Everything is as in `videomae_v2.py` (tube mask, running-cell decoder mask, normalised targets);
-the clips are small, and drawn by the program: textured shapes in motion. `shapes` arguments:
-clips=N. Your own videos: `--config.data.source.path=FOLDER`.
+the clips are small, and drawn by the program: textured shapes in motion. Your own videos:
+`--config.data.source.path=FOLDER`, a tenth of which is then held out for the evaluation.
+Arguments: clips=N (how many are drawn), steps=N, smoke.
 """
 
 from ml_collections import ConfigDict
@@ -14,13 +15,15 @@ SIZE, FRAMES = 48, 8
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, source=("shapes", "folder"), clips=2000, steps=1500, smoke=False)
+    args = common.parse(arguments, clips=2000, steps=1500, smoke=False)
 
     def shapes(split: str) -> ConfigDict:
         settings = call("data.builders.moving_shapes.config", train=args.clips, validation=64, size=SIZE)
         return call("data.sources.tfds", name="moving_shapes", split=split, config=settings, prepare=True)
 
-    source = shapes("train") if args.source == "shapes" else call("data.sources.folder")
+    train = call("data.sources.folder_or", otherwise=shapes("train"), part="train")
+    held_out = call("data.sources.folder_or", otherwise=shapes("validation"), part="held_out")
+    held_out.path = train.get_ref("path")  # one override names the folder of both
     config = common.sections(
         method=call(
             "methods.masked.build",
@@ -31,7 +34,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
         data=call(
             "data.pipeline.loader",
-            source=source,
+            source=train,
             sampler=call("data.clips.dense", frames=FRAMES, stride=1),
             transforms=[call("data.transforms.multi_scale_crop", size=SIZE)],
             global_batch=16,
@@ -49,7 +52,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         eval={
             "data": call(
                 "data.pipeline.loader",
-                source=shapes("validation"),
+                source=held_out,
                 sampler=call("data.clips.dense", frames=FRAMES, stride=1),
                 transforms=[call("data.transforms.center_crop", size=SIZE)],
                 global_batch=32,

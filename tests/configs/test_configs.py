@@ -175,5 +175,5 @@ def test_mistaken_overrides_are_told_in_one_line(override, message):
 def test_a_file_that_is_no_config_is_told(tmp_path, text):
     file = tmp_path / "config.py"
     file.write_text(text)
-    with pytest.raises(ConfigError, match="config.py"):
+    with pytest.raises(ConfigError, match=r"config\.py"):
         load_config(str(file))
