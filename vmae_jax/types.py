@@ -171,6 +171,10 @@ class Method(NamedTuple):
       reconstruct: (params, batch, context) -> Pictures, where there are any.
       advance: (extra, params, carry, step) -> extra, after the parameters' update.
       couples_batch: examples of a batch meet in the loss, so accumulation changes the result.
+      frozen: (key, batch) -> networks that are never trained, `TrainState.frozen`, for
+        `init_from` to fill; None where there are none.
+      check: looks at a batch on the host, before it goes to a device, and raises ConfigError
+        where the method cannot use it (a label that is no class); None where all will do.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -180,6 +184,8 @@ class Method(NamedTuple):
     reconstruct: Callable[[Params, Batch, Context], Pictures] | None = None
     advance: Callable[[Extra, Params, Any, Array], Extra] = hold
     couples_batch: bool = False
+    frozen: Callable[[Array, Batch], Params] | None = None
+    check: Callable[[Batch], None] | None = None
 
 
 def stream(key_or_keys: Key[Array, "..."], name: str) -> Key[Array, "..."]:

@@ -26,7 +26,8 @@ def test_mixup_blends_clip_and_target_by_the_same_share():
     video, target = clips()
     mixed, soft = jax.jit(mixup_cutmix(cutmix=0.0))(video, target, keys())
     share = np.diag(soft)
-    assert np.ptp(share) < 1e-6 and 0 < share[0] < 1
+    assert np.ptp(share) < 1e-6
+    assert 0 < share[0] < 1
     np.testing.assert_allclose(soft[:, ::-1].diagonal(), 1 - share, atol=1e-6)
     expected = share[0] * np.arange(B) + (1 - share[0]) * np.arange(B)[::-1]
     np.testing.assert_allclose(mixed, np.broadcast_to(expected[:, None, None, None, None], mixed.shape), atol=1e-5)
@@ -60,7 +61,8 @@ def test_targets_stay_distributions_and_nothing_is_nan():
 def test_groups_draw_for_themselves_and_do_not_meet():
     video, target = clips()
     _, soft = mixup_cutmix(cutmix=0.0, group=4)(video, target, keys())
-    assert float(jnp.abs(soft[:4, 4:]).max()) == 0 and float(jnp.abs(soft[4:, :4]).max()) == 0
+    assert float(jnp.abs(soft[:4, 4:]).max()) == 0
+    assert float(jnp.abs(soft[4:, :4]).max()) == 0
     assert soft[0, 0] != soft[4, 4]
     alone, _ = mixup_cutmix(cutmix=0.0)(video[4:], target[4:], keys()[4:])
     both, _ = mixup_cutmix(cutmix=0.0, group=4)(video, target, keys())
@@ -99,7 +101,8 @@ def test_erasing_is_one_box_of_fresh_noise():
         assert box.sum() == box.any(1).sum() * box.any(0).sum()
         assert 0.01 < box.mean() < 0.4
     noise = erased[hit][touched[hit]]
-    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    assert abs(noise.mean()) < 0.05
+    assert abs(noise.std() - 1) < 0.05
     one = erased[hit][0]
     assert not np.array_equal(one[0], one[1])  # other noise in the next frame
 

@@ -83,7 +83,7 @@ class Experiment:
 
     def make_init(self, tx: Any) -> Any:
         """(key, batch) -> TrainState."""
-        return make_init(self.method, tx, ema=self.train.ema_decay is not None)
+        return make_init(self.method, tx, ema=self.train.ema_decay is not None, frozen=self.method.frozen)
 
 
 def experiment(config: ConfigDict) -> Experiment:
@@ -120,6 +120,11 @@ def experiment(config: ConfigDict) -> Experiment:
 
 def _check_fit(made: Experiment) -> None:
     """Traces the parameters' shapes, so that data of another size than the model's is told now."""
+    if made.method.frozen is not None and not any(at.split("/")[0] == "frozen" for at in made.init_from):
+        raise ConfigError(
+            "the method has networks that are never trained, and nothing fills them: set config.init_from, such as "
+            "{'frozen/teacher': call('train.init_from.weights', path=WORKDIR)}"
+        )
     try:
         made.abstract_params()
     except ConfigError:

@@ -12,6 +12,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from vmae_jax.commands.checked import checked
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.eval import reconstruction
@@ -180,6 +181,7 @@ def _batches(made: Experiment, data: Any, start: int) -> Any:
     place = sharding.batch_sharding(made.mesh)
     clips = made.loader.clips_per_step
     stream = data.batches(rows=host_rows(place, clips), seed=made.seed, start=start * made.loader.global_batch)
+    stream = checked(stream, made.method.check)
     return prefetch_to_device(stream, place, clips=clips)
 
 

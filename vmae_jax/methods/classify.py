@@ -1,17 +1,24 @@
 """Classification of videos: post-pre-training and fine-tuning (VideoMAE, VideoMAE V2)."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from vmae_jax.augment.erasing import Erasing
+from vmae_jax.augment.mixing import Mixing
+from vmae_jax.methods import labels
+from vmae_jax.methods.labels import Head
 from vmae_jax.models.classifier import Classifier, everything
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, row_keys, stream
 
 __all__ = ["Classify", "build"]
+
+ALONE = ""  # the name of a head that is the only one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,29 +27,58 @@ class Classify:
 
     model: Model
     network: Classifier
-    smoothing: float
+    heads: Mapping[str, Head]
+    erase: Erasing | None = None
+    mix: Mixing | None = None
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
         """Fresh parameters: {"encoder": …, "fc_norm": …, "head": …}."""
         self.model.check(batch["video"].shape)
-        return self.network.init(stream(key, "classifier"), self._cubes(batch))["params"], None
+        return self.network.init(stream(key, "classifier"), self.cubes(batch))["params"], None
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
-        """Softmax cross-entropy with (smoothed or soft) labels, averaged over videos."""
+        """Each head's error, averaged over videos; soft where clips were mixed."""
         self.model.check(batch["video"].shape)
-        keys = stream(row_keys(batch["seed"]), "drop_path") if context.train else None
-        logits = self.network.apply({"params": params}, self._cubes(batch), keys)
-        target = self._target(batch["label"])
-        valid = batch["valid"].astype(jnp.float32)
-        error = -(target * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1)
-        hit = (logits.argmax(axis=-1) == target.argmax(axis=-1)) * valid
-        term = Term((error * valid).sum(), valid.sum(), jnp.float32(1.0))
-        return Loss({"cross_entropy": term}, {"top1": Mean(hit.sum(), valid.sum())})
+        cubes, targets = self.examples(batch, train=context.train)
+        return self.judge(self.logits(params, batch, cubes, train=context.train), targets, batch["valid"])
+
+    def examples(self, batch: Batch, *, train: bool) -> tuple[Array, Array]:
+        """Normalised cubes [b n p] and targets [b outputs], augmented while training."""
+        target = jnp.concatenate([h.target(labels.of_batch(h, batch)) for h in self.heads.values()], axis=-1)
+        if not train or (self.erase is None and self.mix is None):
+            return self.cubes(batch), target
+        # Noise and blends are of normalised pixels; the model's own normalisation makes them.
+        shape, keys = batch["video"].shape, row_keys(batch["seed"])
+        video = self.model.normalize(jnp.asarray(batch["video"]).reshape(*shape[:2], -1)).reshape(shape)
+        if self.erase is not None:
+            video = self.erase(video, keys)
+        if self.mix is not None:
+            video, target = self.mix(video, target, keys)
+        return patchify(video, self.model.patch), target
+
+    def logits(self, params: Params, batch: Batch, cubes: Array, *, train: bool) -> Array:
+        """The outputs of all heads side by side, [b outputs] float32."""
+        keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
+        return self.network.apply({"params": params}, cubes, keys)
+
+    def judge(self, logits: Array, targets: Array, valid: Array) -> Loss:
+        """The loss of outputs against targets."""
+        terms: dict[str, Term] = {}
+        metrics: dict[str, Mean] = {}
+        valid, start = valid.astype(jnp.float32), 0
+        for name, head in self.heads.items():
+            part = slice(start, start := start + head.outputs)
+            error = jnp.where(valid > 0, head.error(logits[:, part], targets[:, part]), 0.0)
+            prefix = f"{name}_" if name != ALONE else ""
+            terms[prefix + head.term] = Term((error * valid).sum(), valid.sum(), jnp.float32(head.weight))
+            told = head.metrics(logits[:, part], targets[:, part], valid)
+            metrics |= {prefix + key: value for key, value in told.items()}
+        return Loss(terms, metrics)
 
     def predict(self, params: Params, batch: Batch) -> Array:
-        """Logits, [b classes]."""
+        """The outputs of all heads side by side, [b outputs]."""
         self.model.check(batch["video"].shape)
-        return self.network.apply({"params": params}, self._cubes(batch))
+        return self.network.apply({"params": params}, self.cubes(batch))
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
         """Pooled: the mean of the tokens after `fc_norm`; else the tokens of the last block.
@@ -51,7 +87,7 @@ class Classify:
           layer: the tokens after this many blocks (and their plain mean); None is the end.
         """
         self.model.check(batch["video"].shape)
-        cubes = self._cubes(batch)
+        cubes = self.cubes(batch)
         if layer is None and pool:
             return self.network.apply({"params": params}, cubes, method=Classifier.features)
         encoder, weights = self.network.encoder, params["encoder"]
@@ -60,41 +96,66 @@ class Classify:
         tokens = encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])).astype(jnp.float32)
         return tokens.mean(axis=1) if pool else tokens
 
-    def _cubes(self, batch: Batch) -> Array:
+    def cubes(self, batch: Batch) -> Array:
+        """The clips as the encoder wants them, unaugmented."""
         return self.model.normalize(patchify(batch["video"], self.model.patch))
 
-    def _target(self, label: Array) -> Array:
-        """Labels as distributions: soft ones as they are, indices one-hot and smoothed."""
-        if label.ndim == 2:
-            return label.astype(jnp.float32)
-        hot = jax.nn.one_hot(label, self.network.classes)
-        return hot * (1.0 - self.smoothing) + self.smoothing / self.network.classes
+
+def classifier(
+    model: Model,
+    classes: int | None,
+    dropout: float = 0.0,
+    init_scale: float = 0.001,
+    smoothing: float = 0.0,
+    heads: Mapping[str, Head] | None = None,
+    erase: Erasing | None = None,
+    mix: Mixing | None = None,
+) -> Classify:
+    """The functions of a classifier; the arguments are those of `build`."""
+    if (classes is None) == (not heads):
+        raise ValueError("give either classes=, for one class of several, or heads=")
+    if heads and smoothing:
+        raise ValueError("smoothing belongs to the heads where heads are given")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout lies in [0, 1), not {dropout}")
+    heads = dict(heads) if heads else {ALONE: labels.one(classes or 0, smoothing)}
+    outputs = sum(head.outputs for head in heads.values())
+    network = Classifier(model.encoder.clone(final_norm=False), outputs, dropout, init_scale)
+    return Classify(model, network, heads, erase, mix)
 
 
 def build(
     model: Model,
-    classes: int,
+    classes: int | None = None,
     dropout: float = 0.0,
     init_scale: float = 0.001,
     smoothing: float = 0.0,
+    heads: Mapping[str, Head] | None = None,
+    erase: Erasing | None = None,
+    mix: Mixing | None = None,
 ) -> Method:
     """A classifier as a method.
 
     Args:
       model: the networks, `models.variants.vit`; only its encoder is used.
-      classes: how many.
+      classes: how many, of which each video has one.
       dropout: rate before the head.
       init_scale: factor on the head's first kernel.
       smoothing: label smoothing.
+      heads: instead of `classes`, heads by name (`methods.labels`): several classes a video,
+        numbers, or several heads, whose outputs stand side by side.
+      erase: `augment.erasing.random_erasing`, while training.
+      mix: `augment.mixing.mixup_cutmix`, after it; examples of a batch then meet in the loss.
 
     Raises:
-      ValueError: fewer than two classes, a rate outside [0, 1).
+      ValueError: fewer than two classes, a rate outside [0, 1), both or neither of classes and heads.
     """
-    if classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, not {classes}")
-    for what, rate in (("dropout", dropout), ("smoothing", smoothing)):
-        if not 0 <= rate < 1:
-            raise ValueError(f"{what} lies in [0, 1), not {rate}")
-    network = Classifier(model.encoder.clone(final_norm=False), classes, dropout, init_scale)
-    one = Classify(model, network, smoothing)
-    return Method(init=one.init, loss=one.loss, features=one.features, predict=one.predict)
+    one = classifier(model, classes, dropout, init_scale, smoothing, heads, erase, mix)
+    return Method(
+        init=one.init,
+        loss=one.loss,
+        features=one.features,
+        predict=one.predict,
+        couples_batch=mix is not None,
+        check=functools.partial(labels.check, one.heads),
+    )

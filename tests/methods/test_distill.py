@@ -1,0 +1,91 @@
+"""Distillation: the divergence by its definition, and a teacher that training never touches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.methods import classify, distill
+from vmae_jax.models.variants import vit
+from vmae_jax.spec import ConfigError
+from vmae_jax.train import optim, schedule, sharding
+from vmae_jax.train.schedule import Clock
+from vmae_jax.train.state import make_init
+from vmae_jax.train.step import compile_step, make_step
+from vmae_jax.types import Context
+
+STUDENT = functools.partial(vit, "micro", frames=4, resolution=32, dtype="float32")
+
+
+def batch_of(b=4, labelled=True):
+    random = np.random.default_rng(0)
+    batch = {
+        "video": random.integers(0, 256, (b, 4, 32, 32, 3)).astype(np.uint8),
+        "seed": random.integers(0, 2**32, (b, 2)).astype(np.uint32),
+        "index": np.arange(b, dtype=np.int32),
+        "valid": np.arange(b) != 3,
+    }
+    return batch | ({"label": np.arange(b, dtype=np.int32) % 5} if labelled else {})
+
+
+def method(**options):
+    # The teacher is wider and cuts the clips into other cubes, as ViT-g does.
+    return distill.build(STUDENT(), STUDENT(width=48, patch=16), classes=5, init_scale=1.0, **options)
+
+
+def begin(one, batch):
+    params = jax.jit(lambda k: sharding.unbox(one.init(k, batch)[0]))(jax.random.key(0))
+    return params, jax.jit(lambda k: sharding.unbox(one.frozen(k, batch)))(jax.random.key(1))
+
+
+def test_the_divergence_is_that_of_the_two_classifiers():
+    one, batch = method(temperature=2.0, feature_weight=0.5), batch_of(labelled=False)
+    params, frozen = begin(one, batch)
+    assert params["match"]["kernel"].shape == (32, 48)
+    frozen["teacher"]["head"]["kernel"] *= 1000  # a teacher with opinions
+    context = Context(key=jax.random.key(0), step=jnp.int32(0), frozen=frozen, train=False)
+    loss = one.loss(params, batch, context)
+    teacher = classify.build(STUDENT(width=48, patch=16), classes=5)
+    p = jax.nn.softmax(teacher.predict(frozen["teacher"], batch) / 2)
+    log_q = jax.nn.log_softmax(one.predict(params, batch) / 2)
+    expected = 4 * (p * (jnp.log(p) - log_q)).sum(1)[:3].sum()  # the fourth row is not valid
+    np.testing.assert_allclose(loss.terms["kl"].total, expected, rtol=1e-4)
+    assert float(loss.terms["kl"].count) == 3
+    assert set(loss.terms) == {"kl", "features"}
+    theirs = teacher.features(frozen["teacher"], batch)
+    mine = one.features(params, batch) @ params["match"]["kernel"] + params["match"]["bias"]
+    np.testing.assert_allclose(loss.terms["features"].total, jnp.square(mine - theirs).mean(1)[:3].sum(), rtol=1e-4)
+
+
+def test_training_changes_the_student_and_not_one_bit_of_the_teacher():
+    one, batch = method(label_weight=0.5), batch_of()
+    mesh = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
+    spec = jax.eval_shape(lambda: batch)
+    abstract = sharding.abstract(lambda key, b: one.init(key, b)[0], spec)
+    tx, _ = optim.adamw(schedule.constant(1e-2)).build(abstract, Clock(10, 1.0, 4))
+    state, placement = sharding.create(make_init(one, tx, frozen=one.frozen), jax.random.key(0), spec, mesh)
+    before = jax.device_get((state.params, state.frozen))
+    step = compile_step(make_step(one, tx), placement, mesh, spec)
+    losses = []
+    for _ in range(4):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    after = jax.device_get((state.params, state.frozen))
+    jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
+    moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before[0]), jax.tree.leaves(after[0]), strict=True)]
+    assert min(moved) > 0
+    assert losses[-1] < losses[0]
+    assert {"loss/kl", "loss/cross_entropy"} <= set(metrics)
+    assert not any("teacher" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state))
+
+
+def test_mistakes():
+    one, batch = method(), batch_of()
+    with pytest.raises(ConfigError, match="needs its teacher"):
+        one.loss({}, batch, Context(key=jax.random.key(0), step=jnp.int32(0)))
+    with pytest.raises(ValueError, match="same clips"):
+        distill.build(STUDENT(), vit("micro", frames=8, resolution=32), classes=5)
+    with pytest.raises(ValueError, match="temperature"):
+        method(temperature=0.0)

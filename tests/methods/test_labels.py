@@ -1,0 +1,133 @@
+"""Heads: the losses against their definitions, several heads at once, labels that are none."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from vmae_jax.augment.erasing import random_erasing
+from vmae_jax.augment.mixing import mixup_cutmix
+from vmae_jax.commands.checked import checked
+from vmae_jax.methods import classify, labels
+from vmae_jax.models.variants import vit
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Context
+
+CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
+QUIET = CONTEXT.replace(train=False)
+
+
+def batch_of(b=4, **more):
+    random = np.random.default_rng(0)
+    return {
+        "video": random.integers(0, 256, (b, 4, 16, 16, 3)).astype(np.uint8),
+        "seed": random.integers(0, 2**32, (b, 2)).astype(np.uint32),
+        "index": np.arange(b, dtype=np.int32),
+        "valid": np.ones(b, bool),
+        "label": np.arange(b, dtype=np.int32) % 5,
+        **more,
+    }
+
+
+@functools.cache
+def model():
+    return vit("micro", frames=4, resolution=16, dtype="float32")
+
+
+def begin(method, batch):
+    return meta.unbox(jax.jit(method.init)(jax.random.key(0), batch)[0])
+
+
+def test_many_classes_at_once():
+    several = (np.arange(20).reshape(4, 5) % 3 == 0).astype(np.float32)
+    head = labels.many(5)
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(4, 5)), jnp.float32)
+    p = 1 / (1 + np.exp(-np.asarray(logits)))
+    expected = -(several * np.log(p) + (1 - several) * np.log(1 - p)).mean(1)
+    np.testing.assert_allclose(head.error(logits, head.target(jnp.asarray(several))), expected, rtol=1e-4)
+    one = head.target(jnp.array([2]))
+    np.testing.assert_array_equal(one, [[0, 0, 1, 0, 0]])
+
+
+def test_numbers():
+    head = labels.numbers(2)
+    target = head.target(jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+    np.testing.assert_allclose(head.error(jnp.zeros((2, 2)), target), [2.5, 12.5])
+    assert labels.numbers().target(jnp.array([3, 4])).shape == (2, 1)
+
+
+def test_two_heads_are_two_losses_side_by_side():
+    heads = {"verb": labels.one(3, label="verb"), "noun": labels.one(4, smoothing=0.1, label="noun", weight=0.5)}
+    both = classify.build(model(), heads=heads, init_scale=1.0)
+    batch = batch_of(verb=np.array([0, 1, 2, 0]), noun=np.array([3, 2, 1, 0]))
+    params = begin(both, batch)
+    logits = both.predict(params, batch)
+    assert logits.shape == (4, 7)
+    loss = both.loss(params, batch, QUIET)
+    hard = -jax.nn.log_softmax(logits[:, :3])[jnp.arange(4), batch["verb"]]
+    soft = optax_smooth(logits[:, 3:], batch["noun"], 0.1)
+    np.testing.assert_allclose(loss.terms["verb_cross_entropy"].total, hard.sum(), rtol=1e-5)
+    np.testing.assert_allclose(loss.terms["noun_cross_entropy"].total, soft.sum(), rtol=1e-5)
+    assert float(loss.terms["noun_cross_entropy"].weight) == 0.5
+    assert set(loss.metrics) == {"verb_top1", "noun_top1"}
+
+
+def optax_smooth(logits, label, smoothing):
+    import optax
+
+    hot = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, hot)
+
+
+def test_augmentation_is_only_for_training_and_says_that_it_couples():
+    mixed = classify.build(model(), classes=5, mix=mixup_cutmix(), erase=random_erasing(1.0), init_scale=1.0)
+    plain = classify.build(model(), classes=5, init_scale=1.0)
+    assert mixed.couples_batch
+    assert not plain.couples_batch
+    batch = batch_of()
+    params = begin(plain, batch)
+    total = lambda method, context: float(method.loss(params, batch, context).terms["cross_entropy"].total)  # noqa: E731
+    assert total(mixed, QUIET) == total(plain, QUIET)
+    assert total(mixed, CONTEXT) != total(plain, CONTEXT)
+
+
+def test_the_normalisation_of_a_video_is_that_of_its_cubes():
+    """Augmentations that change nothing leave the loss as it was: one normalisation, one order of cubes."""
+    nothing = classify.build(
+        model(), classes=5, mix=mixup_cutmix(probability=0.0), erase=random_erasing(0.0), init_scale=1.0
+    )
+    plain = classify.build(model(), classes=5, init_scale=1.0)
+    batch = batch_of()
+    params = begin(plain, batch)
+    a, b = (method.loss(params, batch, CONTEXT).terms["cross_entropy"].total for method in (nothing, plain))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_labels_that_are_no_class_are_told_on_the_host_and_never_count_silently():
+    method = classify.build(model(), classes=5)
+    method.check(batch_of())
+    with pytest.raises(ConfigError, match="video 3 of the data has label 7, but there are 5 classes"):
+        next(checked(iter([batch_of(label=np.array([0, 1, 2, 7]))]), method.check))
+    method.check(batch_of(label=np.array([0, 1, 2, 7]), valid=np.array([True, True, True, False])))
+    with pytest.raises(ConfigError, match=r"no 'label'.*data\.labels=True"):
+        method.check({key: value for key, value in batch_of().items() if key != "label"})
+    assert np.isnan(np.asarray(labels.one(5).target(jnp.array([1, 5])))).tolist() == [[False] * 5, [True] * 5]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: classify.build(model()), "either classes"),
+        (lambda: classify.build(model(), classes=3, heads={"a": labels.one(3)}), "either classes"),
+        (lambda: classify.build(model(), heads={"a": labels.one(3)}, smoothing=0.1), "belongs to the heads"),
+        (lambda: labels.many(0), "at least 1"),
+        (lambda: labels.one(3, weight=0.0), "weight"),
+        (lambda: labels.many(3).target(jnp.zeros((2, 4))), "4 numbers an example, the head 3"),
+    ],
+)
+def test_mistakes(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,160 @@
+"""Distillation: a small classifier learns the outputs of a large one (Hinton et al. 2015).
+
+VideoMAE V2 distils its giant into S and B by the KL divergence of their logits; its code is not
+published, so that temperature and weights here are the config's to say.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vmae_jax.augment.erasing import Erasing
+from vmae_jax.augment.mixing import Mixing
+from vmae_jax.methods import labels
+from vmae_jax.methods.classify import Classify, classifier
+from vmae_jax.models.classifier import Classifier
+from vmae_jax.models.layers import Dense
+from vmae_jax.models.variants import Model
+from vmae_jax.patches import patchify, unpatchify
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, row_keys, stream
+
+__all__ = ["Distill", "build"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill:
+    """The functions of distillation; the teacher's parameters are `frozen["teacher"]`."""
+
+    student: Classify
+    teacher: Classify
+    temperature: float
+    weight: float
+    label_weight: float
+    feature_weight: float
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
+        """The student's parameters, and {"match": …} where features are matched."""
+        params, _ = self.student.init(key, batch)
+        if self.feature_weight:
+            width = jnp.zeros((1, self.student.model.encoder.width))
+            params = {**params, "match": self._match().init(stream(key, "match"), width)["params"]}
+        return params, None
+
+    def frozen(self, key: Array, batch: Batch) -> Params:
+        """Fresh parameters of the teacher, {"teacher": …}, which `init_from` fills."""
+        return {"teacher": self.teacher.init(stream(key, "teacher"), batch)[0]}
+
+    def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
+        """temperature² · KL(teacher ‖ student), and what else is switched on.
+
+        Both see the same augmented clips.
+
+        Raises:
+          ConfigError: the context has no teacher.
+        """
+        if not context.frozen or "teacher" not in context.frozen:
+            raise ConfigError("the loss of distillation needs its teacher; evaluate with eval.multiview instead")
+        self.student.model.check(batch["video"].shape)
+        labelled = self.label_weight > 0 or "label" in batch
+        if not labelled:  # a teacher alone teaches on any video
+            batch = {**batch, "label": jnp.zeros(batch["video"].shape[0], jnp.int32)}
+        cubes, targets = self.student.examples(batch, train=context.train)
+        keys = stream(row_keys(batch["seed"]), "drop_path") if context.train else None
+        logits = self.student.network.apply({"params": params}, cubes, keys)
+        known = jax.lax.stop_gradient(context.frozen["teacher"])
+        theirs = self.teacher.network.apply({"params": known}, self._recut(cubes))
+        valid = batch["valid"].astype(jnp.float32)
+        log_p, log_q = (jax.nn.log_softmax(a / self.temperature, axis=-1) for a in (theirs, logits))
+        kl = self.temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+        terms = {"kl": Term((kl * valid).sum(), valid.sum(), jnp.float32(self.weight))}
+        judged = self.student.judge(logits, targets, batch["valid"])
+        if self.label_weight:
+            scale = jnp.float32(self.label_weight)
+            terms |= {name: dataclasses.replace(t, weight=t.weight * scale) for name, t in judged.terms.items()}
+        if self.feature_weight:
+            error = self._mismatch(params, known, cubes, keys)
+            terms["features"] = Term((error * valid).sum(), valid.sum(), jnp.float32(self.feature_weight))
+        agree = (logits.argmax(axis=-1) == theirs.argmax(axis=-1)) * valid
+        metrics = {"agreement": Mean(agree.sum(), valid.sum())}
+        return Loss(terms, metrics | judged.metrics if labelled else metrics)
+
+    def predict(self, params: Params, batch: Batch) -> Array:
+        """The student's logits."""
+        return self.student.predict(params, batch)
+
+    def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
+        """The student's features, as `methods.classify` has them."""
+        return self.student.features(params, batch, layer=layer, pool=pool)
+
+    def _mismatch(self, params: Params, known: Params, cubes: Array, keys: Array | None) -> Array:
+        """The mean square between the teacher's features and a linear map of the student's, [b].
+
+        Both are those after `fc_norm`.
+        """
+        mine = self.student.network.apply({"params": params}, cubes, keys, method=Classifier.features)
+        theirs = self.teacher.network.apply({"params": known}, self._recut(cubes), method=Classifier.features)
+        mapped = self._match().apply({"params": params["match"]}, mine)
+        return jnp.square(mapped - theirs).mean(axis=-1)
+
+    def _recut(self, cubes: Array) -> Array:
+        """The student's cubes as the teacher cuts them (ViT-g has 14 pixels, the others 16)."""
+        mine, theirs = self.student.model, self.teacher.model
+        if mine.patch == theirs.patch:
+            return cubes
+        return patchify(unpatchify(cubes, mine.grid, mine.patch), theirs.patch)
+
+    def _match(self) -> Dense:
+        return Dense(self.teacher.model.encoder.width, ("embed", None))
+
+
+def build(
+    model: Model,
+    teacher: Model,
+    classes: int,
+    dropout: float = 0.0,
+    init_scale: float = 0.001,
+    smoothing: float = 0.0,
+    erase: Erasing | None = None,
+    mix: Mixing | None = None,
+    temperature: float = 1.0,
+    weight: float = 1.0,
+    label_weight: float = 0.0,
+    feature_weight: float = 0.0,
+) -> Method:
+    """Distillation as a method; `init_from` fills "params" and must fill "frozen/teacher".
+
+    Args:
+      model: of the student.
+      teacher: of the teacher, a classifier of the same classes on the same clips.
+      classes: how many.
+      dropout, init_scale, smoothing, erase, mix: of the student, as in `methods.classify.build`.
+      temperature: of both softmaxes.
+      weight: of the divergence.
+      label_weight: of the cross-entropy with the labels; 0 does without, and needs none.
+      feature_weight: of matching the pooled features through a learned linear map; 0 does without.
+
+    Raises:
+      ValueError: teacher and student take different clips, a number outside its range.
+    """
+    if temperature <= 0 or weight <= 0 or min(label_weight, feature_weight) < 0:
+        raise ValueError("temperature and weight are above 0, label_weight and feature_weight at least 0")
+    if (model.video_shape, model.mean, model.std) != (teacher.video_shape, teacher.mean, teacher.std):
+        raise ValueError(
+            f"teacher and student see the same clips, normalised alike; the teacher takes {teacher.video_shape}, "
+            f"the student {model.video_shape}"
+        )
+    student = classifier(model, classes, dropout, init_scale, smoothing, None, erase, mix)
+    one = Distill(student, classifier(teacher, classes), temperature, weight, label_weight, feature_weight)
+    return Method(
+        init=one.init,
+        loss=one.loss,
+        features=one.features,
+        predict=one.predict,
+        couples_batch=mix is not None,
+        frozen=one.frozen,
+        check=functools.partial(labels.check, student.heads) if label_weight else None,
+    )

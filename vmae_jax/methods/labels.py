@@ -1,0 +1,150 @@
+"""What a supervised head predicts: one class, several, or numbers.
+
+A `Head` says how labels become targets and how far outputs are from them. A classifier has one
+or more, side by side in one linear layer: `methods.classify.build(heads={"verb": …, "noun": …})`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Mean
+
+__all__ = ["Head", "check", "many", "numbers", "one"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A supervised head.
+
+    Attributes:
+      kind: "one" class of several (softmax), "many" classes at once (sigmoid), or "numbers".
+      outputs: how many.
+      label: the key of the batch that holds its labels.
+      weight: of its part of the loss.
+      smoothing: of the labels.
+    """
+
+    kind: str
+    outputs: int
+    label: str = "label"
+    weight: float = 1.0
+    smoothing: float = 0.0
+
+    def target(self, label: Array) -> Array:
+        """Labels as float [b outputs]: indices one-hot and smoothed, soft ones as they are."""
+        if jnp.issubdtype(label.dtype, jnp.integer) and label.ndim == 1 and self.kind != "numbers":
+            hot = jax.nn.one_hot(label, self.outputs)
+            off = self.smoothing / (self.outputs if self.kind == "one" else 2)
+            # A label that is no class makes the loss NaN, which the step refuses, not a silent zero.
+            known = (label >= 0) & (label < self.outputs)
+            return jnp.where(known[:, None], hot * (1.0 - self.smoothing) + off, jnp.nan)
+        target = label.astype(jnp.float32).reshape(label.shape[0], -1)
+        if target.shape[1] != self.outputs:
+            raise ConfigError(
+                f"batch[{self.label!r}] has {target.shape[1]} numbers an example, the head {self.outputs}"
+            )
+        if self.kind == "many":
+            return target * (1.0 - self.smoothing) + self.smoothing / 2
+        return target
+
+    def error(self, outputs: Array, target: Array) -> Array:
+        """The loss of each example, [b]: cross-entropies, or the mean square."""
+        if self.kind == "one":
+            return -(target * jax.nn.log_softmax(outputs, axis=-1)).sum(axis=-1)
+        if self.kind == "many":
+            positive, negative = jax.nn.log_sigmoid(outputs), jax.nn.log_sigmoid(-outputs)
+            return -(target * positive + (1.0 - target) * negative).mean(axis=-1)
+        return jnp.square(outputs - target).mean(axis=-1)
+
+    def metrics(self, outputs: Array, target: Array, valid: Array) -> dict[str, Mean]:
+        """Means to record: "top1" where there is one class."""
+        if self.kind != "one":
+            return {}
+        hit = (outputs.argmax(axis=-1) == target.argmax(axis=-1)) * valid
+        return {"top1": Mean(hit.sum(), valid.sum())}
+
+    @property
+    def term(self) -> str:
+        """What its error is called."""
+        return {"one": "cross_entropy", "many": "binary_cross_entropy", "numbers": "square"}[self.kind]
+
+
+def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
+    """One class of several, softmax; labels are indices, or distributions.
+
+    Args:
+      classes: how many.
+      smoothing: the share of a label that is spread over all classes.
+      label: the key of the batch.
+      weight: of the head's part of the loss.
+
+    Raises:
+      ValueError: fewer than two classes, a number outside its range.
+    """
+    return _head(Head("one", classes, label, weight, smoothing), least=2)
+
+
+def many(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
+    """Any number of classes at once, a sigmoid each; labels are 0 or 1 for every class.
+
+    Raises:
+      ValueError: no class, a number outside its range.
+    """
+    return _head(Head("many", classes, label, weight, smoothing))
+
+
+def numbers(outputs: int = 1, label: str = "label", weight: float = 1.0) -> Head:
+    """Regression: the mean square error of numbers.
+
+    Raises:
+      ValueError: no output, a number outside its range.
+    """
+    return _head(Head("numbers", outputs, label, weight))
+
+
+def check(heads: Mapping[str, Head], batch: Mapping[str, np.ndarray]) -> None:
+    """Looks at the labels of a batch on the host, before they go to a device.
+
+    Raises:
+      ConfigError: no label of a head's name, or one that is no class of it.
+    """
+    for head in heads.values():
+        if head.label not in batch:
+            raise ConfigError(_absent(head, batch))
+        label = np.asarray(batch[head.label])
+        if head.kind == "numbers" or not np.issubdtype(label.dtype, np.integer) or label.ndim != 1:
+            continue
+        wrong = np.flatnonzero(((label < 0) | (label >= head.outputs)) & np.asarray(batch["valid"]))
+        if len(wrong):
+            raise ConfigError(
+                f"video {int(batch['index'][wrong[0]])} of the data has {head.label} {int(label[wrong[0]])}, but there "
+                f"are {head.outputs} classes, 0 to {head.outputs - 1}: set the method's classes, or correct the labels"
+            )
+
+
+def of_batch(head: Head, batch: Mapping[str, Array]) -> Array:
+    """The head's labels. Raises ConfigError: there are none."""
+    if head.label not in batch:
+        raise ConfigError(_absent(head, batch))
+    return batch[head.label]
+
+
+def _absent(head: Head, batch: Mapping[str, object]) -> str:
+    hint = ": set data.labels=True" if head.label == "label" else ""
+    return f"the data gives no {head.label!r}, only {', '.join(sorted(batch))}{hint}"
+
+
+def _head(head: Head, least: int = 1) -> Head:
+    if head.outputs < least:
+        raise ValueError(f"a classifier needs at least {least} classes, not {head.outputs}")
+    if not 0 <= head.smoothing < 1:
+        raise ValueError(f"smoothing lies in [0, 1), not {head.smoothing}")
+    if head.weight <= 0:
+        raise ValueError(f"a head's weight is above 0, not {head.weight}")
+    return head
