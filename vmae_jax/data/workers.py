@@ -115,7 +115,7 @@ class Workers:
             except queue.Empty:
                 break
             if process is not None:
-                process.release()
+                self._drop(process)
         self._idle.put(None)  # wakes a waiting call, which wakes the next
 
     def _attempt(self, encoded: Encoded, seed: np.ndarray) -> Clip:
@@ -131,9 +131,7 @@ class Workers:
             raise
         finally:
             if process is not None and (self._closed.is_set() or not process.alive or process.jobs >= LIFETIME):
-                with self._lock:
-                    self._running.discard(process)
-                process.release()
+                self._drop(process)
                 process = None
             self._idle.put(process)
 
@@ -146,13 +144,16 @@ class Workers:
         try:
             process.wait_ready()
         except RuntimeError:
-            with self._lock:
-                self._running.discard(process)
-            process.release()
+            self._drop(process)
             if self._closed.is_set():
                 raise Closed("the decoding workers are closed") from None
             raise
         return process
+
+    def _drop(self, process: "_Process") -> None:
+        with self._lock:
+            self._running.discard(process)
+        process.release()
 
 
 class _Process:
