@@ -75,7 +75,7 @@ def test_before_version_5(python4, runs, tmp_path, kind):
     assert verify.gate(verify.differences(ours, theirs), "float32") <= 1e-5
     # What version 4 writes comes back.
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["transformers_version"].startswith("4.")
-    import_weights(tmp_path / "saved", out=tmp_path / "back")
+    import_weights(tmp_path / "saved", out=tmp_path / "back", config=source.config)
     back = read_checkpoint(tmp_path / "back")
     again, _ = outputs(subject(back.config), back.params, batch)
     assert verify.gate(verify.differences(ours, again), "float32") <= 1e-6

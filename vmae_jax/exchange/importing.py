@@ -1,5 +1,8 @@
 """`vmae import`: others' weights as a workdir of ours, proven by their outputs."""
 
+# pyright: reportMissingImports=false
+# PyTorch and transformers are optional.
+
 import importlib.metadata
 import pathlib
 from collections.abc import Callable, Sequence

@@ -56,7 +56,8 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
     Raises:
       ConfigError: a method without a model of `models.variants.vit`.
     """
-    node = config.method.copy_and_resolve_references()
+    section: Any = config.method
+    node = section.copy_and_resolve_references()
     if "model" not in node or "call" not in node.model or not node.model.call.startswith("models.variants."):
         raise ConfigError(f"method {node.get('call')!r} has no `model` of models.variants.vit to exchange")
     node.model.dtype = dtype
@@ -163,4 +164,4 @@ def sinusoidal(one: Subject) -> bool:
 
 def leaves(params: Any) -> dict[str, np.ndarray]:
     """The parameters by path, "encoder/embed/kernel"."""
-    return flatten_dict(params, sep="/")
+    return dict(flatten_dict(params, sep="/"))  # pyright: ignore[reportReturnType] - no empty nodes

@@ -4,6 +4,9 @@ Written from the official architecture for its names, it uses every tensor once 
 did not use; so it loads as strictly as the official code. PyTorch is imported by whoever calls.
 """
 
+# pyright: reportMissingImports=false
+# PyTorch and transformers are optional.
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -43,7 +43,7 @@ def write_pth(path: Any, contents: Mapping[str, Any]) -> None:
         archive.writestr(f"{ROOT}/byteorder", b"little")
         for number, array in enumerate(arrays):
             with archive.open(f"{ROOT}/data/{number}", "w", force_zip64=array.nbytes > 1 << 31) as file:
-                file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         archive.writestr(f"{ROOT}/version", b"3\n")
 
 

@@ -1,5 +1,8 @@
 """Whether an export gives, in PyTorch, the outputs that the model has here."""
 
+# pyright: reportMissingImports=false
+# PyTorch and transformers are optional.
+
 import importlib.util
 import pathlib
 from collections.abc import Mapping

@@ -1,0 +1,50 @@
+"""Beginning from a run of other clips: resized where they differ, the same bits where not."""
+
+import jax
+import numpy as np
+import pytest
+
+from vmae_jax.exchange import read_resized
+from vmae_jax.exchange.source import read_checkpoint
+from vmae_jax.exchange.subject import fresh_params, subject
+from vmae_jax.spec import ConfigError, call
+
+
+def shapes(tree):
+    return jax.tree.map(lambda a: a.shape, tree)
+
+
+def test_the_native_size_is_exact(runs, small):
+    params = read_checkpoint(runs["pretraining"]).params
+    tree, changed = read_resized(runs["pretraining"], small.config_of())
+    jax.tree.map(np.testing.assert_array_equal, tree, params)
+    tree, _ = read_resized(runs["pretraining"], small.config_of("classifier"), select="params/encoder")
+    jax.tree.map(np.testing.assert_array_equal, tree, params["encoder"])
+    assert not changed
+
+
+@pytest.mark.parametrize("positions", [None, "learned", "separable"])
+@pytest.mark.parametrize("new", [{"frames": 8}, {"resolution": 32}, {"patch": 4, "channels": 4}, {"tubelet": 4}])
+def test_other_clips(small, tmp_path, new, positions):
+    options = {"positions": call(f"models.positions.{positions}")} if positions else {}
+    config = small.config_of(**options)
+    run = small.write_run(tmp_path / "run", config, small.random_params(config))
+    target = small.config_of(**options | new)
+    want = fresh_params(subject(target), None)
+    tree, changed = read_resized(run, target)
+    assert shapes(tree) == shapes(want)
+    cubes_differ = bool({"patch", "channels", "tubelet"} & set(new))
+    assert ("encoder/embed/kernel" in changed) == cubes_differ
+    assert ("decoder/head_pixels" in changed) == cubes_differ
+    encoder, _ = read_resized(run, target, select="params/encoder")
+    jax.tree.map(np.testing.assert_array_equal, encoder, tree["encoder"])
+
+
+def test_the_average_and_a_bad_rule(small, tmp_path):
+    config = small.config_of()
+    plain, average = small.random_params(config, 1), small.random_params(config, 2)
+    run = small.write_run(tmp_path / "run", config, plain, ema=average)
+    tree, _ = read_resized(run, config, select="params/encoder", ema=True)
+    jax.tree.map(np.testing.assert_array_equal, tree, average["encoder"])
+    with pytest.raises(ConfigError, match="channel rule 'odd'"):
+        read_resized(run, small.config_of(channels=4), channels="odd")
