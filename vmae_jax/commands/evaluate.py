@@ -1,5 +1,7 @@
 """`vmae eval`: a checkpoint measured on held-out videos."""
 
+import csv
+import io
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +10,10 @@ import jax
 
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.experiment import read_config
+from vmae_jax.commands.measure import measure
 from vmae_jax.commands.restore import restore
-from vmae_jax.commands.train import evaluation_batches
 from vmae_jax.io.checkpoint import locate
-from vmae_jax.io.paths import Workdir
+from vmae_jax.io.paths import Workdir, write_text
 from vmae_jax.io.writers import JsonlWriter
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError
@@ -53,12 +55,17 @@ def run(
         )
     params = jax.device_put(trained.params, jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec()))
     data = made.eval.data.open()
-    results: dict[str, float] = {}
-    for name, evaluator in made.eval.evaluators.items():
-        with evaluation_batches(made, data) as batches:
-            results |= {f"{name}/{key}": float(value) for key, value in evaluator(made.method, params, batches).items()}
+    results, tables = measure(made, data, params)
+    files: list[str] = []
     if jax.process_index() == 0:
         writer = JsonlWriter(trained.workdir.metrics)
         writer.scalars(trained.step, results, kind="eval")
         writer.close()
-    return {"step": trained.step, "ema": ema, **results}
+        folder = trained.workdir.path / "eval" / f"{trained.step:08d}{'_ema' if ema else ''}"
+        for file, rows in tables.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            write_text(folder / file, text.getvalue())
+        files = [str(folder / file) for file in tables]
+    return {"step": trained.step, "ema": ema, **results, **({"files": files} if files else {})}

@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.commands.checked import checked
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
+from vmae_jax.commands.measure import measure
 from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.eval import reconstruction
 from vmae_jax.io.checkpoint import Checkpoints, read_tree
@@ -25,7 +26,7 @@ from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
 from vmae_jax.train import init_from, loop, sharding, step
 from vmae_jax.train.state import TrainState, eval_params
-from vmae_jax.types import Batch, Context
+from vmae_jax.types import Context
 
 __all__ = ["run"]
 
@@ -246,32 +247,12 @@ def _evaluation(made: Experiment) -> Callable[[TrainState, int], Mapping[str, fl
     opened = functools.cache(lambda: made.eval.data.open())
 
     def evaluate(state: TrainState, at: int) -> dict[str, float]:
-        results = {}
-        for name, evaluator in made.eval.evaluators.items():
-            with evaluation_batches(made, opened()) as batches:
-                found = evaluator(made.method, eval_params(state, made.eval.ema), batches)
-            results |= {f"{name}/{metric}": value for metric, value in found.items()}
+        results, _ = measure(made, opened(), eval_params(state, made.eval.ema))
         told = ", ".join(f"{key} {value:.4f}" for key, value in results.items())
         log.info("step %d: %s", at, told)
         return results
 
     return evaluate
-
-
-class evaluation_batches:  # noqa: N801 - used as a function
-    """One pass over held-out data, each video once, on the devices."""
-
-    def __init__(self, made: Experiment, data: Any):
-        place = sharding.batch_sharding(made.mesh)
-        clips = made.eval.data.clips_per_step
-        sharding.check_batch(clips, made.mesh)
-        self.batches = prefetch_to_device(data.once(rows=host_rows(place, clips), seed=made.seed), place, clips=clips)
-
-    def __enter__(self) -> Iterator[Batch]:
-        return self.batches
-
-    def __exit__(self, *_: Any) -> None:
-        self.batches.close()
 
 
 def _record_faults(quarantine: Log, writers: Writers, faults: Iterable[tuple[str, str, int]]) -> None:

@@ -210,7 +210,8 @@ def _dataset(loader: "Loader", reader: _Reader, rows: np.ndarray, plan: Plan, wo
 
     def finish(frames: Any, shown: Any, seeds: Any, label: Any, used: Any, valid: Any, clip: Any) -> dict[str, Any]:
         seed = seeds[clip]
-        features = {"video": tf.gather(frames, shown[clip % loader.views])}
+        # `repeat` numbers the clips of the same frames: a crop that is not random goes by it.
+        features = {"video": tf.gather(frames, shown[clip % loader.views]), "repeat": clip // loader.views}
         video = apply(loader.transforms, features, seed)["video"]
         video = tf.ensure_shape(video, [loader.sampler.frames, loader.size, loader.size, loader.channels])
         batch = {"video": video, "seed": seed, "index": used, "valid": valid}

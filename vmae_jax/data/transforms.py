@@ -18,6 +18,7 @@ __all__ = [
     "RandomResizedCrop",
     "Resize",
     "Transform",
+    "ViewCrop",
     "apply",
     "center_crop",
     "flip",
@@ -25,6 +26,7 @@ __all__ = [
     "output_size",
     "random_resized_crop",
     "resize",
+    "view_crop",
 ]
 
 Features = dict[str, Any]
@@ -65,6 +67,17 @@ def center_crop(size: int = 224, short_side: int | None = None) -> "CenterCrop":
 def resize(size: int = 224) -> "Resize":
     """The whole picture to a `size` square, whatever its shape was."""
     return Resize(_side(size))
+
+
+def view_crop(size: int = 224, crops: int = 3) -> "ViewCrop":
+    """Testing: one of `crops` squares spread evenly along the long side, the loader's repeat says which.
+
+    As the official test: the short side to `size`, crop k begins at int(k * room / (crops - 1)).
+    A loader with repeat=crops sees every crop of every view once; crops=1 is the middle.
+    """
+    if crops < 1:
+        raise ValueError(f"crops={crops}: it must be at least 1")
+    return ViewCrop(_side(size), crops)
 
 
 def flip(probability: float = 0.5) -> "Flip":
@@ -149,6 +162,29 @@ class CenterCrop:
         sides = tf.where(sides == tf.reduce_min(sides), self.short_side, long)  # cut off, as the official resize
         video = _scaled(video, sides)
         top, left = tf.unstack(tf.cast(tf.round((sides - self.size) / 2), tf.int32))
+        video = video[:, top : top + self.size, left : left + self.size]
+        return features | {"video": tf.ensure_shape(video, [None, self.size, self.size, None])}
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewCrop:
+    """See `view_crop`."""
+
+    size: int
+    crops: int
+
+    def __call__(self, features: Features, seed: Any) -> Features:
+        if self.crops == 1:
+            return center_crop(self.size)(features, seed)
+        tf = _tf()
+        video = features["video"]
+        sides = tf.shape(video)[1:3]
+        short = tf.cast(tf.reduce_min(sides), tf.float64)
+        long = tf.cast(tf.cast(sides, tf.float64) * self.size / short, tf.int32)
+        video = _scaled(video, tf.where(sides == tf.reduce_min(sides), self.size, long))
+        number = tf.cast(features["repeat"], tf.int32) % self.crops
+        # In whole numbers: a quotient such as 2 * (32 / 2) may fall just below one.
+        top, left = tf.unstack((tf.shape(video)[1:3] - self.size) * number // (self.crops - 1))
         video = video[:, top : top + self.size, left : left + self.size]
         return features | {"video": tf.ensure_shape(video, [None, self.size, self.size, None])}
 

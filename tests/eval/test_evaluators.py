@@ -1,0 +1,167 @@
+"""Evaluators: equal to loops written by hand, exact for awkward counts and on any mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vmae_jax.eval.knn import knn, retrieval, vote
+from vmae_jax.eval.multiview import average_precision, calibration, multiview
+from vmae_jax.eval.probe import fit, probe
+from vmae_jax.types import Method
+
+WIDTH, CLASSES = 6, 3
+
+
+def videos(count, seed=0, noise=0.1):
+    """Clips that carry their class, [count views], with labels."""
+    random = np.random.default_rng(seed)
+    label = random.integers(0, CLASSES, count)
+    return random.normal(size=(count, 4, WIDTH)) * noise + np.eye(CLASSES, WIDTH)[label][:, None], label
+
+
+def batches(clips, label, rows=8, mesh=None, labelled=True):
+    """Batches of two videos of four clips each, the last one filled up with rows that do not count."""
+    views, per = clips.shape[1], rows // clips.shape[1]
+    for start in range(0, len(clips), per):
+        pick = np.arange(start, start + per)
+        real = np.repeat(pick < len(clips), views)
+        pick = np.minimum(pick, len(clips) - 1)
+        batch = {
+            "video": clips[pick].reshape(rows, WIDTH).astype(np.float32),
+            "index": np.where(real, np.repeat(pick, views), -1).astype(np.int32),
+            "valid": real,
+            "label": np.where(real, np.repeat(label[pick], views), 0).astype(np.int32),
+        }
+        if not labelled:
+            del batch["label"]
+        if mesh is not None:
+            place = NamedSharding(mesh, PartitionSpec("data"))
+            batch = {name: jax.device_put(value, place) for name, value in batch.items()}
+        yield batch
+
+
+def toy():
+    """A "network" whose features are its clips and whose logits are their first entries."""
+    features = lambda params, batch, *, layer=None, pool=True: batch["video"] * params  # noqa: E731
+    return Method(
+        init=lambda key, batch: (jnp.ones(()), None),
+        loss=lambda *_: pytest.fail("an evaluator trains nothing"),
+        features=features,
+        predict=lambda params, batch: 5 * params * batch["video"][:, :CLASSES],
+    )
+
+
+@functools.cache
+def expected(count=7):
+    """Top-1 of averaged softmaxes, video by video."""
+    clips, label = videos(count, noise=1.0)
+    right, probabilities = 0, []
+    for one, truth in zip(clips, label, strict=True):
+        scores = np.exp(5 * one[:, :CLASSES])
+        mean = (scores / scores.sum(1, keepdims=True)).mean(0)
+        probabilities.append(mean)
+        right += mean.argmax() == truth
+    return right / count, np.stack(probabilities)
+
+
+@pytest.mark.parametrize("devices", [None, 8])
+def test_multiview_is_a_loop_over_videos_on_any_mesh(devices):
+    clips, label = videos(7, noise=1.0)
+    mesh = None if devices is None else jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    found = multiview()(toy(), jnp.ones(()), batches(clips, label, mesh=mesh))
+    top1, probabilities = expected()
+    assert found["top1"] == pytest.approx(top1)
+    assert found["videos"] == 7
+    header, *rows = found.tables["videos.csv"]
+    assert header[:3] == ["video", "label", "class1"]
+    assert [row[0] for row in rows] == list(range(7))
+    assert [row[2] for row in rows] == probabilities.argmax(1).tolist()
+    per_class = [np.mean(probabilities.argmax(1)[label == c] == c) for c in np.unique(label)]
+    assert found["mean_class_accuracy"] == pytest.approx(np.mean(per_class))
+    assert [row[3] for row in found.tables["classes.csv"][1:]] == pytest.approx(per_class, abs=1e-6)
+    assert found["top5"] == 1.0
+
+
+def test_multiview_without_labels_still_predicts_and_one_head_of_several():
+    clips, label = videos(5)
+    found = multiview()(toy(), jnp.ones(()), batches(clips, label, labelled=False))
+    assert dict(found) == {"videos": 5.0}
+    assert len(found.tables["videos.csv"]) == 6
+    first_two = multiview(outputs=(0, 2))(toy(), jnp.ones(()), batches(clips, np.minimum(label, 1)))
+    assert first_two["videos"] == 5
+    with pytest.raises(ValueError, match="the model has 2 classes"):
+        multiview(outputs=(0, 2))(toy(), jnp.ones(()), batches(clips, np.full(5, 2)))
+
+
+def test_calibration_by_hand():
+    confidence = np.array([0.95, 0.95, 0.55, 0.55])
+    assert calibration(confidence, np.array([True, True, True, False])) == pytest.approx((2 * 0.05 + 2 * 0.05) / 4)
+    assert calibration(np.ones(3), np.ones(3, bool)) == 0
+
+
+def test_average_precision_by_hand_and_ties_do_not_matter():
+    assert average_precision(np.array([0.9, 0.8, 0.7, 0.1]), np.array([1, 0, 1, 0])) == pytest.approx((1 + 2 / 3) / 2)
+    tied = np.array([0.5, 0.5, 0.5, 0.5])
+    assert average_precision(tied, np.array([1, 0, 0, 1])) == average_precision(tied, np.array([0, 1, 1, 0])) == 0.5
+    assert np.isnan(average_precision(tied, np.zeros(4)))
+
+
+def test_knn_by_hand():
+    known, label = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), np.array([0, 0, 1])
+    scores = vote(known, label, np.array([[1.0, 0.05], [0.0, 2.0]]), k=2, temperature=0.1)
+    assert scores.argmax(1).tolist() == [0, 1]
+    similar = np.array([1.0, 0.05]) / np.linalg.norm([1.0, 0.05]) @ (known / np.linalg.norm(known, axis=1)[:, None]).T
+    weights = np.exp((similar[:2] - similar[:2].max()) / 0.1)
+    np.testing.assert_allclose(scores[0], [weights.sum(), 0.0], rtol=1e-6)
+
+
+def test_knn_probe_and_retrieval_find_separable_classes_and_chance_is_chance():
+    clips, label = videos(21)
+    train, known = videos(60, seed=1)
+    random = np.random.default_rng(5)
+    nothing, shuffled = random.normal(size=train.shape), random.permutation(known)
+    run = lambda one, x=train, y=known: one(toy(), jnp.ones(()), batches(clips, label), batches(x, y))  # noqa: E731
+    assert run(knn(None))["top1"] == 1.0
+    assert run(probe(None))["top1"] == 1.0
+    assert run(retrieval())["r1"] == 1.0
+    assert run(probe(None), nothing, shuffled)["top1"] < 0.75
+
+
+def test_retrieval_does_not_find_the_query_itself():
+    clips = np.eye(4, WIDTH)[:, None].repeat(4, 1)
+    label = np.array([0, 1, 2, 2])
+    found = retrieval(ranks=(1, 3))(toy(), jnp.ones(()), batches(clips, label))
+    assert found["r3"] == 0.5  # classes 0 and 1 have one video each, which is the query
+    assert found["r1"] < 1
+
+
+def test_the_probe_is_at_the_minimum():
+    clips, label = videos(30, noise=1.0)
+    x, penalty = clips[:, 0], 0.1
+    weights = fit(x, label, CLASSES, penalty=penalty)
+
+    def loss(w):
+        logits = x @ w["kernel"] + w["bias"]
+        error = -jax.nn.log_softmax(logits)[jnp.arange(30), label].mean()
+        return error + 0.5 * penalty * (w["kernel"] ** 2).sum()
+
+    gradient = jax.grad(loss)(jax.tree.map(jnp.asarray, weights))
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: knn(None, k=0), "k is at least 1"),
+        (lambda: retrieval(ranks=(0,)), "at least 1"),
+        (lambda: probe(None, penalties=()), "penalties"),
+        (lambda: multiview(outputs=(3, 3)), "one after the last"),
+    ],
+)
+def test_mistakes(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

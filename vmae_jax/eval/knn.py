@@ -1,0 +1,120 @@
+"""Nearest neighbours on frozen features: classification by vote, and retrieval."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.eval.collect import Results, embed, unit
+from vmae_jax.types import Batch, Method, Params
+
+__all__ = ["Knn", "Retrieval", "knn", "retrieval", "vote"]
+
+BLOCK = 1024  # queries compared at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Knn:
+    """See `knn`."""
+
+    train: Any
+    k: int
+    temperature: float
+    layer: int | None
+
+    def __call__(self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch]) -> Results:
+        """top1, top5 and the numbers of videos."""
+        known = embed(method, params, train, layer=self.layer)
+        query = embed(method, params, batches, layer=self.layer)
+        scores = vote(known.outputs, np.asarray(known.label), query.outputs, k=self.k, temperature=self.temperature)
+        best = np.argsort(-scores, axis=1, kind="stable")
+        hit = best == np.asarray(query.label)[:, None]
+        numbers = {"top1": float(hit[:, 0].mean()), "top5": float(hit[:, :5].any(axis=1).mean())}
+        return Results(numbers | {"videos": float(len(query.index)), "neighbours": float(len(known.index))})
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """See `retrieval`."""
+
+    train: Any
+    ranks: tuple[int, ...]
+    layer: int | None
+
+    def __call__(
+        self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch] | None = None
+    ) -> Results:
+        """r1, r5, … and the number of queries."""
+        query = embed(method, params, batches, layer=self.layer)
+        gallery = query if train is None else embed(method, params, train, layer=self.layer)
+        mine, theirs = np.asarray(query.label), np.asarray(gallery.label)
+        deepest = min(max(self.ranks), len(gallery.index))
+        hits = []
+        for start, close in _similar(query.outputs, gallery.outputs):
+            if train is None:  # a video does not find itself
+                close[np.arange(len(close)), start + np.arange(len(close))] = -np.inf
+            nearest = np.argsort(-close, axis=1, kind="stable")[:, :deepest]
+            hits.append(theirs[nearest] == mine[start : start + len(close), None])
+        hit = np.concatenate(hits)
+        numbers = {f"r{rank}": float(hit[:, :rank].any(axis=1).mean()) for rank in self.ranks}
+        return Results(numbers | {"videos": float(len(mine))})
+
+
+def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = None) -> Knn:
+    """Classification by the k nearest training videos, weighted (Wu et al. 2018; DINO).
+
+    No parameter is trained.
+
+    Args:
+      train: a `data.pipeline.loader` with labels; the section's own data are the queries.
+      k: neighbours, by cosine similarity.
+      temperature: a neighbour votes with exp(similarity / temperature).
+      layer: of the features; None is the end.
+
+    Raises:
+      ValueError: a number outside its range.
+    """
+    if k < 1 or temperature <= 0:
+        raise ValueError(f"k={k}, temperature={temperature}: k is at least 1, the temperature above 0")
+    return Knn(train, k, temperature, layer)
+
+
+def retrieval(train: Any = None, ranks: Sequence[int] = (1, 5, 10, 20, 50), layer: int | None = None) -> Retrieval:
+    """Video-to-video retrieval: is one of the nearest R of the query's class (recall at R)?
+
+    Args:
+      train: a `data.pipeline.loader` with labels that is searched; None searches the queries'
+        own data, without the query itself.
+      ranks: of R.
+      layer: of the features; None is the end.
+
+    Raises:
+      ValueError: a rank below 1.
+    """
+    if not ranks or min(ranks) < 1:
+        raise ValueError(f"ranks={list(ranks)}: each is at least 1")
+    return Retrieval(train, tuple(ranks), layer)
+
+
+def vote(
+    known: np.ndarray, label: np.ndarray, query: np.ndarray, *, k: int = 20, temperature: float = 0.07
+) -> np.ndarray:
+    """The weight of every class among the k nearest of `known`, [queries classes]."""
+    k, classes = min(k, len(known)), int(label.max()) + 1
+    scores = np.zeros((len(query), classes))
+    for start, close in _similar(query, known):
+        nearest = np.argpartition(-close, k - 1, axis=1)[:, :k]
+        # The nearest weighs 1: small temperatures neither overflow nor vanish.
+        similar = np.take_along_axis(close, nearest, axis=1)
+        weight = np.exp((similar - similar.max(axis=1, keepdims=True)) / temperature)
+        rows = start + np.arange(len(close))[:, None]
+        np.add.at(scores, (rows, label[nearest]), weight)
+    return scores
+
+
+def _similar(query: np.ndarray, known: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+    """Cosine similarities, a block of queries at a time: (its first, [block known])."""
+    query, known = unit(query), unit(known)
+    for start in range(0, len(query), BLOCK):
+        yield start, query[start : start + BLOCK] @ known.T

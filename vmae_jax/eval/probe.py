@@ -1,0 +1,109 @@
+"""A linear probe: logistic regression on frozen features; the backbone is never touched."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vmae_jax.eval.collect import Results, embed
+from vmae_jax.types import Batch, Method, Params
+
+__all__ = ["Probe", "fit", "probe"]
+
+HELD = 5  # every fifth training video chooses the penalty
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """See `probe`."""
+
+    train: Any
+    penalties: tuple[float, ...]
+    iterations: int
+    layer: int | None
+
+    def __call__(self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch]) -> Results:
+        """top1, top5, the accuracy on the training videos, and the penalty that was chosen."""
+        known = embed(method, params, train, layer=self.layer)
+        query = embed(method, params, batches, layer=self.layer)
+        label, target = np.asarray(known.label), np.asarray(query.label)
+        classes = int(max(label.max(), target.max())) + 1
+        mean, spread = known.outputs.mean(axis=0), known.outputs.std(axis=0) + 1e-6
+        x, y = (known.outputs - mean) / spread, (query.outputs - mean) / spread
+        penalty = self._choose(x, label, classes)
+        weights = fit(x, label, classes, penalty=penalty, iterations=self.iterations)
+        best = np.argsort(-_outputs(weights, y), axis=1, kind="stable")
+        hit = best == target[:, None]
+        numbers = {
+            "top1": float(hit[:, 0].mean()),
+            "top5": float(hit[:, :5].any(axis=1).mean()),
+            "train_top1": float((_outputs(weights, x).argmax(axis=1) == label).mean()),
+            "penalty": penalty,
+            "videos": float(len(target)),
+        }
+        return Results(numbers)
+
+    def _choose(self, x: np.ndarray, label: np.ndarray, classes: int) -> float:
+        """The penalty that does best on training videos that were held out; no test video is asked."""
+        if len(self.penalties) == 1 or len(label) < 2 * HELD:
+            return self.penalties[0]
+        held = np.random.default_rng(0).permutation(len(label)) % HELD == 0
+
+        def score(penalty: float) -> float:
+            weights = fit(x[~held], label[~held], classes, penalty=penalty, iterations=self.iterations)
+            return float((_outputs(weights, x[held]).argmax(axis=1) == label[held]).mean())
+
+        return max(self.penalties, key=score)
+
+
+def probe(
+    train: Any, penalties: Sequence[float] = (1e-2, 1e-1, 1e-3, 1e-4), iterations: int = 100, layer: int | None = None
+) -> Probe:
+    """A linear classifier on pooled, standardised features, by L-BFGS.
+
+    Args:
+      train: a `data.pipeline.loader` with labels; the section's own data are the test.
+      penalties: weights of half the squared norm of the kernel; the best on a fifth of the
+        training videos is taken, the first where several are.
+      iterations: of L-BFGS.
+      layer: of the features; None is the end.
+
+    Raises:
+      ValueError: a number outside its range.
+    """
+    if not penalties or min(penalties) < 0 or iterations < 1:
+        raise ValueError(f"penalties={list(penalties)}, iterations={iterations}: penalties at least 0, iterations 1")
+    return Probe(train, tuple(penalties), iterations, layer)
+
+
+def fit(x: np.ndarray, label: np.ndarray, classes: int, *, penalty: float, iterations: int = 100) -> dict[str, Any]:
+    """Multinomial logistic regression of `label` [n] on `x` [n d]: {"kernel": …, "bias": …}."""
+    data, hot = jnp.asarray(x, jnp.float32), jax.nn.one_hot(jnp.asarray(label), classes)
+    start = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
+    return jax.device_get(_minimise(data, hot, start, jnp.float32(penalty), iterations=iterations))
+
+
+@jax.jit(static_argnames="iterations")
+def _minimise(data: jax.Array, hot: jax.Array, start: Any, penalty: jax.Array, *, iterations: int) -> Any:
+    def loss(weights: Any) -> jax.Array:
+        logits = data @ weights["kernel"] + weights["bias"]
+        return optax.softmax_cross_entropy(logits, hot).mean() + 0.5 * penalty * jnp.square(weights["kernel"]).sum()
+
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def body(_: Any, carry: Any) -> Any:
+        weights, state = carry
+        value, grad = value_and_grad(weights, state=state)
+        updates, state = solver.update(grad, state, weights, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(weights, updates), state
+
+    return jax.lax.fori_loop(0, iterations, body, (start, solver.init(start)))[0]
+
+
+def _outputs(weights: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    return x @ weights["kernel"] + weights["bias"]
