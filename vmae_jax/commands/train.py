@@ -12,19 +12,20 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from vmae_jax.commands.begin_from import begin_from
 from vmae_jax.commands.checked import checked
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.measure import measure
 from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.eval import reconstruction
-from vmae_jax.io.checkpoint import Checkpoints, read_tree
+from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Log, Workdir
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
 from vmae_jax.plan import flops
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
-from vmae_jax.train import init_from, loop, sharding, step
+from vmae_jax.train import loop, sharding, step
 from vmae_jax.train.state import TrainState, eval_params
 from vmae_jax.types import Context
 
@@ -133,7 +134,7 @@ def _begin(
     state, placement = sharding.create(init, jax.random.key(made.seed), made.batch_spec, made.mesh)
     jax.block_until_ready(state.params)
     if made.init_from:
-        state, reports = init_from.apply(state, made.init_from, _read_weights)
+        state, reports = begin_from(state, made.init_from, made.config)
         for report in reports:
             log.info("%s", report)
     writers.event(0, "started", devices=_devices(), seconds=round(time.perf_counter() - began, 3))
@@ -143,12 +144,6 @@ def _begin(
 def _devices() -> str:
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"
-
-
-def _read_weights(record: init_from.Weights) -> Any:
-    """The arrays that a config's `train.init_from.weights` names."""
-    select = record.select.replace("params", "extra/ema", 1) if record.ema else record.select
-    return read_tree(record.path, select=select)
 
 
 def _introduce(made: Experiment, state: TrainState, clock: Any, rate: Any, placement: Any, data: Any) -> None:

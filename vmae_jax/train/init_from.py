@@ -27,6 +27,8 @@ class Weights:
     select: str
     ema: bool
     skip: tuple[str, ...]
+    old_labels: str | None = None
+    new_labels: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,14 @@ class Report:
         return "\n".join(lines)
 
 
-def weights(path: str, select: str = "params", ema: bool = False, skip: Sequence[str] = ()) -> Weights:
+def weights(
+    path: str,
+    select: str = "params",
+    ema: bool = False,
+    skip: Sequence[str] = (),
+    old_labels: str | None = None,
+    new_labels: str | None = None,
+) -> Weights:
     """Saved weights to begin from, as a config has them.
 
     Args:
@@ -62,9 +71,11 @@ def weights(path: str, select: str = "params", ema: bool = False, skip: Sequence
       select: the part of the saved state to take, such as "params/encoder".
       ema: take the average of the parameters instead of the parameters.
       skip: patterns of saved paths, below `select`, to leave out, such as "head".
+      old_labels, new_labels: text files with the classes' names, one a line, of the saved head
+        and of the new one, which takes over the rows of the same names (K710 to K400).
 
     Raises:
-      ValueError: no path, or something else than parameters selected.
+      ValueError: no path, something else than parameters selected, one list of names alone.
     """
     if not path:
         raise ValueError("path: give a workdir, or a checkpoint of it")
@@ -72,7 +83,9 @@ def weights(path: str, select: str = "params", ema: bool = False, skip: Sequence
         raise ValueError(f"select: 'params' or 'frozen', or a part of them such as 'params/encoder', not {select!r}")
     if isinstance(skip, str):
         raise ValueError(f"skip is a list of patterns; write [{skip!r}]")
-    return Weights(path, select.strip("/"), ema, tuple(skip))
+    if (old_labels is None) != (new_labels is None):
+        raise ValueError("old_labels and new_labels go together: the names of the saved classes and of the new ones")
+    return Weights(path, select.strip("/"), ema, tuple(skip), old_labels, new_labels)
 
 
 def graft(params: Params, at: str, tree: Params, *, skip: Sequence[str] = ()) -> tuple[Params, Report]:

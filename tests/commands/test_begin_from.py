@@ -1,0 +1,113 @@
+"""Stages that begin from other stages: a classifier from pre-training, K400 from K710, a student and its teacher."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from vmae_jax.commands.begin_from import begin_from, rows_by_name
+from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.paths import Workdir
+from vmae_jax.spec import ConfigError, build, call, to_json
+from vmae_jax.train import optim, schedule, sharding
+from vmae_jax.train.init_from import weights
+from vmae_jax.train.schedule import Clock
+from vmae_jax.train.state import make_init
+
+
+def vit(**more):
+    return call(
+        "models.variants.vit", size="micro", frames=4, decoder_depth=1, dtype="float32", **({"resolution": 16} | more)
+    )
+
+
+def classifier(classes, **more):
+    return call("methods.classify.build", model=vit(**more), classes=classes, init_scale=1.0)
+
+
+def fresh(method_config, seed):
+    """A state of a method at step 0."""
+    method = build(method_config)
+    t, h, w, c = build(method_config.model).video_shape
+    batch = {
+        "video": np.zeros((2, t, h, w, c), np.uint8),
+        "seed": np.zeros((2, 2), np.uint32),
+        "index": np.zeros(2, np.int32),
+        "valid": np.ones(2, bool),
+        "label": np.zeros(2, np.int32),
+    }
+    spec = jax.eval_shape(lambda: batch)
+    abstract = sharding.abstract(lambda key, b: method.init(key, b)[0], spec)
+    tx, _ = optim.adamw(schedule.constant(1e-3)).build(abstract, Clock(10, 1.0, 2))
+    init = make_init(method, tx, frozen=method.frozen)
+    return jax.jit(lambda key: sharding.unbox(init(key, batch)))(jax.random.key(seed))
+
+
+def saved(folder, method_config, seed):
+    """A workdir of that method, and its parameters."""
+    workdir = Workdir(folder)
+    workdir.path.mkdir()
+    workdir.config_json.write_text(to_json(ConfigDict({"method": method_config}, convert_dict=False)))
+    state = fresh(method_config, seed)
+    saver = Checkpoints(workdir.checkpoints, keep_last=1, asynchronous=False)
+    saver.save(0, state, {})
+    saver.close()
+    return str(folder), jax.device_get(state.params)
+
+
+def config(method_config):
+    return ConfigDict({"method": method_config}, convert_dict=False)
+
+
+def test_a_head_is_sliced_by_the_names_of_its_classes(tmp_path):
+    path, old = saved(tmp_path / "k710", classifier(5), 1)
+    (tmp_path / "old.txt").write_text("abseiling\nmaking the bed\nSipping cup\nzumba\nyoga\n")
+    (tmp_path / "new.txt").write_text("yoga\nmaking bed\ndrinking\n")
+    record = weights(path, old_labels=str(tmp_path / "old.txt"), new_labels=str(tmp_path / "new.txt"))
+    state, [report] = begin_from(fresh(classifier(3), 2), {"params": record}, config(classifier(3)))
+    rows = [4, 1, 2]
+    np.testing.assert_array_equal(state.params["head"]["kernel"], old["head"]["kernel"][:, rows])
+    np.testing.assert_array_equal(state.params["head"]["bias"], old["head"]["bias"][rows])
+    np.testing.assert_array_equal(state.params["encoder"]["embed"]["kernel"], old["encoder"]["embed"]["kernel"])
+    assert not report.kept
+    assert not report.unused
+
+    with pytest.raises(ConfigError, match=r"head/kernel is float32\[32, 5\], the model's float32\[32, 3\]"):
+        begin_from(fresh(classifier(3), 2), {"params": weights(path)}, config(classifier(3)))
+    (tmp_path / "old.txt").write_text("a\nb\n")
+    (tmp_path / "new.txt").write_text("a\nb\n")
+    with pytest.raises(ConfigError, match=r"the saved head has 5 classes, .*old.txt has 2 names"):
+        begin_from(fresh(classifier(3), 2), {"params": record}, config(classifier(3)))
+
+
+def test_a_distillation_begins_with_the_student_and_the_teacher(tmp_path):
+    teacher_path, teacher = saved(tmp_path / "teacher", classifier(3, width=48), 1)
+    student_path, student = saved(tmp_path / "student", classifier(3), 2)
+    both = call("methods.distill.build", model=vit(), teacher=vit(width=48), classes=3, feature_weight=1.0)
+    places = {"params": weights(student_path), "frozen/teacher": weights(teacher_path)}
+    state, (first, second) = begin_from(fresh(both, 3), places, config(both))
+    jax.tree.map(np.testing.assert_array_equal, state.frozen["teacher"], teacher)
+    jax.tree.map(np.testing.assert_array_equal, {k: v for k, v in state.params.items() if k != "match"}, student)
+    assert list(first.kept) == ["match/kernel", "match/bias"] or list(first.kept) == ["match/bias", "match/kernel"]
+    assert not second.kept
+
+
+def test_more_pixels_only_resize_what_they_must(tmp_path):
+    path, old = saved(tmp_path / "small", classifier(3), 1)
+    record = weights(path)
+    same, _ = begin_from(fresh(classifier(3), 2), {"params": record}, config(classifier(3)))
+    jax.tree.map(np.testing.assert_array_equal, same.params, old)
+    larger = classifier(3, patch=16, resolution=32)
+    state, _ = begin_from(fresh(larger, 2), {"params": record}, config(larger))
+    assert state.params["encoder"]["embed"]["kernel"].shape[0] == 4 * old["encoder"]["embed"]["kernel"].shape[0]
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"]["blocks"], old["encoder"]["blocks"])
+
+
+def test_names():
+    assert rows_by_name(
+        ["Passing American football (not in game)", "b"], ["passing american football (not in game)"]
+    ) == [0]
+    with pytest.raises(ConfigError, match=r"the saved classes have no 'yogga' \(did you mean 'yoga'\?\)"):
+        rows_by_name(["yoga", "zumba"], ["zumba", "yogga"])
+    with pytest.raises(ValueError, match="go together"):
+        weights("w", old_labels="x")

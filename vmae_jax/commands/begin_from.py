@@ -1,0 +1,128 @@
+"""How a stage begins from another: its weights, resized to this model and sliced to these classes.
+
+`config.init_from` maps places to `train.init_from.weights`. What the saved model's clips or cubes
+and this one's do not share is resampled; where label lists are given, the head's rows are taken
+over by name. Every array is reported.
+"""
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from vmae_jax.exchange.resizing import read_resized
+from vmae_jax.spec import ConfigError, did_you_mean
+from vmae_jax.train import init_from
+from vmae_jax.train.state import TrainState
+
+__all__ = ["OLDER_NAMES", "begin_from", "rows_by_name"]
+
+log = logging.getLogger(__name__)
+
+# Names of Kinetics-400 and -600 that Kinetics-710 has under newer ones (VideoMAE V2's merged list).
+OLDER_NAMES = {
+    "changing wheel": "changing wheel (not on bike)",
+    "garbage collecting": "person collecting garbage",
+    "balloon blowing": "inflating balloons",
+    "tying tie": "tying necktie",
+    "making bed": "making the bed",
+    "opening bottle": "opening bottle (not wine)",
+    "hugging": "hugging (not baby)",
+    "dying hair": "dyeing hair",
+    "throwing ball": "throwing ball (not baseball or american football)",
+    "cooking sausages": "cooking sausages (not on barbeque)",
+    "picking fruit": "picking apples",
+    "skiing (not slalom or crosscountry)": "skiing mono",
+    "drinking": "sipping cup",
+    "sniffing": "smelling feet",
+}
+
+
+def begin_from(
+    state: TrainState, places: Mapping[str, init_from.Weights], config: ConfigDict
+) -> tuple[TrainState, tuple[init_from.Report, ...]]:
+    """A fresh state that begins from saved weights, and what became of every array.
+
+    Args:
+      state: at step 0.
+      places: where -> which weights, as `config.init_from` builds.
+      config: of the run that begins.
+
+    Raises:
+      ConfigError: no such weights, a place that does not exist, what does not fit.
+    """
+    reports: list[init_from.Report] = []
+    for at, record in places.items():
+        state, found = init_from.apply(state, {at: record}, functools.partial(_read, at, config))
+        reports += found
+    return state, tuple(reports)
+
+
+def rows_by_name(old: Sequence[str], new: Sequence[str]) -> list[int]:
+    """Where each name of `new` stands in `old`; capitals do not matter, nor older Kinetics names.
+
+    Raises:
+      ConfigError: a name that `old` does not have.
+    """
+    place = {_plain(name): i for i, name in enumerate(old)}
+    rows = [place.get(_plain(name), place.get(OLDER_NAMES.get(_plain(name), ""))) for name in new]
+    absent = [name for name, row in zip(new, rows, strict=True) if row is None]
+    if absent:
+        shown = ", ".join(repr(name) for name in absent[:3]) + (f" and {len(absent) - 3} more" if absent[3:] else "")
+        hint = did_you_mean(_plain(absent[0]), place)
+        raise ConfigError(f"init_from: the saved classes have no {shown}{hint}")
+    return [row for row in rows if row is not None]
+
+
+def _read(at: str, config: ConfigDict, record: init_from.Weights) -> Any:
+    """The arrays that belong at `at`, as this run's model wants them."""
+    # The networks in `frozen` have models of their own: frozen/teacher is that of method.teacher.
+    root, _, name = at.partition("/")
+    model = name.split("/")[0] if root == "frozen" else "model"
+    target = config
+    if root == "frozen":
+        target = ConfigDict({"method": {"model": config.method[model]} if model in config.method else {}})
+    tree, changed = read_resized(record.path, target, select=record.select, ema=record.ema)
+    for path, how in changed.items():
+        log.info("%s: %s %s", at, path, how)
+    if record.old_labels is None or record.new_labels is None:
+        return tree
+    old, new = _names(record.old_labels), _names(record.new_labels)
+    rows = rows_by_name(old, new)
+    log.info("%s: the head takes over %d of %d classes by name", at, len(set(rows)), len(old))
+    return _sliced(tree, record, rows, len(old))
+
+
+def _sliced(tree: Any, record: init_from.Weights, rows: list[int], old: int) -> Any:
+    head = tree if record.select.endswith("/head") else tree.get("head")
+    if not head or "kernel" not in head:
+        raise ConfigError(f"init_from: old_labels and new_labels are of a head, and {record.select!r} has none")
+    if head["kernel"].shape[1] != old:
+        raise ConfigError(
+            f"init_from: the saved head has {head['kernel'].shape[1]} classes, {record.old_labels} has {old} names"
+        )
+    head = head | {"kernel": np.asarray(head["kernel"])[:, rows], "bias": np.asarray(head["bias"])[rows]}
+    return head if record.select.endswith("/head") else tree | {"head": head}
+
+
+def _names(path: str) -> list[str]:
+    """The lines of a list of names."""
+    try:
+        lines = epath.Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"init_from: {path} is no list of names: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    names = [line.strip() for line in lines if line.strip()]
+    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if not names or double:
+        raise ConfigError(f"init_from: {path} {f'has {double[0]!r} twice' if double else 'has no names'}")
+    return names
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())
