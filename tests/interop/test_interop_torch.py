@@ -70,6 +70,18 @@ def test_transformers_gives_our_outputs(transformers, runs, tmp_path, kind):
     )
 
 
+def test_a_real_clip_is_compared_too(transformers, runs, clips, tmp_path):
+    import av
+
+    with av.open(str(clips / "part_0.mp4")) as container:
+        frames = [
+            f.to_ndarray(width=16, height=16, format="rgb24") for _, f in zip(range(4), container.decode(video=0))
+        ]
+    report = export_checkpoint(runs["pretraining"], format="hf", out=tmp_path / "hf", clip=np.stack(frames))
+    assert report["compared_on"] == ["a random clip", "a real clip"]
+    assert report["largest_difference"] <= 1e-5
+
+
 def test_encoders_alone(transformers, runs, tmp_path):
     for kind in ("pretraining", "classifier"):  # with the final norm, and without one
         report = export_checkpoint(runs[kind], format="hf", out=tmp_path / kind, part="encoder")
