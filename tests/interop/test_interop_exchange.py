@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from vmae_jax.exchange import export_checkpoint, exporting, import_weights, load, serving
+from vmae_jax.exchange import export_checkpoint, exporting, import_weights, load
 from vmae_jax.exchange.source import read_checkpoint
 from vmae_jax.interop import tensors, verify
 from vmae_jax.spec import ConfigError, call
@@ -249,6 +250,48 @@ def test_import_faults_write_nothing(exports, small, tmp_path):
         import_weights(out, out=tmp_path / "new" / "run", **given)
 
 
+def test_what_only_the_config_says(exports, small, tmp_path):
+    shutil.copytree(exports["pretraining", "hf"][0], tmp_path / "hf")
+
+    def change(name, **values):
+        path = tmp_path / "hf" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    change("config.json", layer_norm_eps=1e-12)
+    change("preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
+    report = import_weights(tmp_path / "hf", out=tmp_path / "one", config=small.config_of())
+    assert [note.split()[2] for note in report["notes"]] == ["has", "is"]
+    report = import_weights(tmp_path / "hf", out=tmp_path / "two")
+    assert [note.split()[2] for note in report["notes"]] == ["has"]
+    assert list(read_checkpoint(tmp_path / "two").config.method.model.mean) == [0.5, 0.5, 0.5]
+    for values, said in (
+        ({"num_frames": "16"}, "num_frames='16', which is no size"),
+        ({"image_size": 17}, "clips of 17 pixels"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+    ):
+        shutil.copy(exports["pretraining", "hf"][0] / "config.json", tmp_path / "hf" / "config.json")
+        change("config.json", **values)
+        with pytest.raises(ConfigError, match=said):
+            import_weights(tmp_path / "hf", out=tmp_path / "three")
+
+
+def test_a_damaged_newest_step_is_passed_over(small, tmp_path):
+    config = small.config_of()
+    first, second = small.random_params(config, 1), small.random_params(config, 2)
+    run = small.write_run(tmp_path / "run", config, first, step=1)
+    small.write_run(tmp_path / "other", config, second, step=2)
+    shutil.copytree(tmp_path / "other" / "checkpoints" / "2", run / "checkpoints" / "2")
+    assert read_checkpoint(run).step == 2
+    for path in (run / "checkpoints" / "2").rglob("*"):
+        if path.is_file() and path.stat().st_size > 20_000:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 255
+            path.write_bytes(data)
+    assert read_checkpoint(run).step == 1
+    with pytest.raises(ConfigError, match=r"no readable checkpoint in .*: step 2"):
+        read_checkpoint(run / "checkpoints" / "2")
+
+
 def test_import_of_a_part(exports, small, tmp_path):
     out = exports["pretraining", "hf"][0]
     config = small.config_of("classifier")
@@ -274,21 +317,3 @@ def test_load_of_weights_without_a_head(runs, tmp_path):
     original, theirs = load(runs["classifier"])
     video = {"video": np.random.default_rng(0).integers(0, 256, (1, 4, 16, 16, 3), np.uint8)}
     np.testing.assert_allclose(method.features(params, video), original.features(theirs, video), atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["pretraining", "classifier"])
-def test_stablehlo(runs, tmp_path, kind):
-    report = export_checkpoint(runs[kind], format="stablehlo", out=tmp_path / "served")
-    json.dumps(report)
-    method, params = load(runs[kind])
-    video = np.random.default_rng(3).integers(0, 256, (5, 4, 16, 16, 3), np.uint8)
-    for name, function in (("features", method.features), ("logits", method.predict)):
-        if function is None:
-            with pytest.raises(ConfigError, match="no function 'logits': features"):
-                serving.run(tmp_path / "served", name)
-            continue
-        expected = jax.jit(function)(params, {"video": video})
-        np.testing.assert_allclose(serving.run(tmp_path / "served", name)(video), expected, atol=1e-5)
-    assert "tensor<?x4x16x16x3xui8>" in (tmp_path / "served" / "features.mlir").read_text()
-    with pytest.raises(ConfigError, match=r"manifest.json"):
-        serving.run(tmp_path)

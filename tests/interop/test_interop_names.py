@@ -45,6 +45,13 @@ def test_prefixes(model, prefix):
     assert not account.dropped
 
 
+def test_an_encoder_prefix_on_a_classifier(model):
+    if "head.weight" not in model[2]:
+        pytest.skip("a pre-training model always has it")
+    tops = ("head.", "fc_norm.")
+    assert_same_params(model, read({n if n.startswith(tops) else f"encoder.{n}": a for n, a in model[2].items()}))
+
+
 def test_half_precision_and_buffers(model):
     half = {name: array.astype(np.float16) for name, array in model[2].items()}
     weights = read(half | {"num_batches_tracked": np.array(3)})

@@ -56,7 +56,7 @@ def import_weights(
 
     Returns:
       a report that JSON can hold: "out", "family", "kind", "used", "fresh", "dropped", "changed",
-      "checked_by", "largest_difference", "differences", "not_checked".
+      "notes", "checked_by", "largest_difference", "differences", "not_checked".
 
     Raises:
       ConfigError: one line; then nothing was written.
@@ -78,7 +78,7 @@ def import_weights(
             inflation=inflation,
             channels=channels,
         )
-        _same_heads(one, found)
+        _same_function(one, found)
         checks = _verify(one, params, found, account, probe(one.model, clip))
         with replaced(out) as new:
             _write(new, one.config, {"params": params} if make_state is None else make_state(params), str(weights))
@@ -95,17 +95,33 @@ def import_weights(
         "fresh": list(account.fresh),
         "dropped": account.dropped,
         "changed": account.changed,
+        "notes": _notes(one, found),
         "compared_on": ["a random clip"] + (["a real clip"] if clip is not None else []),
         **checks,
     }
 
 
-def _same_heads(one: Subject, found: names.Weights) -> None:
-    """Refuses a file whose own heads are not the config's; weights themselves do not say them."""
+def _same_function(one: Subject, found: names.Weights) -> None:
+    """Refuses what only a file's own config says: other heads, another activation."""
+    if found.about.get("hidden_act", "gelu") != "gelu":
+        raise MismatchError(f"the weights are of a model with hidden_act {found.about['hidden_act']!r}, not 'gelu'")
     for ours, theirs in (("heads", "num_attention_heads"), ("decoder_heads", "decoder_num_attention_heads")):
         have, want = found.about.get(theirs), getattr(one.layout, ours)
         if have not in (None, want) and (ours == "heads" or found.kind == "pretraining"):
             raise MismatchError(f"the weights are of another model than the config's: {ours} {have}, not {want}")
+
+
+def _notes(one: Subject, found: names.Weights) -> list[str]:
+    """Where the model here is not quite the one that the weights' own config describes."""
+    notes = []
+    if found.about.get("layer_norm_eps", 1e-6) != 1e-6:
+        eps = found.about["layer_norm_eps"]
+        notes.append(f"their config has layer_norm_eps {eps}; norms here have 1e-6, as the official code has")
+    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
+        values = found.about.get(theirs)
+        if values is not None and list(values) != list(getattr(one.model, ours)):
+            notes.append(f"their {theirs} is {values}, the config's model has {list(getattr(one.model, ours))}")
+    return notes
 
 
 def _verify(one: Subject, params: Any, found: names.Weights, account: Account, batch: Any) -> dict[str, Any]:

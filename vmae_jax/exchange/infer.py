@@ -23,14 +23,14 @@ def config_of(weights: Weights) -> ConfigDict:
     Raises:
       ConfigError: something that neither the file nor a published model says.
     """
-    dims, about = dims_of(weights.state), _flat(weights.about)
+    dims, about = dims_of(weights.state), weights.about
     model = call(
         "models.variants.vit",
         size="B",
-        frames=about.get("num_frames", 16),
+        frames=_number(about, "num_frames", 16),
         resolution=_resolution(about, dims),
         channels=dims.channels,
-        tubelet=dims.tubelet or about.get("tubelet_size", 2),
+        tubelet=dims.tubelet or _number(about, "tubelet_size", 2),
         patch=dims.patch,
         width=dims.width,
         depth=dims.depth,
@@ -38,6 +38,7 @@ def config_of(weights: Weights) -> ConfigDict:
         mlp_ratio=_ratio(dims),
         cosine_attention=dims.cosine,
         layer_scale=0.1 if dims.layer_scale else None,
+        **_statistics(about, dims.channels),
     )
     if dims.decoder_width:
         given = about.get("decoder_num_attention_heads")
@@ -60,18 +61,25 @@ def config_of(weights: Weights) -> ConfigDict:
     return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
 
 
+def _statistics(about: dict[str, Any], channels: int) -> dict[str, list[float]]:
+    """Mean and deviation of the pixels, where a preprocessor_config.json says them."""
+    found = {ours: about[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in about}
+    for name, values in found.items():
+        numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+        if not numbers or len(values) != channels or (name == "std" and min(values) <= 0):
+            raise ConfigError(f"preprocessor_config.json: image_{name} is not {channels} numbers: give --config")
+    return {name: [float(value) for value in values] for name, values in found.items()}
+
+
 def _learned(name: str, array: np.ndarray) -> bool:
     return name.endswith("pos_embed") and np.abs(array[0] - sinusoid(*array.shape[1:])).max() > 1e-4
 
 
-def _flat(about: Any) -> dict[str, Any]:
-    """What a file says, with the V2 hub's `model_config` in transformers' terms."""
-    data = dict(about)
-    hub = data.get("model_config")
-    if isinstance(hub, dict):
-        names = {"num_heads": "num_attention_heads", "num_frames": "num_frames", "img_size": "image_size"}
-        data |= {ours: hub[theirs] for theirs, ours in names.items() if theirs in hub}
-    return data
+def _number(about: dict[str, Any], name: str, default: int) -> int:
+    value = about.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
+        raise ConfigError(f"the weights' own config has {name}={value!r}, which is no size: give --config")
+    return value
 
 
 def _resolution(about: dict[str, Any], dims: Dims) -> int:

@@ -25,6 +25,7 @@ MMACTION = (
     (".mlp.layers.1.", ".mlp.fc2."),
     ("cls_head.fc_cls.", "head."),
 )
+HUB = {"num_heads": "num_attention_heads", "num_frames": "num_frames", "img_size": "image_size"}
 K_BIAS = "a bias of the keys adds the same to every logit of a query, which the softmax cancels"
 CLASS_TOKEN = "a class token, which these models have not"
 OTHER_DECODER = "the decoder of MAE has another form (a biased projection, learned positions)"
@@ -70,11 +71,13 @@ def official(file: File) -> Weights:
         state = {_mmaction(name): array for name, array in state.items()}
     if family in ("mae", "mae-st"):
         state = _from_mae(state, dropped)
-    if kind_of(state) == "encoder" or (kind_of(state) == "classifier" and "encoder.patch_embed.proj.weight" in state):
-        state = _encoder_prefix(state)
+    if kind_of(state) == "encoder":
+        state = {f"encoder.{name.removeprefix('encoder.')}": array for name, array in state.items()}
+    elif kind_of(state) == "classifier":
+        state = {name.removeprefix("encoder."): array for name, array in state.items()}
     state = _fuse(state, dropped)
     _finite(state)
-    return Weights(state, kind_of(state), family, dropped, file.about)
+    return Weights(state, kind_of(state), family, dropped, _about(file.about))
 
 
 def _family(state: Mapping[str, np.ndarray]) -> str:
@@ -112,8 +115,11 @@ def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[
     return result
 
 
-def _encoder_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name if name.startswith("encoder.") else f"encoder.{name}": array for name, array in state.items()}
+def _about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says, with the V2 hub's `model_config` in transformers' terms."""
+    hub = about.get("model_config")
+    hub = hub if isinstance(hub, Mapping) else {}
+    return dict(about) | {ours: hub[theirs] for theirs, ours in HUB.items() if theirs in hub}
 
 
 def _fuse(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:

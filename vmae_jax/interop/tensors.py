@@ -90,6 +90,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _read_folder(folder: pathlib.Path, key: str | None) -> File:
     about = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if (folder / "preprocessor_config.json").exists():
+        prepare = read_json(folder / "preprocessor_config.json")
+        about |= {name: prepare[name] for name in ("image_mean", "image_std") if name in prepare}
     for name in SINGLES:
         if (folder / name).exists():
             file = read_file(folder / name, key=key)
