@@ -76,10 +76,12 @@ class Experiment:
         return target, placement
 
     def model_flops(self) -> float:
-        """Model FLOPs of a training step over the global batch."""
+        """Model FLOPs of a training step over the global batch; a frozen network counts as if it were trained."""
         context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
         params = sharding.unbox(self.abstract_params())
-        return flops.of_training(lambda p, b: self.method.loss(p, b, context), params, self.batch_spec)
+        frozen = self.method.frozen and sharding.unbox(sharding.abstract(self.method.frozen, self.batch_spec))
+        loss = lambda p, b, f: self.method.loss(p, b, context.replace(frozen=f))  # noqa: E731
+        return flops.of_training(loss, params, self.batch_spec, frozen)
 
     def make_init(self, tx: Any) -> Any:
         """(key, batch) -> TrainState."""

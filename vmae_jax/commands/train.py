@@ -209,7 +209,8 @@ def _parts(
         pictures=_pictures(made, workdir, data, writers) if shown else None,
         evaluate=_evaluation(made) if made.eval.data is not None and made.eval.evaluators else None,
         faults=functools.partial(_record_faults, quarantine, writers),
-        flops=made.model_flops() if peak else None,
+        # A teacher runs forwards alone, which "three times the forward pass" does not know.
+        flops=made.model_flops() if peak and made.method.frozen is None else None,
         peak=peak,
         show=progress and sys.stderr is not None and jax.process_index() == 0,
     )
