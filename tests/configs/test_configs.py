@@ -22,7 +22,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 # Every size of the configs that have sizes.
-VARIANTS = {"videomae_v2": ("S", "B", "L", "H", "g"), "videomae": ("S", "B", "L", "H", "B,ssv2", "B,ucf101")}
+VARIANTS = {
+    "videomae_v2": ("S", "B", "L", "H", "g"),
+    "videomae": ("S", "B", "L", "H", "B,ssv2", "B,ucf101"),
+    "finetune": ("B", "L,ssv2", "g,k400,from=k710"),
+    "post_pretrain": ("H",),
+    "distill": ("S",),
+}
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
 
 

@@ -1,0 +1,29 @@
+"""Supervised post-pre-training on Kinetics-710: `configs/post_pretrain.py:g,weights=WORKDIR`.
+
+VideoMAE V2's second stage, sizes B, H and g: a pre-trained encoder learns 710 classes, before it
+is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches (`configs/distill.py`). The lists of
+videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, finetune
+from vmae_jax.spec import call
+
+RECIPES = {
+    "B": finetune.Recipe(32, 16, 7e-4, 90, 0.75, 0.1),  # [code]
+    "H": finetune.Recipe(32, 4, 1e-3, 40, 0.8, 0.2, 0.5),  # [code]
+    "g": finetune.Recipe(32, 3, 1e-3, 35, 0.9, 0.3, 0.0, 0.1, clip=5.0),  # [code]
+}
+
+
+def get_config(arguments: str | None = None) -> ConfigDict:
+    args = common.parse(arguments, size=("B", "H", "g"), weights=None, smoke=False)
+    recipe = RECIPES[args.size]
+    path = {} if args.weights is None else {"path": args.weights}
+    method = call(
+        "methods.classify.build", **finetune.network(args.size, recipe), classes=710, **finetune.regularised(recipe)
+    )
+    init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
+    config = finetune.supervised(method, recipe, "k710", init_from)
+    return common.smoke(config) if args.smoke else config
