@@ -15,7 +15,7 @@ from vmae_jax.spec import ConfigError, did_you_mean
 __all__ = ["apply_overrides", "load_config"]
 
 UNITS = {"steps", "epochs", "examples"}
-_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[\d+\])*)")
+_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_/]*)((?:\[\d+\])*)")  # a slash as in init_from.params/encoder.path
 
 
 def load_config(target: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
@@ -124,9 +124,9 @@ def _value(text: str) -> Any:
 
 
 def _assign(node: ConfigDict, key: str, text: str, path: str) -> None:
-    kind = node.get_type(key) if key in node else object
+    kind = node.get_ref(key).get_type() if key in node else object
     value = text if kind is str and text.lower() not in ("none", "null") else _value(text)
-    if kind is int and isinstance(value, float) and value.is_integer():
+    if (kind is int or key in ("steps", "examples")) and isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e3 steps
     if isinstance(value, tuple):
         value = list(value)
