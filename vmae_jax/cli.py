@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     pictures.add_argument("--clips", type=int, default=4, help="how many (default 4)")
     pictures.add_argument("--seed", type=int, default=0, help="of clips and masks (default 0)")
 
+    plan = _command(commands, "plan", _plan, "compile a config's step for hardware that is not here: memory, FLOPs")
+    _config_arguments(plan)
+    plan.add_argument("--topology", required=True, help="v5p:4x4x4, v5e:4x4, v4:…, v6e:… or cpu:N")
+    plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
+
     report = _command(commands, "report", _report, "write a self-contained HTML page of a run")
     report.add_argument("--workdir", required=True)
 
@@ -156,6 +161,15 @@ def _reconstruct(args: argparse.Namespace) -> dict[str, Any]:
     return reconstruct.run(
         args.checkpoint, out=args.out, videos=args.videos, clips=args.clips, seed=args.seed, ema=args.ema
     )
+
+
+def _plan(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import config, plan
+
+    if args.config is None:
+        raise ConfigError("vmae plan: --config is needed")
+    chosen = config.load_config(args.config, args.overrides)
+    return plan.run(chosen, topology_name=args.topology, largest=args.largest)
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:

@@ -41,6 +41,9 @@ VARIANTS = {
     "L": Variant(1024, 24, 16, 512, 8),
     "H": Variant(1280, 32, 16, 512, 8),
     "g": Variant(1408, 40, 16, 512, 8, patch=14, mlp_ratio=48 / 11),
+    # The encoder's dimensions are InternVideo2-6B's (official code, internvideo2_6b_patch14_224), which are
+    # InternViT-6B's; nobody published a VideoMAE of this size, so its decoder is that of "g".
+    "6B": Variant(3200, 48, 25, 512, 8, patch=14),
     "tiny": Variant(128, 6, 4, 64, 2, patch=8),
     "micro": Variant(32, 2, 2, 16, 2, patch=8),
 }

@@ -1,0 +1,135 @@
+"""Collectives are read from what XLA really writes, loops and all; sizes that fit are found in few trials."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vmae_jax.plan import compile as plan_compile
+from vmae_jax.plan import hlo, search
+from vmae_jax.plan.topology import CHIPS, topology
+from vmae_jax.spec import ConfigError
+
+
+def compiled(turns: int):
+    """A stack of `turns` products, each of which needs one sum over 4 devices: [8 64] x [64 64]."""
+    mesh = Mesh(jax.devices()[:4], ("x",), axis_types=(AxisType.Auto,))
+
+    def stack(x, weights):
+        def body(x, w):
+            x = jax.lax.with_sharding_constraint(x @ w, NamedSharding(mesh, P()))
+            return jax.lax.with_sharding_constraint(jnp.tanh(x), NamedSharding(mesh, P(None, "x"))), None
+
+        return jax.lax.scan(body, x, weights)[0]
+
+    places = NamedSharding(mesh, P(None, "x")), NamedSharding(mesh, P(None, "x", None))
+    shapes = jax.ShapeDtypeStruct((8, 64), jnp.float32), jax.ShapeDtypeStruct((turns, 64, 64), jnp.float32)
+    return jax.jit(stack, in_shardings=places, out_shardings=places[0]).lower(*shapes).compile().as_text()
+
+
+@pytest.mark.parametrize("turns", [1, 7])
+def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns(turns):
+    found = hlo.collectives(compiled(turns))
+    assert found.unknown_loops == 0
+    (traffic,) = found.kinds.values()
+    assert set(found.kinds) == {"all-reduce"}
+    assert traffic.count == turns
+    assert traffic.bytes == turns * 8 * 64 * 4
+    assert traffic.link_bytes == traffic.bytes * 2 * 3 // 4
+
+
+def test_a_loop_without_a_known_length_is_counted_once_and_said():
+    text = compiled(7)
+    assert '"known_trip_count":{"n":"7"}' in text
+    found = hlo.collectives(text.replace('"known_trip_count":{"n":"7"}', '"unknown":{}'))
+    assert found.unknown_loops == 1
+    assert found.kinds["all-reduce"].count == 1
+
+
+LINES = {  # as TPU and GPU programs write them: result, bytes of the whole array, share of a ring
+    "all-gather(%p), replica_groups=[4,4]<=[16], dimensions={0}": ("bf16[64,128]{1,0}", 64 * 128 * 2, 3 / 4),
+    "reduce-scatter(%p), replica_groups={{0,1},{2,3}}, to_apply=%a": ("f32[16]{0}", 2 * 16 * 4, 1 / 2),
+    "all-gather-start(%p), replica_groups=[1,8]<=[8]": ("(f32[2]{0}, f32[16]{0})", 64, 7 / 8),
+    "all-reduce-start(%p), replica_groups=mesh['a'=2,'b'=4] {'b'}": ("f32[10]{0:T(256)}", 40, 2 * 3 / 4),
+    "all-to-all(%p), replica_groups=mesh['a'=8] {'a':(2)4}": ("pred[12]{0}", 12, 3 / 4),
+    "collective-permute(%p), source_target_pairs={{0,1}}": ("s4[8]{0}", 4, 1),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_sizes_and_groups(line):
+    shape, size, share = LINES[line]
+    text = f"HloModule m\n\nENTRY %main (p: f32[4]) -> f32[4] {{\n  %x = {shape} {line}\n}}\n"
+    (traffic,) = hlo.collectives(text).kinds.values()
+    assert (traffic.count, traffic.bytes, traffic.link_bytes) == (1, size, round(size * share))
+
+
+def test_a_group_of_one_sends_nothing():
+    text = "ENTRY %main (p: f32[4]) -> f32[4] {\n  %x = f32[4]{0} all-reduce(%p), replica_groups=[8,1]<=[8]\n}\n"
+    assert hlo.collectives(text).kinds == {}
+
+
+@pytest.mark.parametrize(("true", "start"), [(1, 8), (37, 8), (64, 256), (1000, 8), (3, 4096)])
+@pytest.mark.parametrize("bend", [0.0, 0.15])
+def test_the_largest_size_is_found_in_six_trials(true, start, bend):
+    """Memory that grows a little faster than the size, as padding makes it."""
+    unit, fixed = 8, 1_000_000
+    limit = fixed + 1000 * unit * true
+
+    def attempt(size):
+        assert size % unit == 0
+        assert size > 0
+        peak = fixed + round(1000 * size * (1 + bend * math.sin(size)))
+        return search.Trial(size, peak <= limit, peak)
+
+    found, trials = search.largest(attempt(start), attempt, unit=unit, fixed=fixed, limit=limit, tries=5)
+    assert len(trials) <= 6
+    assert len({t.size for t in trials}) == len(trials)
+    assert found is None or attempt(found).fits
+    if bend == 0.0:
+        assert found == unit * true
+    elif true > 1:
+        assert found is not None
+        assert found >= 0.7 * unit * true
+
+
+def test_nothing_fits():
+    found, trials = search.largest(
+        search.Trial(8, False, 99), lambda size: search.Trial(size, False, 99), unit=8, fixed=98, limit=50, tries=5
+    )
+    assert found is None
+    assert len(trials) == 1  # the smallest there is was tried
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (149.06G) exceeds available HBM (15.75G).",
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 149.06G of 15.75G hbm. Exceeded by 133G.",
+    ],
+)
+def test_the_compilers_refusal_is_read(message):
+    needed, limit = plan_compile._out_of_memory(message)
+    assert needed == int(149.06 * 2**30)
+    assert limit == CHIPS["v5e"].hbm_limit
+    assert plan_compile._out_of_memory("INTERNAL: something else") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("v5x:4x4", "did you mean"),
+        ("v5e:4x4x4", "2 dimensions, as in v5e:4x4"),
+        ("v5p:16", "3 dimensions"),
+        ("cpu:", "as in cpu:8"),
+        ("cpu:9", "XLA_FLAGS"),
+        ("", "v5p:4x4x4"),
+    ],
+)
+def test_a_topology_that_is_not_is_told(name, says):
+    with pytest.raises(ConfigError, match=says):
+        topology(name)
