@@ -90,6 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--topology", required=True, help="v5p:4x4x4, v5e:4x4, v4:…, v6e:… or cpu:N")
     plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
 
+    features = _command(commands, "features", _features, "features of whole videos, in sliding windows")
+    _checkpoint_arguments(features)
+    features.add_argument("--videos", nargs="+", required=True, help="files, folders, or lists ending in .csv")
+    features.add_argument("--out", required=True, help="folder; files that are there already are left alone")
+    features.add_argument("--like", default="pretraining", help="pretraining (default), or tad: as the official script "
+                          "for action detection, consecutive frames, without ImageNet's normalisation")  # fmt: skip
+    features.add_argument("--window", type=int, help="frames that a window covers, a multiple of the model's")
+    features.add_argument("--stride", type=int, help="frames from one window to the next")
+    features.add_argument("--layer", type=int, help="after how many blocks (default: the end)")
+    features.add_argument("--tokens", action="store_true", help="every token instead of their mean")
+    features.add_argument("--format", default="npz", help="npz (features, frames, seconds) or npy")
+    features.add_argument("--half", action="store_true", help="store float16")
+    features.add_argument("--batch", type=int, default=16, help="windows at once (default 16)")
+
     report = _command(commands, "report", _report, "write a self-contained HTML page of a run")
     report.add_argument("--workdir", required=True)
 
@@ -170,6 +184,14 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("vmae plan: --config is needed")
     chosen = config.load_config(args.config, args.overrides)
     return plan.run(chosen, topology_name=args.topology, largest=args.largest)
+
+
+def _features(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import features
+
+    names = ("like", "window", "stride", "layer", "tokens", "format", "half", "batch", "ema")
+    options = features.Options(**{name: getattr(args, name) for name in names})
+    return features.run(args.checkpoint, videos=args.videos, out=args.out, options=options)
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class Files:
             return Encoded(data=_read_remote(entry.path), label=entry.label, key=self._key(entry))
         return Encoded(path=entry.path, label=entry.label, key=self._key(entry))
 
+    def key(self, index: int) -> str:
+        """The name of an example, without fetching it."""
+        return self._key(self._entries[index])
+
     def _key(self, entry: _Entry) -> str:
         return entry.path.removeprefix(self._root).lstrip("/")
 

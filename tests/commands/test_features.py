@@ -1,0 +1,133 @@
+"""`vmae features`: equal to a loop over windows, batched across videos, resumable, settings never mixed."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import common
+from vmae_jax.cli import main
+from vmae_jax.commands import features
+from vmae_jax.data.decode import Encoded, read_frames
+from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.paths import Workdir
+from vmae_jax.methods import classify
+from vmae_jax.models.variants import vit
+from vmae_jax.spec import ConfigError, build, call, to_json
+from vmae_jax.train import optim, schedule, sharding
+from vmae_jax.train.schedule import Clock
+from vmae_jax.train.state import make_init
+
+FRAMES, SIZE = 4, 16
+SHAPE = {"frames": FRAMES, "resolution": SIZE, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir with a tiny classifier, and its parameters."""
+    workdir = Workdir(tmp_path_factory.mktemp("run"))
+    config = common.sections(
+        method=call("methods.classify.build", model=call("models.variants.vit", size="micro", **SHAPE), classes=3),
+        data=call(
+            "data.pipeline.loader",
+            source=call("data.sources.folder", path="videos"),
+            sampler=call("data.clips.dense", frames=FRAMES, stride=2),
+            transforms=[call("data.transforms.resize", size=SIZE)],
+        ),
+        optimizer=call("train.optim.adamw", schedule=call("train.schedule.constant", value=1e-3)),
+        train={"length": {"steps": 1}},
+    )
+    workdir.config_json.write_text(to_json(config))
+    method, spec = build(config.method), build(config.data).spec()
+    tx, _ = optim.adamw(schedule.constant(1e-3)).build(
+        sharding.abstract(lambda key, batch: method.init(key, batch)[0], spec), Clock(1, 1.0, 8)
+    )
+    batch = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
+    state = jax.jit(lambda key: sharding.unbox(make_init(method, tx)(key, batch)))(jax.random.key(0))
+    saver = Checkpoints(workdir.checkpoints, keep_last=1, asynchronous=False)
+    saver.save(0, state, {})
+    saver.close()
+    return str(workdir.path), jax.device_get(state.params)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """a.mp4 and sub/b.mp4, of 21 and 9 frames, and one that is broken."""
+    import av
+
+    folder = tmp_path_factory.mktemp("videos")
+    random = np.random.default_rng(0)
+    (folder / "sub").mkdir()
+    for name, count in (("a", 21), ("sub/b", 9)):
+        with av.open(str(folder / f"{name}.mp4"), "w") as out:
+            stream = out.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for _ in range(count):
+                picture = np.kron(random.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            out.mux(stream.encode())
+    (folder / "broken.mp4").write_bytes(b"nothing")
+    return folder
+
+
+def frames_of(path, count):
+    return read_frames(Encoded(path=str(path)), range(count))
+
+
+def test_as_the_detection_script_without_imagenet_statistics(trained, videos, tmp_path):
+    path, params = trained
+    options = features.Options(like="tad", batch=3)
+    result = features.run(path, videos=[str(videos)], out=str(tmp_path), options=options)
+    assert result["videos"] == 2
+    assert result["broken"] == ["broken"]
+    plain = classify.build(vit("micro", **SHAPE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), classes=3)
+    for name, count in (("a", 21), ("sub/b", 9)):
+        stored = np.load(tmp_path / f"{name}.npz")
+        starts = list(range(0, count - FRAMES + 1, 4))
+        assert stored["frames"].tolist() == [[start, start + FRAMES - 1] for start in starts]
+        np.testing.assert_allclose(stored["seconds"], stored["frames"] / 25, atol=1e-3)
+        resized = tf.image.resize(frames_of(videos / f"{name}.mp4", count), (SIZE, SIZE)).numpy()
+        clips = np.stack([resized[start : start + FRAMES] for start in starts])
+        np.testing.assert_allclose(stored["features"], plain.features(params, {"video": clips}), atol=2e-5)
+
+
+def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_path, capsys):
+    path, params = trained
+    command = ["features", "--checkpoint", path, "--videos", str(videos / "a.mp4"), "--out", str(tmp_path)]
+    command += ["--format=npy", "--layer=1", "--tokens", "--batch=2"]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["window"], told["stride"], told["videos"]) == (8, 8, 1)  # 4 frames, 2 apart, as the run's clips
+    stored = np.load(tmp_path / "a.npy")
+    assert stored.shape == (2, 8, 32)
+    frames = frames_of(videos / "a.mp4", 21)
+    resized = tf.image.resize(frames, (SIZE, SIZE), antialias=True).numpy().round().clip(0, 255).astype(np.uint8)
+    clips = np.stack([resized[start : start + 8 : 2] for start in (0, 8)])
+    method = classify.build(vit("micro", **SHAPE), classes=3)
+    np.testing.assert_allclose(stored, method.features(params, {"video": clips}, layer=1, pool=False), atol=2e-5)
+    assert np.load(tmp_path / "a.seconds.npy").shape == (2, 2)
+
+    before = (tmp_path / "a.npy").stat().st_mtime_ns
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["videos"], told["already"]) == (0, 1)
+    assert (tmp_path / "a.npy").stat().st_mtime_ns == before
+    assert main([*command, "--stride=4"]) == 2
+    assert "has features with stride 8, not 4: use another folder" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(trained, videos, tmp_path):
+    path, _ = trained
+    go = lambda name="out", what=videos, **options: features.run(  # noqa: E731
+        path, videos=[str(what)], out=str(tmp_path / name), options=features.Options(**options)
+    )
+    with pytest.raises(ConfigError, match="a multiple of the model's 4 frames"):
+        go(window=6)
+    with pytest.raises(ConfigError, match=r"--layer=9.*has 2 blocks"):
+        go("layer", layer=9)
+    with pytest.raises(ConfigError, match="none of the 1 videos can be read"):
+        go("broken", what=videos / "broken.mp4")
+    with pytest.raises(ConfigError, match="--like=thumos: it is pretraining or tad"):
+        go(like="thumos")

@@ -1,0 +1,267 @@
+"""`vmae features`: what a network makes of whole videos, window by window."""
+
+import collections
+import dataclasses
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from vmae_jax.commands.restore import Trained, restore
+from vmae_jax.data import sources
+from vmae_jax.data.windows import Chunk, Windows, chunks
+from vmae_jax.io.paths import write_bytes, write_text
+from vmae_jax.runtime.cache import enable_cache
+from vmae_jax.spec import ConfigError, build
+from vmae_jax.train import sharding
+
+__all__ = ["Options", "run"]
+
+log = logging.getLogger(__name__)
+
+LIKE = ("pretraining", "tad")
+FORMATS = ("npz", "npy")
+SETTINGS = "features.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is computed, and how it is stored.
+
+    Attributes:
+      like: "pretraining": frames as far apart as in training, resized with antialiasing,
+        normalised by the model; windows do not overlap. "tad": as the official script for
+        temporal action detection: consecutive frames, a window every 4, resized plainly, and
+        divided by 255 *without* the ImageNet normalisation that the network was trained with.
+      window: frames that a window covers, a multiple of the model's.
+      stride: frames from one window to the next.
+      layer: the tokens after so many blocks; None is the end.
+      tokens: every token instead of their mean.
+      format: "npz" (features, frames, seconds) or "npy" (features; times beside it).
+      half: store float16.
+      batch: windows computed at once.
+      ema: use the averaged parameters.
+    """
+
+    like: str = "pretraining"
+    window: int | None = None
+    stride: int | None = None
+    layer: int | None = None
+    tokens: bool = False
+    format: str = "npz"
+    half: bool = False
+    batch: int = 16
+    ema: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("like", self.like, LIKE), ("format", self.format, FORMATS)):
+            if value not in known:
+                raise ConfigError(f"--{name}={value}: it is {' or '.join(known)}")
+        for name, value in (("window", self.window), ("stride", self.stride), ("batch", self.batch)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name}={value}: at least 1")
+
+
+def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -> dict[str, Any]:
+    """Writes one file for each video, OUT/NAME.npz; those that are there already are left alone.
+
+    Args:
+      checkpoint: a workdir or one of its checkpoints.
+      videos: files, folders (whose tree OUT then repeats), or lists ending in .csv.
+      out: a folder, local or gs://.
+
+    Raises:
+      ConfigError: no such checkpoint or video, a window that does not suit the model, OUT made
+        with other settings, or no video that can be read.
+    """
+    enable_cache()
+    trained = restore(checkpoint, ema=options.ema)
+    model = build(trained.made.config.method.model)
+    frames, size = model.video_shape[0], model.video_shape[1]
+    plan, settings = _plan(options, trained, frames)
+    folder = epath.Path(out)
+    _same_settings(folder, settings | {"checkpoint": str(trained.workdir.path), "step": trained.step})
+    source, names = _named(videos)
+    todo = [i for i, name in enumerate(names) if not (folder / f"{name}.{options.format}").exists()]
+    compute, batch = _network(trained, model, options)
+    files: list[str] = []
+    broken: list[str] = []
+    pieces = chunks(source, todo, plan, size=size, antialias=options.like == "pretraining")
+    for video, parts in _videos(pieces, compute, batch):
+        if parts is None:
+            broken.append(names[video[0]])
+            log.warning("%s cannot be read: %s", names[video[0]], video[1])
+            continue
+        files.append(_write(folder, names[video[0]], parts, options))
+    if todo and not files:
+        raise ConfigError(f"none of the {len(todo)} videos can be read; the first: {broken[0]}")
+    done = len(names) - len(todo)
+    return {
+        "step": trained.step,
+        "videos": len(files),
+        "already": done,
+        "broken": broken,
+        "out": str(folder),
+        **settings,
+    }
+
+
+def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dict[str, Any]]:
+    """The windows, and all settings spelled out."""
+    apart = 1 if options.like == "tad" else int(trained.made.config.data.sampler.get("stride") or 1)
+    window = options.window or frames * apart
+    if window % frames:
+        raise ConfigError(f"--window={window}: a multiple of the model's {frames} frames")
+    stride = options.stride or (4 if options.like == "tad" else window)
+    settings = dataclasses.asdict(options) | {"window": window, "stride": stride}
+    del settings["batch"]
+    return Windows(frames, window // frames, stride, options.batch), settings
+
+
+def _same_settings(folder: epath.Path, settings: dict[str, Any]) -> None:
+    """Writes down what the folder holds, or checks that it holds the same."""
+    file = folder / SETTINGS
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(settings, indent=2) + "\n")
+        return
+    old = json.loads(file.read_text())
+    for name, value in settings.items():
+        if old.get(name) != value:
+            raise ConfigError(
+                f"--out={folder} has features with {name} {old.get(name)}, not {value}: use another folder"
+            )
+
+
+def _named(videos: Sequence[str]) -> tuple[Any, list[str]]:
+    """All videos as one source, and a name below OUT for each: its path below what was given, no suffix."""
+    opened, names = [], []
+    for item in videos:
+        listed = item.endswith(".csv")
+        one = sources.csv(item).open() if listed else sources.paths([item]).open()
+        root = item.rstrip("/") if "://" in item else os.path.abspath(os.path.expanduser(item))
+        base = root if os.path.isdir(root) else os.path.dirname(root)
+        for i in range(len(one)):
+            key = one.key(i)
+            if not listed:
+                key = os.path.relpath("/" + key if root.startswith("/") else key, base)
+            names.append(os.path.splitext(key)[0])
+        opened.append(one)
+    for name, count in collections.Counter(names).items():
+        if count > 1 or ".." in name.split("/"):
+            raise ConfigError(f"--videos: {name!r} would be no name of its own in the output; name the folders above")
+    return _Joined(opened), names
+
+
+class _Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.label_names: tuple[str, ...] = ()
+        self._place = [(part, i) for part in parts for i in range(len(part))]
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def fetch(self, index: int) -> Any:
+        part, i = self._place[index]
+        return part.fetch(i)
+
+
+def _network(trained: Trained, model: Any, options: Options) -> tuple[Any, int]:
+    """(clips [batch t h w c]) -> features, over all devices; and the batch."""
+    mesh = sharding.make_mesh({"data": -1})
+    batch = -(-options.batch // mesh.size) * mesh.size
+    place = sharding.batch_sharding(mesh)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    params = jax.device_put(trained.params, whole)
+    raw = options.like == "tad"
+
+    @jax.jit
+    def compute(params: Any, video: jax.Array) -> jax.Array:
+        if raw:  # what the model's normalisation turns into pixels / 255
+            video = video * np.asarray(model.std, np.float32) + 255.0 * np.asarray(model.mean, np.float32)
+        return trained.made.method.features(params, {"video": video}, layer=options.layer, pool=not options.tokens)
+
+    spec = jax.ShapeDtypeStruct((batch, *model.video_shape), np.float32 if raw else np.uint8)
+    try:
+        jax.eval_shape(compute, params, spec)
+    except ValueError as error:
+        raise ConfigError(f"--layer={options.layer}: {error}") from error
+    return lambda clips: np.asarray(compute(params, jax.device_put(clips, place))), batch
+
+
+def _videos(pieces: Iterator[Chunk], compute: Any, batch: int) -> Iterator[tuple[tuple[int, str], Any]]:
+    """Each video, when all its windows are computed; batches go across videos.
+
+    Gives ((number, reason), None) for a broken one, else (…, (features, frames, seconds)).
+    """
+    waiting: list[tuple[int, np.ndarray]] = []  # windows that no batch has taken yet
+    found: dict[int, list[np.ndarray]] = {}
+    about: dict[int, list[Chunk]] = {}
+    bad: set[int] = set()
+
+    def flush(rows: int) -> None:
+        taken = [waiting.pop(0) for _ in range(rows)]
+        clips = np.stack([clip for _, clip in taken])
+        clips = np.concatenate([clips, np.repeat(clips[-1:], batch - rows, axis=0)])
+        for (video, _), row in zip(taken, compute(clips), strict=False):
+            found[video].append(row)
+
+    def ready() -> Iterator[tuple[tuple[int, str], Any]]:
+        for video in list(about):
+            if len(found[video]) == about[video][0].total:
+                parts = about.pop(video)
+                frames, seconds = (np.concatenate([getattr(p, key) for p in parts]) for key in ("frames", "seconds"))
+                yield (video, ""), (np.stack(found.pop(video)), frames, seconds)
+
+    for chunk in pieces:
+        if chunk.clips is None:
+            if chunk.video not in bad:
+                yield (chunk.video, chunk.reason), None
+            bad.add(chunk.video)
+            about.pop(chunk.video, None)
+            found.pop(chunk.video, None)
+            waiting[:] = [item for item in waiting if item[0] != chunk.video]
+            continue
+        if chunk.video in bad:
+            continue
+        found.setdefault(chunk.video, [])
+        # A chunk is told apart from its windows: all are needed before the video is whole.
+        about.setdefault(chunk.video, []).append(_without_clips(chunk))
+        waiting += [(chunk.video, clip) for clip in chunk.clips]
+        while len(waiting) >= batch:
+            flush(batch)
+        yield from ready()
+    while waiting:
+        flush(min(batch, len(waiting)))
+    yield from ready()
+
+
+def _without_clips(chunk: Chunk) -> Chunk:
+    """The chunk without its clips, which need not be kept."""
+    return chunk._replace(clips=np.zeros(0))
+
+
+def _write(folder: epath.Path, name: str, parts: Any, options: Options) -> str:
+    """The files of a video; the one that says "done" comes last, whole or not at all."""
+    features, frames, seconds = parts
+    features = features.astype(np.float16 if options.half else np.float32)
+    file = folder / f"{name}.{options.format}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    if options.format == "npz":
+        np.savez(content, features=features, frames=frames, seconds=seconds)
+    else:
+        times = io.BytesIO()
+        np.save(times, seconds)
+        write_bytes(folder / f"{name}.seconds.npy", times.getvalue())
+        np.save(content, features)
+    write_bytes(file, content.getvalue())
+    return str(file)
