@@ -41,12 +41,42 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns(turns):
     assert traffic.link_bytes == traffic.bytes * 2 * 3 // 4
 
 
-def test_a_loop_without_a_known_length_is_counted_once_and_said():
+def test_a_loop_without_a_number_is_read_from_its_condition_or_said_to_be_unknown():
     text = compiled(7)
     assert '"known_trip_count":{"n":"7"}' in text
-    found = hlo.collectives(text.replace('"known_trip_count":{"n":"7"}', '"unknown":{}'))
-    assert found.unknown_loops == 1
-    assert found.kinds["all-reduce"].count == 1
+    text = text.replace('"known_trip_count":{"n":"7"}', '"unknown":{}')
+    assert hlo.collectives(loop("LT", 0)).kinds["all-reduce"].count == 12
+    for other in (text.replace("direction=LT", "direction=NE"), loop("NE", 0), loop("LT", 3)):
+        found = hlo.collectives(other)
+        assert found.unknown_loops == 1
+        assert found.kinds["all-reduce"].count == 1
+
+
+def loop(direction, begin):
+    """A loop as libtpu writes it."""
+    return f"""HloModule m
+
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {{
+  %p = (s32[]{{:T(128)}}, f32[4]{{0:T(128)}}) parameter(0)
+  %x = f32[4]{{0:T(128)}} get-tuple-element(%p), index=1
+  %sum = f32[4]{{0:T(128)}} all-reduce(%x), replica_groups=[1,16]<=[16], to_apply=%add
+  ROOT %t = (s32[]{{:T(128)}}, f32[4]{{0:T(128)}}) tuple(%i, %sum)
+}}
+
+%condition (p.1: (s32[], f32[4])) -> pred[] {{
+  %constant.9 = s32[]{{:T(128)}} constant(12)
+  %p.1 = (s32[]{{:T(128)}}, f32[4]{{0:T(128)}}) parameter(0)
+  %i.1 = s32[]{{:T(128)}} get-tuple-element(%p.1), index=0
+  ROOT %lt = pred[]{{:T(512)}} compare(%i.1, %constant.9), direction={direction}, metadata={{op_name="while/cond/lt"}}
+}}
+
+ENTRY %main (a: f32[4]) -> f32[4] {{
+  %begin = s32[]{{:T(128)}} constant({begin})
+  %copy.1 = s32[]{{:T(128)}} copy(%begin)
+  %tuple.1 = (s32[]{{:T(128)}}, f32[4]{{0:T(128)}}) tuple(%copy.1, /*index=1*/%a)
+  %while.1 = (s32[]{{:T(128)}}, f32[4]{{0:T(128)}}) while(%tuple.1), condition=%condition, body=%body, metadata={{}}
+}}
+"""
 
 
 LINES = {  # as TPU and GPU programs write them: result, bytes of the whole array, share of a ring

@@ -1,7 +1,9 @@
 """The real training step, compiled for devices that need not be here."""
 
 import math
+import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -68,7 +70,7 @@ def compile_training(
     lowered = compile_step(step, placement, mesh, batch_spec).lower(sharding.unbox(boxed), batch_spec)
     mesh_shape = dict(mesh.shape)
     try:
-        program = lowered.compile()
+        program, text = _compile(lowered, on_tpu=mesh.devices.flat[0].platform == "tpu")
     except jax.errors.JaxRuntimeError as error:
         needed, limit = _out_of_memory(str(error))
         if needed is None:
@@ -82,8 +84,21 @@ def compile_training(
     peak = arguments + temporaries + outputs
     return Compiled(
         True, arguments, temporaries, outputs, peak, None,
-        hlo.collectives(program.as_text() or ""), seconds, placement.replicated, mesh_shape,
+        hlo.collectives(text), seconds, placement.replicated, mesh_shape,
     )  # fmt: skip
+
+
+def _compile(lowered: Any, *, on_tpu: bool) -> tuple[Any, str]:
+    """The program, and its text after all optimisations."""
+    if not on_tpu:
+        program = lowered.compile()
+        return program, program.as_text() or ""
+    # libtpu may be newer than jaxlib, which then cannot print its programs: it prints them itself.
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_module_re": ".*train_step"}
+        program = lowered.compile(compiler_options=options)
+        (printed,) = pathlib.Path(folder).glob("*.after_optimizations.txt")
+        return program, printed.read_text()
 
 
 def executed_flops(method: Method, tx: Any, *, batch_spec: Spec, ema_decay: float | None) -> float:

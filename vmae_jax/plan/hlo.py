@@ -1,7 +1,8 @@
 """Reads, in the text of a compiled program, what it sends between devices and how often.
 
-An operation in the body of a loop counts as often as the loop runs. The compiler writes the number
-beside each loop it knows; one without a number is counted once and reported, never guessed.
+An operation in the body of a loop counts as often as the loop runs. XLA writes the number beside a
+loop, or (for TPUs) leaves a loop that counts from 0 up to a constant, which is read here; a loop
+that is neither is counted once and reported, never guessed.
 """
 
 import collections
@@ -92,7 +93,7 @@ def multiplicities(bodies: dict[str, list[str]], entry: str) -> tuple[dict[str, 
         times[name] += count
         unknown[name] |= inside
         for line in bodies.get(name, ()):
-            for called, factor, loop in _calls(line):
+            for called, factor, loop in _calls(line, name, bodies):
                 if called in bodies:
                     visit(called, count * factor, inside | {f"{name}/{called}"} if loop else inside)
 
@@ -116,21 +117,60 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _calls(line: str) -> list[tuple[str, int, bool]]:
-    """(computation, how often, whether that is not known) of those that a line runs."""
+def _calls(line: str, where: str, bodies: dict[str, list[str]]) -> list[tuple[str, int, bool]]:
+    """(computation, how often, whether that is not known) of those that a line of `where` runs."""
     if "=%" not in line and "={" not in line:
         return []
-    trips = _TRIPS.search(line)
     loop = " while(" in line
     found = []
     for role, name in _CALLED.findall(line):
         if role == "to_apply" and " call(" not in line:
             continue  # the addition of a reduction
-        body = loop and role == "body"
-        found.append((name, int(trips[1]) if trips and body else 1, body and trips is None))
+        turns = _turns(line, where, bodies) if loop and role == "body" else 1
+        found.append((name, turns or 1, turns is None))
     for names in _MANY.findall(line):
         found += [(name.strip().lstrip("%"), 1, False) for name in names.split(",") if name.strip()]
     return found
+
+
+def _turns(line: str, where: str, bodies: dict[str, list[str]]) -> int | None:
+    """How often a loop turns: the number beside it, or the constant it counts up to from 0."""
+    if match := _TRIPS.search(line):
+        return int(match[1])
+    condition, operand = re.search(r"condition=%?([\w.\-]+)", line), re.search(r" while\(.*?%?([\w.\-]+)\)", line)
+    if condition is None or operand is None:
+        return None
+    test, here = _definitions(bodies.get(condition[1], [])), _definitions(bodies[where])
+    root = next((text for text in test.values() if text.startswith("ROOT ")), "")
+    compared = re.search(r" compare\(([^)]*)\), direction=LT", root)
+    if compared is None:
+        return None
+    counter, limit = (_name(part) for part in compared[1].split(","))
+    index = re.search(r"get-tuple-element\(.*index=(\d+)", test.get(counter, ""))
+    begin = re.search(r" tuple\((.*?)\)(?:,|$)", here.get(operand[1], ""))
+    stop = _constant(limit, test)
+    if index is None or begin is None or stop is None:
+        return None
+    parts = begin[1].split(",")
+    return stop if _constant(_name(parts[int(index[1])]), here) == 0 else None
+
+
+def _definitions(lines: list[str]) -> dict[str, str]:
+    """Name -> its line, without the blanks before it."""
+    return {_name(line.strip().removeprefix("ROOT ").split(" = ")[0]): line.strip() for line in lines}
+
+
+def _name(text: str) -> str:
+    return re.sub(r"/\*.*?\*/", "", text).strip().split(" ")[-1].lstrip("%")
+
+
+def _constant(name: str, definitions: dict[str, str]) -> int | None:
+    """The whole number that a name stands for, through copies of it."""
+    text = definitions.get(name, "")
+    if match := re.search(r" constant\((-?\d+)\)", text):
+        return int(match[1])
+    copied = re.search(r" (?:copy|bitcast)\(([^)]*)\)", text)
+    return _constant(_name(copied[1]), definitions) if copied else None
 
 
 def _size(kind: str, shapes: str, started: bool, line: str) -> int:
