@@ -90,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--topology", required=True, help="v5p:4x4x4, v5e:4x4, v4:…, v6e:… or cpu:N")
     plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
 
+    export = _command(commands, "export", _export, "write a checkpoint for PyTorch, transformers or StableHLO")
+    _checkpoint_arguments(export)
+    _export_arguments(export)
+    imported = _command(commands, "import", _import, "make a workdir of weights that others trained")
+    _config_arguments(imported)
+    _import_arguments(imported)
+
     features = _command(commands, "features", _features, "features of whole videos, in sliding windows")
     _checkpoint_arguments(features)
     features.add_argument("--videos", nargs="+", required=True, help="files, folders, or lists ending in .csv")
@@ -127,6 +134,26 @@ def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", "--workdir", dest="checkpoint", required=True,
                         help="a workdir (its newest good step) or WORKDIR/checkpoints/N")  # fmt: skip
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", required=True, help="hf, videomae or stablehlo")
+    parser.add_argument("--out", required=True, help="folder (hf, stablehlo), or .pth or .safetensors file (videomae)")
+    parser.add_argument("--dtype", default="float32", help="of the weights: float32, float16, bfloat16")
+    parser.add_argument("--part", default="all", help="all, or encoder to leave the decoder out")
+    parser.add_argument("--labels", default="", help="a file with a classifier's class names, one a line")
+    parser.add_argument("--license", default="", help="for the model card, such as cc-by-nc-4.0")
+    parser.add_argument("--video", help="a real video that outputs are compared on, beside random pixels")
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", required=True, help="a .pth or .safetensors file, an index of shards, or a folder")
+    parser.add_argument("--out", required=True, help="the workdir to make")
+    parser.add_argument("--key", help="entry of a .pth to take, such as model_ema")
+    parser.add_argument("--fresh", default="", help="parts that begin anew: decoder,head,norm,positions")
+    parser.add_argument("--resize", action="store_true", help="resample cubes, channels and positions that differ")
+    parser.add_argument("--inflation", default="average", help="of an image model's cubes: average or central")
+    parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
 
 
 def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
@@ -184,6 +211,26 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("vmae plan: --config is needed")
     chosen = config.load_config(args.config, args.overrides)
     return plan.run(chosen, topology_name=args.topology, largest=args.largest)
+
+
+def _features(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import features
+
+    names = ("like", "window", "stride", "layer", "tokens", "format", "half", "batch", "ema")
+    options = features.Options(**{name: getattr(args, name) for name in names})
+    return features.run(args.checkpoint, videos=args.videos, out=args.out, options=options)
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import weights
+
+    return weights.run_export(args)
+
+
+def _import(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import weights
+
+    return weights.run_import(args)
 
 
 def _features(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Context
 
-__all__ = ["run"]
+__all__ = ["run", "sample"]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def run(
     method = trained.made.method
     if method.reconstruct is None:
         raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
-    batch = _batch(trained.made, videos, clips, seed)
+    batch = sample(trained.made, videos, clips, seed)
     context = Context(key=jax.random.key(seed), step=jnp.asarray(trained.step, jnp.int32), train=False)
     pictures = jax.device_get(jax.jit(method.reconstruct)(trained.params, batch, context))
     folder = pathlib.Path(out)
@@ -65,7 +65,8 @@ def run(
     return {"step": trained.step, "clips": shown, "pictures": [str(sheet), str(animation)], "borrowed": borrowed}
 
 
-def _batch(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> dict[str, np.ndarray]:
+def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> dict[str, np.ndarray]:
+    """One clip each of `clips` videos, through the experiment's own sampler and transforms."""
     loader = made.eval.data or made.loader
     if videos:
         loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels=False)

@@ -1,0 +1,61 @@
+"""`vmae export` and `vmae import`: a run's weights for other programs, and theirs for us."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from vmae_jax import exchange
+from vmae_jax.commands.config import load_config
+from vmae_jax.commands.reconstruct import sample
+from vmae_jax.commands.restore import restore
+from vmae_jax.spec import ConfigError
+
+__all__ = ["run_export", "run_import"]
+
+
+def run_export(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the export and compares outputs before it takes its place."""
+    return exchange.export_checkpoint(
+        args.checkpoint,
+        format=args.format,
+        out=args.out,
+        dtype=args.dtype,
+        ema=args.ema,
+        part=args.part,
+        labels=_labels(args.labels),
+        license=args.license,
+        clip=None if args.video is None else _clip(args.checkpoint, args.video),
+    )
+
+
+def run_import(args: argparse.Namespace) -> dict[str, Any]:
+    """Makes a workdir of other people's weights."""
+    if args.overrides and args.config is None:
+        raise ConfigError("vmae import: --config.… changes a config, so --config is needed")
+    config = None if args.config is None else load_config(args.config, args.overrides)
+    return exchange.import_weights(
+        args.weights,
+        out=args.out,
+        config=config,
+        key=args.key,
+        fresh=[part for part in args.fresh.split(",") if part],
+        resize=args.resize,
+        inflation=args.inflation,
+        channels=args.channels,
+    )
+
+
+def _labels(path: str) -> list[str]:
+    if not path:
+        return []
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [line.strip() for line in file if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"--labels={path}: {error.strerror}") from error
+
+
+def _clip(checkpoint: str, video: str) -> np.ndarray:
+    """One clip of a video, as the run's own frame sampler and transforms give it."""
+    return sample(restore(checkpoint).made, [video], 1, 0)["video"][0]
