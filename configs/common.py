@@ -102,5 +102,6 @@ def smoke(config: ConfigDict, steps: int = 4) -> ConfigDict:
             node.group = None  # the batch may be smaller than a group of the recipe
         elif name == "train.schedule.warmup_cosine":
             node.warmup = ConfigDict({"steps": 1})
-    config.train.update(length=ConfigDict({"steps": steps}), log_every=ConfigDict({"steps": 1}))
+    # Assigned: `update` would merge the units.
+    config.train.length, config.train.log_every = ConfigDict({"steps": steps}), ConfigDict({"steps": 1})
     return config

@@ -96,3 +96,10 @@ def test_weights_and_labels_are_arguments_or_overrides():
     assert (record.path, record.old_labels, record.new_labels) == ("runs/g", "a.txt", "b.txt")
     config = load_config(f"{ROOT}/configs/finetune.py:B", [("init_from.params/encoder.path", "gs://bucket/run")])
     assert config.init_from["params/encoder"].path == "gs://bucket/run"
+
+
+@pytest.mark.parametrize("stem", ["quickstart", "videomae", "videomae_v2", "finetune", "post_pretrain", "distill"])
+def test_smoke_replaces_the_length_whatever_its_unit(stem):
+    config = load_config(f"{ROOT}/configs/{stem}.py:smoke")
+    assert dict(config.train.length) == {"steps": 4}
+    assert dict(config.train.log_every) == {"steps": 1}

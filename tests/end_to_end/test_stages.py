@@ -1,0 +1,116 @@
+"""The stages one after the other, as a user types them: pre-training, post-pre-training, fine-tuning, distillation."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vmae_jax.io.checkpoint import read_tree
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+EVALUATION = '''
+"""Every evaluator, on drawn videos."""
+
+from ml_collections import ConfigDict
+
+from configs import finetune
+from vmae_jax.spec import call
+
+
+def get_config(arguments=None):
+    config = finetune.get_config("B,smoke,weights=none")
+    train = config.data.copy_and_resolve_references()
+    train.update(repeat=1, shuffle=False)
+    train.transforms = [call("data.transforms.center_crop", size=32)]
+    config.eval.evaluators = ConfigDict(
+        {
+            "test": call("eval.multiview"),
+            "knn": call("eval.knn", train=train, k=3),
+            "probe": call("eval.probe", train=train, iterations=20),
+            "retrieval": call("eval.knn.retrieval", ranks=[1, 5]),
+        }
+    )
+    return config
+'''
+
+
+@pytest.fixture(scope="module")
+def vmae(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    keep = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "VMAE_CACHE")}
+    flags = "--xla_backend_optimization_level=0"
+    environment = keep | {"XLA_FLAGS": flags, "XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+
+    def run(*arguments: str, status: int = 0) -> dict:
+        command = [sys.executable, "-m", "vmae_jax", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout.splitlines()[-1]) | {"told": done.stderr}
+
+    return run
+
+
+def train(vmae, config, workdir, *more, status=0):
+    return vmae("train", f"--config={ROOT}/configs/{config}", f"--workdir={workdir}", "--quiet", *more, status=status)
+
+
+@pytest.mark.slow
+def test_the_whole_progression(vmae, tmp_path):
+    """Each stage begins from the one before it; evaluation counts every video once; a teacher is not touched."""
+    train(vmae, "videomae_v2.py:B,smoke", tmp_path / "pretrained")
+    post = train(vmae, f"post_pretrain.py:B,smoke,weights={tmp_path}/pretrained", tmp_path / "k710")
+    assert "params/encoder: " in post["told"]
+    assert "0 as initialised" in post["told"]
+    tuned = train(vmae, f"finetune.py:g,ucf101,from=k710,smoke,weights={tmp_path}/k710", tmp_path / "tuned")
+    assert "as initialised: head/kernel (left out by skip)" in tuned["told"]
+    assert tuned["metrics"]["test/videos"] == 16  # one batch of 8 videos would not tell
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "evaluation.py").write_text(EVALUATION)
+    found = vmae(
+        "eval", f"--checkpoint={tmp_path}/tuned", f"--config={tmp_path}/mine/evaluation.py",
+        "--config.eval.data.global_batch=3",  # does not divide the videos
+    )  # fmt: skip
+    assert found["test/videos"] == found["knn/videos"] == found["probe/videos"] == found["retrieval/videos"] == 16
+    assert found["knn/top1"] <= 1
+    [file] = [file for file in found["files"] if file.endswith("test_videos.csv")]
+    with open(file) as lines:
+        assert [int(row["video"]) for row in csv.DictReader(lines)] == list(range(16))
+
+    pair = f"weights={tmp_path}/k710,teacher={tmp_path}/k710"
+    train(vmae, f"distill.py:S,smoke,{pair}", tmp_path / "student")
+    teacher, saved = (read_tree(tmp_path / run, select=part) for run, part in
+                      (("k710", "params"), ("student", "frozen/teacher")))  # fmt: skip
+    for a, b in zip(_leaves(teacher), _leaves(saved), strict=True):
+        np.testing.assert_array_equal(a, b)
+    videos = tmp_path / "nothing here.mp4"
+    videos.write_bytes(b"")
+    out = f"--out={tmp_path}/features"
+    mistake = vmae("features", f"--checkpoint={tmp_path}/student", f"--videos={videos}", out, status=2)
+    assert "none of the 1 videos can be read" in mistake["error"]
+
+
+def _leaves(tree):
+    return [
+        leaf
+        for name in sorted(tree)
+        for leaf in (_leaves(tree[name]) if isinstance(tree[name], dict) else [tree[name]])
+    ]
+
+
+@pytest.mark.slow
+def test_a_label_that_is_no_class_stops_before_it_is_trained_on(vmae, tmp_path):
+    train(vmae, "videomae_v2.py:B,smoke", tmp_path / "pretrained")
+    answer = train(
+        vmae, f"finetune.py:B,smoke,weights={tmp_path}/pretrained", tmp_path / "run", "--config.method.classes=3",
+        status=2,
+    )  # fmt: skip
+    assert "but there are 3 classes, 0 to 2" in answer["error"]
+    missing = train(vmae, "finetune.py:B,smoke", tmp_path / "other", status=2)
+    assert "needs path" in missing["error"]
