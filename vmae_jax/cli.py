@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(train)
     train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
+                       help="of restore, compile, step, save, evaluate; past it the run ends with 75")  # fmt: skip
 
     evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
     _checkpoint_arguments(evaluate)
@@ -175,6 +177,7 @@ def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
 def _train(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.commands import config, experiment, train
     from vmae_jax.io.paths import Workdir
+    from vmae_jax.runtime import watchdog
 
     workdir = Workdir(args.workdir)
     if args.config is not None:
@@ -184,7 +187,8 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
         config.apply_overrides(chosen, args.overrides)
     else:
         raise ConfigError(f"vmae train: --config is needed, for {workdir.path} is no workdir yet")
-    result = train.run(chosen, workdir, progress=not args.quiet)
+    limits = watchdog.parse_limits(args.limit)
+    result = train.run(chosen, workdir, progress=not args.quiet, limits=limits)
     if result.pop("status") == "preempted":
         return {"resume": True, "error": "preempted; the same command resumes", **result}
     return result

@@ -22,6 +22,7 @@ from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Log, Workdir
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
 from vmae_jax.plan import flops
+from vmae_jax.runtime import distributed, watchdog
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
@@ -34,8 +35,20 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[str, Any]:
+def run(
+    config: ConfigDict,
+    workdir: Workdir,
+    *,
+    progress: bool = True,
+    limits: Mapping[str, float] = watchdog.LIMITS,
+) -> dict[str, Any]:
     """Trains to the end of `config.train.length`.
+
+    Args:
+      config: of any stage.
+      workdir: where the run lives; resumed where it has a checkpoint.
+      progress: show a bar.
+      limits: seconds that compiling, a step, … may take before the watchdog ends the process.
 
     Returns:
       {"step", "status": "done" | "preempted", "metrics", "workdir"}.
@@ -43,12 +56,12 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
     Raises:
       ConfigError: the user's mistake.
       loop.NotFiniteError, io.checkpoint.SaveError, data.pipeline.TooManyBroken: as they say.
+      runtime.distributed.PeerError: another host did not come.
     """
+    distributed.start()
     enable_cache()
-    made = experiment(config)
+    made, data = distributed.together("start", lambda: _open(config, workdir), facts=lambda both: _facts(config, both))
     mesh = made.mesh
-    data = made.loader.open()
-    open_workdir(workdir, config)
     clock = made.clock(data.steps_per_epoch)
     tx, rate = made.optimizer.build(made.abstract_params(), clock)
     saver = Checkpoints(
@@ -57,8 +70,10 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
         keep_every=made.checkpoint.keep_every,
         asynchronous=made.checkpoint.asynchronous,
     )
-    with _Closing(saver), _Closing(_writers(workdir)) as writers, Preemption() as preemption:
-        state, placement, start = _begin(made, tx, saver, writers)
+    dog = watchdog.Watchdog(limits)
+    with dog, _Closing(saver), _Closing(_writers(workdir)) as writers, Preemption() as preemption:
+        with dog.phase("restore", "the start or restore"):
+            state, placement, start = _begin(made, tx, saver, writers)
         if start >= clock.steps:
             log.info("already done: %s is at step %d of %d", workdir.path, start, clock.steps)
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
@@ -79,8 +94,9 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
             mesh,
             made.batch_spec,
         )
-        with _batches(made, data, start) as batches:
+        with dog.phase("compile", f"compiling and step {start + 1}"), _batches(made, data, start) as batches:
             parts = _parts(made, workdir, data, compiled, batches, saver, writers, preemption, progress)
+            parts = watchdog.watched(parts, dog)
             every = _every(made, clock)
             _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
     return {
@@ -89,6 +105,20 @@ def run(config: ConfigDict, workdir: Workdir, *, progress: bool = True) -> dict[
         "metrics": dict(outcome.metrics),
         "workdir": str(workdir.path),
     }
+
+
+def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any]:
+    """The experiment, its data open, and its workdir checked."""
+    distributed.check_disk(str(workdir.path))
+    made = experiment(config)
+    data = made.loader.open()
+    open_workdir(workdir, config)
+    return made, data
+
+
+def _facts(config: ConfigDict, opened: tuple[Experiment, Any]) -> dict[str, Any]:
+    """What all hosts must have in common before they train together."""
+    return distributed.facts(to_json(config), videos=len(opened[1]))
 
 
 class _Closing:

@@ -1,0 +1,96 @@
+"""What does not end is noticed within its limit, told with stacks and hosts, and ends with 75."""
+
+import dataclasses
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from vmae_jax.runtime.watchdog import LIMITS, Watchdog, parse_limits, watched
+from vmae_jax.spec import ConfigError
+
+
+class Ended:
+    def __init__(self):
+        self.status, self.event = None, threading.Event()
+
+    def __call__(self, status):
+        self.status = status
+        self.event.set()
+
+
+def test_a_phase_that_does_not_end(capfd):
+    ended = Ended()
+
+    def some_function_that_hangs():
+        assert ended.event.wait(10)
+
+    with Watchdog({"step": 0.3}, tell=lambda: "host 1 (b) is silent", end=ended) as dog, dog.phase("step", "step 7"):
+        some_function_that_hangs()
+    assert ended.status == 75
+    told = capfd.readouterr().err
+    assert "step 7 has not ended within 0.3 s" in told
+    assert "host 1 (b) is silent" in told
+    assert "some_function_that_hangs" in told
+
+
+def test_phases_inside_have_their_own_limit_and_give_the_outer_one_a_new_beginning():
+    ended = Ended()
+    with Watchdog({"step": 0.8, "save": 5.0, "free": 0.0}, end=ended) as dog, dog.phase("step"):
+        for _ in range(2):
+            time.sleep(0.3)
+            with dog.phase("save"):
+                time.sleep(0.7)
+        with dog.phase("free"):
+            time.sleep(1.0)
+        for number in range(2):
+            time.sleep(0.5)
+            dog.turn("step", f"step {number}")
+    time.sleep(0.3)
+    assert ended.status is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    saver: Any
+    preempted: Any
+    pictures: Any = None
+    evaluate: Any = None
+
+
+def test_every_part_of_the_loop_is_watched():
+    class Saver:
+        def save(self, step, state, meta):
+            assert dog._current()[:2] == ("save", "the save of step 3")
+            return True
+
+        def poll(self):
+            return [1]
+
+        def wait(self):
+            assert dog._current()[0] == "save"
+            return [2]
+
+    def evaluate(state, at):
+        assert dog._current()[:2] == ("evaluate", "evaluation at step 3")
+        return {"x": 1.0}
+
+    dog = Watchdog(LIMITS)
+    parts = watched(Parts(Saver(), lambda at: at == 3, None, evaluate), dog)
+    with dog.phase("compile"):
+        assert parts.preempted(2) is False
+        assert dog._current()[:2] == ("step", "step 3")
+        assert parts.saver.save(3, None, {}) is True
+        assert (parts.saver.poll(), parts.saver.wait()) == ([1], [2])
+        assert parts.evaluate(None, 3) == {"x": 1.0}
+        assert parts.pictures is None
+        assert parts.preempted(3) is True
+
+
+def test_limits_from_the_command_line():
+    assert parse_limits(["step=60", "save=0"]) == LIMITS | {"step": 60.0, "save": 0.0}
+    with pytest.raises(ConfigError, match=r"did you mean.*step"):
+        parse_limits(["stepp=60"])
+    with pytest.raises(ConfigError, match="step=1800"):
+        parse_limits(["step=soon"])

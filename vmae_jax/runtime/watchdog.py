@@ -1,0 +1,175 @@
+"""Notices what does not end: a step, a compilation, a save or a restore that passes its limit.
+
+A process whose peer is stuck waits for ever, and JAX never tells. The watchdog writes which hosts
+give no sign of life and the stacks of all threads here, and ends the process with the status that
+a supervisor restarts.
+"""
+
+import contextlib
+import dataclasses
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from vmae_jax.runtime import distributed
+from vmae_jax.spec import ConfigError, did_you_mean
+
+__all__ = ["LIMITS", "STATUS", "Watchdog", "parse_limits", "watched"]
+
+# Seconds; generous, for what they guard against lasts for ever. 0 is no limit.
+LIMITS = {"restore": 3600.0, "compile": 7200.0, "step": 1800.0, "save": 3600.0, "evaluate": 7200.0}
+STATUS = 75
+
+
+def parse_limits(items: list[str]) -> dict[str, float]:
+    """`["step=60", "save=600"]` on top of `LIMITS`.
+
+    Raises:
+      ConfigError: an unknown name, or no number of seconds.
+    """
+    limits = dict(LIMITS)
+    for item in items:
+        name, _, value = item.partition("=")
+        if name not in limits:
+            raise ConfigError(f"--limit={item}: unknown{did_you_mean(name, limits)}; there are {', '.join(limits)}")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--limit={item}: seconds, as in {name}={LIMITS[name]:g}; 0 is no limit") from None
+    return limits
+
+
+class Watchdog:
+    """A thread that ends the process when a phase passes its limit; use as a context.
+
+    Args:
+      limits: phase -> seconds, 0 for none.
+      tell: says where the other hosts are.
+      end: takes the exit status.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[str, float] = LIMITS,
+        *,
+        tell: Callable[[], str] = distributed.whereabouts,
+        end: Callable[[int], Any] = os._exit,
+    ):
+        self._limits, self._tell, self._end = dict(limits), tell, end
+        self._phases: list[tuple[str, str, float]] = []  # name, detail, since
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> "Watchdog":
+        for work in (self._watch, self._show):
+            thread = threading.Thread(target=work, name=f"watchdog{work.__name__}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._threads[0].join(5.0)  # the other may wait for a coordinator that is gone
+
+    @contextlib.contextmanager
+    def phase(self, name: str, detail: str = "") -> Iterator[None]:
+        """Limits what happens inside; the phase around it begins anew afterwards."""
+        with self._lock:
+            self._phases.append((name, detail or name, time.monotonic()))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._phases.pop()
+                if self._phases:
+                    self._phases[-1] = (*self._phases[-1][:2], time.monotonic())
+
+    def turn(self, name: str, detail: str) -> None:
+        """The innermost phase ends well, and another begins in its place."""
+        with self._lock:
+            self._phases[-1] = (name, detail, time.monotonic())
+
+    def _current(self) -> tuple[str, str, float] | None:
+        with self._lock:
+            return self._phases[-1] if self._phases else None
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.2):
+            current = self._current()
+            limit = self._limits.get(current[0], 0.0) if current else 0.0
+            if current and limit and time.monotonic() - current[2] > limit:
+                self._bark(current[1], limit)
+                return
+
+    def _bark(self, what: str, limit: float) -> None:
+        host = f"host {distributed.rank()} ({socket.gethostname()})"
+        print(f"\nwatchdog: {host}: {what} has not ended within {limit:g} s", file=sys.stderr, flush=True)
+        where = self._tell()
+        if where:
+            print(f"watchdog: {where}", file=sys.stderr, flush=True)
+        print(f"watchdog: stacks of {host}; then it ends with status {STATUS}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        sys.stderr.flush()
+        self._end(STATUS)
+
+    def _show(self) -> None:
+        """Signs of life for the other hosts."""
+        count = 0
+        while not self._stop.wait(distributed.PERIOD):
+            current = self._current()
+            count += 1
+            try:
+                distributed.publish(current[1] if current else "between steps", count)
+            except RuntimeError:  # the service ends before this thread
+                return
+
+
+def watched(parts: Any, dog: Watchdog) -> Any:
+    """What the training loop works with (`train.loop.Parts`), each part under its own limit."""
+
+    def preempted(at: int) -> bool:
+        asked = parts.preempted(at)
+        dog.turn("step", f"step {at + 1}")  # from here to the next call: batch, step, metrics
+        return asked
+
+    def limited(function: Callable[..., Any] | None, what: str) -> Callable[..., Any] | None:
+        if function is None:
+            return None
+
+        def run(state: Any, at: int) -> Any:
+            with dog.phase("evaluate", f"{what} at step {at}"):
+                return function(state, at)
+
+        return run
+
+    return dataclasses.replace(
+        parts,
+        saver=_Saver(parts.saver, dog),
+        preempted=preempted,
+        pictures=limited(parts.pictures, "pictures"),
+        evaluate=limited(parts.evaluate, "evaluation"),
+    )
+
+
+class _Saver:
+    """A saver of checkpoints whose work is a phase."""
+
+    def __init__(self, saver: Any, watchdog: Watchdog):
+        self._saver, self._watchdog = saver, watchdog
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
+        with self._watchdog.phase("save", f"the save of step {step}"):
+            return self._saver.save(step, state, meta)
+
+    def poll(self) -> list[int]:
+        return self._saver.poll()
+
+    def wait(self) -> list[int]:
+        with self._watchdog.phase("save", "the end of a save"):
+            return self._saver.wait()
