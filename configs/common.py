@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from vmae_jax.spec import ConfigError, call, calls
 
 
-def parse(text: str | None, **options: Any) -> ConfigDict:
+def parse(text: str | None, **options: Any) -> Any:
     """The arguments after the colon of `--config=FILE.py:g,smoke,from=k710`.
 
     Args:
@@ -78,11 +78,12 @@ def sections(
     return config
 
 
-def smoke(config: ConfigDict, steps: int = 4) -> ConfigDict:
+def smoke(config: Any, steps: int = 4) -> ConfigDict:
     """Shrinks any config until it trains in seconds on a CPU: same calls, tiny numbers."""
     settings = call("data.builders.moving_shapes.config", train=16, validation=8, test=8, size=48, frames=16)
     shapes = call("data.sources.tfds", name="moving_shapes", config=settings, prepare=True)
-    for node in calls(config):
+    nodes: list[Any] = calls(config)
+    for node in nodes:
         name = node.call
         if name == "models.variants.vit":
             for dim in ("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads"):

@@ -59,9 +59,8 @@ def random_erasing(
     Raises:
       ValueError: a number outside its range.
     """
-    area, ratio = tuple(area), tuple(ratio)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability lies in [0, 1], not {probability}")
     if not (len(area) == len(ratio) == 2 and 0 < area[0] <= area[1] < 1 and 0 < ratio[0] <= ratio[1]):
         raise ValueError(f"area={list(area)}, ratio={list(ratio)}: each is (smallest, largest), areas below 1")
-    return Erasing(probability, area, ratio)
+    return Erasing(probability, (area[0], area[1]), (ratio[0], ratio[1]))

@@ -8,7 +8,7 @@ over by name. Every array is reported.
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from etils import epath
@@ -83,9 +83,9 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> Any:
     # The networks in `frozen` have models of their own: frozen/teacher is that of method.teacher.
     root, _, name = at.partition("/")
     model = name.split("/")[0] if root == "frozen" else "model"
-    target = config
+    target, method = config, cast(Any, config.method)
     if root == "frozen":
-        target = ConfigDict({"method": {"model": config.method[model]} if model in config.method else {}})
+        target = ConfigDict({"method": {"model": method[model]} if model in method else {}})
     tree, changed = read_resized(record.path, target, select=record.select, ema=record.ema)
     for path, how in changed.items():
         log.info("%s: %s %s", at, path, how)

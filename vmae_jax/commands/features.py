@@ -82,7 +82,8 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
     """
     enable_cache()
     trained = restore(checkpoint, ema=options.ema)
-    model = build(trained.made.config.method.model)
+    config: Any = trained.made.config
+    model = build(config.method.model)
     frames, size = model.video_shape[0], model.video_shape[1]
     plan, settings = _plan(options, trained, frames)
     folder = epath.Path(out)
@@ -114,7 +115,8 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
 
 def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dict[str, Any]]:
     """The windows, and all settings spelled out."""
-    apart = 1 if options.like == "tad" else int(trained.made.config.data.sampler.get("stride") or 1)
+    config: Any = trained.made.config
+    apart = 1 if options.like == "tad" else int(config.data.sampler.get("stride") or 1)
     window = options.window or frames * apart
     if window % frames:
         raise ConfigError(f"--window={window}: a multiple of the model's {frames} frames")
@@ -144,7 +146,7 @@ def _named(videos: Sequence[str]) -> tuple[Any, list[str]]:
     opened, names = [], []
     for item in videos:
         listed = item.endswith(".csv")
-        one = sources.csv(item).open() if listed else sources.paths([item]).open()
+        one: Any = sources.csv(item).open() if listed else sources.paths([item]).open()
         root = item.rstrip("/") if "://" in item else os.path.abspath(os.path.expanduser(item))
         base = root if os.path.isdir(root) else os.path.dirname(root)
         for i in range(len(one)):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -54,12 +55,12 @@ class Classify:
             video = self.erase(video, keys)
         if self.mix is not None:
             video, target = self.mix(video, target, keys)
-        return patchify(video, self.model.patch), target
+        return jnp.asarray(patchify(video, self.model.patch)), target
 
     def logits(self, params: Params, batch: Batch, cubes: Array, *, train: bool) -> Array:
         """The outputs of all heads side by side, [b outputs] float32."""
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-        return self.network.apply({"params": params}, cubes, keys)
+        return self.run(params, cubes, keys)
 
     def judge(self, logits: Array, targets: Array, valid: Array) -> Loss:
         """The loss of outputs against targets."""
@@ -78,7 +79,11 @@ class Classify:
     def predict(self, params: Params, batch: Batch) -> Array:
         """The outputs of all heads side by side, [b outputs]."""
         self.model.check(batch["video"].shape)
-        return self.network.apply({"params": params}, self.cubes(batch))
+        return self.run(params, self.cubes(batch))
+
+    def run(self, params: Params, cubes: Array, keys: Array | None = None, *, features: bool = False) -> Any:
+        """The outputs of all heads, or the features before them; keys switch drop path and dropout on."""
+        return self.network.apply({"params": params}, cubes, keys, method=Classifier.features if features else None)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
         """Pooled: the mean of the tokens after `fc_norm`; else the tokens of the last block.
@@ -89,11 +94,12 @@ class Classify:
         self.model.check(batch["video"].shape)
         cubes = self.cubes(batch)
         if layer is None and pool:
-            return self.network.apply({"params": params}, cubes, method=Classifier.features)
+            return self.run(params, cubes, features=True)
         encoder, weights = self.network.encoder, params["encoder"]
         if layer is not None:
             encoder, weights = encoder.shallow(weights, layer)
-        tokens = encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])).astype(jnp.float32)
+        encoded: Any = encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2]))
+        tokens = encoded.astype(jnp.float32)
         return tokens.mean(axis=1) if pool else tokens
 
     def cubes(self, batch: Batch) -> Array:

@@ -6,6 +6,7 @@ published, so that temperature and weights here are the config's to say.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ from vmae_jax.augment.erasing import Erasing
 from vmae_jax.augment.mixing import Mixing
 from vmae_jax.methods import labels
 from vmae_jax.methods.classify import Classify, classifier
-from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.layers import Dense
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify, unpatchify
@@ -64,9 +64,9 @@ class Distill:
             batch = {**batch, "label": jnp.zeros(batch["video"].shape[0], jnp.int32)}
         cubes, targets = self.student.examples(batch, train=context.train)
         keys = stream(row_keys(batch["seed"]), "drop_path") if context.train else None
-        logits = self.student.network.apply({"params": params}, cubes, keys)
+        logits = self.student.run(params, cubes, keys)
         known = jax.lax.stop_gradient(context.frozen["teacher"])
-        theirs = self.teacher.network.apply({"params": known}, self._recut(cubes))
+        theirs = self.teacher.run(known, self._recut(cubes))
         valid = batch["valid"].astype(jnp.float32)
         log_p, log_q = (jax.nn.log_softmax(a / self.temperature, axis=-1) for a in (theirs, logits))
         kl = self.temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
@@ -95,9 +95,9 @@ class Distill:
 
         Both are those after `fc_norm`.
         """
-        mine = self.student.network.apply({"params": params}, cubes, keys, method=Classifier.features)
-        theirs = self.teacher.network.apply({"params": known}, self._recut(cubes), method=Classifier.features)
-        mapped = self._match().apply({"params": params["match"]}, mine)
+        mine = self.student.run(params, cubes, keys, features=True)
+        theirs = self.teacher.run(known, self._recut(cubes), features=True)
+        mapped: Any = self._match().apply({"params": params["match"]}, mine)
         return jnp.square(mapped - theirs).mean(axis=-1)
 
     def _recut(self, cubes: Array) -> Array:
@@ -105,7 +105,7 @@ class Distill:
         mine, theirs = self.student.model, self.teacher.model
         if mine.patch == theirs.patch:
             return cubes
-        return patchify(unpatchify(cubes, mine.grid, mine.patch), theirs.patch)
+        return jnp.asarray(patchify(unpatchify(cubes, mine.grid, mine.patch), theirs.patch))
 
     def _match(self) -> Dense:
         return Dense(self.teacher.model.encoder.width, ("embed", None))

@@ -6,6 +6,7 @@ or more, side by side in one linear layer: `methods.classify.build(heads={"verb"
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ def numbers(outputs: int = 1, label: str = "label", weight: float = 1.0) -> Head
     return _head(Head("numbers", outputs, label, weight))
 
 
-def check(heads: Mapping[str, Head], batch: Mapping[str, np.ndarray]) -> None:
+def check(heads: Mapping[str, Head], batch: Mapping[str, Any]) -> None:
     """Looks at the labels of a batch on the host, before they go to a device.
 
     Raises:

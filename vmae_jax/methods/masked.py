@@ -61,7 +61,7 @@ class Masked:
         """The encoded visible tokens, [b v d]; only their cubes are ever made floating point."""
         cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-        return self.model.encoder.apply({"params": params["encoder"]}, cubes, masks, keys)
+        return jnp.asarray(self.model.encoder.apply({"params": params["encoder"]}, cubes, masks, keys))
 
     def decode(self, params: Params, batch: Batch, encoded: Array, masks: MaskPlan) -> dict[str, Array]:
         """Every objective's prediction at the decoded places, [b k p] float32."""
@@ -95,7 +95,7 @@ class Masked:
         encoder, weights = self.model.encoder, params["encoder"]
         if layer is not None:
             encoder, weights = encoder.shallow(weights, layer)
-        tokens = encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])).astype(jnp.float32)
+        tokens = jnp.asarray(encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])), jnp.float32)
         return tokens.mean(axis=1) if pool else tokens
 
     def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
@@ -105,6 +105,7 @@ class Masked:
         masks = self.plan(batch, decode_all=True)
         encoded = self.encode(params, batch, masks, train=False)
         name = self._drawable()
+        assert name is not None
         prediction = self.decode(params, batch, encoded, masks)[name]
         target = self.objectives[name].target
         assert isinstance(target, Pixels)
