@@ -52,20 +52,20 @@ def test_cutmix_cuts_one_box_out_of_all_frames_and_its_area_is_the_share():
 def test_targets_stay_distributions_and_nothing_is_nan():
     video, target = clips()
     target = target * 0.9 + 0.1 / B
+    mix = jax.jit(mixup_cutmix())
     for seed in range(6):
-        mixed, soft = mixup_cutmix()(video, target, keys(seed))
+        mixed, soft = mix(video, target, keys(seed))
         assert np.isfinite(mixed).all()
         np.testing.assert_allclose(soft.sum(1), 1.0, rtol=1e-5)
 
 
 def test_groups_draw_for_themselves_and_do_not_meet():
     video, target = clips()
-    _, soft = mixup_cutmix(cutmix=0.0, group=4)(video, target, keys())
+    both, soft = jax.jit(mixup_cutmix(cutmix=0.0, group=4))(video, target, keys())
     assert float(jnp.abs(soft[:4, 4:]).max()) == 0
     assert float(jnp.abs(soft[4:, :4]).max()) == 0
     assert soft[0, 0] != soft[4, 4]
-    alone, _ = mixup_cutmix(cutmix=0.0)(video[4:], target[4:], keys()[4:])
-    both, _ = mixup_cutmix(cutmix=0.0, group=4)(video, target, keys())
+    alone, _ = jax.jit(mixup_cutmix(cutmix=0.0))(video[4:], target[4:], keys()[4:])
     np.testing.assert_array_equal(alone, both[4:])
     with pytest.raises(ValueError, match="does not divide"):
         mixup_cutmix(group=6)(video, target, keys())
@@ -73,7 +73,7 @@ def test_groups_draw_for_themselves_and_do_not_meet():
 
 def test_probability_zero_changes_nothing():
     video, target = clips()
-    mixed, soft = mixup_cutmix(probability=0.0)(video, target, keys())
+    mixed, soft = jax.jit(mixup_cutmix(probability=0.0))(video, target, keys())
     np.testing.assert_array_equal(mixed, video)
     np.testing.assert_array_equal(soft, target)
 
@@ -82,7 +82,7 @@ def test_mixup_has_the_share_and_the_switch_of_its_arguments():
     video, target = clips()
     many = jax.vmap(lambda i: keys().at[0].set(jax.random.key(i)))(jnp.arange(400))
     mix = mixup_cutmix(mixup=1.0, switch=0.25)
-    mixed, soft = jax.vmap(lambda k: mix(video[:, :1, :, :, :1], target, k))(many)
+    mixed, soft = jax.jit(jax.vmap(lambda k: mix(video[:, :1, :, :, :1], target, k)))(many)
     blended = np.asarray(((mixed[:, 0] > 0) & (mixed[:, 0] < B - 1)).all((1, 2, 3, 4)))
     assert blended.mean() == pytest.approx(0.75, abs=0.08)
     assert np.asarray(soft[blended, 0, 0]).mean() == pytest.approx(0.5, abs=0.06)
@@ -109,7 +109,7 @@ def test_erasing_is_one_box_of_fresh_noise():
 
 def test_erasing_follows_each_examples_own_key():
     video = jnp.zeros((8, 2, 16, 16, 3))
-    erase = random_erasing(probability=1.0)
+    erase = jax.jit(random_erasing(probability=1.0))
     whole = erase(video, keys())
     np.testing.assert_array_equal(whole[3:5], erase(video[3:5], keys()[3:5]))
 

@@ -92,6 +92,7 @@ def test_a_distillation_begins_with_the_student_and_the_teacher(tmp_path):
     assert not second.kept
 
 
+@pytest.mark.slow
 def test_more_pixels_only_resize_what_they_must(tmp_path):
     path, old = saved(tmp_path / "small", classifier(3), 1)
     record = weights(path)

@@ -46,16 +46,16 @@ def test_the_divergence_is_that_of_the_two_classifiers():
     assert params["match"]["kernel"].shape == (32, 48)
     frozen["teacher"]["head"]["kernel"] *= 1000  # a teacher with opinions
     context = Context(key=jax.random.key(0), step=jnp.int32(0), frozen=frozen, train=False)
-    loss = one.loss(params, batch, context)
+    loss = jax.jit(one.loss)(params, batch, context)
     teacher = classify.build(STUDENT(width=48, patch=16), classes=5)
-    p = jax.nn.softmax(teacher.predict(frozen["teacher"], batch) / 2)
-    log_q = jax.nn.log_softmax(one.predict(params, batch) / 2)
+    p = jax.nn.softmax(jax.jit(teacher.predict)(frozen["teacher"], batch) / 2)
+    log_q = jax.nn.log_softmax(jax.jit(one.predict)(params, batch) / 2)
     expected = 4 * (p * (jnp.log(p) - log_q)).sum(1)[:3].sum()  # the fourth row is not valid
     np.testing.assert_allclose(loss.terms["kl"].total, expected, rtol=1e-4)
     assert float(loss.terms["kl"].count) == 3
     assert set(loss.terms) == {"kl", "features"}
-    theirs = teacher.features(frozen["teacher"], batch)
-    mine = one.features(params, batch) @ params["match"]["kernel"] + params["match"]["bias"]
+    theirs = jax.jit(teacher.features)(frozen["teacher"], batch)
+    mine = jax.jit(one.features)(params, batch) @ params["match"]["kernel"] + params["match"]["bias"]
     np.testing.assert_allclose(loss.terms["features"].total, jnp.square(mine - theirs).mean(1)[:3].sum(), rtol=1e-4)
 
 

@@ -64,9 +64,9 @@ def test_two_heads_are_two_losses_side_by_side():
     both = classify.build(model(), heads=heads, init_scale=1.0)
     batch = batch_of(verb=np.array([0, 1, 2, 0]), noun=np.array([3, 2, 1, 0]))
     params = begin(both, batch)
-    logits = both.predict(params, batch)
+    logits = jax.jit(both.predict)(params, batch)
     assert logits.shape == (4, 7)
-    loss = both.loss(params, batch, QUIET)
+    loss = jax.jit(both.loss)(params, batch, QUIET)
     hard = -jax.nn.log_softmax(logits[:, :3])[jnp.arange(4), batch["verb"]]
     soft = optax_smooth(logits[:, 3:], batch["noun"], 0.1)
     np.testing.assert_allclose(loss.terms["verb_cross_entropy"].total, hard.sum(), rtol=1e-5)
@@ -89,7 +89,7 @@ def test_augmentation_is_only_for_training_and_says_that_it_couples():
     assert not plain.couples_batch
     batch = batch_of()
     params = begin(plain, batch)
-    total = lambda method, context: float(method.loss(params, batch, context).terms["cross_entropy"].total)  # noqa: E731
+    total = lambda method, context: float(jax.jit(method.loss)(params, batch, context).terms["cross_entropy"].total)  # noqa: E731
     assert total(mixed, QUIET) == total(plain, QUIET)
     assert total(mixed, CONTEXT) != total(plain, CONTEXT)
 
@@ -102,7 +102,7 @@ def test_the_normalisation_of_a_video_is_that_of_its_cubes():
     plain = classify.build(model(), classes=5, init_scale=1.0)
     batch = batch_of()
     params = begin(plain, batch)
-    a, b = (method.loss(params, batch, CONTEXT).terms["cross_entropy"].total for method in (nothing, plain))
+    a, b = (jax.jit(method.loss)(params, batch, CONTEXT).terms["cross_entropy"].total for method in (nothing, plain))
     np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
