@@ -9,8 +9,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vmae_jax.plan import compile as plan_compile
-from vmae_jax.plan import hlo, search
-from vmae_jax.plan.topology import CHIPS, topology
+from vmae_jax.plan import hlo, roofline, search
+from vmae_jax.plan.topology import CHIPS, Chip, topology
 from vmae_jax.spec import ConfigError
 
 
@@ -163,3 +163,14 @@ def test_the_compilers_refusal_is_read(message):
 def test_a_topology_that_is_not_is_told(name, says):
     with pytest.raises(ConfigError, match=says):
         topology(name)
+
+
+def test_the_bound_is_the_largest_term():
+    sent = hlo.Collectives({"all-reduce": hlo.Traffic(3, 10**9, 4 * 10**9)}, 0)
+    step = plan_compile.Compiled(True, 3 * 10**9, 10**9, 2 * 10**9, 4 * 10**9, None, sent, 1.0, (), {"data": 4})
+    chip = Chip(1e12, 1e9, 1e9, 1, 2, 1, "x")
+    found = roofline.bound(step, flops=8e12, chips=4, chip=chip)
+    assert found.terms == {"compute": 2.0, "memory": 7.0, "interconnect": 4.0}
+    assert (found.by, found.seconds) == ("memory", 7.0)
+    with pytest.raises(ValueError, match="does not fit"):
+        roofline.bound(step._replace(fits=False, arguments=None), flops=8e12, chips=4, chip=chip)

@@ -28,7 +28,7 @@ class Compiled(NamedTuple):
     Attributes:
       fits: False when it refused for want of memory.
       arguments, temporaries, outputs: bytes a device; None where it does not fit.
-      peak: their sum, what a device must have free; where it does not fit, what it would need.
+      peak: their sum, the donated state counted once: what a device must have free, or would need.
       limit: bytes that a device has for it, as the compiler states them; None where it does not.
       collectives: what goes between devices.
       seconds: that compiling took.
@@ -80,8 +80,9 @@ def compile_training(
     seconds = time.perf_counter() - began
     memory = program.memory_analysis()
     arguments, temporaries = int(memory.argument_size_in_bytes), int(memory.temp_size_in_bytes)
-    outputs = int(memory.output_size_in_bytes) - int(memory.alias_size_in_bytes)  # donated: outputs are arguments
-    peak = arguments + temporaries + outputs
+    outputs = int(memory.output_size_in_bytes)
+    # The state is donated: the new one lies where the old one was.
+    peak = arguments + temporaries + outputs - int(memory.alias_size_in_bytes)
     return Compiled(
         True, arguments, temporaries, outputs, peak, None,
         hlo.collectives(text), seconds, placement.replicated, mesh_shape,

@@ -33,9 +33,9 @@ def bound(compiled: Compiled, *, flops: float, chips: int, chip: Chip) -> Bound:
       compiled: a step that fits.
       flops: that all chips execute in a step.
     """
-    if compiled.arguments is None or compiled.temporaries is None or compiled.collectives is None:
+    if None in (compiled.arguments, compiled.temporaries, compiled.outputs) or compiled.collectives is None:
         raise ValueError("a step that does not fit has no bound")
-    moved = 2 * compiled.arguments + 2 * compiled.temporaries  # arguments are read, and written as the new state
+    moved = (compiled.arguments or 0) + (compiled.outputs or 0) + 2 * (compiled.temporaries or 0)
     terms = {
         "compute": flops / chips / chip.flops,
         "memory": moved / chip.hbm_bandwidth,
