@@ -13,8 +13,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def supervise(code, *options, **environment):
+    command = [sys.executable, "-m", "vmae_jax.runtime.supervisor", "--wait=0.05", *options]
     return subprocess.Popen(
-        [sys.executable, "-m", "vmae_jax.runtime.supervisor", "--wait=0.05", *options, "--", sys.executable, "-c", code],
+        [*command, "--", sys.executable, "-c", code],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
     )  # fmt: skip
 
