@@ -16,6 +16,7 @@ from vmae_jax.augment.erasing import Erasing
 from vmae_jax.augment.mixing import Mixing
 from vmae_jax.methods import labels
 from vmae_jax.methods.classify import Classify, classifier
+from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.layers import Dense
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify, unpatchify
@@ -64,9 +65,11 @@ class Distill:
             batch = {**batch, "label": jnp.zeros(batch["video"].shape[0], jnp.int32)}
         cubes, targets = self.student.examples(batch, train=context.train)
         keys = stream(row_keys(batch["seed"]), "drop_path") if context.train else None
-        logits = self.student.run(params, cubes, keys)
+        mine = self.student.run(params, cubes, keys, features=True)
+        logits: Any = self.student.network.apply({"params": params}, mine, keys, method=Classifier.outputs)
         known = jax.lax.stop_gradient(context.frozen["teacher"])
-        theirs = self.teacher.run(known, self._recut(cubes))
+        their_features = self.teacher.run(known, self._recut(cubes), features=True)
+        theirs: Any = self.teacher.network.apply({"params": known}, their_features, method=Classifier.outputs)
         valid = batch["valid"].astype(jnp.float32)
         log_p, log_q = (jax.nn.log_softmax(a / self.temperature, axis=-1) for a in (theirs, logits))
         kl = self.temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
@@ -76,7 +79,9 @@ class Distill:
             scale = jnp.float32(self.label_weight)
             terms |= {name: dataclasses.replace(t, weight=t.weight * scale) for name, t in judged.terms.items()}
         if self.feature_weight:
-            error = self._mismatch(params, known, cubes, keys)
+            # Between the teacher's pooled features and a linear map of the student's.
+            mapped: Any = self._match().apply({"params": params["match"]}, mine)
+            error = jnp.square(mapped - their_features).mean(axis=-1)
             terms["features"] = Term((error * valid).sum(), valid.sum(), jnp.float32(self.feature_weight))
         agree = (logits.argmax(axis=-1) == theirs.argmax(axis=-1)) * valid
         metrics = {"agreement": Mean(agree.sum(), valid.sum())}
@@ -89,16 +94,6 @@ class Distill:
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
         """The student's features, as `methods.classify` has them."""
         return self.student.features(params, batch, layer=layer, pool=pool)
-
-    def _mismatch(self, params: Params, known: Params, cubes: Array, keys: Array | None) -> Array:
-        """The mean square between the teacher's features and a linear map of the student's, [b].
-
-        Both are those after `fc_norm`.
-        """
-        mine = self.student.run(params, cubes, keys, features=True)
-        theirs = self.teacher.run(known, self._recut(cubes), features=True)
-        mapped: Any = self._match().apply({"params": params["match"]}, mine)
-        return jnp.square(mapped - theirs).mean(axis=-1)
 
     def _recut(self, cubes: Array) -> Array:
         """The student's cubes as the teacher cuts them (ViT-g has 14 pixels, the others 16)."""

@@ -44,7 +44,10 @@ class Classifier(nn.Module):
 
     def __call__(self, cubes: Float[Array, "b n p"], keys: Array | None = None) -> Float[Array, "b k"]:
         """Logits, float32; `keys` (one an example) switch drop path and dropout on."""
-        x = self.features(cubes, keys)
+        return self.outputs(self.features(cubes, keys), keys)
+
+    def outputs(self, x: Float[Array, "b d"], keys: Array | None = None) -> Float[Array, "b k"]:
+        """Logits from features, float32."""
         if keys is not None and self.dropout:
             kept = (
                 jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), x.shape[1:]))(keys) >= self.dropout
