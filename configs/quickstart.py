@@ -15,10 +15,18 @@ SIZE, FRAMES = 48, 8
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, clips=2000, steps=1500, smoke=False)
+    args = common.parse(arguments, clips=2000, steps=2000, smoke=False)
 
     def shapes(split: str) -> ConfigDict:
-        settings = call("data.builders.moving_shapes.config", train=args.clips, validation=64, size=SIZE)
+        settings = call(
+            "data.builders.moving_shapes.config",
+            train=args.clips,
+            validation=64,
+            size=SIZE,
+            contrast=0.05,
+            clutter=0,
+            drift=2,
+        )
         return call("data.sources.tfds", name="moving_shapes", split=split, config=settings, prepare=True)
 
     train = call("data.sources.folder_or", otherwise=shapes("train"), part="train")
@@ -47,8 +55,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             weight_decay=0.05,
             clip_norm=1.0,
         ),
-        train={"length": {"steps": args.steps}, "log_every": {"steps": 10}, "pictures_every": {"steps": 200}},
-        checkpoint={"every": {"steps": 200}},
+        train={"length": {"steps": args.steps}, "log_every": {"steps": 10}, "pictures_every": {"steps": 500}},
+        checkpoint={"every": {"steps": 500}},
         eval={
             "data": call(
                 "data.pipeline.loader",

@@ -237,14 +237,6 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
     return weights.run_import(args)
 
 
-def _features(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_jax.commands import features
-
-    names = ("like", "window", "stride", "layer", "tokens", "format", "half", "batch", "ema")
-    options = features.Options(**{name: getattr(args, name) for name in names})
-    return features.run(args.checkpoint, videos=args.videos, out=args.out, options=options)
-
-
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.eval import report
 

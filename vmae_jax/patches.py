@@ -67,7 +67,7 @@ def unpatchify(cubes: Shaped[Pixels, "b n p"], grid: Grid, patch: Patch) -> Shap
 
 
 @typed
-def gather(tokens: Shaped[Array, "b n d"], index: Int[Array, "b k"]) -> Shaped[Array, "b k d"]:
+def gather(tokens: Shaped[Pixels, "b n d"], index: Int[Array, "b k"]) -> Shaped[Array, "b k d"]:
     """The rows `index` of each example's tokens."""
     return jnp.take_along_axis(tokens, index[..., None], axis=1, mode="clip")
 

@@ -39,7 +39,7 @@ __all__ = [
     "typed",
 ]
 
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Any]  # arrays with one row a clip, or their shapes
 Params = Any  # a nested dict of arrays
 Extra = Any  # what a method carries from step to step beside its parameters
 F = TypeVar("F", bound=Callable[..., Any])

@@ -99,7 +99,7 @@ def _steps(path: str) -> list[str | int]:
 
 def _child(node: Any, key: str | int, path: str) -> Any:
     if isinstance(node, ConfigDict) and key in node:
-        return node[key]
+        return node[str(key)]
     if isinstance(node, list) and isinstance(key, int):
         if key < len(node):
             return node[key]

@@ -80,7 +80,7 @@ class Experiment:
         context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
         params = sharding.unbox(self.abstract_params())
         frozen = self.method.frozen and sharding.unbox(sharding.abstract(self.method.frozen, self.batch_spec))
-        loss = lambda p, b, f: self.method.loss(p, b, context.replace(frozen=f))  # noqa: E731
+        loss = lambda p, b, f: self.method.loss(p, b, dataclasses.replace(context, frozen=f))  # noqa: E731
         return flops.of_training(loss, params, self.batch_spec, frozen)
 
     def make_init(self, tx: Any) -> Any:
@@ -184,7 +184,8 @@ def _identity(config: ConfigDict) -> Iterator[tuple[str, Any]]:
         for path, value in _leaves(section, config.get(section)):
             if section != "data" or path.rpartition(".")[2] not in FREE_DATA:
                 yield path, value
-    yield "train.ema_decay", config.train.get("ema_decay")
+    train: Any = config.train
+    yield "train.ema_decay", train.get("ema_decay")
 
 
 def _leaves(path: str, node: Any) -> Iterator[tuple[str, Any]]:

@@ -44,6 +44,7 @@ class Scene:
       clutter: shapes that stand still.
       speed: mean pixels a frame.
       contrast: of the textures' grain, 0 (smooth) to 1.
+      drift: how often the textures' colour changes across a picture or a shape; few is easy to guess.
     """
 
     size: int
@@ -52,6 +53,7 @@ class Scene:
     clutter: int
     speed: float
     contrast: float
+    drift: int = 3
 
 
 def draw(scene: Scene, motion: str, generator: np.random.Generator) -> np.ndarray:
@@ -61,14 +63,14 @@ def draw(scene: Scene, motion: str, generator: np.random.Generator) -> np.ndarra
     generator share their first frame.
     """
     size = scene.size
-    background = _texture(generator, size, cells=size // 6, contrast=scene.contrast)
+    background = _texture(generator, size, cells=size // 6, contrast=scene.contrast, drift=scene.drift)
     video = np.repeat(background[None].astype(np.float32), scene.frames, axis=0)
     for _ in range(scene.clutter):
-        _paste(video, _sprite(generator, scene.contrast), _still(_states(generator, 1)[0], scene.frames))
+        _paste(video, _sprite(generator, scene), _still(_states(generator, 1)[0], scene.frames))
     speed = scene.speed * generator.uniform(0.7, 1.3)
     for state in _states(generator, scene.shapes):
         orbit = generator.uniform(0, 2 * np.pi)
-        sprite = _sprite(generator, scene.contrast)
+        sprite = _sprite(generator, scene)
         _paste(video, sprite, _moved(state, motion, speed / size, orbit, scene.frames))
     return np.clip(np.rint(video), 0, 255).astype(np.uint8)
 
@@ -129,7 +131,7 @@ def _paste(video: np.ndarray, sprite: np.ndarray, path: np.ndarray) -> None:
     pixels[flat] = under + texel[:, 3:] * fade[t, None] * (texel[:, :3] - under)
 
 
-def _sprite(generator: np.random.Generator, contrast: float) -> np.ndarray:
+def _sprite(generator: np.random.Generator, scene: Scene) -> np.ndarray:
     """A shape with a texture and a soft edge, float32 [s s 4]: colour 0 to 255, cover 0 to 1."""
     axis = (np.arange(_SPRITE) + 0.5) / (_SPRITE / 2) - 1
     x, y = axis[None], axis[:, None]
@@ -139,16 +141,16 @@ def _sprite(generator: np.random.Generator, contrast: float) -> np.ndarray:
     lobes = np.cos(corners * angle + twist) + 0.5 * np.cos(angle)
     edge = 0.92 * (1 - depth * (0.5 - lobes / 3))
     cover = np.clip((edge - distance) / 0.06, 0, 1)
-    colour = _texture(generator, _SPRITE, cells=9, contrast=contrast)
+    colour = _texture(generator, _SPRITE, cells=9, contrast=scene.contrast, drift=scene.drift)
     return np.concatenate([colour, np.rint(cover * 255)[..., None] / 255], axis=-1).astype(np.float32)
 
 
-def _texture(generator: np.random.Generator, size: int, *, cells: int, contrast: float) -> np.ndarray:
+def _texture(generator: np.random.Generator, size: int, *, cells: int, contrast: float, drift: int) -> np.ndarray:
     """A random colour that drifts smoothly, and finer grain on it; whole numbers, float64 [size size 3]."""
     colour = generator.uniform(70, 186, size=3)
-    drift = _stretch(generator.uniform(-1, 1, size=(3, 3, 3)), size)
+    colours = _stretch(generator.uniform(-1, 1, size=(drift, drift, 3)), size)
     grain = _stretch(generator.uniform(-1, 1, size=(cells, cells, 1)), size)
-    return np.clip(np.rint(colour + 70 * drift + 100 * contrast * grain), 0, 255)
+    return np.clip(np.rint(colour + 70 * colours + 100 * contrast * grain), 0, 255)
 
 
 def _stretch(grid: np.ndarray, size: int) -> np.ndarray:

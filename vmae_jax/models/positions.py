@@ -53,7 +53,7 @@ class Separable(nn.Module):
 
 def _table(module: nn.Module, name: str, length: int, width: int) -> Array:
     init = nn.with_logical_partitioning(initializers.truncated_normal(0.02), (None, "embed"))
-    return module.param(name, init, (length, width))
+    return jnp.asarray(module.param(name, init, (length, width)))
 
 
 def sinusoid_1d() -> Positions:

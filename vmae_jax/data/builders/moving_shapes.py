@@ -59,6 +59,7 @@ def config(
     contrast: float = 0.2,
     shapes: int = 2,
     clutter: int = 1,
+    drift: int = 3,
     seed: int = 0,
 ) -> Settings:
     """The settings of a moving_shapes data set.
@@ -76,6 +77,8 @@ def config(
       contrast: of the textures' grain, 0 to 1. Grain shows motion, and cannot be guessed where it is hidden.
       shapes: shapes that move, all in the same way.
       clutter: shapes that stand still; harder when many.
+      drift: how often the textures' colour changes across the picture or a shape, at least 2. Easier when small: what
+        is hidden then looks like what is visible beside it.
       seed: another seed, other clips.
     """
     if size < 16 or size % 2:
@@ -83,11 +86,15 @@ def config(
     for name, value in (("frames", frames), ("shapes", shapes), ("patch", patch), ("train", train)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if drift < 2:
+        raise ValueError(f"drift is {drift}; a colour that drifts needs at least 2")
     if min(validation, test, clutter) < 0 or speed <= 0 or rate <= 0:
         raise ValueError("validation, test and clutter may not be negative, speed and rate must be positive")
     if not 0 <= contrast <= 1:
         raise ValueError(f"contrast is {contrast}; it is between 0 and 1")
-    scene = Scene(size=size, frames=frames, shapes=shapes, clutter=clutter, speed=speed * patch, contrast=contrast)
+    scene = Scene(
+        size=size, frames=frames, shapes=shapes, clutter=clutter, speed=speed * patch, contrast=contrast, drift=drift
+    )
     return Settings(train, validation, test, frames, rate, scene, seed)
 
 
