@@ -1,0 +1,128 @@
+"""Real processes that train: as one, asked to stop, hung, killed; in the end it all made no difference."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STEPS = 30
+LIMIT = 600.0  # of any wait, for machines that are busy
+
+
+def command(workdir, *more):
+    return [
+        sys.executable, "-m", "vmae_jax", "train", "--config=configs/videomae_v2.py:B,smoke", f"--workdir={workdir}",
+        "--quiet", f"--config.train.length.steps={STEPS}", "--config.checkpoint.every.steps=5",
+        "--config.train.pictures_every=none", *more,
+    ]  # fmt: skip
+
+
+def environment(**more):
+    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "VMAE_HEARTBEAT": "10"} | more
+
+
+def start(workdir, *more, log, heartbeat="10"):
+    """Two processes of one job, without a supervisor."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        job = {"VMAE_COORDINATOR": f"127.0.0.1:{probe.getsockname()[1]}", "VMAE_PROCESSES": "2"}
+    return [
+        subprocess.Popen(
+            command(workdir, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=(log / f"{rank}.txt").open("a"),
+            env=environment(**job, VMAE_PROCESS=str(rank), VMAE_HEARTBEAT=heartbeat),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+def rows(workdir, kind="train"):
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [row for row in map(json.loads, (line for line in lines if line.endswith("\n"))) if row["kind"] == kind]
+
+
+def until_step(workdir, step, processes):
+    end = time.monotonic() + LIMIT
+    while max((row["step"] for row in rows(workdir)), default=0) < step:
+        assert time.monotonic() < end
+        assert any(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+def steps(workdir):
+    return [int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit()]
+
+
+def losses(workdir):
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows(workdir)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The losses of two processes that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    processes = start(folder / "run", log=folder)
+    assert [process.wait(LIMIT) for process in processes] == [0, 0], (folder / "0.txt").read_text()[-2000:]
+    return losses(folder / "run")
+
+
+@pytest.mark.slow
+def test_one_process_has_the_same_losses(undisturbed, tmp_path):
+    done = subprocess.run(command(tmp_path / "run"), cwd=ROOT, env=environment(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = losses(tmp_path / "run")
+    assert [row[0] for row in alone] == [row[0] for row in undisturbed] == list(range(1, STEPS + 1))
+    for mine, other in zip(alone, undisturbed, strict=True):
+        assert mine[1] == pytest.approx(other[1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp_path):
+    run = tmp_path / "run"
+
+    # SIGTERM to one of them: both save one step, and say that the same command resumes.
+    processes = start(run, log=tmp_path)
+    until_step(run, 3, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(LIMIT) for process in processes] == [75, 75], (tmp_path / "0.txt").read_text()[-2000:]
+    (preempted,) = [row["step"] for row in rows(run, "event") if row["event"] == "preempted"]
+    assert max(steps(run)) == preempted < STEPS
+
+    # One that hangs, long before JAX would take it for dead: the other notices, names it, and ends.
+    processes = start(run, "--limit=step=6", "--limit=save=6", log=tmp_path, heartbeat="100")
+    until_step(run, preempted + 2, processes)
+    processes[1].send_signal(signal.SIGSTOP)
+    try:
+        assert processes[0].wait(LIMIT) == 75
+    finally:
+        processes[1].kill()
+        processes[1].wait()
+    told = (tmp_path / "0.txt").read_text()
+    assert "has not ended within 6 s" in told
+    assert "host 1 (" in told.split("has not ended")[1]
+    assert "is silent, last seen in " in told
+    assert "in train" in told.split("watchdog: stacks of host 0")[1]
+
+    # One that is killed: the other ends within the timeout, and the supervisor starts both again.
+    before = max(row["step"] for row in rows(run))
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "vmae_jax.runtime.supervisor", "--processes=2", "--grace=30", "--", *command(run)],
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert supervisor.stderr is not None
+    started = next(line for line in supervisor.stderr if "started process 0" in line)
+    until_step(run, min(before + 2, STEPS - 5), [supervisor])
+    os.kill(int(started.rpartition("pid ")[2].rstrip(")\n")), signal.SIGKILL)
+    _, told = supervisor.communicate(timeout=LIMIT)
+    assert supervisor.returncode == 0, told[-3000:]
+    assert "process 1 ended with status 137" in told or "restart 1 of" in told
+    assert losses(run) == undisturbed
+    assert max(steps(run)) == STEPS
