@@ -84,3 +84,16 @@ os.kill(os.getpid(), signal.SIGKILL) if rank == "1" else time.sleep(60)
     assert out == "result of 0\n"
     assert "process 1 ended with status 137" in told
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_pod_on_this_machine_says_what_it_would_do_and_refuses_nonsense():
+    script = ["bash", str(ROOT / "launch" / "local_pod.sh")]
+    shown = subprocess.run(
+        [*script, "--dry-run", "2", "train", "--workdir=a b"], capture_output=True, text=True, check=True
+    )
+    assert "--processes=2" in shown.stdout
+    assert r"vmae train --workdir=a\ b" in shown.stdout
+    for wrong in ([], ["2"], ["two", "train"]):
+        refused = subprocess.run([*script, *wrong], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert "usage:" in refused.stderr
