@@ -26,6 +26,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             contrast=0.05,
             clutter=0,
             drift=2,
+            light=1.0,
         )
         return call("data.sources.tfds", name="moving_shapes", split=split, config=settings, prepare=True)
 
@@ -45,7 +46,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             source=train,
             sampler=call("data.clips.dense", frames=FRAMES, stride=1),
             transforms=[call("data.transforms.multi_scale_crop", size=SIZE)],
-            global_batch=16,
+            global_batch=8,
             repeat=2,
         ),
         optimizer=call(

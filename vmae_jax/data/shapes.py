@@ -45,6 +45,7 @@ class Scene:
       speed: mean pixels a frame.
       contrast: of the textures' grain, 0 (smooth) to 1.
       drift: how often the textures' colour changes across a picture or a shape; few is easy to guess.
+      light: how unevenly light falls, 0 (evenly) to 1; the same on everything, so every part tells of every other.
     """
 
     size: int
@@ -54,6 +55,7 @@ class Scene:
     speed: float
     contrast: float
     drift: int = 3
+    light: float = 0.0
 
 
 def draw(scene: Scene, motion: str, generator: np.random.Generator) -> np.ndarray:
@@ -72,6 +74,8 @@ def draw(scene: Scene, motion: str, generator: np.random.Generator) -> np.ndarra
         orbit = generator.uniform(0, 2 * np.pi)
         sprite = _sprite(generator, scene)
         _paste(video, sprite, _moved(state, motion, speed / size, orbit, scene.frames))
+    if scene.light:
+        video += scene.light * _light(generator, size)
     return np.clip(np.rint(video), 0, 255).astype(np.uint8)
 
 
@@ -151,6 +155,13 @@ def _texture(generator: np.random.Generator, size: int, *, cells: int, contrast:
     colours = _stretch(generator.uniform(-1, 1, size=(drift, drift, 3)), size)
     grain = _stretch(generator.uniform(-1, 1, size=(cells, cells, 1)), size)
     return np.clip(np.rint(colour + 70 * colours + 100 * contrast * grain), 0, 255)
+
+
+def _light(generator: np.random.Generator, size: int) -> np.ndarray:
+    """Coloured light that grows evenly across the picture, in a direction of its own, float32 [size size 3]."""
+    slope = generator.uniform(-70, 70, size=(2, 3)).astype(np.float32)
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    return axis[:, None, None] * slope[0] + axis[None, :, None] * slope[1]
 
 
 def _stretch(grid: np.ndarray, size: int) -> np.ndarray:

@@ -60,6 +60,7 @@ def config(
     shapes: int = 2,
     clutter: int = 1,
     drift: int = 3,
+    light: float = 0.0,
     seed: int = 0,
 ) -> Settings:
     """The settings of a moving_shapes data set.
@@ -79,6 +80,7 @@ def config(
       clutter: shapes that stand still; harder when many.
       drift: how often the textures' colour changes across the picture or a shape, at least 2. Easier when small: what
         is hidden then looks like what is visible beside it.
+      light: how unevenly light falls on all of it, 0 to 1. Easier when large: what is visible tells the light.
       seed: another seed, other clips.
     """
     if size < 16 or size % 2:
@@ -86,6 +88,8 @@ def config(
     for name, value in (("frames", frames), ("shapes", shapes), ("patch", patch), ("train", train)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if not 0 <= light <= 1:
+        raise ValueError(f"light is {light}; it is between 0 and 1")
     if drift < 2:
         raise ValueError(f"drift is {drift}; a colour that drifts needs at least 2")
     if min(validation, test, clutter) < 0 or speed <= 0 or rate <= 0:
@@ -93,7 +97,14 @@ def config(
     if not 0 <= contrast <= 1:
         raise ValueError(f"contrast is {contrast}; it is between 0 and 1")
     scene = Scene(
-        size=size, frames=frames, shapes=shapes, clutter=clutter, speed=speed * patch, contrast=contrast, drift=drift
+        size=size,
+        frames=frames,
+        shapes=shapes,
+        clutter=clutter,
+        speed=speed * patch,
+        contrast=contrast,
+        drift=drift,
+        light=light,
     )
     return Settings(train, validation, test, frames, rate, scene, seed)
 
