@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Passes the tests: `bash launch/test.sh` the default suite, `--all` the slow ones too.
 # Other arguments go to pytest: `bash launch/test.sh tests/masking -k tube`.
+#
+#   VMAE_TEST_WORKERS   files tested side by side (default: 2; 0 tests in one process)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$project"
@@ -10,5 +12,5 @@ if [ "${1:-}" = "--all" ]; then
   select=()
   shift
 fi
-python -m compileall -q vmae_jax configs tests benchmarks
-exec python -m pytest -q "${select[@]}" "$@"
+python -m compileall -q vmae_jax configs tests
+exec python -m pytest -q -n "${VMAE_TEST_WORKERS:-2}" --dist loadfile ${select[@]+"${select[@]}"} "$@"
