@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir, write_text
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, from_json, to_json
@@ -157,7 +158,8 @@ def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
     Raises:
       ConfigError: method, optimizer, data order or seed differ from what the workdir was made with.
     """
-    if workdir.config_json.exists():
+    # A run that never came to a checkpoint has nothing to protect: a config with a mistake may be mended.
+    if workdir.config_json.exists() and Checkpoints(workdir.checkpoints).steps():
         changed = differences(read_config(workdir), config)
         if changed:
             raise ConfigError(
