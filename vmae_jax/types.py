@@ -146,12 +146,24 @@ class Pictures:
     """Reconstructions, as rows of named videos.
 
     Attributes:
-      rows: name -> uint8 video [b t h w c]; the first is the original.
+      videos: uint8 [b t h w c], one a row; the first is the original.
+      names: of the rows. (A dict would come back from a compiled function in alphabetical order.)
       borrowed: names of rows drawn with statistics of the truth that a model does not have.
     """
 
-    rows: dict[str, Array]
+    videos: tuple[Array, ...]
+    names: tuple[str, ...] = struct.field(pytree_node=False)
     borrowed: tuple[str, ...] = struct.field(pytree_node=False, default=())
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Array], borrowed: tuple[str, ...] = ()) -> "Pictures":
+        """Pictures of these rows, in this order."""
+        return cls(tuple(rows.values()), tuple(rows), tuple(borrowed))
+
+    @property
+    def rows(self) -> dict[str, Array]:
+        """Name -> video, in order."""
+        return dict(zip(self.names, self.videos, strict=True))
 
 
 def hold(extra: Extra, params: Params, carry: Any, step: Array) -> Extra:

@@ -25,7 +25,7 @@ def pictures(
         BORROWED: 200 + time,
         "reconstructed": 40 + time,
     }
-    return Pictures({name: jnp.asarray(row) for name, row in rows.items()}, borrowed=borrowed)
+    return Pictures.of({name: jnp.asarray(row) for name, row in rows.items()}, borrowed=borrowed)
 
 
 def colours(sheet: Image.Image) -> set[int]:
@@ -93,11 +93,11 @@ def test_files(tmp_path):
 def test_bad_pictures(tmp_path):
     good = pictures()
     with pytest.raises(ValueError, match="no row"):
-        reconstruction.draw(Pictures({}))
+        reconstruction.draw(Pictures.of({}))
     with pytest.raises(ValueError, match="row 'masked' is float32"):
-        reconstruction.draw(Pictures(good.rows | {"masked": good.rows["masked"] / 255.0}))
+        reconstruction.draw(Pictures.of(good.rows | {"masked": good.rows["masked"] / 255.0}))
     with pytest.raises(ValueError, match=r"row 'masked' is uint8\[3, 4"):
-        reconstruction.draw(Pictures(good.rows | {"masked": good.rows["masked"][:, :4]}))
+        reconstruction.draw(Pictures.of(good.rows | {"masked": good.rows["masked"][:, :4]}))
     with pytest.raises(ValueError, match="frames=0"):
         reconstruction.draw(good, frames=0)
     with pytest.raises(ValueError, match=r"\.webp or \.gif"):

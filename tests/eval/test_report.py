@@ -137,7 +137,7 @@ def test_everything_is_escaped(tmp_path):
     (path / "config.json").write_text(json.dumps({EVIL: [EVIL], "method": {"call": EVIL}}))
     (path / "quarantine.jsonl").write_text(json.dumps({"path": EVIL, "reason": EVIL}) + "\n")
     video = np.zeros((1, 2, 16, 16, 3), np.uint8)
-    reconstruction.save(Pictures({EVIL: video}, borrowed=(EVIL,)), path / "media" / "a'\"<b>_3.png")
+    reconstruction.save(Pictures.of({EVIL: video}, borrowed=(EVIL,)), path / "media" / "a'\"<b>_3.png")
     page = opened(path)
     assert [attrs.get("src") for tag, attrs in page.tags if tag == "script"] == [None]
     images = [attrs for tag, attrs in page.tags if tag == "img"]
@@ -162,7 +162,7 @@ def test_pictures_say_what_they_borrow(tmp_path):
     video = np.zeros((1, 2, 16, 16, 3), np.uint8)
     rows = {"original": video, "reconstructed, true": video, "reconstructed": video}
     for step in range(100, 1100, 100):
-        reconstruction.save(Pictures(rows, borrowed=("reconstructed, true",)), path / "media" / f"r_{step:06d}.png")
+        reconstruction.save(Pictures.of(rows, borrowed=("reconstructed, true",)), path / "media" / f"r_{step:06d}.png")
     (path / "media" / "broken_5000.png").write_bytes(b"\x89PNG no")
     (path / "media" / "notes.txt").write_text("not a picture")
     page = opened(path)

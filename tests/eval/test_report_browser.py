@@ -135,7 +135,7 @@ def page(tmp_path_factory) -> pathlib.Path:
     (run / "quarantine.jsonl").write_text(json.dumps({"path": evil * 5, "reason": "x" * 400}) + "\n")
     (run / "config.json").write_text(json.dumps({evil: evil, "long": ["y" * 300]}))
     video = rng.integers(0, 255, (2, 8, 32, 32, 3), dtype=np.uint8)
-    pictures = Pictures({"original": video, f"reconstructed {evil}": video}, borrowed=(f"reconstructed {evil}",))
+    pictures = Pictures.of({"original": video, f"reconstructed {evil}": video}, borrowed=(f"reconstructed {evil}",))
     reconstruction.save(pictures, run / "media" / "reconstruction_400.png")
     return pathlib.Path(report.write(run))
 

@@ -166,7 +166,7 @@ def test_features(params):
 
 def test_reconstruction_shows_truth_where_seen_and_borrows_only_where_it_says(params):
     one, batch = make(), batch_of()
-    pictures = one.reconstruct(params, batch, CONTEXT)
+    pictures = jax.jit(one.reconstruct)(params, batch, CONTEXT)  # compiled, as everywhere: the order must survive
     names = list(pictures.rows)
     assert names[:2] == ["original", "masked"]
     assert pictures.borrowed == (names[2],)

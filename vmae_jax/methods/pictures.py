@@ -43,7 +43,7 @@ def reconstruction(
     guess = _estimated(cubes, masks, grid, video.shape[-1])
     rows[name] = _put(seen, masks.decode, target.render(prediction, *guess))
     videos = {name: jnp.round(unpatchify(row, grid, patch) * 255.0).astype(jnp.uint8) for name, row in rows.items()}
-    return Pictures(videos, borrowed=tuple(borrowed))
+    return Pictures.of(videos, tuple(borrowed))
 
 
 def _put(cubes: Array, index: Int[Array, "b k"], values: Array) -> Array:
