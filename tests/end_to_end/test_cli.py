@@ -30,9 +30,14 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vmae(environment):
-    def run(*arguments: str, status: int = 0) -> dict:
+    def run(*arguments: str, status: int = 0, cwd: pathlib.Path | None = None) -> dict:
         done = subprocess.run(
-            [sys.executable, "-m", "vmae_jax", *arguments], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "vmae_jax", *arguments],
+            env=environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         answer = json.loads(done.stdout.splitlines()[-1])
@@ -157,6 +162,21 @@ def test_real_clips(vmae, clips, tmp_path):
     answer = vmae("train", config, f"--workdir={tmp_path}/run", "--quiet", f"--config.data.source.path={clips}")
     assert answer["metrics"]["held_out/clips"] == 1, "a tenth of five clips, one at least, is held out"
     vmae("reconstruct", f"--workdir={tmp_path}/run", f"--videos={clips}", f"--out={tmp_path}/out")
+
+
+@pytest.mark.slow
+def test_relative_paths_and_weights_there_and_back(trained, vmae, tmp_path):
+    """As a user types it: everything below the folder they are in."""
+    vmae("train", SMOKE, "--workdir=run", "--quiet", cwd=tmp_path)
+    vmae("export", "--workdir=run", "--format=videomae", "--out=mine.pth", cwd=tmp_path)
+    answer = vmae("import", "--weights=mine.pth", "--out=back", cwd=tmp_path)
+    assert not answer["dropped"]
+    before, after = read_tree(tmp_path / "run"), read_tree(tmp_path / "back")
+    for (name, one), (other, two) in zip(_leaves("", before), _leaves("", after), strict=True):
+        assert name == other
+        np.testing.assert_array_equal(one, two)
+    vmae("report", "--workdir=run", cwd=tmp_path)
+    vmae("reconstruct", "--workdir=run", "--out=pictures", cwd=tmp_path)
 
 
 def test_another_experiment_does_not_resume(trained, vmae):

@@ -11,7 +11,7 @@ from etils.epath import gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from vmae_jax.io import paths
-from vmae_jax.io.paths import Log, Workdir, read_lines, write_text
+from vmae_jax.io.paths import Log, Workdir, absolute, read_lines, write_text
 
 
 class Bucket(MemoryFileSystem):
@@ -153,3 +153,9 @@ def test_an_unreachable_bucket_gets_the_lines_later(bucket):
     log.append(["three"])
     log.flush()
     assert read_lines(bucket / "metrics.jsonl") == ["one", "two", "three"]
+
+
+def test_a_relative_path_is_taken_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(Workdir("runs/mine").checkpoints) == f"{tmp_path}/runs/mine/checkpoints"
+    assert str(absolute("gs://bucket/run")) == "gs://bucket/run"

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from vmae_jax.io import fingerprint, layout
+from vmae_jax.io.paths import absolute
 from vmae_jax.io.stored import (
     META,
     STATE,
@@ -94,7 +95,7 @@ class Checkpoints:
     ):
         if keep_last < 1 or (keep_every is not None and keep_every < 1):
             raise ConfigError(f"keep_last={keep_last}, keep_every={keep_every}: both count steps, from 1")
-        self.path = epath.Path(path)
+        self.path = absolute(path)
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._check_finite = asynchronous, check_finite
         self._manager: ocp.CheckpointManager | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from etils import epath
 
-__all__ = ["Log", "Workdir", "in_bucket", "read_lines", "write_bytes", "write_text"]
+__all__ = ["Log", "Workdir", "absolute", "in_bucket", "read_lines", "write_bytes", "write_text"]
 
 _PART_BYTES = 256 * 1024  # how much of a log's last part is uploaded again at each flush
 
@@ -25,7 +25,7 @@ class Workdir:
     path: epath.Path
 
     def __init__(self, path: epath.PathLike):
-        object.__setattr__(self, "path", epath.Path(path))
+        object.__setattr__(self, "path", absolute(path))
 
     @property
     def name(self) -> str:
@@ -125,6 +125,12 @@ class Log:
     def _next(self) -> int:
         names = [file.name for file in _files(self.path)] if self._bucket else []
         return 1 + max((int(name[len("part-") : -len(".jsonl")]) for name in names), default=-1)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root: Orbax takes no other, and a process may change its folder."""
+    path = epath.Path(path)
+    return path if in_bucket(path) else epath.Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
 
 
 def in_bucket(path: epath.PathLike) -> bool:

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from vmae_jax.io import fingerprint, layout
+from vmae_jax.io.paths import absolute
 from vmae_jax.spec import ConfigError
 
 __all__ = [
@@ -80,7 +81,7 @@ def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     Raises:
       ConfigError: it is neither a workdir nor checkpoints nor a step, or has none.
     """
-    path = epath.Path(path)
+    path = absolute(path)
     if path.name.isdigit() and (path / META).exists():
         if int(path.name) not in whole_steps(path.parent):
             raise ConfigError(f"{path} is not a whole checkpoint")
