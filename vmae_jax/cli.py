@@ -56,7 +56,7 @@ def _failed(error: Exception) -> int:
     message = " ".join(str(error).split()) or type(error).__name__
     if not expected(error):
         traceback.print_exception(error)
-    print(f"vmae: {message}", file=sys.stderr)
+    print(message if message.startswith("vmae") else f"vmae: {message}", file=sys.stderr)
     return _finish(status, {"status": "error", "error": message})
 
 
