@@ -175,6 +175,11 @@ def test_relative_paths_and_weights_there_and_back(trained, vmae, tmp_path):
     for (name, one), (other, two) in zip(_leaves("", before), _leaves("", after), strict=True):
         assert name == other
         np.testing.assert_array_equal(one, two)
+    vmae("import", "--weights=mine.pth", SMOKE, "--out=more", "--config.train.length.steps=6", cwd=tmp_path)
+    answer = vmae("train", "--workdir=more", "--quiet", cwd=tmp_path)
+    assert answer["step"] == 6, "an import with a config is a run that training goes on from"
+    first = rows(tmp_path / "more")[1]["loss"]
+    assert first < rows(tmp_path / "run")[1]["loss"], "it began from the trained weights"
     vmae("report", "--workdir=run", cwd=tmp_path)
     vmae("reconstruct", "--workdir=run", "--out=pictures", cwd=tmp_path)
 

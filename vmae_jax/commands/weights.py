@@ -1,15 +1,22 @@
 """`vmae export` and `vmae import`: a run's weights for other programs, and theirs for us."""
 
 import argparse
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from vmae_jax import exchange
 from vmae_jax.commands.config import load_config
+from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.reconstruct import sample
 from vmae_jax.commands.restore import restore
 from vmae_jax.spec import ConfigError
+from vmae_jax.train import sharding
 
 __all__ = ["run_export", "run_import"]
 
@@ -43,7 +50,23 @@ def run_import(args: argparse.Namespace) -> dict[str, Any]:
         resize=args.resize,
         inflation=args.inflation,
         channels=args.channels,
+        make_state=None if config is None else _whole_state(config),
     )
+
+
+def _whole_state(config: ConfigDict) -> Callable[[Any], Any]:
+    """params -> the state at step 0 of the config's experiment, so that `vmae train` goes on from it."""
+
+    def make(params: Any) -> Any:
+        made = experiment(config)
+        # No optimizer begins otherwise for a longer or shorter epoch, so the data need not be here.
+        tx, _ = made.optimizer.build(made.abstract_params(), made.clock(1e3))
+        state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
+        params = jax.device_put(params, placement.shardings.params)
+        extra = state.extra | ({"ema": jax.tree.map(jnp.copy, params)} if "ema" in state.extra else {})
+        return dataclasses.replace(state, params=params, extra=extra)
+
+    return make
 
 
 def _labels(path: str) -> list[str]:
