@@ -161,3 +161,5 @@ def test_broken_videos_are_handed_on():
     run.batches.broken = [("a.mp4", "truncated", 3)]
     run.train()
     assert told == [("a.mp4", "truncated", 3)]
+    [event] = run.of("event", "broken videos")
+    assert (event["step"], event["count"]) == (2, 1)

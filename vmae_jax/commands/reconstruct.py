@@ -12,6 +12,7 @@ import numpy as np
 
 from vmae_jax.commands.restore import restore
 from vmae_jax.data import sources
+from vmae_jax.data.pipeline import Opened
 from vmae_jax.eval import reconstruction
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError
@@ -75,7 +76,7 @@ def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> di
     # One clip a video, and as many videos a batch as are drawn.
     loader = dataclasses.replace(loader, global_batch=count, shuffle=not videos)
     rows = [i * loader.clips_per_video for i in range(count)]
-    stream = loader.open().batches(rows=rows, seed=seed)
+    stream = Opened(loader, opened.source).batches(rows=rows, seed=seed)
     try:
         return next(stream)
     finally:

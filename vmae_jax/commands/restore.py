@@ -1,17 +1,14 @@
 """A trained network from a workdir or a checkpoint, without its training state."""
 
 import dataclasses
-import logging
 from typing import Any
 
 from vmae_jax.commands.experiment import Experiment, experiment, read_config
-from vmae_jax.io.checkpoint import Checkpoints, DamagedCheckpointError, locate, read_tree
+from vmae_jax.io.checkpoint import locate, read_newest
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Trained", "restore"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +39,10 @@ def restore(path: str, *, ema: bool = False, config: Any = None) -> Trained:
     Raises:
       ConfigError: no such checkpoint, or no average in it.
     """
-    folder, step = locate(path)
+    folder, _ = locate(path)
     workdir = Workdir(folder.parent)
     made = experiment(read_config(workdir) if config is None else config)
     if ema and made.train.ema_decay is None:
         raise ConfigError(f"{path} keeps no averaged parameters: it was trained without train.ema_decay")
-    select = "extra/ema" if ema else "params"
-    candidates = [step] if step is not None else sorted(Checkpoints(folder).steps(), reverse=True)
-    for candidate in candidates[:-1]:
-        try:
-            return Trained(made, read_tree(folder, select=select, step=candidate), candidate, workdir)
-        except DamagedCheckpointError as error:
-            log.warning("checkpoint %d is damaged and was passed over: %s", candidate, error)
-    return Trained(made, read_tree(folder, select=select, step=candidates[-1]), candidates[-1], workdir)
+    found, params = read_newest(path, select="extra/ema" if ema else "params")
+    return Trained(made, params, found, workdir)

@@ -238,7 +238,7 @@ def _parts(
         on_nonfinite=made.train.on_nonfinite,
         pictures=_pictures(made, workdir, data, writers) if shown else None,
         evaluate=_evaluation(made) if made.eval.data is not None and made.eval.evaluators else None,
-        faults=functools.partial(_record_faults, quarantine, writers),
+        faults=functools.partial(_record_faults, quarantine),
         # A teacher runs forwards alone, which "three times the forward pass" does not know.
         flops=made.model_flops() if peak and made.method.frozen is None else None,
         peak=peak,
@@ -281,8 +281,8 @@ def _evaluation(made: Experiment) -> Callable[[TrainState, int], Mapping[str, fl
     return evaluate
 
 
-def _record_faults(quarantine: Log, writers: Writers, faults: Iterable[tuple[str, str, int]]) -> None:
-    """Writes down each broken video, once in `quarantine.jsonl` and counted in the metrics."""
+def _record_faults(quarantine: Log, faults: Iterable[tuple[str, str, int]]) -> None:
+    """Writes each broken video down in `quarantine.jsonl`; the loop counts them among the metrics."""
     for key, reason, index in faults:
         quarantine.append([json.dumps({"path": key, "reason": reason, "index": index}, ensure_ascii=False)])
         log.warning("%s could not be read and was replaced by a neighbour: %s", key, reason)

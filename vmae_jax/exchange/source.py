@@ -12,7 +12,7 @@ from vmae_jax.exchange.subject import Subject, fresh_params, subject
 from vmae_jax.interop import names, tensors
 from vmae_jax.interop.fit import fit
 from vmae_jax.interop.videomae import MismatchError
-from vmae_jax.io.checkpoint import Checkpoints, DamagedCheckpointError, locate, read_tree
+from vmae_jax.io.checkpoint import DamagedCheckpointError, locate, read_newest
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
@@ -40,23 +40,21 @@ def read_checkpoint(path: Any, *, ema: bool = False) -> Checkpoint:
     Raises:
       ConfigError: no run there, or one that keeps no average.
     """
-    folder, step = locate(path)
+    folder, _ = locate(path)
     workdir = Workdir(folder.parent)
     if not workdir.config_json.exists():
         raise ConfigError(f"{workdir.path}: no config.json beside its checkpoints")
     config = spec.from_json(workdir.config_json.read_text())
-    steps = [step] if step is not None else sorted(Checkpoints(folder).steps(), reverse=True)
-    select, damage = "extra/ema" if ema else "params", []
-    for number in steps:
-        try:
-            return Checkpoint(workdir, config, number, read_tree(folder / str(number), select=select))
-        except DamagedCheckpointError as error:  # an older one may be whole
-            damage.append(f"step {number}: {error}")
-        except ConfigError as error:
-            if ema and select in str(error):
-                raise ConfigError(f"{workdir.path} keeps no average of its parameters (train.ema_decay)") from None
-            raise
-    raise ConfigError(f"no readable checkpoint in {folder}: {'; '.join(damage)}")
+    select = "extra/ema" if ema else "params"
+    try:
+        step, params = read_newest(path, select=select)
+    except DamagedCheckpointError as error:
+        raise ConfigError(str(error)) from error
+    except ConfigError as error:
+        if ema and select in str(error):
+            raise ConfigError(f"{workdir.path} keeps no average of its parameters (train.ema_decay)") from None
+        raise
+    return Checkpoint(workdir, config, step, params)
 
 
 def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:

@@ -26,6 +26,7 @@ from vmae_jax.io.stored import (
     locate,
     numbers,
     read_meta,
+    read_newest,
     read_tree,
     restore_step,
     whole_steps,
@@ -40,6 +41,7 @@ __all__ = [
     "SaveError",
     "locate",
     "read_meta",
+    "read_newest",
     "read_tree",
 ]
 

@@ -56,12 +56,17 @@ def read_tree(path: epath.PathLike, *, select: str = "params", step: int | None 
       ConfigError: no checkpoint there, or nothing of that name in it.
       DamagedCheckpointError: the step, or every step, is damaged.
     """
+    return read_newest(path, select=select, step=step)[1]
+
+
+def read_newest(path: epath.PathLike, *, select: str = "params", step: int | None = None) -> tuple[int, Any]:
+    """`read_tree`, and which step it was; arguments and errors as there."""
     folder, named = locate(path)
     step = named if named is not None else step
     reasons = []
     for candidate in [step] if step is not None else sorted(whole_steps(folder), reverse=True):
         try:
-            return _read(folder / str(candidate), candidate, select.strip("/"))
+            return candidate, _read(folder / str(candidate), candidate, select.strip("/"))
         except DamagedCheckpointError as error:
             reasons.append(f"step {candidate}: {error}")
             log.warning("checkpoint %d of %s is damaged: %s", candidate, folder, error)

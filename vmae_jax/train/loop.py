@@ -133,7 +133,7 @@ def train(state: TrainState, *, start: int, stop: int, every: Every, parts: Part
                 row = window.close(step)
                 parts.write({"kind": "train", "step": step, **row})
                 bar.set_postfix_str(_told(row), refresh=False)
-                _broken(parts)
+                _broken(parts, step)
             if due(every.pictures) or due(every.evaluate) or due(every.save):
                 jax.block_until_ready(metrics)  # the steps' own time ends here
             with window.paused():
@@ -268,10 +268,13 @@ def _tell_saved(parts: Parts, steps: list[int]) -> None:
         parts.write({"kind": "event", "step": step, "event": "saved"})
 
 
-def _broken(parts: Parts) -> None:
+def _broken(parts: Parts, step: int) -> None:
+    """Counts the broken videos met since the last row among the metrics, and hands them on."""
     faults = parts.batches.faults()
-    if faults and parts.faults is not None:
-        parts.faults(faults)
+    if faults:
+        parts.write({"kind": "event", "step": step, "event": "broken videos", "count": len(faults)})
+        if parts.faults is not None:
+            parts.faults(faults)
 
 
 def _told(row: Mapping[str, float]) -> str:
