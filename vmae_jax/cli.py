@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--topology", required=True, help="v5p:4x4x4, v5e:4x4, v4:…, v6e:… or cpu:N")
     plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
 
+    _bench_commands(commands)
+
     export = _command(commands, "export", _export, "write a checkpoint for PyTorch, transformers or StableHLO")
     _checkpoint_arguments(export)
     _export_arguments(export)
@@ -125,6 +127,16 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     parser.set_defaults(command=function)
     return parser
+
+
+def _bench_commands(commands: Any) -> None:
+    text = "measure how fast this machine is at the work of a config"
+    group = commands.add_parser("bench", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    benches = group.add_subparsers(title="what is measured", metavar="WHAT", required=True, parser_class=_Parser)
+
+    feeding = _command(benches, "input", _bench_input, "clips/s from files to devices, by stage, and what bounds it")
+    _config_arguments(feeding)
+    feeding.add_argument("--seconds", type=float, default=10.0, help="that are measured (default 10)")
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -215,6 +227,14 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("vmae plan: --config is needed")
     chosen = config.load_config(args.config, args.overrides)
     return plan.run(chosen, topology_name=args.topology, largest=args.largest)
+
+
+def _bench_input(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import bench, config
+
+    if args.config is None:
+        raise ConfigError("vmae bench input: --config is needed")
+    return bench.run_input(config.load_config(args.config, args.overrides), seconds=args.seconds)
 
 
 def _features(args: argparse.Namespace) -> dict[str, Any]:
