@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
 
     _bench_commands(commands)
+    _data_commands(commands)
 
     export = _command(commands, "export", _export, "write a checkpoint for PyTorch, transformers or StableHLO")
     _checkpoint_arguments(export)
@@ -137,6 +138,16 @@ def _bench_commands(commands: Any) -> None:
     feeding = _command(benches, "input", _bench_input, "clips/s from files to devices, by stage, and what bounds it")
     _config_arguments(feeding)
     feeding.add_argument("--seconds", type=float, default=10.0, help="that are measured (default 10)")
+
+
+def _data_commands(commands: Any) -> None:
+    from vmae_jax.commands import data
+
+    text = "turn videos into records for training, and look at what there is"
+    group = commands.add_parser("data", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    data.add_commands(
+        group.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser), _command
+    )
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import shutil
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from vmae_jax.data.tf import tensorflow, tensorflow_datasets
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Records", "TFRecords", "cache_folder", "open_tfds"]
+__all__ = ["Records", "TFRecords", "cache_folder", "from_directory", "open_tfds"]
 
 _BUILDERS = "vmae_jax.data.builders"
 
@@ -33,7 +33,12 @@ class Records:
     """A source of TFDS records (see `sources.Source`)."""
 
     def __init__(
-        self, records: Any, *, features: tuple[str, str, str], label_names: tuple[str, ...], name: str
+        self,
+        records: Any,
+        *,
+        features: tuple[str, str, str],
+        label_names: Mapping[str, tuple[str, ...]],
+        name: str,
     ) -> None:
         self.label_names = label_names
         self._records = records
@@ -54,11 +59,21 @@ class Records:
         videos = tuple(fields[self._video].bytes_list.value)
         if not videos:
             raise BadVideo(f"record {index} of {self._name} has no {self._video!r}")
-        label = fields[self._label].int64_list.value[0] if self._label in fields else None
+        labels = {"label" if name == self._label else name: _numbers(field) for name, field in fields.items()}
+        labels = {name: value for name, value in labels.items() if value is not None}
         key = fields[self._key].bytes_list.value[0].decode(errors="replace") if self._key in fields else str(index)
         if len(videos) == 1:
-            return Encoded(data=videos[0], label=label, key=f"{self._name}/{key}")
-        return Encoded(frames=videos, label=label, key=f"{self._name}/{key}")
+            return Encoded(data=videos[0], labels=labels, key=f"{self._name}/{key}")
+        return Encoded(frames=videos, labels=labels, key=f"{self._name}/{key}")
+
+
+def _numbers(feature: Any) -> Any:
+    """A feature's value as `data.labels` has it: a whole number, or several; None of what holds bytes."""
+    kind = feature.WhichOneof("kind")
+    if kind == "int64_list":
+        values = tuple(feature.int64_list.value)
+        return values[0] if len(values) == 1 else values
+    return tuple(feature.float_list.value) if kind == "float_list" else None
 
 
 class TFRecords(Sequence[bytes]):
@@ -94,7 +109,7 @@ def open_tfds(source: Tfds) -> Records:
     Raises:
       ConfigError: no such dataset, split or feature, or it is not prepared.
     """
-    builder = _from_directory(source.directory) if source.directory else _from_name(source)
+    builder = from_directory(source.directory) if source.directory else _from_name(source)
     info = builder.info
     try:
         split = info.splits[source.split]
@@ -107,8 +122,14 @@ def open_tfds(source: Tfds) -> Records:
         raise ConfigError(
             f"data source: {info.full_name} has no feature {video!r}; it has {', '.join(info.features)} (set video=)"
         )
-    names = tuple(getattr(info.features[label], "names", None) or ()) if label in info.features else ()
+    names = {"label" if name == label else name: _names(feature) for name, feature in info.features.items()}
+    names = {name: known for name, known in names.items() if known}
     return Records(_random_access(split, info), features=source.features, label_names=names, name=info.name)
+
+
+def _names(feature: Any) -> tuple[str, ...]:
+    """The classes' names of a ClassLabel, or of a sequence of them."""
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
 
 def cache_folder() -> str:
@@ -150,7 +171,12 @@ def _record_offsets(path: str) -> np.ndarray:
     return np.array(offsets, np.int64)
 
 
-def _from_directory(directory: str) -> Any:
+def from_directory(directory: str) -> Any:
+    """The TFDS builder of a prepared folder.
+
+    Raises:
+      ConfigError: the folder holds no prepared dataset.
+    """
     tfds = tensorflow_datasets()
     path = os.path.expanduser(directory)
     try:

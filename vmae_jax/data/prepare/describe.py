@@ -1,0 +1,49 @@
+"""What a prepared dataset holds, from its own metadata; no record is read."""
+
+import os
+from typing import Any
+
+from vmae_jax.data.records import from_directory
+
+__all__ = ["describe", "in_words"]
+
+
+def describe(directory: str) -> dict[str, Any]:
+    """The name, format, features, classes and splits of a prepared TFDS dataset.
+
+    Raises:
+      ConfigError: the folder holds none.
+    """
+    info = from_directory(directory).info
+    labels = [info.features[name] for name in info.features if name == "label"]
+    return {
+        "directory": os.path.abspath(os.path.expanduser(directory)),
+        "name": info.full_name,
+        "format": info.file_format.value if info.file_format else "tfrecord",
+        "features": {name: _in_short(feature) for name, feature in sorted(info.features.items())},
+        "classes": sum(len(getattr(label, "names", None) or ()) for label in labels) or None,
+        "splits": {
+            name: {"examples": split.num_examples, "bytes": split.num_bytes, "shards": split.num_shards}
+            for name, split in sorted(info.splits.items())
+        },
+    }
+
+
+def in_words(told: dict[str, Any]) -> str:
+    """`describe`'s answer for people."""
+    lines = [f"{told['name']} ({told['format']}) in {told['directory']}"]
+    for name, split in told["splits"].items():
+        size = f"{split['bytes'] / 2**30:.2f} GiB"
+        lines.append(f"  {name}: {split['examples']} examples, {size} in {split['shards']} shards")
+    if told["classes"]:
+        lines.append(f"  {told['classes']} classes")
+    return "\n".join([*lines, *(f"  feature {name}: {text}" for name, text in told["features"].items())])
+
+
+def _in_short(feature: Any) -> str:
+    shape = getattr(feature, "shape", None)
+    kind = type(feature).__name__
+    if kind not in ("Tensor", "Scalar"):
+        return kind
+    name = feature.tf_dtype.name
+    return f"{name} {list(shape)}" if shape else name
