@@ -30,6 +30,7 @@ __all__ = [
     "MaskPlan",
     "Mean",
     "Method",
+    "Output",
     "Params",
     "Pictures",
     "Term",
@@ -166,6 +167,21 @@ class Pictures:
         return dict(zip(self.names, self.videos, strict=True))
 
 
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What some columns of a method's outputs say about an example.
+
+    Attributes:
+      kind: "one" class of several (softmax), "many" classes at once (a sigmoid each), or "numbers".
+      outputs: how many columns.
+      label: the key of the batch that holds the truth.
+    """
+
+    kind: str
+    outputs: int
+    label: str = "label"
+
+
 def hold(extra: Extra, params: Params, carry: Any, step: Array) -> Extra:
     """The `advance` of methods that carry nothing from step to step."""
     del params, carry, step
@@ -179,7 +195,7 @@ class Method(NamedTuple):
       init: (key, batch) -> (params, extra); params may carry flax partitioning boxes.
       loss: (params, batch, context) -> Loss.
       features: (params, batch, *, layer=None, pool=True) -> [b d] or [b n d].
-      predict: (params, batch) -> logits, where there are any.
+      predict: (params, batch) -> outputs [b d], where there are any.
       reconstruct: (params, batch, context) -> Pictures, where there are any.
       advance: (extra, params, carry, step) -> extra, after the parameters' update.
       couples_batch: examples of a batch meet in the loss, so accumulation changes the result.
@@ -187,6 +203,8 @@ class Method(NamedTuple):
         `init_from` to fill; None where there are none.
       check: looks at a batch on the host, before it goes to a device, and raises ConfigError
         where the method cannot use it (a label that is no class); None where all will do.
+      heads: what the columns of `predict` say, by name and in order ("" where there is one head
+        alone); None: one class of as many as there are columns, batch["label"].
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -198,6 +216,7 @@ class Method(NamedTuple):
     couples_batch: bool = False
     frozen: Callable[[Array, Batch], Params] | None = None
     check: Callable[[Batch], None] | None = None
+    heads: Mapping[str, Output] | None = None
 
 
 def stream(key_or_keys: Key[Array, "..."], name: str) -> Key[Array, "..."]:

@@ -67,7 +67,7 @@ def test_batches_are_what_the_spec_says(opened, truth):
         assert batch["valid"].all()
     assert len(opened) == 10
     assert opened.steps_per_epoch == 2
-    assert opened.label_names == ("even", "odd")
+    assert opened.label_names == {"label": ("even", "odd")}
 
 
 def test_index_label_and_pixels_belong_together(opened, truth):
@@ -239,7 +239,7 @@ def test_a_hang_is_cut_off_and_counted(broken_folder):
 
 
 def test_labels_must_be_there(video_folder):
-    with pytest.raises(ConfigError, match="no labels"):
+    with pytest.raises(ConfigError, match="none at all"):
         make(video_folder, source=sources.folder(str(video_folder))).open()
 
 

@@ -35,7 +35,7 @@ def touch(tmp_path):
 
 
 def entries(source):
-    return [(source.fetch(i).path, source.fetch(i).label) for i in range(len(source))]
+    return [(source.fetch(i).path, source.fetch(i).labels.get("label")) for i in range(len(source))]
 
 
 def test_folder_in_order_of_names(video_folder):
@@ -44,14 +44,14 @@ def test_folder_in_order_of_names(video_folder):
     assert keys == sorted(keys)
     assert len(keys) == 10
     assert keys[0] == "even/video_0.mp4"
-    assert source.label_names == ()
-    assert source.fetch(0).label is None
+    assert source.label_names == {}
+    assert source.fetch(0).labels == {}
 
 
 def test_folder_labels(video_folder):
     source = sources.folder(str(video_folder), labels="folders").open()
-    assert source.label_names == ("even", "odd")
-    assert [source.fetch(i).label for i in range(10)] == [0] * 5 + [1] * 5
+    assert source.label_names == {"label": ("even", "odd")}
+    assert [source.fetch(i).labels["label"] for i in range(10)] == [0] * 5 + [1] * 5
 
 
 def test_folder_follows_links_once_and_skips_what_is_hidden(tmp_path, touch):
@@ -101,7 +101,7 @@ def test_names_of_classes_and_a_header(tmp_path, touch):
     touch("a.mp4", "b c.mp4")
     text = "path,label\na.mp4,riding a bike\nb c.mp4,abseiling\n"
     source = sources.csv(write_list(tmp_path, text)).open()
-    assert source.label_names == ("abseiling", "riding a bike")
+    assert source.label_names == {"label": ("abseiling", "riding a bike")}
     assert [label for _, label in entries(source)] == [1, 0]
 
 
@@ -126,7 +126,7 @@ def test_folders_of_pictures(tmp_path, touch):
     got = read_frames(source.fetch(1), [0])[0, 8, 4].astype(int)
     assert np.abs(got - frames[2, 8, 4]).max() < 6
     tuning = sources.csv(write_list(tmp_path, "x 8 4\n"), columns="path count label").open()
-    assert tuning.fetch(0).label == 4
+    assert tuning.fetch(0).labels == {"label": 4}
     assert read_frames(tuning.fetch(0), [7]).shape == (1, 32, 32, 3)
 
 
@@ -171,7 +171,7 @@ def prepared(tmp_path_factory):
 def test_tfds_records_at_random(prepared):
     _, source = prepared
     assert len(source) == 12
-    assert len(source.label_names) == 10
+    assert len(source.label_names["label"]) == 10
     keys = [source.fetch(i).key for i in (11, 0, 5)]
     assert len(set(keys)) == 3
     assert read_frames(source.fetch(3), [5]).shape == (1, 16, 16, 3)
@@ -259,7 +259,7 @@ def test_features_video_of_tfds_is_read_as_pictures(tmp_path):
     train = tensorflow().train
     features = {"video": train.Feature(bytes_list=train.BytesList(value=pictures))}
     record = train.Example(features=train.Features(feature=features)).SerializeToString()
-    source = Records([record, b"\xff"], features=("video", "label", "key"), label_names=(), name="set")
+    source = Records([record, b"\xff"], features=("video", "label", "key"), label_names={}, name="set")
     np.testing.assert_array_equal(read_frames(source.fetch(0), [2])[0], numbered_frames(3)[2])
     with pytest.raises(BadVideo, match="record 1 of set"):
         source.fetch(1)
@@ -285,6 +285,6 @@ def test_remote_files_are_fetched_as_bytes(monkeypatch):
 
     data = encode_h264(numbered_frames(2))
     monkeypatch.setattr(files, "_read_remote", lambda path: data)
-    source = files.Files([files._Entry("gs://bucket/a.mp4")], root="gs://bucket")
+    source = files.Files([files.Entry("gs://bucket/a.mp4")], root="gs://bucket")
     assert source.fetch(0).data == data
     assert source.fetch(0).key == "a.mp4"

@@ -165,7 +165,7 @@ class _Joined:
     """Several sources, one after the other."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
-        self.label_names: tuple[str, ...] = ()
+        self.label_names: dict[str, tuple[str, ...]] = {}
         self._place = [(part, i) for part in parts for i in range(len(part))]
 
     def __len__(self) -> int:

@@ -22,7 +22,6 @@ from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.transforms import apply
 from vmae_jax.data.video import BadVideo
 from vmae_jax.data.workers import Clip, Closed, Workers, available_cores
-from vmae_jax.spec import ConfigError
 
 if TYPE_CHECKING:
     from vmae_jax.data.pipeline import Loader
@@ -114,6 +113,9 @@ def _close_all() -> None:
         batches.close()
 
 
+_Found = tuple[Clip, list[np.ndarray], int]  # a clip, its labels, the number of its video
+
+
 class _Reader:
     """Reads the video at a position; called from tf.data's threads."""
 
@@ -126,7 +128,7 @@ class _Reader:
         self._plan = plan
 
     def __call__(self, position: np.ndarray, index: np.ndarray) -> tuple[Any, ...]:
-        """frames [u h w c], rows [views t], seeds [clips 2], label, index, valid.
+        """frames [u h w c], rows [views t], seeds [clips 2], index, valid, and each label.
 
         Never raises, for tf.data would print and wrap it: the first error is kept in `error`,
         and the consumer raises it in place of the next batch.
@@ -142,17 +144,18 @@ class _Reader:
         if found is None:
             black = np.zeros((1, loader.size, loader.size, loader.channels), np.uint8)
             still = np.zeros((loader.views, loader.sampler.frames), np.int32)
-            return black, still, seeds, np.int32(0), np.int32(-1), np.bool_(False)
-        clip, label, used = found
-        return clip.frames, clip.rows, seeds, np.int32(label), np.int32(used), np.bool_(True)
+            nothing = [np.zeros(field.shape, field.dtype) for field in loader.labels.values()]
+            return black, still, seeds, np.int32(-1), np.bool_(False), *nothing
+        clip, labels, used = found
+        return clip.frames, clip.rows, seeds, np.int32(used), np.bool_(True), *labels
 
-    def _find(self, position: int, index: int) -> tuple[Clip, int, int] | None:
-        """The clip, its label and the number of its video; None for a row that is not valid."""
+    def _find(self, position: int, index: int) -> _Found | None:
+        """The clip, its labels and the number of its video; None for a row that is not valid."""
         if self._plan.stop is None:
             return self._first_good(index, position)
         return self._try(index, position) if position < self._plan.stop else None
 
-    def _first_good(self, index: int, position: int) -> tuple[Clip, int, int]:
+    def _first_good(self, index: int, position: int) -> _Found:
         """The video, or the next one in the source that can be read: a rule, not chance."""
         videos = len(self.source)
         for step in range(videos):
@@ -161,7 +164,7 @@ class _Reader:
                 return found
         raise self.ledger.all_bad(videos)
 
-    def _try(self, index: int, position: int) -> tuple[Clip, int, int] | None:
+    def _try(self, index: int, position: int) -> _Found | None:
         if self.ledger.known(index):
             return None
         key = f"video {index}"
@@ -173,15 +176,17 @@ class _Reader:
         except BadVideo as error:
             self.ledger.bad(Fault(key, str(error), index))
             return None
-        if self._loader.labels and encoded.label is None:
-            raise ConfigError(f"loader: labels=True, but {key} has no label")
+        labels = [
+            field.array(encoded.labels.get(name), f"loader: labels[{name!r}]: {key}")
+            for name, field in self._loader.labels.items()
+        ]
         self.ledger.good()
-        return clip, encoded.label or 0, index
+        return clip, labels, index
 
 
 def _dataset(loader: "Loader", reader: _Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
     tf = tensorflow()
-    clips = loader.clips_per_video
+    clips, fields = loader.clips_per_video, loader.labels
     slots, firsts = np.unique(rows // clips, return_index=True)  # this host's videos of a step
     bounds = tf.constant([*firsts, len(rows)], tf.int64)
     own_clips = tf.constant(rows % clips, tf.int64)
@@ -195,27 +200,29 @@ def _dataset(loader: "Loader", reader: _Reader, rows: np.ndarray, plan: Plan, wo
         return position, video_at(position, videos=videos, seed=plan.seed, shuffle=plan.shuffle), slot
 
     def read(position: Any, index: Any, slot: Any) -> tuple[Any, ...]:
-        types = [tf.uint8, tf.int32, tf.uint32, tf.int32, tf.int32, tf.bool]
-        frames, shown, seeds, label, used, valid = tf.numpy_function(reader, [position, index], types)
+        types = [tf.uint8, tf.int32, tf.uint32, tf.int32, tf.bool, *(tf.as_dtype(f.dtype) for f in fields.values())]
+        frames, shown, seeds, used, valid, *labels = tf.numpy_function(reader, [position, index], types)
         frames = tf.ensure_shape(frames, [None, None, None, loader.channels])
         shown = tf.ensure_shape(shown, [loader.views, loader.sampler.frames])
         seeds = tf.ensure_shape(seeds, [clips, 2])
-        scalars = [tf.ensure_shape(value, []) for value in (label, used, valid)]
-        return frames, shown, seeds, *scalars, slot
+        labels = [tf.ensure_shape(label, field.shape) for label, field in zip(labels, fields.values(), strict=True)]
+        return frames, shown, seeds, tf.ensure_shape(used, []), tf.ensure_shape(valid, []), *labels, slot
 
     def spread(*video: Any) -> Any:
         slot = video[-1]
         mine = tf.data.Dataset.from_tensor_slices(own_clips[bounds[slot] : bounds[slot + 1]])
         return mine.map(lambda clip: (*video[:-1], clip))
 
-    def finish(frames: Any, shown: Any, seeds: Any, label: Any, used: Any, valid: Any, clip: Any) -> dict[str, Any]:
+    def finish(frames: Any, shown: Any, seeds: Any, used: Any, valid: Any, *rest: Any) -> dict[str, Any]:
+        *labels, clip = rest
         seed = seeds[clip]
         # `repeat` numbers the clips of the same frames: a crop that is not random goes by it.
         features = {"video": tf.gather(frames, shown[clip % loader.views]), "repeat": clip // loader.views}
         video = apply(loader.transforms, features, seed)["video"]
         video = tf.ensure_shape(video, [loader.sampler.frames, loader.size, loader.size, loader.channels])
-        batch = {"video": video, "seed": seed, "index": used, "valid": valid}
-        return batch | {"label": label} if loader.labels else batch
+        return {
+            "video": video, "seed": seed, "index": used, "valid": valid, **dict(zip(fields, labels, strict=True))
+        }  # fmt: skip
 
     cores = available_cores()
     steps = -(-plan.stop // loader.global_batch) if plan.stop is not None else (1 << 62) // len(slots)

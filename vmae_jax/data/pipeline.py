@@ -10,11 +10,12 @@ video * clips_per_video + clip, where the clips of a video are its repeats and t
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vmae_jax.data.labels import Field, fields
 from vmae_jax.data.sources import Opener, Source
 from vmae_jax.data.transforms import Transform, output_size
 from vmae_jax.spec import ConfigError
@@ -33,7 +34,7 @@ def loader(
     global_batch: int = 8,
     repeat: int = 1,
     shuffle: bool = True,
-    labels: bool = False,
+    labels: bool | Mapping[str, Any] = False,
     channels: int = 3,
     workers: int | None = None,
     prefetch: int = 2,
@@ -50,7 +51,8 @@ def loader(
       repeat: clips of each decoded video (the papers' num_sample): the same frames, with crops,
         flips and masks of their own.
       shuffle: a new order every epoch; False reads in the source's order.
-      labels: batches carry "label"; every example must have one.
+      labels: True: batches carry "label", one class; every example must have one. Or the labels
+        that they carry by name, each from `data.labels`.
       channels: 3 (RGB) or 1 (grey).
       workers: decoding processes of this host; by default one a core.
       prefetch: batches made ahead.
@@ -82,7 +84,7 @@ def loader(
         global_batch=global_batch,
         repeat=repeat,
         shuffle=shuffle,
-        labels=labels,
+        labels=fields(labels),
         channels=channels,
         workers=workers,
         prefetch=prefetch,
@@ -102,7 +104,7 @@ class Loader:
     global_batch: int
     repeat: int
     shuffle: bool
-    labels: bool
+    labels: Mapping[str, Field]
     channels: int
     workers: int | None
     prefetch: int
@@ -134,15 +136,22 @@ class Loader:
             "index": ((b,), np.int32),
             "valid": ((b,), np.bool_),
         }
-        if self.labels:
-            shapes["label"] = ((b,), np.int32)
+        shapes |= {name: ((b, *field.shape), field.dtype) for name, field in self.labels.items()}
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def open(self) -> "Opened":
-        """Opens the source. Raises ConfigError: it is not there, empty, or has no labels."""
+        """Opens the source. Raises ConfigError: it is not there, empty, or has not these labels."""
         source = self.source.open()
-        if self.labels and not source.label_names and source.fetch(0).label is None:
-            raise ConfigError("loader: labels=True, but the source has no labels")
+        for name, field in self.labels.items():
+            names = source.label_names.get(name, ())
+            if field.kind == "many" and len(names) > field.size:
+                raise ConfigError(f"loader: labels[{name!r}] has {field.size} classes, the source {len(names)}")
+            if names:
+                continue
+            given = source.fetch(0).labels
+            if name not in given:
+                has = f"only {', '.join(given)}" if given else "none at all"
+                raise ConfigError(f"loader: labels ask for {name!r}, but the source has {has}")
         return Opened(self, source)
 
 
@@ -158,7 +167,8 @@ class Opened:
         return len(self.source)
 
     @property
-    def label_names(self) -> tuple[str, ...]:
+    def label_names(self) -> Mapping[str, tuple[str, ...]]:
+        """By label, its classes' names in order, where they have names."""
         return self.source.label_names
 
     @property

@@ -6,7 +6,7 @@ line what is wrong. What it gives, a `Source`, has random access by number.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from vmae_jax.data.video import Encoded
@@ -29,9 +29,9 @@ __all__ = [
 
 
 class Source(Protocol):
-    """Videos by number. `label_names` is () where classes have no names."""
+    """Videos by number. `label_names` holds, by label, the names of its classes in order, where they have names."""
 
-    label_names: tuple[str, ...]
+    label_names: Mapping[str, tuple[str, ...]]
 
     def __len__(self) -> int: ...
 
@@ -49,7 +49,9 @@ class Opener(Protocol):
 PARTS = ("all", "train", "held_out")
 
 
-def folder(path: str, labels: str = "none", part: str = "all", share: float = 0.1) -> "Folder":
+def folder(
+    path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
+) -> "Folder":
     """Every video file under `path`, in the order of their names.
 
     Args:
@@ -58,24 +60,31 @@ def folder(path: str, labels: str = "none", part: str = "all", share: float = 0.
       part: "all", or one side of a split that depends on the files' names alone: "held_out" is
         `share` of the videos (at least one), "train" the rest.
       share: of the videos that are held out.
+      names: a text file with the classes' names, one a line, in the order of their numbers; by
+        default the folders' names, sorted. Two folders with the same classes need none.
     """
     if labels not in ("none", "folders"):
         raise ConfigError(f"labels={labels!r}: it is 'none' or 'folders'")
     if part not in PARTS or not 0 < share < 1:
         raise ConfigError(f"part={part!r}, share={share}: a part is one of {', '.join(PARTS)}, a share between 0 and 1")
-    return Folder(path, labels, part, share)
+    return Folder(path, labels, part, share, names)
 
 
 def folder_or(
-    otherwise: Any, path: str | None = None, labels: str = "none", part: str = "all", share: float = 0.1
+    otherwise: Any,
+    path: str | None = None,
+    labels: str = "none",
+    part: str = "all",
+    share: float = 0.1,
+    names: str | None = None,
 ) -> Any:
     """The videos of a folder where one is named, else another source.
 
     Args:
       otherwise: the source that is used while `path` is None.
-      path, labels, part, share: as in `folder`.
+      path, labels, part, share, names: as in `folder`.
     """
-    return otherwise if path is None else folder(path, labels, part, share)
+    return otherwise if path is None else folder(path, labels, part, share, names)
 
 
 def paths(paths: Sequence[str]) -> "Paths":
@@ -89,21 +98,32 @@ def paths(paths: Sequence[str]) -> "Paths":
     return Paths(tuple(paths))
 
 
-def csv(path: str, root: str = "", columns: str | None = None, pictures: str = "img_{:05}.jpg") -> "CsvList":
+def csv(
+    path: str,
+    root: str = "",
+    columns: str | None = None,
+    pictures: str = "img_{:05}.jpg",
+    names: Mapping[str, str] | None = None,
+) -> "CsvList":
     """A list of videos in the official formats, one a line, separated by spaces or commas.
 
     `path`, `path label`, `path 0 -1` (a video), `path start count` (a folder of pictures) and
     `path start count label`. Which one it is, is seen from the number of fields; a first line of
-    column names is skipped. Paths may hold spaces.
+    column names is skipped. Paths may hold spaces. A label is a class number or a name; several
+    classes or numbers stand between semicolons (`a.mp4,run;jump`, `b.mp4 0.5;1.25`), `-` is none.
 
     Args:
       path: the list, local or gs://.
       root: what relative paths are relative to; by default the folder of the list.
       columns: the columns by name where they cannot be told by their number, such as
-        "path count label" (the official lists for fine-tuning on pictures).
+        "path count label" (the official lists for fine-tuning on pictures), or that are labels of
+        other names, such as "path,verb,noun".
       pictures: the names of pictures by their number (the official default).
+      names: label -> a text file with its classes' names, one a line, in the order of their
+        numbers. By default the names in the list, sorted: a test list that lacks a class would
+        number the others differently, so name them where the lists are not of the same classes.
     """
-    return CsvList(path, root, columns, pictures)
+    return CsvList(path, root, columns, pictures, tuple((names or {}).items()))
 
 
 def tfds(
@@ -128,7 +148,8 @@ def tfds(
         call("data.builders.moving_shapes.config", train=2000); or the name of a TFDS config.
       prepare: make the dataset when it is not there yet.
       video: the feature that holds the video: its encoded bytes, or `tfds.features.Video`.
-      label: the feature that holds the class, where there is one.
+      label: the feature that is the batch's "label"; every other feature of numbers is a label
+        of its own name, such as "labels", "verb" or "noun".
       key: the feature that names the example, where there is one.
     """
     if (name is None) == (directory is None):
@@ -144,12 +165,13 @@ class Folder:
     labels: str
     part: str
     share: float
+    names: str | None
 
     def open(self) -> Source:
         """Lists the folder. Raises ConfigError: no such folder, or no video in it."""
         from vmae_jax.data.files import open_folder
 
-        return open_folder(self.path, labels=self.labels, part=self.part, share=self.share)
+        return open_folder(self.path, labels=self.labels, part=self.part, share=self.share, names=self.names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +195,13 @@ class CsvList:
     root: str
     columns: str | None
     pictures: str
+    names: tuple[tuple[str, str], ...]
 
     def open(self) -> Source:
         """Reads the list. Raises ConfigError with the number of the line that is wrong."""
-        from vmae_jax.data.files import open_csv
+        from vmae_jax.data.lists import open_csv
 
-        return open_csv(self.path, root=self.root, columns=self.columns, pictures=self.pictures)
+        return open_csv(self.path, root=self.root, columns=self.columns, pictures=self.pictures, names=dict(self.names))
 
 
 @dataclasses.dataclass(frozen=True)

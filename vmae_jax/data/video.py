@@ -5,6 +5,8 @@ neither TensorFlow nor JAX: they run in small worker processes.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,17 +24,19 @@ class Encoded:
     Attributes:
       data: the bytes of a video file.
       path: a local video file.
+      span: where in `path` the video is, (first byte, bytes); by default the whole file.
       frames: still pictures in order, each a local file or the bytes of one.
       rate: frames a second of `frames`, where it is known (a video file says its own).
-      label: the class, where there is one.
+      labels: what the source says of it, by name: "label" or others (see `data.labels`).
       key: a name for people: in messages and in the list of broken files.
     """
 
     data: bytes | None = None
     path: str | None = None
+    span: tuple[int, int] | None = None
     frames: tuple[str | bytes, ...] | None = None
     rate: float | None = None
-    label: int | None = None
+    labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     key: str = ""
 
     def __post_init__(self) -> None:

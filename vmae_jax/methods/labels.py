@@ -14,26 +14,20 @@ import numpy as np
 from jaxtyping import Array
 
 from vmae_jax.spec import ConfigError
-from vmae_jax.types import Mean
+from vmae_jax.types import Mean, Output
 
 __all__ = ["Head", "check", "many", "numbers", "one"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
-    """A supervised head.
+class Head(Output):
+    """A supervised head: an `Output` and how it is trained.
 
     Attributes:
-      kind: "one" class of several (softmax), "many" classes at once (sigmoid), or "numbers".
-      outputs: how many.
-      label: the key of the batch that holds its labels.
       weight: of its part of the loss.
       smoothing: of the labels.
     """
 
-    kind: str
-    outputs: int
-    label: str = "label"
     weight: float = 1.0
     smoothing: float = 0.0
 
