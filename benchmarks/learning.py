@@ -1,0 +1,164 @@
+"""Does it learn, and not only run? Pre-training against none, on clips whose classes are motions.
+
+    python -m benchmarks.learning --out=runs/learning                 # part A: labels and probes
+    python -m benchmarks.learning --out=runs/learning --part=B        # masks and distillation
+    python -m benchmarks.learning --out=runs/learning --report        # tables and pictures again
+
+What is compared and why: docs/learning.md. The same command goes on where it was stopped: every
+result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from benchmarks.learning_arms import PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_report import pictures, tables
+from benchmarks.learning_runs import RANDOM, STUDENTS, Interrupted, Job, execute, jobs
+from vmae_jax.runtime.cache import enable_cache
+from vmae_jax.spec import ConfigError, allow_plugins, did_you_mean
+
+__all__ = ["SETTING", "SMOKE", "main", "read", "run"]
+
+SETTING = Setting(
+    scene={"size": 32, "frames": 8, "speed": 0.25, "contrast": 0.05, "shapes": 4, "clutter": 0, "drift": 2},
+    model={"size": "tiny", "frames": 8, "resolution": 32, "width": 64, "depth": 4, "heads": 4,
+           "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2},
+)  # fmt: skip
+
+# The whole of it in a minute, to see that it runs; its numbers mean nothing.
+SMOKE = dataclasses.replace(
+    SETTING,
+    model={**SETTING.model, "width": 16, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1},
+    unlabelled=40, counts=(10, 20), middle=10, validation=20, test=20,
+    batch=8, steps=4, tuning_batch=8, tuning_steps=3, rates=(1e-3, 3e-3), save_every=2,
+)  # fmt: skip
+
+ARMS = (*PRETRAINING, SCRATCH, RANDOM, *STUDENTS)
+
+
+def run(
+    setting: Setting,
+    out: pathlib.Path,
+    *,
+    part: str = "A",
+    seeds: int = 3,
+    arms: Sequence[str] = (),
+    hours: float = 1e9,
+) -> dict[Job, dict[str, Any]]:
+    """Runs what is not in OUT/results.jsonl yet, and gives all that is in it then.
+
+    Args:
+      arms: only jobs of these; empty for all.
+      hours: no new job begins after so long.
+
+    Raises:
+      ConfigError: OUT holds results of another setting.
+      Interrupted: the process was asked to stop.
+    """
+    allow_plugins(["benchmarks"])
+    enable_cache()
+    out.mkdir(parents=True, exist_ok=True)
+    _same_setting(setting, out)
+    rows, until = read(out), time.monotonic() + 3600 * hours
+    while time.monotonic() < until:
+        job = next((job for job in jobs(setting, part, seeds, arms, rows) if job not in rows), None)
+        if job is None:
+            break
+        rows[job] = execute(job, setting, out, rows)
+        _append(out, job, rows[job])
+        told = {name: value for name, value in rows[job].items() if isinstance(value, float)}
+        print(f"{job.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in told.items()), file=sys.stderr, flush=True)
+    return rows
+
+
+def read(out: pathlib.Path) -> dict[Job, dict[str, Any]]:
+    """The results so far; a last line that a kill cut short is dropped, and cut off the file."""
+    path, names = out / "results.jsonl", [field.name for field in dataclasses.fields(Job)]
+    rows: dict[Job, dict[str, Any]] = {}
+    if not path.exists():
+        return rows
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    for line in map(json.loads, whole.splitlines()):
+        rows[Job(*(line.pop(name) for name in names))] = line
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; see the top of this file."""
+    options = _parser().parse_args(arguments)
+    setting = SMOKE if options.smoke else SETTING
+    out, arms = pathlib.Path(options.out).absolute(), [name for name in options.arms.split(",") if name]
+    try:
+        for name in arms:
+            if name not in ARMS:
+                raise ConfigError(f"--arms={name}: unknown{did_you_mean(name, ARMS)}; there are {', '.join(ARMS)}")
+        if options.seeds < 1 or options.hours <= 0:
+            raise ConfigError(f"--seeds={options.seeds} --hours={options.hours}: at least 1, and above 0")
+        started = time.monotonic()
+        for part in options.part if not options.report else ():
+            left = options.hours - (time.monotonic() - started) / 3600
+            run(setting, out, part=part, seeds=options.seeds, arms=arms, hours=left)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Interrupted:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 75
+    rows = read(out)
+    if not rows:
+        print(f"{out} holds no results", file=sys.stderr)
+        return 2
+    (out / "tables.md").write_text(tables(setting, rows))
+    drawn = pictures(setting, rows, out)
+    print(json.dumps({"status": "ok", "results": len(rows), "files": [str(out / "tables.md"), *map(str, drawn)]}))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
+    parser.add_argument("--part", choices=("A", "B", "AB"), default="A", help="A: labels and probes; B: the ladder")
+    parser.add_argument("--arms", default="", help=f"only these, separated by commas: {', '.join(ARMS)}")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--hours", type=float, default=1e9, help="no new job begins after so long")
+    parser.add_argument("--report", action="store_true", help="tables and pictures of what there is; runs nothing")
+    parser.add_argument("--smoke", action="store_true", help="tiny: to see that it runs")
+    return parser
+
+
+def _append(out: pathlib.Path, job: Job, row: dict[str, Any]) -> None:
+    machine = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": f"{os.cpu_count()} x {platform.machine()} {jax.default_backend()}, jax {jax.__version__}",
+    }
+    with (out / "results.jsonl").open("a") as file:
+        file.write(json.dumps(dataclasses.asdict(job) | row | machine) + "\n")
+
+
+def _same_setting(setting: Setting, out: pathlib.Path) -> None:
+    """Results of two settings are never mixed."""
+    path, text = out / "setting.json", json.dumps(dataclasses.asdict(setting), indent=1) + "\n"
+    if path.exists() and path.read_text() != text and read(out):
+        raise ConfigError(f"--out={out} holds results of another setting ({path}); give another folder")
+    if path.exists() and path.read_text() != text:
+        shutil.rmtree(out / "runs", ignore_errors=True)
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""moving_shapes in memory: the clips of `vmae_jax.data.shapes`, drawn once and kept as uint8.
+
+A loader as `data.pipeline.loader` is one, without video files and decoding between the program
+that draws the clips and the one that learns from them. Clips are a function of settings, split
+and number, batches of (seed, position), as everywhere.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.data.builders.moving_shapes import SPLITS, Settings
+from vmae_jax.data.order import clip_seeds, fold
+from vmae_jax.data.shapes import MOTIONS, draw
+
+__all__ = ["Memory", "drawn", "memory"]
+
+CHUNK = 250  # clips of a file in the cache: so much is lost when the drawing is stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """See `memory`."""
+
+    settings: Settings
+    split: str
+    first: int
+    count: int
+    global_batch: int
+    labels: bool
+    cache: str
+    repeat: int = 1
+    views: int = 1
+    clips_per_video: int = 1
+
+    @property
+    def clips_per_step(self) -> int:
+        return self.global_batch
+
+    def spec(self) -> dict[str, Any]:
+        """Shape and type of each part of a batch."""
+        import jax
+
+        b, scene = self.global_batch, self.settings.scene
+        shapes = {
+            "video": ((b, scene.frames, scene.size, scene.size, 3), np.uint8),
+            "seed": ((b, 2), np.uint32),
+            "index": ((b,), np.int32),
+            "valid": ((b,), np.bool_),
+        }
+        if self.labels:
+            shapes["label"] = ((b,), np.int32)
+        return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
+
+    def open(self) -> "Opened":
+        """Reads the clips, drawing first what is not in the cache yet."""
+        clips = drawn(self.settings, self.split, self.first + self.count, self.cache)
+        return Opened(self, clips[self.first : self.first + self.count])
+
+
+class Opened:
+    """The clips, and batches of them."""
+
+    label_names = {"label": MOTIONS}  # noqa: RUF012 - read only
+
+    def __init__(self, loader: Memory, clips: np.ndarray):
+        self.loader = loader
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self) // self.loader.global_batch)
+
+    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches":
+        """Batches without end; every clip once an epoch, in an order of its own."""
+        return Batches(self, tuple(rows), seed, start, stop=None)
+
+    def once(self, *, rows: Sequence[int], seed: int = 0) -> "Batches":
+        """Every clip once, in order; the last batch is filled up with rows that are not valid."""
+        return Batches(self, tuple(rows), seed, 0, stop=len(self))
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """Batches from a position on, a position counting clips."""
+
+    def __init__(self, opened: Opened, rows: tuple[int, ...], seed: int, start: int, *, stop: int | None):
+        self.opened = opened
+        self.rows = np.asarray(rows)
+        self.seed = seed
+        self.position = start
+        self.stop = stop
+        self._order = functools.lru_cache(2)(self._permutation)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self.stop is not None and self.position >= self.stop:
+            raise StopIteration
+        positions = self.position + self.rows
+        self.position += self.opened.loader.global_batch
+        valid = np.ones(len(positions), bool) if self.stop is None else positions < self.stop
+        places = np.array([self._place(int(p)) if good else -1 for p, good in zip(positions, valid, strict=True)])
+        loader = self.opened.loader
+        batch = {
+            "video": np.where(valid[:, None, None, None, None], self.opened.clips[places], np.uint8(0)),
+            "seed": np.concatenate([clip_seeds(self.seed, int(p), 1) for p in positions]),
+            "index": places.astype(np.int32),
+            "valid": valid,
+        }
+        if loader.labels:
+            batch["label"] = np.where(valid, (loader.first + places) % len(MOTIONS), 0).astype(np.int32)
+        return batch
+
+    def faults(self) -> list[tuple[str, str, int]]:
+        """None: nothing is decoded that could be broken."""
+        return []
+
+    def _place(self, position: int) -> int:
+        epoch, offset = divmod(position, len(self.opened))
+        return offset if self.stop is not None else int(self._order(epoch)[offset])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.Generator(np.random.Philox(key=fold(self.seed, epoch))).permutation(len(self.opened))
+
+
+def memory(
+    settings: Settings,
+    split: str = "train",
+    count: int = 1000,
+    first: int = 0,
+    global_batch: int = 32,
+    labels: bool = True,
+    cache: str = "",
+) -> Memory:
+    """A loader of clips that are drawn by the program and kept in memory.
+
+    Args:
+      settings: `data.builders.moving_shapes.config`; its numbers of clips are not used.
+      split: one of its splits.
+      count, first: which clips of the split; a multiple of ten holds every class equally often.
+      global_batch: clips a step.
+      labels: batches carry "label".
+      cache: a folder that keeps drawn clips; by default one in the folder for temporary files.
+
+    Raises:
+      ValueError: an unknown split, or no clips.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: there are {', '.join(SPLITS)}")
+    if min(count, global_batch) < 1 or first < 0:
+        raise ValueError(f"count={count}, first={first}, global_batch={global_batch}: at least 1, 0 and 1")
+    return Memory(settings, split, first, count, global_batch, labels, cache)
+
+
+@functools.lru_cache(8)
+def drawn(settings: Settings, split: str, count: int, cache: str = "") -> np.ndarray:
+    """The first `count` clips of a split, uint8 [count t h w 3], drawn on all cores where not in the cache."""
+    name = dataclasses.replace(settings, train=0, validation=0, test=0).name
+    folder = pathlib.Path(cache or pathlib.Path(tempfile.gettempdir()) / f"vmae_learning_{os.getuid()}") / name / split
+    folder.mkdir(parents=True, exist_ok=True)
+    firsts = range(0, count, CHUNK)
+    missing = [first for first in firsts if not (folder / f"{first:07d}.npy").exists()]
+    if len(missing) > 1:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(_draw_chunk, *zip(*[(settings, split, first, folder) for first in missing], strict=True)))
+    elif missing:
+        _draw_chunk(settings, split, missing[0], folder)
+    return np.concatenate([np.load(folder / f"{first:07d}.npy") for first in firsts])[:count]
+
+
+def _draw_chunk(settings: Settings, split: str, first: int, folder: pathlib.Path) -> None:
+    """Draws CHUNK clips into a file, which is there whole or not at all."""
+    clips = np.stack([_clip(settings, split, index) for index in range(first, first + CHUNK)])
+    part = folder / f".{first:07d}.{os.getpid()}.npy"
+    np.save(part, clips)
+    part.rename(folder / f"{first:07d}.npy")
+
+
+def _clip(settings: Settings, split: str, index: int) -> np.ndarray:
+    """What `builders.moving_shapes.make_clip` would encode."""
+    generator = np.random.Generator(np.random.Philox(key=fold(settings.seed, SPLITS.index(split), index)))
+    return draw(settings.scene, MOTIONS[index % len(MOTIONS)], generator)

@@ -1,0 +1,213 @@
+"""Tables and pictures of the learning experiment, from its lines of results."""
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
+
+from benchmarks.learning_arms import MAIN, PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_runs import RANDOM, STUDENTS, Job, Rows, chosen_rate
+from vmae_jax.eval.charts import compact, ticks
+
+__all__ = ["Estimate", "Line", "difference", "draw_lines", "estimate", "pictures", "tables"]
+
+COLOURS = ("#1f5fbf", "#c8501e", "#2e8b57", "#8a4fbf", "#9a7b00", "#555555")
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds and half its 95% interval (Student's t); nan where there is one seed alone."""
+
+    mean: float
+    half: float
+    n: int
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "not run"
+        return f"{100 * self.mean:.1f}" + (f" ± {100 * self.half:.1f}" if self.n > 1 else "")
+
+
+class Line(NamedTuple):
+    """A line of a picture: (x, y, half the height of its bar, 0 for none)."""
+
+    name: str
+    points: Sequence[tuple[float, float, float]]
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """The mean of these and its interval."""
+    array = np.asarray(list(values), float)
+    n = len(array)
+    if n < 2:
+        return Estimate(float(array.mean()) if n else np.nan, np.nan, n)
+    half = float(stats.t.ppf(0.975, n - 1) * array.std(ddof=1) / np.sqrt(n))
+    return Estimate(float(array.mean()), half, n)
+
+
+def difference(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate:
+    """one - other over the seeds that both have: the same clips, labels and order, so it is paired."""
+    return estimate(one[seed] - other[seed] for seed in sorted(one.keys() & other.keys()))
+
+
+def tables(setting: Setting, rows: Rows) -> str:
+    """Everything that was run, as Markdown."""
+    parts = [_labels(setting, rows), _probes(rows), _masks(setting, rows), _students(setting, rows)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def pictures(setting: Setting, rows: Rows, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Accuracy against labels, and the losses of pre-training; what has no results is not drawn."""
+    made = []
+    lines = []
+    for arm, name in ((MAIN, "pre-trained"), (SCRATCH, "from scratch")):
+        found = {
+            labels: estimate(_tested(setting, rows, "finetune", arm, labels).values()) for labels in setting.counts
+        }
+        points = [(float(np.log10(k)), 100 * e.mean, 100 * np.nan_to_num(e.half)) for k, e in found.items() if e.n]
+        lines += [Line(name, points)] if points else []
+    if lines:
+        marks = [(float(np.log10(count)), str(count)) for count in setting.counts]
+        made.append(draw_lines("Test accuracy, % (bars: 95% of the mean)", "labelled clips", lines, marks, low=0.0))
+        made[-1].save(folder / "learning_labels.png")
+    curves = [
+        Line(arm if seed == 0 else "", [(step, loss, 0.0) for step, loss in row["curve"]])
+        for arm in PRETRAINING
+        for seed in range(100)
+        if (row := rows.get(Job("pretrain", arm, seed))) and (seed == 0 or arm == MAIN)
+    ]
+    if curves:
+        made.append(draw_lines("Loss of pre-training (each arm averages over other tokens)", "step", curves))
+        made[-1].save(folder / "learning_pretraining.png")
+    names = ["learning_labels.png"] * bool(lines) + ["learning_pretraining.png"] * bool(curves)
+    return [folder / name for name in names]
+
+
+def draw_lines(
+    title: str,
+    below: str,
+    lines: Sequence[Line],
+    marks: Sequence[tuple[float, str]] | None = None,
+    *,
+    low: float | None = None,
+    size: tuple[int, int] = (960, 560),
+) -> Image.Image:
+    """A picture of lines with bars; a line without a name has the colour of the one before it."""
+    xs, ys, halves = (np.array(column) for column in zip(*[p for line in lines for p in line.points], strict=True))
+    levels = ticks(low if low is not None else float((ys - halves).min()), float((ys + halves).max()), 5)
+    marks = marks or [(value, compact(value)) for value in ticks(float(xs.min()), float(xs.max()), 5)]
+    left, right = min(xs.min(), marks[0][0]), max(xs.max(), marks[-1][0])
+    image = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(18)
+    box = (70, 60, size[0] - 210, size[1] - 70)
+    across = lambda x: box[0] + (x - left) / ((right - left) or 1) * (box[2] - box[0])  # noqa: E731
+    down = lambda y: box[3] - (y - levels[0]) / ((levels[-1] - levels[0]) or 1) * (box[3] - box[1])  # noqa: E731
+    pen.text((box[0], 18), title, "black", font)
+    pen.text(((box[0] + box[2]) / 2, size[1] - 18), below, "black", font, anchor="ms")
+    for level in levels:
+        pen.line((box[0], down(level), box[2], down(level)), "#dddddd")
+        pen.text((box[0] - 8, down(level)), compact(level), "#444444", font, anchor="rm")
+    for x, text in marks:
+        pen.text((across(x), box[3] + 10), text, "#444444", font, anchor="ma")
+    _lines(pen, font, lines, across, down, box)
+    return image
+
+
+def _lines(
+    pen: ImageDraw.ImageDraw,
+    font: Any,
+    lines: Sequence[Line],
+    across: Callable[[float], float],
+    down: Callable[[float], float],
+    box: tuple[int, int, int, int],
+) -> None:
+    """The lines, their bars and the legend beside them."""
+    number = -1
+    for line in lines:
+        number += bool(line.name) or number < 0
+        colour = COLOURS[number % len(COLOURS)]
+        pen.line([(across(x), down(y)) for x, y, _ in line.points], colour, 3)
+        for x, y, half in line.points:
+            if half:
+                pen.line((across(x), down(y - half), across(x), down(y + half)), colour, 2)
+            if len(line.points) < 20:
+                pen.ellipse((across(x) - 5, down(y) - 5, across(x) + 5, down(y) + 5), fill=colour)
+        if line.name:
+            at = box[1] + 26 * number
+            pen.line((box[2] + 16, at + 9, box[2] + 46, at + 9), colour, 4)
+            pen.text((box[2] + 54, at), line.name, "black", font)
+
+
+def _tested(setting: Setting, rows: Rows, stage: str, arm: str, labels: int) -> dict[int, float]:
+    """Test accuracy by seed, at the rate that was chosen."""
+    rate = chosen_rate(setting, stage, arm, labels, rows)
+    return {job.seed: row["test"] for job, row in rows.items() if (job.stage, job.arm, job.labels, job.rate)
+            == (stage, arm, labels, rate)}  # fmt: skip
+
+
+def _column(rows: Rows, stage: str, arm: str, name: str) -> dict[int, float]:
+    return {job.seed: row[name] for job, row in rows.items() if (job.stage, job.arm) == (stage, arm)}
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
+    lines = [list(map(str, line)) for line in body]
+    if not lines:
+        return ""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(head), ["---"] * len(head), *lines])
+
+
+def _labels(setting: Setting, rows: Rows) -> str:
+    body = []
+    for labels in setting.counts:
+        one, other = (_tested(setting, rows, "finetune", arm, labels) for arm in (MAIN, SCRATCH))
+        if one or other:
+            rates = [chosen_rate(setting, "finetune", arm, labels, rows) for arm in (MAIN, SCRATCH)]
+            told = " / ".join("-" if rate is None else f"{rate:g}" for rate in rates)
+            gain = difference(one, other)
+            body.append((labels, told, estimate(one.values()), estimate(other.values()), gain, gain.n))
+    head = ("labels", "rates (pre-trained / scratch)", "pre-trained", "from scratch", "difference", "seeds")
+    return _table(head, body)
+
+
+def _probes(rows: Rows) -> str:
+    body = []
+    for name in ("probe_last", "probe_middle", "knn_last", "knn_middle"):
+        one, other = (_column(rows, "probe", arm, name) for arm in (MAIN, RANDOM))
+        if one or other:
+            gain = difference(one, other)
+            body.append((name, estimate(one.values()), estimate(other.values()), gain, gain.n))
+    return _table(("frozen features", "pre-trained", "random", "difference", "seeds"), body)
+
+
+def _masks(setting: Setting, rows: Rows) -> str:
+    body, base = [], _column(rows, "probe", MAIN, "probe_last")
+    for arm in PRETRAINING:
+        probed, tested = (
+            _column(rows, "probe", arm, "probe_last"),
+            _tested(setting, rows, "finetune", arm, setting.middle),
+        )
+        costs = [row for job, row in rows.items() if (job.stage, job.arm) == ("pretrain", arm)]
+        if not probed or (arm == MAIN and len(body) == 0 and not _others(rows)):
+            continue
+        speed = np.median([row["step_seconds"] for row in costs]) * 1e3
+        gain = difference(probed, base) if arm != MAIN else ""
+        body.append((arm, estimate(probed.values()), gain, estimate(tested.values()), f"{costs[0]['step_gflops']:.2f}",
+                     f"{speed:.0f}", len(probed)))  # fmt: skip
+    tuned = f"fine-tuned, {setting.middle} labels"
+    head = ("arm", "linear probe", f"less {MAIN}", tuned, "GFLOP a step", "ms a step", "seeds")
+    return _table(head, body)
+
+
+def _others(rows: Rows) -> bool:
+    return any(job.stage == "pretrain" and job.arm != MAIN for job in rows)
+
+
+def _students(setting: Setting, rows: Rows) -> str:
+    alone, taught = (_tested(setting, rows, "student", arm, setting.teacher) for arm in STUDENTS)
+    if not alone and not taught:
+        return ""
+    gain = difference(taught, alone)
+    line = (setting.teacher, estimate(taught.values()), estimate(alone.values()), gain, gain.n)
+    return _table(("labels", "student with a teacher", "the same alone", "difference", "seeds"), [line])
