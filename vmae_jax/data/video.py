@@ -27,6 +27,7 @@ class Encoded:
       span: where in `path` the video is, (first byte, bytes); by default the whole file.
       frames: still pictures in order, each a local file or the bytes of one.
       rate: frames a second of `frames`, where it is known (a video file says its own).
+      stride: frames from one that is seen to the next, in place of the sampler's (a mixture's parts may differ).
       labels: what the source says of it, by name: "label" or others (see `data.labels`).
       key: a name for people: in messages and in the list of broken files.
     """
@@ -36,6 +37,7 @@ class Encoded:
     span: tuple[int, int] | None = None
     frames: tuple[str | bytes, ...] | None = None
     rate: float | None = None
+    stride: int | None = None
     labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     key: str = ""
 

@@ -1,0 +1,119 @@
+"""AVA's actions as classes of short clips, from the owners' annotations and movies.
+
+    call("data.sources.tfds", name="ava", prepare=True,
+         config=call("data.builders.ava.config", directory="ava"))
+
+An example is the seconds around an annotated moment of a movie; its "labels" are the actions of all
+the people in that moment (boxes are left aside: this is AVA for pre-training, classification and
+multi-label tests, not for detection). The directory holds `ava_train_v2.2.csv`, `ava_val_v2.2.csv`,
+`ava_action_list_v2.2_for_activitynet_2019.pbtxt` (60 actions) or `ava_action_list_v2.2.pbtxt` (80),
+the `ava_{train,val}_excluded_timestamps_v2.2.csv` where they were handed out, all in it or in
+`annotations/`, and the movies, `{video_id}.mp4` (mkv, webm) anywhere below it.
+"""
+
+import functools
+import re
+from typing import Any
+
+from vmae_jax.data import listed_builder
+from vmae_jax.data.listing import Listing, Manual, Split
+from vmae_jax.spec import ConfigError
+
+__all__ = ["builder", "builder_config", "config"]
+
+LAYOUT = "ava_train_v2.2.csv, ava_val_v2.2.csv, ava_action_list_v2.2_for_activitynet_2019.pbtxt and the movies"
+FILES = {"train": "train", "validation": "val"}
+ACTION = re.compile(r'name:\s*"([^"]*)"\s+(?:label_)?id:\s*(\d+)')
+
+
+def config(
+    seconds: float = 3.0,
+    begins: float = 0.0,
+    short_side: int = 320,
+    version: str = "2.2",
+    directory: str | None = None,
+) -> listed_builder.Settings:
+    """AVA as clips with several classes.
+
+    Args:
+      seconds: of a clip, around its annotated moment.
+      begins: the second of the movie at which the files begin: 0 for the movies as they are handed
+        out, 900 for the quarters of an hour that many cut out of them.
+      short_side: pixels that clips are shrunk to.
+      version: of the annotations: 2.1 or 2.2.
+      directory: the folder with the owners' files; not needed once it is prepared.
+    """
+    if version not in ("2.1", "2.2"):
+        raise ConfigError(f"ava: version={version!r}; there are 2.1 and 2.2")
+    if not 0 < seconds <= 60 or begins < 0:
+        raise ConfigError(f"ava: seconds={seconds:g}, begins={begins:g}: above 0 and at most 60, and not negative")
+    listing = functools.partial(_listing, directory, version, seconds, begins, short_side)
+    return listed_builder.Settings("ava", f"v{version}_{seconds:g}s_{short_side}px", listing)
+
+
+def builder_config(settings: Any) -> Any:
+    """The TFDS BuilderConfig that stands for `settings`."""
+    return listed_builder.config_of("ava", settings)
+
+
+@functools.cache
+def builder() -> type:
+    """The TFDS builder class."""
+    return listed_builder.builder_class("ava", description="Atomic actions of people in movies, as clips.")
+
+
+def _listing(directory: str | None, version: str, seconds: float, begins: float, short_side: int) -> Listing:
+    manual = Manual(f"ava v{version}", directory, layout=LAYOUT.replace("2.2", version))
+    number, names = _actions(manual, version)
+    videos = manual.videos()
+    splits = {split: Split() for split in FILES}
+    for split, rows in splits.items():
+        excluded = _excluded(manual, f"ava_{FILES[split]}_excluded_timestamps_v{version}.csv")
+        moments = _moments(manual, f"ava_{FILES[split]}_v{version}.csv")
+        for (video, moment), actions in moments.items():
+            if (video, moment) in excluded:
+                continue
+            labels = tuple(sorted(number[action] for action in actions if action in number))
+            middle = moment - begins
+            span = (max(0.0, middle - seconds / 2), middle + seconds / 2)
+            rows.add(f"{video}_{moment:06.0f}", videos.find(video), labels={"labels": labels}, span=span)
+    return Listing({"labels": names}, splits, short_side=short_side)
+
+
+def _actions(manual: Manual, version: str) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Our number of each action by theirs (which start at 1 and have gaps), and the names."""
+    year = {"2.1": 2018, "2.2": 2019}[version]
+    files = [f"ava_action_list_v{version}_for_activitynet_{year}.pbtxt", f"ava_action_list_v{version}.pbtxt"]
+    path = manual.need(*_places(*files))
+    found = [(int(number), name) for name, number in ACTION.findall(manual.text(path))]
+    if not found:
+        raise manual.error(f'{path} has no action (name: "…", label_id or id)')
+    found.sort()
+    return {theirs: ours for ours, (theirs, _) in enumerate(found)}, tuple(name for _, name in found)
+
+
+def _moments(manual: Manual, file: str) -> dict[tuple[str, float], set[int]]:
+    """The actions of each annotated moment; a row of the file is one action of one person."""
+    path = manual.need(*_places(file))
+    columns = ("video_id", "moment", "x1", "y1", "x2", "y2", "action", "person")
+    moments: dict[tuple[str, float], set[int]] = {}
+    for row in manual.table(path, columns, header=False):
+        try:
+            moment = moments.setdefault((row["video_id"], float(row["moment"])), set())
+            if row["action"]:  # a moment without an action has empty fields
+                moment.add(int(row["action"]))
+        except ValueError:
+            raise manual.error(f"{path} has {', '.join(row.values())!r}, which is no annotation") from None
+    return moments
+
+
+def _excluded(manual: Manual, file: str) -> set[tuple[str, float]]:
+    path = manual.find(*_places(file))
+    if path is None:
+        return set()
+    rows = manual.table(path, ("video_id", "moment"), header=False)
+    return {(row["video_id"], float(row["moment"])) for row in rows}
+
+
+def _places(*files: str) -> list[str]:
+    return [f"{folder}{file}" for file in files for folder in ("", "annotations/")]

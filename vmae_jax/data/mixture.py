@@ -1,0 +1,219 @@
+"""Several sources as one, each with a weight and, where it needs one, a stride of its own.
+
+    call("data.mixture", parts={
+        "kinetics": call("data.mixture.part", source=call("data.sources.tfds", …)),
+        "ssv2": call("data.mixture.part", source=call("data.sources.tfds", …), stride=2),
+        "mine": call("data.mixture.part", source=call("data.sources.folder", path=…), weight=0.5),
+    })
+
+**What an epoch is.** Every part has a number of places in an epoch, the same in every epoch, and the
+places of all parts are shuffled together. With `weigh="passes"` (the default) a weight says how
+often an epoch goes through the part: at 1 each video once, at 2 twice, at 0.5 every other one (the
+other half comes in the next epoch). With `weigh="shares"` weights are the parts' shares of an epoch
+that has as many places as there are videos. Whatever its weight, a part shows each of its videos
+once before any of them again. So where all weights are 1 an epoch is exactly every video of every part.
+
+**Order.** As without a mixture a function of (seed, position) alone: a run resumes anywhere at once, and
+hosts make no difference. In which order the parts are written does not matter; their names do.
+
+**Labels.** Classes are merged by name, label by label; where some parts name the classes of a label,
+those that only number them have no such label.
+"""
+
+import bisect
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.data.order import fold, video_at
+from vmae_jax.data.sources import Opener, Source
+from vmae_jax.data.video import Encoded
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Epoch", "Mixed", "Mixture", "Part", "epoch_of", "index_at", "mixture", "part"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """See `part`."""
+
+    source: Opener
+    weight: float
+    stride: int | None
+
+
+def part(source: Any, weight: float = 1.0, stride: int | None = None) -> Part:
+    """A source of a mixture.
+
+    Args:
+      source: from `data.sources`.
+      weight: how often an epoch goes through it, or its share (see `mixture`); at 0 it is left out,
+        and need not be there.
+      stride: frames from one that is seen to the next, in place of the sampler's.
+    """
+    if not 0 <= weight < 1e6 or (stride is not None and stride < 1):
+        raise ConfigError(f"data.mixture.part: weight={weight:g}, stride={stride}: not negative, and at least 1")
+    return Part(source, weight, stride)
+
+
+def mixture(parts: Mapping[str, Any], weigh: str = "passes") -> "Mixture":
+    """Several sources as one.
+
+    Args:
+      parts: each from `data.mixture.part`, by name.
+      weigh: "passes": weights are passes through a part in an epoch; "shares": shares of an epoch.
+    """
+    if weigh not in ("passes", "shares"):
+        raise ConfigError(f"data.mixture: weigh={weigh!r}: it is 'passes' or 'shares'")
+    wrong = [name for name, one in parts.items() if not isinstance(one, Part)]
+    if wrong or not parts:
+        which = f"{wrong[0]!r} is not" if wrong else "there is none"
+        raise ConfigError(f"data.mixture: parts are calls of data.mixture.part by name; {which}")
+    taken = tuple(sorted((name, one) for name, one in parts.items() if one.weight))
+    if not taken:
+        raise ConfigError("data.mixture: all weights are 0")
+    return Mixture(taken, weigh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """See `mixture`."""
+
+    parts: tuple[tuple[str, Part], ...]
+    weigh: str
+
+    @property
+    def strides(self) -> bool:
+        """Some part has a stride of its own: the sampler must have one, too."""
+        return any(one.stride is not None for _, one in self.parts)
+
+    def open(self) -> "Mixed":
+        """Opens every part. Raises ConfigError: one that is not there, with its name."""
+        opened = []
+        for name, one in self.parts:
+            try:
+                opened.append(one.source.open())
+            except ConfigError as error:
+                raise ConfigError(f"part {name!r} of the mixture: {error}") from error
+        videos = [len(source) for source in opened]
+        weights = [one.weight for _, one in self.parts]
+        return Mixed(self.parts, opened, Epoch(tuple(videos), places(videos, weights, self.weigh), self._streams))
+
+    @property
+    def _streams(self) -> tuple[int, ...]:
+        return tuple(zlib.crc32(name.encode()) for name, _ in self.parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What an epoch is made of.
+
+    Attributes:
+      videos: how many each part of the source has; the numbers of a part follow the one before.
+      places: how many places each part has in an epoch.
+      streams: a number for the randomness of each part.
+    """
+
+    videos: tuple[int, ...]
+    places: tuple[int, ...]
+    streams: tuple[int, ...] = (0,)
+
+    @property
+    def length(self) -> int:
+        """Places in an epoch."""
+        return sum(self.places)
+
+
+def epoch_of(source: Source) -> Epoch:
+    """A source's own epoch; of one that is no mixture, every video once."""
+    return getattr(source, "epoch", None) or Epoch((len(source),), (len(source),))
+
+
+def places(videos: Sequence[int], weights: Sequence[float], weigh: str) -> tuple[int, ...]:
+    """The places of each part in an epoch, at least one each."""
+    if weigh == "passes":
+        return tuple(max(1, round(weight * count)) for weight, count in zip(weights, videos, strict=True))
+    total = sum(videos)
+    exact = [total * weight / sum(weights) for weight in weights]
+    given = [max(1, int(share)) for share in exact]
+    remainders = np.argsort([int(share) - share for share in exact], kind="stable")  # the largest first
+    for number in remainders[: max(0, total - sum(given))]:
+        given[number] += 1
+    return tuple(given)
+
+
+def index_at(position: Any, *, epoch: Epoch, seed: int, shuffle: bool = True) -> Any:
+    """Which video is at `position` (an int64 tensor), eagerly and inside `Dataset.map`.
+
+    A position is a place of its epoch, shuffled; the place says the part, and how many places the part
+    had before says which of its videos: those come in passes, each in an order of its own.
+    """
+    from vmae_jax.data.tf import tensorflow
+
+    tf = tensorflow()
+    place = video_at(position, videos=epoch.length, seed=seed, shuffle=shuffle)
+    if epoch.places == epoch.videos:
+        return place  # every video once: its place is its number
+    firsts = np.cumsum([0, *epoch.places])[:-1]
+    chosen = tf.searchsorted(tf.constant(firsts[1:], tf.int64), place[None], side="right")[0]
+    of = lambda values: tf.gather(tf.constant(values, tf.int64), chosen)  # noqa: E731 - of the chosen part
+    videos, per_epoch = of(epoch.videos), of(epoch.places)
+    turn = position // epoch.length * per_epoch + place - of(firsts)
+    offset = turn % videos
+    if shuffle:
+        keys = [fold(seed, stream) & 0xFFFFFFFF for stream in epoch.streams]
+        key = tf.stack([tf.gather(tf.constant(keys, tf.uint32), chosen), tf.cast(turn // videos, tf.uint32)])
+        offset = tf.random.experimental.index_shuffle(offset, seed=key, max_index=videos - 1)
+    return of(np.cumsum([0, *epoch.videos])[:-1]) + offset
+
+
+class Mixed:
+    """The open parts of a mixture as one source (see `sources.Source`)."""
+
+    def __init__(self, parts: Sequence[tuple[str, Part]], sources: Sequence[Source], epoch: Epoch) -> None:
+        self.epoch = epoch
+        self._parts = parts
+        self._sources = sources
+        self._firsts = [int(first) for first in np.cumsum([0, *epoch.videos])]
+        names = [source.label_names for source in sources]
+        self.label_names, self._numbers = _merged(names)
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def fetch(self, index: int) -> Encoded:
+        """The example of the part that has this number, with the mixture's class numbers and the part's stride."""
+        number = bisect.bisect_right(self._firsts, index) - 1
+        name, one = self._parts[number]
+        encoded = self._sources[number].fetch(index - self._firsts[number])
+        changes = self._numbers[number]
+        labels = {
+            label: _renumbered(value, changes[label]) if label in changes else value
+            for label, value in encoded.labels.items()
+            if label in changes or label not in self.label_names  # numbers without names, among classes with names
+        }
+        return dataclasses.replace(encoded, labels=labels, stride=one.stride, key=f"{name}/{encoded.key}")
+
+
+_Names = Mapping[str, tuple[str, ...]]
+
+
+def _merged(parts: Sequence[_Names]) -> tuple[dict[str, tuple[str, ...]], list[dict[str, np.ndarray]]]:
+    """The names of all parts' classes, the first part's first, and each part's numbers among them."""
+    merged: dict[str, dict[str, int]] = {}
+    numbers: list[dict[str, np.ndarray]] = []
+    for names in parts:
+        numbers.append({})
+        for label, classes in names.items():
+            known = merged.setdefault(label, {})
+            numbers[-1][label] = np.array([known.setdefault(name, len(known)) for name in classes], np.int64)
+    return {label: tuple(known) for label, known in merged.items()}, numbers
+
+
+def _renumbered(value: Any, numbers: np.ndarray) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(int(numbers[one]) for one in value)
+    return int(numbers[value]) if value is not None and value >= 0 else value
