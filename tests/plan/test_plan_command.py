@@ -15,9 +15,9 @@ from vmae_jax.commands.config import load_config
 from vmae_jax.plan import compile as plan_compile
 from vmae_jax.plan import hlo
 from vmae_jax.plan.topology import CHIPS
+from vmae_jax.plan.work import Part, Work
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
-from vmae_jax.train.state import make_init
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = [
@@ -70,19 +70,17 @@ def test_splitting_the_state_makes_it_smaller_and_dims_that_do_not_divide_are_li
 def chip(limit, each=1_000_000):
     """A compiler of a chip with `limit` bytes, where a clip of a micro-batch takes `each`; refuses as libtpu does."""
 
-    def compile_training(method, tx, *, mesh, batch_spec, accumulate, ema_decay):
+    def compile_training(init, step, *, target, mesh, batch_spec, folder):
         rows = batch_spec["video"].shape[0] // mesh.size
-        assert rows % accumulate == 0
-        boxed = sharding.abstract(make_init(method, tx), batch_spec)
-        replicated = sharding.shardings(boxed, mesh).replicated
-        arguments = plan_compile.state_bytes(method, tx, mesh=mesh, batch_spec=batch_spec, ema_decay=ema_decay)
-        peak = arguments + each * rows // accumulate
+        assert rows % step.accumulate == 0
+        replicated = sharding.shardings(sharding.abstract(init, batch_spec), mesh).replicated
+        arguments = plan_compile.state_bytes(init, mesh=mesh, batch_spec=batch_spec)
+        peak = arguments + each * rows // step.accumulate
+        facts = {"seconds": 0.1, "replicated": replicated, "mesh": dict(mesh.shape)}
         if peak > limit:
-            return plan_compile.Compiled(False, None, None, None, peak, limit, None, 0.1, replicated, dict(mesh.shape))
-        sent = hlo.Collectives({}, 0)
-        return plan_compile.Compiled(
-            True, arguments, peak - arguments, 0, peak, limit, sent, 0.1, replicated, dict(mesh.shape)
-        )
+            return plan_compile.Compiled(False, None, None, None, peak, limit, None, None, **facts)
+        sent, done = hlo.Collectives({}, 0), Work(1e9, 2e9, 3e9, 0.0, {"fwd": Part(1e9, 2e9, 3e9, 0.0)})
+        return plan_compile.Compiled(True, arguments, peak - arguments, 0, peak, limit, sent, done, **facts)
 
     return compile_training
 

@@ -9,9 +9,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vmae_jax.plan import compile as plan_compile
-from vmae_jax.plan import hlo, roofline, search
+from vmae_jax.plan import hlo, program, roofline, search, work
 from vmae_jax.plan.topology import CHIPS, Chip, topology
 from vmae_jax.spec import ConfigError
+
+
+def read(text):
+    return hlo.collectives(program.parse(text))
 
 
 def compiled(turns: int):
@@ -32,7 +36,7 @@ def compiled(turns: int):
 
 @pytest.mark.parametrize("turns", [1, 7])
 def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns(turns):
-    found = hlo.collectives(compiled(turns))
+    found = read(compiled(turns))
     assert found.unknown_loops == 0
     (traffic,) = found.kinds.values()
     assert set(found.kinds) == {"all-reduce"}
@@ -45,9 +49,9 @@ def test_a_loop_without_a_number_is_read_from_its_condition_or_said_to_be_unknow
     text = compiled(7)
     assert '"known_trip_count":{"n":"7"}' in text
     text = text.replace('"known_trip_count":{"n":"7"}', '"unknown":{}')
-    assert hlo.collectives(loop("LT", 0)).kinds["all-reduce"].count == 12
+    assert read(loop("LT", 0)).kinds["all-reduce"].count == 12
     for other in (text.replace("direction=LT", "direction=NE"), loop("NE", 0), loop("LT", 3)):
-        found = hlo.collectives(other)
+        found = read(other)
         assert found.unknown_loops == 1
         assert found.kinds["all-reduce"].count == 1
 
@@ -93,13 +97,13 @@ LINES = {  # as TPU and GPU programs write them: result, bytes of the whole arra
 def test_sizes_and_groups(line):
     shape, size, share = LINES[line]
     text = f"HloModule m\n\nENTRY %main (p: f32[4]) -> f32[4] {{\n  %x = {shape} {line}\n}}\n"
-    (traffic,) = hlo.collectives(text).kinds.values()
+    (traffic,) = read(text).kinds.values()
     assert (traffic.count, traffic.bytes, traffic.link_bytes) == (1, size, round(size * share))
 
 
 def test_a_group_of_one_sends_nothing():
     text = "ENTRY %main (p: f32[4]) -> f32[4] {\n  %x = f32[4]{0} all-reduce(%p), replica_groups=[8,1]<=[8]\n}\n"
-    assert hlo.collectives(text).kinds == {}
+    assert read(text).kinds == {}
 
 
 @pytest.mark.parametrize(("true", "start"), [(1, 8), (37, 8), (64, 256), (1000, 8), (3, 4096)])
@@ -167,10 +171,14 @@ def test_a_topology_that_is_not_is_told(name, says):
 
 def test_the_bound_is_the_largest_term():
     sent = hlo.Collectives({"all-reduce": hlo.Traffic(3, 10**9, 4 * 10**9)}, 0)
-    step = plan_compile.Compiled(True, 3 * 10**9, 10**9, 2 * 10**9, 4 * 10**9, None, sent, 1.0, (), {"data": 4})
+    parts = {"a": work.Part(1e12, 2e12, 1e9, 0.0), "b": work.Part(0.0, 0.0, 6e9, 0.0)}
+    done = work.Work(1e12, 2e12, 7e9, 0.0, parts)
+    step = plan_compile.Compiled(True, 1, 1, 1, 3, None, sent, done, 1.0, (), {"data": 4})
     chip = Chip(1e12, 1e9, 1e9, 1, 2, 1, "x")
-    found = roofline.bound(step, flops=8e12, chips=4, chip=chip)
+    found = roofline.bound(step, chip=chip)
     assert found.terms == {"compute": 2.0, "memory": 7.0, "interconnect": 4.0}
     assert (found.by, found.seconds) == ("memory", 7.0)
+    assert found.in_sequence == 2.0 + 6.0
+    assert roofline.bound(step, chip=chip, kernels=8e12).by == "compute"
     with pytest.raises(ValueError, match="does not fit"):
-        roofline.bound(step._replace(fits=False, arguments=None), flops=8e12, chips=4, chip=chip)
+        roofline.bound(step._replace(fits=False, work=None), chip=chip)

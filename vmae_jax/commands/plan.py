@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
+import pathlib
 import sys
 from typing import Any
 
@@ -11,13 +12,16 @@ import jax
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.experiment import Experiment, experiment
+from vmae_jax.plan import report as told
 from vmae_jax.plan import roofline, search
 from vmae_jax.plan.compile import Compiled, compile_training, executed_flops, state_bytes
 from vmae_jax.plan.topology import GIB, Topology, topology
+from vmae_jax.runtime.cache import cache_folder
 from vmae_jax.spec import ConfigError, calls
 from vmae_jax.train import sharding
+from vmae_jax.train.step import make_step
 
-__all__ = ["run"]
+__all__ = ["Planned", "adapt", "plans_folder", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +39,19 @@ class Planned:
 
     def at(self, global_batch: int | None = None, accumulate: int | None = None) -> Compiled:
         """Compiles the step, with another batch of videos or number of micro-batches."""
-        made = self.made
-        videos, micro = global_batch or made.loader.global_batch, accumulate or made.train.accumulate
+        videos = global_batch or self.made.loader.global_batch
+        micro = accumulate or self.made.train.accumulate
         log.info("compiling for %s: %d videos, %d micro-batches", self.target.name, videos, micro)
         compiled = compile_training(
-            made.method,
-            self.optimizer,
+            self.init,
+            self.step(micro),
+            target=self.target,
             mesh=self.mesh,
-            batch_spec=dataclasses.replace(made.loader, global_batch=videos).spec(),
-            accumulate=micro,
-            ema_decay=made.train.ema_decay,
+            batch_spec=dataclasses.replace(self.made.loader, global_batch=videos).spec(),
+            folder=plans_folder(),
         )
-        log.info("compiled in %.1f s: %s", compiled.seconds, _memory(compiled, self.limit))
+        how = "cached: compiled before" if compiled.cached else "compiled"
+        log.info("%s in %.1f s: %s", how, compiled.seconds, told.memory(compiled.peak, self.limit))
         return self.judged(compiled)
 
     @property
@@ -58,6 +63,22 @@ class Planned:
         limit = compiled.limit or self.limit
         return compiled._replace(limit=limit, fits=compiled.fits and (limit is None or compiled.peak <= limit))
 
+    def step(self, accumulate: int) -> Any:
+        """The step that `vmae train` runs."""
+        train = self.made.train
+        return make_step(
+            self.made.method,
+            self.optimizer,
+            accumulate=accumulate,
+            ema_decay=train.ema_decay,
+            seed=self.made.seed,
+            spikes=train.spikes,
+        )
+
+    @functools.cached_property
+    def init(self) -> Any:
+        return self.made.make_init(self.optimizer)
+
     @functools.cached_property
     def optimizer(self) -> Any:
         return self.made.optimizer.build(self.made.abstract_params(), self.made.clock(STEPS_PER_EPOCH))[0]
@@ -65,10 +86,18 @@ class Planned:
     @functools.cached_property
     def state_bytes(self) -> int:
         """Of parameters, optimizer and the rest of the state, on one device."""
-        made = self.made
-        return state_bytes(
-            made.method, self.optimizer, mesh=self.mesh, batch_spec=made.batch_spec, ema_decay=made.train.ema_decay
-        )
+        return state_bytes(self.init, mesh=self.mesh, batch_spec=self.made.batch_spec)
+
+    @functools.cached_property
+    def executed(self) -> float:
+        """Operations of the traced step, over all devices."""
+        return executed_flops(self.init, self.step(1), batch_spec=self.made.batch_spec)
+
+    def hidden(self, compiled: Compiled) -> float:
+        """Operations of one device that a compiled program hides in kernels."""
+        if compiled.work is None or not compiled.work.kernels:
+            return 0.0
+        return max(0.0, self.executed / len(self.target.devices) - compiled.work.flops)
 
     def unit(self) -> int:
         """Videos by which the batch may grow."""
@@ -92,23 +121,26 @@ def run(config: ConfigDict, *, topology_name: str, largest: bool = False) -> dic
     target = topology(topology_name)
     if largest and target.chip is None:
         raise ConfigError("--largest: only for a chip whose memory is known, not for CPUs")
-    notes = _adapt(config, target)
-    made = experiment(config)
-    mesh = sharding.make_mesh(made.mesh_settings.ici, made.mesh_settings.dcn, devices=target.devices)
-    planned = Planned(made, mesh, target)
+    planned, notes = adapt(config, target)
     compiled = planned.at()
-    report = _report(planned, compiled)
+    report = describe(planned, compiled)
     if not compiled.fits:
         report["would_fit"] = _remedy(planned, compiled)
     if largest:
         report |= _largest(planned, compiled)
-    report["notes"] = notes + _caveats(compiled)
-    print(_table(report), file=sys.stderr)
+    report["notes"] = notes + told.caveats(compiled)
+    print(told.table(report), file=sys.stderr)
     return report
 
 
-def _adapt(config: ConfigDict, target: Topology) -> list[str]:
-    """Makes the config one for that hardware: what "auto" resolves by this machine, and data."""
+def plans_folder() -> pathlib.Path | None:
+    """Where plans are kept; None where the cache is off."""
+    folder = cache_folder()
+    return None if folder is None else folder / "plans"
+
+
+def adapt(config: ConfigDict, target: Topology) -> tuple[Planned, list[str]]:
+    """The config on that hardware: what "auto" resolves by this machine is set, data are left out."""
     notes = []
     for node in calls(config):
         if str(node.call).startswith("data.sources.") and "path" in node:
@@ -116,21 +148,20 @@ def _adapt(config: ConfigDict, target: Topology) -> list[str]:
         if target.platform == "tpu" and "dtype" in node and node.dtype == "auto":
             node.dtype = "bfloat16"
             notes = ['dtype "auto" compiled as bfloat16, as it is on a TPU']
-    return notes
+    made = experiment(config)
+    mesh = sharding.make_mesh(made.mesh_settings.ici, made.mesh_settings.dcn, devices=target.devices)
+    return Planned(made, mesh, target), notes
 
 
-def _report(planned: Planned, compiled: Compiled) -> dict[str, Any]:
+def describe(planned: Planned, compiled: Compiled) -> dict[str, Any]:
+    """All that is known of a compiled step, as plain values."""
     made, target = planned.made, planned.target
-    model = made.model_flops()
-    executed = executed_flops(
-        made.method, planned.optimizer, batch_spec=made.batch_spec, ema_decay=made.train.ema_decay
-    )
-    clips = made.loader.clips_per_step
+    clips, devices, model = made.loader.clips_per_step, len(target.devices), made.model_flops()
     report: dict[str, Any] = {
         "topology": target.name,
         "sold_as": target.sold_as,
-        "devices": len(target.devices),
-        "chips": len(target.devices) if target.chip else None,
+        "devices": devices,
+        "chips": devices if target.chip else None,
         "mesh": compiled.mesh,
         "fits": compiled.fits,
         "global_batch": made.loader.global_batch,
@@ -145,22 +176,45 @@ def _report(planned: Planned, compiled: Compiled) -> dict[str, Any]:
         "hbm_bytes_limit": compiled.limit,
         "model_flops_per_clip": model / clips,
         "model_flops_per_step": model,
-        "executed_flops_per_step": executed,
+        "executed_flops_per_step": planned.executed,
         "collectives": None if compiled.collectives is None
         else {kind: traffic.__dict__ for kind, traffic in compiled.collectives.kinds.items()},
         "bound_by": None,
         "seconds_at_bound": None,
         "compile_seconds": round(compiled.seconds, 1),
+        "cached": compiled.cached,
         "replicated": list(compiled.replicated),
     }  # fmt: skip
     if compiled.limit is not None and not compiled.fits:
         report["over_bytes"] = compiled.peak - compiled.limit
-    if compiled.arguments is not None and target.chip is not None:
-        found = roofline.bound(compiled, flops=executed, chips=len(target.devices), chip=target.chip)
-        report |= {"bound_by": found.by, "seconds_at_bound": found.seconds, "bound_terms": found.terms}
-        report["clips_per_second_at_bound"] = clips / found.seconds
-        report["mfu_at_bound"] = model / found.seconds / len(target.devices) / target.chip.flops
+    if compiled.work is not None and target.chip is not None:
+        report |= _bound(planned, compiled, clips=clips, model=model)
     return report
+
+
+def _bound(planned: Planned, compiled: Compiled, *, clips: int, model: float) -> dict[str, Any]:
+    """What the program does on one chip, and the least time that takes."""
+    chip, devices, work = planned.target.chip, len(planned.target.devices), compiled.work
+    assert chip is not None
+    assert work is not None
+    kernels = planned.hidden(compiled)
+    found = roofline.bound(compiled, chip=chip, kernels=kernels)
+    padded = (work.padded + kernels) * devices
+    return {
+        "padded_flops_per_step": padded,
+        "padded_over_executed": padded / ((work.flops + kernels) * devices),
+        "padded_over_model": padded / model,
+        "hbm_bytes_moved_per_device": work.bytes,
+        "kernel_flops_per_device": kernels,
+        "bound_by": found.by,
+        "seconds_at_bound": found.seconds,
+        "bound_terms": found.terms,
+        "seconds_in_sequence": found.in_sequence,
+        "clips_per_second_at_bound": clips / found.seconds,
+        "mfu_at_bound": model / found.seconds / devices / chip.flops,
+        "compiler_seconds": work.cycles / chip.clock if work.cycles else None,
+        "parts": told.parts(work, chip),
+    }
 
 
 def _remedy(planned: Planned, compiled: Compiled) -> dict[str, Any]:
@@ -205,48 +259,3 @@ def _largest(planned: Planned, compiled: Compiled) -> dict[str, Any]:
         tries=COMPILES - 1,
     )
     return {"largest_global_batch": videos, "trials": [trial._asdict() for trial in trials]}
-
-
-def _caveats(compiled: Compiled) -> list[str]:
-    notes = ["seconds_at_bound is an uncalibrated lower bound, not a prediction"]
-    if compiled.collectives is not None and compiled.collectives.unknown_loops:
-        notes.append(f"{compiled.collectives.unknown_loops} loops of unknown length were counted once")
-    return notes
-
-
-def _memory(compiled: Compiled, limit: int | None) -> str:
-    told = f"{compiled.peak / GIB:.2f} GiB a device"
-    return told if limit is None else f"{told} of {limit / GIB:.2f}"
-
-
-def _table(report: dict[str, Any]) -> str:
-    """The report for a terminal."""
-    memory = report["hbm_bytes_per_device"]
-    rows: list[tuple[str, str]] = [
-        ("hardware", f"{report['topology']}, {report['devices']} devices, sold as {report['sold_as']}"),
-        ("mesh", ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items())),
-        ("batch", f"{report['global_batch']} videos, {report['clips_per_step']} clips, "
-                  f"{report['accumulate']} micro-batches"),
-    ]  # fmt: skip
-    rows += [(f"memory: {name}", f"{size / GIB:.2f} GiB") for name, size in memory.items() if size is not None]
-    if report["hbm_bytes_limit"] is not None:
-        fits = "fits" if report["fits"] else f"does NOT fit, by {report['over_bytes'] / GIB:.2f} GiB"
-        rows.append(("memory: limit", f"{report['hbm_bytes_limit'] / GIB:.2f} GiB: {fits}"))
-    if "would_fit" in report:
-        rows.append(("would fit", report["would_fit"]["advice"]))
-    if "largest_global_batch" in report:
-        rows.append(("largest batch", f"{report['largest_global_batch']} videos"))
-    rows.append(("model FLOPs", f"{report['model_flops_per_clip'] / 1e9:.1f} G a clip, "
-                                f"{report['model_flops_per_step'] / 1e12:.1f} T a step"))  # fmt: skip
-    ratio = report["executed_flops_per_step"] / report["model_flops_per_step"]
-    rows.append(("executed FLOPs", f"{ratio:.2f} times those: remat computes twice, pixels get no gradient"))
-    for kind, traffic in (report["collectives"] or {}).items():
-        rows.append((kind, f"{traffic['count']} times, {traffic['bytes'] / GIB:.2f} GiB a device"))
-    if report["seconds_at_bound"] is not None:
-        terms = ", ".join(f"{term} {seconds:.4f}" for term, seconds in report["bound_terms"].items())
-        rows.append(("uncalibrated bound", f"{report['seconds_at_bound']:.4f} s by {report['bound_by']} ({terms})"))
-    rows += [("not split", note) for note in report["replicated"]]
-    rows.append(("compiled in", f"{report['compile_seconds']} s"))
-    rows += [("note", note) for note in report["notes"]]
-    wide = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{wide}}  {value}" for name, value in rows)

@@ -5,20 +5,21 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from vmae_jax.plan import flops, hlo
+from vmae_jax.plan import cache, flops, hlo, program
+from vmae_jax.plan.topology import Topology
+from vmae_jax.plan.work import Work, work
 from vmae_jax.train import sharding
-from vmae_jax.train.state import make_init
-from vmae_jax.train.step import compile_step, make_step
-from vmae_jax.types import Method
+from vmae_jax.train.step import compile_step
 
 __all__ = ["Compiled", "compile_training", "executed_flops", "state_bytes"]
 
 Spec = Mapping[str, Any]  # shapes and dtypes of a batch
+Init = Callable[[Any, Any], Any]
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -31,9 +32,11 @@ class Compiled(NamedTuple):
       peak: their sum, the donated state counted once: what a device must have free, or would need.
       limit: bytes that a device has for it, as the compiler states them; None where it does not.
       collectives: what goes between devices.
-      seconds: that compiling took.
+      work: products, memory traffic, the compiler's estimate, of one device.
+      seconds: that compiling took, when it was compiled.
       replicated: dimensions that a rule would split but that do not divide.
       mesh: axis -> size.
+      cached: whether an earlier run compiled it.
     """
 
     fits: bool
@@ -43,76 +46,88 @@ class Compiled(NamedTuple):
     peak: int
     limit: int | None
     collectives: hlo.Collectives | None
+    work: Work | None
     seconds: float
     replicated: tuple[str, ...]
     mesh: dict[str, int]
+    cached: bool = False
 
 
 def compile_training(
-    method: Method,
-    tx: Any,
-    *,
-    mesh: jax.sharding.Mesh,
-    batch_spec: Spec,
-    accumulate: int,
-    ema_decay: float | None,
+    init: Init, step: Any, *, target: Topology, mesh: jax.sharding.Mesh, batch_spec: Spec, folder: Any = None
 ) -> Compiled:
     """Compiles the step that `vmae train` runs, for abstract state and batch.
+
+    Args:
+      init: (key, batch) -> state.
+      step: of `make_step`.
+      target: where the devices of `mesh` are from.
+      folder: keeps what was found of a program, so that the same one is compiled for it only once;
+        None keeps nothing.
 
     Raises:
       ConfigError: the batch does not divide by the mesh.
     """
-    init = make_init(method, tx, ema=ema_decay is not None)
     boxed = sharding.abstract(init, batch_spec)
     placement = sharding.shardings(boxed, mesh)
-    step = make_step(method, tx, accumulate=accumulate, ema_decay=ema_decay)
-    began = time.perf_counter()
     lowered = compile_step(step, placement, mesh, batch_spec).lower(sharding.unbox(boxed), batch_spec)
-    mesh_shape = dict(mesh.shape)
+    kept = None if folder is None else cache.entry(folder, lowered.as_text(), target.name)
+    if kept is not None and (found := cache.read(kept, Compiled)) is not None:
+        return found._replace(cached=True)
+    began = time.perf_counter()
+    facts = {"replicated": placement.replicated, "mesh": dict(mesh.shape)}
     try:
-        program, text = _compile(lowered, on_tpu=mesh.devices.flat[0].platform == "tpu")
+        compiled, text = _compile(lowered, on_tpu=target.platform == "tpu")
     except jax.errors.JaxRuntimeError as error:
         needed, limit = _out_of_memory(str(error))
         if needed is None:
             raise
         seconds = time.perf_counter() - began
-        return Compiled(False, None, None, None, needed, limit, None, seconds, placement.replicated, mesh_shape)
-    seconds = time.perf_counter() - began
-    memory = program.memory_analysis()
+        result = Compiled(False, None, None, None, needed, limit, None, None, seconds, **facts)
+    else:
+        result = _fitting(compiled, text, target, time.perf_counter() - began, facts)
+    if kept is not None:
+        cache.write(kept, result)
+    return result
+
+
+def _fitting(compiled: Any, text: str, target: Topology, seconds: float, facts: dict[str, Any]) -> Compiled:
+    memory = compiled.memory_analysis()
     arguments, temporaries = int(memory.argument_size_in_bytes), int(memory.temp_size_in_bytes)
     outputs = int(memory.output_size_in_bytes)
     # The state is donated: the new one lies where the old one was.
     peak = arguments + temporaries + outputs - int(memory.alias_size_in_bytes)
-    return Compiled(
-        True, arguments, temporaries, outputs, peak, None,
-        hlo.collectives(text), seconds, placement.replicated, mesh_shape,
-    )  # fmt: skip
+    parsed = program.parse(text)
+    done = work(parsed, target.chip.unit if target.chip else 1)
+    sent = hlo.collectives(parsed)
+    return Compiled(True, arguments, temporaries, outputs, peak, None, sent, done, seconds, **facts)
 
 
 def _compile(lowered: Any, *, on_tpu: bool) -> tuple[Any, str]:
     """The program, and its text after all optimisations."""
     if not on_tpu:
-        program = lowered.compile()
-        return program, program.as_text() or ""
+        compiled = lowered.compile()
+        return compiled, compiled.as_text() or ""
     # libtpu may be newer than jaxlib, which then cannot print its programs: it prints them itself.
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_module_re": ".*train_step"}
-        program = lowered.compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=options)
         (printed,) = pathlib.Path(folder).glob("*.after_optimizations.txt")
-        return program, printed.read_text()
+        return compiled, printed.read_text()
 
 
-def executed_flops(method: Method, tx: Any, *, batch_spec: Spec, ema_decay: float | None) -> float:
-    """Operations of all products in a step over the whole batch, with what `remat` computes again."""
-    init = make_init(method, tx, ema=ema_decay is not None)
-    state = sharding.unbox(sharding.abstract(init, batch_spec))
-    # Accumulation changes no product but would trace the forward pass once more, for its counts.
-    return flops.count(make_step(method, tx, ema_decay=ema_decay), state, batch_spec)
+def executed_flops(init: Init, step: Any, *, batch_spec: Spec) -> float:
+    """Operations of all products in a step over the whole batch, with what `remat` computes again.
+
+    Args:
+      step: with one micro-batch: accumulation changes no product, but traces the forward pass once more.
+    """
+    return flops.count(step, sharding.unbox(sharding.abstract(init, batch_spec)), batch_spec)
 
 
-def state_bytes(method: Method, tx: Any, *, mesh: jax.sharding.Mesh, batch_spec: Spec, ema_decay: float | None) -> int:
+def state_bytes(init: Init, *, mesh: jax.sharding.Mesh, batch_spec: Spec) -> int:
     """Bytes of the state that one device holds, from shapes and shardings alone."""
-    boxed = sharding.abstract(make_init(method, tx, ema=ema_decay is not None), batch_spec)
+    boxed = sharding.abstract(init, batch_spec)
     placement = sharding.shardings(boxed, mesh)
     leaves = zip(jax.tree.leaves(sharding.unbox(boxed)), jax.tree.leaves(placement.shardings), strict=True)
     return sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in leaves)

@@ -15,31 +15,34 @@ class Bound(NamedTuple):
       seconds: of the whole step.
       by: "compute", "memory" or "interconnect".
       terms: seconds of each, as if it were alone.
+      in_sequence: the sum over the network's parts of the longer of arithmetic and memory: parts run one after
+        another, so a part's waiting for memory is not hidden by another's arithmetic.
     """
 
     seconds: float
     by: str
     terms: dict[str, float]
+    in_sequence: float
 
 
-def bound(compiled: Compiled, *, flops: float, chips: int, chip: Chip) -> Bound:
+def bound(compiled: Compiled, *, chip: Chip, kernels: float = 0.0) -> Bound:
     """The bound of a compiled step.
 
-    Memory: each byte of arguments and outputs is read or written once, each of the temporaries
-    written and read once; weights that are read again for each micro-batch are not counted. Links:
-    what rings send; sending and computing may overlap, so the largest term is the bound.
+    Compute: the products with tiles and matrix units filled up, at the peak. Memory: what operations
+    read from it and write to it. Links: what rings send. The three may overlap, so the largest is the bound.
 
     Args:
       compiled: a step that fits.
-      flops: that all chips execute in a step.
+      kernels: operations of one device that the compiled program hides in kernels.
     """
-    if None in (compiled.arguments, compiled.temporaries, compiled.outputs) or compiled.collectives is None:
+    if compiled.work is None or compiled.collectives is None:
         raise ValueError("a step that does not fit has no bound")
-    moved = (compiled.arguments or 0) + (compiled.outputs or 0) + 2 * (compiled.temporaries or 0)
     terms = {
-        "compute": flops / chips / chip.flops,
-        "memory": moved / chip.hbm_bandwidth,
+        "compute": (compiled.work.padded + kernels) / chip.flops,
+        "memory": compiled.work.bytes / chip.hbm_bandwidth,
         "interconnect": compiled.collectives.link_bytes / chip.ici_bandwidth,
     }
     by = max(terms, key=lambda term: terms[term])
-    return Bound(terms[by], by, terms)
+    parts = compiled.work.parts.values()
+    in_sequence = sum(max(part.padded / chip.flops, part.bytes / chip.hbm_bandwidth) for part in parts)
+    return Bound(terms[by], by, terms, in_sequence + kernels / chip.flops)

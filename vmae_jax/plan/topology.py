@@ -24,6 +24,7 @@ class Chip(NamedTuple):
       shape: dimensions of a topology's name.
       sold_by: cores or chips that the number in the product's name counts, a chip.
       product: the name without the number.
+      unit, units: rows of its matrix units, and how many it has.
     """
 
     flops: float
@@ -33,14 +34,21 @@ class Chip(NamedTuple):
     shape: int
     sold_by: int
     product: str
+    unit: int = 128
+    units: int = 8
+
+    @property
+    def clock(self) -> float:
+        """Cycles a second: what brings all its matrix units to `flops`."""
+        return self.flops / (2 * self.units * self.unit**2)
 
 
 # cloud.google.com/tpu/docs: v4, v5e, v5p, v6e.
 CHIPS = {
     "v4": Chip(275e12, 1228e9, 300e9, int(30.75 * GIB), 3, 2, "v4"),
-    "v5e": Chip(197e12, 819e9, 200e9, int(15.75 * GIB), 2, 1, "v5litepod"),
+    "v5e": Chip(197e12, 819e9, 200e9, int(15.75 * GIB), 2, 1, "v5litepod", units=4),
     "v5p": Chip(459e12, 2765e9, 600e9, int(95.73 * GIB), 3, 2, "v5p"),
-    "v6e": Chip(918e12, 1640e9, 400e9, int(31.24 * GIB), 2, 1, "v6e"),
+    "v6e": Chip(918e12, 1640e9, 400e9, int(31.24 * GIB), 2, 1, "v6e", unit=256, units=4),
 }
 
 

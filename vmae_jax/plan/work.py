@@ -1,0 +1,160 @@
+"""What a device does in one run of a compiled program: products, traffic with its memory, the compiler's own estimate.
+
+Bytes are those that operations read from and write to memory, as the layouts tell it: what lies in
+the chip's fast memory is free, a slice of an array costs the slice alone.
+"""
+
+import collections
+import math
+import re
+from typing import NamedTuple
+
+from vmae_jax.plan.products import product
+from vmae_jax.plan.program import Array, Computation, Instruction, Program
+
+__all__ = ["Part", "Work", "work"]
+
+# These name arrays or wait for them, and move nothing themselves.
+_STILL = {
+    "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all",
+    "opt-barrier", "partition-id", "replica-id", "copy-done", "all-gather-done", "all-reduce-done", "async-done",
+    "collective-permute-done", "slice-done", "dynamic-slice-done",
+}  # fmt: skip
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_MODULES = ("attention", "mlp", "embed", "head", "project", "norm")
+_SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+
+
+class Part(NamedTuple):
+    """One part of the network's share: operations of its products, those with padding, bytes, cycles."""
+
+    flops: float
+    padded: float
+    bytes: float
+    cycles: float
+
+
+class Work(NamedTuple):
+    """Of one device.
+
+    Attributes:
+      flops: of all products, those that are computed again included.
+      padded: those, with tiles and the matrix unit filled up.
+      bytes: read from and written to the device's memory.
+      cycles: the compiler's own estimate, one operation after the other; 0 where it prints none.
+      parts: the same by part of the network, the forward pass "fwd …" apart from the backward "bwd …".
+      kernels: calls of kernels (Pallas), whose operations cannot be seen and are in none of the above.
+    """
+
+    flops: float
+    padded: float
+    bytes: float
+    cycles: float
+    parts: dict[str, Part]
+    kernels: int = 0
+
+
+def work(program: Program, unit: int = 128) -> Work:
+    """Adds up a program, loops as often as they turn.
+
+    Args:
+      unit: rows of the matrix unit.
+    """
+    parts: dict[str, list[float]] = collections.defaultdict(lambda: [0.0] * 4)
+    kernels = 0
+    for name, here in program.computations.items():
+        times = program.times.get(name, 0)
+        for line in here.values() if times else ():
+            kernels += times if 'custom_call_target="tpu_custom_call"' in line.text else 0
+            found = product(line, here, unit)
+            cost = [0.0] * 4 if found is None else [found.flops, found.padded, 0.0, 0.0]
+            if name not in program.fused:
+                cost[2] = moved(line, here, program)
+                cost[3] = sum(map(float, _CYCLES.findall(line.text)))
+            if any(cost):
+                part = parts[_part(line)]
+                for at, value in enumerate(cost):
+                    part[at] += times * value
+    totals = [sum(part[at] for part in parts.values()) for at in range(4)]
+    ordered = sorted(parts.items(), key=lambda item: -item[1][3] or -item[1][1])
+    return Work(*totals, parts={name: Part(*values) for name, values in ordered}, kernels=kernels)
+
+
+def moved(line: Instruction, here: Computation, program: Program) -> int:
+    """Bytes that an operation reads from memory and writes to it."""
+    if line.op in _STILL:
+        return 0
+    if line.op in ("dynamic-slice", "slice", "gather"):
+        return 2 * _off_chip(line)
+    if line.op == "dynamic-update-slice":
+        return 2 * sum(_off_chip(here[name]) for name in line.operands[1:2])
+    if line.op == "fusion":
+        return _of_fusion(line, here, program)
+    if line.op.endswith("-start"):
+        return sum(_outside(array) for array in line.arrays)  # (result, operand, …), both are arrays of it
+    return _off_chip(line) + sum(_off_chip(here[name]) for name in line.operands if name in here)
+
+
+def _of_fusion(line: Instruction, here: Computation, program: Program) -> int:
+    inside = program.computations.get(line.attribute("calls") or "", {})
+    users: dict[str, list[Instruction]] = collections.defaultdict(list)
+    for one in inside.values():
+        for name in one.operands:
+            users[name].append(one)
+    total = 0
+    for one in inside.values():
+        number = re.search(r" parameter\((\d+)\)", one.text)
+        if number is None or int(number[1]) >= len(line.operands):
+            continue
+        if _off_chip(here[line.operands[int(number[1])]]):
+            total += min(_off_chip(one) or math.inf, sum(_read(use, one, inside, users) for use in users[one.name]))
+    root = next((one for one in inside.values() if one.root), None)
+    return int(total) + (_off_chip(line) if root is None else _written(root, line, inside))
+
+
+def _read(use: Instruction, read: Instruction, inside: Computation, users: dict[str, list[Instruction]]) -> float:
+    """Bytes of `read` that one of its uses inside an operation needs."""
+    if use.op in ("dynamic-slice", "slice", "gather"):
+        return use.bytes if use.operands[0] == read.name else 0
+    if use.op == "dynamic-update-slice" and use.operands[0] == read.name:
+        return 0  # written in place
+    if use.op == "bitcast":
+        return sum(_read(again, use, inside, users) for again in users[use.name]) or read.bytes
+    return read.bytes
+
+
+def _written(root: Instruction, line: Instruction, inside: Computation) -> int:
+    """Bytes that a fused operation writes; of an update in place, the update's."""
+    roots = [inside[name] for name in root.operands] if root.op == "tuple" else [root]
+    total = 0
+    for one, array in zip(roots, line.arrays, strict=False):
+        while one.op == "bitcast":
+            one = inside[one.operands[0]]
+        update = inside[one.operands[1]].bytes if one.op == "dynamic-update-slice" else None
+        total += 0 if array.on_chip else array.bytes if update is None else update
+    return total
+
+
+def _off_chip(line: Instruction) -> int:
+    return sum(_outside(array) for array in line.arrays)
+
+
+def _outside(array: Array) -> int:
+    return 0 if array.on_chip else array.bytes
+
+
+def _part(line: Instruction) -> str:
+    """The part of the network an operation belongs to, as "bwd decoder mlp"; "again" where remat repeats it."""
+    match = _SOURCE.search(line.text)
+    source = match[1] if match else ""
+    way = "bwd" if "transpose(" in source else "fwd"
+    again = " again" if "rematted" in source else ""
+    module = next((name for name in ("Encoder", "Decoder") if f"({name})" in source or f"/{name}/" in source), None)
+    if module is None:
+        return f"{way} loss and inputs" if "jvp(" in source else "optimizer and rest"
+    inner = next((name for name in _MODULES if name in source), "rest")
+    if inner == "attention":
+        inner = next((name for name in ("qkv", "proj") if f"/{name}/" in source), "scores")
+    if "dynamic_update" in source and way == "fwd":
+        inner = "saved for the backward pass"
+    return f"{way}{again} {module.lower()} {inner}"
