@@ -57,6 +57,9 @@ class Parts:
     preempted: Any
     pictures: Any = None
     evaluate: Any = None
+    compare: Any = None
+    go_back: Any = None
+    batches: Any = dataclasses.field(default_factory=lambda: iter("abc"))
 
 
 def test_every_part_of_the_loop_is_watched():
@@ -76,9 +79,22 @@ def test_every_part_of_the_loop_is_watched():
         assert dog._current()[:2] == ("evaluate", "evaluation at step 3")
         return {"x": 1.0}
 
-    dog = Watchdog(LIMITS)
-    parts = watched(Parts(Saver(), lambda at: at == 3, None, evaluate), dog)
+    class Data:
+        def __next__(self):
+            seen.append(dog._current()[1])
+            return "batch"
+
+    def go_back(refused, at):
+        assert dog._current()[:2] == ("restore", f"going back from step {at}")
+        return "state", 7, Data()
+
+    dog, seen = Watchdog(LIMITS), []
+    parts = watched(Parts(Saver(), lambda at: at == 3, None, evaluate, go_back=go_back, batches=Data()), dog, 2)
     with dog.phase("compile"):
+        assert next(parts.batches) == "batch"
+        state, at, batches = parts.go_back("refused", 9)
+        assert (state, at, next(batches)) == ("state", 7, "batch")
+        assert seen == ["waiting for the data of step 3", "waiting for the data of step 8"]
         assert parts.preempted(2) is False
         assert dog._current()[:2] == ("step", "step 3")
         assert parts.saver.save(3, None, {}) is True
@@ -86,6 +102,28 @@ def test_every_part_of_the_loop_is_watched():
         assert parts.evaluate(None, 3) == {"x": 1.0}
         assert parts.pictures is None
         assert parts.preempted(3) is True
+
+
+def test_seconds_are_charged_to_the_innermost_phase(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("vmae_jax.runtime.watchdog.time.monotonic", lambda: now[0])
+    dog = Watchdog(LIMITS)
+
+    def wait(seconds):
+        now[0] += seconds
+
+    wait(1)
+    with dog.phase("compile"):
+        wait(2)
+        with dog.phase("data"):
+            wait(4)
+        dog.turn("step", "step 1")
+        wait(8)
+        with dog.phase("save"):
+            wait(16)
+        wait(32)
+    wait(64)
+    assert dog.spent() == {"": 65.0, "compile": 2.0, "data": 4.0, "step": 40.0, "save": 16.0}
 
 
 def test_limits_from_the_command_line():

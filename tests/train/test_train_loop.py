@@ -1,5 +1,7 @@
 """The loop, with everything it is handed replaced by small fakes."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import pytest
 
@@ -141,6 +143,83 @@ def test_not_finite_between_two_rows_is_found_and_skipped_if_so_set():
     _, outcome = run.train()
     assert outcome.status == "done"
     assert [row["step"] for row in run.of("event", "not finite")] == [3, 7]
+
+
+def rolls_back(run, *, save=5, times=9, batches=None):
+    """What a command does for "rollback": a state (here: a step) of the newest save, and data from there."""
+
+    def go_back(refused, at):
+        run.backs.append((refused.step, refused.why, at))
+        if len(run.backs) > times:
+            raise loop.NotFiniteError("too often")
+        start = max((step for step in run.saver.saved + run.saver.waiting), default=0)
+        run.batches = Batches()
+        return start, start, run.batches
+
+    run.backs = []
+    return dataclasses.replace(run.parts, go_back=go_back, on_nonfinite="rollback")
+
+
+def test_roll_back_goes_to_the_last_save_and_on_with_other_batches():
+    run = Run(bad=[7])
+    bad = {7}
+    inner = run.parts.step
+
+    def step(state, batch):
+        found = inner(state, batch)
+        if state + 1 in bad:
+            bad.clear()
+            return found
+        return found[0], found[1] | {"finite": jnp.float32(1), "loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
+
+    run.parts = dataclasses.replace(run.parts, step=step)
+    run.parts = rolls_back(run)
+    state, outcome = run.train(log=2)
+    assert run.backs == [(7, "not finite", 8)]
+    assert (state, outcome.status) == (10, "done")
+    assert run.batches.taken == 5
+    assert [row["step"] for row in run.of("train")] == [2, 4, 6, 6, 8, 10]
+    assert [row["step"] for row in run.of("event", "not finite")] == [7]
+
+
+def test_nothing_is_saved_that_was_not_looked_at():
+    """Step 4 is bad and 5 is saved: the run goes back before the save, though no row is due."""
+    run = Run(bad=[4])
+    run.parts = rolls_back(run, times=2)
+    with pytest.raises(loop.NotFiniteError, match="too often"):
+        run.train(log=100)
+    assert run.backs == [(4, "not finite", 5)] * 3
+    assert not [said for said in run.said if said[0] == "save"]
+
+
+def test_spikes_are_told_as_such():
+    run = Run()
+    inner = run.parts.step
+    spiky = lambda state, batch: (state + 1, inner(state, batch)[1] | {"spike": jnp.float32(state + 1 == 3)})  # noqa: E731
+    run.parts = dataclasses.replace(run.parts, step=spiky)
+    with pytest.raises(loop.SpikeError, match=r"step 3: .* far above"):
+        run.train()
+    assert run.of("event", "spike")[0]["step"] == 3
+    assert "spike" not in run.of("train")[0]
+
+
+def test_replicas_are_compared_when_due_and_before_a_save():
+    seen = []
+    run = Run(compare=lambda state, step: seen.append(("compare", step)))
+    run.said, saver = seen, run.saver
+    saver.said = seen
+    run.train(compare=5)
+    assert [said[:2] for said in seen if said[0] in ("compare", "save")] == [
+        ("compare", 5), ("save", 5), ("compare", 10), ("save", 10),
+    ]  # fmt: skip
+
+
+def test_time_spent_is_told_before_every_save_and_in_every_row():
+    run = Run(spent=lambda: {"trained": 3.0, "saved": 1.0})
+    run.train()
+    assert {row["goodput"] for row in run.of("train")} == {0.75}
+    events = run.of("event", "time spent")
+    assert [(row["step"], row["trained"], row["saved"]) for row in events] == [(5, 3, 1), (10, 3, 1), (10, 3, 1)]
 
 
 def test_pictures_and_evaluation_come_when_due_and_before_the_last_save():

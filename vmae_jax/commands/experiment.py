@@ -86,7 +86,8 @@ class Experiment:
 
     def make_init(self, tx: Any) -> Any:
         """(key, batch) -> TrainState."""
-        return make_init(self.method, tx, ema=self.train.ema_decay is not None, frozen=self.method.frozen)
+        ema = self.train.ema_decay is not None
+        return make_init(self.method, tx, ema=ema, frozen=self.method.frozen, spikes=self.train.spikes)
 
 
 def experiment(config: ConfigDict) -> Experiment:
@@ -188,6 +189,7 @@ def _identity(config: ConfigDict) -> Iterator[tuple[str, Any]]:
                 yield path, value
     train: Any = config.train
     yield "train.ema_decay", train.get("ema_decay")
+    yield from _leaves("train.spikes", train.get("spikes"))
 
 
 def _leaves(path: str, node: Any) -> Iterator[tuple[str, Any]]:

@@ -50,7 +50,15 @@ _TRASH, _ASIDE = "trash", "aside"
 
 
 class SaveError(RuntimeError):
-    """A step could not be saved; what was saved before is untouched."""
+    """A step could not be saved; what was saved before is untouched.
+
+    Attributes:
+      step: that step.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class NotFiniteError(ArithmeticError):
@@ -237,13 +245,14 @@ class Checkpoints:
         _remove(self.path / _TRASH)
 
     def _fail(self, error: Exception) -> None:
+        assert self._pending is not None
         step, self._pending = self._pending, None
         if self._manager is not None:
             with contextlib.suppress(Exception):  # it reports the failure that is being told here
                 self._manager.close()
             self._manager = None
         reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise SaveError(f"step {step} was not saved in {self.path}: {reason}") from error
+        raise SaveError(f"step {step} was not saved in {self.path}: {reason}", step) from error
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Examined", "examine", "of_numpy"]
+__all__ = ["Examined", "examine", "of_numpy", "words_of"]
 
 _CHUNK = 1 << 22  # words hashed at a time on the host: 16 MiB a temporary
 
@@ -59,9 +59,14 @@ def of_numpy(array: np.ndarray) -> str:
     return f"{total & 0xFFFFFFFF:08x}"
 
 
+def words_of(leaves: list) -> jax.Array:
+    """The fingerprints of `leaves` as numbers, uint32 [leaves]; for use inside compiled functions."""
+    return jnp.stack([_fingerprint(leaf) for leaf in leaves])
+
+
 @jax.jit
 def _examine(leaves: list) -> tuple[jax.Array, jax.Array]:
-    return jnp.stack([_fingerprint(leaf) for leaf in leaves]), jnp.stack([_not_finite(leaf) for leaf in leaves])
+    return words_of(leaves), jnp.stack([_not_finite(leaf) for leaf in leaves])
 
 
 def _fingerprint(leaf: jax.Array) -> jax.Array:

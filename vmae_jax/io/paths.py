@@ -57,6 +57,11 @@ class Workdir:
         return self.path / "quarantine.jsonl"
 
     @property
+    def skipped(self) -> epath.Path:
+        """Windows of data that a run went back past, one a line."""
+        return self.path / "skipped.jsonl"
+
+    @property
     def report(self) -> epath.Path:
         return self.path / "report.html"
 

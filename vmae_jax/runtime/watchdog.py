@@ -22,7 +22,7 @@ from vmae_jax.spec import ConfigError, did_you_mean
 __all__ = ["LIMITS", "STATUS", "Watchdog", "parse_limits", "watched"]
 
 # Seconds; generous, for what they guard against lasts for ever. 0 is no limit.
-LIMITS = {"restore": 3600.0, "compile": 7200.0, "step": 1800.0, "save": 3600.0, "evaluate": 7200.0}
+LIMITS = {"restore": 3600.0, "compile": 7200.0, "data": 1800.0, "step": 1800.0, "save": 3600.0, "evaluate": 7200.0}
 STATUS = 75
 
 
@@ -62,6 +62,8 @@ class Watchdog:
     ):
         self._limits, self._tell, self._end = dict(limits), tell, end
         self._phases: list[tuple[str, str, float]] = []  # name, detail, since
+        self._spent: dict[str, float] = {}
+        self._charged = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -81,11 +83,13 @@ class Watchdog:
     def phase(self, name: str, detail: str = "") -> Iterator[None]:
         """Limits what happens inside; the phase around it begins anew afterwards."""
         with self._lock:
+            self._charge()
             self._phases.append((name, detail or name, time.monotonic()))
         try:
             yield
         finally:
             with self._lock:
+                self._charge()
                 self._phases.pop()
                 if self._phases:
                     self._phases[-1] = (*self._phases[-1][:2], time.monotonic())
@@ -93,7 +97,20 @@ class Watchdog:
     def turn(self, name: str, detail: str) -> None:
         """The innermost phase ends well, and another begins in its place."""
         with self._lock:
+            self._charge()
             self._phases[-1] = (name, detail, time.monotonic())
+
+    def spent(self) -> dict[str, float]:
+        """Seconds in each phase so far, without those of the phases inside it; "" is outside of all."""
+        with self._lock:
+            self._charge()
+            return dict(self._spent)
+
+    def _charge(self) -> None:
+        now = time.monotonic()
+        name = self._phases[-1][0] if self._phases else ""
+        self._spent[name] = self._spent.get(name, 0.0) + now - self._charged
+        self._charged = now
 
     def _current(self) -> tuple[str, str, float] | None:
         with self._lock:
@@ -130,13 +147,24 @@ class Watchdog:
                 return
 
 
-def watched(parts: Any, dog: Watchdog) -> Any:
-    """What the training loop works with (`train.loop.Parts`), each part under its own limit."""
+def watched(parts: Any, dog: Watchdog, start: int = 0) -> Any:
+    """What the training loop works with (`train.loop.Parts`), each part under its own limit.
+
+    Args:
+      parts: of the loop.
+      dog: the watchdog.
+      start: the step that training goes on from.
+    """
 
     def preempted(at: int) -> bool:
         asked = parts.preempted(at)
         dog.turn("step", f"step {at + 1}")  # from here to the next call: batch, step, metrics
         return asked
+
+    def go_back(refused: Any, at: int) -> tuple[Any, int, Any]:
+        with dog.phase("restore", f"going back from step {at}"):
+            state, start, batches = parts.go_back(refused, at)
+        return state, start, _Batches(batches, dog, start)
 
     def limited(function: Callable[..., Any] | None, what: str) -> Callable[..., Any] | None:
         if function is None:
@@ -150,11 +178,32 @@ def watched(parts: Any, dog: Watchdog) -> Any:
 
     return dataclasses.replace(
         parts,
+        batches=_Batches(parts.batches, dog, start),
+        go_back=go_back if parts.go_back is not None else None,
         saver=_Saver(parts.saver, dog),
         preempted=preempted,
+        compare=limited(parts.compare, "the comparison of replicas"),
         pictures=limited(parts.pictures, "pictures"),
         evaluate=limited(parts.evaluate, "evaluation"),
     )
+
+
+class _Batches:
+    """Batches of which each is waited for under a limit."""
+
+    def __init__(self, batches: Any, watchdog: Watchdog, start: int):
+        self._batches, self._watchdog, self._step = batches, watchdog, start
+
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __next__(self) -> Any:
+        self._step += 1
+        with self._watchdog.phase("data", f"waiting for the data of step {self._step}"):
+            return next(self._batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
 
 
 class _Saver:

@@ -4,26 +4,26 @@ The loop imports no source of data, no writer, no evaluator: a command (`vmae tr
 gives it functions, so that it can be read and tested by itself.
 """
 
-import collections
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
+from vmae_jax.train.rows import Refused, Window
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Batch
 
-__all__ = ["Batches", "Every", "NotFiniteError", "Outcome", "Parts", "Saver", "train"]
-
-RUN_AHEAD = 2  # steps dispatched before the loop waits for an older one: bounds the batches in flight
+__all__ = ["Batches", "Every", "NotFiniteError", "Outcome", "Parts", "Saver", "SpikeError", "train"]
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or gradient that is not finite, where `train.on_nonfinite` is "stop"."""
+    """A loss or gradient that is not finite, where `train.on_nonfinite` does not go on."""
+
+
+class SpikeError(ArithmeticError):
+    """A loss or gradient far above those before it, where `train.on_nonfinite` does not go on."""
 
 
 class Batches(Protocol):
@@ -57,6 +57,7 @@ class Every:
     save: int
     pictures: int | None = None
     evaluate: int | None = None
+    compare: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,11 @@ class Parts:
       preempted: asked every step; True saves and ends the run.
       meta: (step) -> what a checkpoint says beside the state.
       videos, clips: of one step.
-      on_nonfinite: "stop" or "skip".
+      on_nonfinite: "stop", "skip" or "rollback".
+      go_back: (the refused step, the last one done) -> state, its step, and batches from there on;
+        for "rollback".
+      compare: (state, step), raises where the copies of a parameter on several devices differ.
+      spent: seconds of wall time so far by what they went into, earlier attempts included.
       pictures, evaluate: (state, step) -> None and -> results; None does without.
       faults: takes the broken videos that were met.
       flops: model FLOPs of one step, for `mfu`; None where the devices' peak is not known.
@@ -90,6 +95,9 @@ class Parts:
     videos: int
     clips: int
     on_nonfinite: str = "stop"
+    go_back: Callable[[Refused, int], tuple[TrainState, int, Batches]] | None = None
+    compare: Callable[[TrainState, int], None] | None = None
+    spent: Callable[[], Mapping[str, float]] | None = None
     pictures: Callable[[TrainState, int], None] | None = None
     evaluate: Callable[[TrainState, int], Mapping[str, float]] | None = None
     faults: Callable[[list[tuple[str, str, int]]], None] | None = None
@@ -111,46 +119,135 @@ def train(state: TrainState, *, start: int, stop: int, every: Every, parts: Part
     """Trains from step `start` to step `stop`; at the end everything that is due at times is done.
 
     The last checkpoint comes after the last pictures and evaluation, so that a run whose last step
-    is saved has nothing left to do.
+    is saved has nothing left to do. No step is saved before it is known that its update, and those
+    before it, were not refused (or may be, by `on_nonfinite`).
 
     Raises:
       NotFiniteError: a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
+      SpikeError: the same of a spike.
     """
-    window = _Window(parts, start)
-    row: dict[str, float] = {}
     with _bar(start, stop, parts.show) as bar:
-        for step in range(start + 1, stop + 1):
+        while True:
+            end = _Stretch(parts, every, start, stop, bar).run(state)
+            if not isinstance(end, _Back):
+                return end
+            del state  # its buffers are not needed, and the restored ones want their place
+            assert parts.go_back is not None
+            state, start, batches = parts.go_back(end.refused, end.step)
+            parts = dataclasses.replace(parts, batches=batches)
+            bar.n = start
 
-            def due(interval: int | None, step: int = step) -> bool:
-                return step == stop or (interval is not None and step % interval == 0)
 
+class _Back(NamedTuple):
+    """A stretch that ends in going back: the first refused step, and the last one done."""
+
+    refused: Refused
+    step: int
+
+
+class _Stretch:
+    """The steps from a state that is there (new, restored) to the end, or to a step that is not to be."""
+
+    def __init__(self, parts: Parts, every: Every, start: int, stop: int, bar: tqdm):
+        self.parts, self.every, self.start, self.stop, self.bar = parts, every, start, stop, bar
+        self.window = Window(parts, start)
+        self.last: dict[str, float] = {}
+
+    def run(self, state: TrainState) -> "tuple[TrainState, Outcome] | _Back":
+        parts, every = self.parts, self.every
+        for step in range(self.start + 1, self.stop + 1):
             state, metrics = parts.step(state, next(parts.batches))
-            window.add(metrics)
-            bar.update()
-            if step == start + 1:
-                window.first_step_done()
-            if due(every.log):
-                row = window.close(step)
-                parts.write({"kind": "train", "step": step, **row})
-                bar.set_postfix_str(_told(row), refresh=False)
-                _broken(parts, step)
-            if due(every.pictures) or due(every.evaluate) or due(every.save):
+            self.window.add(metrics)
+            self.bar.update()
+            if step == self.start + 1:
+                seconds = self.window.first_step_done()
+                parts.write({"kind": "event", "step": step, "event": "first step", "seconds": round(seconds, 3)})
+            preempted = parts.preempted(step)
+            saving = self.due(every.save, step) or preempted
+            if (self.due(every.log, step) or saving) and (refused := self._look()):
+                return _Back(refused, step)
+            if self.due(every.log, step):
+                self._row(step)
+            if self.due(every.pictures, step) or self.due(every.evaluate, step) or saving:
                 jax.block_until_ready(metrics)  # the steps' own time ends here
-            with window.paused():
-                if due(every.pictures) and parts.pictures is not None:
-                    parts.pictures(state, step)
-                if due(every.evaluate) and parts.evaluate is not None:
-                    row = row | _evaluate(parts, state, step)
-                preempted = parts.preempted(step)
-                if due(every.save) or preempted:
-                    _save(parts, state, step)
+            with self.window.paused():
+                self._between(state, step)
+                if saving:
+                    self._save(state, step)
             _tell_saved(parts, parts.saver.poll())
-            if preempted and step != stop:
-                _tell_saved(parts, parts.saver.wait())
-                parts.write({"kind": "event", "step": step, "event": "preempted"})
-                return state, Outcome("preempted", step, row)
-    _tell_saved(parts, parts.saver.wait())
-    return state, Outcome("done", stop, row)
+            if preempted and step != self.stop:
+                return state, self._end("preempted", step)
+        return state, self._end("done", self.stop)
+
+    def due(self, interval: int | None, step: int) -> bool:
+        return step == self.stop or (interval is not None and step % interval == 0)
+
+    def _look(self) -> Refused | None:
+        """Records every step that was refused; stops if it is to, or returns the first to go back."""
+        refused = self.window.look()
+        for bad in refused:
+            event = {"kind": "event", "step": bad.step, "event": bad.why}
+            self.parts.write(event | {"loss": bad.loss, "grad_norm": bad.grad_norm})
+        if refused and self.parts.on_nonfinite == "stop":
+            raise _error(refused[0])
+        return refused[0] if refused and self.parts.on_nonfinite == "rollback" else None
+
+    def _row(self, step: int) -> None:
+        self.last = self.window.row()
+        if self.parts.spent is not None:
+            self.last["goodput"] = _goodput(self.parts.spent())
+        self.parts.write({"kind": "train", "step": step, **self.last})
+        self.bar.set_postfix_str(_told(self.last), refresh=False)
+        _broken(self.parts, step)
+
+    def _between(self, state: TrainState, step: int) -> None:
+        """Pictures, evaluation, the comparison of replicas: what comes before a save of the same step."""
+        parts, every = self.parts, self.every
+        if parts.pictures is not None and self.due(every.pictures, step):
+            parts.pictures(state, step)
+        if parts.evaluate is not None and self.due(every.evaluate, step):
+            results = dict(parts.evaluate(state, step))
+            if results:
+                parts.write({"kind": "eval", "step": step, **results})
+            self.last = self.last | results
+        if parts.compare is not None and self.due(every.compare, step):
+            parts.compare(state, step)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self._time_spent(step)
+        self.parts.flush()  # a resumed run keeps the rows up to its checkpoint, so they must be there before it is
+        self.parts.saver.save(step, state, self.parts.meta(step))
+
+    def _time_spent(self, step: int) -> None:
+        if self.parts.spent is not None:
+            spent = {name: round(seconds, 3) for name, seconds in self.parts.spent().items()}
+            self.parts.write({"kind": "event", "step": step, "event": "time spent", **spent})
+
+    def _end(self, status: str, step: int) -> Outcome:
+        _tell_saved(self.parts, self.parts.saver.wait())
+        self._time_spent(step)
+        if status != "done":
+            self.parts.write({"kind": "event", "step": step, "event": status})
+        return Outcome(status, step, self.last)
+
+
+def _error(bad: Refused) -> ArithmeticError:
+    told = f"loss {bad.loss}, gradient norm {bad.grad_norm}"
+    if bad.why == "spike":
+        return SpikeError(
+            f"step {bad.step}: the loss or its gradient stands far above those before it ({told}); the parameters "
+            f"were left as before it. Look at the data, set train.on_nonfinite to skip or rollback, or train.spikes "
+            f"to another limit"
+        )
+    return NotFiniteError(
+        f"step {bad.step}: the loss or its gradient is not finite ({told}); the parameters were left as before it. "
+        f"Look at the data and the learning rate, or set train.on_nonfinite to skip or rollback"
+    )
+
+
+def _goodput(spent: Mapping[str, float]) -> float:
+    """The share of all wall time that went into steps whose result was kept."""
+    return spent["trained"] / max(sum(spent.values()), 1e-9)
 
 
 def _bar(start: int, stop: int, show: bool) -> tqdm:
@@ -163,103 +260,6 @@ def _bar(start: int, stop: int, show: bool) -> tqdm:
         mininterval=0.5,
         smoothing=0.1,
     )
-
-
-class _Window:
-    """The steps since the last row: their metrics, still on the device, and the time they took."""
-
-    def __init__(self, parts: Parts, start: int):
-        self.parts = parts
-        self.step = start
-        self.pending: list[dict[str, jax.Array]] = []
-        self.in_flight: collections.deque = collections.deque()
-        self.waited = parts.batches.wait_seconds
-        self.since = time.perf_counter()
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        self.pending.append(metrics)
-        self.in_flight.append(metrics["loss"])
-        if len(self.in_flight) > RUN_AHEAD:
-            jax.block_until_ready(self.in_flight.popleft())
-
-    def first_step_done(self) -> None:
-        """Waits for the first step, so that compilation is told apart from the speed."""
-        jax.block_until_ready(self.pending)
-        seconds = time.perf_counter() - self.since
-        self.parts.write({"kind": "event", "step": self.step + 1, "event": "first step", "seconds": round(seconds, 3)})
-        self.timed_from = 1
-        self.waited, self.since = self.parts.batches.wait_seconds, time.perf_counter()
-
-    def paused(self) -> "_Pause":
-        return _Pause(self)
-
-    def close(self, step: int) -> dict[str, float]:
-        """The row at `step`: its metrics, and the speed since the last row."""
-        fetched = jax.device_get(self.pending)
-        now = time.perf_counter()
-        steps = len(fetched) - getattr(self, "timed_from", 0)
-        self.timed_from = 0
-        seconds, waited = now - self.since, self.parts.batches.wait_seconds - self.waited
-        row = {name: float(value) for name, value in fetched[-1].items() if name != "finite"}
-        row["examples_seen"] = step * self.parts.videos
-        if steps > 0 and seconds > 0:
-            row |= self._speed(steps, seconds, waited)
-        first = self.step + 1
-        self.step, self.pending, self.waited, self.since = step, [], self.parts.batches.wait_seconds, now
-        self._check(first, fetched)
-        return row
-
-    def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, float]:
-        row = {
-            "step_seconds": seconds / steps,
-            "examples_per_second": steps * self.parts.videos / seconds,
-            "clips_per_second": steps * self.parts.clips / seconds,
-            "data_wait_fraction": min(1.0, waited / seconds),
-        }
-        if self.parts.flops and self.parts.peak:
-            row["mfu"] = self.parts.flops * steps / seconds / self.parts.peak
-        return row
-
-    def _check(self, first: int, fetched: list[dict[str, np.ndarray]]) -> None:
-        """Records every step that was not finite, and stops if it is to."""
-        bad = [first + i for i, metrics in enumerate(fetched) if not metrics["finite"]]
-        for step in bad:
-            values = fetched[step - first]
-            loss, norm = float(values["loss"]), float(values["grad_norm"])
-            self.parts.write({"kind": "event", "step": step, "event": "not finite", "loss": loss, "grad_norm": norm})
-        if bad and self.parts.on_nonfinite == "stop":
-            values = fetched[bad[0] - first]
-            raise NotFiniteError(
-                f"step {bad[0]}: the loss or its gradient is not finite (loss {float(values['loss'])}, "
-                f"gradient norm {float(values['grad_norm'])}); the parameters were left as before it. "
-                f"Look at the data and the learning rate, or set train.on_nonfinite=skip"
-            )
-
-
-class _Pause:
-    """Takes the time of pictures, evaluations and saves out of the speed of the steps."""
-
-    def __init__(self, window: _Window):
-        self.window = window
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_: Any) -> None:
-        self.window.since += time.perf_counter() - self.began
-
-
-def _evaluate(parts: Parts, state: TrainState, step: int) -> dict[str, float]:
-    assert parts.evaluate is not None
-    results = dict(parts.evaluate(state, step))
-    if results:
-        parts.write({"kind": "eval", "step": step, **results})
-    return results
-
-
-def _save(parts: Parts, state: TrainState, step: int) -> None:
-    parts.flush()  # a resumed run keeps the rows up to its checkpoint, so they must be there before it is
-    parts.saver.save(step, state, parts.meta(step))
 
 
 def _tell_saved(parts: Parts, steps: list[int]) -> None:

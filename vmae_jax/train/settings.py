@@ -4,11 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from vmae_jax.train.spikes import Spikes
+
 __all__ = ["Checkpointing", "Evaluation", "Mesh", "Training"]
 
 Length = Mapping[str, Any]  # {"steps": n}, {"epochs": n} or {"examples": n}
 
-ON_NONFINITE = ("stop", "skip")
+ON_NONFINITE = ("stop", "skip", "rollback")
+ON_ERROR = ("stop", "continue")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +25,12 @@ class Training:
       log_every: how often a row of metrics is fetched and written.
       pictures_every: how often reconstructions are drawn; None draws none.
       pictures: how many clips they show.
-      on_nonfinite: after a step whose loss or gradient is not finite (it changed nothing):
-        "stop" ends the run, "skip" goes on and records it.
+      on_nonfinite: after a step whose loss or gradient is not finite, or a spike (it changed nothing):
+        "stop" ends the run; "skip" goes on and records it; "rollback" goes back to the last
+        checkpoint and on from there with the data after the bad step.
+      rollbacks: how often in a row, to the same checkpoint, before the run stops.
+      spikes: `train.spikes.Spikes`, when a loss counts as a spike; None looks for none.
+      replicas_every: how often copies of a parameter on several devices are compared; None never.
     """
 
     length: Length
@@ -33,12 +40,17 @@ class Training:
     pictures_every: Length | None = dataclasses.field(default_factory=lambda: {"steps": 1000})
     pictures: int = 4
     on_nonfinite: str = "stop"
+    rollbacks: int = 3
+    spikes: Spikes | None = None
+    replicas_every: Length | None = dataclasses.field(default_factory=lambda: {"steps": 1000})
 
     def __post_init__(self) -> None:
         if self.on_nonfinite not in ON_NONFINITE:
             raise ValueError(f"train.on_nonfinite is one of {', '.join(ON_NONFINITE)}, not {self.on_nonfinite!r}")
-        if self.accumulate < 1 or self.pictures < 1:
-            raise ValueError("train.accumulate and train.pictures are at least 1")
+        if self.accumulate < 1 or self.pictures < 1 or self.rollbacks < 1:
+            raise ValueError("train.accumulate, train.pictures and train.rollbacks are at least 1")
+        if self.spikes is not None and not isinstance(self.spikes, Spikes):
+            raise ValueError("train.spikes is call('train.spikes.Spikes', …) or None")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay lies in [0, 1), not {self.ema_decay}")
 
@@ -52,14 +64,19 @@ class Checkpointing:
       keep_last: so many newest checkpoints stay.
       keep_every: besides, those whose step is a multiple of this; None keeps none.
       asynchronous: write while training goes on.
+      on_error: after a save that failed: "stop" ends the run with a status that resumes;
+        "continue" records it and trains on to the next save (the last one must succeed).
     """
 
     every: Length = dataclasses.field(default_factory=lambda: {"steps": 1000})
     keep_last: int = 3
     keep_every: int | None = None
     asynchronous: bool = True
+    on_error: str = "stop"
 
     def __post_init__(self) -> None:
+        if self.on_error not in ON_ERROR:
+            raise ValueError(f"checkpoint.on_error is one of {', '.join(ON_ERROR)}, not {self.on_error!r}")
         if self.keep_last < 1:
             raise ValueError(f"checkpoint.keep_last is at least 1, not {self.keep_last}")
 

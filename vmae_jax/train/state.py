@@ -10,6 +10,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from vmae_jax.spec import ConfigError
+from vmae_jax.train.spikes import Spikes, empty
 from vmae_jax.types import Batch, Extra, Method, Params
 
 __all__ = ["TrainState", "eval_params", "make_init"]
@@ -23,9 +24,10 @@ class TrainState:
       step: steps taken, which is also the position in the data; a refused update counts.
       params: what is trained.
       opt_state: the optimizer's.
-      extra: {"method": what the method carries, "ema": the average of `params`, where it is kept}.
+      extra: {"method": what the method carries, "ema": the average of `params`, where it is kept,
+        "spikes": the losses that spikes are told by, where they are looked for}.
       frozen: networks that are never trained (teachers, flow, text).
-      first_bad_step: the first step whose loss or gradient was not finite; -1 if none was.
+      first_bad_step: the first step whose update was refused; -1 if none was.
     """
 
     step: Int[Array, ""]
@@ -42,6 +44,7 @@ def make_init(
     *,
     ema: bool = False,
     frozen: Callable[[Array, Batch], Params] | None = None,
+    spikes: Spikes | None = None,
 ) -> Callable[[Array, Batch], TrainState]:
     """The function (key, batch) -> TrainState at step 0, for `sharding.create`.
 
@@ -50,6 +53,7 @@ def make_init(
       tx: the optimizer; its state takes over the boxes of the parameters.
       ema: also keep an average of the parameters, which starts as their copy.
       frozen: (key, batch) -> the networks that are never trained, usually filled by `init_from`.
+      spikes: also keep the losses by which spikes are told.
     """
 
     def init(key: Array, batch: Batch) -> TrainState:
@@ -57,6 +61,8 @@ def make_init(
         extra: dict[str, Extra] = {"method": method_extra}
         if ema:
             extra["ema"] = jax.tree.map(jnp.copy, params)
+        if spikes is not None:
+            extra["spikes"] = empty(spikes)
         return TrainState(
             step=jnp.int32(0),
             params=params,

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import optim
 from vmae_jax.train.sharding import RULES, Placement, Rules, batch_sharding, check_batch, constrain
+from vmae_jax.train.spikes import Spikes, judge
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, stream
 
@@ -37,6 +38,7 @@ class Step:
     accumulate: int
     ema_decay: float | None
     seed: int
+    spikes: Spikes | None = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         context = Context(
@@ -51,21 +53,36 @@ class Step:
         norm = optim.global_norm(grads) if norm is None else norm
         params = optax.apply_updates(state.params, updates)
         extra = self._advance(state, params, carry)
+        kept = {name: part for name, part in state.extra.items() if name != "spikes"}
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        good, history = self._judge(state, finite, {"loss": loss, "grad_norm": norm})
         new = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=_choose(finite, params, state.params, "the update changed a parameter's"),
-            opt_state=_choose(finite, opt_state, state.opt_state, "the optimizer changed its state's"),
-            extra=_choose(finite, extra, state.extra, "Method.advance changed the extra state's"),
-            first_bad_step=jnp.where(finite | (state.first_bad_step >= 0), state.first_bad_step, state.step),
+            params=_choose(good, params, state.params, "the update changed a parameter's"),
+            opt_state=_choose(good, opt_state, state.opt_state, "the optimizer changed its state's"),
+            extra=_choose(good, extra, kept, "Method.advance changed the extra state's") | history,
+            first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
         )
         told = {"loss": loss, "grad_norm": norm, "param_norm": optim.global_norm(new.params), "finite": finite}
         if rate is not None:
             told["learning_rate"] = rate
+        if self.spikes is not None:
+            told["spike"] = finite & ~good
         if both := told.keys() & metrics.keys():
             raise ValueError(f"the method's metrics {sorted(both)} have names that the step itself uses")
         return new, {name: jnp.asarray(value, jnp.float32) for name, value in (told | metrics).items()}
+
+    def _judge(
+        self, state: TrainState, finite: Bool[Array, ""], values: Metrics
+    ) -> tuple[Bool[Array, ""], dict[str, Any]]:
+        """Whether the update is taken, and the part of `extra` that is kept up to date even where it is not."""
+        if ("spikes" in state.extra) != (self.spikes is not None):
+            raise ValueError("make_step(spikes=…) and make_init(spikes=…) go together: one was given without the other")
+        if self.spikes is None:
+            return finite, {}
+        spike, history = judge(state.extra["spikes"], values, self.spikes)
+        return finite & ~spike, {"spikes": history}
 
     def _gradients(self, params: Params, batch: Batch, context: Context) -> tuple[Array, Params, Metrics, Any]:
         """Loss, gradients, metrics and carry of the whole batch."""
@@ -132,14 +149,15 @@ def make_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
     seed: int = 0,
+    spikes: Spikes | None = None,
 ) -> Step:
     """The training step of a method.
 
     The loss is sum(weight * total / count) over the method's terms, with totals and counts of the
     whole global batch, however many devices and micro-batches it is spread over.
 
-    A step whose loss or gradient norm is not finite leaves parameters, optimizer and extra state
-    bit for bit as they were. Its number still advances, for it is the position in the data, and
+    A step whose loss or gradient norm is not finite, or a spike, leaves parameters, optimizer and
+    extra state bit for bit as they were. Its number still advances, for it is the position in the data, and
     `first_bad_step` keeps the first such step.
 
     Args:
@@ -150,11 +168,12 @@ def make_step(
         leaves of `Loss.carry` have a row for each clip, and a `Mean` in it is summed.
       ema_decay: also average the parameters, after the update: ema = decay * ema + (1 - decay) * params.
       seed: of `Context.key`, which is folded with the step.
+      spikes: when a loss or gradient norm is a spike; None looks for none.
 
     Returns:
       (state, batch) -> (state, metrics); metrics are float32 scalars: "loss", "loss/TERM" before
       its weight, the method's own, "grad_norm" before clipping, "param_norm", "learning_rate" and
-      "finite" (1 or 0).
+      "finite" (1 or 0), and "spike" where spikes are looked for.
 
     Raises:
       ConfigError: accumulate below 1 or ema_decay outside [0, 1).
@@ -169,7 +188,7 @@ def make_step(
             f"micro-batch is compared within itself, which is not the same training",
             stacklevel=2,
         )
-    return Step(method, tx, accumulate, ema_decay, seed)
+    return Step(method, tx, accumulate, ema_decay, seed, spikes)
 
 
 @dataclasses.dataclass(frozen=True)

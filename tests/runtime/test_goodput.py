@@ -1,0 +1,44 @@
+"""The wall time of a run is accounted for, whatever happened to it."""
+
+import pytest
+
+from vmae_jax.runtime.goodput import EVENT, KINDS, Account, carried, shares
+
+
+def test_kinds_are_made_of_phases_and_add_up():
+    phases = {"": 1.0, "restore": 2.0, "compile": 4.0, "data": 8.0, "step": 16.0, "save": 32.0, "evaluate": 64.0}
+    account = Account(lambda: phases)
+    account.carry({"lost": 128.0, "down": 256.0})
+    seconds = account.seconds()
+    assert seconds == {
+        "trained": 16, "compiled": 4, "waited": 8, "saved": 32, "evaluated": 64, "started": 3, "lost": 128, "down": 256,
+    }  # fmt: skip
+    assert sum(seconds.values()) == 511
+    assert sum(shares(seconds).values()) == pytest.approx(1.0)
+    assert shares({}) == dict.fromkeys(KINDS, 0.0)
+
+
+def test_what_a_killed_attempt_left_is_kept_lost_or_down():
+    rows = [
+        {"kind": "event", "event": "started", "step": 0, "time": 1000.0},
+        {"kind": "event", "event": EVENT, "step": 5, "time": 1040.0, "trained": 30.0, "compiled": 10.0},
+        {"kind": "train", "step": 8, "time": 1052.0},
+    ]
+    assert carried(rows, 5, now=1060.0) == dict.fromkeys(KINDS, 0.0) | {
+        "trained": 30.0, "compiled": 10.0, "lost": 12.0, "down": 8.0,
+    }  # fmt: skip
+    assert carried(rows, 0, now=1060.0) == dict.fromkeys(KINDS, 0.0) | {"lost": 52.0, "down": 8.0}
+    assert carried([], 0, now=1060.0) == {}
+
+
+def test_going_back_turns_what_was_trained_since_into_loss():
+    phases = {"": 0.0, "step": 10.0, "data": 1.0}
+    account = Account(lambda: phases, {"trained": 5.0})
+    account.mark(4)
+    phases |= {"step": 17.0, "data": 3.0, "restore": 2.0}
+    account.back(4)
+    seconds = account.seconds()
+    assert (seconds["trained"], seconds["waited"], seconds["lost"], seconds["started"]) == (15.0, 1.0, 9.0, 2.0)
+    assert sum(seconds.values()) == 5 + 22
+    phases["step"] += 1.0
+    assert account.seconds()["trained"] == 16.0

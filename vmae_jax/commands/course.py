@@ -1,0 +1,216 @@
+"""Where a run stands: its beginning, its going back, and which data it trains on from there."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from vmae_jax.commands.begin_from import begin_from
+from vmae_jax.commands.checked import checked
+from vmae_jax.commands.experiment import Experiment
+from vmae_jax.data.device import host_rows, prefetch_to_device
+from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.paths import Log, Workdir
+from vmae_jax.io.writers import Writers, read_rows
+from vmae_jax.runtime import goodput
+from vmae_jax.spec import ConfigError
+from vmae_jax.train import loop, sharding
+from vmae_jax.train.rollback import Skip, batch_of, in_a_row, runs
+from vmae_jax.train.rows import Refused
+from vmae_jax.train.state import TrainState
+from vmae_jax.types import Batch
+
+__all__ = ["Course", "devices", "read_skips"]
+
+log = logging.getLogger(__name__)
+
+
+class Course:
+    """Begins a run, goes back in it, and gives the batches from any step on.
+
+    What is skipped is written to `skipped.jsonl` before the run goes back, so that a run killed at
+    any moment goes on with the same data.
+
+    Attributes:
+      placement: of the state's arrays, once it was begun.
+
+    Args:
+      made: the experiment.
+      tx: its optimizer.
+      data: its opened source.
+      workdir: where it lives.
+      saver: its checkpoints.
+      writers: told what happens.
+      account: of its time.
+    """
+
+    def __init__(
+        self,
+        made: Experiment,
+        tx: Any,
+        data: Any,
+        *,
+        workdir: Workdir,
+        saver: Checkpoints,
+        writers: Writers,
+        account: goodput.Account,
+    ):
+        self._made, self._init, self._data = made, made.make_init(tx), data
+        self._workdir, self._saver, self._writers, self._account = workdir, saver, writers, account
+        self._skips = read_skips(workdir)
+        self._stream: Any = None
+        self.placement: sharding.Placement | None = None
+
+    def begin(self) -> tuple[TrainState, int]:
+        """The newest good checkpoint, or a fresh state; and the step to go on from."""
+        return self._newest(read_rows(self._workdir.metrics) if jax.process_index() == 0 else [])
+
+    def batch_of(self, step: int) -> int:
+        """The number of the batch after `step` steps."""
+        return batch_of(step, self._skips)
+
+    def batches(self, start: int) -> Any:
+        """Device batches from step `start` on; those given before are closed."""
+        self.close()
+        place = sharding.batch_sharding(self._made.mesh)
+        clips = self._made.loader.clips_per_step
+        rows = host_rows(place, clips)
+        stream = _Skipping(self._data, rows, self._made, list(runs(start, self._skips)))
+        self._stream = prefetch_to_device(checked(stream, self._made.method.check), place, clips=clips)
+        return self._stream
+
+    def close(self) -> None:
+        """Ends the batches that were given."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def go_back(self, refused: Refused, at: int) -> tuple[TrainState, int, Any]:
+        """Back to the newest good checkpoint, past the data up to step `at`, of which `refused` was one.
+
+        Raises:
+          loop.NotFiniteError, loop.SpikeError: it was done `train.rollbacks` times in a row.
+        """
+        self.close()
+        self._saver.wait()
+        state, start = self._newest([])
+        again = in_a_row(self._skips, start)
+        if again >= self._made.train.rollbacks:
+            kind = loop.SpikeError if refused.why == "spike" else loop.NotFiniteError
+            raise kind(
+                f"step {refused.step}: {refused.why} (loss {refused.loss}, gradient norm {refused.grad_norm}), after "
+                f"going back to step {start} {again} times in a row (train.rollbacks): the data do not seem to be "
+                f"the reason. Look at the learning rate and the rows before step {start}"
+            )
+        skip = Skip(self.batch_of(start), self.batch_of(at - 1) + 1, start, f"step {refused.step}: {refused.why}")
+        self._record(skip)
+        log.warning(
+            "step %d: %s (loss %g, gradient norm %g): back to step %d, past the batches %d to %d (time %d in a row)",
+            refused.step, refused.why, refused.loss, refused.grad_norm, start, skip.first, skip.last - 1, again + 1,
+        )  # fmt: skip
+        self._writers.event(
+            start,
+            "rolled back",
+            reason=skip.reason,
+            loss=refused.loss,
+            grad_norm=refused.grad_norm,
+            batches=[skip.first, skip.last - 1],
+            in_a_row=again + 1,
+        )
+        self._account.back(start)
+        return state, start, self.batches(start)
+
+    def _record(self, skip: Skip) -> None:
+        self._skips = [*self._skips, skip]
+        if jax.process_index() == 0:
+            record = Log(self._workdir.skipped)
+            record.append([json.dumps(skip._asdict())])
+            record.flush()
+
+    def _newest(self, rows: Sequence[Any]) -> tuple[TrainState, int]:
+        if self._saver.latest() is None:
+            self._account.carry(goodput.carried(rows, 0))
+            return self._fresh(), 0
+        target, self.placement = self._made.abstract_state(self._init)
+        restored = self._saver.restore(target)
+        start = int(restored.step)
+        self._account.carry(goodput.carried(rows, start))
+        self._account.mark(start)
+        self._writers.truncate_after(start)
+        for damaged, reason in restored.skipped:
+            self._writers.event(start, "checkpoint damaged", checkpoint=damaged, reason=reason)
+        return restored.state, start
+
+    def _fresh(self) -> TrainState:
+        self._writers.truncate_after(-1)
+        began = time.perf_counter()
+        made = self._made
+        state, self.placement = sharding.create(self._init, jax.random.key(made.seed), made.batch_spec, made.mesh)
+        jax.block_until_ready(state.params)
+        if made.init_from:
+            state, reports = begin_from(state, made.init_from, made.config)
+            for report in reports:
+                log.info("%s", report)
+        self._account.mark(0)
+        self._writers.event(0, "started", devices=devices(), seconds=round(time.perf_counter() - began, 3))
+        return state
+
+
+class _Skipping(Iterator[Batch]):
+    """A host's batches in ranges [first, last); a range of which the last is None has no end."""
+
+    def __init__(self, data: Any, rows: Sequence[int], made: Experiment, ranges: list[tuple[int, int | None]]):
+        self._data, self._rows, self._seed = data, rows, made.seed
+        self._videos = made.loader.global_batch
+        self._ranges = ranges
+        self._at = ranges[0][0]
+        self._faults: list[Any] = []  # of streams that were closed
+        self._stream = self._open()
+
+    def __next__(self) -> Batch:
+        if self._at == self._ranges[0][1]:
+            self._faults += self._stream.faults()
+            self._stream.close()
+            self._ranges = self._ranges[1:]
+            self._at = self._ranges[0][0]
+            self._stream = self._open()
+        batch = next(self._stream)
+        self._at += 1
+        return batch
+
+    @property
+    def position(self) -> int:
+        """Of the next batch, in videos."""
+        return self._at * self._videos
+
+    def faults(self) -> list[Any]:
+        """The broken videos met since the last call."""
+        told, self._faults = [*self._faults, *self._stream.faults()], []
+        return told
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _open(self) -> Any:
+        return self._data.batches(rows=self._rows, seed=self._seed, start=self._at * self._videos)
+
+
+def read_skips(workdir: Workdir) -> list[Skip]:
+    """The windows of batches that a run left behind, in the order it did.
+
+    Raises:
+      ConfigError: a line that is none.
+    """
+    try:
+        return [Skip(**json.loads(line)) for line in Log(workdir.skipped).lines()]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{workdir.skipped} is not what a run wrote: {error}") from error
+
+
+def devices() -> str:
+    """What the run computes on, for people."""
+    found = jax.devices()
+    return f"{len(found)} x {found[0].device_kind}"

@@ -1,0 +1,128 @@
+"""The steps since the last row of metrics: what they said, how fast they were, which were refused."""
+
+import collections
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+__all__ = ["Refused", "Window"]
+
+RUN_AHEAD = 2  # steps dispatched before the loop waits for an older one: bounds the batches in flight
+_FLAGS = ("finite", "spike")  # said by events, not by rows
+
+
+class Refused(NamedTuple):
+    """A step whose update was refused: "not finite" or "spike", with its loss and gradient norm."""
+
+    step: int
+    why: str
+    loss: float
+    grad_norm: float
+
+
+class _Rates(Protocol):
+    """What of `loop.Parts` the speed is computed from."""
+
+    @property
+    def batches(self) -> Any: ...
+    @property
+    def videos(self) -> int: ...
+    @property
+    def clips(self) -> int: ...
+    @property
+    def flops(self) -> float | None: ...
+    @property
+    def peak(self) -> float | None: ...
+
+
+class Window:
+    """Metrics stay on the devices until they are asked for: a fetch a step would wait for every step.
+
+    Args:
+      parts: of the loop.
+      start: the step before the first.
+    """
+
+    def __init__(self, parts: _Rates, start: int):
+        self._parts = parts
+        self._step = start  # up to which metrics were fetched
+        self._pending: list[dict[str, jax.Array]] = []
+        self._fetched: list[dict[str, np.ndarray]] = []  # since the last row
+        self._in_flight: collections.deque[jax.Array] = collections.deque()
+        self._untimed = 0  # steps of the row that come before `_since`
+        self._waited = parts.batches.wait_seconds
+        self._since = time.perf_counter()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the next step."""
+        self._pending.append(metrics)
+        self._in_flight.append(metrics["loss"])
+        if len(self._in_flight) > RUN_AHEAD:
+            jax.block_until_ready(self._in_flight.popleft())
+
+    def first_step_done(self) -> float:
+        """Waits for the first step, so that compilation is told apart from the speed; its seconds."""
+        jax.block_until_ready(self._pending)
+        seconds = time.perf_counter() - self._since
+        self._untimed = 1
+        self._waited, self._since = self._parts.batches.wait_seconds, time.perf_counter()
+        return seconds
+
+    def look(self) -> list[Refused]:
+        """Waits for the steps so far; those of them, not told before, that were refused."""
+        new = jax.device_get(self._pending)
+        first = self._step + 1
+        self._pending, self._step = [], self._step + len(new)
+        self._fetched += new
+        return [
+            Refused(step, why, float(metrics["loss"]), float(metrics["grad_norm"]))
+            for step, metrics in enumerate(new, first)
+            if (why := _refused(metrics))
+        ]
+
+    def row(self) -> dict[str, float]:
+        """The metrics of the newest step that was looked at, and the speed since the last row."""
+        now = time.perf_counter()
+        waits = self._parts.batches.wait_seconds
+        row = {name: float(value) for name, value in self._fetched[-1].items() if name not in _FLAGS}
+        row["examples_seen"] = self._step * self._parts.videos
+        steps, seconds = len(self._fetched) - self._untimed, now - self._since
+        if steps > 0 and seconds > 0:
+            row |= self._speed(steps, seconds, waits - self._waited)
+        self._fetched, self._untimed, self._waited, self._since = [], 0, waits, now
+        return row
+
+    def paused(self) -> "_Pause":
+        """Takes the time of what happens inside out of the speed of the steps."""
+        return _Pause(self)
+
+    def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, float]:
+        row = {
+            "step_seconds": seconds / steps,
+            "examples_per_second": steps * self._parts.videos / seconds,
+            "clips_per_second": steps * self._parts.clips / seconds,
+            "data_wait_fraction": min(1.0, waited / seconds),
+        }
+        if self._parts.flops and self._parts.peak:
+            row["mfu"] = self._parts.flops * steps / seconds / self._parts.peak
+        return row
+
+
+class _Pause:
+    def __init__(self, window: Window):
+        self._window = window
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: Any) -> None:
+        self._window._since += time.perf_counter() - self._began
+
+
+def _refused(metrics: Mapping[str, np.ndarray]) -> str:
+    if not metrics["finite"]:
+        return "not finite"
+    return "spike" if metrics.get("spike", 0.0) else ""
