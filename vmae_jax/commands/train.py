@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,21 +11,21 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.begin_from import begin_from
-from vmae_jax.commands.checked import checked
+from vmae_jax.commands.course import Course, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
-from vmae_jax.commands.measure import measure
-from vmae_jax.data.device import host_rows, prefetch_to_device
+from vmae_jax.commands.measure import check_classes, measure
 from vmae_jax.eval import reconstruction
+from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Log, Workdir
+from vmae_jax.io.saving import Tolerant
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
 from vmae_jax.plan import flops
-from vmae_jax.runtime import distributed, watchdog
+from vmae_jax.runtime import distributed, goodput, watchdog
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
-from vmae_jax.train import loop, sharding, step
+from vmae_jax.train import loop, step
 from vmae_jax.train.state import TrainState, eval_params
 from vmae_jax.types import Context
 
@@ -55,12 +54,16 @@ def run(
 
     Raises:
       ConfigError: the user's mistake.
-      loop.NotFiniteError, io.checkpoint.SaveError, data.pipeline.TooManyBroken: as they say.
+      loop.NotFiniteError, loop.SpikeError, io.replicas.ReplicaError, io.checkpoint.SaveError,
+        data.faults.TooManyBadVideos: as they say.
       runtime.distributed.PeerError: another host did not come.
     """
+    dog = watchdog.Watchdog(limits)  # it also keeps the time, from here on
     distributed.start()
     enable_cache()
-    made, data = distributed.together("start", lambda: _open(config, workdir), facts=lambda both: _facts(config, both))
+    made, data, held_out = distributed.together(
+        "start", lambda: _open(config, workdir), facts=lambda all_: _facts(config, workdir, all_)
+    )
     mesh = made.mesh
     clock = made.clock(data.steps_per_epoch)
     tx, rate = made.optimizer.build(made.abstract_params(), clock)
@@ -70,18 +73,20 @@ def run(
         keep_every=made.checkpoint.keep_every,
         asynchronous=made.checkpoint.asynchronous,
     )
-    dog = watchdog.Watchdog(limits)
+    account = goodput.Account(dog.spent)
     with dog, _Closing(saver), _Closing(_writers(workdir)) as writers, Preemption() as preemption:
+        course = Course(made, tx, data, workdir=workdir, saver=saver, writers=writers, account=account)
         with dog.phase("restore", "the start or restore"):
-            state, placement, start = _begin(made, tx, saver, writers)
+            state, start = course.begin()
+        assert course.placement is not None
         if start >= clock.steps:
             log.info("already done: %s is at step %d of %d", workdir.path, start, clock.steps)
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
         if start:
             log.info("resumed at step %d", start)
-            writers.event(start, "resumed", devices=_devices(), steps=clock.steps)
+            writers.event(start, "resumed", devices=devices(), steps=clock.steps)
         else:
-            _introduce(made, state, clock, rate, placement, data)
+            _introduce(made, state, clock, rate, course.placement, data)
         compiled = step.compile_step(
             step.make_step(
                 made.method,
@@ -89,14 +94,17 @@ def run(
                 accumulate=made.train.accumulate,
                 ema_decay=made.train.ema_decay,
                 seed=made.seed,
+                spikes=made.train.spikes,
             ),
-            placement,
+            course.placement,
             mesh,
             made.batch_spec,
         )
-        with dog.phase("compile", f"compiling and step {start + 1}"), _batches(made, data, start) as batches:
-            parts = _parts(made, workdir, data, compiled, batches, saver, writers, preemption, progress)
-            parts = watchdog.watched(parts, dog)
+        with dog.phase("compile", f"compiling and step {start + 1}"), _Closing(course):
+            parts = _parts(
+                made, workdir, data, held_out, compiled, course, start, saver, writers, preemption, account, progress
+            )
+            parts = watchdog.watched(parts, dog, start)
             every = _every(made, clock)
             _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
     return {
@@ -107,18 +115,20 @@ def run(
     }
 
 
-def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any]:
-    """The experiment, its data open, and its workdir checked."""
+def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any, Any]:
+    """The experiment, its data and what it is evaluated on (or None) open, and its workdir checked."""
     distributed.check_disk(str(workdir.path))
     made = experiment(config)
     data = made.loader.open()
+    held_out = made.eval.data.open() if made.eval.data is not None and made.eval.evaluators else None
+    check_classes(made, data, held_out)
     open_workdir(workdir, config)
-    return made, data
+    return made, data, held_out
 
 
-def _facts(config: ConfigDict, opened: tuple[Experiment, Any]) -> dict[str, Any]:
+def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, Any]) -> dict[str, Any]:
     """What all hosts must have in common before they train together."""
-    return distributed.facts(to_json(config), videos=len(opened[1]))
+    return distributed.facts(to_json(config), videos=len(opened[1]), skipped=read_skips(workdir))
 
 
 class _Closing:
@@ -145,37 +155,6 @@ def _writers(workdir: Workdir) -> Writers:
     return Writers([JsonlWriter(workdir.metrics), TensorBoardWriter(workdir.tensorboard)])
 
 
-def _begin(
-    made: Experiment, tx: Any, saver: Checkpoints, writers: Writers
-) -> tuple[TrainState, sharding.Placement, int]:
-    """The newest good checkpoint, or a fresh state; and the step to go on from."""
-    init = made.make_init(tx)
-    if saver.latest() is not None:
-        target, placement = made.abstract_state(init)
-        restored = saver.restore(target)
-        start = int(restored.step)
-        writers.truncate_after(start)
-        for damaged, reason in restored.skipped:
-            log.warning("checkpoint %d is damaged and was passed over: %s", damaged, reason)
-            writers.event(start, "checkpoint damaged", checkpoint=damaged, reason=reason)
-        return restored.state, placement, start
-    writers.truncate_after(-1)
-    began = time.perf_counter()
-    state, placement = sharding.create(init, jax.random.key(made.seed), made.batch_spec, made.mesh)
-    jax.block_until_ready(state.params)
-    if made.init_from:
-        state, reports = begin_from(state, made.init_from, made.config)
-        for report in reports:
-            log.info("%s", report)
-    writers.event(0, "started", devices=_devices(), seconds=round(time.perf_counter() - began, 3))
-    return state, placement, 0
-
-
-def _devices() -> str:
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}"
-
-
 def _introduce(made: Experiment, state: TrainState, clock: Any, rate: Any, placement: Any, data: Any) -> None:
     """Says what is about to be trained: config, parameters, schedule, data, mesh."""
     if jax.process_index() != 0:
@@ -184,7 +163,7 @@ def _introduce(made: Experiment, state: TrainState, clock: Any, rate: Any, place
     log.info("parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
     log.info("schedule: %s", rate.describe())
     axes = ", ".join(f"{name} {size}" for name, size in made.mesh.shape.items())
-    log.info("devices: %s, mesh %s", _devices(), axes)
+    log.info("devices: %s, mesh %s", devices(), axes)
     for note in placement.replicated:
         log.info("not split over the mesh: %s", note)
     repeat = f", {made.loader.repeat} clips of each" if made.loader.repeat > 1 else ""
@@ -200,26 +179,22 @@ def _every(made: Experiment, clock: Any) -> loop.Every:
         save=max(1, clock.length(made.checkpoint.every)),
         pictures=None if made.train.pictures_every is None else max(1, clock.length(made.train.pictures_every)),
         evaluate=None if made.eval.every is None else max(1, clock.length(made.eval.every)),
+        compare=None if made.train.replicas_every is None else max(1, clock.length(made.train.replicas_every)),
     )
-
-
-def _batches(made: Experiment, data: Any, start: int) -> Any:
-    place = sharding.batch_sharding(made.mesh)
-    clips = made.loader.clips_per_step
-    stream = data.batches(rows=host_rows(place, clips), seed=made.seed, start=start * made.loader.global_batch)
-    stream = checked(stream, made.method.check)
-    return prefetch_to_device(stream, place, clips=clips)
 
 
 def _parts(
     made: Experiment,
     workdir: Workdir,
     data: Any,
+    held_out: Any,
     compiled: Any,
-    batches: Any,
+    course: Course,
+    start: int,
     saver: Checkpoints,
     writers: Writers,
     preemption: Preemption,
+    account: goodput.Account,
     progress: bool,
 ) -> loop.Parts:
     peak = flops.peak(jax.devices())
@@ -227,23 +202,32 @@ def _parts(
     quarantine = Log(workdir.quarantine)
     return loop.Parts(
         step=compiled,
-        batches=batches,
-        saver=saver,
+        batches=course.batches(start),
+        saver=saver if made.checkpoint.on_error == "stop" else Tolerant(saver, writers),
         write=writers.write,
         flush=writers.flush,
         preempted=preemption.requested,
-        meta=lambda at: {"data_position": at * made.loader.global_batch, "seed": made.seed},
+        meta=functools.partial(_meta, made, course, account),
         videos=made.loader.global_batch,
         clips=made.loader.clips_per_step,
         on_nonfinite=made.train.on_nonfinite,
+        go_back=course.go_back,
+        compare=replicas.compare,
+        spent=account.seconds,
         pictures=_pictures(made, workdir, data, writers) if shown else None,
-        evaluate=_evaluation(made) if made.eval.data is not None and made.eval.evaluators else None,
+        evaluate=None if held_out is None else _evaluation(made, held_out),
         faults=functools.partial(_record_faults, quarantine),
         # A teacher runs forwards alone, which "three times the forward pass" does not know.
         flops=made.model_flops() if peak and made.method.frozen is None else None,
         peak=peak,
         show=progress and sys.stderr is not None and jax.process_index() == 0,
     )
+
+
+def _meta(made: Experiment, course: Course, account: goodput.Account, at: int) -> dict[str, Any]:
+    """What a checkpoint says beside the state; it is a step that the run may go back to."""
+    account.mark(at)
+    return {"data_position": course.batch_of(at) * made.loader.global_batch, "seed": made.seed}
 
 
 def _pictures(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Callable[[TrainState, int], None]:
@@ -269,14 +253,13 @@ def _pictures(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -
     return draw
 
 
-def _evaluation(made: Experiment) -> Callable[[TrainState, int], Mapping[str, float]]:
-    opened = functools.cache(lambda: made.eval.data.open())
-
+def _evaluation(made: Experiment, data: Any) -> Callable[[TrainState, int], Mapping[str, float]]:
     def evaluate(state: TrainState, at: int) -> dict[str, float]:
-        results, _ = measure(made, opened(), eval_params(state, made.eval.ema))
+        carried = lambda: (state.extra["method"], state.frozen)  # noqa: E731
+        results = measure(made, data, eval_params(state, made.eval.ema), carried)
         told = ", ".join(f"{key} {value:.4f}" for key, value in results.items())
         log.info("step %d: %s", at, told)
-        return results
+        return dict(results)
 
     return evaluate
 
