@@ -2,6 +2,7 @@
 # Sourced by the other scripts: makes the virtual environment once, says nothing when it is there.
 #
 #   VMAE_VENV    where it lives (default: .venv in the project)
+#   VMAE_EXTRA   what else of pyproject.toml's extras: tpu, cuda13, cuda12, …
 #   PYTHON       which Python makes it (default: the newest of 3.13, 3.12, 3.11 that works)
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,7 +23,7 @@ find_python() {
 
 make_environment() {
   local stamp python
-  stamp=$(cat "$project/requirements.txt" "$project/pyproject.toml" | cksum)
+  stamp="$(cat "$project/requirements.txt" "$project/pyproject.toml" | cksum)${VMAE_EXTRA:+ $VMAE_EXTRA}"
   if [ -x "$venv/bin/vmae" ] && [ "$(cat "$venv/.vmae-stamp" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
@@ -31,6 +32,10 @@ make_environment() {
   "$python" -m venv "$venv" || return 1
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$project/requirements.txt" || return 1
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e "$project" || return 1
+  if [ -n "${VMAE_EXTRA:-}" ]; then
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$project/requirements.txt" \
+      -e "${project}[$VMAE_EXTRA]" || return 1
+  fi
   echo "$stamp" >"$venv/.vmae-stamp"
 }
 

@@ -29,7 +29,6 @@ if [ -n "$dry" ]; then
   echo
   exit
 fi
-# shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 export JAX_PLATFORMS=cpu VMAE_HEARTBEAT=${VMAE_HEARTBEAT:-10}
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
