@@ -1,8 +1,9 @@
 """Supervised post-pre-training on Kinetics-710: `configs/post_pretrain.py:g,weights=WORKDIR`.
 
 VideoMAE V2's second stage, sizes B, H and g: a pre-trained encoder learns 710 classes, before it
-is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches (`configs/distill.py`). The lists of
-videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
+is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches (`configs/distill.py`). `:g,hybrid` reads
+LabeledHybrid, which is Kinetics-710, from its prepared dataset (see `docs/data.md`); otherwise the lists
+of videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ RECIPES = {
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, size=("B", "H", "g"), weights=None, smoke=False)
+    args = common.parse(arguments, size=("B", "H", "g"), hybrid=False, weights=None, smoke=False)
     recipe = RECIPES[args.size]
     path = {} if args.weights is None else {"path": args.weights}
     method = call(
@@ -26,4 +27,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
     config = finetune.supervised(method, recipe, "k710", init_from)
+    if args.hybrid:
+        config.data.source = common.labeled_hybrid()
+        config.eval.data.source = common.labeled_hybrid("validation")
     return common.smoke(config) if args.smoke else config

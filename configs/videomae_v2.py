@@ -1,13 +1,15 @@
 """VideoMAE V2 pre-training with dual masking: `configs/videomae_v2.py:B` (S, B, L, H, g).
 
-Recipes of the official scripts on UnlabeledHybrid, 1.35 million clips. Name your own videos:
+Recipes of the official scripts on UnlabeledHybrid, 1.35 million clips: `:B,hybrid` reads it from prepared
+datasets (`docs/data.md` says how to prepare them; `own=LIST` adds videos of yours, and
+`--config.data.source.parts.webvid.weight=0` leaves a part out). Without it, name your own videos:
 `--config.data.source.path=FOLDER`.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from vmae_jax.spec import call
+from vmae_jax.spec import ConfigError, call
 
 # size: (batch of videos, learning rate at a batch of 256, warm-up epochs, epochs, clip, remat)
 RECIPES = {
@@ -20,7 +22,11 @@ RECIPES = {
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, size=("B", "S", "L", "H", "g"), smoke=False)
+    args = common.parse(arguments, size=("B", "S", "L", "H", "g"), hybrid=False, own=None, smoke=False)
+    if args.own is not None and not args.hybrid:
+        raise ConfigError(
+            "configs/videomae_v2.py: own= adds a list of videos to hybrid; without it, name data.source.path"
+        )
     batch, rate, warmup, epochs, clip, remat = RECIPES[args.size]
     config = common.sections(
         method=call(
@@ -32,7 +38,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
         data=call(
             "data.pipeline.loader",
-            source=call("data.sources.folder"),
+            source=common.unlabeled_hybrid(args.own) if args.hybrid else call("data.sources.folder"),
             sampler=call("data.clips.dense", frames=16, stride=4),
             transforms=[call("data.transforms.multi_scale_crop", size=224)],
             global_batch=batch,

@@ -209,6 +209,11 @@ def test_ava_is_moments_with_all_their_actions(tmp_path):
     }
     assert [row.span for row in listing.splits["train"].rows] == [(0.0, 4.0), (1.0, 5.0)]
     assert [one.key for one in listing.splits["train"].absent] == ["gone_000910"]
+    whole = ava.config(seconds=10, clips="consecutive", directory=str(tmp_path)).listing().splits["train"]
+    assert len(whole.rows) == 90  # a quarter of an hour
+    assert len({row.key for row in whole.rows}) == 90
+    assert [whole.rows[0].span, whole.rows[0].labels] == [(900.0, 910.0), {"labels": (0, 1)}]
+    assert [whole.rows[89].span, whole.rows[89].labels] == [(1790.0, 1800.0), {"labels": ()}]
     write(tmp_path, "annotations/ava_val_v2.2.csv", [f"val,soon,{box},12,0"])
     refused(ava.config(directory=str(tmp_path)), "which is no annotation")
 

@@ -5,7 +5,10 @@
 
 An example is the seconds around an annotated moment of a movie; its "labels" are the actions of all
 the people in that moment (boxes are left aside: this is AVA for pre-training, classification and
-multi-label tests, not for detection). The directory holds `ava_train_v2.2.csv`, `ava_val_v2.2.csv`,
+multi-label tests, not for detection). With clips="consecutive" it is one of the parts, end to end, of the
+quarter of an hour that is annotated: at ten seconds the training movies give some 21,000.
+
+The directory holds `ava_train_v2.2.csv`, `ava_val_v2.2.csv`,
 `ava_action_list_v2.2_for_activitynet_2019.pbtxt` (60 actions) or `ava_action_list_v2.2.pbtxt` (80),
 the `ava_{train,val}_excluded_timestamps_v2.2.csv` where they were handed out, all in it or in
 `annotations/`, and the movies, `{video_id}.mp4` (mkv, webm) anywhere below it.
@@ -23,11 +26,13 @@ __all__ = ["builder", "builder_config", "config"]
 
 LAYOUT = "ava_train_v2.2.csv, ava_val_v2.2.csv, ava_action_list_v2.2_for_activitynet_2019.pbtxt and the movies"
 FILES = {"train": "train", "validation": "val"}
+QUARTER = (900.0, 1800.0)  # the seconds of every movie that are annotated
 ACTION = re.compile(r'name:\s*"([^"]*)"\s+(?:label_)?id:\s*(\d+)')
 
 
 def config(
     seconds: float = 3.0,
+    clips: str = "annotated",
     begins: float = 0.0,
     short_side: int = 320,
     version: str = "2.2",
@@ -36,7 +41,8 @@ def config(
     """AVA as clips with several classes.
 
     Args:
-      seconds: of a clip, around its annotated moment.
+      seconds: of a clip.
+      clips: "annotated", around each annotated moment, or "consecutive", end to end.
       begins: the second of the movie at which the files begin: 0 for the movies as they are handed
         out, 900 for the quarters of an hour that many cut out of them.
       short_side: pixels that clips are shrunk to.
@@ -45,10 +51,12 @@ def config(
     """
     if version not in ("2.1", "2.2"):
         raise ConfigError(f"ava: version={version!r}; there are 2.1 and 2.2")
+    if clips not in ("annotated", "consecutive"):
+        raise ConfigError(f"ava: clips={clips!r}; it is 'annotated' or 'consecutive'")
     if not 0 < seconds <= 60 or begins < 0:
         raise ConfigError(f"ava: seconds={seconds:g}, begins={begins:g}: above 0 and at most 60, and not negative")
-    listing = functools.partial(_listing, directory, version, seconds, begins, short_side)
-    return listed_builder.Settings("ava", f"v{version}_{seconds:g}s_{short_side}px", listing)
+    listing = functools.partial(_listing, directory, version, seconds, clips, begins, short_side)
+    return listed_builder.Settings("ava", f"v{version}_{clips}_{seconds:g}s_{short_side}px", listing)
 
 
 def builder_config(settings: Any) -> Any:
@@ -62,7 +70,9 @@ def builder() -> type:
     return listed_builder.builder_class("ava", description="Atomic actions of people in movies, as clips.")
 
 
-def _listing(directory: str | None, version: str, seconds: float, begins: float, short_side: int) -> Listing:
+def _listing(
+    directory: str | None, version: str, seconds: float, clips: str, begins: float, short_side: int
+) -> Listing:
     manual = Manual(f"ava v{version}", directory, layout=LAYOUT.replace("2.2", version))
     number, names = _actions(manual, version)
     videos = manual.videos()
@@ -70,14 +80,32 @@ def _listing(directory: str | None, version: str, seconds: float, begins: float,
     for split, rows in splits.items():
         excluded = _excluded(manual, f"ava_{FILES[split]}_excluded_timestamps_v{version}.csv")
         moments = _moments(manual, f"ava_{FILES[split]}_v{version}.csv")
+        moments = {at: actions for at, actions in moments.items() if at not in excluded}
+        if clips == "consecutive":
+            moments = _consecutive(moments, seconds)
         for (video, moment), actions in moments.items():
-            if (video, moment) in excluded:
-                continue
             labels = tuple(sorted(number[action] for action in actions if action in number))
             middle = moment - begins
             span = (max(0.0, middle - seconds / 2), middle + seconds / 2)
-            rows.add(f"{video}_{moment:06.0f}", videos.find(video), labels={"labels": labels}, span=span)
+            key = f"{video}_{moment:06.0f}" if clips == "annotated" else f"{video}_{moment - seconds / 2:08.2f}"
+            rows.add(key, videos.find(video), labels={"labels": labels}, span=span)
     return Listing({"labels": names}, splits, short_side=short_side)
+
+
+_Moments = dict[tuple[str, float], set[int]]  # (movie, second) -> actions
+
+
+def _consecutive(moments: _Moments, seconds: float) -> _Moments:
+    """The middles of clips end to end, each with the actions of all the moments in it."""
+    first, last = QUARTER
+    count = int((last - first) / seconds)
+    middles = [first + (i + 0.5) * seconds for i in range(count)]
+    clips: _Moments = {(video, middle): set() for video, _ in moments for middle in middles}
+    for (video, moment), actions in moments.items():
+        at = int((moment - first) / seconds)
+        if 0 <= at < count:
+            clips[video, middles[at]] |= actions
+    return clips
 
 
 def _actions(manual: Manual, version: str) -> tuple[dict[int, int], tuple[str, ...]]:
@@ -92,11 +120,11 @@ def _actions(manual: Manual, version: str) -> tuple[dict[int, int], tuple[str, .
     return {theirs: ours for ours, (theirs, _) in enumerate(found)}, tuple(name for _, name in found)
 
 
-def _moments(manual: Manual, file: str) -> dict[tuple[str, float], set[int]]:
+def _moments(manual: Manual, file: str) -> _Moments:
     """The actions of each annotated moment; a row of the file is one action of one person."""
     path = manual.need(*_places(file))
     columns = ("video_id", "moment", "x1", "y1", "x2", "y2", "action", "person")
-    moments: dict[tuple[str, float], set[int]] = {}
+    moments: _Moments = {}
     for row in manual.table(path, columns, header=False):
         try:
             moment = moments.setdefault((row["video_id"], float(row["moment"])), set())

@@ -1,0 +1,55 @@
+"""UnlabeledHybrid and LabeledHybrid: what they are made of, and that their configs build."""
+
+import pathlib
+
+import pytest
+
+from vmae_jax.commands.config import load_config
+from vmae_jax.spec import ConfigError, build, from_json, to_json
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def load(target, *overrides):
+    return load_config(f"{ROOT}/configs/{target}", list(overrides))
+
+
+def test_unlabeled_hybrid_is_five_parts_of_which_each_clip_is_seen_once_an_epoch():
+    config = load("videomae_v2.py:B,hybrid,own=instagram.csv")
+    mixture = build(from_json(to_json(config.data.source)))
+    assert [name for name, _ in mixture.parts] == ["ava", "k710", "own", "ssv2", "webvid"]
+    assert {part.weight for _, part in mixture.parts} == {1.0}
+    assert {name: part.stride for name, part in mixture.parts if part.stride} == {"ssv2": 2}
+    assert config.data.sampler.stride == 4  # of all others
+    settings = {name: part.source.config.name for name, part in mixture.parts if name != "own"}
+    assert settings == {
+        "ava": "v2.2_consecutive_10s_320px", "k710": "710", "ssv2": "v2", "webvid": "2M_0.1"
+    }  # fmt: skip
+
+
+def test_a_part_can_be_left_out_or_moved_on_the_command_line():
+    changes = [("data.source.parts.webvid.weight", "0"), ("data.source.parts.k710.source.data_dir", "/disk")]
+    mixture = build(load("videomae_v2.py:g,hybrid", *changes).data.source)
+    parts = dict(mixture.parts)
+    assert sorted(parts) == ["ava", "k710", "ssv2"]
+    assert parts["k710"].source.data_dir == "/disk"
+
+
+def test_own_videos_alone_are_no_hybrid():
+    with pytest.raises(ConfigError, match="own= adds a list of videos to hybrid"):
+        load("videomae_v2.py:B,own=mine.csv")
+
+
+def test_labeled_hybrid_is_kinetics_710():
+    config = load("post_pretrain.py:g,hybrid")
+    for data, split in ((config.data, "train"), (config.eval.data, "validation")):
+        source = build(data.source)
+        assert (source.name, source.config.name, source.split) == ("kinetics", "710", split)
+    assert config.method.classes == 710
+
+
+@pytest.mark.parametrize("target", ["videomae_v2.py:B,hybrid,smoke", "post_pretrain.py:H,hybrid,smoke"])
+def test_smoke_shrinks_a_hybrid_too(target):
+    source = build(load(target).data.source)
+    inner = [part.source for _, part in source.parts] if hasattr(source, "parts") else [source]
+    assert {one.name for one in inner} == {"moving_shapes"}

@@ -1,0 +1,44 @@
+"""Cuts out of long videos: the frames that are shown then, with their times, and nothing else."""
+
+import numpy as np
+import pytest
+from numbered_videos import numbered_frames, write_video
+
+from vmae_jax.data.cut import cut
+from vmae_jax.data.decode import Encoded, probe, read_frames
+from vmae_jax.data.video import BadVideo
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("films") / "film.mkv"
+    path.write_bytes(write_video(numbered_frames(48), container="matroska", group=20))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "numbers"), [(0, 0.2, range(5)), (0.9, 1.2, range(23, 30)), (1.8, 99, range(45, 48))]
+)
+def test_a_cut_is_the_frames_of_those_seconds(film, start, stop, numbers):
+    data = Encoded(data=cut(film, start, stop))
+    info = probe(data)
+    assert (info.num_frames, info.codec) == (len(numbers), "h264")
+    assert info.rate == pytest.approx(25, rel=0.02)
+    bright = read_frames(data, range(len(numbers)))[:, 8, 4, 0].astype(int)
+    assert np.abs(bright - [4 + 5 * number % 250 for number in numbers]).max() < 8
+
+
+def test_cuts_of_one_file_in_any_order_and_at_any_size(film):
+    first = cut(film, 1.0, 1.2)
+    assert cut(film, 0.0, 0.2) != first
+    assert cut(film, 1.0, 1.2) == first  # the same bytes, whatever was cut before
+    info = probe(Encoded(data=cut(film, 1.0, 1.2, short_side=16)))
+    assert (info.height, info.width) == (16, 16)
+
+
+def test_what_cannot_be_cut_is_told(film, tmp_path):
+    with pytest.raises(BadVideo, match=r"has no frame from second 5 to 6; it lasts 1\.9 s"):
+        cut(film, 5, 6)
+    with pytest.raises(BadVideo, match="cannot be opened"):
+        cut(str(tmp_path / "none.mp4"), 0, 1)
+    assert probe(Encoded(data=cut(film, 0, 0.2))).num_frames == 5  # the mistake before left nothing behind
