@@ -106,7 +106,8 @@ def table() -> str:
     """Markdown of all plans that are there."""
     lines = [
         "| model | hardware, sold as | mesh | clips a step, micro-batches, remat | GiB a chip: peak of limit "
-        "| model TFLOPs a clip | padded / model | collectives, GiB a chip | bound, s | part after part, s | compiled in |",
+        "| model TFLOPs a clip | padded / model | collectives, GiB a chip | bound, s | part after part, s "
+        "| compiled in |",
         "|" + "---|" * 11,
     ]
     lines += [row(cell, json.loads(cell.file.read_text())) for cell in CELLS if cell.file.exists()]

@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(plan)
     plan.add_argument("--topology", required=True, help="v5p:4x4x4, v5e:4x4, v4:…, v6e:… or cpu:N")
     plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
+    plan.add_argument("--sweep", action="store_true", help="compare meshes, remat and micro-batches; recommend one")
+    plan.add_argument("--tries", type=int, default=12, help="compilations of a sweep at most (default 12)")
 
     _bench_commands(commands)
     _data_commands(commands)
@@ -232,11 +234,15 @@ def _reconstruct(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_jax.commands import config, plan
+    from vmae_jax.commands import config, plan, sweep
 
     if args.config is None:
         raise ConfigError("vmae plan: --config is needed")
     chosen = config.load_config(args.config, args.overrides)
+    if args.sweep:
+        if args.largest:
+            raise ConfigError("vmae plan: --sweep varies micro-batches, --largest the batch: one of them at a time")
+        return sweep.run(chosen, topology_name=args.topology, tries=args.tries)
     return plan.run(chosen, topology_name=args.topology, largest=args.largest)
 
 

@@ -25,7 +25,9 @@ FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != 
 VARIANTS = {
     "videomae_v2": ("S", "B", "L", "H", "g"),
     "videomae": ("S", "B", "L", "H", "B,ssv2", "B,ucf101"),
-    "finetune": ("B", "L,ssv2", "g,k400,from=k710"),
+    "finetune": ("B", "L,ssv2", "g,k400,from=k710", "B,ava,v1"),
+    "custom": ("B,classes=12,folders", "B,verbs=97,nouns=300,attentive,probe"),
+    "hvm1": ("224", "448,ssv2"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -148,6 +150,7 @@ def test_every_source_can_be_left_open_and_is_then_asked_for():
         (("data.source.path", "some where"), lambda c: c.data.source.path == "some where"),
         (("train.ema_decay", "0.999"), lambda c: c.train.ema_decay == 0.999),
         (("train.pictures_every", "none"), lambda c: c.train.pictures_every is None),
+        (("method.model.remat", "none"), lambda c: c.method.model.remat == "none"),
         (("data.shuffle", "false"), lambda c: c.data.shuffle is False),
         (("seed", "7"), lambda c: c.seed == 7),
     ],

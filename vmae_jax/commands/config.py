@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import pathlib
 import re
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vmae_jax.spec import ConfigError, did_you_mean
+from vmae_jax.spec import ConfigError, did_you_mean, resolve
 
 __all__ = ["apply_overrides", "load_config"]
 
@@ -123,9 +124,15 @@ def _value(text: str) -> Any:
         return text
 
 
+def _is_word(node: ConfigDict, key: str) -> bool:
+    """Whether an argument is always a word, so that "none" is one too (a remat policy), not the absence of one."""
+    parameter = inspect.signature(resolve(node.call)).parameters.get(key) if "call" in node else None
+    return parameter is not None and parameter.annotation is str
+
+
 def _assign(node: ConfigDict, key: str, text: str, path: str) -> None:
     kind = node.get_ref(key).get_type() if key in node else object
-    value = text if kind is str and text.lower() not in ("none", "null") else _value(text)
+    value = text if kind is str and (text.lower() not in ("none", "null") or _is_word(node, key)) else _value(text)
     if (kind is int or key in ("steps", "examples")) and isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e3 steps
     if isinstance(value, tuple):

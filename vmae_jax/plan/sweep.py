@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Candidate", "Row", "meshes", "recommend", "sweep"]
 
-FSDP = 8  # over this many devices a row of a published width still fills a tile's rows
+FEW = 8  # a published model's state, split so, leaves room on every chip, and is gathered from near devices
 ALIKE = 1.01  # estimates closer than this are the same
 
 
@@ -43,19 +43,15 @@ class Row:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def meshes(devices: int, *, tensor: Sequence[int] = (1,)) -> list[tuple[tuple[str, int], ...]]:
-    """The meshes that are compared: state on every device, split over a few, split over all, and by heads.
+def meshes(devices: int) -> list[tuple[tuple[str, int], ...]]:
+    """The meshes that are compared: the state whole on every device, over few devices, over all, and by heads.
 
     Args:
       devices: of a slice.
-      tensor: sizes of the tensor axis that divide the model's heads.
     """
-    found = []
-    for across in tensor:
-        rest = devices // across
-        if devices % across == 0:
-            found += [(rest // fsdp, fsdp, across) for fsdp in (1, FSDP, rest) if rest % fsdp == 0]
-    return [tuple(zip(("data", "fsdp", "tensor"), sizes, strict=True)) for sizes in dict.fromkeys(found)]
+    sizes = [(devices // (fsdp * tensor), fsdp, tensor) for fsdp, tensor in ((1, 1), (FEW, 1), (FEW, 2), (devices, 1))
+             if devices % (fsdp * tensor) == 0]  # fmt: skip
+    return [tuple(zip(("data", "fsdp", "tensor"), each, strict=True)) for each in dict.fromkeys(sizes)]
 
 
 def sweep(
