@@ -6,6 +6,8 @@ LabeledHybrid, which is Kinetics-710, from its prepared dataset (see `docs/data.
 of videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common, finetune
@@ -26,7 +28,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         "methods.classify.build", **finetune.network(args.size, recipe), classes=710, **finetune.regularised(recipe)
     )
     init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
-    config = finetune.supervised(method, recipe, "k710", init_from)
+    config: Any = finetune.supervised(method, recipe, "k710", init_from)
     if args.hybrid:
         config.data.source = common.labeled_hybrid()
         config.eval.data.source = common.labeled_hybrid("validation")
