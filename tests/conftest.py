@@ -9,6 +9,9 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("VMAE_TEST_PLATFORM", "cpu")
 for _flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
     if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
+# Eight devices on few cores: XLA makes as many threads as there are devices, and a device that waits
+# for the others holds one of them, so that a loaded machine can end with nobody left to compute.
+os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 

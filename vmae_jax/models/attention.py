@@ -1,12 +1,34 @@
-"""Scaled dot-product attention, in one place, so that a platform's best form is chosen here."""
+"""Scaled dot-product attention, in one place: each platform has a form that is best there.
 
+All forms compute the same: softmax(query · keyᵀ) · value, heads before tokens, `query` scaled, the
+softmax in float32. `attend` chooses by the platform that the program is compiled for, which is the
+mesh's, not this machine's; the models know of nothing but `attend`.
+
+  plain   three XLA operations; what every platform can do, and the best for short sequences
+  mapped  one head at a time with a gradient of its own: XLA's CPU compiler multiplies matrices well
+          one by one and slowly in batches, and the weights of one head stay in the cache
+  cudnn   cuDNN's fused kernel, on NVIDIA GPUs from Ampere on, in half precision
+  splash  a fused Pallas kernel for TPUs
+"""
+
+import functools
+import math
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from vmae_jax.types import typed
 
-__all__ = ["attend"]
+__all__ = ["FORMS", "attend", "form_for"]
+
+FORMS = ("auto", "plain", "mapped", "cudnn", "splash")
+
+AMPERE = 8.0  # the first compute capability for which cuDNN has fused attention
+LANES = 128  # of a TPU's vectors, which splash attention's blocks are multiples of
+MAPPED_FROM = 384  # tokens; measured in docs/performance.md: below, `plain` is as fast on a CPU
 
 
 @typed
@@ -16,15 +38,200 @@ def attend(
     value: Float[Array, "b h m k"],
     *,
     valid: Bool[Array, "b m"] | None = None,
+    form: str = "auto",
 ) -> Float[Array, "b h n k"]:
     """softmax(query · keyᵀ) · value, with the softmax in float32; `query` comes scaled.
 
     Args:
       query, key, value: heads before tokens.
       valid: False where a key is padding, which no query sees.
+      form: one of `FORMS`; "auto" is the platform's best for these shapes.
     """
+    if form == "auto":
+        form = form_for(query.shape, key.shape[2], query.dtype, masked=valid is not None)
+    if form == "plain":
+        return plain(query, key, value, valid)
+    if form == "cudnn":
+        return cudnn(query, key, value, valid)
+    return _per_device({"mapped": mapped, "splash": splash}[form], query, key, value, valid)
+
+
+def form_for(query: tuple[int, ...], keys: int, dtype: jnp.dtype, *, masked: bool) -> str:
+    """The form that "auto" stands for, on the platform that is compiled for.
+
+    Args:
+      query: its shape, [b h n k].
+      keys: how many.
+      masked: whether some keys are padding.
+    """
+    platform, tokens, size = _platform(), query[2], query[3]
+    if platform == "cpu" and tokens * keys >= MAPPED_FROM**2:
+        return "mapped"
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    if (
+        platform in ("gpu", "cuda")
+        and half
+        and not masked
+        and size % 8 == 0
+        and size <= 128
+        and _capability() >= AMPERE
+    ):
+        return "cudnn"
+    return "plain"
+
+
+def plain(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+    """As three XLA operations; the weights of all heads exist at once."""
     scores = jnp.einsum("bhnk,bhmk->bhnm", query, key, preferred_element_type=jnp.float32)
     if valid is not None:
         scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bhmk->bhnk", weights, value)
+
+
+def cudnn(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+    """cuDNN's fused kernel; it wants tokens before heads, half precision and a recent GPU."""
+    mask = None if valid is None else valid[:, None, None, :]
+    swapped = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, mask=mask, scale=1.0, implementation="cudnn"), 1, 2)
+
+
+@jax.custom_vjp
+def mapped(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+    """One head of one example at a time, its weights made again for the gradient.
+
+    Nothing of the size of the weights is kept for the backward pass: only the output and, for
+    each query, the logarithm of the softmax's denominator.
+    """
+    return _mapped_forward(query, key, value, valid)[0]
+
+
+def _mapped_forward(query: Array, key: Array, value: Array, valid: Array | None):
+    def head(q: Array, k: Array, v: Array, bias: Array | None):
+        scores = _scores(q, k, bias)
+        top = scores.max(axis=-1, keepdims=True)
+        weights = jnp.exp(scores - top)
+        total = weights.sum(axis=-1, keepdims=True)
+        out = _dot(weights.astype(v.dtype), v) / total
+        return out.astype(v.dtype), top + jnp.log(total)
+
+    out, log_total = _over_heads(head, _bias(query, valid), query, key, value)
+    return out, (query, key, value, valid, out, log_total)
+
+
+def _mapped_backward(kept: tuple, grad: Array):
+    query, key, value, valid, out, log_total = kept
+
+    def head(q: Array, k: Array, v: Array, log_total: Array, inner: Array, g: Array, bias: Array | None):
+        weights = jnp.exp(_scores(q, k, bias) - log_total)
+        # The softmax's gradient: weights * (d weights - sum(weights * d weights)), where the sum is `inner`.
+        slope = (weights * (_dot(g, v.T) - inner)).astype(q.dtype)
+        grads = _dot(slope, k), _dot(slope.T, q), _dot(weights.astype(g.dtype).T, g)
+        return tuple(grad.astype(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
+
+    inner = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    grads = _over_heads(head, _bias(query, valid), query, key, value, log_total, inner, grad)
+    return (*grads, None)
+
+
+mapped.defvjp(_mapped_forward, _mapped_backward)
+
+
+def _scores(q: Array, k: Array, bias: Array | None) -> Array:
+    scores = _dot(q, k.T)
+    return scores if bias is None else scores + bias
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def _bias(query: Array, valid: Array | None) -> Array | None:
+    """0 or the lowest number for each key, once a head: [b h 1 m]."""
+    if valid is None:
+        return None
+    bias = jnp.where(valid, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
+    return jnp.broadcast_to(bias, (*query.shape[:2], 1, valid.shape[1]))
+
+
+def _over_heads(head, bias: Array | None, *arrays: Array):
+    """`head` of each head of each example, one after the other."""
+    b, h = arrays[0].shape[:2]
+    flat = [None if x is None else x.reshape(b * h, *x.shape[2:]) for x in (*arrays, bias)]
+    _, results = jax.lax.scan(lambda none, slices: (none, head(*slices)), None, tuple(flat))
+    return jax.tree.map(lambda x: x.reshape(b, h, *x.shape[1:]), results)
+
+
+def splash(query: Array, key: Array, value: Array, valid: Array | None = None, *, interpret: bool = False) -> Array:
+    """JAX's fused Pallas kernel for TPUs; tokens are padded to a multiple of its blocks.
+
+    Args:
+      interpret: run the kernel's body as ordinary operations, on any platform, slowly.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    (b, h, n, _), m = query.shape, key.shape[2]
+    long = math.ceil(max(n, m) / LANES) * LANES
+    block = next(size for size in (512, 384, 256, LANES) if long % size == 0)
+    kernel = kernels.make_splash_mha(
+        masks.MultiHeadMask([masks.FullMask((long, long))] * h),
+        block_sizes=kernels.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            use_fused_bwd_kernel=True,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    query, key, value = (_pad(x, long, axis=2) for x in (query, key, value))
+    if n == m == long and valid is None:
+        return jax.vmap(kernel)(query, key, value)
+    # Real queries see real keys; the padding sees padding, as a softmax over nothing is not a number.
+    real = jnp.ones((b, m), bool) if valid is None else valid
+    ids = kernels.SegmentIds(
+        q=_pad(jnp.ones((b, n), jnp.int32), long, axis=1), kv=_pad(real.astype(jnp.int32), long, axis=1)
+    )
+    return jax.vmap(kernel)(query, key, value, ids)[:, :, :n]
+
+
+def _pad(x: Array, length: int, *, axis: int) -> Array:
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, length - x.shape[axis])
+    return jnp.pad(x, widths)
+
+
+def _per_device(form, query: Array, key: Array, value: Array, valid: Array | None) -> Array:
+    """`form` on each device's own examples and heads: the compiler cannot split a loop or a kernel."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1 or mesh.are_all_axes_manual:
+        return form(query, key, value, valid)
+    axes = [
+        axis if axis is not None and size % _extent(mesh, axis) == 0 else None
+        for axis, size in zip(nn.logical_to_mesh_axes(("batch", "heads")) or (None, None), query.shape, strict=False)
+    ]
+    heads, keys = PartitionSpec(*axes), PartitionSpec(axes[0])
+    inputs = (query, key, value) if valid is None else (query, key, value, valid)
+    specs = (heads,) * 3 if valid is None else (heads, heads, heads, keys)
+    return jax.shard_map(form, in_specs=specs, out_specs=heads, check_vma=False)(*inputs)
+
+
+def _extent(mesh: jax.sharding.AbstractMesh, axes: str | tuple[str, ...]) -> int:
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def _platform() -> str:
+    """Of the mesh that is compiled for; without one, of this process."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
+@functools.cache
+def _capability() -> float:
+    """The compute capability of this machine's GPU; 0 where there is none."""
+    if jax.default_backend() != "gpu":
+        return 0.0
+    return float(getattr(jax.local_devices()[0], "compute_capability", 0.0))

@@ -16,6 +16,7 @@ from flax.linen import initializers
 from jaxtyping import Array
 
 from vmae_jax.models.attention import attend
+from vmae_jax.models.functions import gelu, layer_norm
 
 __all__ = ["REMAT", "Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "Stack", "drop_path"]
 
@@ -82,16 +83,9 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        norm = nn.LayerNorm(
-            epsilon=1e-6,
-            dtype=jnp.float32,
-            use_fast_variance=False,
-            scale_init=named(initializers.ones, "embed"),
-            bias_init=named(initializers.zeros, "embed"),
-            name="norm",
-        )
-        nn.share_scope(self, norm)
-        return norm(x.astype(jnp.float32)).astype(self.dtype)
+        scale = self.param("scale", named(initializers.ones, "embed"), (x.shape[-1],))
+        bias = self.param("bias", named(initializers.zeros, "embed"), (x.shape[-1],))
+        return layer_norm(x, scale, bias).astype(self.dtype)
 
 
 class LayerScale(nn.Module):
@@ -150,10 +144,12 @@ class Attention(nn.Module):
       heads: must divide the width.
       cosine: normalise q and k and learn a temperature for each head (Swin V2; an option of the
         official code that no published recipe uses).
+      form: of `models.attention.FORMS`.
     """
 
     heads: int
     cosine: bool = False
+    form: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -166,7 +162,7 @@ class Attention(nn.Module):
         else:
             q = q * q.shape[-1] ** -0.5
         q, k, v = (nn.with_logical_constraint(a, ("batch", "heads", "tokens", None)) for a in (q, k, v))
-        return Merge(self.dtype, name="proj")(attend(q, k, v, valid=valid))
+        return Merge(self.dtype, name="proj")(attend(q, k, v, valid=valid, form=self.form))
 
 
 def _unit(x: Array) -> Array:
@@ -185,7 +181,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         x = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
-        x = nn.with_logical_constraint(jax.nn.gelu(x, approximate=False), ("batch", "tokens", "mlp"))
+        x = nn.with_logical_constraint(gelu(x), ("batch", "tokens", "mlp"))
         return Dense(width, ("mlp", "embed"), dtype=self.dtype, name="fc2")(x)
 
 
@@ -210,6 +206,7 @@ class Block(nn.Module):
     hidden: int
     cosine: bool = False
     layer_scale: float | None = None
+    attention: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -217,7 +214,7 @@ class Block(nn.Module):
         index, rate = layer
         fold = functools.partial(_fold, keys, index)
         y = LayerNorm(self.dtype, name="norm1")(x)
-        y = Attention(self.heads, self.cosine, self.dtype, name="attention")(y, valid)
+        y = Attention(self.heads, self.cosine, self.attention, self.dtype, name="attention")(y, valid)
         x = x + drop_path(self._scaled(y, "scale1"), fold(0), rate)
         y = LayerNorm(self.dtype, name="norm2")(x)
         y = Mlp(self.hidden, self.dtype, name="mlp")(y)
@@ -242,6 +239,7 @@ class Stack(nn.Module):
       drop_path: rate of the last block; it grows linearly from 0 at the first.
       remat: a policy of `REMAT`.
       unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
+      attention: of `models.attention.FORMS`.
     """
 
     depth: int
@@ -252,6 +250,7 @@ class Stack(nn.Module):
     drop_path: float = 0.0
     remat: str = "none"
     unroll: int = 1
+    attention: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -268,7 +267,7 @@ class Stack(nn.Module):
             length=self.depth,
             unroll=min(self.unroll, self.depth),
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.heads, self.hidden, self.cosine, self.layer_scale, self.dtype, name="blocks")
+        )(self.heads, self.hidden, self.cosine, self.layer_scale, self.attention, self.dtype, name="blocks")
         nn.share_scope(self, blocks)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from vmae_jax.models.attention import FORMS
 from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.layers import REMAT
@@ -115,6 +116,8 @@ def vit(
     dtype: str = "auto",
     remat: str = "none",
     unroll: int = 1,
+    attention: str = "auto",
+    prefix: int = 0,
     mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
     std: tuple[float, ...] | list[float] = IMAGENET_STD,
 ) -> Model:
@@ -131,18 +134,28 @@ def vit(
       dtype: of the matrix products: "float32", "bfloat16", or "auto", bfloat16 but on a CPU.
       remat: what the backward pass keeps, a key of `models.layers.REMAT`.
       unroll: blocks compiled in a row (0: all of them).
+      attention: how it is computed, one of `models.attention.FORMS`; "auto" is the platform's best.
+      prefix: learned tokens before those of the clip (1: the class token of MAE-ST and HVM-1); no
+        mean over tokens counts them.
       mean, std: of the pixels in [0, 1], per channel.
 
     Raises:
       ValueError: an unknown size, dtype or policy; dimensions that do not divide.
     """
-    for what, value, known in (("size", size, VARIANTS), ("dtype", dtype, DTYPES), ("remat", remat, REMAT)):
+    for what, value, known in (
+        ("size", size, VARIANTS),
+        ("dtype", dtype, DTYPES),
+        ("remat", remat, REMAT),
+        ("attention", attention, FORMS),
+    ):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}: there are {', '.join(known)}")
     v = VARIANTS[size]
     width, depth, heads = width or v.width, depth or v.depth, heads or v.heads
     decoder_width, decoder_heads = decoder_width or v.decoder_width, decoder_heads or v.decoder_heads
     patch, mlp_ratio = patch or v.patch, mlp_ratio or v.mlp_ratio
+    if prefix < 0:
+        raise ValueError(f"prefix={prefix}: a number of tokens, at least 0")
     _check_dims(frames, resolution, tubelet, patch, [(width, heads), (decoder_width, decoder_heads)])
     mean, std = _per_channel(mean, channels, "mean"), _per_channel(std, channels, "std")
 
@@ -155,10 +168,11 @@ def vit(
             "layer_scale": layer_scale,
             "remat": remat,
             "unroll": unroll or depth,
+            "attention": attention,
         }
 
     grid = Grid(frames // tubelet, resolution // patch, resolution // patch)
-    common = {"grid": grid, "positions": positions or sinusoid_1d(), "dtype": DTYPES[dtype]()}
+    common = {"grid": grid, "positions": positions or sinusoid_1d(), "dtype": DTYPES[dtype](), "prefix": prefix}
     return Model(
         patch=Patch(tubelet, patch, patch),
         grid=grid,
