@@ -102,12 +102,22 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
             else:
                 node.source = shapes.copy_and_resolve_references()
             node.update(global_batch=8, repeat=min(node.repeat, 2), workers=1)
+            if not isinstance(node.labels, bool):  # the shapes have one label
+                node.labels = {"label": next(iter(node.labels.values()))}
+        elif name in ("methods.classify.build", "methods.labels.one", "methods.labels.many", "data.labels.many"):
+            node.classes = node.classes and max(node.classes, 10)  # of the shapes
+            node.update({"label": "label"} if "label" in node else {})
+        elif name in ("methods.labels.numbers", "data.labels.numbers"):
+            node.update(
+                {key: value for key, value in {"outputs": 1, "size": 1, "label": "label"}.items() if key in node}
+            )
         elif name == "augment.mixing.mixup_cutmix":
             node.group = None  # the batch may be smaller than a group of the recipe
         elif name == "train.schedule.warmup_cosine":
             node.warmup = ConfigDict({"steps": 1})
     # Assigned: `update` would merge the units.
     config.train.length, config.train.log_every = ConfigDict({"steps": steps}), ConfigDict({"steps": 1})
+    config.train.accumulate = 1  # the batch is small enough
     return config
 
 

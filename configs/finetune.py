@@ -1,20 +1,22 @@
 """Supervised fine-tuning of a classifier: `configs/finetune.py:B,k400,weights=WORKDIR`.
 
-Arguments: the size (S, B, L, H, g), the data (k400, k600, ssv2, ucf101, hmdb51), the paper (v2,
-v1), what it begins from (`from=pretraining`, or `from=k710`, a classifier of Kinetics-710, whose
+Arguments: the size (S, B, L, H, g), the data (k400, k600, k700, ssv2, ucf101, hmdb51, ava), the
+paper (v2, v1, tiktok), what it begins from (`from=pretraining`, or `from=k710`, a classifier of Kinetics-710, whose
 head's rows are taken over by name: `labels_from=FILE,labels_to=FILE`). Which of these have a
 recipe is in RECIPES; figures are tagged there. The lists of videos (`path label` a line) are
-`--config.data.source.path=` and `--config.eval.data.source.path=`.
+`--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's clips with all their actions
+come from `call("data.sources.tfds", name="ava")`: `--config.data.source.directory=`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs import common
 from vmae_jax.spec import ConfigError, call
 
-CLASSES = {"k400": 400, "k600": 600, "k710": 710, "ssv2": 174, "ucf101": 101, "hmdb51": 51}
+CLASSES = {"k400": 400, "k600": 600, "k700": 700, "k710": 710, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "ava": 60}
 
 
 class Recipe(NamedTuple):
@@ -45,6 +47,7 @@ RECIPES = {
     ("v2", "g", "k400", "pretraining"): Recipe(64, 3, 1e-3, 30, 0.9, 0.2, 0.0, 0.1),  # [code]
     ("v2", "g", "k400", "k710"): Recipe(32, 3, 1e-5, 3, 0.9, 0.25, 0.0, 0.1, warmup=1),  # [code]
     ("v2", "g", "k600", "k710"): Recipe(32, 3, 1e-5, 3, 0.9, 0.25, 0.0, 0.1, warmup=1),  # [code]
+    ("v2", "g", "k700", "k710"): Recipe(32, 3, 1e-5, 3, 0.9, 0.25, 0.0, 0.1, warmup=1),  # [inferred] as k400
     ("v2", "g", "ucf101", "k710"): Recipe(8, 3, 1e-3, 50, 0.9, 0.35, 0.5),  # [code]
     ("v2", "g", "hmdb51", "k710"): Recipe(8, 3, 5e-4, 15, 0.9, 0.35, 0.5, stride=2),  # [code]
     ("v2", "g", "ssv2", "pretraining"): Recipe(32, 3, 3e-4, 20, 0.9, 0.25),  # [code]
@@ -54,7 +57,20 @@ RECIPES = {
     ("v1", "H", "k400", "pretraining"): Recipe(64, 8, 1e-3, 50, 0.75, 0.2, 0.5),  # [code]
     ("v1", "S", "ssv2", "pretraining"): Recipe(32, 12, 1e-3, 40, 0.7, 0.1),  # [code]
     ("v1", "B", "ssv2", "pretraining"): Recipe(64, 6, 5e-4, 30, 0.75, 0.1),  # [code]
+    ("v1", "L", "ssv2", "pretraining"): Recipe(64, 2, 5e-4, 30, 0.75, 0.1),  # [inferred] B's, with L's batch
     ("v1", "B", "ucf101", "pretraining"): Recipe(8, 16, 5e-4, 100, 0.7, 0.2, 0.5),  # [code]
+    # AVA's actions as classes of a clip, without boxes: the published scripts are of detection.
+    ("v1", "B", "ava", "pretraining"): Recipe(8, 16, 5e-4, 30, 0.75, 0.2),  # [inferred]
+    ("v1", "L", "ava", "pretraining"): Recipe(8, 16, 5e-4, 30, 0.8, 0.2),  # [inferred]
+    ("v1", "H", "ava", "pretraining"): Recipe(8, 16, 5e-4, 30, 0.8, 0.2),  # [inferred]
+    ("v2", "g", "ava", "pretraining"): Recipe(32, 4, 3e-4, 20, 0.9, 0.3, 0.0, 0.1),  # [inferred]
+    # V2's, directly from the pre-training on TikTok (configs/tiktok.py).
+    ("tiktok", "g", "k400", "pretraining"): Recipe(64, 3, 1e-3, 30, 0.9, 0.2, 0.0, 0.1),  # [inferred]
+    ("tiktok", "g", "ssv2", "pretraining"): Recipe(32, 3, 3e-4, 20, 0.9, 0.25),  # [inferred]
+    ("tiktok", "g", "ucf101", "pretraining"): Recipe(8, 3, 1e-3, 50, 0.9, 0.35, 0.5),  # [inferred]
+    ("tiktok", "g", "hmdb51", "pretraining"): Recipe(8, 3, 5e-4, 15, 0.9, 0.35, 0.5, stride=2),  # [inferred]
+    ("tiktok", "B", "ucf101", "pretraining"): Recipe(8, 16, 5e-4, 100, 0.7, 0.2, 0.5),  # [inferred] V1's
+    ("tiktok", "B", "hmdb51", "pretraining"): Recipe(8, 16, 5e-4, 50, 0.7, 0.2, 0.5, stride=2),  # [inferred]
 }
 
 
@@ -62,8 +78,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(
         arguments,
         size=("B", "S", "L", "H", "g"),
-        data=("k400", "k600", "ssv2", "ucf101", "hmdb51"),
-        paper=("v2", "v1"),
+        data=("k400", "k600", "k700", "ssv2", "ucf101", "hmdb51", "ava"),
+        paper=("v2", "v1", "tiktok"),
         weights=None,
         labels_from=None,
         labels_to=None,
@@ -75,10 +91,20 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         known = "; ".join(",".join(key) for key in RECIPES)
         raise ConfigError(f"configs/finetune.py: there is no recipe for {','.join(chosen)}, only for {known}")
     recipe = RECIPES[chosen]
+    told = regularised(recipe)
+    if args.data == "ava":  # several classes a clip: a sigmoid each, no blending [inferred]
+        told = {"dropout": recipe.head_dropout, "erase": told["erase"]}
+        heads = {"actions": call("methods.labels.many", classes=CLASSES["ava"])}
     method = call(
-        "methods.classify.build", **network(args.size, recipe), classes=CLASSES[args.data], **regularised(recipe)
+        "methods.classify.build",
+        **network(args.size, recipe),
+        **({"heads": heads} if args.data == "ava" else {"classes": CLASSES[args.data]}),
+        **told,
     )
-    config = supervised(method, recipe, args.data, begin(args))
+    labels = {"label": call("data.labels.many", classes=CLASSES["ava"])} if args.data == "ava" else True
+    config = supervised(
+        method, recipe, args.data, begin(args), source=ava if args.data == "ava" else listed, labels=labels
+    )
     return common.smoke(config) if args.smoke else config
 
 
@@ -110,8 +136,32 @@ def begin(args: ConfigDict) -> dict[str, ConfigDict]:
     return {"params": call("train.init_from.weights", **names, **path)}
 
 
-def supervised(method: ConfigDict, recipe: Recipe, data: str, init_from: dict[str, ConfigDict]) -> ConfigDict:
-    """A supervised stage: the official data, schedule and test."""
+def listed(split: str) -> ConfigDict:
+    """A list of videos that the user names."""
+    del split
+    return call("data.sources.csv")
+
+
+def ava(split: str) -> ConfigDict:
+    """AVA's annotated moments, with the actions of all their people."""
+    return call("data.sources.tfds", name="ava", split=split, label="labels")
+
+
+def supervised(
+    method: ConfigDict,
+    recipe: Recipe,
+    data: str,
+    init_from: dict[str, ConfigDict],
+    *,
+    source: Callable[[str], ConfigDict] = listed,
+    labels: Any = True,
+) -> ConfigDict:
+    """A supervised stage: the official data, schedule and test.
+
+    Args:
+      source: gives the videos of "train" and of "validation".
+      labels: of the loaders.
+    """
     still = data == "ssv2"  # the side tells classes apart: nothing is mirrored
     sparse = data == "ssv2"
     sampler = call("data.clips.uniform") if sparse else call("data.clips.dense_finetune", stride=recipe.stride)
@@ -121,12 +171,12 @@ def supervised(method: ConfigDict, recipe: Recipe, data: str, init_from: dict[st
         method=method,
         data=call(
             "data.pipeline.loader",
-            source=call("data.sources.csv"),
+            source=source("train"),
             sampler=sampler,
             transforms=transforms if still else [*transforms, call("data.transforms.flip")],
             global_batch=recipe.gpus * recipe.each,
             repeat=2,
-            labels=True,
+            labels=labels,
         ),
         optimizer=call(
             "train.optim.adamw",
@@ -143,12 +193,12 @@ def supervised(method: ConfigDict, recipe: Recipe, data: str, init_from: dict[st
         eval={
             "data": call(
                 "data.pipeline.loader",
-                source=call("data.sources.csv"),
+                source=source("validation"),
                 sampler=call("data.clips.multiview", views=views, stride=recipe.stride, sparse=sparse),
                 transforms=[call("data.transforms.view_crop", crops=3)],
                 global_batch=32,
                 repeat=3,
-                labels=True,
+                labels=labels,
             ),
             "evaluators": {"test": call("eval.multiview")},
         },

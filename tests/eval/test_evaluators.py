@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vmae_jax.eval.knn import knn, retrieval, vote
-from vmae_jax.eval.multiview import average_precision, calibration, multiview
+from vmae_jax.eval.multiview import multiview
 from vmae_jax.eval.probe import fit, probe
+from vmae_jax.eval.scores import average_precision
 from vmae_jax.types import Method
 
 WIDTH, CLASSES = 6, 3
@@ -82,25 +83,18 @@ def test_multiview_is_a_loop_over_videos_on_any_mesh(devices):
     assert [row[2] for row in rows] == probabilities.argmax(1).tolist()
     per_class = [np.mean(probabilities.argmax(1)[label == c] == c) for c in np.unique(label)]
     assert found["mean_class_accuracy"] == pytest.approx(np.mean(per_class))
-    assert [row[3] for row in found.tables["classes.csv"][1:]] == pytest.approx(per_class, abs=1e-6)
+    assert [row[4] for row in found.tables["classes.csv"][1:]] == pytest.approx(per_class, abs=1e-6)
     assert found["top5"] == 1.0
 
 
-def test_multiview_without_labels_still_predicts_and_one_head_of_several():
+def test_multiview_without_labels_or_with_none_but_held_back_ones_still_predicts():
     clips, label = videos(5)
-    found = multiview()(toy(), jnp.ones(()), batches(clips, label, labelled=False))
-    assert dict(found) == {"videos": 5.0}
-    assert len(found.tables["videos.csv"]) == 6
-    first_two = multiview(outputs=(0, 2))(toy(), jnp.ones(()), batches(clips, np.minimum(label, 1)))
-    assert first_two["videos"] == 5
-    with pytest.raises(ValueError, match="the model has 2 classes"):
-        multiview(outputs=(0, 2))(toy(), jnp.ones(()), batches(clips, np.full(5, 2)))
-
-
-def test_calibration_by_hand():
-    confidence = np.array([0.95, 0.95, 0.55, 0.55])
-    assert calibration(confidence, np.array([True, True, True, False])) == pytest.approx((2 * 0.05 + 2 * 0.05) / 4)
-    assert calibration(np.ones(3), np.ones(3, bool)) == 0
+    for more in ({"labelled": False}, {}):
+        found = multiview()(toy(), jnp.ones(()), batches(clips, label if more else np.full(5, -1), **more))
+        assert dict(found) == {"videos": 5.0}
+        assert len(found.tables["videos.csv"]) == 6
+    with pytest.raises(ValueError, match="goes from 0 to 3, the model has 3 classes"):
+        multiview()(toy(), jnp.ones(()), batches(clips, np.array([0, 3, 1, 1, 1])))
 
 
 def test_average_precision_by_hand_and_ties_do_not_matter():
@@ -159,7 +153,6 @@ def test_the_probe_is_at_the_minimum():
         (lambda: knn(None, k=0), "k is at least 1"),
         (lambda: retrieval(ranks=(0,)), "at least 1"),
         (lambda: probe(None, penalties=()), "penalties"),
-        (lambda: multiview(outputs=(3, 3)), "one after the last"),
     ],
 )
 def test_mistakes(make, words):

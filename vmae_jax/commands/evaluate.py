@@ -12,8 +12,9 @@ from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.experiment import read_config
 from vmae_jax.commands.measure import measure
 from vmae_jax.commands.restore import restore
+from vmae_jax.eval.collect import Results
 from vmae_jax.io.checkpoint import locate
-from vmae_jax.io.paths import Workdir, write_text
+from vmae_jax.io.paths import Workdir, write_bytes
 from vmae_jax.io.writers import JsonlWriter
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError
@@ -55,17 +56,25 @@ def run(
         )
     params = jax.device_put(trained.params, jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec()))
     data = made.eval.data.open()
-    results, tables = measure(made, data, params)
+    results = measure(made, data, params, trained.carried)
     files: list[str] = []
     if jax.process_index() == 0:
         writer = JsonlWriter(trained.workdir.metrics)
         writer.scalars(trained.step, results, kind="eval")
         writer.close()
         folder = trained.workdir.path / "eval" / f"{trained.step:08d}{'_ema' if ema else ''}"
-        for file, rows in tables.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(rows)
-            write_text(folder / file, text.getvalue())
-        files = [str(folder / file) for file in tables]
+        files = _write(folder, results)
     return {"step": trained.step, "ema": ema, **results, **({"files": files} if files else {})}
+
+
+def _write(folder: Any, results: Results) -> list[str]:
+    """The tables as CSV, and the other files."""
+    for file, rows in results.tables.items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        results.files[file] = text.getvalue().encode()
+    if results.files:
+        folder.mkdir(parents=True, exist_ok=True)
+    for file, content in results.files.items():
+        write_bytes(folder / file, content)
+    return [str(folder / file) for file in results.files]

@@ -3,10 +3,15 @@
 import dataclasses
 from typing import Any
 
+import jax
+
 from vmae_jax.commands.experiment import Experiment, experiment, read_config
-from vmae_jax.io.checkpoint import locate, read_newest
+from vmae_jax.io import layout
+from vmae_jax.io.checkpoint import locate, read_newest, read_tree
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError
+from vmae_jax.train import sharding
+from vmae_jax.types import Extra, Params
 
 __all__ = ["Trained", "restore"]
 
@@ -26,6 +31,22 @@ class Trained:
     params: Any
     step: int
     workdir: Workdir
+
+    def carried(self) -> tuple[Extra, Params]:
+        """What the method carried from step to step, and its frozen networks, as they were saved."""
+        method = self.made.method
+        extra = sharding.abstract(lambda key, batch: method.init(key, batch)[1], self.made.batch_spec)
+        frozen = sharding.abstract(method.frozen, self.made.batch_spec) if method.frozen is not None else {}
+        return self._read("extra/method", extra), self._read("frozen", frozen)
+
+    def _read(self, select: str, abstract: Any) -> Any:
+        """The saved arrays of a part of the state, in the containers of `abstract`."""
+        names = layout.flat(sharding.unbox(abstract))
+        if not names:
+            return sharding.unbox(abstract)
+        saved = read_tree(self.workdir.checkpoints / str(self.step), select=select)
+        found = layout.flat(saved) if isinstance(saved, dict) else {"": saved}
+        return jax.tree.unflatten(jax.tree.structure(sharding.unbox(abstract)), [found[name] for name in names])
 
 
 def restore(path: str, *, ema: bool = False, config: Any = None) -> Trained:

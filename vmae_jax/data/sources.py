@@ -123,7 +123,8 @@ def csv(
         numbers. By default the names in the list, sorted: a test list that lacks a class would
         number the others differently, so name them where the lists are not of the same classes.
     """
-    return CsvList(path, root, columns, pictures, tuple((names or {}).items()))
+    listed = tuple((label, file) for label, file in (names or {}).items() if file is not None)
+    return CsvList(path, root, columns, pictures, listed)
 
 
 def tfds(

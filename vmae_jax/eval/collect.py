@@ -1,24 +1,50 @@
 """What the evaluators share: outputs gathered per video, exactly once each, on every host alike."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vmae_jax.types import Batch, Method, Params
+from vmae_jax.types import Batch, Extra, Method, Params
 
-__all__ = ["Found", "Results", "embed", "per_video", "unit"]
+__all__ = ["About", "Found", "Results", "embed", "per_video", "unit", "whole"]
 
 
 class Results(dict[str, float]):
-    """Numbers by name, and tables (file name -> rows, the first of which are the columns' names)."""
+    """Numbers by name, and what is written beside them.
 
-    def __init__(self, numbers: dict[str, float], tables: dict[str, list[list[Any]]] | None = None):
+    Attributes:
+      tables: file name -> rows, the first of which are the columns' names.
+      files: file name -> content, such as pictures.
+    """
+
+    def __init__(
+        self,
+        numbers: Mapping[str, float],
+        tables: Mapping[str, list[list[Any]]] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ):
         super().__init__(numbers)
-        self.tables = tables or {}
+        self.tables = dict(tables or {})
+        self.files = dict(files or {})
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What an evaluator may know beside parameters and batches, which takes it as `about`.
+
+    Attributes:
+      label_names: by label, its classes' names in order, where they have names.
+      name: gives the name of a video by its number; None where videos have none.
+      carried: gives the method's carried state and its frozen networks, read only when asked for.
+    """
+
+    label_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    name: Callable[[int], str] | None = None
+    carried: Callable[[], tuple[Extra, Params]] = lambda: (None, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +53,26 @@ class Found:
 
     Attributes:
       outputs: [videos d] float32.
-      label: [videos …], or None where the data has none.
+      labels: [videos …] by name; without those that the data does not have.
       index: the videos' numbers in their source.
     """
 
     outputs: np.ndarray
-    label: np.ndarray | None
+    labels: Mapping[str, np.ndarray]
     index: np.ndarray
+
+    def label(self, name: str) -> np.ndarray:
+        """The labels of that name. Raises ValueError: there are none."""
+        if name not in self.labels:
+            raise ValueError(f"the data has no {name!r}: set labels=True on its loader, or name it there")
+        return self.labels[name]
 
 
 def per_video(
-    function: Callable[[Params, Batch], jax.Array], params: Params, batches: Iterable[Batch], label: str = "label"
+    function: Callable[[Params, Batch], jax.Array],
+    params: Params,
+    batches: Iterable[Batch],
+    labels: Sequence[str] = ("label",),
 ) -> Found:
     """`function`'s rows, averaged over the clips of each video.
 
@@ -46,7 +81,7 @@ def per_video(
 
     Args:
       function: (params, batch) -> [b d]; it is compiled here.
-      label: the key of the batch that holds the labels.
+      labels: the keys of the batch that hold labels; those that it lacks are passed over.
 
     Raises:
       ValueError: there is no video.
@@ -54,33 +89,31 @@ def per_video(
     compiled = jax.jit(function)
     sums: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
-    labels: dict[int, np.ndarray] = {}
-    for rows, index, found in _rows(compiled, params, batches, label):
+    told: dict[str, dict[int, np.ndarray]] = {}
+    for rows, index, known in _rows(compiled, params, batches, labels):
         for i, number in enumerate(index.tolist()):
             sums[number] = sums[number] + rows[i] if number in sums else rows[i]
             counts[number] = counts.get(number, 0) + 1
-            if found is not None:
-                labels[number] = found[i]
+            for name, values in known.items():
+                told.setdefault(name, {})[number] = values[i]
     if not sums:
         raise ValueError("there is nothing to evaluate: the data has no video that can be read")
     order = sorted(sums)
     outputs = np.stack([sums[number] / counts[number] for number in order]).astype(np.float32)
-    known = np.stack([labels[number] for number in order]) if labels else None
-    return Found(outputs, known, np.asarray(order))
+    stacked = {name: np.stack([values[number] for number in order]) for name, values in told.items()}
+    return Found(outputs, stacked, np.asarray(order))
 
 
 def embed(
     method: Method, params: Params, batches: Iterable[Batch], *, layer: int | None, label: str = "label"
-) -> Found:
-    """The pooled features of every video.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pooled features of every video [videos d], and their labels [videos …].
 
     Raises:
-      ValueError: the data has no labels.
+      ValueError: the data has no labels of that name.
     """
-    found = per_video(lambda p, b: method.features(p, b, layer=layer, pool=True), params, batches, label)
-    if found.label is None:
-        raise ValueError(f"the data has no {label!r}: set labels=True on its loader")
-    return found
+    found = per_video(lambda p, b: method.features(p, b, layer=layer, pool=True), params, batches, (label,))
+    return found.outputs, found.label(label)
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -88,19 +121,18 @@ def unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _rows(compiled: Any, params: Params, batches: Iterable[Batch], label: str) -> Iterator[tuple[Any, ...]]:
+def _rows(compiled: Any, params: Params, batches: Iterable[Batch], labels: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Outputs (float64), numbers and labels of each batch's valid rows."""
     for batch in batches:
         told = {"outputs": compiled(params, batch), "index": batch["index"], "valid": batch["valid"]}
-        if label in batch:
-            told["label"] = batch[label]
-        told = {name: _whole(array) for name, array in told.items()}
+        known = [name for name in dict.fromkeys(labels) if name in batch]
+        told = {name: whole(array) for name, array in (told | {f"label {n}": batch[n] for n in known}).items()}
         valid = np.asarray(told["valid"], bool)
-        found = told["label"][valid] if label in told else None
+        found = {name: told[f"label {name}"][valid] for name in known}
         yield told["outputs"][valid].astype(np.float64), told["index"][valid], found
 
 
-def _whole(array: Any) -> np.ndarray:
+def whole(array: Any) -> np.ndarray:
     """A global array on every host."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))

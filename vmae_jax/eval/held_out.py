@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.types import Batch, Context, Mean, Method, Params
+from vmae_jax.eval.collect import About
+from vmae_jax.types import Batch, Context, Extra, Mean, Method, Params
 
 __all__ = ["HeldOut", "held_out"]
 
@@ -17,11 +18,16 @@ class HeldOut:
 
     seed: int
 
-    def __call__(self, method: Method, params: Params, batches: Iterable[Batch]) -> Mapping[str, float]:
-        context = Context(key=jax.random.key(self.seed), step=jnp.zeros((), jnp.int32), train=False)
+    def __call__(
+        self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None
+    ) -> Mapping[str, float]:
+        extra, frozen = (about or About()).carried()
 
         @jax.jit
-        def measure(params: Params, batch: Batch) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
+        def measure(
+            params: Params, batch: Batch, extra: Extra, frozen: Params
+        ) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
+            context = Context(jax.random.key(self.seed), jnp.int32(0), extra, frozen, train=False)
             loss = method.loss(params, batch, context)
             terms = {f"loss/{name}": Mean(term.total, term.count) for name, term in loss.terms.items()}
             weights = {f"loss/{name}": jnp.asarray(term.weight, jnp.float32) for name, term in loss.terms.items()}
@@ -31,7 +37,7 @@ class HeldOut:
         weights: dict[str, jax.Array] = {}
         videos = 0
         for batch in batches:
-            means, weights = measure(params, batch)
+            means, weights = measure(params, batch, extra, frozen)
             videos += int(batch["valid"].sum())
             for name, mean in jax.device_get(means).items():
                 total, count = sums.get(name, (0.0, 0.0))
@@ -45,6 +51,8 @@ class HeldOut:
 
 def held_out(seed: int = 0) -> HeldOut:
     """Loss, its terms and the method's metrics over all videos, each counted once, no drop path.
+
+    A method's teachers and what else it carries come from the state that is evaluated.
 
     Args:
       seed: of draws that belong to no single example; masks follow the examples' own seeds.

@@ -22,16 +22,17 @@ class Knn:
     k: int
     temperature: float
     layer: int | None
+    label: str
 
     def __call__(self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch]) -> Results:
         """top1, top5 and the numbers of videos."""
-        known = embed(method, params, train, layer=self.layer)
-        query = embed(method, params, batches, layer=self.layer)
-        scores = vote(known.outputs, np.asarray(known.label), query.outputs, k=self.k, temperature=self.temperature)
+        known, label = embed(method, params, train, layer=self.layer, label=self.label)
+        query, truth = embed(method, params, batches, layer=self.layer, label=self.label)
+        scores = vote(known, label, query, k=self.k, temperature=self.temperature)
         best = np.argsort(-scores, axis=1, kind="stable")
-        hit = best == np.asarray(query.label)[:, None]
+        hit = best == truth[:, None]
         numbers = {"top1": float(hit[:, 0].mean()), "top5": float(hit[:, :5].any(axis=1).mean())}
-        return Results(numbers | {"videos": float(len(query.index)), "neighbours": float(len(known.index))})
+        return Results(numbers | {"videos": float(len(query)), "neighbours": float(len(known))})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,17 +42,19 @@ class Retrieval:
     train: Any
     ranks: tuple[int, ...]
     layer: int | None
+    label: str
 
     def __call__(
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch] | None = None
     ) -> Results:
         """r1, r5, … and the number of queries."""
-        query = embed(method, params, batches, layer=self.layer)
-        gallery = query if train is None else embed(method, params, train, layer=self.layer)
-        mine, theirs = np.asarray(query.label), np.asarray(gallery.label)
-        deepest = min(max(self.ranks), len(gallery.index))
+        query, mine = embed(method, params, batches, layer=self.layer, label=self.label)
+        gallery, theirs = query, mine
+        if train is not None:
+            gallery, theirs = embed(method, params, train, layer=self.layer, label=self.label)
+        deepest = min(max(self.ranks), len(gallery))
         hits = []
-        for start, close in _similar(query.outputs, gallery.outputs):
+        for start, close in _similar(query, gallery):
             if train is None:  # a video does not find itself
                 close[np.arange(len(close)), start + np.arange(len(close))] = -np.inf
             nearest = np.argsort(-close, axis=1, kind="stable")[:, :deepest]
@@ -61,7 +64,7 @@ class Retrieval:
         return Results(numbers | {"videos": float(len(mine))})
 
 
-def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = None) -> Knn:
+def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = None, label: str = "label") -> Knn:
     """Classification by the k nearest training videos, weighted (Wu et al. 2018; DINO).
 
     No parameter is trained.
@@ -71,16 +74,19 @@ def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = 
       k: neighbours, by cosine similarity.
       temperature: a neighbour votes with exp(similarity / temperature).
       layer: of the features; None is the end.
+      label: the key of the batch that holds the class.
 
     Raises:
       ValueError: a number outside its range.
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k={k}, temperature={temperature}: k is at least 1, the temperature above 0")
-    return Knn(train, k, temperature, layer)
+    return Knn(train, k, temperature, layer, label)
 
 
-def retrieval(train: Any = None, ranks: Sequence[int] = (1, 5, 10, 20, 50), layer: int | None = None) -> Retrieval:
+def retrieval(
+    train: Any = None, ranks: Sequence[int] = (1, 5, 10, 20, 50), layer: int | None = None, label: str = "label"
+) -> Retrieval:
     """Video-to-video retrieval: is one of the nearest R of the query's class (recall at R)?
 
     Args:
@@ -88,13 +94,14 @@ def retrieval(train: Any = None, ranks: Sequence[int] = (1, 5, 10, 20, 50), laye
         own data, without the query itself.
       ranks: of R.
       layer: of the features; None is the end.
+      label: the key of the batch that holds the class.
 
     Raises:
       ValueError: a rank below 1.
     """
     if not ranks or min(ranks) < 1:
         raise ValueError(f"ranks={list(ranks)}: each is at least 1")
-    return Retrieval(train, tuple(ranks), layer)
+    return Retrieval(train, tuple(ranks), layer, label)
 
 
 def vote(

@@ -1,139 +1,143 @@
 """Multi-view testing: every clip and crop of a video votes, each video counts once.
 
 The views are the data's: `data.clips.multiview` takes clips, `data.transforms.view_crop` with the
-loader's `repeat` takes crops. The official test averages the softmax over all of them.
+loader's `repeat` takes crops. The official test averages the softmax over all of them. What the
+outputs mean (one class, several, or numbers; one head or more) the method says itself.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vmae_jax.eval.collect import Found, Results, per_video
-from vmae_jax.types import Batch, Method, Params
+from vmae_jax.eval.collect import About, Found, Results, per_video
+from vmae_jax.eval.judge import jointly, judge
+from vmae_jax.types import Array, Batch, Method, Output, Params
 
-__all__ = ["Multiview", "average_precision", "calibration", "class_accuracy", "multiview"]
+__all__ = ["Multiview", "multiview"]
 
-BINS = 15
+ACTIVATIONS = {"one": jax.nn.softmax, "many": jax.nn.sigmoid, "numbers": lambda outputs: outputs}
+ALONE = {"": Output("one", 0)}  # a method that does not say: one class of as many as there are columns
 
 
 @dataclasses.dataclass(frozen=True)
 class Multiview:
     """See `multiview`."""
 
-    label: str
-    outputs: tuple[int, int] | None
-    several: bool
-    label_names: tuple[str, ...]
+    pictures: bool
 
-    def __call__(self, method: Method, params: Params, batches: Iterable[Batch]) -> Results:
-        """Accuracies, calibration, and the tables videos.csv and classes.csv."""
+    def __call__(self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None) -> Results:
+        """The numbers of every head; the tables videos.csv and classes.csv, predictions and pictures."""
         if method.predict is None:
-            raise ValueError("multiview needs a method with logits; for features there are eval.knn and eval.probe")
-        predict, part = method.predict, slice(*(self.outputs or (None,)))
-        vote = jax.nn.sigmoid if self.several else jax.nn.softmax
-        found = per_video(lambda p, b: vote(predict(p, b)[:, part]), params, batches, self.label)
-        if found.label is None:
-            return Results({"videos": float(len(found.index))}, {"videos.csv": self._videos(found)})
-        return self._several(found) if self.several else self._one(found)
+            raise ValueError("multiview needs a method with outputs; for features there are eval.knn and eval.probe")
+        predict, heads, about = method.predict, method.heads or ALONE, about or About()
 
-    def _one(self, found: Found) -> Results:
-        label, scores = np.asarray(found.label), found.outputs
-        classes = scores.shape[1]
-        if label.ndim != 1 or label.min() < 0 or label.max() >= classes:
-            raise ValueError(
-                f"the data's {self.label} goes from {label.min()} to {label.max()}, the model has {classes} classes"
-            )
-        place = np.argsort(-scores, axis=1, kind="stable").argsort(axis=1)[np.arange(len(label)), label]
-        counts, accuracy = class_accuracy(place == 0, label, classes)
-        numbers = {
-            "top1": float((place == 0).mean()),
-            "top5": float((place < 5).mean()),
-            "mean_class_accuracy": float(accuracy[counts > 0].mean()),
-            "ece": calibration(scores.max(axis=1), place == 0),
-            "videos": float(len(label)),
-        }
-        rows = [[i, self._name(i), int(counts[i]), round(float(accuracy[i]), 6)] for i in range(classes) if counts[i]]
-        table = [["class", "name", "videos", "accuracy"], *rows]
-        return Results(numbers, {"videos.csv": self._videos(found), "classes.csv": table})
+        def votes(params: Params, batch: Batch) -> Array:
+            parts = _parts(predict(params, batch), heads)
+            return jnp.concatenate([ACTIVATIONS[heads[name].kind](part) for name, part in parts.items()], axis=1)
 
-    def _several(self, found: Found) -> Results:
-        truth = np.asarray(found.label)
-        if truth.shape != found.outputs.shape:
-            raise ValueError(f"several classes a video need labels of shape {list(found.outputs.shape)}")
-        each = np.array([average_precision(s, t) for s, t in zip(found.outputs.T, truth.T, strict=True)])
-        rows = [[i, self._name(i), int(truth[:, i].sum()), float(value)] for i, value in enumerate(each)]
-        table = [["class", "name", "videos", "average_precision"], *rows]
-        numbers = {"map": float(np.nanmean(each)), "videos": float(len(truth))}
-        return Results(numbers, {"videos.csv": self._videos(found), "classes.csv": table})
-
-    def _videos(self, found: Found) -> list[list[Any]]:
-        """The five classes that each video looks most like; `video` is its number in the source."""
-        best = np.argsort(-found.outputs, axis=1, kind="stable")[:, :5]
-        k = range(best.shape[1])
-        table: list[list[Any]] = [["video", "label", *(f"class{i + 1}" for i in k), *(f"score{i + 1}" for i in k)]]
-        for row, number in enumerate(found.index.tolist()):
-            known = "" if found.label is None or self.several else int(found.label[row])
-            scores = [round(float(found.outputs[row, c]), 6) for c in best[row]]
-            table.append([number, known, *best[row].tolist(), *scores])
-        return table
-
-    def _name(self, number: int) -> str:
-        return self.label_names[number] if number < len(self.label_names) else ""
+        found = per_video(votes, params, batches, [head.label for head in heads.values()])
+        scores = _parts(found.outputs, heads)
+        truth = {name: _truth(found, head) for name, head in heads.items()}
+        results = Results({"videos": float(len(found.index))})
+        for name, head in heads.items():
+            known = truth[name]
+            if known is not None:
+                names = about.label_names.get(head.label, ())
+                judged = judge(head, scores[name], known, names, title=name, pictures=self.pictures)
+                prefix = f"{name}_" if name else ""
+                results.update({prefix + key: value for key, value in judged.items()})
+                results.tables |= {prefix + file: rows for file, rows in judged.tables.items()}
+                results.files |= {prefix + file: content for file, content in judged.files.items()}
+        results.update(jointly(heads, scores, truth))
+        results.tables["videos.csv"] = _videos(found, heads, scores, truth, about)
+        results.files["predictions.npz"] = _predictions(found, scores, truth)
+        return results
 
 
-def multiview(
-    label: str = "label",
-    outputs: Sequence[int] | None = None,
-    several: bool = False,
-    label_names: Sequence[str] = (),
-) -> Multiview:
+def multiview(pictures: bool = True) -> Multiview:
     """The official test: scores averaged over all views of a video.
 
-    Gives top1, top5, mean_class_accuracy, ece (the expected calibration error of the averaged
-    scores), or map where videos have several classes; `vmae eval` writes a table of the videos
-    and one of the classes beside them.
+    Of one class: top1, top5, mean_class_accuracy and ece (the expected calibration error of the
+    averaged scores); of several: map and ece; of numbers: mae, rmse, r2, pearson and spearman. With
+    several heads each has its own, and joint_top1 (joint_top5 for two) asks for all at once, as
+    "action" does of verb and noun. `vmae eval` writes beside them: videos.csv, classes.csv,
+    confusions.csv, calibration.csv, pictures of the last two, and predictions.npz with all scores.
 
     Args:
-      label: the key of the batch that holds the labels.
-      outputs: the first output and the one after the last, for one head of several.
-      several: sigmoids and mean average precision instead of a softmax and accuracy.
-      label_names: of the classes, for the table.
-
-    Raises:
-      ValueError: outputs that are no range.
+      pictures: draw the confusion and the calibration.
     """
-    if outputs is not None and not (len(outputs) == 2 and 0 <= outputs[0] < outputs[1]):
-        raise ValueError(f"outputs={list(outputs)}: the first, and the one after the last")
-    chosen = None if outputs is None else (outputs[0], outputs[1])
-    return Multiview(label, chosen, several, tuple(label_names))
+    return Multiview(pictures)
 
 
-def class_accuracy(hit: np.ndarray, label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Videos of each class, and the share of them that is right (0 where there is none)."""
-    counts = np.bincount(label, minlength=classes)
-    return counts, np.bincount(label, weights=hit, minlength=classes) / np.maximum(counts, 1)
+def _parts(outputs: Any, heads: Mapping[str, Output]) -> dict[str, Any]:
+    """The columns of each head."""
+    if heads is ALONE:
+        return {"": outputs}
+    ends = np.cumsum([head.outputs for head in heads.values()]).tolist()
+    if ends[-1] != outputs.shape[1]:
+        raise ValueError(f"the method has {outputs.shape[1]} outputs, its heads {ends[-1]}")
+    return {name: outputs[:, end - head.outputs : end] for (name, head), end in zip(heads.items(), ends, strict=True)}
 
 
-def calibration(confidence: np.ndarray, hit: np.ndarray) -> float:
-    """The expected calibration error in 15 equal bins (Guo et al. 2017)."""
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gap = np.bincount(bins, weights=hit - confidence, minlength=BINS)
-    return float(np.abs(gap).sum() / len(hit))
+def _truth(found: Found, head: Output) -> np.ndarray | None:
+    """The head's labels; None where there are none, or all are held back (-1)."""
+    truth = found.labels.get(head.label)
+    if truth is None or (head.kind == "one" and truth.ndim == 1 and (truth < 0).all()):
+        return None
+    return truth
 
 
-def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
-    """The mean precision at each positive, best score first; NaN where there is no positive.
+def _videos(
+    found: Found, heads: Mapping[str, Output], scores: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray | None], about: About,
+) -> list[list[Any]]:  # fmt: skip
+    """A row a video: its number (and name), and of every head the label and the five best classes, or the numbers."""
+    header: list[Any] = ["video"]
+    columns: list[list[Any]] = [found.index.tolist()]
+    if about.name is not None:
+        header.append("name")
+        columns.append([about.name(number) for number in columns[0]])
+    for name, head in heads.items():
+        known, prefix = truth[name], f"{name}_" if name else ""
+        header.append(f"{prefix}label")
+        columns.append([_told(head, None if known is None else known[row]) for row in range(len(found.index))])
+        if head.kind == "numbers":
+            header += [f"{prefix}output{i + 1}" for i in range(scores[name].shape[1])]
+            columns += [[round(float(value), 6) for value in column] for column in scores[name].T]
+            continue
+        best = np.argsort(-scores[name], axis=1, kind="stable")[:, :5]
+        sure = np.take_along_axis(scores[name], best, axis=1)
+        header += [f"{prefix}class{i + 1}" for i in range(best.shape[1])]
+        header += [f"{prefix}score{i + 1}" for i in range(best.shape[1])]
+        columns += [column.tolist() for column in best.T]
+        columns += [[round(float(value), 6) for value in column] for column in sure.T]
+    return [header, *(list(row) for row in zip(*columns, strict=True))]
 
-    Equal scores are one step, so that their order does not matter.
-    """
-    positives = float(truth.sum())
-    if not positives:
-        return float("nan")
-    order = np.argsort(-score, kind="stable")
-    score, hits = score[order], np.cumsum(truth[order])
-    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)  # of each run of equal scores
-    precision, recall = hits[last] / (last + 1), hits[last] / positives
-    return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+def _told(head: Output, value: Any) -> Any:
+    """A label as a field of a table."""
+    if value is None:
+        return ""
+    if head.kind == "one" and np.ndim(value) == 0:
+        return int(value)
+    if head.kind == "many":
+        return ";".join(map(str, np.flatnonzero(np.asarray(value) > 0.5)))
+    return ";".join(f"{number:g}" for number in np.atleast_1d(value))
+
+
+def _predictions(found: Found, scores: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray | None]) -> bytes:
+    """Every score of every video: `index`, and of each head NAME_scores and NAME_label."""
+    arrays = {"index": found.index}
+    for name, part in scores.items():
+        prefix, known = f"{name}_" if name else "", truth[name]
+        arrays[f"{prefix}scores"] = part
+        if known is not None:
+            arrays[f"{prefix}label"] = known
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()

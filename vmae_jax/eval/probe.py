@@ -25,15 +25,15 @@ class Probe:
     penalties: tuple[float, ...]
     iterations: int
     layer: int | None
+    label: str
 
     def __call__(self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch]) -> Results:
         """top1, top5, the accuracy on the training videos, and the penalty that was chosen."""
-        known = embed(method, params, train, layer=self.layer)
-        query = embed(method, params, batches, layer=self.layer)
-        label, target = np.asarray(known.label), np.asarray(query.label)
+        known, label = embed(method, params, train, layer=self.layer, label=self.label)
+        query, target = embed(method, params, batches, layer=self.layer, label=self.label)
         classes = int(max(label.max(), target.max())) + 1
-        mean, spread = known.outputs.mean(axis=0), known.outputs.std(axis=0) + 1e-6
-        x, y = (known.outputs - mean) / spread, (query.outputs - mean) / spread
+        mean, spread = known.mean(axis=0), known.std(axis=0) + 1e-6
+        x, y = (known - mean) / spread, (query - mean) / spread
         penalty = self._choose(x, label, classes)
         weights = fit(x, label, classes, penalty=penalty, iterations=self.iterations)
         best = np.argsort(-_outputs(weights, y), axis=1, kind="stable")
@@ -61,7 +61,11 @@ class Probe:
 
 
 def probe(
-    train: Any, penalties: Sequence[float] = (1e-2, 1e-1, 1e-3, 1e-4), iterations: int = 100, layer: int | None = None
+    train: Any,
+    penalties: Sequence[float] = (1e-2, 1e-1, 1e-3, 1e-4),
+    iterations: int = 100,
+    layer: int | None = None,
+    label: str = "label",
 ) -> Probe:
     """A linear classifier on pooled, standardised features, by L-BFGS.
 
@@ -71,13 +75,14 @@ def probe(
         training videos is taken, the first where several are.
       iterations: of L-BFGS.
       layer: of the features; None is the end.
+      label: the key of the batch that holds the class.
 
     Raises:
       ValueError: a number outside its range.
     """
     if not penalties or min(penalties) < 0 or iterations < 1:
         raise ValueError(f"penalties={list(penalties)}, iterations={iterations}: penalties at least 0, iterations 1")
-    return Probe(train, tuple(penalties), iterations, layer)
+    return Probe(train, tuple(penalties), iterations, layer, label)
 
 
 def fit(x: np.ndarray, label: np.ndarray, classes: int, *, penalty: float, iterations: int = 100) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from vmae_jax.augment.mixing import Mixing
 from vmae_jax.methods import labels
 from vmae_jax.methods.labels import Head
 from vmae_jax.models.classifier import Classifier, everything
+from vmae_jax.models.pooling import Pool
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, row_keys, stream
@@ -33,7 +34,7 @@ class Classify:
     mix: Mixing | None = None
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
-        """Fresh parameters: {"encoder": …, "fc_norm": …, "head": …}."""
+        """Fresh parameters: {"encoder": …, "fc_norm" or "pooled": …, "head": …}."""
         self.model.check(batch["video"].shape)
         return self.network.init(stream(key, "classifier"), self.cubes(batch))["params"], None
 
@@ -86,7 +87,7 @@ class Classify:
         return self.network.apply({"params": params}, cubes, keys, method=Classifier.features if features else None)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """Pooled: the mean of the tokens after `fc_norm`; else the tokens of the last block.
+        """Pooled: as the head sees them, the mean after `fc_norm` or the attentive pool; else the tokens of the end.
 
         Args:
           layer: the tokens after this many blocks (and their plain mean); None is the end.
@@ -99,7 +100,7 @@ class Classify:
         if layer is not None:
             encoder, weights = encoder.shallow(weights, layer)
         encoded: Any = encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2]))
-        tokens = encoded.astype(jnp.float32)
+        tokens = encoded.astype(jnp.float32)[:, encoder.prefix :]
         return tokens.mean(axis=1) if pool else tokens
 
     def cubes(self, batch: Batch) -> Array:
@@ -116,6 +117,7 @@ def classifier(
     heads: Mapping[str, Head] | None = None,
     erase: Erasing | None = None,
     mix: Mixing | None = None,
+    pool: Pool | None = None,
 ) -> Classify:
     """The functions of a classifier; the arguments are those of `build`."""
     if (classes is None) == (not heads):
@@ -126,7 +128,8 @@ def classifier(
         raise ValueError(f"dropout lies in [0, 1), not {dropout}")
     heads = dict(heads) if heads else {ALONE: labels.one(classes or 0, smoothing)}
     outputs = sum(head.outputs for head in heads.values())
-    network = Classifier(model.encoder.clone(final_norm=False), outputs, dropout, init_scale)
+    encoder = model.encoder.clone(final_norm=pool is not None)  # the mean has a norm of its own, after it
+    network = Classifier(encoder, outputs, dropout, init_scale, pool=pool)
     return Classify(model, network, heads, erase, mix)
 
 
@@ -139,6 +142,7 @@ def build(
     heads: Mapping[str, Head] | None = None,
     erase: Erasing | None = None,
     mix: Mixing | None = None,
+    pool: Pool | None = None,
 ) -> Method:
     """A classifier as a method.
 
@@ -152,11 +156,13 @@ def build(
         numbers, or several heads, whose outputs stand side by side.
       erase: `augment.erasing.random_erasing`, while training.
       mix: `augment.mixing.mixup_cutmix`, after it; examples of a batch then meet in the loss.
+      pool: `models.pooling.attentive` instead of the tokens' mean. With `optimizer.freeze=["encoder"]`
+        only the pool and the head are trained: a probe, whose gradient never runs through the encoder.
 
     Raises:
       ValueError: fewer than two classes, a rate outside [0, 1), both or neither of classes and heads.
     """
-    one = classifier(model, classes, dropout, init_scale, smoothing, heads, erase, mix)
+    one = classifier(model, classes, dropout, init_scale, smoothing, heads, erase, mix, pool)
     return Method(
         init=one.init,
         loss=one.loss,
@@ -164,4 +170,5 @@ def build(
         predict=one.predict,
         couples_batch=mix is not None,
         check=functools.partial(labels.check, one.heads),
+        heads=one.heads,
     )

@@ -152,4 +152,5 @@ def build(
         couples_batch=mix is not None,
         frozen=one.frozen,
         check=functools.partial(labels.check, student.heads) if label_weight else None,
+        heads=student.heads,
     )

@@ -47,7 +47,8 @@ class Masked:
         masks = self.plan(batch)
         cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
         encoder = self.model.encoder.init(stream(key, "encoder"), cubes, masks)["params"]
-        encoded = jnp.zeros((*masks.visible.shape, self.model.encoder.width), self.model.encoder.dtype)
+        b, v = masks.visible.shape
+        encoded = jnp.zeros((b, self.model.encoder.prefix + v, self.model.encoder.width), self.model.encoder.dtype)
         decoder = self._decoder(batch).init(stream(key, "decoder"), encoded, masks)["params"]
         return {"encoder": encoder, "decoder": decoder}, None
 
@@ -58,7 +59,7 @@ class Masked:
         return plan(keys, batch, self.model.grid, self.encoder_mask, decoder)
 
     def encode(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
-        """The encoded visible tokens, [b v d]; only their cubes are ever made floating point."""
+        """The encoded visible tokens, a prefix before them; only their cubes are ever made floating point."""
         cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
         return jnp.asarray(self.model.encoder.apply({"params": params["encoder"]}, cubes, masks, keys))
@@ -96,6 +97,7 @@ class Masked:
         if layer is not None:
             encoder, weights = encoder.shallow(weights, layer)
         tokens = jnp.asarray(encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])), jnp.float32)
+        tokens = tokens[:, encoder.prefix :]
         return tokens.mean(axis=1) if pool else tokens
 
     def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:

@@ -1,4 +1,4 @@
-"""A classifier over all tokens of a clip: encode, average, norm, drop out, project."""
+"""A classifier over all tokens of a clip: encode, pool (the mean and a norm), drop out, project."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.layers import Dense, LayerNorm
+from vmae_jax.models.pooling import Pool
 from vmae_jax.types import MaskPlan
 
 __all__ = ["Classifier", "everything"]
@@ -25,10 +26,11 @@ class Classifier(nn.Module):
     """The official fine-tuning model: mean pool, `fc_norm`, dropout, linear head.
 
     Attributes:
-      encoder: without a final norm; the norm comes after the mean.
+      encoder: without a final norm where the mean is taken, for the norm comes after it.
       classes: size of the head.
       dropout: rate before the head.
       init_scale: factor on the head's first kernel (the official recipes use 0.001).
+      pool: makes what pools the tokens in place of the mean and `fc_norm` (`models.pooling`).
     """
 
     encoder: Encoder
@@ -36,9 +38,13 @@ class Classifier(nn.Module):
     dropout: float = 0.0
     init_scale: float = 0.001
     dtype: Any = jnp.float32
+    pool: Pool | None = None
 
     def setup(self):
-        self.fc_norm = LayerNorm(jnp.float32)
+        if self.pool is None:
+            self.fc_norm = LayerNorm(jnp.float32)
+        else:
+            self.pooled = self.pool(self.encoder.width)
         init = initializers.truncated_normal(0.02 * self.init_scale)
         self.head = Dense(self.classes, ("embed", "classes"), kernel_init=init)
 
@@ -56,6 +62,7 @@ class Classifier(nn.Module):
         return self.head(x)
 
     def features(self, cubes: Float[Array, "b n p"], keys: Array | None = None) -> Float[Array, "b d"]:
-        """The mean of all tokens after `fc_norm`, float32."""
-        tokens = self.encoder(cubes, everything(*cubes.shape[:2]), keys)
-        return self.fc_norm(tokens.astype(jnp.float32).mean(axis=1))
+        """All tokens of the clip pooled (their mean after `fc_norm`), float32."""
+        tokens = self.encoder(cubes, everything(*cubes.shape[:2]), keys).astype(jnp.float32)
+        tokens = tokens[:, self.encoder.prefix :]
+        return self.fc_norm(tokens.mean(axis=1)) if self.pool is None else self.pooled(tokens)

@@ -16,7 +16,7 @@ __all__ = ["Decoder"]
 
 
 class Decoder(nn.Module):
-    """A narrow transformer over [visible tokens | a mask token for every decoded place].
+    """A narrow transformer over [prefix | visible tokens | a mask token for every decoded place].
 
     A decoded place that the encoder saw gets a mask token as well, as in the official code; only
     the outputs of the mask tokens are used. One linear head an objective, run on those alone.
@@ -24,6 +24,7 @@ class Decoder(nn.Module):
     Attributes:
       grid, width, blocks, positions, dtype: as the encoder's.
       heads: the size of each objective's prediction, by name.
+      prefix: tokens that the encoder puts before those of the clip; each has a learned position.
     """
 
     grid: Grid
@@ -32,17 +33,23 @@ class Decoder(nn.Module):
     positions: Positions
     heads: Mapping[str, int]
     dtype: Any = jnp.float32
+    prefix: int = 0
 
     @nn.compact
-    def __call__(self, encoded: Float[Array, "b v d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
+    def __call__(self, encoded: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
         """Predictions at `plan.decode`, float32, by objective."""
         visible = Dense(self.width, ("embed", None), use_bias=False, dtype=self.dtype, name="project")(encoded)
         mask = self.param(
             "mask_token", named(initializers.truncated_normal(0.02, lower=-1, upper=1), None), (self.width,)
         )
         positions = self.positions(self.grid, self.width)
+        before, visible = visible[:, : self.prefix], visible[:, self.prefix :]
+        if self.prefix:
+            init = named(initializers.truncated_normal(0.02), None, "embed")
+            before += jnp.asarray(self.param("prefix_table", init, (self.prefix, self.width))).astype(self.dtype)
         x = jnp.concatenate(
             [
+                before,
                 visible + positions(plan.visible).astype(self.dtype),
                 mask.astype(self.dtype) + positions(plan.decode).astype(self.dtype),
             ],
@@ -56,8 +63,8 @@ class Decoder(nn.Module):
             for name, size in self.heads.items()
         }
 
-    @staticmethod
-    def _valid(plan: MaskPlan) -> Array | None:
+    def _valid(self, plan: MaskPlan) -> Array | None:
         if plan.valid is None:
             return None
-        return jnp.concatenate([plan.valid, jnp.ones(plan.decode.shape, bool)], axis=1)
+        real = jnp.pad(plan.valid, ((0, 0), (self.prefix, 0)), constant_values=True)
+        return jnp.concatenate([real, jnp.ones(plan.decode.shape, bool)], axis=1)

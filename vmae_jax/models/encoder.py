@@ -6,9 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import initializers
 from jaxtyping import Array, Float
 
-from vmae_jax.models.layers import Dense, LayerNorm, Stack
+from vmae_jax.models.layers import Dense, LayerNorm, Stack, named
 from vmae_jax.models.positions import Positions
 from vmae_jax.types import Grid, MaskPlan
 
@@ -38,6 +39,8 @@ class Encoder(nn.Module):
       positions: where the tokens are.
       final_norm: a norm after the last block (pre-training has one; a classifier norms the mean).
       dtype: of the matrix products.
+      prefix: learned tokens that stand before those of the clip (MAE-ST's class token, with its
+        position in it), and come out before them.
     """
 
     grid: Grid
@@ -46,12 +49,13 @@ class Encoder(nn.Module):
     positions: Positions
     final_norm: bool = True
     dtype: Any = jnp.float32
+    prefix: int = 0
 
     @nn.compact
     def __call__(
         self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None
-    ) -> Float[Array, "b v d"]:
-        """Encodes the visible cubes.
+    ) -> Float[Array, "b n d"]:
+        """Encodes the visible cubes: n = prefix + v tokens.
 
         Args:
           cubes: the cubes of `plan.visible`, normalised.
@@ -61,8 +65,14 @@ class Encoder(nn.Module):
         init = torch_default(cubes.shape[-1])
         embed = Dense(self.width, ("cube", "embed"), kernel_init=init, bias_init=init, dtype=self.dtype, name="embed")
         x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
+        valid = plan.valid
+        if self.prefix:
+            init = named(initializers.truncated_normal(0.02), None, "embed")
+            token = jnp.asarray(self.param("prefix_token", init, (self.prefix, self.width))).astype(self.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], *token.shape)), x], axis=1)
+            valid = None if valid is None else jnp.pad(valid, ((0, 0), (self.prefix, 0)), constant_values=True)
         x = nn.with_logical_constraint(x, ("batch", "tokens", None))
-        x = Stack(**self.blocks, dtype=self.dtype, name="blocks")(x, keys, plan.valid)
+        x = Stack(**self.blocks, dtype=self.dtype, name="blocks")(x, keys, valid)
         return LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
 
     def shallow(self, params: Any, depth: int) -> tuple["Encoder", Any]:

@@ -35,8 +35,10 @@ DECAY = {
     "space_table": False,
     "time_table": False,
     "query": False,
+    "prefix_token": False,
+    "prefix_table": False,
 }
-POSITIONS = ("table", "space_table", "time_table")
+POSITIONS = ("table", "space_table", "time_table", "prefix_token")
 BLOCKS = "encoder/blocks/"
 
 

@@ -1,0 +1,95 @@
+"""Fine-tuning or probing on your own videos, whatever their labels: `configs/custom.py:B,classes=12,weights=WORKDIR`.
+
+One of these says what is predicted, and what the list's columns are (a header is skipped):
+
+    classes=12             one class a video          path,label     run.mp4,running
+    several=157            any number of classes      path,label     run.mp4,running;talking
+    verbs=97,nouns=300     two heads                  path,verb,noun run.mp4,take,cup
+    numbers=2              regression                 path,label     run.mp4,0.5;12
+
+`--config.data.source.path=train.csv --config.eval.data.source.path=test.csv`; labels are numbers from 0 or
+names (then name them once for both lists: `--config.data.source.names.label=FILE`). `folders` takes a
+folder of videos with a subfolder a class instead, and holds a tenth of them out by itself.
+
+    attentive              cross-attention instead of the tokens' mean
+    probe                  train the head alone: the encoder stays as it is, bit for bit
+
+The figures are ours [inferred]; the rate and the length are what to try first:
+`--config.optimizer.schedule.peak=` and `--config.train.length.epochs=`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common, finetune
+from vmae_jax.spec import ConfigError, call
+
+TUNE = finetune.Recipe(8, 8, 5e-4, 50, 0.75, 0.1)  # [inferred]
+PROBE = finetune.Recipe(8, 8, 1e-3, 20, 1.0, 0.0, warmup=1, weight_decay=0.01)  # [inferred] as V-JEPA's probes
+
+
+def get_config(arguments: str | None = None) -> ConfigDict:
+    args = common.parse(
+        arguments,
+        size=("B", "S", "L", "H", "g", "tiny"),
+        classes=0,
+        several=0,
+        verbs=0,
+        nouns=0,
+        numbers=0,
+        folders=False,
+        attentive=False,
+        probe=False,
+        weights=None,
+        smoke=False,
+    )
+    recipe = PROBE if args.probe else TUNE
+    heads, labels, columns = said(args)
+    one = not heads
+    regular = finetune.regularised(recipe)
+    told: dict[str, Any] = {"classes": args.classes, **regular} if one else {"heads": heads, "erase": regular["erase"]}
+    if args.probe:  # a head alone needs no more than crops and flips
+        told = {"classes": args.classes} if one else {"heads": heads}
+    pool = {"pool": call("models.pooling.attentive")} if args.attentive else {}
+    method = call("methods.classify.build", **finetune.network(args.size, recipe), **told, **pool)
+    path = {} if args.weights is None else {"path": args.weights}
+    begin = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
+    names = dict.fromkeys(labels if isinstance(labels, dict) else ["label"])
+
+    def source(split: str) -> ConfigDict:
+        if args.folders:
+            return call("data.sources.folder", labels="folders", part={"train": "train"}.get(split, "held_out"))
+        return call("data.sources.csv", columns=columns, names=names)
+
+    config = finetune.supervised(method, recipe, "custom", begin, source=source, labels=labels)
+    if args.probe:
+        config.optimizer.freeze, config.optimizer.layer_decay = ["encoder"], None
+        del config.data.transforms[0]  # RandAugment
+    return common.smoke(config) if args.smoke else config
+
+
+def said(args: ConfigDict) -> tuple[dict[str, ConfigDict], Any, str | None]:
+    """The heads by name ({}: one class alone), the loader's labels, and the list's columns."""
+    kinds = [name for name in ("classes", "several", "verbs", "nouns", "numbers") if args[name]]
+    if kinds == ["classes"]:
+        return {}, True, "path,label"
+    if args.folders:
+        raise ConfigError("configs/custom.py: folders name one class a video: give classes=…")
+    if kinds == ["several"]:
+        count = args.several
+        heads = {"classes": call("methods.labels.many", classes=count)}
+        return heads, {"label": call("data.labels.many", classes=count)}, "path,label"
+    if kinds == ["numbers"]:
+        heads = {"numbers": call("methods.labels.numbers", outputs=args.numbers)}
+        return heads, {"label": call("data.labels.numbers", size=args.numbers)}, "path,label"
+    if kinds == ["verbs", "nouns"]:
+        heads = {
+            name: call("methods.labels.one", classes=args[f"{name}s"], smoothing=0.1, label=name)
+            for name in ("verb", "noun")
+        }
+        return heads, {name: call("data.labels.one") for name in heads}, "path,verb,noun"
+    raise ConfigError(
+        f"configs/custom.py: say what is predicted: classes=…, several=…, verbs=…,nouns=… or numbers=…, "
+        f"not {' and '.join(kinds) or 'nothing'}"
+    )

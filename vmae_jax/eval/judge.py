@@ -1,0 +1,164 @@
+"""One head's outputs against the truth: its numbers, tables and pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.eval import figures, scores
+from vmae_jax.eval.collect import Results
+from vmae_jax.types import Output
+
+__all__ = ["jointly", "judge"]
+
+CONFUSIONS = 1000  # pairs of classes that the table names, the most frequent first
+DRAWN = 1000  # classes that a picture still shows, a pixel each
+
+
+def judge(
+    head: Output, outputs: np.ndarray, truth: np.ndarray, names: Sequence[str] = (), *, title: str = "",
+    pictures: bool = True,
+) -> Results:  # fmt: skip
+    """What there is to say of a head.
+
+    Args:
+      outputs: averaged probabilities, or numbers, [videos d].
+      truth: classes [videos], or [videos d].
+      names: of the classes.
+      title: of the head, for its pictures.
+
+    Raises:
+      ValueError: labels that are not those of the head.
+    """
+    if head.kind == "one":
+        return _one(head, outputs, truth, names, title, pictures)
+    if truth.ndim == 1 and outputs.shape[1] == 1:
+        truth = truth[:, None]
+    if truth.shape != outputs.shape:
+        raise ValueError(f"labels of shape {list(truth.shape)} do not fit outputs of {list(outputs.shape)}")
+    return _many(outputs, truth, names, title, pictures) if head.kind == "many" else _numbers(outputs, truth)
+
+
+def jointly(
+    heads: Mapping[str, Output], outputs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray | None]
+) -> dict[str, float]:
+    """joint_top1 of several heads of one class each, all right at once; of two, joint_top5 by their product."""
+    known = {name: label for name, label in truth.items() if heads[name].kind == "one" and label is not None}
+    if len(known) < 2:
+        return {}
+    place = {name: scores.places(outputs[name], label) for name, label in known.items()}
+    numbers = {"joint_top1": float(np.all([found == 0 for found in place.values()], axis=0).mean())}
+    if len(known) == 2:
+        (a, first), (b, second) = known.items()
+        hits = [
+            (np.outer(outputs[a][i], outputs[b][i]) > outputs[a][i, first[i]] * outputs[b][i, second[i]]).sum() < 5
+            for i in range(len(first))
+        ]
+        numbers["joint_top5"] = float(np.mean(hits))
+    return numbers
+
+
+def _one(
+    head: Output, outputs: np.ndarray, label: np.ndarray, names: Sequence[str], title: str, pictures: bool
+) -> Results:
+    classes = outputs.shape[1]
+    if label.ndim != 1 or label.min() < 0 or label.max() >= classes:
+        raise ValueError(
+            f"the data's {head.label} goes from {label.min()} to {label.max()}, the model has {classes} classes"
+        )
+    place, predicted = scores.places(outputs, label), outputs.argmax(axis=1)
+    counts, accuracy = scores.class_accuracy(place == 0, label, classes)
+    bins = scores.reliability(outputs.max(axis=1), place == 0)
+    mixed = scores.confusion(label, predicted, classes)
+    numbers = {
+        "top1": float((place == 0).mean()),
+        "top5": float((place < 5).mean()),
+        "mean_class_accuracy": float(accuracy[counts > 0].mean()),
+        "ece": scores.calibration(bins),
+    }
+    guessed = np.bincount(predicted, minlength=classes)
+    rows = [
+        [i, _name(names, i), int(counts[i]), int(guessed[i]), round(float(accuracy[i]), 6)]
+        for i in range(classes)
+        if counts[i]
+    ]
+    tables = {
+        "classes.csv": [["class", "name", "videos", "predicted", "accuracy"], *rows],
+        "confusions.csv": _confusions(mixed, names),
+        "calibration.csv": _table(bins),
+    }
+    files = {}
+    if pictures:
+        files["calibration.png"] = figures.png(figures.reliability(bins, f"Calibration {title}".strip()))
+        if classes <= DRAWN:
+            files["confusion.png"] = figures.png(figures.confusion(mixed, names, f"Confusion {title}".strip()))
+    return Results(numbers, tables, files)
+
+
+def _many(outputs: np.ndarray, truth: np.ndarray, names: Sequence[str], title: str, pictures: bool) -> Results:
+    hard = truth > 0.5
+    each = np.array([scores.average_precision(s, t) for s, t in zip(outputs.T, hard.T, strict=True)])
+    if np.isnan(each).all():
+        raise ValueError("no video has any of the classes: there is no precision to measure")
+    bins = scores.reliability(outputs.reshape(-1), hard.reshape(-1))
+    # The classes without a positive have no precision, and do not count.
+    rows = [
+        [i, _name(names, i), int(hard[:, i].sum()), round(float(each[i]), 6)] for i in np.flatnonzero(~np.isnan(each))
+    ]
+    tables = {
+        "classes.csv": [["class", "name", "videos", "average_precision"], *rows],
+        "calibration.csv": _table(bins),
+    }
+    title = f"Calibration {title}".strip()
+    files = {"calibration.png": figures.png(figures.reliability(bins, title, "true"))} if pictures else {}
+    return Results({"map": float(np.nanmean(each)), "ece": scores.calibration(bins)}, tables, files)
+
+
+def _numbers(outputs: np.ndarray, truth: np.ndarray) -> Results:
+    """Errors averaged over columns too; r2 and the correlations are means over the columns that vary."""
+    error = outputs.astype(np.float64) - truth
+    spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+    vary = spread > 0
+    r2 = 1.0 - (error**2).sum(axis=0)[vary] / spread[vary]
+    pairs = [(outputs[:, i].astype(np.float64), truth[:, i].astype(np.float64)) for i in np.flatnonzero(vary)]
+    numbers = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
+    if pairs:
+        numbers["r2"] = float(r2.mean())
+        numbers["pearson"] = _mean([scores.correlation(a, b) for a, b in pairs])
+        numbers["spearman"] = _mean([scores.correlation(scores.ranks(a), scores.ranks(b)) for a, b in pairs])
+    rows = [
+        [i, float(np.abs(error[:, i]).mean()), float(np.sqrt((error[:, i] ** 2).mean()))] for i in range(error.shape[1])
+    ]
+    return Results(numbers, {"outputs.csv": [["output", "mae", "rmse"], *rows]})
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; outputs that do not vary correlate with nothing, and count as 0."""
+    return float(np.nan_to_num(np.asarray(values)).mean())
+
+
+def _confusions(mixed: np.ndarray, names: Sequence[str]) -> list[list[Any]]:
+    """The mistakes by how often they were made."""
+    wrong = mixed * (1 - np.eye(len(mixed), dtype=mixed.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    rows = []
+    for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if not wrong[row, column]:
+            break
+        share = round(float(wrong[row, column] / mixed[row].sum()), 6)
+        rows.append([int(row), _name(names, row), int(column), _name(names, column), int(wrong[row, column]), share])
+    return [["class", "name", "predicted", "predicted_name", "videos", "share_of_class"], *rows]
+
+
+def _table(bins: scores.Bins) -> list[list[Any]]:
+    edges = np.linspace(0, 1, len(bins.count) + 1)
+    rows = [
+        [round(float(edges[i]), 4), round(float(edges[i + 1]), 4), int(bins.count[i]),
+         round(float(bins.confidence[i]), 6), round(float(bins.accuracy[i]), 6)]
+        for i in range(len(bins.count))
+    ]  # fmt: skip
+    return [["above", "to", "count", "confidence", "accuracy"], *rows]
+
+
+def _name(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else ""

@@ -1,0 +1,88 @@
+"""How good outputs are: accuracies, precision, calibration, confusion, errors of numbers. NumPy alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "Bins",
+    "average_precision",
+    "calibration",
+    "class_accuracy",
+    "confusion",
+    "correlation",
+    "places",
+    "ranks",
+    "reliability",
+]
+
+BINS = 15
+
+
+class Bins(NamedTuple):
+    """Outputs sorted into equal bins of confidence: how many, how sure on average, how often right."""
+
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def places(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """How many classes stand before the true one, [n]; equal scores in the order of the classes."""
+    own = np.take_along_axis(scores, label[:, None], axis=1)
+    before = np.arange(scores.shape[1])[None] < label[:, None]
+    return ((scores > own) | ((scores == own) & before)).sum(axis=1)
+
+
+def class_accuracy(hit: np.ndarray, label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Videos of each class, and the share of them that is right (0 where there is none)."""
+    counts = np.bincount(label, minlength=classes)
+    return counts, np.bincount(label, weights=hit, minlength=classes) / np.maximum(counts, 1)
+
+
+def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Videos by true class (row) and predicted class (column), int [classes classes]."""
+    counts = np.bincount(label * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int = BINS) -> Bins:
+    """Equal bins of (0, 1], each with its upper edge (Guo et al. 2017)."""
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    means = (np.bincount(place, weights=w, minlength=bins) / np.maximum(count, 1) for w in (confidence, hit))
+    return Bins(count, *means)
+
+
+def calibration(bins: Bins) -> float:
+    """The expected calibration error: how far confidence and accuracy lie apart, on average."""
+    return float((bins.count * np.abs(bins.accuracy - bins.confidence)).sum() / max(bins.count.sum(), 1))
+
+
+def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
+    """The mean precision at each positive, best score first; NaN where there is no positive.
+
+    Equal scores are one step, so that their order does not matter.
+    """
+    positives = float(truth.sum())
+    if not positives:
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    score, hits = score[order], np.cumsum(truth[order])
+    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)  # of each run of equal scores
+    precision, recall = hits[last] / (last + 1), hits[last] / positives
+    return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value, from 0; equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    first = np.cumsum(count) - count
+    return (first + (count - 1) / 2.0)[place]
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's; NaN where one of the two does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    length = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / length if length else float("nan")
