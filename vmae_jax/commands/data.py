@@ -10,8 +10,75 @@ __all__ = ["add_commands"]
 
 def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the subcommands of `vmae data`; `command(commands, name, function, text)` makes one."""
+    _prepare_arguments(command(commands, "prepare", _prepare, "turn videos into sharded records that TFDS opens"))
     info = command(commands, "info", _info, "say what a prepared dataset holds")
     info.add_argument("directory", metavar="DIR", help="the folder with its dataset_info.json")
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    _source_arguments(parser)
+    add = parser.add_argument
+    add("--out", required=True, help="folder of the dataset; the same command goes on where it was stopped")
+    add("--split", default="train", help="name of the split that is made (default train)")
+    add("--name", default="videos", help="name of the dataset (default videos)")
+    add("--codec", default="keep", help="keep (the original bytes, default), h264 (encoded anew) or jpeg (pictures)")
+    add("--quality", type=int, help="of h264: 1 to 51, lower is better (23); of jpeg: 1 to 95 (85)")
+    add("--short-side", type=int, metavar="PIXELS", help="shrink the shorter side to this")
+    add("--rate", type=float, metavar="FPS", help="frames a second (default: all, at their own times)")
+    add("--seconds", type=float, help="cut longer videos into equal parts of at most this")
+    add("--gop", type=int, default=12, help="frames from one key frame of h264 to the next (default 12)")
+    add("--no-sound", action="store_true", help="leave the sound out (keep has it in the original bytes)")
+    add("--format", default="array_record", help="array_record (random access, default) or tfrecord (for tf.data)")
+    add("--shards", type=int, help="how many files (default: 128 MiB of the sources each)")
+    add("--workers", type=int, help="processes (default: one a core)")
+    add("--timeout", type=float, default=60.0, help="seconds in which a video has to give its next frame (default 60)")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+def _source_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", nargs="+", metavar="SOURCE", help="a folder, a list (.csv, .txt), tar files, video files, a prepared "
+        "TFDS folder, or tfds:NAME")  # fmt: skip
+    add(
+        "--labels",
+        default="none",
+        help="of folders and archives: none (default), or folders: the first names the class",
+    )
+    add("--names", help="a file with the classes' names, one a line")
+    add("--root", default="", help="of a list: what its paths are relative to (default: its folder)")
+    add("--columns", help='of a list: its columns, such as "path label", where they cannot be told by their number')
+    add("--pictures", default="img_{:05}.jpg", help="of a list of picture folders: the pictures' names")
+    add("--source-split", default="train", help="of a TFDS dataset: the split to read (default train)")
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.data.prepare import local, options, run, shards, summary
+
+    chosen = options.options(
+        codec=args.codec,
+        quality=args.quality,
+        short_side=args.short_side,
+        rate=args.rate,
+        seconds=args.seconds,
+        gop=args.gop,
+        sound=not args.no_sound,
+        file_format=args.format,
+    )
+    layout = shards.layout(args.out, name=args.name, split=args.split, file_format=chosen.file_format)
+
+    def plan() -> run.Plan:
+        return run.Plan(_origin(args), layout, chosen, shards=args.shards, timeout=args.timeout)
+
+    manifest = run.prepare(plan, layout, local.local_runner(args.workers, progress=not args.quiet))
+    print(summary.in_words(manifest, layout.out), file=sys.stderr)
+    return summary.in_short(manifest, layout.out)
+
+
+def _origin(args: argparse.Namespace) -> Any:
+    from vmae_jax.data.prepare.inputs import Origin
+
+    names = ("labels", "names", "root", "columns", "pictures", "source_split")
+    return Origin(tuple(args.source), **{name: getattr(args, name) for name in names})
 
 
 def _info(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 import io
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 
-__all__ = ["encode_h264"]
+__all__ = ["H264", "encode_h264"]
 
 
 def encode_h264(frames: np.ndarray, *, rate: float = 25.0, group: int = 12, quality: int = 18) -> bytes:
@@ -25,14 +26,37 @@ def encode_h264(frames: np.ndarray, *, rate: float = 25.0, group: int = 12, qual
       ValueError: a side is odd, which H.264 in its common form does not have.
     """
     height, width = frames.shape[1:3]
-    if height % 2 or width % 2 or frames.ndim != 4 or frames.shape[-1] != 3:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or height % 2 or width % 2:
         raise ValueError(f"frames {frames.shape}: [t h w 3] with even h and w are needed")
-    file = io.BytesIO()
-    with av.open(file, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.thread_count = 1
-        stream.options = {
+    rhythm = Fraction(rate).limit_denominator(1001)
+    writer = H264(width, height, rate=rhythm, time_base=1 / rhythm, group=group, quality=quality)
+    for number, picture in enumerate(_yuv420(frames)):
+        writer.add(av.VideoFrame.from_ndarray(picture, format="yuv420p"), number)
+    return writer.finish()
+
+
+class H264:
+    """Writes an MP4 into memory, frame by frame.
+
+    Args:
+      width: pixels, even.
+      height: pixels, even.
+      rate: frames a second, about: it says so in the file and steers nothing.
+      time_base: seconds, the unit of the frames' time stamps.
+      group: as `encode_h264`.
+      quality: as `encode_h264`.
+    """
+
+    def __init__(
+        self, width: int, height: int, *, rate: Fraction, time_base: Fraction, group: int, quality: int
+    ) -> None:
+        self._file = io.BytesIO()
+        self._container = av.open(self._file, mode="w", format="mp4", options={"fflags": "+bitexact"})
+        self._stream: Any = self._container.add_stream("libx264", rate=rate)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = self._time_base = time_base
+        self._stream.thread_count = 1
+        self._stream.options = {
             "preset": "veryfast",
             "crf": str(quality),
             "g": str(group),
@@ -40,12 +64,26 @@ def encode_h264(frames: np.ndarray, *, rate: float = 25.0, group: int = 12, qual
             "flags": "+bitexact",
             "x264-params": "threads=1:lookahead-threads=1:sliced-threads=0:sync-lookahead=0",
         }
-        for number, picture in enumerate(_yuv420(frames)):
-            frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
-            frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return file.getvalue()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, without the frames that the encoder still holds."""
+        return self._file.tell()
+
+    def add(self, frame: Any, stamp: int) -> None:
+        """Adds a yuv420p frame, shown at `stamp`; the first one's colour space is the file's."""
+        if not self._stream.codec_context.is_open:
+            for name in ("colorspace", "color_range"):
+                setattr(self._stream.codec_context, name, getattr(frame, name))
+        frame.pts, frame.time_base = stamp, self._time_base
+        frame.pict_type = 0  # the encoder chooses; a decoded frame says what it was
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> bytes:
+        """The file."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        return self._file.getvalue()
 
 
 def _yuv420(frames: np.ndarray) -> np.ndarray:

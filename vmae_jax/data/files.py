@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vmae_jax.data.containers import VIDEO_SUFFIXES
@@ -21,7 +20,7 @@ class Entry(NamedTuple):
     path: str
     start: int = 0
     count: int = -1
-    labels: Mapping[str, Any] = MappingProxyType({})
+    labels: Mapping[str, Any] = {}
 
 
 class Files:
@@ -57,6 +56,22 @@ class Files:
     def key(self, index: int) -> str:
         """The name of an example, without fetching it."""
         return self._key(self._entries[index])
+
+    def labels(self, index: int) -> Mapping[str, Any]:
+        """The labels of an example, without fetching it."""
+        return self._entries[index].labels
+
+    def size(self, index: int) -> int:
+        """The bytes of a local video file; -1 of anything else, or when it is not there."""
+        entry = self._entries[index]
+        if entry.count > 0 or is_remote(entry.path) or not os.path.exists(entry.path):
+            return -1
+        return os.path.getsize(entry.path)
+
+    def subset(self, indices: Sequence[int]) -> "Files":
+        """Some of the videos, as a source of their own."""
+        entries = [self._entries[index] for index in indices]
+        return Files(entries, root=self._root, label_names=self.label_names, pictures=self._pictures)
 
     def _key(self, entry: Entry) -> str:
         return entry.path.removeprefix(self._root).lstrip("/")

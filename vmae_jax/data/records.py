@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.prepare.record import FIELDS
 from vmae_jax.data.sources import Tfds
 from vmae_jax.data.tf import tensorflow, tensorflow_datasets
 from vmae_jax.data.video import BadVideo, Encoded
@@ -39,8 +40,12 @@ class Records:
         features: tuple[str, str, str],
         label_names: Mapping[str, tuple[str, ...]],
         name: str,
+        kinds: Mapping[str, str] | None = None,
+        pictures: bool = False,
     ) -> None:
         self.label_names = label_names
+        self._kinds = kinds or {}
+        self._pictures = pictures
         self._records = records
         self._video, self._label, self._key = features
         self._name = name
@@ -59,12 +64,20 @@ class Records:
         videos = tuple(fields[self._video].bytes_list.value)
         if not videos:
             raise BadVideo(f"record {index} of {self._name} has no {self._video!r}")
-        labels = {"label" if name == self._label else name: _numbers(field) for name, field in fields.items()}
-        labels = {name: value for name, value in labels.items() if value is not None}
+        labels = dict(self._labels(fields))
         key = fields[self._key].bytes_list.value[0].decode(errors="replace") if self._key in fields else str(index)
-        if len(videos) == 1:
-            return Encoded(data=videos[0], labels=labels, key=f"{self._name}/{key}")
-        return Encoded(frames=videos, labels=labels, key=f"{self._name}/{key}")
+        if self._pictures or len(videos) > 1:
+            rate = fields["rate"].float_list.value[0] if "rate" in fields else None
+            return Encoded(frames=videos, rate=rate, labels=labels, key=f"{self._name}/{key}")
+        return Encoded(data=videos[0], labels=labels, key=f"{self._name}/{key}")
+
+    def _labels(self, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Every feature of numbers, but what describes the video, and classes that are unknown (-1)."""
+        for field in sorted(set(fields) - set(FIELDS)):
+            value = _numbers(fields[field])
+            name = "label" if field == self._label else field
+            if value is not None and not (self._kinds.get(name) == "class" and isinstance(value, int) and value < 0):
+                yield name, value
 
 
 def _numbers(feature: Any) -> Any:
@@ -109,8 +122,7 @@ def open_tfds(source: Tfds) -> Records:
     Raises:
       ConfigError: no such dataset, split or feature, or it is not prepared.
     """
-    builder = from_directory(source.directory) if source.directory else _from_name(source)
-    info = builder.info
+    info = _builder_of(source).info
     try:
         split = info.splits[source.split]
     except (KeyError, ValueError) as error:
@@ -124,12 +136,41 @@ def open_tfds(source: Tfds) -> Records:
         )
     names = {"label" if name == label else name: _names(feature) for name, feature in info.features.items()}
     names = {name: known for name, known in names.items() if known}
-    return Records(_random_access(split, info), features=source.features, label_names=names, name=info.name)
+    return Records(
+        _random_access(split, info),
+        features=source.features,
+        label_names=names,
+        name=info.name,
+        kinds=_kinds(info, label),
+        pictures=isinstance(info.features[video], tensorflow_datasets().features.Sequence),
+    )
+
+
+def label_kinds(source: Tfds) -> dict[str, str]:
+    """The labels of a TFDS dataset as `prepare` stores them: "class", "classes" or "numbers", by name."""
+    return _kinds(_builder_of(source).info, source.features[1])
+
+
+def _kinds(info: Any, label: str) -> dict[str, str]:
+    found = ((name, _kind(feature, is_label=name == label)) for name, feature in info.features.items())
+    return {"label" if name == label else name: kind for name, kind in found if kind}
+
+
+def _kind(feature: Any, *, is_label: bool) -> str | None:
+    if _names(feature) or is_label:
+        if not getattr(feature, "shape", None):
+            return "class"
+        return "classes" if feature.tf_dtype.is_integer else "numbers"
+    return None
 
 
 def _names(feature: Any) -> tuple[str, ...]:
     """The classes' names of a ClassLabel, or of a sequence of them."""
     return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
+
+
+def _builder_of(source: Tfds) -> Any:
+    return from_directory(source.directory) if source.directory else _from_name(source)
 
 
 def cache_folder() -> str:

@@ -1,0 +1,265 @@
+"""From one video to its records, as a stream: a frame at a time is in memory, and the clip being written.
+
+Frames come in the order they are shown, each with its real time stamp. With `rate`, moment k / rate
+shows the frame that a player shows then: the last one that has begun.
+"""
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image
+
+from vmae_jax.data.decode import Reader, open_encoded
+from vmae_jax.data.encode import H264
+from vmae_jax.data.pictures import quarter_turns
+from vmae_jax.data.prepare.options import Options
+from vmae_jax.data.prepare.sound import BadSound, copied_sound
+from vmae_jax.data.video import BadVideo, Encoded, VideoInfo
+
+__all__ = ["KEEP_BYTES", "RECORD_BYTES", "Fit", "examples"]
+
+KEEP_BYTES = 128 << 20  # a file that is kept whole passes through memory
+RECORD_BYTES = 64 << 20  # past it, a clip is ended and another begun
+_Frames = Iterator[tuple[int, VideoFrame]]
+# The same pixels on every kind of processor.
+_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+
+
+def examples(
+    encoded: Encoded,
+    options: Options,
+    *,
+    key: str,
+    tell: Callable[[str], None] = print,
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Any]]:
+    """The fields of every record of a video (see `record`), without its labels.
+
+    Args:
+      encoded: the video.
+      options: how it is to be stored.
+      key: its name.
+      tell: takes what a person should know of a video that is prepared all the same.
+      alive: called at every frame.
+
+    Raises:
+      BadVideo: it cannot be read to its end, also after some records were given; the message says which frame.
+    """
+    with contextlib.closing(open_encoded(encoded)) as reader:
+        frames = _watched(reader.frames(), alive)
+        if options.codec == "keep":
+            yield _kept(encoded, reader.info, frames, key)
+        else:
+            yield from _encoded(encoded, reader, frames, options, key, tell)
+
+
+def _watched(frames: Iterator[Any], alive: Callable[[], None]) -> Iterator[Any]:
+    for frame in frames:
+        alive()
+        yield frame
+
+
+def _kept(encoded: Encoded, info: VideoInfo, frames: _Frames, key: str) -> dict[str, Any]:
+    """The file itself, after every frame of it was decoded."""
+    if encoded.frames is not None:
+        raise BadVideo("is a list of pictures, which codec=keep does not store: use jpeg or h264")
+    data = _bytes(encoded)
+    numbers, turned = [], False
+    for number, frame in frames:
+        turned = turned or quarter_turns(frame) % 2 == 1
+        numbers.append(number)
+    times = np.asarray(info.times)[numbers]
+    height, width = (info.width, info.height) if turned else (info.height, info.width)
+    return {"video": data, "key": key, "height": height, "width": width, "start_us": 0, **_timing(times, info.rate)}
+
+
+class _Moment(NamedTuple):
+    """A frame to be stored: its place in the result, its time stamp there, and the seconds it stands at."""
+
+    place: int
+    stamp: int
+    seconds: float
+    frame: VideoFrame
+
+
+def _encoded(
+    encoded: Encoded, reader: Reader, frames: _Frames, options: Options, key: str, tell: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    moments, total, time_base = _moments(reader, frames, options)
+    duration = total * (1 / (options.rate or reader.info.rate))
+    parts = max(1, math.ceil(duration / options.seconds - 1e-6)) if options.seconds else 1
+    clip: _Clip | None = None
+    count = 0
+    for moment in moments:
+        part = moment.place * parts // total
+        if clip is not None and (part != clip.part or clip.writer.size > RECORD_BYTES):
+            yield clip.finish(_name(key, count, parts), moment.seconds, tell)
+            count, clip = count + 1, None
+        if clip is None:
+            clip = _Clip(encoded, options, reader, moment, part, time_base)
+        clip.add(moment)
+    if clip is not None:
+        yield clip.finish(_name(key, count, parts), None, tell)
+
+
+def _name(key: str, count: int, parts: int) -> str:
+    return f"{key}#{count}" if parts > 1 or count else key
+
+
+def _moments(reader: Reader, frames: _Frames, options: Options) -> tuple[Iterator[_Moment], int, Fraction]:
+    """The frames to be stored, how many there should be, and the unit of their time stamps."""
+    times = np.asarray(reader.info.times)
+    if options.rate is None:
+        own = (_Moment(i, reader.stamps[i], float(times[i]), frame) for i, frame in frames)
+        return own, len(times), reader.time_base
+    rate = Fraction(options.rate).limit_denominator(1001)
+    total = math.floor(float(times[-1]) * rate + 1e-6) + 1
+    return _resampled(frames, times, rate, total), total, 1 / rate
+
+
+def _resampled(frames: _Frames, times: np.ndarray, rate: Fraction, total: int) -> Iterator[_Moment]:
+    held: VideoFrame | None = None
+    place = 0
+    for number, frame in frames:
+        while held is not None and place < total and place / rate < times[number] - 1e-6:
+            yield _Moment(place, place, float(place / rate), held)
+            place += 1
+        held = frame
+    while held is not None and place < total:
+        yield _Moment(place, place, float(place / rate), held)
+        place += 1
+
+
+class _Clip:
+    """A record that is being written."""
+
+    def __init__(
+        self, encoded: Encoded, options: Options, reader: Reader, first: _Moment, part: int, time_base: Fraction
+    ) -> None:
+        self.part = part
+        self._encoded, self._options = encoded, options
+        self._first = first
+        self._rate = options.rate or reader.info.rate
+        self._fit = Fit(first.frame, options)
+        self.writer: Any = _Jpegs(options.quality)
+        if options.codec == "h264":
+            rate = Fraction(self._rate).limit_denominator(1001)
+            self.writer = H264(
+                self._fit.width, self._fit.height, rate=rate, time_base=time_base,
+                group=options.gop, quality=options.quality,
+            )  # fmt: skip
+        self._seconds: list[float] = []
+
+    def add(self, moment: _Moment) -> None:
+        self._seconds.append(moment.seconds)
+        self.writer.add(self._fit(moment.frame), moment.stamp - self._first.stamp)
+
+    def finish(self, key: str, end: float | None, tell: Callable[[str], None]) -> dict[str, Any]:
+        """The record's fields; `end` is where the next clip begins, in seconds."""
+        start = self._first.seconds
+        made = {
+            "video": self.writer.finish(),
+            "key": key,
+            "height": self._fit.height,
+            "width": self._fit.width,
+            "start_us": round(start * 1e6),
+            **_timing(np.asarray(self._seconds), self._rate),
+        }
+        if self._options.sound:
+            try:
+                made["audio"] = copied_sound(self._encoded, start, end)
+            except BadSound as error:  # the pictures are what counts
+                made["audio"] = b""
+                tell(f"{key}: {error}")
+        return made
+
+
+def _timing(seconds: np.ndarray, rate: float) -> dict[str, Any]:
+    span = float(seconds[-1] - seconds[0])
+    return {
+        "num_frames": len(seconds),
+        "rate": float((len(seconds) - 1) / span if span > 0 else rate),
+        "times_us": [round(float(t - seconds[0]) * 1e6) for t in seconds],
+    }
+
+
+class Fit:
+    """Brings frames into the shape in which they are stored: upright, shrunk, of even sides for h264."""
+
+    def __init__(self, first: VideoFrame, options: Options) -> None:
+        self._convert = VideoReformatter()
+        self._h264 = options.codec == "h264"
+        self._stored = (first.width, first.height)
+        self._quarters = quarter_turns(first)
+        width, height = self._stored[:: -1 if self._quarters % 2 else 1]
+        shrink = min(1.0, options.short_side / min(width, height)) if options.short_side else 1.0
+        self._scaled = shrink < 1.0
+        if self._scaled:
+            self.width, self.height = (max(2, 2 * round(side * shrink / 2)) for side in (width, height))
+        else:
+            self.width, self.height = (side - side % 2 if self._h264 else side for side in (width, height))
+        if min(self.width, self.height) < 2:
+            raise BadVideo(f"has {width}x{height} pixels, too few to encode")
+        self._cropped = not self._scaled and (self.width, self.height) != (width, height)
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        if (frame.width, frame.height) != self._stored:
+            first = "x".join(map(str, self._stored))
+            raise BadVideo(f"changes its size from {first} to {frame.width}x{frame.height}")
+        if self._quarters or self._cropped:
+            picture = self._convert.reformat(frame, format="rgb24", interpolation=_EXACT, threads=1).to_ndarray()
+            picture = np.rot90(picture.astype(np.uint8, copy=False), self._quarters)
+            if self._cropped:
+                picture = picture[: self.height, : self.width]
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        wanted = "yuv420p" if self._h264 else "rgb24"
+        return self._convert.reformat(
+            frame, width=self.width, height=self.height, format=wanted, interpolation=_EXACT,
+            dst_color_range="MPEG" if self._h264 else None, threads=1,
+        )  # fmt: skip
+
+
+class _Jpegs:
+    """Pictures of the frames, one after the other."""
+
+    def __init__(self, quality: int) -> None:
+        self._quality = quality
+        self._pictures: list[bytes] = []
+        self.size = 0
+
+    def add(self, frame: VideoFrame, stamp: int) -> None:
+        del stamp  # the record has the times
+        file = io.BytesIO()
+        Image.fromarray(frame.to_ndarray()).save(file, "JPEG", quality=self._quality)
+        self._pictures.append(file.getvalue())
+        self.size += len(self._pictures[-1])
+
+    def finish(self) -> tuple[bytes, ...]:
+        return tuple(self._pictures)
+
+
+def _bytes(encoded: Encoded) -> bytes:
+    """The whole file. Raises BadVideo: it is larger than what is kept whole."""
+    if encoded.data is not None:
+        size, first = len(encoded.data), 0
+    else:
+        assert encoded.path is not None
+        first, size = encoded.span or (0, os.path.getsize(encoded.path))
+    if size > KEEP_BYTES:
+        raise BadVideo(
+            f"is {size >> 20} MiB; codec=keep stores files of up to {KEEP_BYTES >> 20} MiB: "
+            "use h264 or jpeg, with seconds to cut it"
+        )
+    if encoded.data is not None:
+        return encoded.data
+    with open(str(encoded.path), "rb") as file:
+        file.seek(first)
+        return file.read(size)

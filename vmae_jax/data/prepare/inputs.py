@@ -1,0 +1,189 @@
+"""What is to be prepared: the videos of a folder, a list, archives or a TFDS dataset, each with its name."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from vmae_jax.data import sources
+from vmae_jax.data.prepare.record import LabelKind, label_kind
+from vmae_jax.data.tars import TAR_SUFFIXES, open_tars
+from vmae_jax.data.video import Encoded
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Inputs", "Origin", "Part", "open_inputs"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the videos come from, as the user says it.
+
+    Attributes:
+      paths: a folder, a list, tar files, video files, a prepared TFDS dataset, or `tfds:NAME`.
+      labels: "none" or "folders", of folders and archives.
+      names: a text file with the classes' names.
+      root: what a list's paths are relative to.
+      columns: the columns of a list by name.
+      pictures: the names of a list's pictures.
+      source_split: of a TFDS dataset.
+    """
+
+    paths: tuple[str, ...]
+    labels: str = "none"
+    names: str | None = None
+    root: str = ""
+    columns: str | None = None
+    pictures: str = "img_{:05}.jpg"
+    source_split: str = "train"
+
+
+class Part(Protocol):
+    """Some of the videos; goes to the process that prepares them."""
+
+    def __len__(self) -> int: ...
+    def fetch(self, index: int) -> Encoded: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The videos, in the order of the source.
+
+    Attributes:
+      keys: their names, all different; None where the record of the source says it.
+      sizes: bytes of each; -1 where that is not known.
+      kinds: the labels that they have.
+      label_names: of the classes, by label.
+      refused: (name, reason) of what is not even tried.
+      source: gives a `Part`.
+    """
+
+    keys: Sequence[str]
+    named: bool
+    sizes: Sequence[int]
+    kinds: Mapping[str, LabelKind]
+    label_names: Mapping[str, tuple[str, ...]]
+    refused: Sequence[tuple[str, str]]
+    source: Any
+
+    def part(self, indices: Sequence[int]) -> Part:
+        """Some of the videos."""
+        return self.source.subset(indices)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the names and sizes: another set of videos has another."""
+        told = json.dumps([list(self.keys), list(self.sizes), self.label_names, self.kinds], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
+    """Lists the videos.
+
+    Args:
+      origin: where they are.
+      scratch: a folder for decompressed archives.
+
+    Raises:
+      ConfigError: they are not there, or nothing is.
+    """
+    paths = origin.paths
+    if len(paths) == 1 and paths[0].startswith("tfds:"):
+        name, _, config = paths[0].removeprefix("tfds:").partition("/")
+        return _records(sources.tfds(name=name, config=config or None, split=origin.source_split))
+    if len(paths) == 1 and os.path.exists(os.path.join(os.path.expanduser(paths[0]), "dataset_info.json")):
+        return _records(sources.tfds(directory=paths[0], split=origin.source_split))
+    if all(path.lower().endswith(TAR_SUFFIXES) for path in paths):
+        local = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+        tar, refused = open_tars(local, scratch=scratch, labels=origin.labels)
+        return _listed(tar, [(member.key, member.refused) for member in refused])
+    return _listed(_files(origin), [])
+
+
+def _files(origin: Origin) -> Any:
+    from vmae_jax.data.containers import VIDEO_SUFFIXES
+    from vmae_jax.data.files import Files
+
+    path = origin.paths[0]
+    if len(origin.paths) > 1 or path.lower().endswith(VIDEO_SUFFIXES):
+        found = sources.paths(origin.paths).open()
+    elif os.path.isfile(os.path.expanduser(path)):
+        names = {"label": origin.names} if origin.names else None
+        found = sources.csv(path, origin.root, origin.columns, origin.pictures, names).open()
+    else:
+        found = sources.folder(path, labels=origin.labels, names=origin.names).open()
+    assert isinstance(found, Files)
+    return found
+
+
+def _listed(source: Any, refused: Sequence[tuple[str, str]]) -> Inputs:
+    """Of a source whose names, sizes and labels are known without reading a video."""
+    count = len(source)
+    values: dict[str, list[Any]] = collections.defaultdict(list)
+    for index in range(count):
+        for name, value in source.labels(index).items():
+            values[name].append(value)
+    kinds = {name: kind for name, given in values.items() if (kind := label_kind(name, given))}
+    return Inputs(
+        keys=_different([source.key(index) for index in range(count)]),
+        named=True,
+        sizes=[source.size(index) for index in range(count)],
+        kinds=kinds,
+        label_names={name: names for name, names in source.label_names.items() if name in kinds},
+        refused=refused,
+        source=source,
+    )
+
+
+def _different(keys: Sequence[str]) -> list[str]:
+    """A name that comes again gets a number: a list may name a video twice."""
+    seen: collections.Counter[str] = collections.Counter()
+    result = []
+    for key in keys:
+        seen[key] += 1
+        result.append(key if seen[key] == 1 else f"{key}~{seen[key]}")
+    return result
+
+
+def _records(opener: sources.Tfds) -> Inputs:
+    from vmae_jax.data.records import label_kinds, open_tfds
+
+    records = open_tfds(opener)
+    count = len(records)
+    if not count:
+        raise ConfigError(f"data source: {opener.directory or opener.name} has no example in {opener.split!r}")
+    kinds = label_kinds(opener)
+    return Inputs(
+        keys=[f"{opener.split}-{index:09d}" for index in range(count)],
+        named=False,
+        sizes=[-1] * count,
+        kinds=kinds,
+        label_names={name: names for name, names in records.label_names.items() if name in kinds},
+        refused=[],
+        source=_Records(opener, range(count)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    """Some records of a TFDS dataset, which is opened where they are read."""
+
+    opener: sources.Tfds
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, indices: Sequence[int]) -> "_Records":
+        return _Records(self.opener, [self.indices[index] for index in indices])
+
+    def fetch(self, index: int) -> Encoded:
+        return _opened(self.opener).fetch(self.indices[index])
+
+
+@functools.cache
+def _opened(opener: sources.Tfds) -> Any:
+    return opener.open()

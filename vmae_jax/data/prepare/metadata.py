@@ -1,0 +1,104 @@
+"""What TFDS reads beside the records, so that any process opens them: dataset_info.json, features.json."""
+
+import json
+import uuid
+from typing import Any
+
+from etils import epath
+
+from vmae_jax.data.prepare.inputs import Inputs
+from vmae_jax.data.prepare.options import Options, options
+from vmae_jax.data.prepare.record import features
+from vmae_jax.data.prepare.shards import Layout
+from vmae_jax.spec import ConfigError
+
+__all__ = ["check_alike", "manifests", "write", "write_whole"]
+
+_DESCRIPTION = """\
+Videos prepared by vmae_jax (`vmae data prepare`); codec {codec}.
+"video" is the encoded clip, "times_us" says when each of its "num_frames" frames is shown, in
+microseconds from the first; "start_us" where the clip begins in the video that it was cut from."""
+
+
+def manifests(out: str) -> dict[str, dict[str, Any]]:
+    """What was prepared into a folder, by split; {} of a folder that was prepared otherwise."""
+    folder = epath.Path(out) / "prepared"
+    files = sorted(folder.glob("*.json")) if folder.exists() else []
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def check_alike(layout: Layout, chosen: Options, inputs: Inputs) -> None:
+    """All splits of a dataset have the same features.
+
+    Raises:
+      ConfigError: a split that is there already has others.
+    """
+    now = _signature(layout.name, chosen.asdict(), inputs.kinds, inputs.label_names)
+    for split, manifest in manifests(layout.out).items():
+        before = _signature(
+            manifest["name"], manifest["identity"]["options"], manifest["labels"], manifest["label_names"]
+        )
+        other = [name for name in now if now[name] != before[name]]
+        if other:
+            raise ConfigError(
+                f"--out={layout.out} has a split {split!r} with another {' and '.join(other)}; the splits of a dataset "
+                "have the same (classes: give both the same --names)"
+            )
+
+
+def write(layout: Layout, manifest: dict[str, Any]) -> None:
+    """Writes the manifest of a split that is whole, and the metadata of all splits."""
+    from vmae_jax.data.tf import tensorflow_datasets
+
+    tfds = tensorflow_datasets()
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(layout.out), dataset_name=layout.name, filetype_suffix=layout.file_format
+    )
+    every = {**manifests(layout.out), layout.split: manifest}
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard["examples"] for shard in told["shards"]],
+            num_bytes=told["bytes"],
+            filename_template=template.replace(split=split),
+        )
+        for split, told in every.items()
+    ]
+    chosen = _options(manifest["identity"]["options"])
+    tfds.folder_dataset.write_metadata(
+        data_dir=layout.out,
+        features=features(chosen, manifest["labels"], manifest["label_names"]),
+        split_infos=splits,
+        filename_template=template,
+        check_data=False,
+        description=_DESCRIPTION.format(codec=chosen.codec),
+    )
+    layout.manifest.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(layout.manifest, manifest)
+
+
+def write_whole(path: epath.Path, value: Any) -> None:
+    """Writes JSON; the file is whole or not there."""
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    if "://" in str(path):
+        path.write_text(text)
+        return
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _options(stored: dict[str, Any]) -> Options:
+    keep = stored["codec"] == "keep"
+    return options(**{**stored, "quality": None if keep else stored["quality"]})
+
+
+def _signature(name: str, chosen: dict[str, Any], kinds: Any, label_names: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "format": chosen["file_format"],
+        "kind of codec": chosen["codec"] == "jpeg",
+        "sound": chosen["sound"] and chosen["codec"] != "keep",
+        "kind of labels": dict(kinds),
+        "list of classes": {label: list(names) for label, names in label_names.items()},
+    }

@@ -1,0 +1,125 @@
+"""What a record holds, in bytes and for TFDS: the one place that knows the format.
+
+    video       the encoded clip: a video file, or (codec jpeg) one JPEG a frame
+    key         its name; parts of a longer video end in #0, #1, …
+    num_frames  frames that a decoder gives
+    rate        frames a second, on average
+    height, width   of the picture as it is shown
+    times_us    when each frame is shown, in microseconds from the first
+    start_us    where in the original video the clip begins
+    audio       (not with keep) the sound of the clip as a Matroska file, empty where there is none
+    label, …    what the source says of the video
+
+Records are `tf.train.Example`s, written here without TensorFlow: the processes that prepare stay small.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vmae_jax.data.prepare.options import Options
+from vmae_jax.spec import ConfigError
+
+__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize"]
+
+FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio")
+LabelKind = str  # "class", "classes" or "numbers"
+NO_CLASS = -1
+
+
+def serialize(fields: Mapping[str, Any]) -> bytes:
+    """A `tf.train.Example` of values: bytes, text, a whole number, a float, or a sequence of one of these.
+
+    The same values give the same bytes.
+    """
+    entries = []
+    for name in sorted(fields):
+        key = name.encode()
+        feature = _feature(fields[name])
+        entry = [b"\n", _varint(len(key)), key, b"\x12", _varint(_size(feature)), *feature]
+        entries += [b"\n", _varint(_size(entry)), *entry]
+    return b"".join([b"\n", _varint(_size(entries)), *entries])
+
+
+def features(options: Options, labels: Mapping[str, LabelKind], label_names: Mapping[str, Sequence[str]]) -> Any:
+    """The features that plain TFDS reads the records with."""
+    from vmae_jax.data.tf import tensorflow, tensorflow_datasets
+
+    tf, tfds = tensorflow(), tensorflow_datasets().features
+    if options.codec == "jpeg":
+        video: Any = tfds.Video(shape=(None, None, None, 3), encoding_format="jpeg")
+    else:
+        video = tfds.Tensor(shape=(), dtype=tf.string)
+    made = {
+        "video": video,
+        "key": tfds.Text(),
+        "num_frames": tf.int64,
+        "rate": tf.float32,
+        "height": tf.int64,
+        "width": tf.int64,
+        "times_us": tfds.Tensor(shape=(None,), dtype=tf.int64),
+        "start_us": tf.int64,
+    }
+    if options.sound and options.codec != "keep":
+        made["audio"] = tfds.Tensor(shape=(), dtype=tf.string)
+    for name, kind in labels.items():
+        names = label_names.get(name)
+        one = tfds.ClassLabel(names=list(names)) if names else tfds.Scalar(dtype=tf.int64)
+        if kind == "numbers":
+            made[name] = tfds.Tensor(shape=(None,), dtype=tf.float32)
+        else:
+            made[name] = tfds.Sequence(one) if kind == "classes" else one
+    return tfds.FeaturesDict(made)
+
+
+def label_kind(name: str, values: Iterable[Any]) -> LabelKind | None:
+    """How a label is stored; None where no video has it.
+
+    Raises:
+      ConfigError: a label under the name of another field.
+    """
+    if name in FIELDS:
+        raise ConfigError(f"a label cannot be called {name!r}: records have a field of that name")
+    given = [value for value in values if value is not None]
+    several = [value for value in given if not isinstance(value, int)]
+    if not several:
+        return "class" if given else None
+    flat = [part for value in several for part in (value if isinstance(value, Sequence) else (value,))]
+    return "numbers" if any(isinstance(part, float) for part in flat) else "classes"
+
+
+def stored_label(kind: LabelKind, value: Any) -> Any:
+    """A label's value as a record holds it: -1 is no class, [] none of several."""
+    if kind == "class":
+        return NO_CLASS if value is None else int(value)
+    many = () if value is None else value if isinstance(value, Sequence) else (value,)
+    return tuple(float(part) for part in many) if kind == "numbers" else tuple(int(part) for part in many)
+
+
+def _feature(value: Any) -> list[bytes]:
+    """A `tf.train.Feature`: field 1 holds bytes, 2 floats, 3 whole numbers."""
+    values = value if isinstance(value, tuple | list) else (value,)
+    first = values[0] if values else 0
+    if isinstance(first, bytes | str):
+        data = [part.encode() if isinstance(part, str) else part for part in values]
+        body = [piece for part in data for piece in (b"\n", _varint(len(part)), part)]
+        return [b"\n", _varint(_size(body)), *body]
+    if isinstance(first, float):
+        packed, kind = struct.pack(f"<{len(values)}f", *values), b"\x12"
+    else:
+        packed, kind = b"".join(_varint(part & (1 << 64) - 1) for part in values), b"\x1a"
+    body = [b"\n", _varint(len(packed)), packed] if values else []
+    return [kind, _varint(_size(body)), *body]
+
+
+def _size(pieces: Iterable[bytes]) -> int:
+    return sum(map(len, pieces))
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

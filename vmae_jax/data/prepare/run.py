@@ -1,0 +1,193 @@
+"""`vmae data prepare`: videos to records, resumable at any point, the same bytes however it came there."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+from vmae_jax.data.faults import TooManyBadVideos
+from vmae_jax.data.prepare import metadata
+from vmae_jax.data.prepare.inputs import Inputs, Origin, open_inputs
+from vmae_jax.data.prepare.options import Options
+from vmae_jax.data.prepare.shards import Layout, ShardJob, deal, default_shards
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Plan", "Runner", "prepare"]
+
+Runner = Callable[[Sequence[ShardJob]], None]
+_SHOWN = 3
+
+
+class Plan:
+    """A preparation that was begun: its videos dealt to shards.
+
+    Args:
+      origin: where the videos are.
+      layout: where the records go.
+      options: how videos are stored.
+      shards: how many; by default by the sources' size.
+      timeout: seconds in which a decoder has to give the next frame.
+
+    Raises:
+      ConfigError: no videos, or another preparation lies in that place.
+    """
+
+    def __init__(
+        self, origin: Origin, layout: Layout, options: Options, *, shards: int | None = None, timeout: float = 60.0
+    ) -> None:
+        self.layout, self.options, self._timeout = layout, options, timeout
+        self.inputs: Inputs = open_inputs(origin, scratch=os.fspath(layout.work))
+        count = len(self.inputs.keys)
+        if shards is not None and not 1 <= shards <= count:
+            raise ConfigError(f"shards={shards}: 1 to {count}, the number of videos")
+        self.shards = shards or default_shards(self.inputs.sizes)
+        self._parts = deal(self.inputs.keys, self.shards)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the bytes of the result follow from."""
+        return {
+            "options": self.options.asdict(),
+            "shards": self.shards,
+            "videos": len(self.inputs.keys),
+            "source": self.inputs.digest,
+        }
+
+    def jobs(self) -> list[ShardJob]:
+        """The shards that are not finished."""
+        return [self._job(number) for number in range(self.shards) if not self._finished(number)]
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Of every shard, in order."""
+        return [json.loads(self.layout.report(number).read_text()) for number in range(self.shards)]
+
+    def _finished(self, number: int) -> bool:
+        return self.layout.report(number).exists() and self.layout.shard(number, self.shards).exists()
+
+    def _job(self, number: int) -> ShardJob:
+        indices = self._parts[number]
+        keys = [self.inputs.keys[index] for index in indices] if self.inputs.named else None
+        part = self.inputs.part(indices)
+        kinds = dict(self.inputs.kinds)
+        return ShardJob(number, self.shards, self.layout, self.options, part, keys, kinds, self._timeout)
+
+
+def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner) -> dict[str, Any]:
+    """Makes what is missing of the records, then what TFDS needs to open them.
+
+    Args:
+      plan_of: makes the plan, once the place is locked.
+      layout: where the records go.
+      runner: makes the shards of some jobs.
+
+    Returns:
+      the manifest: options, counts, sizes, checksums of the shards, rejected videos.
+
+    Raises:
+      ConfigError: as `Plan`, or another process prepares into the same place.
+      TooManyBadVideos: not one video can be read.
+    """
+    with _lock(layout):
+        plan = plan_of()
+        if layout.manifest.exists():
+            manifest = json.loads(layout.manifest.read_text())
+            _same(manifest["identity"], plan.identity, layout)
+            _clear(layout)
+            return manifest
+        metadata.check_alike(layout, plan.options, plan.inputs)
+        _begin(plan)
+        runner(plan.jobs())
+        manifest = _manifest(plan)
+        if not manifest["examples"]:
+            rejected = manifest["rejected"]
+            shown = "; ".join(f"{key} {reason}" for key, reason in rejected[:_SHOWN])
+            raise TooManyBadVideos(f"none of the {len(rejected)} videos can be read: {shown}")
+        metadata.write(layout, manifest)
+        _clear(layout)
+        return manifest
+
+
+def _begin(plan: Plan) -> None:
+    """Writes the plan down, or checks that it is the one that was begun."""
+    path = plan.layout.work / "plan.json"
+    if path.exists():
+        _same(json.loads(path.read_text()), plan.identity, plan.layout)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata.write_whole(path, plan.identity)
+    for left in plan.layout.work.glob("*.tmp"):
+        left.unlink()
+
+
+def _same(before: dict[str, Any], now: dict[str, Any], layout: Layout) -> None:
+    if before == now:
+        return
+    flat = [{**told.pop("options"), **told} for told in (dict(before), dict(now))]
+    changed = [
+        f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
+        for name in flat[1]
+        if flat[0].get(name) != flat[1][name]
+    ]
+    changed = ["the videos are others" if text.startswith("source was") else text for text in changed]
+    raise ConfigError(
+        f"--out={layout.out} has the split {layout.split!r} of another preparation already: {'; '.join(changed)}. "
+        "Use another --out or --split, or the old values"
+    )
+
+
+def _manifest(plan: Plan) -> dict[str, Any]:
+    reports = plan.reports()
+    total = {name: sum(report[name] for report in reports) for name in ("examples", "frames", "bytes")}
+    rejected = [*map(list, plan.inputs.refused), *(entry for report in reports for entry in report["rejected"])]
+    return {
+        "name": plan.layout.name,
+        "split": plan.layout.split,
+        "identity": plan.identity,
+        **total,
+        "videos": sum(report["videos"] for report in reports),
+        "seconds": round(sum(report["seconds"] for report in reports), 3),
+        "labels": dict(plan.inputs.kinds),
+        "label_names": {name: list(names) for name, names in plan.inputs.label_names.items()},
+        "rejected": sorted(rejected),
+        "notes": sorted(note for report in reports for note in report["notes"]),
+        "shards": [
+            {
+                "file": plan.layout.shard(i, plan.shards).name,
+                **{k: report[k] for k in ("examples", "file_bytes", "sha256")},
+            }
+            for i, report in enumerate(reports)
+        ],
+    }
+
+
+def _clear(layout: Layout) -> None:
+    if layout.work.exists():
+        layout.work.rmtree()
+
+
+@contextlib.contextmanager
+def _lock(layout: Layout) -> Iterator[None]:
+    """One preparation of a split at a time; a process that was killed leaves no lock."""
+    root = epath.Path(layout.out) / ".preparing"
+    root.mkdir(parents=True, exist_ok=True)
+    if "://" in layout.out:
+        yield
+        return
+    path = os.fspath(root / f"{layout.split}.lock")
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"--out={layout.out}: another process prepares the split {layout.split!r} there"
+            ) from None
+        try:
+            yield
+        finally:
+            os.unlink(path)
+    with contextlib.suppress(OSError):  # it is not empty: another split is being prepared
+        os.rmdir(root)

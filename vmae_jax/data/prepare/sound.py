@@ -1,0 +1,85 @@
+"""The sound of a part of a video, copied as it is coded into a file of its own."""
+
+import contextlib
+import io
+from typing import Any
+
+import av
+from av.error import FFmpegError
+
+from vmae_jax.data.containers import CONTAINERS
+from vmae_jax.data.slices import Slice
+from vmae_jax.data.video import Encoded
+
+__all__ = ["AUDIO_CODECS", "BadSound", "copied_sound"]
+
+AUDIO_CODECS = (
+    "aac,mp1,mp1float,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,flac,alac,ac3,eac3,wmav1,wmav2,amrnb,amrwb,"
+    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_u8,pcm_f32le,pcm_mulaw,pcm_alaw"
+)
+
+
+class BadSound(ValueError):  # noqa: N818 - like BadVideo
+    """Sound that cannot be copied; the message is the reason, in one line."""
+
+
+def copied_sound(encoded: Encoded, start: float, end: float | None) -> bytes:
+    """The sound from `start` to `end` seconds after the first picture, as a Matroska file.
+
+    Packets are copied, not decoded: nothing is lost, and a packet that begins before `end` is there
+    whole. Times in the file count from `start`.
+
+    Returns:
+      b"" where there is no sound.
+
+    Raises:
+      BadSound: it is damaged, or of a kind that Matroska does not hold.
+    """
+    if encoded.frames is not None:
+        return b""
+    with contextlib.ExitStack() as stack:
+        container = _open(encoded, stack)
+        streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
+        if not streams or not container.streams.video:
+            return b""
+        return _copied(container, streams[0], start, end)
+
+
+def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Any:
+    if encoded.data is not None:
+        file: Any = io.BytesIO(encoded.data)
+    else:
+        assert encoded.path is not None
+        file = Slice(encoded.path, *encoded.span) if encoded.span else open(encoded.path, "rb")  # noqa: SIM115
+    stack.callback(file.close)
+    options = {"format_whitelist": CONTAINERS, "codec_whitelist": AUDIO_CODECS}
+    try:
+        return stack.enter_context(av.open(file, mode="r", options=options, buffer_size=1 << 16))
+    except FFmpegError as error:
+        raise BadSound(f"its sound cannot be opened: {error}") from error
+
+
+def _copied(container: Any, stream: Any, start: float, end: float | None) -> bytes:
+    video = container.streams.video[0]
+    origin = float((video.start_time or 0) * video.time_base) + start
+    base = stream.time_base
+    first, last = round(origin / base), None if end is None else round((origin + end - start) / base)
+    file = io.BytesIO()
+    written = 0
+    try:
+        container.seek(max(first - round(1 / base), 0), stream=stream)
+        with av.open(file, mode="w", format="matroska", options={"fflags": "+bitexact"}) as out:
+            copy = out.add_stream_from_template(stream)
+            for packet in container.demux(stream):
+                if packet.pts is None or packet.dts is None or packet.pts < first:
+                    continue
+                if last is not None and packet.pts >= last:
+                    break
+                packet.pts -= first
+                packet.dts -= first
+                packet.stream = copy
+                out.mux(packet)
+                written += 1
+    except (FFmpegError, ValueError) as error:
+        raise BadSound(f"its sound ({stream.codec_context.name}) cannot be copied: {error}") from error
+    return file.getvalue() if written else b""
