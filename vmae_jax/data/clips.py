@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from vmae_jax.data.order import generator
 from vmae_jax.data.video import VideoInfo
 
 __all__ = [
@@ -87,7 +88,7 @@ class DenseFinetune:
             index = np.concatenate([spread, np.full(self.frames - len(spread), total)])
             return np.clip(index, 0, total - 1).astype(np.int64)[None]
         # The official draw, randint(window, total), never ends at the last frame.
-        end = int(_generator(seed).integers(window, total)) if self.random else (window + total) // 2
+        end = int(generator(seed).integers(window, total)) if self.random else (window + total) // 2
         index = np.linspace(end - window, end, num=self.frames)
         return np.clip(index, end - window, end - 1).astype(np.int64)[None]
 
@@ -105,7 +106,7 @@ class Uniform:
         if part == 0:  # fewer frames than asked for: each in turn, held
             return (np.arange(self.frames, dtype=np.int64) * info.num_frames // self.frames)[None]
         starts = np.arange(self.frames, dtype=np.int64) * part
-        offset = _generator(seed).integers(part, size=self.frames) if self.random else part // 2 - 1
+        offset = generator(seed).integers(part, size=self.frames) if self.random else part // 2 - 1
         return np.clip(starts + offset, 0, info.num_frames - 1)[None]
 
 
@@ -134,7 +135,7 @@ class Multiview:
 def dense_start(num_frames: int, frames: int, stride: int, seed: np.ndarray) -> int:
     """Where the pre-training clip starts: anywhere it fits, or 0."""
     room = num_frames - frames * stride + 1
-    return int(_generator(seed).integers(room)) if room > 0 else 0
+    return int(generator(seed).integers(room)) if room > 0 else 0
 
 
 def dense_frames(num_frames: int, frames: int, stride: int, start: int) -> np.ndarray:
@@ -149,10 +150,6 @@ def dense_frames(num_frames: int, frames: int, stride: int, start: int) -> np.nd
         if position + stride < num_frames:
             position += stride
     return index
-
-
-def _generator(seed: np.ndarray) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.asarray(seed, np.uint64)))
 
 
 def _positive(name: str, value: int) -> int:

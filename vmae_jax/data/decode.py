@@ -4,25 +4,59 @@ The one place that opens files which come from strangers. `containers` reads vid
 PyAV, `stills` lists of pictures with Pillow; both give the same `VideoInfo` and frames.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
+from av.video.frame import VideoFrame
 
 from vmae_jax.data.containers import open_video
+from vmae_jax.data.scaling import Scaler, View, planes
 from vmae_jax.data.stills import open_stills
 from vmae_jax.data.video import BadVideo, Encoded, Limits, VideoInfo
 
-__all__ = ["LIMITS", "BadVideo", "Encoded", "Limits", "Sampler", "VideoInfo", "probe", "read_clip", "read_frames"]
+__all__ = [
+    "LIMITS",
+    "BadVideo",
+    "Encoded",
+    "Limits",
+    "Read",
+    "Reader",
+    "Sampler",
+    "VideoInfo",
+    "Wanted",
+    "open_encoded",
+    "probe",
+    "read_clips",
+    "read_frames",
+]
 
 LIMITS = Limits()
 Sampler = Callable[[VideoInfo, np.ndarray], np.ndarray]
 
 
-class _Reader(Protocol):
-    info: VideoInfo
+def _bytes(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
 
-    def read(self, indices: Sequence[int], channels: int) -> np.ndarray: ...
+
+class Reader(Protocol):
+    """An open video, or an open list of pictures.
+
+    Attributes:
+      info: what it holds.
+      stamps: when each frame is shown, in units of `time_base` seconds.
+      time_base: exactly.
+    """
+
+    info: VideoInfo
+    stamps: Sequence[int]
+    time_base: Fraction
+
+    def pictures(self, indices: Sequence[int], channels: int) -> Iterator[np.ndarray]: ...
+    def frames(self) -> Iterator[tuple[int, VideoFrame]]: ...
     def close(self) -> None: ...
 
 
@@ -32,7 +66,7 @@ def probe(encoded: Encoded, *, limits: Limits = LIMITS) -> VideoInfo:
     Raises:
       BadVideo: it cannot be opened, is of a kind that is not allowed, or is beyond the limits.
     """
-    reader = _open(encoded, limits)
+    reader = open_encoded(encoded, limits)
     try:
         return reader.info
     finally:
@@ -46,39 +80,109 @@ def read_frames(encoded: Encoded, indices: Sequence[int], *, channels: int = 3, 
       BadVideo: as `probe`, or a frame cannot be decoded.
       ValueError: an index outside the video.
     """
-    reader = _open(encoded, limits)
+    reader = open_encoded(encoded, limits)
     try:
         unique, inverse = _unique(indices, reader.info)
-        return reader.read(unique, channels)[inverse]
+        return np.stack(list(reader.pictures(unique, channels)))[inverse]
     finally:
         reader.close()
 
 
-def read_clip(
-    encoded: Encoded, sampler: Sampler, seed: np.ndarray, *, channels: int = 3, limits: Limits = LIMITS
-) -> tuple[np.ndarray, np.ndarray, VideoInfo]:
-    """Opens once, asks `sampler` which frames, and decodes each of those once.
+class Wanted(NamedTuple):
+    """A clip of a video: which of the sampler's views, its number among the repeats, and its seed."""
 
-    Returns:
-      frames uint8 [u h w c], the distinct frames in order; the row of `frames` that each view
-      shows at each time, int32 [views frames]; and the video's info.
+    view: int
+    repeat: int
+    seed: tuple[int, int]
+
+
+class Read(NamedTuple):
+    """What `read_clips` read.
+
+    Attributes:
+      clips: uint8 [clips t h w c].
+      info: of the video.
+      cropping: seconds of processor time that cropping and scaling took.
     """
-    reader = _open(encoded, limits)
+
+    clips: np.ndarray
+    info: VideoInfo
+    cropping: float
+
+
+def read_clips(
+    encoded: Encoded,
+    sampler: Sampler,
+    seed: np.ndarray,
+    wanted: Sequence[Wanted] | None = None,
+    *,
+    crop: Any = None,
+    channels: int = 3,
+    limits: Limits = LIMITS,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = _bytes,
+) -> Read:
+    """Opens once, asks `sampler` which frames, decodes each of those once, and shows each clip its part.
+
+    Args:
+      seed: of the sampler.
+      wanted: the clips; by default each view once.
+      crop: (height, width, seed=, repeat=) -> `scaling.View`; by default whole frames.
+      allocate: shape -> the array that is filled.
+
+    Raises:
+      BadVideo: as `read_frames`.
+    """
+    if encoded.stride is not None:
+        sampler = dataclasses.replace(cast(Any, sampler), stride=encoded.stride)
+    reader = open_encoded(encoded, limits)
     try:
         indices = np.asarray(sampler(reader.info, seed))
         unique, inverse = _unique(indices.ravel(), reader.info)
-        frames = reader.read(unique, channels)
-        return frames, inverse.reshape(indices.shape).astype(np.int32), reader.info
+        clips = [Wanted(view, 0, (0, 0)) for view in range(len(indices))] if wanted is None else wanted
+        shown = inverse.reshape(indices.shape)[[clip.view for clip in clips]]  # [clips t] -> row of `unique`
+        out, cropping = _fill(reader.pictures(unique, channels), shown, clips, crop, allocate)
+        return Read(out, reader.info, cropping)
     finally:
         reader.close()
 
 
-def _open(encoded: Encoded, limits: Limits) -> _Reader:
+def _fill(
+    pictures: Iterator[np.ndarray], shown: np.ndarray, clips: Sequence[Wanted], crop: Any, allocate: Any
+) -> tuple[np.ndarray, float]:
+    """Each picture into its places; clips that see the same part of it share the work."""
+    scaler, views, out, cropping = Scaler(), [], np.empty(0), 0.0
+    for row, picture in enumerate(pictures):
+        if row == 0:
+            height, width, channels = picture.shape
+            views = [crop(height, width, seed=clip.seed, repeat=clip.repeat) if crop else None for clip in clips]
+            sides = views[0].shape if views[0] else (height, width)
+            out = allocate((*shown.shape, *sides, channels))
+        began = time.process_time()
+        colours = planes(picture) if crop else picture
+        done: dict[View | None, np.ndarray] = {None: picture}
+        for clip, at in zip(*np.nonzero(shown == row), strict=True):
+            view, place = views[clip], out[clip, at]
+            if view is None or view in done:
+                place[:] = done[view]
+            else:
+                scaler(colours, view, place)
+                done[view] = place
+        cropping += time.process_time() - began
+    return out, cropping
+
+
+def open_encoded(encoded: Encoded, limits: Limits = LIMITS) -> Reader:
+    """Opens an example for reading; whoever opens it closes it.
+
+    Raises:
+      BadVideo: as `probe`.
+    """
     if encoded.frames is not None:
         return open_stills(encoded.frames, rate=encoded.rate, limits=limits)
-    source = encoded.data if encoded.data is not None else encoded.path
-    assert source is not None
-    return open_video(source, limits=limits)
+    if encoded.data is not None:
+        return open_video(encoded.data, limits=limits)
+    assert encoded.path is not None
+    return open_video(encoded.path, span=encoded.span, limits=limits)
 
 
 def _unique(indices: Sequence[int] | np.ndarray, info: VideoInfo) -> tuple[list[int], np.ndarray]:

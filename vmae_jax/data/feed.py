@@ -1,7 +1,7 @@
 """Turns positions into batches, with tf.data: fetch and decode, transform, batch, all in order.
 
-    positions -> which video -> fetch, decode in a worker process -> one element a clip
-              -> transforms -> batch
+    positions -> which video -> fetch; decode, crop and scale in a worker process
+              -> one element a clip -> the other transforms -> batch
 
 Every stage runs ahead in parallel and keeps the order (`deterministic=True`); there is no shuffle
 buffer and no iterator state: a feed starts anywhere at once.
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vmae_jax.data.decode import Wanted
 from vmae_jax.data.faults import Fault, Ledger
-from vmae_jax.data.order import clip_seeds, fold, video_at
+from vmae_jax.data.mixture import Epoch, epoch_of, index_at
+from vmae_jax.data.order import clip_seeds, fold
 from vmae_jax.data.sources import Source
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.transforms import apply
 from vmae_jax.data.video import BadVideo
-from vmae_jax.data.workers import Clip, Closed, Workers, available_cores
+from vmae_jax.data.workers import Closed, Workers, available_cores
 
 if TYPE_CHECKING:
     from vmae_jax.data.pipeline import Loader
@@ -45,11 +47,25 @@ class Plan:
 def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
     """Starts reading `rows` of each step of `plan`."""
     workers = loader.workers or available_cores()
-    pool = Workers(workers, sampler=loader.sampler, channels=loader.channels, timeout=loader.timeout)
-    reader = _Reader(loader, source, plan, pool)
+    reader = start_reader(loader, source, plan, workers)
     order = np.argsort(np.asarray(rows))
     dataset = _dataset(loader, reader, np.asarray(rows)[order], plan, workers)
     return Batches(dataset, reader, loader, plan, place=np.argsort(order))
+
+
+def start_reader(loader: "Loader", source: Source, plan: Plan, processes: int) -> "Reader":
+    """Starts the processes that decode; `reader.workers.close()` ends them."""
+    pool = Workers(
+        processes, sampler=loader.sampler, crop=loader.crop, channels=loader.channels, timeout=loader.timeout
+    )
+    return Reader(loader, source, plan, pool)
+
+
+def finished(loader: "Loader", video: Any, seed: Any, repeat: Any) -> Any:
+    """A clip [t h w c] after the transforms that were not carried out while decoding."""
+    done = len(loader.crop.parts) if loader.crop else 0
+    video = apply(loader.transforms[done:], {"video": video, "repeat": repeat}, seed, first=done)["video"]
+    return tensorflow().ensure_shape(video, [loader.sampler.frames, loader.size, loader.size, loader.channels])
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -58,7 +74,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     It ends its processes by itself after one pass; what has no end is for `close`, or `with`.
     """
 
-    def __init__(self, dataset: Any, reader: "_Reader", loader: "Loader", plan: Plan, *, place: np.ndarray) -> None:
+    def __init__(self, dataset: Any, reader: "Reader", loader: "Loader", plan: Plan, *, place: np.ndarray) -> None:
         self._iterator: Iterator[Any] | None = dataset.as_numpy_iterator()  # views of TensorFlow's memory
         self._over = False
         self._reader = reader
@@ -113,10 +129,10 @@ def _close_all() -> None:
         batches.close()
 
 
-_Found = tuple[Clip, list[np.ndarray], int]  # a clip, its labels, the number of its video
+_Found = tuple[np.ndarray, list[np.ndarray], int]  # clips, the labels of all of them, the number of their video
 
 
-class _Reader:
+class Reader:
     """Reads the video at a position; called from tf.data's threads."""
 
     def __init__(self, loader: "Loader", source: Source, plan: Plan, workers: Workers) -> None:
@@ -127,44 +143,45 @@ class _Reader:
         self.source = source
         self._plan = plan
 
-    def __call__(self, position: np.ndarray, index: np.ndarray) -> tuple[Any, ...]:
-        """frames [u h w c], rows [views t], seeds [clips 2], index, valid, and each label.
+    def __call__(self, position: np.ndarray, index: np.ndarray, own: np.ndarray) -> tuple[Any, ...]:
+        """clips [n t h w c], seeds [n 2], repeats [n], index, valid, and each label; `own` says which clips.
 
         Never raises, for tf.data would print and wrap it: the first error is kept in `error`,
         and the consumer raises it in place of the next batch.
         """
-        found = None
+        loader, found = self._loader, None
+        seeds = clip_seeds(self._plan.seed, int(position), loader.clips_per_video)[own]
+        # `repeat` numbers the clips of the same frames: a crop that is not random goes by it.
+        views, repeats = own % loader.views, own // loader.views
+        wanted = [Wanted(*clip) for clip in zip(views.tolist(), repeats.tolist(), map(tuple, seeds.tolist()))]
         try:
             if self.error is None:
-                found = self._find(int(position), int(index))
+                found = self._find(int(position), int(index), wanted)
         except Exception as error:
             self.error = self.error or error
-        loader = self._loader
-        seeds = clip_seeds(self._plan.seed, int(position), loader.clips_per_video)
         if found is None:
-            black = np.zeros((1, loader.size, loader.size, loader.channels), np.uint8)
-            still = np.zeros((loader.views, loader.sampler.frames), np.int32)
+            black = np.zeros((len(own), loader.sampler.frames, loader.size, loader.size, loader.channels), np.uint8)
             nothing = [np.zeros(field.shape, field.dtype) for field in loader.labels.values()]
-            return black, still, seeds, np.int32(-1), np.bool_(False), *nothing
-        clip, labels, used = found
-        return clip.frames, clip.rows, seeds, np.int32(used), np.bool_(True), *labels
+            return black, seeds, repeats, np.int32(-1), np.bool_(False), *nothing
+        clips, labels, used = found
+        return clips, seeds, repeats, np.int32(used), np.bool_(True), *labels
 
-    def _find(self, position: int, index: int) -> _Found | None:
-        """The clip, its labels and the number of its video; None for a row that is not valid."""
+    def _find(self, position: int, index: int, wanted: list[Wanted]) -> _Found | None:
+        """The clips, their labels and the number of their video; None for a row that is not valid."""
         if self._plan.stop is None:
-            return self._first_good(index, position)
-        return self._try(index, position) if position < self._plan.stop else None
+            return self._first_good(index, position, wanted)
+        return self._try(index, position, wanted) if position < self._plan.stop else None
 
-    def _first_good(self, index: int, position: int) -> _Found:
+    def _first_good(self, index: int, position: int, wanted: list[Wanted]) -> _Found:
         """The video, or the next one in the source that can be read: a rule, not chance."""
         videos = len(self.source)
         for step in range(videos):
-            found = self._try((index + step) % videos, position)
+            found = self._try((index + step) % videos, position, wanted)
             if found is not None:
                 return found
         raise self.ledger.all_bad(videos)
 
-    def _try(self, index: int, position: int) -> _Found | None:
+    def _try(self, index: int, position: int, wanted: list[Wanted]) -> _Found | None:
         if self.ledger.known(index):
             return None
         key = f"video {index}"
@@ -172,7 +189,7 @@ class _Reader:
             encoded = self.source.fetch(index)
             key = encoded.key or key
             word = fold(self._plan.seed, position, _FRAMES)
-            clip = self.workers.decode(encoded, np.array([word >> 32, word & 0xFFFFFFFF], np.uint32))
+            decoded = self.workers.decode(encoded, np.array([word >> 32, word & 0xFFFFFFFF], np.uint32), wanted)
         except BadVideo as error:
             self.ledger.bad(Fault(key, str(error), index))
             return None
@@ -181,45 +198,40 @@ class _Reader:
             for name, field in self._loader.labels.items()
         ]
         self.ledger.good()
-        return clip, labels, index
+        return decoded.clips, labels, index
 
 
-def _dataset(loader: "Loader", reader: _Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
+def _dataset(loader: "Loader", reader: Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
     tf = tensorflow()
     clips, fields = loader.clips_per_video, loader.labels
     slots, firsts = np.unique(rows // clips, return_index=True)  # this host's videos of a step
     bounds = tf.constant([*firsts, len(rows)], tf.int64)
     own_clips = tf.constant(rows % clips, tf.int64)
-    videos = len(reader.source)
+    # One pass is every video once, whatever the weights of a mixture.
+    epoch = epoch_of(reader.source) if plan.stop is None else Epoch((plan.stop,), (plan.stop,))
+    side = loader.size if loader.crop else None  # where the workers crop
 
     def locate(count: Any) -> tuple[Any, Any, Any]:
         slot = count % len(slots)
         position = (
             plan.start + count // len(slots) * loader.global_batch + tf.gather(tf.constant(slots, tf.int64), slot)
         )
-        return position, video_at(position, videos=videos, seed=plan.seed, shuffle=plan.shuffle), slot
+        index = index_at(position, epoch=epoch, seed=plan.seed, shuffle=plan.shuffle)
+        return position, index, own_clips[bounds[slot] : bounds[slot + 1]]
 
-    def read(position: Any, index: Any, slot: Any) -> tuple[Any, ...]:
-        types = [tf.uint8, tf.int32, tf.uint32, tf.int32, tf.bool, *(tf.as_dtype(f.dtype) for f in fields.values())]
-        frames, shown, seeds, used, valid, *labels = tf.numpy_function(reader, [position, index], types)
-        frames = tf.ensure_shape(frames, [None, None, None, loader.channels])
-        shown = tf.ensure_shape(shown, [loader.views, loader.sampler.frames])
-        seeds = tf.ensure_shape(seeds, [clips, 2])
+    def read(position: Any, index: Any, own: Any) -> tuple[Any, ...]:
+        types = [tf.uint8, tf.uint32, tf.int64, tf.int32, tf.bool, *(tf.as_dtype(f.dtype) for f in fields.values())]
+        video, seeds, repeats, used, valid, *labels = tf.numpy_function(reader, [position, index, own], types)
+        video = tf.ensure_shape(video, [None, loader.sampler.frames, side, side, loader.channels])
+        seeds, repeats = tf.ensure_shape(seeds, [None, 2]), tf.ensure_shape(repeats, [None])
         labels = [tf.ensure_shape(label, field.shape) for label, field in zip(labels, fields.values(), strict=True)]
-        return frames, shown, seeds, tf.ensure_shape(used, []), tf.ensure_shape(valid, []), *labels, slot
+        return video, seeds, repeats, tf.ensure_shape(used, []), tf.ensure_shape(valid, []), *labels
 
-    def spread(*video: Any) -> Any:
-        slot = video[-1]
-        mine = tf.data.Dataset.from_tensor_slices(own_clips[bounds[slot] : bounds[slot + 1]])
-        return mine.map(lambda clip: (*video[:-1], clip))
+    def spread(video: Any, seeds: Any, repeats: Any, *shared: Any) -> Any:
+        return tf.data.Dataset.from_tensor_slices((video, seeds, repeats)).map(lambda *clip: (*clip, *shared))
 
-    def finish(frames: Any, shown: Any, seeds: Any, used: Any, valid: Any, *rest: Any) -> dict[str, Any]:
-        *labels, clip = rest
-        seed = seeds[clip]
-        # `repeat` numbers the clips of the same frames: a crop that is not random goes by it.
-        features = {"video": tf.gather(frames, shown[clip % loader.views]), "repeat": clip // loader.views}
-        video = apply(loader.transforms, features, seed)["video"]
-        video = tf.ensure_shape(video, [loader.sampler.frames, loader.size, loader.size, loader.channels])
+    def finish(video: Any, seed: Any, repeat: Any, used: Any, valid: Any, *labels: Any) -> dict[str, Any]:
+        video = finished(loader, video, seed, repeat)
         return {
             "video": video, "seed": seed, "index": used, "valid": valid, **dict(zip(fields, labels, strict=True))
         }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["clip_seeds", "fold", "video_at"]
+__all__ = ["clip_seeds", "fold", "generator", "stream", "video_at"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -29,6 +29,19 @@ def clip_seeds(seed: int, position: int, clips: int) -> np.ndarray:
     """The seeds of the clips of the video at `position`, uint32 [clips 2]."""
     words = [fold(seed, position, clip) for clip in range(clips)]
     return np.array([[word >> 32, word & 0xFFFFFFFF] for word in words], np.uint32)
+
+
+def stream(seed: Any, number: int) -> Any:
+    """An independent seed of the part `number` of a clip's making, two words in int64.
+
+    Written so that it is the same for NumPy arrays and for tensors, eager or in a graph.
+    """
+    return (seed + np.array([0, number * _GOLDEN & 0xFFFFFFFF], np.int64)) % (1 << 32)
+
+
+def generator(seed: np.ndarray) -> np.random.Generator:
+    """Random numbers that are a function of a seed of two words."""
+    return np.random.Generator(np.random.Philox(key=np.asarray(seed, np.uint64)))
 
 
 def video_at(position: Any, *, videos: int, seed: int, shuffle: bool = True) -> Any:

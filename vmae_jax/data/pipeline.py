@@ -10,18 +10,21 @@ video * clips_per_video + clip, where the clips of a video are its repeats and t
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vmae_jax.data.labels import Field, fields
+from vmae_jax.data.mixture import epoch_of
 from vmae_jax.data.sources import Opener, Source
-from vmae_jax.data.transforms import Transform, output_size
+from vmae_jax.data.transforms import Crop, Transform, leading, output_size
 from vmae_jax.spec import ConfigError
 
 if TYPE_CHECKING:
     from vmae_jax.data.feed import Batches
+    from vmae_jax.data.served import ServedBatches
 
 __all__ = ["Loader", "Opened", "loader"]
 
@@ -40,6 +43,7 @@ def loader(
     prefetch: int = 2,
     timeout: float = 30.0,
     max_bad_fraction: float = 0.05,
+    service: str | None = None,
 ) -> "Loader":
     """A loader that is not open yet: it has touched no disk and imported no TensorFlow.
 
@@ -58,6 +62,8 @@ def loader(
       prefetch: batches made ahead.
       timeout: seconds that decoding one video may take.
       max_bad_fraction: the share of broken videos above which reading stops with their list.
+      service: HOST:PORT of `vmae data serve`, whose workers decode for the training: the same clips in
+        every epoch, in an order that is not repeatable (see `data.service`). By default this host decodes.
     """
     for name, value in (
         ("global_batch", global_batch),
@@ -71,6 +77,8 @@ def loader(
         raise ConfigError(f"loader: channels={channels}; videos are read as 3 (RGB) or 1 (grey)")
     if timeout <= 0 or not 0 <= max_bad_fraction <= 1:
         raise ConfigError("loader: timeout must be positive and max_bad_fraction between 0 and 1")
+    if getattr(source, "strides", False) and not hasattr(sampler, "stride"):
+        raise ConfigError("loader: parts of the mixture have strides of their own, and the sampler has none")
     size = output_size(transforms)
     if size is None:
         raise ConfigError(
@@ -90,12 +98,13 @@ def loader(
         prefetch=prefetch,
         timeout=timeout,
         max_bad_fraction=max_bad_fraction,
+        service=service,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """See `loader`; `size` is the resolution of its clips."""
+    """See `loader`; `size` is the resolution of its clips, `recipe` its config as JSON where a service needs it."""
 
     source: Opener
     sampler: Any
@@ -110,6 +119,13 @@ class Loader:
     prefetch: int
     timeout: float
     max_bad_fraction: float
+    service: str | None = None
+    recipe: str = ""
+
+    @functools.cached_property
+    def crop(self) -> Crop | None:
+        """The transforms that are carried out while decoding."""
+        return leading(self.transforms)
 
     @property
     def views(self) -> int:
@@ -173,10 +189,13 @@ class Opened:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in a pass over the videos (at least 1), as the official schedules count."""
-        return max(1, len(self) // self.loader.global_batch)
+        """Whole batches in a pass over the videos (at least 1), as the official schedules count.
 
-    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches":
+        Of a mixture with weights, a pass is its epoch.
+        """
+        return max(1, epoch_of(self.source).length // self.loader.global_batch)
+
+    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches | ServedBatches":
         """Batches without end.
 
         Args:
@@ -184,7 +203,13 @@ class Opened:
           seed: of the order and of everything random.
           start: the position to begin at, in videos.
         """
-        return self._feed(rows, seed=seed, start=start, stop=None, shuffle=self.loader.shuffle)
+        plan = {"seed": seed, "start": start, "stop": None, "shuffle": self.loader.shuffle}
+        if self.loader.service is None:
+            return self._feed(rows, **plan)
+        from vmae_jax.data.feed import Plan
+        from vmae_jax.data.served import ServedBatches
+
+        return ServedBatches(self.loader, self.source, self._checked(rows), Plan(**plan))
 
     def once(self, *, rows: Sequence[int], seed: int = 0) -> "Batches":
         """Every video once, in the source's order.
@@ -197,7 +222,10 @@ class Opened:
     def _feed(self, rows: Sequence[int], **plan: Any) -> "Batches":
         from vmae_jax.data.feed import Plan, start_feed
 
+        return start_feed(self.loader, self.source, self._checked(rows), Plan(**plan))
+
+    def _checked(self, rows: Sequence[int]) -> Sequence[int]:
         limit = self.loader.clips_per_step
         if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= limit:
             raise ValueError(f"rows must be different numbers from 0 to {limit - 1}, and some")
-        return start_feed(self.loader, self.source, rows, Plan(**plan))
+        return rows

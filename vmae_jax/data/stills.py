@@ -1,9 +1,11 @@
 """A video stored as still pictures, one a frame: files of a folder, or their bytes in a record."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
+from av.video.frame import VideoFrame
 from PIL import Image
 
 from vmae_jax.data.video import BadVideo, Limits, VideoInfo
@@ -46,23 +48,29 @@ class Stills:
 
     def __init__(self, frames: Sequence[str | bytes], info: VideoInfo, limits: Limits) -> None:
         self.info = info
+        self.stamps: Sequence[int] = range(info.num_frames)
+        self.time_base = 1 / Fraction(info.rate).limit_denominator(1001)
         self._frames = frames
         self._limits = limits
 
-    def read(self, indices: Sequence[int], channels: int) -> np.ndarray:
-        """The frames `indices`, ascending and distinct, uint8 [t h w c]."""
+    def pictures(self, indices: Sequence[int], channels: int) -> Iterator[np.ndarray]:
+        """The frames `indices`, each uint8 [h w c]."""
         shape = (self.info.height, self.info.width, channels)
-        out = np.empty((len(indices), *shape), np.uint8)
-        for row, index in enumerate(indices):
+        for index in indices:
             with _open_picture(self._frames[index], index, self._limits) as picture:
                 if picture.size != (self.info.width, self.info.height):
                     first = f"{self.info.width}x{self.info.height}"
                     raise BadVideo(f"frame {index} is {picture.width}x{picture.height}, the first {first}")
                 try:
-                    out[row] = np.asarray(picture.convert("RGB" if channels == 3 else "L")).reshape(shape)
+                    pixels = np.asarray(picture.convert("RGB" if channels == 3 else "L")).reshape(shape)
                 except (OSError, ValueError, SyntaxError) as error:
                     raise BadVideo(f"frame {index} cannot be decoded: {error}") from error
-        return out
+            yield pixels
+
+    def frames(self) -> Iterator[tuple[int, VideoFrame]]:
+        """Every picture in order, with its number. Raises BadVideo: as `pictures`."""
+        for index in range(self.info.num_frames):
+            yield index, VideoFrame.from_ndarray(next(self.pictures([index], 3)), format="rgb24")
 
     def close(self) -> None:
         """Nothing is held open between reads."""

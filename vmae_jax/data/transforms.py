@@ -1,9 +1,13 @@
-"""Augmentations of a clip on the host: TensorFlow ops that draw from an explicit seed alone.
+"""Augmentations of a clip on the host, which draw from an explicit seed alone.
 
 A transform is a frozen value, called with the features of one clip ({"video": uint8 [t h w c],
 …}) and its seed (two integers); the same seed gives the same result, eagerly and inside
 `Dataset.map`. Every frame of a clip is treated alike. A transform that settles the resolution
 has `size`; the last such one says what the loader's batches measure.
+
+Crops and flips are geometry: they give a `View`, in plain Python and NumPy. Where they come first
+(`leading`), the process that decodes carries them out on each frame as it comes, so that no
+frame travels that is not shown.
 """
 
 import dataclasses
@@ -11,8 +15,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from vmae_jax.data.order import generator, stream
+from vmae_jax.data.scaling import View, shown, whole
+
 __all__ = [
     "CenterCrop",
+    "Crop",
     "Flip",
     "MultiScaleCrop",
     "RandomResizedCrop",
@@ -22,6 +32,7 @@ __all__ = [
     "apply",
     "center_crop",
     "flip",
+    "leading",
     "multi_scale_crop",
     "output_size",
     "random_resized_crop",
@@ -87,137 +98,157 @@ def flip(probability: float = 0.5) -> "Flip":
     return Flip(probability)
 
 
+class _Geometric:
+    """A transform that says what it shows and leaves the pixels to `scaling`.
+
+    The worker that decodes asks for the view alone; called, it does the same to frames that are
+    there already, eagerly and inside `Dataset.map`.
+    """
+
+    def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
+        """What is shown of pictures of this size."""
+        raise TypeError(f"{type(self).__name__} has no view")
+
+    def __call__(self, features: Features, seed: Any) -> Features:
+        tf = _tf()
+        video = tf.convert_to_tensor(features["video"])
+
+        def show(frames: np.ndarray, words: np.ndarray, repeat: np.ndarray) -> np.ndarray:
+            return shown(frames, self.view(*frames.shape[1:3], seed=words, repeat=int(repeat)))
+
+        arguments = [video, tf.cast(seed, tf.int64), features.get("repeat", 0)]
+        out = tf.ensure_shape(
+            tf.numpy_function(show, arguments, tf.uint8), [video.shape[0], None, None, video.shape[3]]
+        )
+        if size := getattr(self, "size", None):
+            out = tf.ensure_shape(out, [None, size, size, None])
+        return features | {"video": out}
+
+
 @dataclasses.dataclass(frozen=True)
-class MultiScaleCrop:
+class MultiScaleCrop(_Geometric):
     """See `multi_scale_crop`."""
 
     size: int
     scales: tuple[float, ...]
 
-    def __call__(self, features: Features, seed: Any) -> Features:
-        tf = _tf()
-        video = features["video"]
-        height, width = tf.shape(video)[1], tf.shape(video)[2]
-        short = tf.cast(tf.minimum(height, width), tf.float64)
-        sides = tf.cast(short * tf.constant(self.scales, tf.float64), tf.int32)  # cut off, as int() does
-        sides = tf.where(tf.abs(sides - self.size) < 3, self.size, sides)
-        sides = tf.minimum(sides, tf.minimum(height, width))  # PIL would pad with black
-        steps = range(len(self.scales))
-        pairs = tf.constant([(i, j) for i in steps for j in steps if abs(i - j) <= 1])
-        pair = pairs[_below(len(pairs), seed, 0)]
-        crop_height, crop_width = sides[pair[0]], sides[pair[1]]
-        down, across = tf.unstack(tf.constant(_PLACES)[_below(len(_PLACES), seed, 1)])
-        top = down * ((height - crop_height) // 4)
-        left = across * ((width - crop_width) // 4)
-        crop = video[:, top : top + crop_height, left : left + crop_width]
-        return features | {"video": _scaled(crop, (self.size, self.size))}
+    def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
+        draw, short = generator(seed), min(height, width)
+        sides = [int(short * scale) for scale in self.scales]
+        sides = [min(self.size if abs(side - self.size) < 3 else side, short) for side in sides]  # PIL would pad
+        pairs = [(i, j) for i in range(len(sides)) for j in range(len(sides)) if abs(i - j) <= 1]
+        tall, wide = (sides[step] for step in pairs[draw.integers(len(pairs))])
+        down, across = _PLACES[draw.integers(len(_PLACES))]
+        top, left = down * ((height - tall) // 4), across * ((width - wide) // 4)
+        return View(top, left, tall, wide, self.size, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomResizedCrop:
+class RandomResizedCrop(_Geometric):
     """See `random_resized_crop`."""
 
     size: int
     area: tuple[float, float]
     ratio: tuple[float, float]
 
-    def __call__(self, features: Features, seed: Any) -> Features:
-        tf = _tf()
-        video = features["video"]
-        height, width = tf.shape(video)[1], tf.shape(video)[2]
-        h, w = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-        area = h * w * tf.random.stateless_uniform([10], _stream(seed, 0), *self.area)
-        logs = math.log(self.ratio[0]), math.log(self.ratio[1])
-        ratio = tf.exp(tf.random.stateless_uniform([10], _stream(seed, 1), *logs))
-        widths = tf.cast(tf.round(tf.sqrt(area * ratio)), tf.int32)
-        heights = tf.cast(tf.round(tf.sqrt(area / ratio)), tf.int32)
-        fits = (widths > 0) & (heights > 0) & (widths <= width) & (heights <= height)
-        first = tf.argmax(tf.cast(fits, tf.int32))
-        bounded = tf.clip_by_value(w / h, *self.ratio)
-        centred = tf.stack([tf.minimum(h, w / bounded), tf.minimum(w, h * bounded)])
-        drawn = tf.stack([heights[first], widths[first]])
-        crop = tf.where(tf.reduce_any(fits), drawn, tf.cast(tf.round(centred), tf.int32))
-        room = tf.stack([height, width]) - crop
-        place = tf.random.stateless_uniform([2], _stream(seed, 2)) * tf.cast(room + 1, tf.float32)
-        top, left = tf.unstack(tf.where(tf.reduce_any(fits), tf.minimum(tf.cast(place, tf.int32), room), room // 2))
-        crop = video[:, top : top + crop[0], left : left + crop[1]]
-        return features | {"video": _scaled(crop, (self.size, self.size))}
+    def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
+        draw = generator(seed)
+        area = height * width * draw.uniform(*self.area, size=_TRIES)
+        ratio = np.exp(draw.uniform(math.log(self.ratio[0]), math.log(self.ratio[1]), size=_TRIES))
+        sides = np.rint(np.sqrt([area / ratio, area * ratio])).astype(int)
+        place = draw.uniform(size=2)
+        fits = ((sides > 0) & (sides <= [[height], [width]])).all(axis=0)
+        if fits.any():
+            tall, wide = sides[:, np.argmax(fits)].tolist()
+            top, left = int(place[0] * (height - tall + 1)), int(place[1] * (width - wide + 1))
+        else:
+            bounded = min(max(width / height, self.ratio[0]), self.ratio[1])
+            tall, wide = round(min(height, width / bounded)), round(min(width, height * bounded))
+            top, left = (height - tall) // 2, (width - wide) // 2
+        return View(top, left, tall, wide, self.size, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
-class CenterCrop:
+class CenterCrop(_Geometric):
     """See `center_crop`."""
 
     size: int
     short_side: int
 
-    def __call__(self, features: Features, seed: Any) -> Features:
-        del seed
-        tf = _tf()
-        video = features["video"]
-        sides = tf.shape(video)[1:3]
-        long = tf.cast(
-            tf.cast(sides, tf.float64) * self.short_side / tf.cast(tf.reduce_min(sides), tf.float64), tf.int32
-        )
-        sides = tf.where(sides == tf.reduce_min(sides), self.short_side, long)  # cut off, as the official resize
-        video = _scaled(video, sides)
-        top, left = tf.unstack(tf.cast(tf.round((sides - self.size) / 2), tf.int32))
-        video = video[:, top : top + self.size, left : left + self.size]
-        return features | {"video": tf.ensure_shape(video, [None, self.size, self.size, None])}
+    def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
+        rows, columns = _short_side(height, width, self.short_side)
+        top, left = round((rows - self.size) / 2), round((columns - self.size) / 2)
+        return View(0, 0, height, width, rows, columns, (top, left, self.size, self.size))
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewCrop:
+class ViewCrop(_Geometric):
     """See `view_crop`."""
 
     size: int
     crops: int
 
-    def __call__(self, features: Features, seed: Any) -> Features:
+    def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         if self.crops == 1:
-            return center_crop(self.size)(features, seed)
-        tf = _tf()
-        video = features["video"]
-        sides = tf.shape(video)[1:3]
-        short = tf.cast(tf.reduce_min(sides), tf.float64)
-        long = tf.cast(tf.cast(sides, tf.float64) * self.size / short, tf.int32)
-        video = _scaled(video, tf.where(sides == tf.reduce_min(sides), self.size, long))
-        number = tf.cast(features["repeat"], tf.int32) % self.crops
+            return center_crop(self.size).view(height, width, seed=seed)
+        rows, columns = _short_side(height, width, self.size)
         # In whole numbers: a quotient such as 2 * (32 / 2) may fall just below one.
-        top, left = tf.unstack((tf.shape(video)[1:3] - self.size) * number // (self.crops - 1))
-        video = video[:, top : top + self.size, left : left + self.size]
-        return features | {"video": tf.ensure_shape(video, [None, self.size, self.size, None])}
+        top, left = ((side - self.size) * (repeat % self.crops) // (self.crops - 1) for side in (rows, columns))
+        return View(0, 0, height, width, rows, columns, (top, left, self.size, self.size))
 
 
 @dataclasses.dataclass(frozen=True)
-class Resize:
+class Resize(_Geometric):
     """See `resize`."""
 
     size: int
 
-    def __call__(self, features: Features, seed: Any) -> Features:
-        del seed
-        return features | {"video": _scaled(features["video"], (self.size, self.size))}
+    def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
+        return View(0, 0, height, width, self.size, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Flip:
+class Flip(_Geometric):
     """See `flip`."""
 
     probability: float
 
-    def __call__(self, features: Features, seed: Any) -> Features:
-        tf = _tf()
-        video = features["video"]
-        mirrored = tf.random.stateless_uniform([], _stream(seed, 0)) < self.probability
-        return features | {"video": tf.cond(mirrored, lambda: tf.reverse(video, [2]), lambda: video)}
+    def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
+        return whole(height, width, mirrored=bool(generator(seed).uniform() < self.probability))
 
 
-def apply(transforms: Sequence[Transform], features: Features, seed: Any) -> Features:
-    """All transforms in turn, each with a random stream of its own."""
-    for number, transform in enumerate(transforms):
-        features = transform(features, _stream(seed, 1000 + number))
+def apply(transforms: Sequence[Transform], features: Features, seed: Any, *, first: int = 0) -> Features:
+    """All transforms in turn, each with a random stream of its own; `first` is the number of the first."""
+    seed = _tf().cast(seed, "int64")
+    for number, transform in enumerate(transforms, first):
+        features = transform(features, stream(seed, number))
     return features
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """The transforms that the decoding worker carries out: a crop, and flips of what it shows."""
+
+    parts: tuple[Any, ...]
+
+    def __call__(self, height: int, width: int, *, seed: np.ndarray, repeat: int) -> View:
+        """What a clip shows: as `apply` with the same transforms and seed."""
+        words = np.asarray(seed, np.int64)
+        first, *flips = (
+            part.view(height, width, seed=stream(words, number), repeat=repeat)
+            for number, part in enumerate(self.parts)
+        )
+        return first._replace(mirrored=first.mirrored ^ (sum(view.mirrored for view in flips) % 2 == 1))
+
+
+def leading(transforms: Sequence[Transform]) -> Crop | None:
+    """What of `transforms` can be done while decoding: a crop that comes first and the flips after it."""
+    if not transforms or not isinstance(transforms[0], _Geometric):
+        return None
+    count = 1
+    while count < len(transforms) and isinstance(transforms[count], Flip):
+        count += 1
+    return Crop(tuple(transforms[:count]))
 
 
 def output_size(transforms: Sequence[Transform]) -> int | None:
@@ -232,6 +263,7 @@ _PLACES = (
     *((2, 0), (2, 4), (4, 2), (0, 2)),
     *((1, 1), (1, 3), (3, 1), (3, 3)),
 )
+_TRIES = 10
 
 
 def _tf() -> Any:
@@ -240,29 +272,11 @@ def _tf() -> Any:
     return tensorflow()
 
 
-def _stream(seed: Any, number: int) -> Any:
-    """An independent seed of a transform's own."""
-    tf = _tf()
-    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), number)
-
-
-def _below(limit: int, seed: Any, number: int) -> Any:
-    return _tf().random.stateless_uniform([], _stream(seed, number), 0, limit, _tf().int32)
-
-
-def _scaled(video: Any, sides: Any) -> Any:
-    """Bilinear with antialiasing, as PIL: what is shrunk is averaged; uint8 [t h w c]."""
-    tf = _tf()
-    same = tf.reduce_all(tf.shape(video)[1:3] == sides)
-
-    def scale() -> Any:
-        scaled = tf.image.resize(video, sides, method="bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
-
-    scaled = tf.cond(same, lambda: video, scale)
-    if isinstance(sides, tuple):
-        scaled = tf.ensure_shape(scaled, [None, *sides, None])
-    return scaled
+def _short_side(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width when the shorter is `side`; the longer cut off, as the official resize does."""
+    short = min(height, width)
+    rows, columns = (side if length == short else int(length * side / short) for length in (height, width))
+    return rows, columns
 
 
 def _side(size: int) -> int:

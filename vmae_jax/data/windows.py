@@ -11,15 +11,18 @@ import numpy as np
 from vmae_jax.data.decode import probe
 from vmae_jax.data.sources import Source
 from vmae_jax.data.tf import tensorflow
+from vmae_jax.data.transforms import leading, resize
 from vmae_jax.data.video import BadVideo, VideoInfo
 from vmae_jax.data.workers import Workers, available_cores
 
-__all__ = ["Chunk", "Windows", "chunks", "squared"]
+__all__ = ["Chunk", "Windows", "chunks", "interpolated"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """A sampler of consecutive windows; the seed's first word is the number of the first of them.
+
+    Windows overlap, so as a sampler it gives each frame of theirs once, as a single view.
 
     Attributes:
       frames: of a window, `step` apart.
@@ -46,9 +49,12 @@ class Windows:
         index = np.asarray(numbers)[:, None] * self.stride + np.arange(self.frames) * self.step
         return np.minimum(index, num_frames - 1).astype(np.int64)
 
+    def of_chunk(self, first: int, num_frames: int) -> np.ndarray:
+        """Frame numbers of the windows from number `first` on, at most `limit` of them."""
+        return self.at(np.arange(first, min(first + self.limit, self.count(num_frames))), num_frames)
+
     def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
-        first = int(seed[0])
-        return self.at(np.arange(first, min(first + self.limit, self.count(info.num_frames))), info.num_frames)
+        return np.unique(self.of_chunk(int(seed[0]), info.num_frames))[None]
 
 
 class Chunk(NamedTuple):
@@ -58,7 +64,7 @@ class Chunk(NamedTuple):
       video: its number in the source.
       first: number of the first window.
       total: windows of the whole video.
-      clips: [windows t h w c] as `squared` gives them; None where the video is broken.
+      clips: [windows t h w c], uint8, or float32 as `interpolated` gives; None where the video is broken.
       frames: the first and last frame of each window, int64 [windows 2].
       seconds: when these are shown, float64 [windows 2].
       reason: why there are no clips.
@@ -81,22 +87,22 @@ def chunks(source: Source, videos: Iterable[int], windows: Windows, *, size: int
       videos: numbers of those to read.
       windows: which; a chunk has `windows.limit` at most.
       size: side of the square that every picture is resized to.
-      antialias: as `squared`.
+      antialias: resize as `data.transforms` do; False is as `interpolated`.
     """
     cores = available_cores()
-    workers = Workers(cores, sampler=windows)
+    workers = Workers(cores, sampler=windows, crop=leading([resize(size)]) if antialias else None)
     ahead: collections.deque[Future[Chunk]] = collections.deque()
 
     def read(video: int, encoded: Any, info: VideoInfo, first: int) -> Chunk:
-        total = windows.count(info.num_frames)
-        index = windows.at(np.arange(first, min(first + windows.limit, total)), info.num_frames)
+        index = windows.of_chunk(first, info.num_frames)
         ends = index[:, [0, -1]]
         try:
-            clip = workers.decode(encoded, np.array([first, 0], np.uint32))
+            [frames] = workers.decode(encoded, np.array([first, 0], np.uint32)).clips
         except BadVideo as error:
             return _broken(video, error)
-        pictures = squared(clip.frames, size, antialias=antialias)
-        return Chunk(video, first, total, pictures[clip.rows], ends, np.asarray(info.times)[ends])
+        pictures = frames if antialias else interpolated(frames, size)
+        clips = pictures[np.searchsorted(np.unique(index), index)]
+        return Chunk(video, first, windows.count(info.num_frames), clips, ends, np.asarray(info.times)[ends])
 
     def jobs() -> Iterator[Any]:
         for video in videos:
@@ -122,15 +128,12 @@ def chunks(source: Source, videos: Iterable[int], windows: Windows, *, size: int
         pool.shutdown(cancel_futures=True)
 
 
-def squared(frames: np.ndarray, size: int, *, antialias: bool) -> np.ndarray:
-    """Every picture resized to a square, whatever its shape.
+def interpolated(frames: np.ndarray, size: int) -> np.ndarray:
+    """Every picture as a square, as the official feature script resizes: float32 in 0 … 255.
 
-    With antialiasing as all our transforms resize, uint8; without it the plain bilinear
-    interpolation of the official feature script, which is not rounded: float32 in 0 … 255.
+    Plain bilinear interpolation, without antialiasing and not rounded.
     """
-    tf = tensorflow()
-    scaled = tf.image.resize(frames, (size, size), method="bilinear", antialias=antialias).numpy()
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if antialias else scaled
+    return tensorflow().image.resize(frames, (size, size), method="bilinear", antialias=False).numpy()
 
 
 def _broken(video: int, error: Exception) -> Chunk:

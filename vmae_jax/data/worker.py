@@ -1,8 +1,9 @@
 """The process that decodes: `python -m vmae_jax.data.worker FD`, started by `workers.Workers`.
 
-It reads jobs from a socket and answers with frames. A job is pickled by the trainer (the only
-one at the other end of the socket); an answer is JSON and raw pixels, so a decoder that was
-taken over by a crafted file has nothing that the trainer would unpickle.
+It reads jobs from a socket and answers with clips. A job is pickled by the trainer (the only
+one at the other end of the socket); an answer is JSON, and pixels in memory that the trainer made
+(`slabs`), so a decoder that was taken over by a crafted file has nothing that the trainer would
+unpickle.
 
 It never outlives its use: an idle worker ends when the socket closes, which the kernel does even
 for a trainer that was killed; a busy one is ended by its own alarm clock, even inside a decoder's
@@ -10,6 +11,7 @@ endless loop, and by a thread that watches for a change of parent.
 """
 
 import json
+import math
 import os
 import pickle
 import resource
@@ -21,9 +23,14 @@ import threading
 import time
 from typing import Any
 
-__all__ = ["main", "receive", "receive_into", "send"]
+import numpy as np
+
+from vmae_jax.data.slabs import filled
+
+__all__ = ["SLAB", "main", "receive", "send"]
 
 HEADER = struct.Struct("<Q")
+SLAB = struct.Struct("<QQQ?")  # number, bytes, one to forget (0: none), whether the handle comes along
 WATCH_SECONDS = 1.0
 
 
@@ -43,22 +50,14 @@ def receive(connection: socket.socket) -> bytes:
     return bytes(_exactly(connection, size))
 
 
-def receive_into(connection: socket.socket, view: memoryview) -> None:
-    """Fills `view` with the next bytes.
-
-    Raises:
-      EOFError: the other end closed first.
-    """
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
     while view:
         count = connection.recv_into(view)
         if not count:
             raise EOFError("the other end closed")
         view = view[count:]
-
-
-def _exactly(connection: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    receive_into(connection, memoryview(data))
     return data
 
 
@@ -81,27 +80,53 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(connection: socket.socket, job: dict[str, Any], timeout: float) -> None:
-    """Answers each example with its frames or with the reason why there are none."""
+    """Answers each example with its clips or with the reason why there are none."""
     from vmae_jax.data import decode
 
     send(connection, b'{"ready": true}')
+    given = _Given(connection)
     while True:
-        encoded, seed = pickle.loads(receive(connection))
+        encoded, seed, wanted = pickle.loads(receive(connection))
         signal.setitimer(signal.ITIMER_REAL, timeout)
+        began = time.process_time()
         try:
-            frames, rows, info = decode.read_clip(encoded, job["sampler"], seed, channels=job["channels"])
-            answer = {"frames": frames.shape, "rows": rows.tolist(), "num_frames": info.num_frames}
+            read = decode.read_clips(encoded, job["sampler"], seed, wanted, crop=job["crop"],
+                                     channels=job["channels"], allocate=given.allocate)  # fmt: skip
+            spent = time.process_time() - began
+            answer = {"decoding": spent - read.cropping, "cropping": read.cropping}
         except decode.BadVideo as error:
-            answer, frames = {"bad": str(error)}, None
+            answer = {"bad": str(error)}
         except MemoryError:
-            answer, frames = {"bad": "needs more memory than a decoder may use"}, None
+            answer = {"bad": "needs more memory than a decoder may use"}
+        except (EOFError, ConnectionError):
+            raise  # the trainer is gone
         except Exception as error:  # a sampler's own fault: told, not hidden
-            answer, frames = {"fault": f"{type(error).__name__}: {error}"}, None
+            answer = {"fault": f"{type(error).__name__}: {error}"}
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         send(connection, json.dumps(answer).encode())
-        if frames is not None:
-            connection.sendall(frames.data.cast("B"))
+
+
+class _Given:
+    """The memory that the trainer gives for clips."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._known: dict[int, np.ndarray] = {}
+
+    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Asks for memory of this shape."""
+        send(self._connection, json.dumps({"shape": shape}).encode())
+        message, handles, _, _ = socket.recv_fds(self._connection, SLAB.size, 1)
+        if not message:
+            raise EOFError("the other end closed")
+        message += bytes(_exactly(self._connection, SLAB.size - len(message)))
+        number, size, gone, comes = SLAB.unpack(message)
+        self._known.pop(gone, None)
+        if comes:
+            self._known[number] = filled(handles[0], size)
+            os.close(handles[0])
+        return self._known[number][: math.prod(shape)].reshape(shape)
 
 
 def _limit_memory(size: int) -> None:

@@ -7,6 +7,7 @@ is killed after `timeout` seconds and costs one example.
 
 import atexit
 import json
+import math
 import os
 import pickle
 import queue
@@ -17,18 +18,21 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vmae_jax.data.decode import Sampler
+from vmae_jax.data.decode import Sampler, Wanted
+from vmae_jax.data.slabs import Slabs
 from vmae_jax.data.video import BadVideo, Encoded
-from vmae_jax.data.worker import receive, receive_into, send
+from vmae_jax.data.worker import SLAB, receive, send
 
-__all__ = ["Clip", "Closed", "Workers", "available_cores"]
+__all__ = ["Closed", "Decoded", "Workers", "available_cores"]
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 5.0  # the worker's own alarm rings this much later than the trainer's
+MEMORY = 8 << 30  # bytes of address space for a worker
 LIFETIME = 20_000  # videos after which a worker is replaced, should a decoder lose memory
 _open: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 
@@ -37,16 +41,18 @@ class Closed(RuntimeError):  # noqa: N818 - no error: somebody stopped
     """The workers were closed while a video was waited for."""
 
 
-class Clip(NamedTuple):
-    """What a worker decoded.
+class Decoded(NamedTuple):
+    """What a worker made of a video.
 
     Attributes:
-      frames: the distinct frames, uint8 [u h w c].
-      rows: the row of `frames` shown in each view at each time, int32 [views frames].
+      clips: uint8 [clips t h w c], in memory that is used again once nothing refers to it.
+      decoding: seconds of processor time for opening and decoding.
+      cropping: seconds of processor time for cropping and scaling.
     """
 
-    frames: np.ndarray
-    rows: np.ndarray
+    clips: np.ndarray
+    decoding: float
+    cropping: float
 
 
 class _Died(Exception):  # noqa: N818 - turned into BadVideo
@@ -64,19 +70,27 @@ class Workers:
     Args:
       count: processes; each is started when first needed and replaced when it dies.
       sampler: chooses the frames; pickled to the workers, so it must be importable there.
+      crop: what of the frames is shown (`transforms.leading`); by default whole frames.
       channels: 3 (RGB) or 1 (grey).
       timeout: seconds a video may take.
       memory: bytes of address space a worker may use.
     """
 
     def __init__(
-        self, count: int, *, sampler: Sampler, channels: int = 3, timeout: float = 30.0, memory: int = 8 << 30
+        self,
+        count: int,
+        *,
+        sampler: Sampler,
+        crop: Any = None,
+        channels: int = 3,
+        timeout: float = 30.0,
+        memory: int = MEMORY,
     ) -> None:
         self._settings = {
             "path": [path or os.getcwd() for path in sys.path],
             "memory": memory,
             "timeout": timeout + GRACE_SECONDS,
-            "job": pickle.dumps({"sampler": sampler, "channels": channels}),
+            "job": pickle.dumps({"sampler": sampler, "crop": crop, "channels": channels}),
         }
         self._timeout = timeout
         self._closed = threading.Event()
@@ -87,8 +101,8 @@ class Workers:
             self._idle.put(None)  # a place for a process that is not started yet
         _open.add(self)
 
-    def decode(self, encoded: Encoded, seed: np.ndarray) -> Clip:
-        """The sampled frames of one video; blocks while all workers are busy.
+    def decode(self, encoded: Encoded, seed: np.ndarray, wanted: Sequence[Wanted] | None = None) -> Decoded:
+        """Clips of one video, as `decode.read_clips`; blocks while all workers are busy.
 
         Raises:
           BadVideo: it cannot be read, takes longer than `timeout`, or crashes the decoder twice.
@@ -98,7 +112,7 @@ class Workers:
         reason = ""
         for _ in range(2):  # a worker that died may have been killed from outside: try once more
             try:
-                return self._attempt(encoded, seed)
+                return self._attempt((encoded, seed, wanted))
             except _Died as error:
                 reason = str(error)
         raise BadVideo(f"crashes the decoder ({reason})")
@@ -118,13 +132,13 @@ class Workers:
                 self._drop(process)
         self._idle.put(None)  # wakes a waiting call, which wakes the next
 
-    def _attempt(self, encoded: Encoded, seed: np.ndarray) -> Clip:
+    def _attempt(self, job: tuple[Any, ...]) -> Decoded:
         process = self._idle.get()
         try:
             if self._closed.is_set():
                 raise Closed("the decoding workers are closed")
             process = process or self._start()
-            return process.run(encoded, seed, self._timeout)
+            return process.run(job, self._timeout)
         except (_Died, BadVideo) as error:
             if self._closed.is_set():
                 raise Closed("the decoding workers are closed") from error
@@ -175,6 +189,8 @@ class _Process:
             )
         self.alive = True
         self.jobs = 0
+        self._slabs = Slabs()
+        self._given: set[int] = set()  # numbers of the slabs that the worker has
 
     def wait_ready(self) -> None:
         """Raises RuntimeError when the worker cannot start at all: that is no video's fault."""
@@ -186,17 +202,19 @@ class _Process:
             self.kill()
             raise RuntimeError(f"a decoding worker did not start: {self._how_it_ended()}") from error
 
-    def run(self, encoded: Encoded, seed: np.ndarray, timeout: float) -> Clip:
+    def run(self, job: tuple[Any, ...], timeout: float) -> Decoded:
         """One job. Raises BadVideo, or _Died when the process ended."""
         self.jobs += 1
+        clips = None
         try:
             self._socket.settimeout(timeout)
-            send(self._socket, pickle.dumps((encoded, seed)))
+            send(self._socket, pickle.dumps(job))
             answer = json.loads(receive(self._socket))
-            if "frames" in answer:
-                frames = np.empty(answer["frames"], np.uint8)
-                receive_into(self._socket, frames.data.cast("B"))
-                return Clip(frames, np.asarray(answer["rows"], np.int32))
+            if "shape" in answer:
+                clips = self._give(answer["shape"])
+                answer = json.loads(receive(self._socket))
+            if "decoding" in answer and clips is not None:
+                return Decoded(clips, answer["decoding"], answer["cropping"])
         except TimeoutError as error:
             self.kill()
             raise BadVideo(f"takes longer than {timeout:g} s to decode") from error
@@ -206,6 +224,22 @@ class _Process:
         if "bad" in answer:
             raise BadVideo(answer["bad"])
         raise RuntimeError(f"sampling frames failed in the worker: {answer.get('fault')}")
+
+    def _give(self, shape: list[int]) -> np.ndarray:
+        """Hands the worker memory for clips of this shape."""
+        size = math.prod(shape)
+        if size > self._settings["memory"]:
+            self.kill()  # it waits for an answer
+            raise BadVideo("needs more memory than a decoder may use")
+        slab, gone = self._slabs.take(size)
+        new = slab.number not in self._given
+        message = SLAB.pack(slab.number, slab.size, gone, new)
+        if new:
+            socket.send_fds(self._socket, [message], [slab.handle])
+            self._given = {number for number in self._given if number != gone} | {slab.number}
+        else:
+            self._socket.sendall(message)
+        return self._slabs.array(slab, tuple(shape))
 
     def kill(self) -> None:
         """Ends the process and waits until it is gone; a thread reading from it wakes."""
@@ -218,6 +252,7 @@ class _Process:
         self.kill()
         self._socket.close()
         self._errors.close()
+        self._slabs.close()
 
     def _how_it_ended(self) -> str:
         status = self._process.returncode

@@ -1,0 +1,94 @@
+"""Memory that a worker fills and the trainer reads: pixels cross between processes without a copy.
+
+The trainer makes the memory and hands it over; a slab goes back into use when the last array on
+it is gone. Pages are touched once and not for every video: fresh ones cost more than copying through
+a socket would (measured: docs/performance.md). On Linux the size is sealed, so a decoder that was
+taken over cannot pull it from under the trainer.
+"""
+
+import fcntl
+import math
+import mmap
+import os
+import tempfile
+import weakref
+
+import numpy as np
+
+__all__ = ["Slab", "Slabs", "filled"]
+
+_ROUND = 1 << 20  # sizes are whole MiB, so that videos of nearly one size share slabs
+
+
+class Slab:
+    """A piece of shared memory: `number` names it to the worker, `handle` is its file descriptor."""
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.size = size
+        self.handle = _file(size)
+        self.memory = mmap.mmap(self.handle, size)
+
+    def close(self) -> None:
+        """Gives up the handle; the memory goes with the last array on it."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+class Slabs:
+    """The slabs of one worker: never more than were in use at once."""
+
+    def __init__(self) -> None:
+        self._idle: list[Slab] = []
+        self._count = 0
+        self._closed = False
+
+    def take(self, size: int) -> tuple[Slab, int]:
+        """A slab of at least `size` bytes, and the number of the one that went for it (0: none)."""
+        fitting = [slab for slab in self._idle if slab.size >= size]
+        if fitting:
+            slab = min(fitting, key=lambda slab: slab.size)
+            self._idle.remove(slab)
+            return slab, 0
+        gone = 0
+        if self._idle:
+            small = self._idle.pop()
+            gone = small.number
+            small.close()
+        self._count += 1
+        return Slab(self._count, -(-size // _ROUND) * _ROUND), gone
+
+    def array(self, slab: Slab, shape: tuple[int, ...]) -> np.ndarray:
+        """The pixels on a slab, uint8; the slab is idle again when nothing refers to them."""
+        flat = np.frombuffer(slab.memory, np.uint8, math.prod(shape))
+        weakref.finalize(flat, self._give_back, slab).atexit = False  # the system takes all back
+        return flat.reshape(shape)
+
+    def close(self) -> None:
+        """Lets go of every slab; arrays that are still in use stay as they are."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _give_back(self, slab: Slab) -> None:
+        if self._closed:
+            slab.close()
+        else:
+            self._idle.append(slab)
+
+
+def filled(handle: int, size: int) -> np.ndarray:
+    """In the worker: the memory behind a handle, to be written to."""
+    return np.frombuffer(mmap.mmap(handle, size), np.uint8)
+
+
+def _file(size: int) -> int:
+    if not hasattr(os, "memfd_create"):  # not Linux: a file without a name
+        with tempfile.TemporaryFile() as file:
+            os.truncate(file.fileno(), size)
+            return os.dup(file.fileno())
+    handle = os.memfd_create("vmae_jax", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(handle, size)
+    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return handle
