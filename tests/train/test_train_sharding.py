@@ -105,6 +105,34 @@ def test_a_name_without_a_rule_names_the_parameter():
         shardings(abstract(init, batch), make_mesh(CUBE), [rule for rule in RULES if rule[0] != "layers"])
 
 
+def test_a_parameter_that_names_no_axes_is_told():
+    kernel = jax.ShapeDtypeStruct((4, 4), np.float32)
+    with pytest.raises(ConfigError, match=r"'params/head/kernel' of shape \[4, 4\] names no axes"):
+        shardings({"params": {"head": {"kernel": kernel}}}, make_mesh(CUBE))
+    # What a method carries besides, and numbers, need none.
+    placed = shardings({"params": {"scale": jax.ShapeDtypeStruct((), np.float32)}, "queue": kernel}, make_mesh(CUBE))
+    assert placed.shardings["queue"].spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(("ici", "dcn", "same"), [
+    ({"data": 4}, {"tensor": 2}, True),
+    ({"data": 2, "fsdp": 2}, {"tensor": 2}, True),
+    ({"data": 2, "tensor": 2}, {"data": 2}, False),
+    ({"data": 2, "fsdp": 2}, {"fsdp": 2}, False),
+])  # fmt: skip
+def test_hosts_that_share_examples_by_a_tensor_axis_read_the_same_rows(ici, dcn, same):
+    """Devices 0..3 are one host, 4..7 another; each reads the rows that its devices hold."""
+    mesh = make_mesh(ici, dcn)
+    held = batch_sharding(mesh).devices_indices_map((16, 3))
+    first, second = (
+        {row for device, index in held.items() if device.id // 4 == host for row in range(16)[index[0]]}
+        for host in range(2)
+    )
+    assert first | second == set(range(16))
+    assert (first == second) == same
+    assert same or not first & second
+
+
 def test_names_that_are_not_one_a_dimension_name_the_parameter():
     box = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((4, 4), np.float32), names=("embed",))
     with pytest.raises(ConfigError, match="'w' has 2 dimensions and 1 logical names"):

@@ -41,6 +41,7 @@ Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 AXES = ("data", "fsdp", "tensor")  # of the mesh; the last is the one with the fastest links
 BATCH = ("data", "fsdp")  # the axes a batch is split over
+PARAMETERS = ("params/", "extra/ema/")  # paths in the state of what must say how it is split
 
 # Logical name -> mesh axis. The order matters where two names of one array want the same axis:
 # the first rule gets it. A name that is not here is an error.
@@ -117,15 +118,20 @@ def abstract(init: Callable[[Array, Batch], Any], batch_spec: Batch) -> Any:
 
 
 def shardings(abstract_state: Any, mesh: Mesh, rules: Rules = RULES) -> Placement:
-    """Where each array of a (boxed) state goes; what carries no names is replicated.
+    """Where each array of a (boxed) state goes; numbers, and what a method carries without names, are replicated.
 
     Raises:
-      ConfigError: a name with no rule, or names that are not one a dimension.
+      ConfigError: a parameter without names, a name with no rule, or names that are not one a dimension.
     """
     replicated: list[str] = []
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
+        if not names and _path(path).startswith(PARAMETERS) and unbox(leaf).ndim:
+            raise ConfigError(
+                f"parameter {_path(path)!r} of shape {list(unbox(leaf).shape)} names no axes: "
+                f"make it with flax.linen.with_logical_partitioning(initializer, names), where None is not split"
+            )
         spec, notes = _spec(_path(path), names, unbox(leaf).shape, mesh, dict(rules))
         replicated.extend(notes)
         return NamedSharding(mesh, spec)
