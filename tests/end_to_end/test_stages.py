@@ -34,6 +34,8 @@ def get_config(arguments=None):
             "knn": call("eval.knn", train=train, k=3),
             "probe": call("eval.probe", train=train, iterations=20),
             "retrieval": call("eval.knn.retrieval", ranks=[1, 5]),
+            "attentive": call("eval.attentive_probe", train=train, pool=call("models.pooling.attentive"), epochs=2),
+            "own": call("eval.held_out"),
         }
     )
     return config
@@ -49,7 +51,9 @@ def vmae(tmp_path_factory):
 
     def run(*arguments: str, status: int = 0) -> dict:
         command = [sys.executable, "-m", "vmae_jax", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
+        )
         assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1]) | {"told": done.stderr}
 
@@ -79,6 +83,7 @@ def test_the_whole_progression(vmae, tmp_path):
     )  # fmt: skip
     assert found["test/videos"] == found["knn/videos"] == found["probe/videos"] == found["retrieval/videos"] == 16
     assert found["knn/top1"] <= 1
+    assert found["attentive/videos"] == found["own/clips"] / 3 == 16  # three crops of each
     [file] = [file for file in found["files"] if file.endswith("test_videos.csv")]
     with open(file) as lines:
         assert [int(row["video"]) for row in csv.DictReader(lines)] == list(range(16))
@@ -89,6 +94,14 @@ def test_the_whole_progression(vmae, tmp_path):
                       (("k710", "params"), ("student", "frozen/teacher")))  # fmt: skip
     for a, b in zip(_leaves(teacher), _leaves(saved), strict=True):
         np.testing.assert_array_equal(a, b)
+    judged = vmae("eval", f"--checkpoint={tmp_path}/student", f"--config={tmp_path}/mine/evaluation.py")
+    assert judged["own/loss/kl"] > 0  # against the teacher of the checkpoint
+    assert judged["test/videos"] == 16
+    tuned = train(
+        vmae, f"finetune.py:S,k400,v1,smoke,weights={tmp_path}/student", tmp_path / "student tuned",
+        "--config.init_from.params/encoder.select=params/encoder",
+    )  # fmt: skip
+    assert "params/encoder: " in tuned["told"]
     videos = tmp_path / "nothing here.mp4"
     videos.write_bytes(b"")
     out = f"--out={tmp_path}/features"
@@ -111,6 +124,7 @@ def test_a_label_that_is_no_class_stops_before_it_is_trained_on(vmae, tmp_path):
         vmae, f"finetune.py:B,smoke,weights={tmp_path}/pretrained", tmp_path / "run", "--config.method.classes=3",
         status=2,
     )  # fmt: skip
-    assert "but there are 3 classes, 0 to 2" in answer["error"]
+    assert "the data has 10 classes" in answer["error"]
+    assert "the model 3: set config.method.classes" in answer["error"]
     missing = train(vmae, "finetune.py:B,smoke", tmp_path / "other", status=2)
     assert "needs path" in missing["error"]

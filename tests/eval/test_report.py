@@ -257,3 +257,21 @@ def test_charts_of_odd_series():
         text = charts.chart("odd", [Series("a", points)])
         Outline(text)
         assert "nan" not in text.lower().replace("not finite", "")
+
+
+def test_the_newest_evaluation_is_shown_with_its_pictures(tmp_path):
+    from vmae_jax.eval import figures
+
+    for step, folder in ((10, "00000010"), (20, "00000020")):
+        run(tmp_path / "run")
+        (tmp_path / "run" / "eval" / folder).mkdir(parents=True)
+        content = figures.png(figures.confusion(np.eye(3, dtype=int) * step))
+        (tmp_path / "run" / "eval" / folder / "test_confusion.png").write_bytes(content)
+        (tmp_path / "run" / "eval" / folder / "test_<b>.csv").write_text("class\n")
+    (tmp_path / "run" / "eval" / folder / "broken.png").write_bytes(b"no picture")
+    outline = Outline(report.write(tmp_path / "run").read_text())
+    assert "Mistakes and confidence" in outline.text
+    assert "test confusion" in outline.text
+    assert "Beside them in eval/00000020/: test_<b>.csv" in outline.text
+    [image] = [attributes for tag, attributes in outline.tags if tag == "img"]
+    assert image["alt"] == "test_confusion.png"

@@ -115,6 +115,17 @@ class Run:
                 read_.append(picture)
         return read_, rest
 
+    def judgement(self) -> tuple[str, list[Picture], list[str]]:
+        """The newest evaluation that left files: its folder's name, its pictures, and the names of its tables."""
+        folder = self.path / "eval"
+        found = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+        if not found:
+            return "", [], []
+        newest = max(found, key=lambda entry: entry.name)
+        files = sorted(newest.iterdir(), key=lambda file: file.name)
+        pictures = [_picture(file) for file in files if file.suffix.lower() == ".png"]
+        return newest.name, [p for p in pictures if p is not None], [f.name for f in files if f.suffix != ".png"]
+
 
 def read(workdir: epath.PathLike) -> Run:
     """Reads what there is in `workdir`; nothing in it is run.

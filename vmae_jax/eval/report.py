@@ -1,6 +1,5 @@
 """`vmae report`: a run as one HTML page that needs nothing else, and asks nothing of a network."""
 
-import base64
 import datetime
 import html
 import json
@@ -12,14 +11,13 @@ from typing import Any
 from etils import epath
 
 from vmae_jax import __version__
-from vmae_jax.eval import page
+from vmae_jax.eval import gallery, page
 from vmae_jax.eval.charts import Series, chart, compact
 from vmae_jax.eval.reconstruction import write_whole
-from vmae_jax.eval.records import Picture, Run, read
+from vmae_jax.eval.records import Run, read
 
 __all__ = ["render", "write"]
 
-_PICTURES = 8  # inlined, at most: the first and the newest
 _ROWS = 200  # of a table
 # metric -> what a reader calls it, its unit ("%" for shares)
 _CURVES = {
@@ -47,7 +45,15 @@ def write(workdir: epath.PathLike) -> epath.Path:
 
 def render(run: Run) -> str:
     """The page as text; everything that comes from the run is escaped."""
-    sections = [_header(run), _summary(run), _curves(run), _evaluation(run), _pictures(run), _events(run)]
+    sections = [
+        _header(run),
+        _summary(run),
+        _curves(run),
+        _evaluation(run),
+        gallery.judgement(run),
+        gallery.reconstructions(run),
+        _events(run),
+    ]
     sections += [_quarantine(run), _config(run), _footer()]
     return page.document(f"{run.name} · vmae report", "\n".join(filter(None, sections)))
 
@@ -137,36 +143,6 @@ def _speed_cards(run: Run) -> list[str]:
     if mfu is not None:
         cards.append(_card("MFU", f"{mfu * 100:.3g}%", "of the devices' peak FLOPs"))
     return cards
-
-
-def _pictures(run: Run) -> str:
-    pictures, rest = run.pictures(_PICTURES)
-    if not pictures and not rest:
-        return ""
-    parts = [_picture(picture) for picture in pictures[:1]]
-    if len(pictures) > 1:
-        earlier = "".join(_picture(picture) for picture in pictures[1:])
-        parts.append(f"<details><summary>{len(pictures) - 1} earlier</summary>{earlier}</details>")
-    if rest:
-        shown = ", ".join(rest[:12]) + (", …" if len(rest) > 12 else "")
-        parts.append(f'<p class="sub">{len(rest)} more in media/: {_e(shown)}</p>')
-    return f"<section><h2>Reconstructions</h2>{''.join(parts)}</section>"
-
-
-def _picture(picture: Picture) -> str:
-    title = f"Step {picture.step:,}" if picture.step is not None else picture.name
-    tags = [
-        f'<span class="tag">“{_e(name)}” borrows each hidden patch’s true mean and std</span>'
-        for name in picture.borrowed
-    ]
-    honest = [name for name in picture.rows if name.startswith("reconstructed") and name not in picture.borrowed]
-    tags += [f'<span class="tag good">“{_e(name)}” uses nothing hidden</span>' for name in honest]
-    said = f"Rows: {', '.join(picture.rows)}." if picture.rows else f"{picture.name}."
-    source = f"data:image/png;base64,{base64.b64encode(picture.content).decode()}"
-    size = f'width="{picture.size[0]}" height="{picture.size[1]}"'
-    image = f'<img src="{source}" {size} alt="{_e(f"Reconstructions at {title}. {said}")}">'
-    caption = f"<figcaption><h3>{_e(title)}</h3>{''.join(tags)}</figcaption>"
-    return f'<figure class="picture">{caption}<div class="pan" tabindex="0">{image}</div></figure>'
 
 
 def _curves(run: Run) -> str:
