@@ -380,7 +380,10 @@ def test_kill_at_any_moment_leaves_whole_steps(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ.copy())
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        time.sleep(0.8 + rng.random() * 0.5)
+        end = time.monotonic() + 120
+        while not Checkpoints(tmp_path).steps() and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(rng.random())
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()

@@ -128,7 +128,12 @@ def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any, Any]:
 
 def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, Any]) -> dict[str, Any]:
     """What all hosts must have in common before they train together."""
-    return distributed.facts(to_json(config), videos=len(opened[1]), skipped=read_skips(workdir))
+    return distributed.facts(
+        to_json(config),
+        videos=len(opened[1]),
+        checkpoints=Checkpoints(workdir.checkpoints).steps()[-3:],
+        skipped=read_skips(workdir),
+    )
 
 
 class _Closing:

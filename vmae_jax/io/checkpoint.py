@@ -23,6 +23,7 @@ from vmae_jax.io.stored import (
     META,
     STATE,
     DamagedCheckpointError,
+    common,
     locate,
     numbers,
     read_meta,
@@ -195,7 +196,7 @@ class Checkpoints:
           DamagedCheckpointError: that step, or every step, is damaged.
         """
         self._settle(block=True)
-        steps = self.steps()
+        steps = common(self.steps())
         if step is not None and step not in steps:
             raise ConfigError(f"{self.path} has no checkpoint {step}; it has {_listed(steps)}")
         if not steps:

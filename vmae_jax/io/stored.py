@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from vmae_jax.io import fingerprint, layout
 from vmae_jax.io.paths import absolute
@@ -21,6 +22,7 @@ __all__ = [
     "META",
     "STATE",
     "DamagedCheckpointError",
+    "common",
     "locate",
     "numbers",
     "read_meta",
@@ -32,6 +34,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 STATE, META = "state", "meta"
+_TRIED = 64  # newest steps that are tried one after the other
 # What the store writes last and removes at any time: a step that lacks one is half deleted.
 _WHOLE = (f"{META}/metadata", f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
 
@@ -104,21 +107,70 @@ def restore_step(path: epath.Path, step: int, abstract_state: Any) -> tuple[Any,
       ConfigError: leaves, shapes or dtypes differ.
       DamagedCheckpointError: it cannot be read, or is not what was saved.
     """
-    meta, table = _read_document(path, step)
     wanted = layout.flat(abstract_state)
+    meta, table, read = together(lambda: _read_onto(path, step, wanted))
+    _verify(table, list(wanted), fingerprint.examine([read[name] for name in wanted]).fingerprints)
+    structure = jax.tree_util.tree_structure(abstract_state)
+    return jax.tree_util.tree_unflatten(structure, [read[name] for name in wanted]), meta
+
+
+def together(read: Callable[[], T]) -> T:
+    """`read()` on every process; damage that one of them meets is damage for all.
+
+    Each reads its own part of the arrays. If one alone passed over a damaged step, the others
+    would wait for it in the next computation for ever.
+
+    Raises:
+      DamagedCheckpointError: here, or on another process.
+    """
+    found: Any = None
+    damage: DamagedCheckpointError | None = None
+    try:
+        found = read()
+    except DamagedCheckpointError as error:
+        damage = error
+    if jax.process_count() > 1:
+        good = np.asarray(multihost_utils.process_allgather(np.int32(damage is None)))
+        if damage is None and not good.all():
+            damage = DamagedCheckpointError(f"process {int(good.argmin())} could not read it")
+    if damage is not None:
+        raise damage
+    return found
+
+
+def common(steps: list[int]) -> list[int]:
+    """The list of steps that process 0 has: all must try the same ones."""
+    if jax.process_count() == 1:
+        return steps
+    newest = np.full(_TRIED, -1, np.int32)
+    newest[: min(len(steps), _TRIED)] = steps[-_TRIED:]
+    return [int(step) for step in np.asarray(multihost_utils.broadcast_one_to_all(newest)) if step >= 0]
+
+
+def _read_onto(
+    path: epath.Path, step: int, wanted: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, layout.Leaf], dict[str, Any]]:
+    """What was kept beside the state, the table of its leaves, and the leaves on the shardings of `wanted`."""
+    meta, table = _read_document(path, step)
     layout.compare(table, layout.describe(wanted), f"checkpoint {path}")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {name: _target(leaf, here) for name, leaf in wanted.items() if not table[name].empty}
-    with ocp.StandardCheckpointer() as reader:
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         read = _attempt(lambda: layout.flat(reader.restore(path / STATE, layout.nest(target))))
     if read.keys() != target.keys():
         raise DamagedCheckpointError("other leaves came back than were asked for")
     for name, leaf in wanted.items():
         if table[name].empty:
             read[name] = jax.device_put(np.zeros(leaf.shape, leaf.dtype), _target(leaf, here).sharding)
-    _verify(table, list(wanted), fingerprint.examine([read[name] for name in wanted]).fingerprints)
-    structure = jax.tree_util.tree_structure(abstract_state)
-    return jax.tree_util.tree_unflatten(structure, [read[name] for name in wanted]), meta
+    return meta, table, read
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """A reader that waits for no other process: one that meets damage would leave them waiting."""
+    rank = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=rank, active_processes={rank}, barrier_sync_key_prefix=f"read{rank}"
+    )
 
 
 def _read(path: epath.Path, step: int, select: str) -> Any:
@@ -133,7 +185,9 @@ def _read(path: epath.Path, step: int, select: str) -> Any:
         restore_args=layout.nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}),
         partial_restore=True,
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    alone = _alone()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         read = _attempt(lambda: layout.flat(reader.restore(path / STATE, args=arguments) if stored else {}))
     read |= {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in chosen.items() if leaf.empty}
     _verify(table, list(chosen), [fingerprint.of_numpy(np.asarray(read[name])) for name in chosen])
@@ -143,7 +197,9 @@ def _read(path: epath.Path, step: int, select: str) -> Any:
 
 
 def _read_document(path: epath.Path, step: int) -> tuple[dict[str, Any], dict[str, layout.Leaf]]:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    alone = _alone()
+    handler = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         return _attempt(lambda: layout.parse(reader.restore(path / META), step))
 
 
