@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(end.code or 0)
     except Exception as error:
         return _failed(error)
-    status = RESUME if result.pop("resume", False) else 0
+    status = RESUME if result.pop("resume", False) else result.pop("exit", 0)
     return _finish(status, {"status": "ok" if status == 0 else "error", **result})
 
 
@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
     features = _command(commands, "features", _features, "features of whole videos, in sliding windows")
     _checkpoint_arguments(features)
-    features.add_argument("--videos", nargs="+", required=True, help="files, folders, or lists ending in .csv")
+    features.add_argument(
+        "--videos", nargs="+", required=True, help="files, folders, folders of pictures, or lists ending in .csv"
+    )
     features.add_argument("--out", required=True, help="folder; files that are there already are left alone")
     features.add_argument("--like", default="pretraining", help="pretraining (default), or tad: as the official script "
                           "for action detection, consecutive frames, without ImageNet's normalisation")  # fmt: skip
@@ -114,9 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument("--stride", type=int, help="frames from one window to the next")
     features.add_argument("--layer", type=int, help="after how many blocks (default: the end)")
     features.add_argument("--tokens", action="store_true", help="every token instead of their mean")
-    features.add_argument("--format", default="npz", help="npz (features, frames, seconds) or npy")
+    features.add_argument("--format", default="npz", help="npz (features, frames, seconds), npy or array_record")
     features.add_argument("--half", action="store_true", help="store float16")
     features.add_argument("--batch", type=int, default=16, help="windows at once (default 16)")
+    features.add_argument(
+        "--rate", type=float, default=25.0, help="frames a second of folders of pictures (default 25)"
+    )
 
     report = _command(commands, "report", _report, "write a self-contained HTML page of a run")
     report.add_argument("--workdir", required=True)
@@ -140,6 +145,15 @@ def _bench_commands(commands: Any) -> None:
     feeding = _command(benches, "input", _bench_input, "clips/s from files to devices, by stage, and what bounds it")
     _config_arguments(feeding)
     feeding.add_argument("--seconds", type=float, default=10.0, help="that are measured (default 10)")
+
+    stepping = _command(benches, "step", _bench_step, "the training step against the machine's peak and PyTorch")
+    _config_arguments(stepping)
+    stepping.add_argument("--clips", type=int, help="a step (default: as the config says)")
+    stepping.add_argument("--rounds", type=int, default=10, help="that are measured (default 10)")
+    stepping.add_argument("--against", default="", metavar="NAME[,NAME]",
+                          help="torch, torch-fused, torch-compiled: the same step in PyTorch, in turns")  # fmt: skip
+    stepping.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU (default: its own choice)")
+    stepping.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
 
 
 def _data_commands(commands: Any) -> None:
@@ -254,10 +268,25 @@ def _bench_input(args: argparse.Namespace) -> dict[str, Any]:
     return bench.run_input(config.load_config(args.config, args.overrides), seconds=args.seconds)
 
 
+def _bench_step(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.bench.against import CONTENDERS
+    from vmae_jax.commands import bench_step, config
+
+    if args.config is None:
+        raise ConfigError("vmae bench step: --config is needed")
+    against = tuple(filter(None, args.against.split(",")))
+    if unknown := set(against) - set(CONTENDERS):
+        raise ConfigError(f"--against={','.join(sorted(unknown))}: there are {', '.join(CONTENDERS)}")
+    return bench_step.run_step(
+        config.load_config(args.config, args.overrides), clips=args.clips, rounds=args.rounds, against=against,
+        threads=args.threads, profile=args.profile,
+    )  # fmt: skip
+
+
 def _features(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.commands import features
 
-    names = ("like", "window", "stride", "layer", "tokens", "format", "half", "batch", "ema")
+    names = ("like", "window", "stride", "layer", "tokens", "format", "half", "batch", "ema", "rate")
     options = features.Options(**{name: getattr(args, name) for name in names})
     return features.run(args.checkpoint, videos=args.videos, out=args.out, options=options)
 

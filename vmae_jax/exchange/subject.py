@@ -17,7 +17,7 @@ from vmae_jax.methods.masked import Masked
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
 
-__all__ = ["Subject", "fresh_params", "normalized", "outputs", "probe", "subject"]
+__all__ = ["Subject", "compute_dtype", "fresh_params", "normalized", "outputs", "probe", "subject"]
 
 MASKED = "methods.masked.build"
 
@@ -79,6 +79,12 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
         head=f"head_{pixels or 'pixels'}",
     )
     return Subject(config, spec.build(node), model, layout, masked, pixels)
+
+
+def compute_dtype(config: ConfigDict) -> Any:
+    """The dtype of the matrix products of a config's model, "auto" resolved as on this machine."""
+    section: Any = config.method
+    return spec.build(section.model).encoder.dtype
 
 
 def fresh_params(one: Subject, seed: int | None = 0) -> Any:

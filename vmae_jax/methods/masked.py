@@ -56,11 +56,13 @@ class Masked:
         """The masks of a batch, functions of the examples' seeds."""
         keys = stream(row_keys(batch["seed"]), "mask")
         decoder = None if decode_all else self.decoder_mask
-        return plan(keys, batch, self.model.grid, self.encoder_mask, decoder)
+        with jax.named_scope("masks"):
+            return plan(keys, batch, self.model.grid, self.encoder_mask, decoder)
 
     def encode(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
         """The encoded visible tokens, a prefix before them; only their cubes are ever made floating point."""
-        cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
+        with jax.named_scope("cubes"):
+            cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
         return jnp.asarray(self.model.encoder.apply({"params": params["encoder"]}, cubes, masks, keys))
 
@@ -80,8 +82,10 @@ class Masked:
         weight = masks.weight * batch["valid"][:, None]
         terms = {}
         for name, objective in self.objectives.items():
-            target = jax.lax.stop_gradient(objective.target(batch, masks.decode, self.model.patch))
-            error = objective.error(predictions[name], target)
+            with jax.named_scope("targets"):
+                target = jax.lax.stop_gradient(objective.target(batch, masks.decode, self.model.patch))
+            with jax.named_scope("loss"):
+                error = objective.error(predictions[name], target)
             terms[name] = Term((error * weight).sum(), weight.sum(), jnp.float32(objective.weight))
         return Loss(terms)
 

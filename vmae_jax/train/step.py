@@ -48,10 +48,11 @@ class Step:
             frozen=state.frozen,
         )
         loss, grads, metrics, carry = self._gradients(state.params, batch, context)
-        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-        norm, rate = optim.gradient_norm(opt_state), optim.learning_rate(opt_state)
-        norm = optim.global_norm(grads) if norm is None else norm
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+            norm, rate = optim.gradient_norm(opt_state), optim.learning_rate(opt_state)
+            norm = optim.global_norm(grads) if norm is None else norm
+            params = optax.apply_updates(state.params, updates)
         extra = self._advance(state, params, carry)
         kept = {name: part for name, part in state.extra.items() if name != "spikes"}
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)

@@ -1,0 +1,98 @@
+"""Where a step's time goes: the operations of a trace, by the part of the program they come from."""
+
+import collections
+import pathlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+__all__ = ["PARTS", "Op", "by_part", "trace"]
+
+# The scopes that the program's operations carry, by the part that they are reported under.
+PARTS = (
+    ("optimizer", re.compile(r"/optimizer(/|$)")),
+    ("encoder backward", re.compile(r"transpose\(.*Encoder")),
+    ("decoder backward", re.compile(r"transpose\(.*Decoder")),
+    ("encoder", re.compile(r"Encoder")),
+    ("decoder", re.compile(r"Decoder")),
+    ("loss backward", re.compile(r"transpose\(")),
+    ("masks, patches and gather", re.compile(r"/(masks|cubes)(/|\)|$)|jit\(take_along_axis\)")),
+    ("targets and loss", re.compile(r"/(targets|loss)(/|\)|$)|jvp\(")),
+)
+NAMED = re.compile(r'%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name="([^"]*)"')
+
+
+class Op(NamedTuple):
+    """An operation of the compiled program.
+
+    Attributes:
+      name: in the compiled program.
+      scope: where in the source it comes from.
+      seconds: a step, over all devices and threads that said it was theirs.
+      count: how often a step runs it.
+    """
+
+    name: str
+    scope: str
+    seconds: float
+    count: float
+
+
+def trace(run: Callable[[], Any], program: str, *, folder: pathlib.Path, steps: int = 2) -> list[Op]:
+    """Runs `run` under the profiler; the operations, the costliest first.
+
+    Args:
+      run: takes one step and waits for it; it has run before.
+      program: the text of the compiled program, which names each operation's source.
+      folder: where the trace is left, for TensorBoard's or XProf's viewers.
+
+    Raises:
+      ValueError: the trace has no operation of the program.
+    """
+    with jax.profiler.trace(str(folder)):
+        for _ in range(steps):
+            run()
+    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    scopes = dict(NAMED.findall(program))
+    seconds: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
+    for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+        for line in plane.lines:
+            for name, own in _own_times(line.events):
+                if name in scopes:
+                    seconds[name] += own
+                    counts[name] += 1
+    if not seconds:
+        raise ValueError(f"{newest}: no event of this trace names an operation of the compiled program")
+    return [Op(name, scopes[name], own / steps, counts[name] / steps) for name, own in seconds.most_common()]
+
+
+def by_part(ops: Iterable[Op]) -> dict[str, float]:
+    """Seconds a step by part of the program, in the order of `PARTS`, "other" last."""
+    totals = {name: 0.0 for name, _ in PARTS} | {"other": 0.0}
+    for op in ops:
+        totals[next((name for name, pattern in PARTS if pattern.search(op.scope)), "other")] += op.seconds
+    return totals
+
+
+def _own_times(events: Iterable[Any]) -> Iterable[tuple[str, float]]:
+    """(operation, seconds in it and in no event inside it) of a thread's or a stream's events."""
+    spans = sorted(((e.start_ns, -e.duration_ns, _operation(e)) for e in events), key=lambda span: span[:2])
+    open_spans: list[tuple[float, str]] = []  # (end, operation) of the events that enclose the present one
+    own: list[float] = []
+    for start, minus, name in spans:
+        while open_spans and open_spans[-1][0] <= start:
+            yield open_spans.pop()[1], own.pop() / 1e9
+        if own:
+            own[-1] += minus
+        open_spans.append((start - minus, name))
+        own.append(-minus)
+    while open_spans:
+        yield open_spans.pop()[1], own.pop() / 1e9
+
+
+def _operation(event: Any) -> str:
+    """The compiled operation's name; a GPU's kernels carry it beside their own."""
+    return next((str(value) for key, value in event.stats if key == "hlo_op"), event.name)

@@ -1,0 +1,264 @@
+"""`vmae bench step`: how fast the training step is, against the machine's limit and against PyTorch."""
+
+import contextlib
+import dataclasses
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vmae_jax import spec
+from vmae_jax.bench.against import Against
+from vmae_jax.bench.profile import by_part, trace
+from vmae_jax.bench.step import Timing, interleaved, matmul_peak, random_batch
+from vmae_jax.commands.experiment import Experiment, experiment
+from vmae_jax.exchange import subject
+from vmae_jax.interop import huggingface, tensors
+from vmae_jax.interop.dims import dims_of
+from vmae_jax.interop.videomae import to_official
+from vmae_jax.plan import flops
+from vmae_jax.spec import ConfigError, calls
+from vmae_jax.train import sharding
+from vmae_jax.train.step import compile_step, make_step
+
+__all__ = ["Running", "resized", "run_step"]
+
+STEPS_PER_EPOCH = 1000.0  # the schedule's length is a constant of the program, whatever it is
+COSTLIEST = 10
+
+
+@dataclasses.dataclass
+class Running:
+    """A compiled step, its state and a batch: what is timed.
+
+    Attributes:
+      compile_seconds, first_seconds: of compilation, and of the first step after it.
+      memory: bytes of the compiled program on one device, by kind.
+    """
+
+    made: Experiment
+    step: Any
+    state: Any
+    batch: Any
+    program: Any
+    compile_seconds: float
+    first_seconds: float = 0.0
+    first_loss: float = 0.0
+
+    @classmethod
+    def start(cls, made: Experiment) -> "Running":
+        """Makes the state and compiles the step, on this machine's devices."""
+        tx = made.optimizer.build(made.abstract_params(), made.clock(STEPS_PER_EPOCH))[0]
+        state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
+        step = make_step(made.method, tx, accumulate=made.train.accumulate, ema_decay=made.train.ema_decay)
+        compiled = compile_step(step, placement, made.mesh, made.batch_spec)
+        batch = jax.device_put(random_batch(made.batch_spec), sharding.batch_sharding(made.mesh))
+        began = time.perf_counter()
+        program = compiled.lower(state, batch).compile()
+        return cls(made, compiled, state, batch, program, time.perf_counter() - began)
+
+    def take(self) -> float:
+        """One step, waited for; its seconds."""
+        began = time.perf_counter()
+        self.state, metrics = self.program(self.state, self.batch)
+        loss = float(metrics["loss"])
+        seconds = time.perf_counter() - began
+        if not self.first_seconds:
+            self.first_seconds, self.first_loss = seconds, loss
+        return seconds
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes on one device: of the arguments (state and batch) and of what the step makes besides."""
+        found = self.program.memory_analysis()
+        return {"arguments": found.argument_size_in_bytes, "temporaries": found.temp_size_in_bytes}
+
+    @property
+    def dtype(self) -> Any:
+        """Of the matrix products."""
+        return subject.compute_dtype(self.made.config)
+
+
+def resized(config: ConfigDict, clips: int | None) -> ConfigDict:
+    """The config with that many clips a step, one of a video, and sources that are not read."""
+    for node in calls(config):
+        if str(node.call).startswith("data.sources.") and "path" in node:
+            node.path = "unread"
+    if clips is not None:
+        config.data.global_batch = clips
+        if "repeat" in config.data:
+            config.data.repeat = 1
+    return config
+
+
+def run_step(
+    config: ConfigDict,
+    *,
+    clips: int | None = None,
+    rounds: int = 10,
+    against: tuple[str, ...] = (),
+    threads: int = 0,
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Times the training step of `config` on random clips, on this machine's devices.
+
+    Contenders take turns, a step each a round: ours, each of `against`, and a chain of large matrix
+    products, which is the machine's peak.
+
+    Args:
+      clips: a step; None as the config has it.
+      rounds: that count.
+      against: of `bench.against.CONTENDERS`; needs PyTorch and transformers here.
+      threads: of PyTorch on a CPU; 0 is its own choice.
+      profile: a folder for a trace, whose costliest operations are listed.
+
+    Raises:
+      ConfigError: what `experiment` refuses, or a method that the reference has no counterpart of.
+    """
+    made = experiment(resized(config, clips))
+    running = Running.start(made)
+    took: dict[str, Timing]
+    told: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if against:
+            _write_reference(running, folder)
+        dtype = np.dtype(running.dtype).name
+        others = {name: stack.enter_context(Against(name, folder, dtype=dtype, threads=threads)) for name in against}
+        contenders = {"ours": running.take, **{name: other.step for name, other in others.items()}}
+        first = {name: _first(other) for name, other in others.items()}
+        took = interleaved({**contenders, "peak": matmul_peak(running.dtype)}, rounds=rounds)
+        for name, other in others.items():
+            told[name] = _compared(took, name, other) | {"first_loss": first[name]}
+    report = _report(running, took) | told
+    if against:
+        report["ratio"] = report[against[0]]["ratio"]
+    if profile is not None:
+        report |= _profiled(running, pathlib.Path(profile))
+    print(_table(report, against), file=sys.stderr)
+    return report
+
+
+def _first(other: Against) -> float:
+    other.step()
+    return other.last["loss"]
+
+
+def _write_reference(running: Running, folder: pathlib.Path) -> None:
+    """Our weights, clips and masks, as `bench.reference` reads them."""
+    config = running.made.config
+    one = subject.subject(config)
+    blocks = one.model.encoder.blocks
+    if one.masked is None or one.pixels is None or blocks["cosine"] or blocks["layer_scale"]:
+        raise ConfigError(
+            "--against: transformers' VideoMAE is pre-training of pixels by methods.masked.build, without cosine "
+            "attention or layer scale; this config is another method or model"
+        )
+    state = to_official(jax.tree.map(np.asarray, jax.device_get(running.state.params)), one.layout)
+    dims, (frames, height, width, _) = dims_of(state), one.model.video_shape
+    theirs = huggingface.config(
+        dims, heads=one.layout.heads, decoder_heads=one.layout.decoder_heads, frames=frames, size=(height, width)
+    )
+    tensors.write_safetensors(folder / "model.safetensors", huggingface.to_state(state, dims.kind), {})
+    (folder / "config.json").write_text(huggingface.as_text(theirs))
+    method: Any = config.method
+    decoder_mask = spec.build(method.decoder_mask) if method.get("decoder_mask") else None
+    masked = dataclasses.replace(one.masked, decoder_mask=decoder_mask)
+    plan = jax.device_get(jax.jit(masked.plan)(running.batch))
+    video = np.asarray(running.batch["video"])
+    np.savez(folder / "batch.npz", video=video, visible=plan.visible, decode=plan.decode, weight=plan.weight)
+
+
+def _compared(took: dict[str, Timing], name: str, other: Against) -> dict[str, Any]:
+    ours, theirs = took["ours"], took[name]
+    return {
+        "seconds": theirs.median,
+        "spread": theirs.spread,
+        "ratio": theirs.median / ours.median,
+        "ratio_of_best": theirs.best / ours.best,
+        "peak_bytes": other.last["peak_bytes"],
+        **other.about,
+    }
+
+
+def _report(running: Running, took: dict[str, Timing]) -> dict[str, Any]:
+    made, ours = running.made, took["ours"]
+    clips, work = made.loader.clips_per_step, made.model_flops()
+    devices = len(made.mesh.devices.flat)
+    rate = work / ours.median
+    # Each round's peak beside the same round's step: a machine that slows down slows both.
+    shares = [work * peak / 1e12 / step for step, peak in zip(ours.seconds, took["peak"].seconds, strict=True)]
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": devices,
+        "jax": jax.__version__,
+        "dtype": np.dtype(running.dtype).name,
+        "clips_per_step": clips,
+        "rounds": len(ours.seconds),
+        "seconds": ours.median,
+        "best_seconds": ours.best,
+        "spread": ours.spread,
+        "clips_per_second": clips / ours.median,
+        "model_flops_per_clip": work / clips,
+        "model_tflops": rate / 1e12,
+        "peak_tflops": 1 / took["peak"].median,
+        "share_of_peak": float(np.median(shares)) / devices,
+        "data_sheet_peak_tflops": None if (sheet := flops.peak(jax.devices())) is None else sheet / 1e12,
+        "memory_bytes": running.memory | {"peak": _peak_bytes()},
+        "compile_seconds": running.compile_seconds,
+        "first_step_seconds": running.first_seconds,
+        "first_loss": running.first_loss,
+    }
+
+
+def _peak_bytes() -> int:
+    """The most that was held so far: on a device, or by this process where the device is the CPU."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _profiled(running: Running, folder: pathlib.Path) -> dict[str, Any]:
+    ops = trace(running.take, running.program.as_text(), folder=folder)
+    total = sum(op.seconds for op in ops)
+    return {
+        "parts": {name: seconds / total for name, seconds in by_part(ops).items()},
+        "costliest": [
+            {"name": op.name, "scope": op.scope, "share": op.seconds / total, "count": op.count}
+            for op in ops[:COSTLIEST]
+        ],
+        "trace": str(folder),
+    }
+
+
+def _table(report: dict[str, Any], against: tuple[str, ...]) -> str:
+    """The report for a terminal."""
+    memory = report["memory_bytes"]
+    rows = [
+        ("machine", f"{report['devices']} × {report['device']}, jax {report['jax']}, {report['dtype']}"),
+        ("step", f"{1000 * report['seconds']:.1f} ms ± {100 * report['spread']:.1f}%, median of {report['rounds']} "
+                 f"(best {1000 * report['best_seconds']:.1f})"),
+        ("rate", f"{report['clips_per_second']:.2f} clips/s of {report['clips_per_step']} a step, "
+                 f"{report['model_tflops']:.3f} model TFLOP/s"),
+        ("share of peak", f"{100 * report['share_of_peak']:.1f}% of {report['peak_tflops']:.3f} TFLOP/s, measured in "
+                          f"turns with it"),
+        ("memory", ", ".join(f"{kind} {size / 2**30:.2f} GiB" for kind, size in memory.items())),
+        ("compile", f"{report['compile_seconds']:.1f} s, first step {report['first_step_seconds']:.2f} s"),
+    ]  # fmt: skip
+    for name in against:
+        other = report[name]
+        rows.append((name, f"{1000 * other['seconds']:.1f} ms ± {100 * other['spread']:.1f}%: ours is "
+                           f"{other['ratio']:.2f} times as fast; first loss {other['first_loss']:.6f}, ours "
+                           f"{report['first_loss']:.6f}"))  # fmt: skip
+    rows += [(f"part: {name}", f"{100 * share:.1f}%") for name, share in report.get("parts", {}).items()]
+    for op in report.get("costliest", ()):
+        rows.append((f"{100 * op['share']:.1f}%", f"{op['name']} × {op['count']:.0f}: {op['scope']}"))
+    wide = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{wide}}  {value}" for name, value in rows)
