@@ -1,9 +1,13 @@
 """`vmae data …`: from videos to records, and what is in them."""
 
 import argparse
+import collections
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from vmae_jax.commands import serve
 
 __all__ = ["add_commands"]
 
@@ -11,6 +15,10 @@ __all__ = ["add_commands"]
 def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the subcommands of `vmae data`; `command(commands, name, function, text)` makes one."""
     _prepare_arguments(command(commands, "prepare", _prepare, "turn videos into sharded records that TFDS opens"))
+    serve.add_arguments(command(commands, "serve", serve.run, "decode for trainers on other machines"))
+    _validate_arguments(
+        command(commands, "validate", _validate, "decode every video and list what is wrong with which")
+    )
     info = command(commands, "info", _info, "say what a prepared dataset holds")
     info.add_argument("directory", metavar="DIR", help="the folder with its dataset_info.json")
 
@@ -30,6 +38,17 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-sound", action="store_true", help="leave the sound out (keep has it in the original bytes)")
     add("--format", default="array_record", help="array_record (random access, default) or tfrecord (for tf.data)")
     add("--shards", type=int, help="how many files (default: 128 MiB of the sources each)")
+    add("--workers", type=int, help="processes (default: one a core)")
+    add("--timeout", type=float, default=60.0, help="seconds in which a video has to give its next frame (default 60)")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    _source_arguments(parser)
+    add = parser.add_argument
+    add("--sample", type=int, metavar="N", help="check N videos, always the same, instead of all")
+    add("--frames", type=int, default=16, help="fewer frames than these are too short (default 16)")
+    add("--json", metavar="FILE", help="write every finding there")
     add("--workers", type=int, help="processes (default: one a core)")
     add("--timeout", type=float, default=60.0, help="seconds in which a video has to give its next frame (default 60)")
     add("--quiet", action="store_true", help="no progress bar")
@@ -72,6 +91,28 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     manifest = run.prepare(plan, layout, local.local_runner(args.workers, progress=not args.quiet))
     print(summary.in_words(manifest, layout.out), file=sys.stderr)
     return summary.in_short(manifest, layout.out)
+
+
+def _validate(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.data.prepare import validate
+    from vmae_jax.io.paths import write_text
+
+    result = validate.validate(
+        _origin(args),
+        sample=args.sample,
+        least=args.frames,
+        workers=args.workers,
+        timeout=args.timeout,
+        progress=not args.quiet,
+    )
+    print(validate.in_words(result), file=sys.stderr)
+    if args.json:
+        write_text(args.json, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    kinds = collections.Counter(entry["kind"] for entry in result["found"])
+    told: dict[str, Any] = {"videos": result["videos"], "broken": result["broken"], "found": dict(kinds)}
+    if result["broken"]:
+        told |= {"exit": 1, "error": f"{result['broken']} of {result['videos']} videos are broken"}
+    return told
 
 
 def _origin(args: argparse.Namespace) -> Any:

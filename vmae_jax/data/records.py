@@ -25,7 +25,7 @@ from vmae_jax.data.tf import tensorflow, tensorflow_datasets
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Records", "TFRecords", "cache_folder", "from_directory", "open_tfds"]
+__all__ = ["Records", "TFRecords", "cache_folder", "calm", "from_directory", "open_tfds"]
 
 _BUILDERS = "vmae_jax.data.builders"
 
@@ -233,7 +233,7 @@ def _from_name(source: Tfds) -> Any:
     assert source.name is not None
     data_dir = os.path.expanduser(source.data_dir) if source.data_dir else cache_folder()
     builder = _builder(source.name, source.config, data_dir)
-    with _calm():
+    with calm():
         ready = builder.is_prepared()
     if not ready:
         if not source.prepare:
@@ -249,10 +249,10 @@ def _builder(name: str, config: Any, data_dir: str) -> Any:
     if name.isidentifier() and importlib.util.find_spec(module):
         own = importlib.import_module(module)
         made = own.builder_config(config) if config is not None else None
-        with _calm():
+        with calm():
             return own.builder()(config=made, data_dir=data_dir, file_format="array_record")
     try:
-        with _calm():
+        with calm():
             return tfds.builder(name, config=config, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         ours = sorted(name for name in _own_builders() if not name.startswith("_"))
@@ -279,7 +279,7 @@ def _prepare(builder: Any) -> None:
     _sweep(os.path.dirname(builder.data_dir))
     tensorflow_datasets().disable_progress_bar()
     try:
-        with _calm(), contextlib.redirect_stdout(io.StringIO()):  # standard output is the command's
+        with calm(), contextlib.redirect_stdout(io.StringIO()):  # standard output is the command's
             builder.download_and_prepare()
     except OSError as error:
         if not builder.is_prepared():
@@ -296,7 +296,7 @@ def _sweep(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _calm() -> Iterator[None]:
+def calm() -> Iterator[None]:
     """Without TFDS's warnings about what is meant (a config of our own, files made here)."""
     from absl import logging
 

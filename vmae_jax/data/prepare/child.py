@@ -1,41 +1,29 @@
-"""The process that makes shards: `python -m vmae_jax.data.prepare.child`, started by `produce`.
+"""The process that reads strangers' files: `python -m vmae_jax.data.prepare.child`, started by `produce`.
 
-Decoders read strangers' files here, where they may crash or hang without taking anything along. Jobs
-come pickled from the parent; what goes back is lines of JSON. The process ends when its parent does.
+Decoders may crash or hang here without taking anything along. A job comes pickled from the parent;
+what goes back is lines of JSON. The process ends when its parent does.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pickle
 import resource
-import shutil
 import signal
 import struct
 import sys
-import tempfile
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from etils import epath
-
-from vmae_jax.data.prepare.examples import examples
-from vmae_jax.data.prepare.record import serialize, stored_label
-from vmae_jax.data.prepare.shards import ShardJob
-from vmae_jax.data.video import BadVideo, Encoded
-
-__all__ = ["HEADER", "main", "make_shard"]
+__all__ = ["HEADER", "alarm", "main"]
 
 HEADER = struct.Struct("<Q")
 _MEMORY = 16 << 30  # bytes of address space: a crafted file cannot exhaust the host
-_ARRAY_RECORD = "group_size:1,uncompressed,max_parallelism:1"  # videos do not compress; little waits in memory
 
 
 def main() -> int:
-    """Makes the shard that the parent asks for."""
+    """Does the job that the parent asks for."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
@@ -50,104 +38,15 @@ def main() -> int:
         print(json.dumps(line), file=out, flush=True)
 
     try:
-        make_shard(job, crashed, say)
+        job.run(crashed, say)
     except OSError as error:  # of the disk, not of a video
-        say(error=f"shard {job.number} cannot be written: {error}")
+        say(error=str(error))
         return 1
     return 0
 
 
-def make_shard(job: ShardJob, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
-    """Writes a shard and its report, each whole or not at all.
-
-    Args:
-      job: the shard.
-      crashed: videos that cannot even be tried, and why.
-      say: told `at=`, the video that is begun, and `done=` with what came of it.
-    """
-    total = _Total()
-    with _temporary(job) as path:
-        with _writer(path, job.options.file_format) as write:
-            for index in range(len(job.part)):
-                say(at=index)
-                total.begin()
-                try:
-                    _write_video(job, index, crashed, write, total)
-                except BadVideo as error:
-                    total.reject(_key(job, index), str(error))
-                say(done=index, rejected=len(total.rejected), seconds=total.seconds)
-        report = {
-            "shard": job.number,
-            "file_bytes": os.path.getsize(path),
-            "sha256": _digest(path),
-            **total.asdict(),
-        }
-        _publish(path, job.layout.shard(job.number, job.shards))
-    _write_whole(job.layout.report(job.number), json.dumps(report, ensure_ascii=False))
-
-
-class _Total:
-    """What is in a shard so far."""
-
-    def __init__(self) -> None:
-        self.lengths = 0
-        self.frames = 0
-        self.seconds = 0.0
-        self.bytes = 0
-        self.videos = 0
-        self.rejected: list[tuple[str, str]] = []
-        self.notes: list[str] = []
-        self._before = 0
-
-    def begin(self) -> None:
-        self._before = self.lengths
-
-    def add(self, fields: Mapping[str, Any], size: int) -> None:
-        self.lengths += 1
-        self.bytes += size
-        self.frames += fields["num_frames"]
-        self.seconds += fields["num_frames"] / fields["rate"]
-
-    def reject(self, key: str, reason: str) -> None:
-        kept = self.lengths - self._before
-        self.rejected.append((key, f"{reason} (the {kept} parts before are kept)" if kept else reason))
-
-    def asdict(self) -> dict[str, Any]:
-        return {
-            "videos": self.videos,
-            "examples": self.lengths,
-            "frames": self.frames,
-            "seconds": round(self.seconds, 3),
-            "bytes": self.bytes,
-            "rejected": self.rejected,
-            "notes": self.notes,
-        }
-
-
-def _write_video(
-    job: ShardJob, index: int, crashed: Mapping[int, str], write: Callable[[bytes], Any], total: _Total
-) -> None:
-    if index in crashed:
-        raise BadVideo(crashed[index])
-    with _alarm(job.timeout) as alive:
-        encoded = job.part.fetch(index)
-        key = _key(job, index, encoded)
-        labels = {name: stored_label(kind, encoded.labels.get(name)) for name, kind in job.kinds.items()}
-        for fields in examples(encoded, job.options, key=key, tell=total.notes.append, alive=alive):
-            record = serialize(fields | labels)
-            total.add(fields, len(record))
-            write(record)
-    total.videos += 1
-
-
-def _key(job: ShardJob, index: int, encoded: Encoded | None = None) -> str:
-    if job.keys is not None:
-        return job.keys[index]
-    return encoded.key.partition("/")[2] if encoded is not None else f"record {index} of shard {job.number}"
-
-
 @contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[Callable[[], None]]:
+def alarm(seconds: float) -> Iterator[Callable[[], None]]:
     """Ends this process unless what it gives is called every so often."""
 
     def alive() -> None:
@@ -158,60 +57,6 @@ def _alarm(seconds: float) -> Iterator[Callable[[], None]]:
         yield alive
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@contextlib.contextmanager
-def _writer(path: str, file_format: str) -> Iterator[Callable[[bytes], Any]]:
-    if file_format == "tfrecord":
-        from vmae_jax.data.tf import tensorflow
-
-        with tensorflow().io.TFRecordWriter(path) as writer:
-            yield writer.write
-        return
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(path, _ARRAY_RECORD)
-    try:
-        yield writer.write
-    finally:
-        writer.close()
-
-
-@contextlib.contextmanager
-def _temporary(job: ShardJob) -> Iterator[str]:
-    """A file beside the result (of a bucket: on this machine's disk), gone at the end."""
-    work = job.layout.work
-    work.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.gettempdir() if "://" in os.fspath(work) else os.fspath(work)
-    path = os.path.join(folder, f"shard-{job.number:05d}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-def _publish(path: str, target: epath.Path) -> None:
-    if "://" in os.fspath(target):
-        epath.Path(path).copy(target, overwrite=True)
-        return
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-    shutil.move(path, os.fspath(target))  # a rename: it is the same disk
-
-
-def _write_whole(path: epath.Path, text: str) -> None:
-    if "://" in os.fspath(path):
-        path.write_text(text)
-        return
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    part.write_text(text)
-    part.replace(path)
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _limit_memory(size: int) -> None:

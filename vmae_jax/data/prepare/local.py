@@ -1,69 +1,83 @@
-"""Makes shards on this machine, several at once, with a progress bar."""
+"""Does jobs on this machine, several at once, with a progress bar."""
 
 import concurrent.futures
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from vmae_jax.data.prepare.produce import Children, produce
+from vmae_jax.data.prepare.produce import Children, Job, produce
 from vmae_jax.data.prepare.run import Runner
-from vmae_jax.data.prepare.shards import ShardJob
 from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError
 
-__all__ = ["local_runner"]
+__all__ = ["local_runner", "run_jobs"]
 
 
 def local_runner(workers: int | None = None, *, progress: bool = True) -> Runner:
-    """A runner on `workers` processes; by default one a core.
+    """Makes shards in `workers` processes; by default one a core.
 
     Raises:
       ConfigError: less than one.
     """
+    shown = _Shown()
+    return lambda jobs: run_jobs(jobs, workers, hear=shown.hear, progress=progress)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    workers: int | None = None,
+    *,
+    hear: Callable[[int, dict[str, Any]], str],
+    progress: bool = True,
+) -> None:
+    """Does jobs, several at once, and shows a bar of their videos.
+
+    Args:
+      jobs: what to do.
+      workers: processes; by default one a core.
+      hear: told what the process of a job (its number) says of a video that is done; gives the words beside the bar.
+      progress: show the bar.
+
+    Raises:
+      ConfigError: less than one worker.
+    """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: at least 1")
+    children, lock = Children(), threading.Lock()
+    pool = concurrent.futures.ThreadPoolExecutor(workers or available_cores())
+    done: dict[int, int] = {}
+    with tqdm(total=sum(len(job.part) for job in jobs), unit="video", disable=not progress or not jobs) as bar:
 
-    def run(jobs: Sequence[ShardJob]) -> None:
-        children = Children()
-        videos = sum(len(job.part) for job in jobs)
-        pool = concurrent.futures.ThreadPoolExecutor(workers or available_cores())
-        with tqdm(total=videos, unit="video", disable=not progress or not jobs, smoothing=0.05) as bar:
-            shown = _Shown(bar)
-            try:
-                futures = [pool.submit(produce, job, hear=shown.of(job.number), children=children) for job in jobs]
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
-            finally:
-                children.kill()
-                pool.shutdown(cancel_futures=True)
+        def listen(number: int, line: dict[str, Any]) -> None:
+            if "done" not in line:
+                return
+            with lock:  # a job that is begun again comes to its videos again
+                count = max(line["done"] + 1, done.get(number, 0))
+                bar.update(count - done.get(number, 0))
+                done[number] = count
+                bar.set_postfix_str(hear(number, line), refresh=False)
 
-    return run
+        try:
+            futures = [
+                pool.submit(produce, job, hear=functools.partial(listen, job.number), children=children) for job in jobs
+            ]
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        finally:
+            children.kill()
+            pool.shutdown(cancel_futures=True)
 
 
 class _Shown:
-    """The bar, told by many processes."""
+    """What of the shards is done, in words."""
 
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
         self._rejected: dict[int, int] = {}
         self._seconds: dict[int, float] = {}
-        self._done: dict[int, int] = {}
 
-    def of(self, shard: int) -> Any:
-        """Takes what the process of a shard says."""
-
-        def hear(line: dict[str, Any]) -> None:
-            if "done" not in line:
-                return
-            with self._lock:
-                done = line["done"] + 1  # a shard that is begun again counts its videos again
-                self._bar.update(max(0, done - self._done.get(shard, 0)))
-                self._done[shard] = max(done, self._done.get(shard, 0))
-                self._rejected[shard], self._seconds[shard] = line["rejected"], line["seconds"]
-                hours = sum(self._seconds.values()) / 3600
-                self._bar.set_postfix_str(f"{hours:.2f} h, {sum(self._rejected.values())} rejected", refresh=False)
-
-        return hear
+    def hear(self, shard: int, line: dict[str, Any]) -> str:
+        self._rejected[shard], self._seconds[shard] = line["rejected"], line["seconds"]
+        return f"{sum(self._seconds.values()) / 3600:.2f} h, {sum(self._rejected.values())} rejected"

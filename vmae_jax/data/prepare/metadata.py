@@ -48,6 +48,7 @@ def check_alike(layout: Layout, chosen: Options, inputs: Inputs) -> None:
 
 def write(layout: Layout, manifest: dict[str, Any]) -> None:
     """Writes the manifest of a split that is whole, and the metadata of all splits."""
+    from vmae_jax.data.records import calm
     from vmae_jax.data.tf import tensorflow_datasets
 
     tfds = tensorflow_datasets()
@@ -65,14 +66,15 @@ def write(layout: Layout, manifest: dict[str, Any]) -> None:
         for split, told in every.items()
     ]
     chosen = _options(manifest["identity"]["options"])
-    tfds.folder_dataset.write_metadata(
-        data_dir=layout.out,
-        features=features(chosen, manifest["labels"], manifest["label_names"]),
-        split_infos=splits,
-        filename_template=template,
-        check_data=False,
-        description=_DESCRIPTION.format(codec=chosen.codec),
-    )
+    with calm():
+        tfds.folder_dataset.write_metadata(
+            data_dir=layout.out,
+            features=features(chosen, manifest["labels"], manifest["label_names"]),
+            split_infos=splits,
+            filename_template=template,
+            check_data=False,
+            description=_DESCRIPTION.format(codec=chosen.codec),
+        )
     layout.manifest.parent.mkdir(parents=True, exist_ok=True)
     write_whole(layout.manifest, manifest)
 

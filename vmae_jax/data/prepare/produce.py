@@ -1,4 +1,4 @@
-"""Makes one shard, in a process that may die: the same here and on the machines of an Apache Beam pipeline."""
+"""Does a job on videos in a process that may die: the same here and on the machines of an Apache Beam pipeline."""
 
 import json
 import os
@@ -8,13 +8,32 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, Protocol
 
 from vmae_jax.data.prepare.child import HEADER
-from vmae_jax.data.prepare.shards import ShardJob
 
-__all__ = ["Children", "produce"]
+__all__ = ["Children", "Job", "produce"]
+
+
+class Job(Protocol):
+    """Work on some videos, in turn. Pickled to the process that does it."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def part(self) -> Sized: ...
+    @property
+    def timeout(self) -> float: ...
+
+    def run(self, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
+        """Does it.
+
+        Args:
+          crashed: videos that are not to be tried again, and why.
+          say: told `at=`, the number of the video that is begun, and `done=` with what came of it.
+        """
+        ...
 
 
 class Children:
@@ -47,14 +66,14 @@ class Children:
 
 
 def produce(
-    job: ShardJob, *, hear: Callable[[dict[str, Any]], None] | None = None, children: Children | None = None
+    job: Job, *, hear: Callable[[dict[str, Any]], None] | None = None, children: Children | None = None
 ) -> None:
-    """Makes the shard; returns once it and its report are in their places.
+    """Does the job, to its end.
 
-    A video that crashes or hangs its process twice is rejected; the shard is begun again without it.
+    A video that hangs its process, or crashes it twice, is given up; the job is begun again without it.
 
     Args:
-      job: the shard.
+      job: what to do.
       hear: told what the process says.
       children: keeps the process, while it runs.
 
@@ -68,18 +87,18 @@ def produce(
         if status == 0:
             return
         if status > 0 or at is None or at in crashed:
-            raise RuntimeError(f"the process that makes shard {job.number} failed: {words or f'status {status}'}")
+            raise RuntimeError(f"job {job.number} failed: {words or f'status {status}'}")
         deaths[at] = deaths.get(at, 0) + 1
         if deaths[at] > 1 or status == -signal.SIGALRM:  # once may have been somebody from outside
             crashed[at] = (
-                f"gives no frame within {job.timeout:g} s"
+                f"takes longer than {job.timeout:g} s for a frame"
                 if status == -signal.SIGALRM
                 else f"crashes the decoder ({signal.Signals(-status).name})"
             )
 
 
 def _attempt(
-    job: ShardJob, crashed: dict[int, str], hear: Callable[[dict[str, Any]], None], children: Children
+    job: Job, crashed: dict[int, str], hear: Callable[[dict[str, Any]], None], children: Children
 ) -> tuple[int, int | None, str]:
     """The process's exit status, the video it was in the middle of, and what it said of its end."""
     with tempfile.TemporaryFile() as errors, _start(errors) as child:

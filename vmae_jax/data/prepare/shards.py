@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -84,6 +84,12 @@ class ShardJob:
     keys: Sequence[str] | None
     kinds: dict[str, Any]
     timeout: float
+
+    def run(self, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
+        """Makes the shard, in a process of its own; see `produce.Job`."""
+        from vmae_jax.data.prepare.make import make_shard
+
+        make_shard(self, crashed, say)
 
 
 def layout(out: str, *, name: str, split: str, file_format: str) -> Layout:
