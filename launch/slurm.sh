@@ -71,7 +71,7 @@ submit() {
   local tasks=1
   [ "$process" = node ] || tasks=$gpus
   set -- "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$tasks" "--time=$time" --requeue --open-mode=append \
-    "--output=$name-%j.log" "--signal=B:USR1@$notice"
+    "--output=$name-%j.log" "--signal=TERM@$notice"
   if [ "$gpus" -gt 0 ]; then
     # Every process sees all GPUs of its node: JAX takes those named in JAX_LOCAL_DEVICE_IDS, or its own one.
     set -- "$@" "--gpus-per-node=$gpus"

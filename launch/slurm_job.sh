@@ -6,6 +6,7 @@ set -uo pipefail
 # A person's matter (1, 2) must not be lost among the statuses of the processes that were ended because of it.
 if [ "${1:-}" = --task ]; then
   shift
+  trap : TERM # SLURM signals all processes of a step: this shell stays, until the training has saved
   status=0
   vmae "$@" || status=$?
   case $status in 1 | 2) echo "$status" >"$VMAE_STATUSES/$SLURM_PROCID" ;; esac
@@ -49,15 +50,10 @@ VMAE_STATUSES=$(mktemp -d "$SLURM_SUBMIT_DIR/.vmae-$SLURM_JOB_ID-$turn.XXXXXX") 
 export VMAE_STATUSES
 trap 'rm -rf "$VMAE_STATUSES"' EXIT
 
+trap : TERM # the notice is for the processes, which save (--signal=TERM@… of launch/slurm.sh); this shell stays
 # --wait: once one process has ended, the others have so many seconds; the watchdog's and JAX's own limits are shorter.
-srun --kill-on-bad-exit=0 --wait=180 bash "$VMAE_HOME/launch/slurm_job.sh" --task "$@" &
-step=$!
-trap 'kill -TERM "$step"' USR1 TERM # the end of this turn is near: srun tells all processes, and they save
-while :; do                         # a signal ends `wait`, not the step
-  status=0
-  wait "$step" || status=$?
-  kill -0 "$step" 2>/dev/null || break
-done
+status=0
+srun --kill-on-bad-exit=0 --wait=180 bash "$VMAE_HOME/launch/slurm_job.sh" --task "$@" || status=$?
 
 for file in "$VMAE_STATUSES"/*; do
   if [ -e "$file" ]; then
