@@ -1,10 +1,9 @@
 """`vmae train`: runs any stage of any method; on a workdir that exists, it resumes."""
 
 import functools
-import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ from vmae_jax.commands.measure import check_classes, measure
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
-from vmae_jax.io.paths import Log, Workdir
+from vmae_jax.io.paths import Workdir
+from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.saving import Tolerant
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
 from vmae_jax.plan import flops
@@ -204,7 +204,6 @@ def _parts(
 ) -> loop.Parts:
     peak = flops.peak(jax.devices())
     shown = made.train.pictures_every is not None and made.method.reconstruct is not None
-    quarantine = Log(workdir.quarantine)
     return loop.Parts(
         step=compiled,
         batches=course.batches(start),
@@ -221,7 +220,7 @@ def _parts(
         spent=account.seconds,
         pictures=_pictures(made, workdir, data, writers) if shown else None,
         evaluate=None if held_out is None else _evaluation(made, held_out),
-        faults=functools.partial(_record_faults, quarantine),
+        faults=Quarantine(workdir.quarantine).add,
         # A teacher runs forwards alone, which "three times the forward pass" does not know.
         flops=made.model_flops() if peak and made.method.frozen is None else None,
         peak=peak,
@@ -267,11 +266,3 @@ def _evaluation(made: Experiment, data: Any) -> Callable[[TrainState, int], Mapp
         return dict(results)
 
     return evaluate
-
-
-def _record_faults(quarantine: Log, faults: Iterable[tuple[str, str, int]]) -> None:
-    """Writes each broken video down in `quarantine.jsonl`; the loop counts them among the metrics."""
-    for key, reason, index in faults:
-        quarantine.append([json.dumps({"path": key, "reason": reason, "index": index}, ensure_ascii=False)])
-        log.warning("%s could not be read and was replaced by a neighbour: %s", key, reason)
-    quarantine.flush()

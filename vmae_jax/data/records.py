@@ -61,7 +61,7 @@ class Records:
             fields = tensorflow().train.Example.FromString(self._records[index]).features.feature
         except (OSError, RuntimeError, ValueError, DecodeError) as error:  # a shard that is damaged or gone
             raise BadVideo(f"record {index} of {self._name} cannot be read: {_first_line(error)}") from error
-        videos = tuple(fields[self._video].bytes_list.value)
+        videos: tuple[bytes, ...] = (*fields[self._video].bytes_list.value,)
         if not videos:
             raise BadVideo(f"record {index} of {self._name} has no {self._video!r}")
         labels = dict(self._labels(fields))
@@ -69,7 +69,7 @@ class Records:
         if self._pictures or len(videos) > 1:
             rate = fields["rate"].float_list.value[0] if "rate" in fields else None
             return Encoded(frames=videos, rate=rate, labels=labels, key=f"{self._name}/{key}")
-        return Encoded(data=videos[0], labels=labels, key=f"{self._name}/{key}")
+        return Encoded(data=b"".join(videos), labels=labels, key=f"{self._name}/{key}")
 
     def _labels(self, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Every feature of numbers, but what describes the video, and classes that are unknown (-1)."""

@@ -1,0 +1,28 @@
+"""A broken video is listed once, whoever meets it and however often the run restarts."""
+
+import json
+
+from vmae_jax.io.quarantine import Quarantine
+
+
+def test_each_video_once_also_across_restarts(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    first = Quarantine(path)
+    first.add([("a.mp4", "is empty", 3), ("b.mp4", "is text", 5), ("a.mp4", "is empty", 3)])
+    first.add([("b.mp4", "is text", 5)])
+    with open(path, "a") as file:
+        file.write('{"path": "torn')  # the run was killed while it wrote
+    again = Quarantine(path)
+    again.add([("a.mp4", "is empty", 3), ("c.mp4", "hangs", 7), ("a.mp4", "another a.mp4 of the list", 9)])
+    listed = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(entry["path"], entry["index"]) for entry in listed] == [
+        ("a.mp4", 3),
+        ("b.mp4", 5),
+        ("c.mp4", 7),
+        ("a.mp4", 9),
+    ]
+
+
+def test_no_fault_no_file(tmp_path):
+    Quarantine(tmp_path / "quarantine.jsonl").add([])
+    assert list(tmp_path.iterdir()) == []
