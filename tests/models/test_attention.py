@@ -98,8 +98,8 @@ def test_each_device_works_on_its_own_rows_and_heads(shape):
 def test_the_form_follows_platform_length_and_dtype(monkeypatch):
     long, short = (4, 3, 944, 64), (4, 6, 160, 64)
 
-    def on(platform, capability=0.0):
-        monkeypatch.setattr(attention, "_platform", lambda: platform)
+    def on(platform, capability=0.0, kind=""):
+        monkeypatch.setattr(attention, "_platform", lambda: (platform, kind))
         monkeypatch.setattr(attention, "_capability", lambda: capability)
         return lambda shape, dtype=jnp.bfloat16, masked=False: form_for(shape, shape[2], dtype, masked=masked)
 
@@ -109,7 +109,9 @@ def test_the_form_follows_platform_length_and_dtype(monkeypatch):
     assert [gpu(s) for s in (long, short, (4, 16, 1232, 88))] == ["cudnn"] * 3
     assert gpu(long, jnp.float32) == gpu(long, masked=True) == gpu((4, 3, 944, 20)) == "plain"
     assert on("gpu", 7.5)(long) == "plain"
-    assert on("tpu")(short) == "plain"
+    tpu = on("tpu", kind="TPU v5p")
+    assert tpu(long) == tpu(short) == tpu(long, jnp.float32) == tpu(long, masked=True) == "splash"
+    assert on("tpu", kind="TPU v3")(long) == "plain"
 
 
 def test_a_form_that_there_is_not_is_told():

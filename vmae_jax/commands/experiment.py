@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir, write_text
 from vmae_jax.plan import flops
-from vmae_jax.spec import ConfigError, build, from_json, to_json
+from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
 from vmae_jax.train.settings import Checkpointing, Evaluation, Mesh, Training
 from vmae_jax.train.state import TrainState, make_init
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("method", "data", "optimizer", "train", "checkpoint", "eval", "mesh", "init_from", "seed")
 # What may change when a run is resumed, below `data`: where the files are, and how fast they come.
-FREE_DATA = ("path", "root", "directory", "data_dir", "workers", "prefetch", "timeout", "max_bad_fraction", "memory")
+PLACES = ("path", "root", "directory", "data_dir", "service")
+FREE_DATA = (*PLACES, "workers", "prefetch", "timeout", "max_bad_fraction", "memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +78,31 @@ class Experiment:
         return target, placement
 
     def model_flops(self) -> float:
-        """Model FLOPs of a training step over the global batch; a frozen network counts as if it were trained."""
+        """Model FLOPs of a training step over the global batch; a frozen network counts as if it were trained.
+
+        They follow from the dims: counted with plain attention, as a fused kernel's count has its padding.
+        """
+        method = build(_with_plain_attention(self.config))
         context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
         params = sharding.unbox(self.abstract_params())
         frozen = self.method.frozen and sharding.unbox(sharding.abstract(self.method.frozen, self.batch_spec))
-        loss = lambda p, b, f: self.method.loss(p, b, dataclasses.replace(context, frozen=f))  # noqa: E731
+        loss = lambda p, b, f: method.loss(p, b, dataclasses.replace(context, frozen=f))  # noqa: E731
         return flops.of_training(loss, params, self.batch_spec, frozen)
 
     def make_init(self, tx: Any) -> Any:
         """(key, batch) -> TrainState."""
         ema = self.train.ema_decay is not None
         return make_init(self.method, tx, ema=ema, frozen=self.method.frozen, spikes=self.train.spikes)
+
+
+def _with_plain_attention(config: ConfigDict) -> ConfigDict:
+    """The config's method with every model's attention the plain form."""
+    section: Any = config.method
+    method = section.copy_and_resolve_references()
+    for node in calls(method):
+        if node.call == "models.variants.vit":
+            node.attention = "plain"
+    return method
 
 
 def experiment(config: ConfigDict) -> Experiment:
@@ -102,6 +117,8 @@ def experiment(config: ConfigDict) -> Experiment:
     if missing or unknown:
         raise ConfigError(f"a config has the sections {', '.join(SECTIONS)}; this one has {', '.join(config)}")
     built = {name: build(config[name]) for name in SECTIONS}
+    if getattr(built["data"], "service", None):  # its workers build the loader themselves
+        built["data"] = dataclasses.replace(built["data"], recipe=to_json(config["data"]))
     if not isinstance(built["method"], Method):
         raise ConfigError("config.method is not a method: use call('methods.masked.build', …)")
     if not isinstance(built["seed"], int):

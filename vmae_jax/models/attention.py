@@ -28,6 +28,7 @@ FORMS = ("auto", "plain", "mapped", "cudnn", "splash")
 
 AMPERE = 8.0  # the first compute capability for which cuDNN has fused attention
 LANES = 128  # of a TPU's vectors, which splash attention's blocks are multiples of
+NO_SPLASH = ("TPU v2", "TPU v3")
 MAPPED_FROM = 384  # tokens; measured in docs/performance.md: below, `plain` is as fast on a CPU
 
 
@@ -64,7 +65,7 @@ def form_for(query: tuple[int, ...], keys: int, dtype: jnp.dtype, *, masked: boo
       keys: how many.
       masked: whether some keys are padding.
     """
-    platform, tokens, size = _platform(), query[2], query[3]
+    (platform, kind), tokens, size = _platform(), query[2], query[3]
     if platform == "cpu" and tokens * keys >= MAPPED_FROM**2:
         return "mapped"
     half = dtype in (jnp.bfloat16, jnp.float16)
@@ -77,6 +78,9 @@ def form_for(query: tuple[int, ...], keys: int, dtype: jnp.dtype, *, masked: boo
         and _capability() >= AMPERE
     ):
         return "cudnn"
+    # By the compiled memory traffic (docs/performance.md), at the encoder's 160 tokens as well.
+    if platform == "tpu" and kind not in NO_SPLASH:
+        return "splash"
     return "plain"
 
 
@@ -223,10 +227,12 @@ def _extent(mesh: jax.sharding.AbstractMesh, axes: str | tuple[str, ...]) -> int
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
-def _platform() -> str:
-    """Of the mesh that is compiled for; without one, of this process."""
+def _platform() -> tuple[str, str]:
+    """Platform and kind of the devices of the mesh that is compiled for; without one, of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()
+    if device is not None:
+        return device.platform, device.device_kind
+    return jax.default_backend(), jax.local_devices()[0].device_kind
 
 
 @functools.cache

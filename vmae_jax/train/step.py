@@ -57,14 +57,15 @@ class Step:
         kept = {name: part for name, part in state.extra.items() if name != "spikes"}
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         good, history = self._judge(state, finite, {"loss": loss, "grad_norm": norm})
-        new = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=_choose(good, params, state.params, "the update changed a parameter's"),
-            opt_state=_choose(good, opt_state, state.opt_state, "the optimizer changed its state's"),
-            extra=_choose(good, extra, kept, "Method.advance changed the extra state's") | history,
-            first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
-        )
+        with jax.named_scope("optimizer"):
+            new = dataclasses.replace(
+                state,
+                step=state.step + 1,
+                params=_choose(good, params, state.params, "the update changed a parameter's"),
+                opt_state=_choose(good, opt_state, state.opt_state, "the optimizer changed its state's"),
+                extra=_choose(good, extra, kept, "Method.advance changed the extra state's") | history,
+                first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
+            )
         told = {"loss": loss, "grad_norm": norm, "param_norm": optim.global_norm(new.params), "finite": finite}
         if rate is not None:
             told["learning_rate"] = rate
