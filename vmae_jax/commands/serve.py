@@ -1,0 +1,64 @@
+"""`vmae data serve`: a dispatcher of the tf.data service, or a worker that decodes for it, until it is stopped."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vmae_jax.spec import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    add = parser.add_argument
+    add("--dispatcher", metavar="HOST:PORT", help="work for this dispatcher (default: be one)")
+    add("--port", type=int, default=0, help="to listen on (default: any that is free)")
+    add("--host", default="localhost", help="of a worker: the name under which the trainer reaches this machine")
+    add("--workers", type=int, help="of a worker: processes that decode (default: one a core)")
+    add("--open", action="store_true", help="needed: TensorFlow's servers listen on every network interface and ask "
+        "nobody who they are, so they belong behind a firewall")  # fmt: skip
+    add("--plugins", default="", help="packages of your own whose functions configs may name")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+      ConfigError: without --open; a port that is taken, a dispatcher that is not there.
+    """
+    if not args.open:
+        raise ConfigError(
+            "vmae data serve: TensorFlow's servers listen on every network interface, and whoever reaches them can run "
+            "TensorFlow programs here: say --open where a firewall keeps strangers away"
+        )
+    from vmae_jax.data import service
+
+    with _until_stopped() as stopped:
+        if args.dispatcher is None:
+            server: Any = service.start_dispatcher(args.port)
+            told = {"role": "dispatcher", "port": server.port}
+            text = f"dispatching on port {server.port}; workers: vmae data serve --open --dispatcher=HOST:{server.port}"
+        else:
+            server = service.start_worker(args.dispatcher, host=args.host, port=args.port, processes=args.workers)
+            told = {"role": "worker", "dispatcher": args.dispatcher}
+            text = f"decoding for {args.dispatcher}"
+        print(f"{text} (SIGTERM or Ctrl-C ends it)", file=sys.stderr, flush=True)
+        stopped.wait()
+        server.stop()
+    return told
+
+
+@contextmanager
+def _until_stopped() -> Iterator[threading.Event]:
+    stopped = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

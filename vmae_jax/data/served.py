@@ -1,0 +1,198 @@
+"""Batches that other machines decode: the trainer's end of the tf.data service (see `service`)."""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmae_jax.data.faults import Fault, Ledger
+from vmae_jax.data.mixture import epoch_of, index_at
+from vmae_jax.data.service import PROTOCOL, call_remote, check_address
+from vmae_jax.data.sources import Source
+from vmae_jax.data.tf import tensorflow
+from vmae_jax.data.workers import Closed
+from vmae_jax.spec import ConfigError
+
+if TYPE_CHECKING:
+    from vmae_jax.data.feed import Plan
+    from vmae_jax.data.pipeline import Loader
+
+__all__ = ["ServedBatches", "windows"]
+
+WAIT_SECONDS = 600.0  # without a clip from any worker
+_PASSES = 5  # that bring nothing, before what is lost is given up
+
+Clip = dict[str, np.ndarray]
+
+
+def windows(start: int, *, epoch: int, batch: int) -> Iterator[tuple[int, int]]:
+    """The parts of a run within which the order is loose: (first position, steps), each to the end of an epoch.
+
+    A step that two epochs share belongs to the first.
+    """
+    while True:
+        end = (start // epoch + 1) * epoch
+        steps = -(-(end - start) // batch)
+        yield start, steps
+        start += steps * batch
+
+
+class ServedBatches(Iterator[dict[str, np.ndarray]]):
+    """As `feed.Batches`, but the clips of an epoch come in any order.
+
+    Raises:
+      ConfigError: nothing listens at the service's address.
+    """
+
+    def __init__(self, loader: "Loader", source: Source, rows: Sequence[int], plan: "Plan") -> None:
+        assert loader.service is not None
+        check_address(loader.service)
+        self.position = plan.start  # of the next batch, in videos
+        self._loader, self._source, self._plan = loader, source, plan
+        self._rows = np.sort(np.asarray(rows))
+        self._ledger = Ledger(loader.max_bad_fraction)
+        self._stop = threading.Event()
+        self._failed: BaseException | None = None
+        self._ready: queue.Queue[Clip | BaseException] = queue.Queue((loader.prefetch + 1) * len(rows))
+        self._thread = threading.Thread(target=self._work, name="data service", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch.
+
+        Raises:
+          TooManyBadVideos: more videos are broken than the config allows.
+          ConfigError: a worker cannot read the run's data.
+          Closed: `close` was called.
+          RuntimeError: no worker gives anything for ten minutes.
+        """
+        clips = [self._clip() for _ in self._rows]
+        self.position += self._loader.global_batch
+        return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+    def faults(self) -> list[Fault]:
+        """The broken videos met since the last call, each told once."""
+        return self._ledger.drain()
+
+    def close(self) -> None:
+        """Stops reading; a thread that waits for a worker goes when that answers, or with the process."""
+        self._stop.set()
+        while not self._ready.empty():
+            self._ready.get_nowait()  # wakes the thread, should it wait for room
+
+    def __enter__(self) -> "ServedBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _clip(self) -> Clip:
+        if self._failed is None and self._stop.is_set():
+            self._failed = Closed("these batches are closed")
+        if self._failed is None:
+            try:
+                clip = self._ready.get(timeout=WAIT_SECONDS)
+            except queue.Empty:
+                clip = RuntimeError(
+                    f"no worker of the data service at {self._loader.service} gave a clip for {WAIT_SECONDS:.0f} s: "
+                    "are there any? vmae data serve --dispatcher=… starts one"
+                )
+            if not isinstance(clip, BaseException):
+                return clip
+            self._failed = clip
+        raise self._failed
+
+    def _work(self) -> None:
+        """Reads window after window; what goes wrong is handed to the consumer."""
+        try:
+            epoch = epoch_of(self._source).length
+            for start, steps in windows(self._plan.start, epoch=epoch, batch=self._loader.global_batch):
+                for clip in self._window(start, steps):
+                    self._put(clip)
+        except _Stopped:
+            pass  # `close` was called, and nobody waits
+        except BaseException as error:  # it belongs to the consumer
+            self._ready.put(_told(error))
+
+    def _put(self, clip: Clip) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._ready.put(clip, timeout=0.2)
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    def _window(self, start: int, steps: int) -> Iterator[Clip]:
+        """Every clip of these steps once, whatever the workers lose or send twice."""
+        missing = set(range(steps * len(np.unique(self._rows // self._loader.clips_per_video))))
+        vain = 0
+        while missing:
+            before = len(missing)
+            for number, video, seeds, index, valid, notes, *labels in self._request(start, missing):
+                if self._stop.is_set():
+                    raise _Stopped
+                if int(number) not in missing:
+                    continue
+                missing.discard(int(number))
+                self._count(notes)
+                names = dict(zip(self._loader.labels, labels, strict=True))
+                for frames, seed in zip(video, seeds, strict=True):
+                    yield {"video": frames, "seed": seed, "index": index, "valid": valid, **names}
+            vain = vain + 1 if len(missing) == before else 0
+            if vain == _PASSES:
+                raise RuntimeError(f"the data service lost {len(missing)} videos {vain} times over")
+
+    def _count(self, notes: bytes) -> None:
+        for fault in json.loads(notes):
+            self._ledger.bad(Fault(*fault))
+        self._ledger.good()
+
+    def _request(self, start: int, missing: set[int]) -> Iterator[tuple[Any, ...]]:
+        """What the workers answer to the videos numbered `missing` of the window at `start`."""
+        tf, loader = tensorflow(), self._loader
+        clips = loader.clips_per_video
+        slots, firsts = np.unique(self._rows // clips, return_index=True)
+        bounds, own = tf.constant([*firsts, len(self._rows)], tf.int64), tf.constant(self._rows % clips, tf.int64)
+        epoch = epoch_of(self._source)
+
+        def remote(number: Any) -> tuple[Any, ...]:
+            slot = number % len(slots)
+            position = start + number // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
+            index = index_at(position, epoch=epoch, seed=self._plan.seed, shuffle=self._plan.shuffle)
+            mine = own[bounds[slot] : bounds[slot + 1]]
+            where = {"seed": self._plan.seed, "videos": len(self._source)}
+            return number, *call_remote(loader, loader.recipe, position=position, index=index, own=mine, **where)
+
+        whole = len(missing) == max(missing) + 1
+        numbers = tf.data.Dataset.range(len(missing)) if whole else tf.data.Dataset.from_tensor_slices(sorted(missing))
+        numbers = numbers.map(lambda number: tf.cast(number, tf.int64))
+        dataset = numbers.map(remote, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+        service = tf.data.experimental.service
+        dataset = dataset.apply(
+            service.distribute(
+                processing_mode=service.ShardingPolicy.DYNAMIC,
+                service=f"{PROTOCOL}://{loader.service}",
+                compression=None,  # pixels hardly shrink, and the network is not what is short
+                max_outstanding_requests=max(2, loader.prefetch * len(slots)),
+            )
+        )
+        return dataset.as_numpy_iterator()
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: somebody stopped
+    """`close` was called."""
+
+
+def _told(error: BaseException) -> BaseException:
+    """A worker's exception, which TensorFlow wraps, in our words."""
+    if not isinstance(error, tensorflow().errors.OpError):
+        return error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in lines:
+        for kind in ("ConfigError: ", "TooManyBadVideos: "):
+            if kind in line:
+                return ConfigError(f"a worker of the data service: {line.partition(kind)[2]}")
+    return RuntimeError(f"the data service failed: {' '.join(lines)[:500]}")

@@ -1,0 +1,216 @@
+"""Decoding on other machines, by the tf.data service: a dispatcher, and workers that decode.
+
+    vmae data serve --open --port=5050                        # the dispatcher, anywhere
+    vmae data serve --open --dispatcher=HOST:5050             # a worker, on every machine with cores to spare
+    vmae train … --config.data.service=HOST:5050              # the same run, decoded there
+
+**What is promised.** The clips themselves (frames, crops, labels, seeds) are those of the exact mode, for
+they are functions of (seed, position). Which steps they come in is not repeatable: whoever is
+ready first is trained on first. But each epoch's steps train on exactly the clips that they have in the
+exact mode, each once: the order is loose within an epoch, never across its end. What a worker loses
+when it dies is asked for again. A run that is resumed in the middle of an epoch goes
+on with the positions behind the checkpoint's, some of which it may have seen. The exact mode is the default.
+
+**How.** A dataset that is sent to workers can hold no Python function of ours, only its name ("token"). So a
+worker registers one function before anything else, under the name that TensorFlow gives the first
+one, and the trainer's graph calls that: with the loader's config as text, a position and the number of
+the video there. Workers build the loader from the text, as from any config: only our functions can be named.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmae_jax.data.feed import Plan, finished, start_reader
+from vmae_jax.data.tf import tensorflow
+from vmae_jax.data.workers import available_cores
+from vmae_jax.spec import ConfigError, build, from_json
+
+if TYPE_CHECKING:
+    from vmae_jax.data.pipeline import Loader
+
+__all__ = ["PROTOCOL", "Dispatcher", "Worker", "call_remote", "check_address", "start_dispatcher", "start_worker"]
+
+TOKEN = "pyfunc_0"  # TensorFlow's name of the first Python function of a process
+PROTOCOL = "grpc"
+_KEPT = 2  # loaders that a worker keeps open; a run has one
+
+
+def call_remote(loader: "Loader", recipe: str, *, seed: int, videos: int, position: Any, index: Any, own: Any) -> Any:
+    """The clips `own` of the video `index` at `position`, in a graph that a worker carries out.
+
+    Args:
+      loader: whose clips they are.
+      recipe: its config as JSON.
+      seed: of the run.
+      videos: how many the trainer's source has; a worker that sees others refuses.
+      position, index, own: tensors, as the feed's reader takes them.
+
+    Returns:
+      video [n t h w c], seeds [n 2], index, valid, notes (JSON: the broken videos met), and each label.
+    """
+    tf = tensorflow()
+    fields = loader.labels
+    inputs = [tf.constant(recipe), tf.constant(seed & (1 << 63) - 1, tf.int64), tf.constant(videos, tf.int64)]
+    types = [tf.uint8, tf.uint32, tf.int32, tf.bool, tf.string, *(tf.as_dtype(f.dtype) for f in fields.values())]
+    video, seeds, used, valid, notes, *labels = tf.raw_ops.PyFunc(
+        input=[*inputs, position, index, own], token=TOKEN, Tout=types
+    )
+    video = tf.ensure_shape(video, [None, loader.sampler.frames, loader.size, loader.size, loader.channels])
+    labels = [tf.ensure_shape(label, field.shape) for label, field in zip(labels, fields.values(), strict=True)]
+    scalars = [tf.ensure_shape(value, []) for value in (used, valid, notes)]
+    return video, tf.ensure_shape(seeds, [None, 2]), *scalars, *labels
+
+
+class Dispatcher:
+    """Hands out work; holds no data. `address` is HOST:PORT, as workers and trainers are told."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self.port = int(server.target.rpartition(":")[2])
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._server._stop()
+
+
+def start_dispatcher(port: int = 0) -> Dispatcher:
+    """Starts a dispatcher; port 0 takes any that is free.
+
+    Raises:
+      ConfigError: the port is taken.
+    """
+    service = tensorflow().data.experimental.service
+    try:
+        return Dispatcher(service.DispatchServer(service.DispatcherConfig(port=port, protocol=PROTOCOL)))
+    except Exception as error:  # TensorFlow raises a RuntimeError or an error of its own
+        raise ConfigError(f"no dispatcher can listen on port {port}: {' '.join(str(error).split())[:200]}") from error
+
+
+class Worker:
+    """Decodes for any run of the dispatcher's."""
+
+    def __init__(self, server: Any, answers: "_Answers", kept: Any) -> None:
+        self._server = server
+        self._answers = answers
+        self._kept = kept  # the graph that keeps our function registered
+
+    def stop(self) -> None:
+        """Ends it, and its decoding processes."""
+        self._server._stop()
+        self._answers.close()
+
+
+def start_worker(dispatcher: str, *, host: str = "localhost", port: int = 0, processes: int | None = None) -> Worker:
+    """Starts a worker; only one in a process, and before any other Python function is in a graph.
+
+    Args:
+      dispatcher: HOST:PORT.
+      host: the name under which trainers reach this machine.
+      port: the worker's; 0 takes any that is free.
+      processes: that decode; by default one a core.
+
+    Raises:
+      ConfigError: nothing listens there, or the port is taken.
+    """
+    check_address(dispatcher)
+    tf = tensorflow()
+    answers = _Answers(processes or available_cores())
+    with tf.Graph().as_default() as graph:
+        tf.numpy_function(answers, [tf.constant(0)], [tf.int32])
+        operation = next(op for op in graph.get_operations() if op.type == "PyFunc")
+    token = operation.get_attr("token").decode()
+    if token != TOKEN:
+        raise RuntimeError(f"a worker's function is {token}, not {TOKEN}: start it in a process of its own")
+    service = tf.data.experimental.service
+    settings = service.WorkerConfig(
+        dispatcher_address=dispatcher, worker_address=f"{host}:%port%", port=port, protocol=PROTOCOL
+    )
+    try:
+        return Worker(service.WorkerServer(settings), answers, graph)
+    except Exception as error:  # TensorFlow raises a RuntimeError or an error of its own
+        raise ConfigError(f"no worker can serve {dispatcher}: {' '.join(str(error).split())[:200]}") from error
+
+
+def check_address(address: str) -> None:
+    """Raises ConfigError: it is no HOST:PORT, or nothing listens there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"data service: {address!r} is not HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"data service: nothing listens at {address} ({error.strerror or error}): vmae data serve starts it"
+        ) from error
+
+
+class _Answers:
+    """What a worker does when it is called: one video's clips, ready for a batch.
+
+    What it raises comes out at the trainer's end.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._lock = threading.Lock()
+        self._open: collections.OrderedDict[bytes, _Serving] = collections.OrderedDict()
+
+    def __call__(self, recipe: bytes, seed: Any, videos: Any, position: Any, index: Any, own: np.ndarray) -> list[Any]:
+        """video [n t h w c], seeds [n 2], index, valid, notes, and each label."""
+        return self._serving(recipe, int(seed), int(videos))(position, index, own)
+
+    def close(self) -> None:
+        """Ends the decoding processes."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def _serving(self, recipe: bytes, seed: int, videos: int) -> "_Serving":
+        key = recipe + seed.to_bytes(8, "big")
+        with self._lock:
+            if key not in self._open:
+                self._open[key] = _Serving(recipe.decode(), seed, videos, self._processes)
+                while len(self._open) > _KEPT:
+                    self._open.popitem(last=False)[1].close()
+            self._open.move_to_end(key)
+            return self._open[key]
+
+
+class _Serving:
+    """A loader that is open on a worker."""
+
+    def __init__(self, recipe: str, seed: int, videos: int, processes: int) -> None:
+        # What is broken is counted by the trainer, over all workers.
+        loader = dataclasses.replace(build(from_json(recipe)), max_bad_fraction=1.0)
+        source = loader.source.open()
+        if len(source) != videos:
+            raise ConfigError(f"this worker finds {len(source)} videos where the trainer has {videos}")
+        self._reader = start_reader(loader, source, Plan(seed, 0, None, loader.shuffle), processes)
+        self._finish = _compiled(loader)
+
+    def __call__(self, position: Any, index: Any, own: np.ndarray) -> list[Any]:
+        clips, seeds, repeats, used, valid, *labels = self._reader(position, index, own)
+        if self._reader.error is not None:
+            raise self._reader.error
+        video = np.stack([self._finish(*clip).numpy() for clip in zip(clips, seeds, repeats, strict=True)])
+        notes = json.dumps(self._reader.ledger.drain()).encode()
+        return [video, seeds, used, valid, notes, *labels]
+
+    def close(self) -> None:
+        self._reader.workers.close()
+
+
+def _compiled(loader: "Loader") -> Any:
+    """`feed.finished` as a function that is traced once."""
+    tf = tensorflow()
+    side = loader.size if loader.crop else None
+    clip = tf.TensorSpec([loader.sampler.frames, side, side, loader.channels], tf.uint8)
+    signature = [clip, tf.TensorSpec([2], tf.uint32), tf.TensorSpec([], tf.int64)]
+    return tf.function(functools.partial(finished, loader), input_signature=signature)
