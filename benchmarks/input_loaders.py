@@ -1,0 +1,241 @@
+"""What `benchmarks/input.py` compares, each measured in a process of its own, which prints one JSON line.
+
+    python benchmarks/input_loaders.py NAME --files=FOLDER --records=FOLDER --seconds=10
+
+The PyTorch loader is of the usual kind: a Dataset that opens a file with decord (PyAV where decord
+is not installed), Pillow for the crops, floats normalised in the worker, a DataLoader over it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+FRAMES, STRIDE, SIDE, SAMPLES, BATCH = 16, 4, 224, 4, 4  # SAMPLES clips of a video, BATCH videos a step
+SCALES = (1, 0.875, 0.75, 0.66)
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Step = Callable[[], int]
+
+
+@contextlib.contextmanager
+def ours(args: argparse.Namespace, *, records: bool) -> Iterator[Step]:
+    """The loader of this project, on loose files or on what `vmae data prepare` made of them."""
+    from vmae_jax.data import clips, sources, transforms
+    from vmae_jax.data.pipeline import loader
+
+    source = sources.tfds(directory=args.records) if records else sources.folder(args.files)
+    crops = [transforms.multi_scale_crop(SIDE, SCALES)]
+    made = loader(
+        source, clips.dense(FRAMES, STRIDE), crops, global_batch=BATCH, repeat=SAMPLES, workers=args.workers
+    )  # fmt: skip
+    with made.open().batches(rows=range(BATCH * SAMPLES), seed=0) as batches:
+        yield lambda: len(next(batches)["video"])
+
+
+@contextlib.contextmanager
+def reference(args: argparse.Namespace, *, whole: bool) -> Iterator[Step]:
+    """A PyTorch DataLoader, which decodes the needed frames or the whole clip."""
+    import torch
+
+    videos = Videos(sorted(map(str, pathlib.Path(args.files).glob("*.mp4"))), whole=whole)
+    loader = torch.utils.data.DataLoader(
+        videos,
+        batch_size=BATCH,
+        num_workers=args.workers,
+        collate_fn=lambda items: torch.cat(items),
+        drop_last=True,
+        persistent_workers=True,
+        worker_init_fn=lambda number: (torch.set_num_threads(1), np.random.seed(number))[0],
+    )
+    endless = iter(loader)
+    yield lambda: len(next(endless))
+
+
+class Videos:
+    """A map-style dataset: SAMPLES augmented clips of one file, float32 [s c t h w]."""
+
+    def __init__(self, paths: list[str], *, whole: bool) -> None:
+        self.paths = paths
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def __getitem__(self, number: int) -> Any:
+        import torch
+        from PIL import Image
+
+        frames = read_torch(self.paths[number % len(self.paths)], whole=self.whole)
+        samples = []
+        for _ in range(SAMPLES):
+            images = crops([Image.fromarray(frame) for frame in frames])
+            stacked = torch.from_numpy(np.concatenate([np.asarray(image) for image in images], axis=2))
+            clip = stacked.permute(2, 0, 1).contiguous().float().div(255)
+            for channel in range(len(clip)):
+                clip[channel].sub_(MEAN[channel % 3]).div_(DEVIATION[channel % 3])
+            samples.append(clip.view(FRAMES, 3, SIDE, SIDE).transpose(0, 1))
+        return torch.stack(samples)
+
+
+def crops(images: list[Any]) -> list[Any]:
+    """One box for all frames, of the official multi-scale kind, cut and scaled by Pillow."""
+    from PIL import Image
+
+    width, height = images[0].size
+    steps = np.random.randint(len(SCALES), size=2)
+    tall, wide = (int(min(width, height) * SCALES[step]) for step in steps)
+    left, top = np.random.randint(width - wide + 1), np.random.randint(height - tall + 1)
+    cut = [image.crop((left, top, left + wide, top + tall)) for image in images]
+    return [image.resize((SIDE, SIDE), Image.Resampling.BILINEAR) for image in cut]
+
+
+def read_torch(path: str, *, whole: bool) -> np.ndarray:
+    """The sampled frames, uint8 [t h w 3]."""
+    try:
+        import decord
+    except ImportError:
+        return _read_pyav(path, whole=whole)
+    reader = decord.VideoReader(path, num_threads=1)
+    index = _sampled(len(reader))
+    return reader.get_batch(range(len(reader))).asnumpy()[index] if whole else reader.get_batch(index).asnumpy()
+
+
+def _read_pyav(path: str, *, whole: bool) -> np.ndarray:
+    import av
+
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        index = _sampled(stream.frames)
+        first, last = index[0], index[-1]
+        seconds = 0.0 if whole else first / float(stream.average_rate)
+        container.seek(int(seconds / stream.time_base), stream=stream)
+        frames = {}
+        for frame in container.decode(stream):
+            number = round(float(frame.time) * float(stream.average_rate))
+            if whole or number in index:
+                frames[number] = frame.to_ndarray(format="rgb24")
+            if not whole and number >= last:
+                break
+        return np.stack([frames[number] for number in index])
+
+
+def _sampled(count: int) -> np.ndarray:
+    return np.random.randint(count - FRAMES * STRIDE + 1) + np.arange(FRAMES) * STRIDE
+
+
+@contextlib.contextmanager
+def decoding(args: argparse.Namespace, *, processes: bool) -> Iterator[Step]:
+    """Decoding and cropping alone, in processes that may die or in threads of this one."""
+    from vmae_jax.data import clips, transforms
+    from vmae_jax.data.decode import Wanted, read_clips
+    from vmae_jax.data.video import Encoded
+    from vmae_jax.data.workers import Workers
+
+    sampler, crop = clips.dense(FRAMES, STRIDE), transforms.leading([transforms.multi_scale_crop(SIDE, SCALES)])
+    paths = sorted(map(str, pathlib.Path(args.files).glob("*.mp4")))
+    workers = Workers(args.workers, sampler=sampler, crop=crop) if processes else None
+
+    def one(number: int) -> int:
+        encoded, seed = Encoded(path=paths[number % len(paths)]), np.array([number, 1], np.uint32)
+        wanted = [Wanted(0, repeat, (number, repeat)) for repeat in range(SAMPLES)]
+        if workers is not None:
+            return len(workers.decode(encoded, seed, wanted).clips)
+        return len(read_clips(encoded, sampler, seed, wanted, crop=crop).clips)
+
+    with ThreadPoolExecutor(args.workers) as pool:
+        numbers = iter(range(1 << 30))
+        yield lambda: sum(pool.map(one, [next(numbers) for _ in range(4 * args.workers)]))
+    if workers is not None:
+        workers.close()
+
+
+CONTENDERS: dict[str, Any] = {
+    "ours": lambda args: ours(args, records=False),
+    "ours, prepared": lambda args: ours(args, records=True),
+    "PyTorch, needed frames": lambda args: reference(args, whole=False),
+    "PyTorch, whole clips": lambda args: reference(args, whole=True),
+    "decoding in processes": lambda args: decoding(args, processes=True),
+    "decoding in threads": lambda args: decoding(args, processes=False),
+}
+
+
+def family() -> list[int]:
+    """This process and all below it."""
+    parents: dict[int, list[int]] = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = pathlib.Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+            parents.setdefault(int(fields[1]), []).append(int(entry))
+    found = [os.getpid()]
+    for pid in found:
+        found += parents.get(pid, [])
+    return found
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and all below it, those that ended included."""
+    ticks = 0
+    for pid in family():
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory() -> int:
+    """Bytes that this process and all below it hold, what they share counted once."""
+    total = 0
+    for pid in family():
+        with contextlib.suppress(OSError):
+            lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+    return total
+
+
+def measure(step: Step, args: argparse.Namespace) -> dict[str, Any]:
+    """The rate, after a warm-up."""
+    end = time.perf_counter() + args.warm
+    while time.perf_counter() < end:
+        step()
+    began, used, clips = time.perf_counter(), cpu_seconds(), 0
+    while (passed := time.perf_counter() - began) < args.seconds:
+        clips += step()
+    return {"clips_per_second": clips / passed, "cpu_ms_per_clip": 1000 * (cpu_seconds() - used) / clips}
+
+
+def soak(step: Step, args: argparse.Namespace) -> dict[str, Any]:
+    """Memory over many clips, twenty times on the way after a first part that is not counted."""
+    seen, clips, due = [], 0, args.soak // 20
+    while clips < args.soak:
+        clips += step()
+        if clips >= due:
+            seen.append(memory())
+            due += args.soak // 20
+    return {"clips": clips, "mebibytes": [round(size / 2**20, 1) for size in seen], "growth": seen[-1] / seen[0] - 1}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("--files", required=True)
+    parser.add_argument("--records")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--warm", type=float, default=4.0)
+    parser.add_argument("--soak", type=int, default=0)
+    args = parser.parse_args()
+    with CONTENDERS[args.name](args) as step:
+        print(json.dumps(soak(step, args) if args.soak else measure(step, args)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
