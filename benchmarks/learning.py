@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.learning_arms import PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_arms import LONG, PRETRAINING, SCRATCH, Setting
 from benchmarks.learning_report import pictures, tables
 from benchmarks.learning_runs import RANDOM, STUDENTS, Interrupted, Job, execute, jobs
 from vmae_jax.runtime.cache import enable_cache
@@ -32,20 +32,22 @@ from vmae_jax.spec import ConfigError, allow_plugins, did_you_mean
 __all__ = ["SETTING", "SMOKE", "main", "read", "run"]
 
 SETTING = Setting(
-    scene={"size": 32, "frames": 8, "speed": 0.25, "contrast": 0.05, "shapes": 4, "clutter": 0, "drift": 2},
-    model={"size": "tiny", "frames": 8, "resolution": 32, "width": 64, "depth": 4, "heads": 4,
-           "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2},
+    scene={"size": 24, "frames": 8, "patch": 4, "speed": 0.25, "contrast": 0.05, "shapes": 3, "clutter": 0, "drift": 2,
+           "seed": 1},
+    model={"size": "tiny", "frames": 8, "resolution": 24, "tubelet": 4, "patch": 4, "width": 36, "depth": 3, "heads": 3,
+           "decoder_width": 24, "decoder_depth": 2, "decoder_heads": 2,
+           "positions": {"call": "models.positions.sincos_3d"}},
 )  # fmt: skip
 
 # The whole of it in a minute, to see that it runs; its numbers mean nothing.
 SMOKE = dataclasses.replace(
     SETTING,
-    model={**SETTING.model, "width": 16, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1},
+    model={**SETTING.model, "width": 12, "depth": 2, "heads": 2, "decoder_width": 12, "decoder_depth": 1},
     unlabelled=40, counts=(10, 20), middle=10, validation=20, test=20,
     batch=8, steps=4, tuning_batch=8, tuning_steps=3, rates=(1e-3, 3e-3), save_every=2,
 )  # fmt: skip
 
-ARMS = (*PRETRAINING, SCRATCH, RANDOM, *STUDENTS)
+ARMS = (*PRETRAINING, SCRATCH, LONG, RANDOM, *STUDENTS)
 
 
 def run(

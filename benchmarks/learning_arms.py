@@ -21,6 +21,7 @@ from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, MaskPlan, Method
 
 __all__ = [
+    "LONG",
     "MAIN",
     "PRETRAINING",
     "SCRATCH",
@@ -32,22 +33,24 @@ __all__ = [
     "masked",
 ]
 
-MAIN, SCRATCH = "dual", "scratch"
-STUDENT = {"width": 32, "depth": 2, "heads": 2}  # against the encoder's `Setting.model`
+MAIN, SCRATCH, LONG = "frame", "scratch", "scratch-long"
+STUDENT = {"width": 24, "depth": 1, "heads": 2}  # against the encoder's `Setting.model`
 
-# What an arm of pre-training changes: encoder mask and its ratio (None: the setting's), decoder mask, method.
+# What an arm of pre-training changes: encoder mask and its ratio, decoder mask, method.
+_CELL = {"decoder": "masking.running_cell"}
 PRETRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         MAIN: {},
-        "all-decoded": {"decoder": None},
+        "dual": _CELL,
         "random-decoder": {"decoder": "masking.random"},
-        "visible-too": {"method": "benchmarks.learning_arms.loss_on_visible"},
-        "tube-50": {"encoder": "masking.tube", "ratio": 0.5},
+        "visible-too": {**_CELL, "method": "benchmarks.learning_arms.loss_on_visible"},
+        "tube-50": {"encoder": "masking.tube"},
         "tube-75": {"encoder": "masking.tube", "ratio": 0.75},
-        "tube-87": {"encoder": "masking.tube", "ratio": 0.875},
-        "random-50": {"encoder": "masking.random", "ratio": 0.5},
+        "tube-89": {"encoder": "masking.tube", "ratio": 0.89},
+        "random-50": {"encoder": "masking.random"},
         "random-75": {"encoder": "masking.random", "ratio": 0.75},
-        "random-87": {"encoder": "masking.random", "ratio": 0.875},
+        "random-89": {"encoder": "masking.random", "ratio": 0.89},
+        "random-75-dual": {**_CELL, "encoder": "masking.random", "ratio": 0.75},
     }
 )
 
@@ -59,7 +62,7 @@ class Setting:
     Attributes:
       scene: of `data.builders.moving_shapes.config`.
       model: of `models.variants.vit`.
-      encoder, ratio: the encoder's mask.
+      encoder, ratio: the encoder's mask; every hidden token is decoded unless the arm says otherwise.
       normalize: each cube's target by its own mean and deviation.
       unlabelled: clips of the pre-training (the first of the training split).
       counts: numbers of labels, of the same clips; seed i takes the i-th block of them.
@@ -73,20 +76,20 @@ class Setting:
 
     scene: Mapping[str, Any]
     model: Mapping[str, Any]
-    encoder: str = "masking.tube"
-    ratio: float = 0.75
+    encoder: str = "masking.frame"
+    ratio: float = 0.5
     normalize: bool = True
-    unlabelled: int = 6000
-    counts: tuple[int, ...] = (50, 100, 200, 500, 1500)
-    middle: int = 200
+    unlabelled: int = 4000
+    counts: tuple[int, ...] = (100, 200, 500, 1000, 2000)
+    middle: int = 500
     validation: int = 500
     test: int = 1000
     batch: int = 32
-    steps: int = 3000
-    rate: float = 2e-3
+    steps: int = 2000
+    rate: float = 3e-3
     tuning_batch: int = 32
     tuning_steps: int = 300
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    rates: tuple[float, ...] = (5e-4, 1.5e-3, 5e-3)
     layer_decay: float | None = None
     save_every: int = 250
 
@@ -129,7 +132,7 @@ def clips(setting: Setting, split: str, count: int, *, first: int = 0, batch: in
 def masked(setting: Setting, arm: str, seed: int, *, cache: str) -> ConfigDict:
     """Pre-training."""
     change = PRETRAINING[arm]
-    decoder = change.get("decoder", "masking.running_cell")
+    decoder = change.get("decoder")
     method = call(
         change.get("method", "methods.masked.build"),
         model=_model(setting),
@@ -152,11 +155,16 @@ def classifying(
     cache: str,
     start: str | None = None,
     size: Mapping[str, int] = MappingProxyType({}),
+    long: bool = False,
 ) -> ConfigDict:
-    """Fine-tuning on `labels` clips, from the encoder in the workdir `start` or from scratch."""
+    """Fine-tuning on `labels` clips, from the encoder in the workdir `start` or from scratch.
+
+    Args:
+      long: for as many steps as pre-training and fine-tuning have together.
+    """
     method = call("methods.classify.build", model=_model(setting, size), classes=10)
     begin = {"params/encoder": call("train.init_from.weights", path=start, select="params/encoder")} if start else {}
-    return _tuning(setting, method, labels, rate, seed, begin, cache)
+    return _tuning(setting, method, labels, rate, seed, begin, cache, steps=setting.steps * long)
 
 
 def distilling(setting: Setting, labels: int, rate: float, seed: int, *, cache: str, teacher: str | None) -> ConfigDict:
@@ -170,7 +178,15 @@ def distilling(setting: Setting, labels: int, rate: float, seed: int, *, cache: 
 
 
 def _tuning(
-    setting: Setting, method: ConfigDict, labels: int, rate: float, seed: int, begin: dict[str, Any], cache: str
+    setting: Setting,
+    method: ConfigDict,
+    labels: int,
+    rate: float,
+    seed: int,
+    begin: dict[str, Any],
+    cache: str,
+    *,
+    steps: int = 0,
 ) -> ConfigDict:
     first = seed * max(setting.counts) % (setting.unlabelled - max(setting.counts) + 1)
     first -= first % 10  # a block begins with the first class, so that it holds all equally often
@@ -180,7 +196,7 @@ def _tuning(
         method,
         data,
         rate=rate,
-        steps=setting.tuning_steps,
+        steps=setting.tuning_steps + steps,
         b2=0.999,
         seed=seed,
         init_from=begin,

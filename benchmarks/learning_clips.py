@@ -69,6 +69,7 @@ class Opened:
     """The clips, and batches of them."""
 
     label_names = {"label": MOTIONS}  # noqa: RUF012 - read only
+    source = None  # there are no files
 
     def __init__(self, loader: Memory, clips: np.ndarray):
         self.loader = loader

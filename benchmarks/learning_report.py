@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
-from benchmarks.learning_arms import MAIN, PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH, Setting
 from benchmarks.learning_runs import RANDOM, STUDENTS, Job, Rows, chosen_rate
 from vmae_jax.eval.charts import compact, ticks
 
@@ -167,13 +167,22 @@ def _labels(setting: Setting, rows: Rows) -> str:
             told = " / ".join("-" if rate is None else f"{rate:g}" for rate in rates)
             gain = difference(one, other)
             body.append((labels, told, estimate(one.values()), estimate(other.values()), gain, gain.n))
+    long = _tested(setting, rows, "finetune", LONG, setting.middle)
+    if long:
+        gain, rate = (
+            difference(_tested(setting, rows, "finetune", MAIN, setting.middle), long),
+            chosen_rate(setting, "finetune", LONG, setting.middle, rows),
+        )
+        body.append(
+            (f"{setting.middle}, from scratch for longer", rate, "as above", estimate(long.values()), gain, gain.n)
+        )
     head = ("labels", "rates (pre-trained / scratch)", "pre-trained", "from scratch", "difference", "seeds")
     return _table(head, body)
 
 
 def _probes(rows: Rows) -> str:
     body = []
-    for name in ("probe_last", "probe_middle", "knn_last", "knn_middle"):
+    for name in ("probe_last", "probe_before", "knn_last", "knn_before"):
         one, other = (_column(rows, "probe", arm, name) for arm in (MAIN, RANDOM))
         if one or other:
             gain = difference(one, other)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning_arms as arms
-from benchmarks.learning_arms import MAIN, PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH, Setting
 from vmae_jax.commands import train
 from vmae_jax.commands.experiment import Experiment, experiment
 from vmae_jax.commands.measure import measure
@@ -47,7 +47,7 @@ class Job:
 
     Attributes:
       stage: "pretrain", "probe", "finetune" or "student".
-      arm: of the pre-training, "scratch", "random", "student" or "distilled".
+      arm: of the pre-training, "scratch", "scratch-long", "random", "student" or "distilled".
       labels, rate: of what is trained with labels; 0 elsewhere.
     """
 
@@ -80,6 +80,8 @@ def jobs(setting: Setting, part: str, seeds: int, only: Sequence[str], rows: Row
         for labels in setting.counts:
             for arm in filter(wanted, (MAIN, SCRATCH)):
                 yield from _tuned(setting, "finetune", arm, labels, seeds, rows)
+        if wanted(LONG):
+            yield from _tuned(setting, "finetune", LONG, setting.middle, seeds, rows)
         return
     for arm in filter(wanted, PRETRAINING):
         for seed in numbers:
@@ -140,7 +142,7 @@ def _pretrain(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict
 
 
 def _probe(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[str, Any]:
-    """Linear probe and nearest neighbours on the frozen features of the last block and of the middle one."""
+    """Linear probe and nearest neighbours on the frozen features of the last block and of the one before."""
     del rows
     if job.arm == RANDOM:
         made = experiment(arms.masked(setting, MAIN, job.seed, cache=_cache(out)))
@@ -151,7 +153,7 @@ def _probe(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[st
     evaluators = {
         f"{name}_{where}": call(f"eval.{name}", train=known, layer=layer)
         for name in ("probe", "knn")
-        for where, layer in (("last", None), ("middle", setting.model["depth"] // 2))
+        for where, layer in (("last", None), ("before", setting.model["depth"] - 1))
     }
     numbers = _measured(made, params, setting, out, "test", evaluators)
     return {name.removesuffix("/top1"): value for name, value in numbers.items() if name.endswith("/top1")}
@@ -163,8 +165,10 @@ def _parameters(made: Experiment) -> Any:
 
 def _finetune(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[str, Any]:
     del rows
-    start = None if job.arm == SCRATCH else str(out / "runs" / Job("pretrain", job.arm, job.seed).name)
-    config = arms.classifying(setting, job.labels, job.rate, job.seed, cache=_cache(out), start=start)
+    start = None if job.arm in (SCRATCH, LONG) else str(out / "runs" / Job("pretrain", job.arm, job.seed).name)
+    config = arms.classifying(
+        setting, job.labels, job.rate, job.seed, cache=_cache(out), start=start, long=job.arm == LONG
+    )
     keep = job.arm == MAIN and job.labels == setting.teacher
     return _classified(config, job, setting, out, keep=keep)
 
@@ -213,7 +217,7 @@ def _measured(
     """What evaluators say of a held-out split."""
     data = build(arms.clips(setting, split, getattr(setting, split), cache=_cache(out)))
     built = Evaluation(data=data, evaluators={name: build(one) for name, one in evaluators.items()})
-    return measure(dataclasses.replace(made, eval=built), data.open(), params)[0]
+    return measure(dataclasses.replace(made, eval=built), data.open(), params, lambda: (None, {}))
 
 
 def _metrics(workdir: Workdir) -> list[dict[str, Any]]:

@@ -1,0 +1,189 @@
+"""The learning experiment: its clips, its jobs, its statistics; and the whole of it, small."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import learning, learning_arms, learning_clips, learning_report, learning_runs
+from benchmarks.learning import SETTING, SMOKE
+from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH
+from benchmarks.learning_runs import Job
+from vmae_jax.commands.experiment import experiment
+from vmae_jax.data.builders.moving_shapes import config
+from vmae_jax.data.shapes import MOTIONS
+from vmae_jax.spec import ConfigError, allow_plugins, build
+from vmae_jax.train import sharding
+
+SCENE = config(size=16, frames=4, shapes=1, clutter=0)
+
+
+@pytest.fixture(autouse=True)
+def plugins():
+    allow_plugins(["benchmarks"])
+
+
+def loader(tmp_path, **options):
+    return learning_clips.memory(SCENE, cache=str(tmp_path), **{"count": 20, "global_batch": 8, **options})
+
+
+def test_clips_are_those_of_moving_shapes(tmp_path, monkeypatch):
+    """What is drawn into memory is what the data set would encode."""
+    monkeypatch.setattr(learning_clips, "CHUNK", 10)
+    encoded = []
+    monkeypatch.setattr("vmae_jax.data.builders.moving_shapes.encode_h264", lambda frames, rate: encoded.append(frames))
+    opened = loader(tmp_path, count=20, split="test").open()
+    from vmae_jax.data.builders.moving_shapes import make_clip
+
+    labels = [make_clip(SCENE, "test", index)["label"] for index in range(20)]
+    np.testing.assert_array_equal(opened.clips, np.stack(encoded))
+    [*batches] = opened.once(rows=range(8))
+    assert np.concatenate([b["label"][b["valid"]] for b in batches]).tolist() == labels
+
+
+def test_every_clip_once_an_epoch_and_from_any_position(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_clips, "CHUNK", 10)
+    opened = loader(tmp_path, count=16, first=3).open()
+    stream = opened.batches(rows=range(8), seed=5)
+    seen = [next(stream) for _ in range(6)]
+    for epoch in range(3):
+        assert sorted(np.concatenate([b["index"] for b in seen[2 * epoch : 2 * epoch + 2]])) == list(range(16))
+    assert seen[0]["index"].tolist() != seen[2]["index"].tolist()
+    later = next(opened.batches(rows=range(8), seed=5, start=3 * 8))
+    jax.tree.map(np.testing.assert_array_equal, later, seen[3])
+    assert (seen[0]["label"] == (3 + seen[0]["index"]) % len(MOTIONS)).all()
+    assert stream.position == 48
+    half = next(opened.batches(rows=[4, 5, 6, 7], seed=5))
+    np.testing.assert_array_equal(half["seed"], seen[0]["seed"][4:])
+    assert {name: (a.shape, a.dtype) for name, a in seen[0].items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in opened.loader.spec().items()
+    }
+
+
+def test_a_pass_fills_up_its_last_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_clips, "CHUNK", 10)
+    *_, last = loader(tmp_path).open().once(rows=range(8))
+    assert last["valid"].tolist() == [True] * 4 + [False] * 4
+    assert not last["video"][4:].any()
+    assert last["index"].tolist() == [16, 17, 18, 19, -1, -1, -1, -1]
+
+
+def test_bad_loaders():
+    with pytest.raises(ValueError, match="there are train, validation, test"):
+        learning_clips.memory(SCENE, split="held_out")
+    with pytest.raises(ValueError, match="count=0"):
+        learning_clips.memory(SCENE, count=0)
+
+
+@pytest.mark.parametrize("arm", PRETRAINING)
+def test_every_arm_builds(arm):
+    made = experiment(learning_arms.masked(SETTING, arm, 0, cache=""))
+    assert made.optimizer.layer_decay is None
+    assert made.loader.clips_per_step == SETTING.batch
+
+
+def test_loss_on_visible_counts_what_the_encoder_saw():
+    counts = {}
+    for arm in ("dual", "visible-too"):
+        made = experiment(learning_arms.masked(SMOKE, arm, 0, cache=""))
+        params, _ = sharding.create(learning_runs._parameters(made), jax.random.key(0), made.batch_spec, made.mesh)
+        batch = {name: np.ones(leaf.shape, leaf.dtype) for name, leaf in made.batch_spec.items()}
+        context = types.SimpleNamespace(train=False)
+        counts[arm] = float(made.method.loss(params, batch, context).terms["pixels"].count)
+    rows, tokens = SMOKE.batch, 72
+    assert counts["visible-too"] == rows * tokens / 2  # all that the running cell leaves
+    assert counts["dual"] == rows * tokens / 4  # less the half of the visible slot that it leaves
+
+
+def test_students_and_labels_of_seeds():
+    config = learning_arms.distilling(SETTING, 100, 1e-3, 1, cache="", teacher="somewhere")
+    assert build(config.method).frozen is not None
+    assert learning_arms.distilling(SETTING, 100, 1e-3, 1, cache="", teacher=None).method.model.width == 24
+    firsts = [learning_arms.classifying(SETTING, 100, 1e-3, seed, cache="").data.first for seed in range(3)]
+    largest = max(SETTING.counts)
+    assert all(first % 10 == 0 and first + largest <= SETTING.unlabelled for first in firsts)
+    assert len(set(firsts)) == 3
+
+
+def test_rates_are_chosen_by_validation_alone():
+    """Seed 0 at all rates comes first; the test accuracy plays no part."""
+    before = [job for job in learning_runs.jobs(SETTING, "A", 3, [SCRATCH], {}) if job.labels == 100]
+    assert [(job.seed, job.rate) for job in before] == [(0, rate) for rate in SETTING.rates]
+    tried = zip(before, (0.2, 0.4, 0.3), (0.9, 0.1, 0.5), strict=True)
+    rows = {job: {"validation": good, "test": test} for job, good, test in tried}
+    assert learning_runs.chosen_rate(SETTING, "finetune", SCRATCH, 100, rows) == SETTING.rates[1]
+    after = [job for job in learning_runs.jobs(SETTING, "A", 3, [SCRATCH], rows) if job.labels == 100]
+    assert [(job.seed, job.rate) for job in after[3:]] == [(1, SETTING.rates[1]), (2, SETTING.rates[1])]
+
+
+def test_jobs_come_after_what_they_need():
+    """Whatever runs finds its pre-training done, also where arms are picked."""
+    for part, arms in (("A", []), ("B", []), ("B", ["distilled"]), ("B", ["random-75"])):
+        rows: dict = {}
+        while True:
+            job = next((j for j in learning_runs.jobs(SETTING, part, 2, arms, rows) if j not in rows), None)
+            if job is None:
+                break
+            if job.stage in ("probe", "finetune") and job.arm not in (SCRATCH, LONG, learning_runs.RANDOM):
+                assert Job("pretrain", job.arm, job.seed) in rows
+            if job.arm == "distilled":
+                rate = learning_runs.chosen_rate(SETTING, "finetune", MAIN, SETTING.teacher, rows)
+                assert Job("finetune", MAIN, job.seed, SETTING.teacher, rate) in rows
+            rows[job] = {"validation": 0.5, "test": 0.5}
+        assert rows
+
+
+def test_intervals():
+    """By hand: 1, 2, 3 have mean 2, deviation 1, t 4.3027."""
+    found = learning_report.estimate([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.half == pytest.approx(4.30265 / np.sqrt(3), rel=1e-4)
+    assert str(learning_report.estimate([0.5])) == "50.0"
+    paired = learning_report.difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.6, 5: 0.0})
+    assert paired.n == 2
+    assert paired.mean == pytest.approx(0.1)
+    assert paired.half == pytest.approx(0.0, abs=1e-9)
+
+
+def test_results_survive_a_kill(tmp_path):
+    job = Job("finetune", SCRATCH, 0, 50, 1e-3)
+    learning._append(tmp_path, job, {"test": 0.5})
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"stage": "fin')
+    assert learning.read(tmp_path)[job]["test"] == 0.5
+    learning._append(tmp_path, dataclasses.replace(job, seed=1), {"test": 0.6})
+    assert len(learning.read(tmp_path)) == 2
+
+
+def test_settings_are_not_mixed(tmp_path):
+    learning._same_setting(SETTING, tmp_path)
+    learning._append(tmp_path, Job("probe", MAIN, 0), {})
+    learning._same_setting(SETTING, tmp_path)
+    with pytest.raises(ConfigError, match="another setting"):
+        learning._same_setting(SMOKE, tmp_path)
+
+
+def test_unknown_arms_are_told(tmp_path, capsys):
+    assert learning.main([f"--out={tmp_path}", "--arms=dua"]) == 2
+    assert "dual" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_of_it(tmp_path, capsys):
+    """Both parts run, nothing is left to do afterwards, and the report has every table and picture."""
+    command = [f"--out={tmp_path}", "--smoke", "--part=AB", "--seeds=2"]
+    arms = "--arms=frame,scratch,scratch-long,random,dual,visible-too,student,distilled"
+    assert learning.main([*command, arms]) == 0
+    before = (tmp_path / "results.jsonl").read_text()
+    assert learning.main([*command, arms]) == 0
+    assert (tmp_path / "results.jsonl").read_text() == before
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["results"] == len(before.splitlines())
+    tables = (tmp_path / "tables.md").read_text()
+    for words in ("from scratch", "frozen features", "visible-too", "student with a teacher"):
+        assert words in tables
+    assert (tmp_path / "learning_labels.png").stat().st_size > 1000
+    assert (tmp_path / "learning_pretraining.png").stat().st_size > 1000
