@@ -118,6 +118,55 @@ def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_pa
     assert "has features with stride 8, not 4: use another folder" in capsys.readouterr().out
 
 
+def test_folders_of_pictures_and_array_records_hold_what_files_do(trained, videos, tmp_path):
+    """The same frames, as pictures without loss, give the same features; a second run writes nothing."""
+    from PIL import Image
+
+    from vmae_jax.data.shards import read_shards
+
+    path, _ = trained
+    frames = tmp_path / "frames" / "deep" / "a"
+    frames.mkdir(parents=True)
+    for number, frame in enumerate(frames_of(videos / "a.mp4", 21)):
+        Image.fromarray(frame).save(frames / f"frame_{number}.png")  # frame_10 comes after frame_9
+    plain = features.Options(batch=4)
+    features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "npz"), options=plain)
+    packed = features.Options(batch=4, format="array_record", rate=50.0)
+    given = [str(tmp_path / "frames"), str(videos)]
+    told = features.run(path, videos=given, out=str(tmp_path / "records"), options=packed)
+    assert (told["videos"], told["broken"]) == (3, ["broken"])
+    found = dict(read_shards(str(tmp_path / "records")))
+    assert set(found) == {"deep/a", "a", "sub/b"}
+    wanted = np.load(tmp_path / "npz" / "a.npz")
+    for name in ("deep/a", "a"):
+        np.testing.assert_allclose(found[name]["features"], wanted["features"], atol=1e-5)
+        np.testing.assert_array_equal(found[name]["frames"], wanted["frames"])
+    np.testing.assert_allclose(found["deep/a"]["seconds"], wanted["frames"] / 50, atol=1e-6)
+    again = features.run(path, videos=given[:1], out=str(tmp_path / "records"), options=packed)
+    assert (again["videos"], again["already"]) == (0, 1)
+    one = features.run(path, videos=[str(frames)], out=str(tmp_path / "one"), options=plain)
+    assert (one["videos"], (tmp_path / "one" / "a.npz").exists()) == (1, True)
+
+
+def test_shards_that_were_not_finished_are_made_again(tmp_path):
+    from vmae_jax.data.shards import Shards, read_shards
+
+    arrays = {"features": np.arange(6, dtype=np.float32).reshape(2, 3), "frames": np.zeros((2, 2), np.int64)}
+    store = Shards(str(tmp_path), count=2)
+    assert store.add("a", arrays) == []
+    assert len(store.add("sub/b", arrays)) == 1
+    store.add("c", arrays)  # the program is killed here
+    (tmp_path / "features-00001.array_record").write_bytes(b"half a shard")
+    again = Shards(str(tmp_path), count=2)
+    assert again.done == {"a", "sub/b"}
+    again.add("c", arrays)
+    assert len(again.flush()) == 1
+    assert [name for name, _ in read_shards(str(tmp_path))] == ["a", "sub/b", "c"]
+    np.testing.assert_array_equal(dict(read_shards(str(tmp_path)))["c"]["features"], arrays["features"])
+    with pytest.raises(ConfigError, match="local folder"):
+        Shards("gs://bucket/x", 2)
+
+
 def test_mistakes_are_one_line(trained, videos, tmp_path):
     path, _ = trained
     go = lambda name="out", what=videos, **options: features.run(  # noqa: E731

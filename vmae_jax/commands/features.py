@@ -1,11 +1,9 @@
 """`vmae features`: what a network makes of whole videos, window by window."""
 
-import collections
 import dataclasses
 import io
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,8 +11,9 @@ import jax
 import numpy as np
 from etils import epath
 
+from vmae_jax.commands.named_videos import named_videos
 from vmae_jax.commands.restore import Trained, restore
-from vmae_jax.data import sources
+from vmae_jax.data.shards import Shards
 from vmae_jax.data.windows import Chunk, Windows, chunks
 from vmae_jax.io.paths import write_bytes, write_text
 from vmae_jax.runtime.cache import enable_cache
@@ -26,8 +25,9 @@ __all__ = ["Options", "run"]
 log = logging.getLogger(__name__)
 
 LIKE = ("pretraining", "tad")
-FORMATS = ("npz", "npy")
+FORMATS = ("npz", "npy", "array_record")
 SETTINGS = "features.json"
+SHARD = 64  # videos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,12 @@ class Options:
       stride: frames from one window to the next.
       layer: the tokens after so many blocks; None is the end.
       tokens: every token instead of their mean.
-      format: "npz" (features, frames, seconds) or "npy" (features; times beside it).
+      format: "npz" (features, frames, seconds), "npy" (features; times beside it) or "array_record"
+        (shards of 64 videos, each record the npz of one; `data.shards.read_shards` reads them).
       half: store float16.
       batch: windows computed at once.
       ema: use the averaged parameters.
+      rate: frames a second of folders of pictures, for their times; videos say their own.
     """
 
     like: str = "pretraining"
@@ -58,6 +60,7 @@ class Options:
     half: bool = False
     batch: int = 16
     ema: bool = False
+    rate: float = 25.0
 
     def __post_init__(self) -> None:
         for name, value, known in (("like", self.like, LIKE), ("format", self.format, FORMATS)):
@@ -66,14 +69,16 @@ class Options:
         for name, value in (("window", self.window), ("stride", self.stride), ("batch", self.batch)):
             if value is not None and value < 1:
                 raise ConfigError(f"--{name}={value}: at least 1")
+        if self.rate <= 0:
+            raise ConfigError(f"--rate={self.rate}: above 0")
 
 
 def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -> dict[str, Any]:
-    """Writes one file for each video, OUT/NAME.npz; those that are there already are left alone.
+    """Writes one file for each video, OUT/NAME.npz, or shards; what is there already is left alone.
 
     Args:
       checkpoint: a workdir or one of its checkpoints.
-      videos: files, folders (whose tree OUT then repeats), or lists ending in .csv.
+      videos: files, folders of them or of pictures (whose tree OUT then repeats), or lists ending in .csv.
       out: a folder, local or gs://.
 
     Raises:
@@ -88,10 +93,11 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
     plan, settings = _plan(options, trained, frames)
     folder = epath.Path(out)
     _same_settings(folder, settings | {"checkpoint": str(trained.workdir.path), "step": trained.step})
-    source, names = _named(videos)
-    todo = [i for i, name in enumerate(names) if not (folder / f"{name}.{options.format}").exists()]
+    source, names = named_videos(videos, options.rate)
+    store = Shards(str(folder), SHARD) if options.format == "array_record" else _Files(folder, options)
+    todo = [i for i, name in enumerate(names) if not store.has(name)]
     compute, batch = _network(trained, model, options)
-    files: list[str] = []
+    done = 0
     broken: list[str] = []
     pieces = chunks(source, todo, plan, size=size, antialias=options.like == "pretraining")
     for video, parts in _videos(pieces, compute, batch):
@@ -99,14 +105,18 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
             broken.append(names[video[0]])
             log.warning("%s cannot be read: %s", names[video[0]], video[1])
             continue
-        files.append(_write(folder, names[video[0]], parts, options))
-    if todo and not files:
+        features, frames, seconds = parts
+        features = features.astype(np.float16 if options.half else np.float32)
+        written = {"features": features, "frames": frames, "seconds": seconds}
+        store.add(names[video[0]], written)
+        done += 1
+    store.flush()
+    if todo and not done:
         raise ConfigError(f"none of the {len(todo)} videos can be read; the first: {broken[0]}")
-    done = len(names) - len(todo)
     return {
         "step": trained.step,
-        "videos": len(files),
-        "already": done,
+        "videos": done,
+        "already": len(names) - len(todo),
         "broken": broken,
         "out": str(folder),
         **settings,
@@ -139,41 +149,6 @@ def _same_settings(folder: epath.Path, settings: dict[str, Any]) -> None:
             raise ConfigError(
                 f"--out={folder} has features with {name} {old.get(name)}, not {value}: use another folder"
             )
-
-
-def _named(videos: Sequence[str]) -> tuple[Any, list[str]]:
-    """All videos as one source, and a name below OUT for each: its path below what was given, no suffix."""
-    opened, names = [], []
-    for item in videos:
-        listed = item.endswith(".csv")
-        one: Any = sources.csv(item).open() if listed else sources.paths([item]).open()
-        root = item.rstrip("/") if "://" in item else os.path.abspath(os.path.expanduser(item))
-        base = root if os.path.isdir(root) else os.path.dirname(root)
-        for i in range(len(one)):
-            key = one.key(i)
-            if not listed:
-                key = os.path.relpath("/" + key if root.startswith("/") else key, base)
-            names.append(os.path.splitext(key)[0])
-        opened.append(one)
-    for name, count in collections.Counter(names).items():
-        if count > 1 or ".." in name.split("/"):
-            raise ConfigError(f"--videos: {name!r} would be no name of its own in the output; name the folders above")
-    return _Joined(opened), names
-
-
-class _Joined:
-    """Several sources, one after the other."""
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self.label_names: dict[str, tuple[str, ...]] = {}
-        self._place = [(part, i) for part in parts for i in range(len(part))]
-
-    def __len__(self) -> int:
-        return len(self._place)
-
-    def fetch(self, index: int) -> Any:
-        part, i = self._place[index]
-        return part.fetch(i)
 
 
 def _network(trained: Trained, model: Any, options: Options) -> tuple[Any, int]:
@@ -251,19 +226,28 @@ def _without_clips(chunk: Chunk) -> Chunk:
     return chunk._replace(clips=np.zeros(0))
 
 
-def _write(folder: epath.Path, name: str, parts: Any, options: Options) -> str:
-    """The files of a video; the one that says "done" comes last, whole or not at all."""
-    features, frames, seconds = parts
-    features = features.astype(np.float16 if options.half else np.float32)
-    file = folder / f"{name}.{options.format}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    if options.format == "npz":
-        np.savez(content, features=features, frames=frames, seconds=seconds)
-    else:
-        times = io.BytesIO()
-        np.save(times, seconds)
-        write_bytes(folder / f"{name}.seconds.npy", times.getvalue())
-        np.save(content, features)
-    write_bytes(file, content.getvalue())
-    return str(file)
+class _Files:
+    """One file a video, OUT/NAME.npz or .npy."""
+
+    def __init__(self, folder: epath.Path, options: Options) -> None:
+        self._folder, self._format = folder, options.format
+
+    def has(self, name: str) -> bool:
+        return (self._folder / f"{name}.{self._format}").exists()
+
+    def add(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Writes the files of a video; the one that says "done" comes last, whole or not at all."""
+        file = self._folder / f"{name}.{self._format}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        if self._format == "npz":
+            np.savez(content, **arrays)
+        else:
+            times = io.BytesIO()
+            np.save(times, arrays["seconds"])
+            write_bytes(self._folder / f"{name}.seconds.npy", times.getvalue())
+            np.save(content, arrays["features"])
+        write_bytes(file, content.getvalue())
+
+    def flush(self) -> None:
+        """Nothing waits."""

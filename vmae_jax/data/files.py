@@ -11,7 +11,7 @@ from vmae_jax.data.labels import read_names
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError, did_you_mean
 
-__all__ = ["Entry", "Files", "expand", "is_remote", "open_folder", "open_paths"]
+__all__ = ["Entry", "Files", "expand", "holds_videos", "is_remote", "open_folder", "open_paths"]
 
 
 class Entry(NamedTuple):
@@ -75,6 +75,12 @@ class Files:
 
     def _key(self, entry: Entry) -> str:
         return entry.path.removeprefix(self._root).lstrip("/")
+
+
+def holds_videos(path: str) -> bool:
+    """Whether `path` is a video, or a folder with one in it or below."""
+    root = expand(path)
+    return next(_walk(root), None) is not None if _is_folder(root) else root.lower().endswith(VIDEO_SUFFIXES)
 
 
 def open_paths(paths: Sequence[str]) -> Files:

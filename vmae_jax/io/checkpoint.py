@@ -2,8 +2,8 @@
 
 Orbax writes them (asynchronously, sharded, atomically). This module adds what a run must be able
 to rely on: a fingerprint of every leaf, checked after each restore; "saved" only after the
-commit; leaves, shapes and dtypes compared, never cast or filled in; a damaged newest step is
-passed over for the one before, and said so; nothing that is not finite is ever written.
+commit; leaves, shapes and dtypes compared, never cast or filled in; frozen networks stored once
+for all steps (`shared`); a damaged newest step passed over, and said so; nothing not finite written.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from vmae_jax.io import fingerprint, layout
+from vmae_jax.io import fingerprint, layout, shared
 from vmae_jax.io.paths import absolute
 from vmae_jax.io.stored import (
     META,
@@ -154,7 +154,8 @@ class Checkpoints:
                 f"step {step} is not saved: {name} has {count} values that are not finite, {len(bad)} leaves in all"
             )
         table = layout.describe(leaves, found.fingerprints)
-        stored = layout.nest({name: leaf for name, leaf in leaves.items() if not table[name].empty})
+        frozen, still = shared.holder(self.path / str(step), table)
+        stored = layout.nest({n: leaf for n, leaf in leaves.items() if not table[n].empty and n not in still})
         args = ocp.args.Composite(
             **{
                 STATE: ocp.args.StandardSave(stored),
@@ -164,6 +165,7 @@ class Checkpoints:
         self._pending = step
         try:
             self._set_aside(step)
+            shared.write(frozen, {name: leaves[name] for name in still})
             if not self._open().save(step, args=args, force=True):
                 raise RuntimeError("the checkpoint manager declined")
         except Exception as error:

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from vmae_jax.io import fingerprint, layout
+from vmae_jax.io import fingerprint, layout, shared
 from vmae_jax.io.paths import absolute
 from vmae_jax.spec import ConfigError
 
@@ -155,8 +155,11 @@ def _read_onto(
     layout.compare(table, layout.describe(wanted), f"checkpoint {path}")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {name: _target(leaf, here) for name, leaf in wanted.items() if not table[name].empty}
-    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-        read = _attempt(lambda: layout.flat(reader.restore(path / STATE, layout.nest(target))))
+    read: dict[str, Any] = {}
+    for folder, names in _places(path, table, list(target)).items():
+        part = layout.nest({name: target[name] for name in names})
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+            read |= _attempt(lambda folder=folder, part=part: layout.flat(reader.restore(folder, part)))
     if read.keys() != target.keys():
         raise DamagedCheckpointError("other leaves came back than were asked for")
     for name, leaf in wanted.items():
@@ -180,20 +183,37 @@ def _read(path: epath.Path, step: int, select: str) -> Any:
         known = sorted({"/".join(name.split("/")[: select.count("/") + 1]) for name in table})
         raise ConfigError(f"{path} has no {select!r}; it has {', '.join(known[:20])}")
     stored = [name for name, leaf in chosen.items() if not leaf.empty]
-    arguments = ocp.args.PyTreeRestore(
-        item=layout.nest(dict.fromkeys(stored, 0)),
-        restore_args=layout.nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}),
-        partial_restore=True,
-    )
-    alone = _alone()
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-        read = _attempt(lambda: layout.flat(reader.restore(path / STATE, args=arguments) if stored else {}))
+    read: dict[str, Any] = {}
+    for folder, names in _places(path, table, stored).items():
+        read |= _read_arrays(folder, names)
     read |= {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in chosen.items() if leaf.empty}
     _verify(table, list(chosen), [fingerprint.of_numpy(np.asarray(read[name])) for name in chosen])
     if select in chosen:
         return np.asarray(read[select])
     return layout.nest({str(layout.under(name, select)): np.asarray(read[name]) for name in chosen})
+
+
+def _read_arrays(folder: epath.Path, names: list[str]) -> dict[str, Any]:
+    arguments = ocp.args.PyTreeRestore(
+        item=layout.nest(dict.fromkeys(names, 0)),
+        restore_args=layout.nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}),
+        partial_restore=True,
+    )
+    alone = _alone()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        return _attempt(lambda: layout.flat(reader.restore(folder, args=arguments)))
+
+
+def _places(path: epath.Path, table: Mapping[str, layout.Leaf], names: list[str]) -> dict[epath.Path, list[str]]:
+    """Which folder holds which of the leaves: the step's own, or that of what is frozen in every step."""
+    frozen, still = shared.holder(path, table)
+    if not shared.is_whole(frozen):  # a checkpoint of before holds all itself
+        if set(still) & set(names) and f"'{shared.ROOT}'" not in (path / STATE / "_METADATA").read_text():
+            raise DamagedCheckpointError(f"{frozen} is not there, which holds what is frozen")
+        return {path / STATE: names} if names else {}
+    parts = {path / STATE: [n for n in names if n not in still], frozen: [n for n in names if n in still]}
+    return {folder: part for folder, part in parts.items() if part}
 
 
 def _read_document(path: epath.Path, step: int) -> tuple[dict[str, Any], dict[str, layout.Leaf]]:

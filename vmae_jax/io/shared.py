@@ -1,0 +1,55 @@
+"""What never changes in a run, its frozen networks, lies beside the checkpoints once, not in each.
+
+`checkpoints/shared/DIGEST` holds the arrays below "frozen". The digest is of their names, shapes,
+dtypes and fingerprints, which the table of leaves of every step has; so a step refers to them by what
+they are, and another teacher is another folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from vmae_jax.io import layout
+
+__all__ = ["ROOT", "holder", "is_whole", "write"]
+
+ROOT = "frozen"
+_FOLDER = "shared"
+_WHOLE = ("_METADATA", "manifest.ocdbt")
+
+
+def holder(step: epath.Path, table: Mapping[str, layout.Leaf]) -> tuple[epath.Path, list[str]]:
+    """Where the frozen leaves of a step lie, and which they are.
+
+    Args:
+      step: the folder of the step.
+      table: its leaves; those without elements are stored nowhere.
+    """
+    names = [name for name, leaf in table.items() if layout.under(name, ROOT) is not None and not leaf.empty]
+    rows = [[name, *map(str, table[name][:2]), table[name].fingerprint] for name in sorted(names)]
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    return step.parent / _FOLDER / digest, names
+
+
+def is_whole(folder: epath.Path) -> bool:
+    """Whether the folder was written to its end."""
+    return all((folder / name).exists() for name in _WHOLE)
+
+
+def write(folder: epath.Path, leaves: Mapping[str, Any]) -> None:
+    """Writes the leaves, unless they are there; every process takes part, and waits for the end."""
+    there = is_whole(folder)
+    if jax.process_count() > 1:  # all must agree, whatever each of them sees
+        there = bool(multihost_utils.broadcast_one_to_all(np.int32(there)))
+    if there or not leaves:
+        return
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder, layout.nest(leaves), force=True)
+        writer.wait_until_finished()
