@@ -52,10 +52,11 @@ PARTS = ("all", "train", "held_out")
 def folder(
     path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
 ) -> "Folder":
-    """Every video file under `path`, in the order of their names.
+    """Every video file under `path`, in the order of their names; or the records of a prepared folder.
 
     Args:
-      path: a folder, local or gs://; its subfolders are read too.
+      path: a folder, local or gs://; its subfolders are read too. One that `vmae data prepare` made
+        gives its records, with the labels they have; its split "validation", if any, is what is held out.
       labels: "none", or "folders": the first folder below `path` names the class.
       part: "all", or one side of a split that depends on the files' names alone: "held_out" is
         `share` of the videos (at least one), "train" the rest.
@@ -169,9 +170,12 @@ class Folder:
     names: str | None
 
     def open(self) -> Source:
-        """Lists the folder. Raises ConfigError: no such folder, or no video in it."""
+        """Lists the folder, or opens its records. Raises ConfigError: no such folder, or no video in it."""
         from vmae_jax.data.files import open_folder
+        from vmae_jax.data.prepared import is_prepared, open_prepared
 
+        if is_prepared(self.path):
+            return open_prepared(self.path, part=self.part, share=self.share, names=self.names)
         return open_folder(self.path, labels=self.labels, part=self.part, share=self.share, names=self.names)
 
 
