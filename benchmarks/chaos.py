@@ -112,7 +112,7 @@ class Chaos:
             status = getattr(self, "do_" + kind.replace(" ", "_").replace("-", "_"))()
             self.done[kind] = self.done.get(kind, 0) + 1
             self.statuses[f"{kind}: {status}"] = self.statuses.get(f"{kind}: {status}", 0) + 1
-            if status not in RESUMES:
+            if status not in RESUMES | ({2} if kind == "full disk" else set()):  # 2: refused at the start, told why
                 self.problems.append(f"round {number}, {kind}: status {status}")
             self.check(f"round {number}, {kind}")
             told(f"round {number} of {self.rounds}: {kind}, step {before} to {self.reached()}, status {status}")
@@ -215,6 +215,7 @@ class Chaos:
 
     def begun(self, *more: str, further: int = 0) -> int:
         """A process at a random moment of its life: starting, or some steps further."""
+        began = time.time()
         pid = self.start(self.work, *more)
         if not further and self.random.random() < 0.25:
             time.sleep(self.random.uniform(0.0, 3.0))
@@ -222,8 +223,8 @@ class Chaos:
         first = max(self.listed(), default=0)
         wanted = min(first + max(further, self.random.randrange(0, self.reach)), self.steps - 1)
         end = time.monotonic() + LIMIT
-        while time.monotonic() < end and not ended(pid) and self.reached() < wanted:
-            time.sleep(0.01)
+        while time.monotonic() < end and not ended(pid) and self.reached(since=began) < wanted:
+            time.sleep(0.02)
         time.sleep(self.random.uniform(0.0, 0.2))
         return pid
 
@@ -278,8 +279,9 @@ class Chaos:
 
         return whole_steps(epath.Path(self.work / "checkpoints"))
 
-    def reached(self) -> int:
-        return max((row["step"] for row in rows(self.work)), default=0)
+    def reached(self, since: float = 0.0) -> int:
+        """The newest step that left a row after `since` (seconds since 1970)."""
+        return max((row["step"] for row in rows(self.work) if row["time"] > since), default=0)
 
     def check(self, when: str) -> None:
         """After every round: no step twice, no row that cannot be read."""

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vmae_jax.runtime.virtual_devices import patient
 from vmae_jax.spec import ConfigError, allow_plugins
 
 __all__ = ["main"]
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    patient()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("vmae_jax").setLevel(logging.INFO)
     try:
@@ -144,7 +146,9 @@ def _bench_commands(commands: Any) -> None:
 
     feeding = _command(benches, "input", _bench_input, "clips/s from files to devices, by stage, and what bounds it")
     _config_arguments(feeding)
-    feeding.add_argument("--seconds", type=float, default=10.0, help="that are measured (default 10)")
+    feeding.add_argument("--seconds", type=float, default=10.0, help="that each stage is measured (default 10)")
+    feeding.add_argument("--step-seconds", type=float, help="what a step takes: does the input keep up?")
+    feeding.add_argument("--hosts", type=int, default=1, help="of the pod that is projected to (default 1)")
 
     stepping = _command(benches, "step", _bench_step, "the training step against the machine's peak and PyTorch")
     _config_arguments(stepping)
@@ -265,7 +269,8 @@ def _bench_input(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.config is None:
         raise ConfigError("vmae bench input: --config is needed")
-    return bench.run_input(config.load_config(args.config, args.overrides), seconds=args.seconds)
+    chosen = config.load_config(args.config, args.overrides)
+    return bench.run_input(chosen, seconds=args.seconds, step_seconds=args.step_seconds, hosts=args.hosts)
 
 
 def _bench_step(args: argparse.Namespace) -> dict[str, Any]:
