@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
-                       help="of restore, compile, data, step, save, evaluate; past it the run ends with 75")  # fmt: skip
+                       help="of restore, compile, data, step, save, evaluate; past it it ends with 75")  # fmt: skip
 
     evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
     _checkpoint_arguments(evaluate)

@@ -11,15 +11,20 @@ def test_only_where_devices_are_virtual_and_never_over_what_is_set():
     alone: dict[str, str] = {}
     patient(alone)
     assert alone == {}
+    one = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    patient(one)
+    assert one == {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     given = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     patient(given)
     first, *rest = given["XLA_FLAGS"].split()
     assert first == "--xla_force_host_platform_device_count=8"
     assert rest == [f"{name}={seconds}" for name, seconds in FLAGS.items()]
+    assert given["NPROC"] == "32"
     patient(given)
     assert len(given["XLA_FLAGS"].split()) == 3
-    own = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {next(iter(FLAGS))}=7"}
+    own = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {next(iter(FLAGS))}=7", "NPROC": "5"}
     patient(own)
+    assert own["NPROC"] == "5"
     assert own["XLA_FLAGS"].count(next(iter(FLAGS))) == 1
 
 
