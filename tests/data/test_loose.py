@@ -66,3 +66,29 @@ def test_mistakes(k400, text, split, words):
 def test_only_a_builders_settings_are_taken():
     with pytest.raises(ConfigError, match=r"data\.loose takes config="):
         loose.loose("kinetics")
+
+
+def test_prepared_from_the_owners_files(k400, tmp_path, capsys):
+    """`vmae data prepare --dataset`: splits, labels, what is missing, and records that TFDS opens."""
+    import json
+
+    from vmae_jax.cli import main
+    from vmae_jax.data import sources
+
+    out = str(tmp_path / "records")
+    for split in ("train", "validation"):
+        command = ["data", "prepare", str(k400), "--dataset=kinetics:version=400", f"--split={split}", f"--out={out}"]
+        assert main([*command, "--codec=h264", "--short-side=16", "--workers=1", "--quiet"]) == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert told["status"] == "ok"
+        assert told["videos"] == {"train": 2, "validation": 1}[split]
+    source = sources.tfds(directory=out, split="train").open()
+    assert source.label_names["label"] == ("a", "b")
+    assert {source.fetch(i).key: source.fetch(i).labels["label"] for i in range(2)} == {
+        "kinetics/x1_000003_000013": 1,
+        "kinetics/x2_000003_000013": 0,
+    }
+    assert len(sources.tfds(directory=out, split="validation").open()) == 1
+    manifest = json.loads((tmp_path / "records" / "prepared" / "train.json").read_text())
+    assert manifest["rejected"] == [["gone_000003_000013", "is not in the folder"]]
+    assert manifest["name"] == "kinetics"

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, help="folder of the dataset; the same command goes on where it was stopped")
     add("--split", default="train", help="name of the split that is made (default train)")
-    add("--name", default="videos", help="name of the dataset (default videos)")
+    add("--name", help="name of the dataset (default: that of --dataset, or videos)")
     add("--codec", default="keep", help="keep (the original bytes, default), h264 (encoded anew) or jpeg (pictures)")
     add("--quality", type=int, help="of h264: 1 to 51, lower is better (23); of jpeg: 1 to 95 (85)")
     add("--short-side", type=int, metavar="PIXELS", help="shrink the shorter side to this")
@@ -41,6 +42,8 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, help="processes (default: one a core)")
     add("--timeout", type=float, default=60.0, help="seconds in which a video has to give its next frame (default 60)")
     add("--quiet", action="store_true", help="no progress bar")
+    add("--beam", nargs="?", const="", metavar="ARGUMENTS", help='run as an Apache Beam pipeline, such as --beam="'
+        '--runner=FlinkRunner --flink_master=HOST:8081" (docs/data.md)')  # fmt: skip
 
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +70,13 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     add("--root", default="", help="of a list: what its paths are relative to (default: its folder)")
     add("--columns", help='of a list: its columns, such as "path label", where they cannot be told by their number')
     add("--pictures", default="img_{:05}.jpg", help="of a list of picture folders: the pictures' names")
-    add("--source-split", default="train", help="of a TFDS dataset: the split to read (default train)")
+    add("--source-split", help="of a TFDS dataset: the split to read (default train)")
+    add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder as this data set's owners hand it out: "
+        "kinetics:version=710, ucf101:split=2, … (data/builders says what each takes)")  # fmt: skip
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_jax.data.prepare import local, options, run, shards, summary
+    from vmae_jax.data.prepare import beam, local, options, run, shards, summary
 
     chosen = options.options(
         codec=args.codec,
@@ -83,12 +88,17 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
         sound=not args.no_sound,
         file_format=args.format,
     )
-    layout = shards.layout(args.out, name=args.name, split=args.split, file_format=chosen.file_format)
+    name = args.name or (args.dataset or "videos").partition(":")[0]
+    layout = shards.layout(args.out, name=name, split=args.split, file_format=chosen.file_format)
 
     def plan() -> run.Plan:
         return run.Plan(_origin(args), layout, chosen, shards=args.shards, timeout=args.timeout)
 
-    manifest = run.prepare(plan, layout, local.local_runner(args.workers, progress=not args.quiet))
+    if args.beam is None:
+        runner = local.local_runner(args.workers, progress=not args.quiet)
+    else:
+        runner = beam.beam_runner(shlex.split(args.beam))
+    manifest = run.prepare(plan, layout, runner)
     print(summary.in_words(manifest, layout.out), file=sys.stderr)
     return summary.in_short(manifest, layout.out)
 
@@ -118,8 +128,9 @@ def _validate(args: argparse.Namespace) -> dict[str, Any]:
 def _origin(args: argparse.Namespace) -> Any:
     from vmae_jax.data.prepare.inputs import Origin
 
-    names = ("labels", "names", "root", "columns", "pictures", "source_split")
-    return Origin(tuple(args.source), **{name: getattr(args, name) for name in names})
+    names = ("labels", "names", "root", "columns", "pictures", "dataset")
+    split = args.source_split or (getattr(args, "split", "train") if args.dataset else "train")
+    return Origin(tuple(args.source), source_split=split, **{name: getattr(args, name) for name in names})
 
 
 def _info(args: argparse.Namespace) -> dict[str, Any]:

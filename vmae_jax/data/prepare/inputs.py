@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from vmae_jax.data import sources
+from vmae_jax.data.loose import open_dataset
 from vmae_jax.data.prepare.record import LabelKind, label_kind
 from vmae_jax.data.tars import TAR_SUFFIXES, open_tars
 from vmae_jax.data.video import Encoded
@@ -29,7 +30,8 @@ class Origin:
       root: what a list's paths are relative to.
       columns: the columns of a list by name.
       pictures: the names of a list's pictures.
-      source_split: of a TFDS dataset.
+      source_split: of a TFDS dataset, or of a data set of owners' files.
+      dataset: a builder and its arguments, whose owners' files lie in the one path (see `data.loose`).
     """
 
     paths: tuple[str, ...]
@@ -39,6 +41,7 @@ class Origin:
     columns: str | None = None
     pictures: str = "img_{:05}.jpg"
     source_split: str = "train"
+    dataset: str | None = None
 
 
 class Part(Protocol):
@@ -91,6 +94,10 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
       ConfigError: they are not there, or nothing is.
     """
     paths = origin.paths
+    if origin.dataset is not None:
+        if len(paths) != 1:
+            raise ConfigError(f"--dataset={origin.dataset} reads one folder, not {len(paths)} paths")
+        return _listed(*open_dataset(origin.dataset, paths[0], origin.source_split))
     if len(paths) == 1 and paths[0].startswith("tfds:"):
         name, _, config = paths[0].removeprefix("tfds:").partition("/")
         return _records(sources.tfds(name=name, config=config or None, split=origin.source_split))
