@@ -1,13 +1,18 @@
-"""What feeding the devices costs: the rate of each stage of the input, and who waits for whom.
+"""What feeding the devices costs: the rate of each stage of the input, and what bounds it.
 
 It imports nothing that reads videos: a command hands it the stages as functions.
 """
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["Rate", "timed"]
+__all__ = ["Rate", "report", "table", "timed"]
+
+BUSY = 0.85  # of the cores: above it they are what bounds the input
+PARTS = "together"  # the name of the whole, from the files to the devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,3 +51,80 @@ def timed(step: Callable[[], int], *, cpu: Callable[[], float], seconds: float) 
         passed = time.perf_counter() - began
         if passed >= seconds:
             return Rate(clips, passed, cpu() - used)
+
+
+def report(
+    stages: Mapping[str, Rate], whole: Rate, *, cores: int, clips: int, step_seconds: float | None, hosts: int
+) -> dict[str, Any]:
+    """What the measurements mean.
+
+    Args:
+      stages: each measured alone, in order.
+      whole: all of them together, as in training.
+      cores: of this host.
+      clips: of a step, over all hosts.
+      step_seconds: what a step takes the devices; None where that is not asked.
+      hosts: of the pod that is projected to, each with cores as these.
+
+    Returns:
+      {"stages", "together", "bound_by", "why", and "feeding" where step_seconds is given}.
+    """
+    bound, why = _verdict(stages, whole, cores)
+    found: dict[str, Any] = {
+        "stages": {name: _numbers(rate) for name, rate in stages.items()},
+        PARTS: _numbers(whole) | {"cores_busy": whole.cpu_seconds / whole.seconds},
+        "cores": cores,
+        "bound_by": bound,
+        "why": why,
+    }
+    if step_seconds is not None:
+        found["feeding"] = _feeding(whole, cores=cores, clips=clips, step_seconds=step_seconds, hosts=hosts)
+    return found
+
+
+def _verdict(stages: Mapping[str, Rate], whole: Rate, cores: int) -> tuple[str, str]:
+    busy = whole.cpu_seconds / whole.seconds / cores
+    slowest = min(stages, key=lambda name: stages[name].clips_per_second)
+    dearest = max(stages, key=lambda name: stages[name].cpu_ms_per_clip)
+    if busy >= BUSY:
+        share = stages[dearest].cpu_ms_per_clip / sum(rate.cpu_ms_per_clip for rate in stages.values())
+        return dearest, f"{busy:.0%} of {cores} cores are busy, {share:.0%} of that with {dearest}"
+    alone = stages[slowest].clips_per_second
+    return slowest, f"the cores are {busy:.0%} busy, and {slowest} alone reaches {alone:.1f} clips/s"
+
+
+def _feeding(whole: Rate, *, cores: int, clips: int, step_seconds: float, hosts: int) -> dict[str, Any]:
+    """Whether, and with how many cores, the input keeps up with steps of this length."""
+    needed = clips / step_seconds
+    here = whole.clips_per_second
+    per_core = here / min(cores, max(whole.cpu_seconds / whole.seconds, 1e-9))
+    return {
+        "step_seconds": step_seconds,
+        "clips_per_second_needed": needed,
+        "hosts": hosts,
+        "clips_per_second_of_hosts": here * hosts,
+        "wait_share": max(0.0, 1 - here * hosts / needed),
+        "cores_needed": math.ceil(needed / per_core),
+        "cores_needed_per_host": math.ceil(needed / per_core / hosts),
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The report for a terminal."""
+    rows: list[Sequence[str]] = [("stage", "clips/s", "ms of processor a clip")]
+    for name, numbers in [*found["stages"].items(), (PARTS, found[PARTS])]:
+        rows.append((name, f"{numbers['clips_per_second']:.1f}", f"{numbers['cpu_ms_per_clip']:.2f}"))
+    wide = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+    lines.append(f"bound by {found['bound_by']}: {found['why']}")
+    if feeding := found.get("feeding"):
+        lines.append(
+            f"steps of {feeding['step_seconds']:g} s take {feeding['clips_per_second_needed']:.1f} clips/s; "
+            f"{feeding['hosts']} such hosts give {feeding['clips_per_second_of_hosts']:.1f}: the devices wait "
+            f"{feeding['wait_share']:.0%} of the time; {feeding['cores_needed_per_host']} cores a host would feed them"
+        )
+    return "\n".join(lines)
+
+
+def _numbers(rate: Rate) -> dict[str, float]:
+    return {"clips_per_second": rate.clips_per_second, "cpu_ms_per_clip": rate.cpu_ms_per_clip}

@@ -18,8 +18,8 @@ PARTS = (
     ("encoder", re.compile(r"Encoder")),
     ("decoder", re.compile(r"Decoder")),
     ("loss backward", re.compile(r"transpose\(")),
-    ("masks, patches and gather", re.compile(r"/(masks|cubes)(/|\)|$)|jit\(take_along_axis\)")),
-    ("targets and loss", re.compile(r"/(targets|loss)(/|\)|$)|jvp\(")),
+    ("masks, patches and gather", re.compile(r"[/(](masks|cubes)[/)]|jit\(take_along_axis\)")),
+    ("targets and loss", re.compile(r"[/(](targets|loss)[/)]|jvp\(")),
 )
 NAMED = re.compile(r'%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name="([^"]*)"')
 

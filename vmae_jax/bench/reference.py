@@ -5,8 +5,9 @@ dropped, targets are made for every token, pixels arrive as normalised floating 
 decoder reads the visible tokens and the plan's mask tokens. It takes its weights, clips and masks
 from a folder that our side wrote, so both sides do the same work on the same numbers:
 
-    config.json, model.safetensors   the model, as transformers opens it
-    batch.npz                        video [b t h w c] uint8; visible [b v], decode [b k], weight [b k]
+    config.json          the model, as transformers opens it
+    model.safetensors    its weights; without them they are random
+    batch.npz            video [b t h w c] uint8; visible [b v], decode [b k], weight [b k]
 
     python -m vmae_jax.bench.reference FOLDER --attention=eager --dtype=float32 [--compile]
 
@@ -43,7 +44,13 @@ class Reference:
 
         self.torch = torch
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model: Any = transformers.VideoMAEForPreTraining.from_pretrained(folder, attn_implementation=attention)
+        model: Any
+        if (folder / "model.safetensors").exists():
+            model = transformers.VideoMAEForPreTraining.from_pretrained(folder, attn_implementation=attention)
+        else:  # random weights are as fast
+            config = transformers.VideoMAEConfig.from_pretrained(folder)
+            config._attn_implementation = attention
+            model = transformers.VideoMAEForPreTraining(config)
         model.decoder.norm.eps = 1e-6  # as the official code has it
         for layer in model.decoder.decoder_layers:
             layer.layernorm_before.eps = layer.layernorm_after.eps = 1e-6
