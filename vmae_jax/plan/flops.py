@@ -6,12 +6,12 @@ program and multiplies by the length of every loop. A multiply and an add are tw
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 
-__all__ = ["count", "of_training", "peak"]
+__all__ = ["Cost", "by_part", "count", "of_training", "peak"]
 
 # Dense bfloat16 operations a second of one chip, from the makers' data sheets.
 PEAKS = {
@@ -25,6 +25,9 @@ PEAKS = {
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
 }
+
+
+_MODULES = ("qkv", "proj/", "attention", "mlp", "embed", "head", "project")  # the first that a path has names its part
 
 
 def count(function: Callable[..., Any], *args: Any) -> float:
@@ -44,6 +47,51 @@ def of_training(loss: Callable[..., Any], *args: Any) -> float:
     PaLM's appendix B and of the tables that quote "MFU").
     """
     return 3.0 * count(loss, *args)
+
+
+class Cost(NamedTuple):
+    """Operations, and bytes of the arrays that products read and write, each once."""
+
+    flops: float
+    bytes: float
+
+
+def by_part(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
+    """`count` by the part of the network, with the bytes that its products read and write.
+
+    What lies between products is taken as done on the way, so the bytes are the least that a
+    program which does not fuse one product with the next has to move.
+
+    Returns:
+      "encoder mlp", "decoder scores", … -> its cost, in the order of the program.
+    """
+    found: dict[str, Cost] = {}
+
+    def add(part: str, cost: Cost) -> None:
+        so_far = found.get(part, Cost(0.0, 0.0))
+        found[part] = Cost(so_far.flops + cost.flops, so_far.bytes + cost.bytes)
+
+    def walk(jaxpr: core.Jaxpr, above: str, times: float) -> None:
+        for equation in jaxpr.eqns:
+            path = f"{above}/{equation.source_info.name_stack}"
+            if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+                arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+                size = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+                add(_part(path), Cost(times * _of_equation(equation), times * size))
+            turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+            for inner in _jaxprs(equation.params):
+                walk(inner, path, times * turns)
+
+    walk(jax.make_jaxpr(function)(*args).jaxpr, "", 1.0)
+    return found
+
+
+def _part(path: str) -> str:
+    """A part's name, from the names of the modules that a product stands in."""
+    module = next((name for name in ("Encoder", "Decoder") if name in path), None)
+    inner = next((name for name in _MODULES if name in path), "")
+    inner = {"proj/": "proj", "attention": "scores"}.get(inner, inner)
+    return f"{module.lower()} {inner}".strip() if module else inner or "rest"
 
 
 def peak(devices: Sequence[Any]) -> float | None:

@@ -1,0 +1,62 @@
+"""The masked autoencoder in the published code's order of work, to count and measure ours against.
+
+The same parameters, masks, predictions and loss; but all tokens are embedded and most of them then
+dropped, and targets are made of all cubes, of which a part is used.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vmae_jax.methods.masked import Masked
+from vmae_jax.models.layers import Dense, LayerNorm, Stack
+from vmae_jax.patches import Patch, gather, grid_of, patchify
+from vmae_jax.targets.core import Objective
+from vmae_jax.types import Batch, MaskPlan, Method, Params
+
+__all__ = ["Reference", "reference"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference(Masked):
+    """`Masked`, as the official PyTorch code computes it (`modeling_pretrain.py`, `engine_for_pretraining.py`)."""
+
+    def encode(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
+        """The encoded visible tokens, after embedding all; drop path is not there."""
+        del train
+        encoder, weights = self.model.encoder, params["encoder"]
+        cubes = self.model.normalize(patchify(batch["video"], self.model.patch))
+        with jax.named_scope("Encoder"):
+            embed = Dense(encoder.width, ("cube", "embed"), dtype=encoder.dtype, name="embed")
+            everywhere = jnp.broadcast_to(jnp.arange(cubes.shape[1]), cubes.shape[:2])
+            x = jnp.asarray(embed.apply({"params": weights["embed"]}, cubes))
+            positions = encoder.positions(encoder.grid, encoder.width).apply({}, everywhere)
+            x = x + jnp.asarray(positions).astype(encoder.dtype)
+            x = gather(x, masks.visible)
+            stack = Stack(**encoder.blocks, dtype=encoder.dtype, name="blocks")
+            x = stack.apply({"params": weights["blocks"]}, x, None, masks.valid)
+            return jnp.asarray(LayerNorm(encoder.dtype, name="norm").apply({"params": weights["norm"]}, x))
+
+
+def reference(masked: Masked) -> Method:
+    """The method with the published order of work.
+
+    Args:
+      masked: ours, whose encoder has sinusoid positions and a final norm.
+    """
+    objectives = {name: _whole(objective) for name, objective in masked.objectives.items()}
+    told = Reference(masked.model, masked.encoder_mask, masked.decoder_mask, objectives)
+    return Method(init=told.init, loss=told.loss, features=told.features)
+
+
+def _whole(objective: Objective) -> Objective:
+    """The objective with targets of all cubes, of which those at `decode` are taken."""
+
+    def target(batch: Batch, decode: Array, patch: Patch) -> Array:
+        count = grid_of(batch["video"].shape, patch).size
+        everywhere = jnp.broadcast_to(jnp.arange(count), (decode.shape[0], count))
+        return gather(objective.target(batch, everywhere, patch), decode)
+
+    return objective._replace(target=target)
