@@ -1,0 +1,81 @@
+"""A preparation that is killed again and again ends with the same bytes; memory stays small however long a video is."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from numbered_videos import numbered_frames
+from prepared_sets import checksums
+
+from vmae_jax.data.encode import encode_h264
+
+
+def command(source, out, *more):
+    words = ["data", "prepare", str(source), f"--out={out}", "--codec=h264", "--quality=30", "--quiet", *more]
+    return [sys.executable, "-m", "vmae_jax", *words]
+
+
+@pytest.mark.slow
+def test_killed_ten_times(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(6):
+        (videos / f"{number}.mp4").write_bytes(encode_h264(numbered_frames(150, size=96, colour=20 * number)))
+    arguments = ("--shards=3", "--workers=1", "--seconds=3")
+    start = time.monotonic()
+    subprocess.run(command(videos, tmp_path / "whole", *arguments), check=True, timeout=240, capture_output=True)
+    lasts = time.monotonic() - start
+    chance = random.Random(0)
+    killed = 0
+    for _ in range(10):
+        process = subprocess.Popen(
+            command(videos, tmp_path / "killed", *arguments),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=chance.uniform(0.1, 0.6) * lasts)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait(timeout=60)
+    done = subprocess.run(
+        command(videos, tmp_path / "killed", *arguments), check=True, timeout=240, capture_output=True, text=True
+    )
+    assert killed >= 3
+    assert json.loads(done.stdout.splitlines()[-1])["videos"] == 6
+    assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
+    assert not (tmp_path / "killed" / ".preparing").exists()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    """Records are written as they come: four times the video needs no more memory."""
+    peaks = []
+    for frames in (500, 4000):
+        folder = tmp_path / str(frames)
+        folder.mkdir()
+        (folder / "long.mp4").write_bytes(encode_h264(numbered_frames(frames, size=128)))
+        path = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+        subprocess.run([sys.executable, "-c", _PEAK, str(folder)], check=True, timeout=240, env=os.environ | path)
+        peaks.append(int((folder / "peak").read_text()))
+    assert peaks[1] < 1.15 * peaks[0] + 20_000
+    assert peaks[1] < 500_000  # KiB; TensorFlow is not there
+
+
+_PEAK = """
+import resource, sys
+from prepared_sets import in_this_process
+from vmae_jax.data.prepare import options, run, shards
+from vmae_jax.data.prepare.inputs import Origin
+folder = sys.argv[1]
+settings = options.options(codec="jpeg", seconds=4)
+layout = shards.layout(folder + "/out", name="videos", split="train", file_format="array_record")
+in_this_process(run.Plan(Origin((folder,)), layout, settings).jobs())
+assert "tensorflow" not in sys.modules
+open(folder + "/peak", "w").write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+"""
