@@ -160,6 +160,11 @@ def _bench_commands(commands: Any) -> None:
     stepping.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
 
 
+    training = _command(benches, "train", _bench_train, "training on the config's clips against the step's own rate")
+    _config_arguments(training)
+    training.add_argument("--rounds", type=int, default=10, help="of turns that are measured (default 10)")
+
+
 def _data_commands(commands: Any) -> None:
     from vmae_jax.commands import data
 
@@ -271,6 +276,14 @@ def _bench_input(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("vmae bench input: --config is needed")
     chosen = config.load_config(args.config, args.overrides)
     return bench.run_input(chosen, seconds=args.seconds, step_seconds=args.step_seconds, hosts=args.hosts)
+
+
+def _bench_train(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import bench_train, config
+
+    if args.config is None:
+        raise ConfigError("vmae bench train: --config is needed")
+    return bench_train.run_train(config.load_config(args.config, args.overrides), rounds=args.rounds)
 
 
 def _bench_step(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""`vmae bench train`: steps on the clips as they come, against the same steps on clips that are there."""
+
+import sys
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vmae_jax.bench.step import interleaved
+from vmae_jax.commands.bench_step import Running
+from vmae_jax.commands.experiment import experiment
+from vmae_jax.data.device import host_rows, prefetch_to_device
+from vmae_jax.spec import ConfigError
+from vmae_jax.train import sharding
+
+__all__ = ["run_train"]
+
+BLOCK = 5  # steps that each side takes in a row
+
+
+def run_train(config: ConfigDict, *, rounds: int = 10) -> dict[str, Any]:
+    """Measures training end to end, input and step, and the share of the step's own rate that it reaches.
+
+    The two sides take turns of five steps: on the stream of the config's own clips, and on one batch
+    that stays on the devices. While the second runs, the first reads ahead as far as it may, which
+    is why a turn has more steps than the pipeline has batches in hand.
+
+    Args:
+      rounds: of turns that count.
+
+    Raises:
+      ConfigError: what `experiment` and the source refuse.
+    """
+    if rounds < 1:
+        raise ConfigError(f"vmae bench train: --rounds is at least 1, not {rounds}")
+    made = experiment(config)
+    running = Running.start(made)
+    place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
+    ahead = made.loader.prefetch + 2
+    block = max(BLOCK, 3 * ahead)
+    stream = made.loader.open().batches(rows=host_rows(place, clips), seed=made.seed)
+    fixed, waited = running.batch, [0.0]
+    with prefetch_to_device(stream, place, clips=clips) as batches:
+
+        def streamed() -> float:
+            began = time.perf_counter()
+            for _ in range(block):
+                asked = time.perf_counter()
+                running.batch = next(batches)
+                waited[0] += time.perf_counter() - asked
+                running.take()
+            return time.perf_counter() - began
+
+        def still() -> float:
+            running.batch = fixed
+            return sum(running.take() for _ in range(block))
+
+        streamed()
+        waited[0] = 0.0
+        took = interleaved({"train": streamed, "step": still}, rounds=rounds, warmup=0)
+    train, step = took["train"], took["step"]
+    report = {
+        "device": jax.devices()[0].device_kind,
+        "clips_per_step": clips,
+        "steps_per_turn": block,
+        "rounds": rounds,
+        "clips_per_second": clips * block / train.median,
+        "step_clips_per_second": clips * block / step.median,
+        "share_of_step": step.median / train.median,
+        "data_wait": waited[0] / sum(train.seconds),
+        "spread": {"train": train.spread, "step": step.spread},
+    }
+    print(_table(report), file=sys.stderr)
+    return report
+
+
+def _table(report: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    waited, share = 100 * report["data_wait"], 100 * report["share_of_step"]
+    return (
+        f"training     {report['clips_per_second']:.1f} clips/s, {waited:.1f}% of it waiting for data\n"
+        f"step alone   {report['step_clips_per_second']:.1f} clips/s\n"
+        f"share        {share:.1f}% of the step's own rate, {report['rounds']} turns of "
+        f"{report['steps_per_turn']} steps each"
+    )
