@@ -121,7 +121,7 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
     return config
 
 
-def unlabeled_hybrid(own: str | None = None) -> ConfigDict:
+def unlabeled_hybrid(records: str | None = None, own: str | None = None) -> ConfigDict:
     """UnlabeledHybrid, 1.35 million clips: every clip of every part once an epoch [code].
 
     The parts [paper]: Kinetics-710, 658 thousand; Something-Something v2, 169; AVA, 21; WebVid, 250 of its
@@ -129,25 +129,42 @@ def unlabeled_hybrid(own: str | None = None) -> ConfigDict:
     Which of WebVid's nobody says: a tenth by digest [inferred]. AVA's are ten seconds each, end to
     end, of the training movies: that makes 21 thousand [inferred]. Clips of Something-Something are
     read at stride 2, for they have 12 frames a second [code].
+
+    Args:
+      records: the folder of k710/, ssv2/, ava/ and webvid/ as `vmae data prepare` made them; by default the
+        builders' own records.
+      own: a list of videos, in an official format.
     """
-    kinetics, ssv2 = call("data.builders.kinetics.config", version="710"), "data.builders.something_something.config"
-    ava = call("data.builders.ava.config", seconds=10.0, clips="consecutive")
     parts = {
-        "k710": _part("kinetics", kinetics),
-        "ssv2": _part("something_something", call(ssv2, version="v2"), stride=2),
-        "ava": _part("ava", ava),
-        "webvid": _part("webvid", call("data.builders.webvid.config", version="2M", share=0.1)),
+        "k710": (_K710, None),
+        "ssv2": (("something_something", {"version": "v2"}), 2),
+        "ava": (("ava", {"seconds": 10.0, "clips": "consecutive"}), None),
+        "webvid": (("webvid", {"version": "2M", "share": 0.1}), None),
+    }
+    made = {
+        name: call("data.mixture.part", source=_records(name, builder, records), stride=stride)
+        for name, (builder, stride) in parts.items()
     }
     if own is not None:
-        parts["own"] = call("data.mixture.part", source=call("data.sources.csv", path=own))
-    return call("data.mixture", parts=parts)
+        made["own"] = call("data.mixture.part", source=call("data.sources.csv", path=own))
+    return call("data.mixture", parts=made)
 
 
-def labeled_hybrid(split: str = "train") -> ConfigDict:
-    """LabeledHybrid is Kinetics-710 [code]: 658,340 training and 66,803 validation clips, 710 classes."""
-    settings = call("data.builders.kinetics.config", version="710")
-    return call("data.sources.tfds", name="kinetics", config=settings, split=split)
+def labeled_hybrid(split: str = "train", records: str | None = None) -> ConfigDict:
+    """LabeledHybrid is Kinetics-710 [code]: 658,340 training and 66,803 validation clips, 710 classes.
+
+    Args:
+      split: train or validation.
+      records: as in `unlabeled_hybrid`.
+    """
+    return _records("k710", _K710, records, split)
 
 
-def _part(name: str, settings: ConfigDict, stride: int | None = None) -> ConfigDict:
-    return call("data.mixture.part", source=call("data.sources.tfds", name=name, config=settings), stride=stride)
+_K710 = ("kinetics", {"version": "710"})
+
+
+def _records(name: str, builder: tuple[str, dict[str, Any]], records: str | None, split: str = "train") -> ConfigDict:
+    if records is not None:
+        return call("data.sources.tfds", directory=f"{records.rstrip('/')}/{name}", split=split)
+    settings = call(f"data.builders.{builder[0]}.config", **builder[1])
+    return call("data.sources.tfds", name=builder[0], config=settings, split=split)

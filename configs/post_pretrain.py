@@ -1,8 +1,8 @@
 """Supervised post-pre-training on Kinetics-710: `configs/post_pretrain.py:g,weights=WORKDIR`.
 
 VideoMAE V2's second stage, sizes B, H and g: a pre-trained encoder learns 710 classes, before it
-is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches (`configs/distill.py`). `:g,hybrid` reads
-LabeledHybrid, which is Kinetics-710, from its prepared dataset (see `docs/data.md`); otherwise the lists
+is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches (`configs/distill.py`). `:g,hybrid,records=FOLDER`
+reads LabeledHybrid, which is Kinetics-710, from prepared records (see `docs/data.md`); otherwise the lists
 of videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common, finetune
-from vmae_jax.spec import call
+from vmae_jax.spec import ConfigError, call
 
 RECIPES = {
     "B": finetune.Recipe(32, 16, 7e-4, 90, 0.75, 0.1),  # [code]
@@ -21,7 +21,7 @@ RECIPES = {
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, size=("B", "H", "g"), hybrid=False, weights=None, smoke=False)
+    args = common.parse(arguments, size=("B", "H", "g"), hybrid=False, records=None, weights=None, smoke=False)
     recipe = RECIPES[args.size]
     path = {} if args.weights is None else {"path": args.weights}
     method = call(
@@ -30,6 +30,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
     config: Any = finetune.supervised(method, recipe, "k710", init_from)
     if args.hybrid:
-        config.data.source = common.labeled_hybrid()
-        config.eval.data.source = common.labeled_hybrid("validation")
+        config.data.source = common.labeled_hybrid("train", args.records)
+        config.eval.data.source = common.labeled_hybrid("validation", args.records)
+    elif args.records is not None:
+        raise ConfigError("configs/post_pretrain.py: records= belongs to hybrid; without it, name data.source.path")
     return common.smoke(config) if args.smoke else config

@@ -1,8 +1,8 @@
 """VideoMAE V2 pre-training with dual masking: `configs/videomae_v2.py:B` (S, B, L, H, g).
 
-Recipes of the official scripts on UnlabeledHybrid, 1.35 million clips: `:B,hybrid` reads it from prepared
-datasets (`docs/data.md` says how to prepare them; `own=LIST` adds videos of yours, and
-`--config.data.source.parts.webvid.weight=0` leaves a part out). Without it, name your own videos:
+Recipes of the official scripts on UnlabeledHybrid, 1.35 million clips: `:B,hybrid,records=FOLDER` reads it from
+prepared records (`docs/data.md` says how they are made); `own=LIST` adds videos of yours, and
+`--config.data.source.parts.webvid.weight=0` leaves a part out. Without it, name your own videos:
 `--config.data.source.path=FOLDER`.
 """
 
@@ -22,10 +22,10 @@ RECIPES = {
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, size=("B", "S", "L", "H", "g"), hybrid=False, own=None, smoke=False)
-    if args.own is not None and not args.hybrid:
+    args = common.parse(arguments, size=("B", "S", "L", "H", "g"), hybrid=False, records=None, own=None, smoke=False)
+    if not args.hybrid and (args.own, args.records) != (None, None):
         raise ConfigError(
-            "configs/videomae_v2.py: own= adds a list of videos to hybrid; without it, name data.source.path"
+            "configs/videomae_v2.py: own= and records= belong to hybrid; without it, name data.source.path"
         )
     batch, rate, warmup, epochs, clip, remat = RECIPES[args.size]
     config = common.sections(
@@ -38,7 +38,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
         data=call(
             "data.pipeline.loader",
-            source=common.unlabeled_hybrid(args.own) if args.hybrid else call("data.sources.folder"),
+            source=common.unlabeled_hybrid(args.records, args.own) if args.hybrid else call("data.sources.folder"),
             sampler=call("data.clips.dense", frames=16, stride=4),
             transforms=[call("data.transforms.multi_scale_crop", size=224)],
             global_batch=batch,

@@ -35,9 +35,19 @@ def test_a_part_can_be_left_out_or_moved_on_the_command_line():
     assert parts["k710"].source.data_dir == "/disk"
 
 
-def test_own_videos_alone_are_no_hybrid():
-    with pytest.raises(ConfigError, match="own= adds a list of videos to hybrid"):
-        load("videomae_v2.py:B,own=mine.csv")
+def test_records_of_ones_own_making():
+    mixture = build(load("videomae_v2.py:B,hybrid,records=/disk/").data.source)
+    assert {name: part.source.directory for name, part in mixture.parts} == {
+        name: f"/disk/{name}" for name in ("ava", "k710", "ssv2", "webvid")
+    }
+    config = load("post_pretrain.py:B,hybrid,records=/disk")
+    assert build(config.eval.data.source).directory == "/disk/k710"
+
+
+def test_what_belongs_to_the_hybrid_alone():
+    for target in ("videomae_v2.py:B,own=mine.csv", "videomae_v2.py:B,records=x", "post_pretrain.py:B,records=x"):
+        with pytest.raises(ConfigError, match=r"hybrid; without it, name data\.source\.path"):
+            load(target)
 
 
 def test_labeled_hybrid_is_kinetics_710():
