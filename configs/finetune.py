@@ -3,9 +3,9 @@
 Arguments: the size (S, B, L, H, g), the data (k400, k600, k700, ssv2, ucf101, hmdb51, ava), the
 paper (v2, v1, tiktok), what it begins from (`from=pretraining`, or `from=k710`, a classifier of Kinetics-710, whose
 head's rows are taken over by name: `labels_from=FILE,labels_to=FILE`). Which of these have a
-recipe is in RECIPES; figures are tagged there. The lists of videos (`path label` a line) are
-`--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's clips with all their actions
-come from `call("data.sources.tfds", name="ava")`: `--config.data.source.directory=`.
+recipe is in RECIPES; figures are tagged there. The videos are `records=FOLDER`, as `vmae data prepare --dataset=…`
+made it, or lists (`path label` a line), `--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's
+clips with all their actions are otherwise the records of the builder `ava`.
 """
 
 from collections.abc import Callable
@@ -83,6 +83,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         weights=None,
         labels_from=None,
         labels_to=None,
+        records=None,
         smoke=False,
         **{"from": ("pretraining", "k710")},
     )
@@ -102,9 +103,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         **told,
     )
     labels = {"label": call("data.labels.many", classes=CLASSES["ava"])} if args.data == "ava" else True
-    config = supervised(
-        method, recipe, args.data, begin(args), source=ava if args.data == "ava" else listed, labels=labels
-    )
+    source = prepared(args.data, args.records) if args.records else ava if args.data == "ava" else listed
+    config = supervised(method, recipe, args.data, begin(args), source=source, labels=labels)
     return common.smoke(config) if args.smoke else config
 
 
@@ -144,7 +144,15 @@ def listed(split: str) -> ConfigDict:
 
 def ava(split: str) -> ConfigDict:
     """AVA's annotated moments, with the actions of all their people."""
-    return call("data.sources.tfds", name="ava", split=split, label="labels")
+    settings = call("data.builders.ava.config")
+    return call("data.sources.tfds", name="ava", config=settings, split=split, label="labels")
+
+
+def prepared(data: str, records: str) -> Callable[[str], ConfigDict]:
+    """The splits of a folder that `vmae data prepare --dataset` made."""
+    splits = {"train": "train", "validation": "test" if data in ("ucf101", "hmdb51") else "validation"}
+    label = "labels" if data == "ava" else "label"
+    return lambda split: call("data.sources.tfds", directory=records, split=splits[split], label=label)
 
 
 def supervised(

@@ -6,7 +6,7 @@ reads LabeledHybrid, which is Kinetics-710, from prepared records (see `docs/dat
 of videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
 """
 
-from typing import Any
+import functools
 
 from ml_collections import ConfigDict
 
@@ -28,10 +28,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         "methods.classify.build", **finetune.network(args.size, recipe), classes=710, **finetune.regularised(recipe)
     )
     init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
-    config: Any = finetune.supervised(method, recipe, "k710", init_from)
-    if args.hybrid:
-        config.data.source = common.labeled_hybrid("train", args.records)
-        config.eval.data.source = common.labeled_hybrid("validation", args.records)
-    elif args.records is not None:
+    if args.records is not None and not args.hybrid:
         raise ConfigError("configs/post_pretrain.py: records= belongs to hybrid; without it, name data.source.path")
+    source = functools.partial(common.labeled_hybrid, records=args.records) if args.hybrid else finetune.listed
+    config = finetune.supervised(method, recipe, "k710", init_from, source=source)
     return common.smoke(config) if args.smoke else config

@@ -63,3 +63,12 @@ def test_smoke_shrinks_a_hybrid_too(target):
     source = build(load(target).data.source)
     inner = [part.source for _, part in source.parts] if hasattr(source, "parts") else [source]
     assert {one.name for one in inner} == {"moving_shapes"}
+
+
+def test_fine_tuning_reads_prepared_records():
+    for target, split in (("B,k400", "validation"), ("B,ucf101,v1", "test")):
+        config = load(f"finetune.py:{target},records=/disk/set")
+        sources = [build(data.source) for data in (config.data, config.eval.data)]
+        assert [(one.directory, one.split) for one in sources] == [("/disk/set", "train"), ("/disk/set", split)]
+    source = build(load("finetune.py:B,ava,v1").data.source)
+    assert (source.config.dataset, source.features[1]) == ("ava", "labels")
