@@ -11,7 +11,7 @@ from etils.epath import gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from vmae_jax.io import paths
-from vmae_jax.io.paths import Log, Workdir, absolute, read_lines, write_text
+from vmae_jax.io.paths import Log, Workdir, absolute, move, read_lines, write_text
 
 
 class Bucket(MemoryFileSystem):
@@ -159,3 +159,45 @@ def test_a_relative_path_is_taken_from_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(Workdir("runs/mine").checkpoints) == f"{tmp_path}/runs/mine/checkpoints"
     assert str(absolute("gs://bucket/run")) == "gs://bucket/run"
+
+
+def test_a_folder_moves_whole(place):
+    write_text(place / "checkpoints" / "7" / "meta" / "metadata", "m")
+    write_text(place / "checkpoints" / "7" / "state" / "d" / "x", "array")
+    move(place / "checkpoints" / "7", place / "checkpoints" / "aside" / "7-0", first=["meta/metadata"])
+    assert (place / "checkpoints" / "aside" / "7-0" / "state" / "d" / "x").read_text() == "array"
+    assert (place / "checkpoints" / "aside" / "7-0" / "meta" / "metadata").read_text() == "m"
+    assert not (place / "checkpoints" / "7" / "meta" / "metadata").exists()
+    assert not (place / "checkpoints" / "7" / "state" / "d" / "x").exists()
+
+
+def test_a_move_in_a_bucket_that_is_killed_loses_nothing_and_leaves_nothing_that_looks_whole(bucket, monkeypatch):
+    """Copies come first; the first thing that goes is what a whole checkpoint must have."""
+    folder, target = bucket / "7", bucket / "aside" / "7-0"
+    for name in ("a", "meta/metadata", "z"):
+        write_text(folder / name, name)
+    removed = []
+
+    def kill(self, path, *args, **kwargs):
+        removed.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bucket, "rm_file", kill)
+    monkeypatch.setattr(Bucket, "rm", kill)
+    monkeypatch.setattr(Bucket, "_rm", kill)
+    with pytest.raises(KeyboardInterrupt):
+        move(folder, target, first=["meta/metadata"])
+    assert [(target / name).read_text() for name in ("a", "meta/metadata", "z")] == ["a", "meta/metadata", "z"]
+    assert "meta/metadata" in str(removed[0])
+
+
+def test_a_whole_step_in_a_bucket_is_listed_and_a_half_deleted_one_is_not(bucket):
+    from vmae_jax.io.stored import WHOLE, whole_steps
+
+    folder = bucket / "checkpoints"
+    for step in (3, 6):
+        for name in (*WHOLE, "commit_success.txt", "_CHECKPOINT_METADATA"):
+            write_text(folder / str(step) / name, "{}")
+    assert whole_steps(folder) == [3, 6]
+    (folder / "6" / WHOLE[0]).unlink()
+    assert whole_steps(folder) == [3]

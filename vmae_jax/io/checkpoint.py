@@ -18,10 +18,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from vmae_jax.io import fingerprint, layout, shared
-from vmae_jax.io.paths import absolute
+from vmae_jax.io.paths import absolute, in_bucket, move
 from vmae_jax.io.stored import (
     META,
     STATE,
+    WHOLE,
     DamagedCheckpointError,
     common,
     locate,
@@ -264,7 +265,9 @@ class Checkpoints:
                 keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-                todelete_subdir=_TRASH,  # a rename is atomic, a deletion is not
+                # On a disk a rename is atomic, a deletion is not. A bucket has no rename: a step that
+                # lost any of the files that are written last is not listed (`stored.WHOLE`).
+                todelete_subdir=None if in_bucket(self.path) else _TRASH,
                 cleanup_tmp_directories=True,
                 save_root_metadata=False,
                 enable_async_checkpointing=self._asynchronous,
@@ -283,7 +286,7 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             for number in doomed:
                 turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{number}-"))
-                (self.path / str(number)).rename(folder / f"{number}-{turn}")
+                move(self.path / str(number), folder / f"{number}-{turn}", first=WHOLE)
                 log.warning("checkpoint %d of %s was moved to %s", number, self.path, folder / f"{number}-{turn}")
         self._damaged.clear()
         if jax.process_count() > 1:

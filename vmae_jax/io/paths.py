@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from etils import epath
 
-__all__ = ["Log", "Workdir", "absolute", "in_bucket", "read_lines", "write_bytes", "write_text"]
+__all__ = ["Log", "Workdir", "absolute", "in_bucket", "move", "read_lines", "write_bytes", "write_text"]
 
 _PART_BYTES = 256 * 1024  # how much of a log's last part is uploaded again at each flush
 
@@ -141,6 +141,39 @@ def absolute(path: epath.PathLike) -> epath.Path:
 def in_bucket(path: epath.PathLike) -> bool:
     """True for gs:// and the like, where there is no append and no rename."""
     return "://" in os.fspath(epath.Path(path))
+
+
+def move(folder: epath.Path, target: epath.Path, *, first: Iterable[str] = ()) -> None:
+    """Moves a folder: at once on a disk; in a bucket object by object, copied before any is deleted.
+
+    Args:
+      folder: it may be half deleted already.
+      target: must not exist; its folder is made.
+      first: files below `folder` that are deleted before the others in a bucket, so that a kill on
+        the way leaves a folder that nobody takes for whole.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not in_bucket(folder):
+        folder.rename(target)
+        return
+    files = list(_objects(folder))
+    for file in files:
+        copy = target / os.path.relpath(os.fspath(file), os.fspath(folder))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    leading = [folder / name for name in first]
+    for file in sorted(files, key=lambda file: file not in leading):
+        file.unlink()
+    if folder.exists():
+        folder.rmtree()  # markers of empty folders, where the store has any
+
+
+def _objects(folder: epath.Path) -> Iterable[epath.Path]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _objects(entry)
+        else:
+            yield entry
 
 
 def read_lines(path: epath.PathLike) -> list[str]:

@@ -21,6 +21,7 @@ from vmae_jax.spec import ConfigError
 __all__ = [
     "META",
     "STATE",
+    "WHOLE",
     "DamagedCheckpointError",
     "common",
     "locate",
@@ -36,7 +37,7 @@ T = TypeVar("T")
 STATE, META = "state", "meta"
 _TRIED = 64  # newest steps that are tried one after the other
 # What the store writes last and removes at any time: a step that lacks one is half deleted.
-_WHOLE = (f"{META}/metadata", f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
+WHOLE = (f"{META}/metadata", f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -267,5 +268,5 @@ def whole_steps(folder: epath.Path) -> list[int]:
     if not folder.exists():
         return []
     committed = set(ocp.utils.checkpoint_steps(folder))
-    whole = lambda number: all((folder / str(number) / name).exists() for name in _WHOLE)  # noqa: E731
+    whole = lambda number: all((folder / str(number) / name).exists() for name in WHOLE)  # noqa: E731
     return sorted(number for number in committed if whole(number))
