@@ -195,15 +195,21 @@ def make_step(
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A step for one mesh; the state given to it is used up (donated)."""
+    """A step for one mesh; the state given to it is used up (donated).
+
+    It is compiled by its first call and never again: arguments of another shape, dtype or placement
+    are refused (TypeError, ValueError) where `jax.jit` would compile once more without a word.
+    """
 
     jitted: Any
     mesh: Mesh
     rules: Rules
+    programs: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
-            return self.jitted(state, batch)
+        if not self.programs:
+            self.programs.append(self.lower(state, batch).compile())
+        return self.programs[0](state, batch)
 
     def lower(self, state: Any, batch: Any) -> Any:
         """The lowered program, for arrays or their shapes."""
