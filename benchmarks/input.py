@@ -32,7 +32,7 @@ LIMIT = 600.0  # seconds of any one run: busy machines are slow
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--videos", help="a folder of videos (default: generated ones)")
     parser.add_argument("--count", type=int, default=8, help="files that are made (default 8)")
     parser.add_argument("--group", type=int, default=250, help="frames between their key frames (default 250)")
@@ -124,7 +124,8 @@ def _of_videos(folder: str, number: int) -> np.ndarray:
     count = min(info.num_frames, LENGTH)
     frames = read_frames(encoded, range(count))
     there = np.arange(LENGTH) % (2 * count)
-    return shown(frames, View(0, 0, *frames.shape[1:3], HEIGHT, WIDTH))[np.minimum(there, 2 * count - 1 - there)]
+    height, width = frames.shape[1:3]
+    return shown(frames, View(0, 0, height, width, HEIGHT, WIDTH))[np.minimum(there, 2 * count - 1 - there)]
 
 
 def _made(seed: int) -> np.ndarray:

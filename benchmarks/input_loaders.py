@@ -44,7 +44,7 @@ def ours(args: argparse.Namespace, *, records: bool) -> Iterator[Step]:
 @contextlib.contextmanager
 def reference(args: argparse.Namespace, *, whole: bool) -> Iterator[Step]:
     """A PyTorch DataLoader, which decodes the needed frames or the whole clip."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     videos = Videos(sorted(map(str, pathlib.Path(args.files).glob("*.mp4"))), whole=whole)
     loader = torch.utils.data.DataLoader(
@@ -71,7 +71,7 @@ class Videos:
         return 1 << 20
 
     def __getitem__(self, number: int) -> Any:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
         from PIL import Image
 
         frames = read_torch(self.paths[number % len(self.paths)], whole=self.whole)
@@ -101,7 +101,7 @@ def crops(images: list[Any]) -> list[Any]:
 def read_torch(path: str, *, whole: bool) -> np.ndarray:
     """The sampled frames, uint8 [t h w 3]."""
     try:
-        import decord
+        import decord  # pyright: ignore[reportMissingImports]
     except ImportError:
         return _read_pyav(path, whole=whole)
     reader = decord.VideoReader(path, num_threads=1)
@@ -116,11 +116,11 @@ def _read_pyav(path: str, *, whole: bool) -> np.ndarray:
         stream = container.streams.video[0]
         index = _sampled(stream.frames)
         first, last = index[0], index[-1]
-        seconds = 0.0 if whole else first / float(stream.average_rate)
-        container.seek(int(seconds / stream.time_base), stream=stream)
+        rate, unit = float(stream.average_rate or 25), float(stream.time_base or 1)
+        container.seek(0 if whole else int(first / rate / unit), stream=stream)
         frames = {}
         for frame in container.decode(stream):
-            number = round(float(frame.time) * float(stream.average_rate))
+            number = round(float(frame.time) * rate)
             if whole or number in index:
                 frames[number] = frame.to_ndarray(format="rgb24")
             if not whole and number >= last:

@@ -176,6 +176,9 @@ def _introduce(made: Experiment, state: TrainState, clock: Any, rate: Any, place
         "data: %d videos, %d a step%s; %.1f steps an epoch, %d steps in all",
         len(data), made.loader.global_batch, repeat, clock.steps_per_epoch, clock.steps,
     )  # fmt: skip
+    if made.loader.service is None:
+        rows = host_rows(sharding.batch_sharding(made.mesh), made.loader.clips_per_step)
+        log.info("host memory for reading ahead: %s", data.memory(rows).describe())
 
 
 def _every(made: Experiment, clock: Any) -> loop.Every:

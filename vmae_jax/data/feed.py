@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vmae_jax.data.budget import fitted
 from vmae_jax.data.decode import Wanted
 from vmae_jax.data.faults import Fault, Ledger
 from vmae_jax.data.mixture import Epoch, epoch_of, index_at
@@ -46,7 +47,8 @@ class Plan:
 
 def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
     """Starts reading `rows` of each step of `plan`."""
-    workers = loader.workers or available_cores()
+    afforded = fitted(loader, rows)
+    loader, workers = dataclasses.replace(loader, prefetch=afforded.prefetch), afforded.workers
     reader = start_reader(loader, source, plan, workers)
     order = np.argsort(np.asarray(rows))
     dataset = _dataset(loader, reader, np.asarray(rows)[order], plan, workers)
@@ -110,6 +112,11 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         """The broken videos met since the last call: (key, reason, index), each told once."""
         return self._reader.ledger.drain()
 
+    @property
+    def worker_seconds(self) -> float:
+        """Processor time that the decoding processes have spent on videos so far."""
+        return self._reader.seconds
+
     def close(self) -> None:
         """Ends the decoding processes and everything that runs ahead."""
         self._reader.workers.close()  # first, so that nothing is waited for
@@ -139,6 +146,7 @@ class Reader:
         self.workers = workers
         self.ledger = Ledger(loader.max_bad_fraction)
         self.error: Exception | None = None
+        self.seconds = 0.0
         self._loader = loader
         self.source = source
         self._plan = plan
@@ -198,6 +206,7 @@ class Reader:
             for name, field in self._loader.labels.items()
         ]
         self.ledger.good()
+        self.seconds += decoded.decoding + decoded.cropping
         return decoded.clips, labels, index
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vmae_jax.data.budget import Budget, fitted
 from vmae_jax.data.labels import Field, fields
 from vmae_jax.data.mixture import epoch_of
 from vmae_jax.data.sources import Opener, Source
@@ -43,6 +44,7 @@ def loader(
     prefetch: int = 2,
     timeout: float = 30.0,
     max_bad_fraction: float = 0.05,
+    memory: float | None = None,
     service: str | None = None,
 ) -> "Loader":
     """A loader that is not open yet: it has touched no disk and imported no TensorFlow.
@@ -62,6 +64,8 @@ def loader(
       prefetch: batches made ahead.
       timeout: seconds that decoding one video may take.
       max_bad_fraction: the share of broken videos above which reading stops with their list.
+      memory: GiB of this host that reading ahead may take, by default half of what there is; where
+        prefetch and workers would take more, they are lowered.
       service: HOST:PORT of `vmae data serve`, whose workers decode for the training: the same clips in
         every epoch, in an order that is not repeatable (see `data.service`). By default this host decodes.
     """
@@ -75,8 +79,8 @@ def loader(
             raise ConfigError(f"loader: {name}={value}; it must be at least 1")
     if channels not in (1, 3):
         raise ConfigError(f"loader: channels={channels}; videos are read as 3 (RGB) or 1 (grey)")
-    if timeout <= 0 or not 0 <= max_bad_fraction <= 1:
-        raise ConfigError("loader: timeout must be positive and max_bad_fraction between 0 and 1")
+    if timeout <= 0 or not 0 <= max_bad_fraction <= 1 or (memory is not None and memory <= 0):
+        raise ConfigError("loader: timeout and memory must be positive and max_bad_fraction between 0 and 1")
     if getattr(source, "strides", False) and not hasattr(sampler, "stride"):
         raise ConfigError("loader: parts of the mixture have strides of their own, and the sampler has none")
     size = output_size(transforms)
@@ -98,6 +102,7 @@ def loader(
         prefetch=prefetch,
         timeout=timeout,
         max_bad_fraction=max_bad_fraction,
+        memory=memory,
         service=service,
     )
 
@@ -119,6 +124,7 @@ class Loader:
     prefetch: int
     timeout: float
     max_bad_fraction: float
+    memory: float | None = None
     service: str | None = None
     recipe: str = ""
 
@@ -194,6 +200,10 @@ class Opened:
         Of a mixture with weights, a pass is its epoch.
         """
         return max(1, epoch_of(self.source).length // self.loader.global_batch)
+
+    def memory(self, rows: Sequence[int]) -> Budget:
+        """The host memory that reading these rows of each step takes. Raises ConfigError: too much."""
+        return fitted(self.loader, rows)
 
     def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches | ServedBatches":
         """Batches without end.
