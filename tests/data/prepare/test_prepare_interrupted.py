@@ -20,33 +20,33 @@ def command(source, out, *more):
     return [sys.executable, "-m", "vmae_jax", *words]
 
 
+def killed_at_work(words, folder, chance):
+    """Starts the command and kills it while a shard is being written; False when it was done before."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 120
+    before = set(folder.glob("killed/.preparing/train/*.tmp"))
+    while process.poll() is None and not set(folder.glob("killed/.preparing/train/*.tmp")) - before:
+        assert time.monotonic() < end, "it did not begin in time"
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.6))
+    process.kill()
+    return process.wait(timeout=60) == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_killed_ten_times(tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
     for number in range(6):
-        (videos / f"{number}.mp4").write_bytes(encode_h264(numbered_frames(150, size=96, colour=20 * number)))
+        (videos / f"{number}.mp4").write_bytes(encode_h264(numbered_frames(150, size=192, colour=20 * number)))
     arguments = ("--shards=3", "--workers=1", "--seconds=3")
-    start = time.monotonic()
     subprocess.run(command(videos, tmp_path / "whole", *arguments), check=True, timeout=240, capture_output=True)
-    lasts = time.monotonic() - start
     chance = random.Random(0)
-    killed = 0
-    for _ in range(10):
-        process = subprocess.Popen(
-            command(videos, tmp_path / "killed", *arguments),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
-            process.wait(timeout=chance.uniform(0.1, 0.6) * lasts)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait(timeout=60)
+    killed = sum(killed_at_work(command(videos, tmp_path / "killed", *arguments), tmp_path, chance) for _ in range(10))
     done = subprocess.run(
         command(videos, tmp_path / "killed", *arguments), check=True, timeout=240, capture_output=True, text=True
     )
-    assert killed >= 3
+    assert killed >= 5  # the others had made all by then
     assert json.loads(done.stdout.splitlines()[-1])["videos"] == 6
     assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
     assert not (tmp_path / "killed" / ".preparing").exists()
