@@ -129,6 +129,27 @@ def test_round_trip_over_meshes(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (4, 1, 1), (1, 2, 2), (2, 2, 1)])
+def test_saved_on_eight_devices_restored_on_fewer(eight, sizes):
+    """fsdp x data x tensor on 8 devices -> 1, 2 and 4, every leaf and its fingerprint."""
+    path, state = eight
+    target = on(mesh_of(*sizes), state)
+    restored = Checkpoints(path).restore(abstract(target))
+    assert_equal(restored.state, state)
+    for got, want in zip(jax.tree.leaves(restored.state), jax.tree.leaves(target), strict=True):
+        assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    path = tmp_path_factory.mktemp("eight")
+    state = make()
+    checkpoints = Checkpoints(path)
+    checkpoints.save(3, on(mesh_of(2, 2, 2), state), {})
+    checkpoints.close()
+    return path, state
+
+
 def test_read_tree_of_any_part(tmp_path):
     state = on(mesh_of(2, 2, 2), make())
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -350,6 +371,25 @@ def test_poll_tells_what_is_committed(tmp_path):
     assert told == [1]
     assert checkpoints.steps() == [1]
     checkpoints.close()
+
+
+def test_a_slow_store_is_told_at_once(tmp_path, caplog):
+    checkpoints = saved(tmp_path, 1)
+    checkpoints.save(2, make(2), {})
+    manager = checkpoints._manager
+    finish = manager.wait_until_finished
+
+    def slow():
+        time.sleep(0.3)
+        finish()
+
+    manager.wait_until_finished = slow
+    manager.is_saving_in_progress = lambda: True
+    with caplog.at_level("WARNING"):
+        checkpoints.save(3, make(3), {})
+    assert any("step 2 is still being written after" in record.getMessage() for record in caplog.records)
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 2, 3]
 
 
 def test_bad_retention_is_refused(tmp_path):

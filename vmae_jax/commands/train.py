@@ -74,7 +74,13 @@ def run(
         asynchronous=made.checkpoint.asynchronous,
     )
     account = goodput.Account(dog.spent)
-    with dog, _Closing(saver), _Closing(_writers(workdir)) as writers, Preemption() as preemption:
+    with (
+        dog,
+        _Closing(saver),
+        _Closing(_writers(workdir)) as writers,
+        Preemption() as preemption,
+        distributed.naming_lost_peers(),
+    ):
         course = Course(made, tx, data, workdir=workdir, saver=saver, writers=writers, account=account)
         with dog.phase("restore", "the start or restore"):
             state, start = course.begin()

@@ -8,6 +8,7 @@ for all steps (`shared`); a damaged newest step passed over, and said so; nothin
 
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -111,7 +112,8 @@ class Checkpoints:
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._check_finite = asynchronous, check_finite
         self._manager: ocp.CheckpointManager | None = None
-        self._pending: int | None = None  # being written
+        self._pending: int | None = None  # being written, since `_began`
+        self._began = 0.0
         self._saved: list[int] = []  # committed by this object
         self._news: list[int] = []  # of these, not yet told
         self._damaged: set[int] = set()
@@ -143,6 +145,11 @@ class Checkpoints:
           NotFiniteError: a leaf is not finite; names it.
           SaveError: this save could not be started, or the one before was not committed.
         """
+        if self._pending is not None and self._manager is not None and self._manager.is_saving_in_progress():
+            log.warning(
+                "step %d is still being written after %.0f s: training waits for it. Save less often, or to a faster "
+                "store", self._pending, time.monotonic() - self._began,
+            )  # fmt: skip
         self._settle(block=True)
         if step in self._saved:
             return False
@@ -163,7 +170,7 @@ class Checkpoints:
                 META: ocp.args.JsonSave(layout.document(step, meta, table)),
             }
         )
-        self._pending = step
+        self._pending, self._began = step, time.monotonic()
         try:
             self._set_aside(step)
             shared.write(frozen, {name: leaves[name] for name in still})

@@ -4,6 +4,7 @@ The notes that hosts leave for each other lie in the key-value store of JAX's co
 which runs beside the training and needs no accelerator.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -14,14 +15,25 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
 
 from vmae_jax.spec import ConfigError
 
-__all__ = ["PeerError", "check_disk", "facts", "lost_peer", "publish", "rank", "start", "together", "whereabouts"]
+__all__ = [
+    "PeerError",
+    "check_disk",
+    "facts",
+    "lost_peer",
+    "naming_lost_peers",
+    "publish",
+    "rank",
+    "start",
+    "together",
+    "whereabouts",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -200,6 +212,17 @@ def lost_peer(error: BaseException) -> bool:
         and jax.process_count() > 1
         and any(sign in text for sign in signs)
     )
+
+
+@contextlib.contextmanager
+def naming_lost_peers() -> Iterator[None]:
+    """Errors of JAX that come of a lost process leave as a PeerError that names the silent hosts."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PeerError) or not lost_peer(error):
+            raise
+        raise PeerError(f"a process of the job was lost: {whereabouts()} ({_line(error)})") from error
 
 
 def _client() -> Any:

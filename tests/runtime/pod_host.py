@@ -1,0 +1,93 @@
+"""One host of a small job, for tests: the real step, loop, checkpoints and signals, around a toy method.
+
+    python pod_host.py WORKDIR STEPS SECONDS_A_STEP
+
+The job is in the environment, as for `vmae train`; tests/train is on PYTHONPATH. Process 0
+writes rows to WORKDIR/rows.jsonl.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import jax
+from toy_method import spec_of, toy, toy_batch, toy_tx
+
+from vmae_jax.data.device import host_rows, to_device
+from vmae_jax.io import replicas
+from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.runtime import distributed
+from vmae_jax.runtime.preemption import Preemption
+from vmae_jax.runtime.watchdog import Watchdog, watched
+from vmae_jax.train import loop, sharding
+from vmae_jax.train.state import make_init
+from vmae_jax.train.step import compile_step, make_step
+
+CLIPS = 16
+
+
+class Batches:
+    """The batch at a position, this host's rows of it."""
+
+    wait_seconds = 0.0
+
+    def __init__(self, mesh, start, pause):
+        self.place, self.at, self.pause = sharding.batch_sharding(mesh), start, pause
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        time.sleep(self.pause)
+        rows = host_rows(self.place, CLIPS)
+        batch = {name: array[rows] for name, array in toy_batch(CLIPS, seed=self.at).items()}
+        self.at += 1
+        return to_device(batch, self.place, CLIPS)
+
+    def faults(self):
+        return []
+
+
+def main(folder: pathlib.Path, steps: int, pause: float) -> int:
+    distributed.start()
+    method, spec = toy(), spec_of(toy_batch(CLIPS))
+    tx = toy_tx(method, spec)
+    mesh = sharding.make_mesh()
+    init = make_init(method, tx, ema=True)
+    saver = Checkpoints(folder / "checkpoints")
+    start, skipped = 0, []
+    if saver.latest() is None:
+        state, placement = sharding.create(init, jax.random.key(0), spec, mesh)
+    else:
+        boxed = sharding.abstract(init, spec)
+        placement = sharding.shardings(boxed, mesh)
+        target = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            sharding.unbox(boxed), placement.shardings,
+        )  # fmt: skip
+        state, _, start, skipped = saver.restore(target)
+    compiled = compile_step(make_step(method, tx, ema_decay=0.9), placement, mesh, spec)
+    rows = (folder / "rows.jsonl").open("a") if jax.process_index() == 0 else None
+
+    def write(row):
+        if rows is not None:
+            print(json.dumps(row), file=rows, flush=True)
+
+    with Watchdog() as dog, Preemption() as preemption, distributed.naming_lost_peers(), dog.phase("compile"):
+        print("ready", flush=True)
+        parts = loop.Parts(
+            step=compiled, batches=Batches(mesh, start, pause), saver=saver, write=write, flush=lambda: None,
+            preempted=preemption.requested, meta=lambda step: {}, videos=CLIPS, clips=CLIPS, show=False,
+            compare=replicas.compare,
+        )  # fmt: skip
+        every = loop.Every(log=1, save=3, compare=4)
+        _, outcome = loop.train(state, start=start, stop=steps, every=every, parts=watched(parts, dog, start))
+    saver.close()
+    ended = {"status": outcome.status, "step": outcome.step, "start": start, "skipped": [step for step, _ in skipped]}
+    print(json.dumps(ended), flush=True)
+    return 75 if outcome.status == "preempted" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
