@@ -38,7 +38,7 @@ def config(folder, **options):
         "data.pipeline.loader",
         source=spec.call("data.sources.folder", path=str(folder), labels="folders"),
         sampler=spec.call("data.clips.dense", frames=4, stride=2),
-        transforms=[spec.call("data.transforms.multi_scale_crop", size=16), spec.call("data.rand_augment")],
+        transforms=[spec.call("data.transforms.multi_scale_crop", size=16), spec.call("data.rand_augment", layers=1)],
         **{"global_batch": 4, "repeat": 2, "labels": True, "workers": 1, "max_bad_fraction": 0.5, **options},
     )
 
@@ -112,9 +112,10 @@ def test_each_epoch_has_the_clips_of_the_exact_mode(video_folder, service, tmp_p
 
 
 @pytest.mark.slow
-def test_what_a_worker_loses_when_it_dies_is_asked_for_again(video_folder, service):
+def test_what_a_worker_loses_when_it_dies_is_asked_for_again(video_folder, service, monkeypatch):
     address, workers = service
-    served = opened(video_folder, service=address, global_batch=2, prefetch=1)
+    monkeypatch.setattr("vmae_jax.data.served.STALL_SECONDS", 10.0)
+    served = opened(video_folder, service=address, global_batch=2, prefetch=1, timeout=2.0)
     with served.batches(rows=range(4), seed=5) as batches:
         taken = [next(batches)]
         workers[0].send_signal(signal.SIGKILL)

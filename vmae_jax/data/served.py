@@ -1,5 +1,6 @@
 """Batches that other machines decode: the trainer's end of the tf.data service (see `service`)."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ServedBatches", "windows"]
 
-WAIT_SECONDS = 600.0  # without a clip from any worker
-_PASSES = 5  # that bring nothing, before what is lost is given up
+STALL_SECONDS = 120.0  # without a clip from any worker: what is missing is asked for again
+_PASSES = 5  # that bring nothing, before it is given up
 
 Clip = dict[str, np.ndarray]
 
@@ -67,7 +68,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
           TooManyBadVideos: more videos are broken than the config allows.
           ConfigError: a worker cannot read the run's data.
           Closed: `close` was called.
-          RuntimeError: no worker gives anything for ten minutes.
+          RuntimeError: no worker gives anything.
         """
         clips = [self._clip() for _ in self._rows]
         self.position += self._loader.global_batch
@@ -77,11 +78,14 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         """The broken videos met since the last call, each told once."""
         return self._ledger.drain()
 
+    @property
+    def worker_seconds(self) -> float:
+        """Processor time that decoding takes on this machine: none."""
+        return 0.0
+
     def close(self) -> None:
         """Stops reading; a thread that waits for a worker goes when that answers, or with the process."""
         self._stop.set()
-        while not self._ready.empty():
-            self._ready.get_nowait()  # wakes the thread, should it wait for room
 
     def __enter__(self) -> "ServedBatches":
         return self
@@ -90,16 +94,12 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         self.close()
 
     def _clip(self) -> Clip:
-        if self._failed is None and self._stop.is_set():
-            self._failed = Closed("these batches are closed")
-        if self._failed is None:
+        while self._failed is None:
             try:
-                clip = self._ready.get(timeout=WAIT_SECONDS)
+                clip = self._ready.get(timeout=0.5)
             except queue.Empty:
-                clip = RuntimeError(
-                    f"no worker of the data service at {self._loader.service} gave a clip for {WAIT_SECONDS:.0f} s: "
-                    "are there any? vmae data serve --dispatcher=… starts one"
-                )
+                self._failed = Closed("these batches are closed") if self._stop.is_set() else None
+                continue
             if not isinstance(clip, BaseException):
                 return clip
             self._failed = clip
@@ -111,16 +111,17 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
             epoch = epoch_of(self._source).length
             for start, steps in windows(self._plan.start, epoch=epoch, batch=self._loader.global_batch):
                 for clip in self._window(start, steps):
-                    self._put(clip)
+                    self._put(self._ready, clip)
         except _Stopped:
             pass  # `close` was called, and nobody waits
         except BaseException as error:  # it belongs to the consumer
-            self._ready.put(_told(error))
+            with contextlib.suppress(_Stopped):
+                self._put(self._ready, _told(error))
 
-    def _put(self, clip: Clip) -> None:
-        while not self._stop.is_set():
+    def _put(self, to: "queue.Queue[Any]", item: Any, over: threading.Event | None = None) -> None:
+        while not (self._stop.is_set() or (over is not None and over.is_set())):
             try:
-                return self._ready.put(clip, timeout=0.2)
+                return to.put(item, timeout=0.2)
             except queue.Full:
                 continue
         raise _Stopped
@@ -131,19 +132,63 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         vain = 0
         while missing:
             before = len(missing)
-            for number, video, seeds, index, valid, notes, *labels in self._request(start, missing):
-                if self._stop.is_set():
-                    raise _Stopped
-                if int(number) not in missing:
-                    continue
-                missing.discard(int(number))
-                self._count(notes)
-                names = dict(zip(self._loader.labels, labels, strict=True))
-                for frames, seed in zip(video, seeds, strict=True):
-                    yield {"video": frames, "seed": seed, "index": index, "valid": valid, **names}
+            for number, video, seeds, index, valid, notes, *labels in self._answers(start, missing):
+                if int(number) in missing:
+                    missing.discard(int(number))
+                    self._count(notes)
+                    names = dict(zip(self._loader.labels, labels, strict=True))
+                    for frames, seed in zip(video, seeds, strict=True):
+                        yield {"video": frames, "seed": seed, "index": index, "valid": valid, **names}
+                if not missing:
+                    break  # an engine that waits for a worker that is gone is not waited for
             vain = vain + 1 if len(missing) == before else 0
             if vain == _PASSES:
-                raise RuntimeError(f"the data service lost {len(missing)} videos {vain} times over")
+                raise RuntimeError(
+                    f"the data service at {self._loader.service} gives nothing: has it workers, and are they alive? "
+                    "vmae data serve --dispatcher=… starts one"
+                )
+
+    def _answers(self, start: int, missing: set[int]) -> Iterator[tuple[Any, ...]]:
+        """What comes for the videos numbered `missing`, until all has come or nothing comes any more."""
+        arrived: queue.Queue[Any] = queue.Queue(2)
+        over = threading.Event()
+        request = self._request(start, missing)
+
+        def pull() -> None:
+            with contextlib.suppress(_Stopped):
+                try:
+                    for answer in request:
+                        self._put(arrived, answer, over)
+                    self._put(arrived, None, over)
+                except _Stopped:
+                    raise
+                except BaseException as error:
+                    self._put(arrived, error, over)
+
+        threading.Thread(target=pull, name="data service", daemon=True).start()
+        try:
+            yield from self._arrivals(arrived)
+        finally:
+            over.set()
+
+    def _arrivals(self, arrived: "queue.Queue[Any]") -> Iterator[tuple[Any, ...]]:
+        """Until None comes, or nothing for too long."""
+        patience = max(STALL_SECONDS, 2 * self._loader.timeout)
+        waited = 0.0
+        while waited < patience:
+            if self._stop.is_set():
+                raise _Stopped
+            try:
+                answer = arrived.get(timeout=0.5)
+            except queue.Empty:
+                waited += 0.5
+                continue
+            if answer is None:
+                return
+            if isinstance(answer, BaseException):
+                raise answer
+            waited = 0.0
+            yield answer
 
     def _count(self, notes: bytes) -> None:
         for fault in json.loads(notes):
