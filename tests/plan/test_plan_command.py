@@ -10,8 +10,8 @@ import sys
 import jax
 import pytest
 
-from vmae_jax.commands import plan
-from vmae_jax.commands.config import load_config
+from vmae_jax.commands import plan, sweep
+from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.plan import compile as plan_compile
 from vmae_jax.plan import hlo
 from vmae_jax.plan.topology import CHIPS
@@ -37,8 +37,13 @@ def config(**overrides):
 
 
 @pytest.mark.slow
-def test_a_plan_for_virtual_cpus(capsys):
+def test_a_plan_for_virtual_cpus(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("VMAE_CACHE", str(tmp_path))
     report = plan.run(config(mesh__ici__fsdp=2), topology_name="cpu:4")
+    assert report["cached"] is False
+    again = plan.run(config(mesh__ici__fsdp=2), topology_name="cpu:4")
+    assert again == report | {"cached": True}
+    assert "earlier (cached)" in capsys.readouterr().err
     assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
     assert report["devices"] == 4
     assert report["fits"] is True
@@ -49,7 +54,6 @@ def test_a_plan_for_virtual_cpus(capsys):
     assert memory["arguments"] == pytest.approx(memory["state"] + batch, rel=0.01)
     assert memory["peak"] >= memory["arguments"] + memory["temporaries"]
     assert report["collectives"]["all-gather"]["count"] > 0
-    assert "mesh" in capsys.readouterr().err
     json.dumps(report)
 
 
@@ -119,6 +123,39 @@ def test_largest_batch(monkeypatch):
     assert not tried[report["largest_global_batch"] + 1]
 
 
+@pytest.mark.slow
+def test_a_sweep_recommends_what_fits_and_says_how_to_ask_for_it(monkeypatch, capsys):
+    cpus = plan.topology("cpu:4")
+    monkeypatch.setattr(sweep, "topology", lambda name: cpus._replace(chip=CHIPS["v5e"]))
+    monkeypatch.setattr(plan, "compile_training", chip(STATE + 1_900_000))
+    chosen = config()
+    report = sweep.run(chosen, topology_name="four chips", tries=4)
+    assert len(report["sweep"]) <= 4
+    assert report["sweep"][0]["fits"] is False
+    recommended = report["recommended"]
+    assert recommended["fits"]
+    assert recommended["accumulate"] > 1 or recommended["mesh"]["fsdp"] > 1
+    told = capsys.readouterr().err
+    assert "=>" in told
+    assert "recommended: --config.mesh.ici.data=" in told
+    json.dumps(report)
+    # The overrides ask for the very thing that was tried.
+    overrides = [tuple(item.removeprefix("--config.").split("=")) for item in recommended["overrides"]]
+    apply_overrides(chosen, overrides)
+    planned, _ = plan.adapt(chosen, cpus)
+    assert dict(planned.mesh.shape) == recommended["mesh"]
+    assert planned.at().peak == recommended["peak"]
+
+
+@pytest.mark.parametrize(("name", "tries", "says"), [("cpu:4", 3, "speed is known"), ("chip", 0, "at least 1")])
+def test_a_sweep_that_makes_no_sense_is_told(monkeypatch, name, tries, says):
+    cpus = plan.topology("cpu:4")
+    if name == "chip":
+        monkeypatch.setattr(sweep, "topology", lambda name: cpus._replace(chip=CHIPS["v5e"]))
+    with pytest.raises(ConfigError, match=says):
+        sweep.run(config(), topology_name=name, tries=tries)
+
+
 def test_the_largest_batch_of_a_cpu_is_nobodys_question():
     with pytest.raises(ConfigError, match="memory is known"):
         plan.run(config(), topology_name="cpu:4", largest=True)
@@ -141,6 +178,12 @@ def test_a_plan_for_a_tpu_that_is_not_here():
     assert report["fits"] is True
     assert report["hbm_bytes_limit"] == int(15.75 * 2**30)
     assert report["collectives"]["all-reduce"]["bytes"] > 0
+    # What the compiled program multiplies is what the traced one does; tiles are filled up besides.
+    executed = report["padded_flops_per_step"] / report["padded_over_executed"]
+    assert executed == pytest.approx(report["executed_flops_per_step"], rel=0.02)
+    assert report["padded_over_executed"] > 1
+    assert report["compiler_seconds"] > report["bound_terms"]["compute"]
+    assert report["hbm_bytes_moved_per_device"] > report["hbm_bytes_per_device"]["arguments"]
     assert report["seconds_at_bound"] == max(report["bound_terms"].values())
     assert report["bound_by"] in report["bound_terms"]
     assert any("bfloat16" in note for note in report["notes"])

@@ -69,7 +69,7 @@ def run(config: ConfigDict, *, topology_name: str, tries: int = TRIES) -> dict[s
 
 def attempt(config: ConfigDict, candidate: plans.Candidate, target: Topology) -> plans.Row:
     """Compiles the config as the candidate has it."""
-    tried = config.copy_and_resolve_references()
+    tried: Any = config.copy_and_resolve_references()
     tried.mesh.ici = ConfigDict(dict(candidate.ici))
     tried.train.accumulate = candidate.accumulate
     for node in calls(tried):

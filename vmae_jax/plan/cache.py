@@ -76,8 +76,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _revive(value: Any, kind: Any) -> Any:
-    """Plain values as what the type hint `kind` says."""
+def _revive(value: Any, hint: Any) -> Any:
+    """Plain values as what a type hint says."""
+    kind: Any = hint
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _revive(value, next(one for one in inner if one is not type(None)))
@@ -86,7 +87,7 @@ def _revive(value: Any, kind: Any) -> Any:
     if origin is tuple:
         each = [inner[0]] * len(value) if inner[1:] == (...,) else inner
         return tuple(_revive(item, one) for item, one in zip(value, each, strict=True))
-    if hasattr(kind, "_fields") or dataclasses.is_dataclass(kind):
+    if hasattr(kind, "_fields") or dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _revive(item, hints[name]) for name, item in value.items()})
     return value

@@ -75,7 +75,7 @@ def by_part(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
         for equation in jaxpr.eqns:
             path = f"{above}/{equation.source_info.name_stack}"
             if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-                arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+                arrays: list[Any] = [variable.aval for variable in (*equation.invars, *equation.outvars)]
                 size = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
                 add(_part(path), Cost(times * _of_equation(equation), times * size))
             turns = equation.params["length"] if equation.primitive.name == "scan" else 1
