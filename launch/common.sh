@@ -66,14 +66,16 @@ check_variable() {
 
 # check_job MEANS ARGUMENT…: the arguments of vmae; a training on many hosts needs a place that all reach.
 check_job() {
-  local means=$1 argument workdir=
+  local means=$1 argument before='' workdir=''
   shift
   [ $# -gt 0 ] || refuse "give what vmae is to do after --, as in: -- train --config=FILE --workdir=$means"
   [ "$1" = train ] || return 0
   for argument in "$@"; do
     case $argument in --workdir=*) workdir=${argument#*=} ;; esac
+    [ "$before" != --workdir ] || workdir=$argument
+    before=$argument
   done
-  [ -n "$workdir" ] || refuse "vmae train needs --workdir=$means (with the equals sign)"
+  [ -n "$workdir" ] || refuse "vmae train needs --workdir=$means"
   case $means:$workdir in
     gs://*:gs://*/* | gs://*:/mnt/*) ;;
     gs://*) refuse "--workdir=$workdir: use gs://BUCKET/FOLDER (or a shared disk under /mnt), for the disk of a host is lost with it" ;;
