@@ -68,6 +68,7 @@ def test_only_a_builders_settings_are_taken():
         loose.loose("kinetics")
 
 
+@pytest.mark.slow
 def test_prepared_from_the_owners_files(k400, tmp_path, capsys):
     """`vmae data prepare --dataset`: splits, labels, what is missing, and records that TFDS opens."""
     import json

@@ -11,7 +11,7 @@ from vmae_jax.data.labels import read_names
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError, did_you_mean
 
-__all__ = ["Entry", "Files", "expand", "holds_videos", "is_remote", "open_folder", "open_paths"]
+__all__ = ["Entry", "Files", "expand", "holds_videos", "is_remote", "open_folder", "open_paths", "walk"]
 
 
 class Entry(NamedTuple):
@@ -80,7 +80,7 @@ class Files:
 def holds_videos(path: str) -> bool:
     """Whether `path` is a video, or a folder with one in it or below."""
     root = expand(path)
-    return next(_walk(root), None) is not None if _is_folder(root) else root.lower().endswith(VIDEO_SUFFIXES)
+    return next(walk(root), None) is not None if _is_folder(root) else root.lower().endswith(VIDEO_SUFFIXES)
 
 
 def open_paths(paths: Sequence[str]) -> Files:
@@ -112,7 +112,7 @@ def open_folder(
     root = expand(path)
     if not _is_folder(root):
         raise ConfigError(f"data source: there is no folder {path!r}")
-    found = sorted(_walk(root))
+    found = sorted(walk(root))
     if not found:
         raise ConfigError(f"data source: no video in {path!r} (looked for {' '.join(VIDEO_SUFFIXES)})")
     chosen = set(found) if part == "all" else _part(found, root, part, share)
@@ -143,7 +143,7 @@ def _part(found: Sequence[str], root: str, part: str, share: float) -> set[str]:
     return set(by_digest[:count] if part == "held_out" else by_digest[count:])
 
 
-def _walk(root: str) -> Iterator[str]:
+def walk(root: str) -> Iterator[str]:
     """Video files below `root`; links to folders are followed, once each; hidden names are not."""
     if is_remote(root):
         yield from _walk_remote(root)

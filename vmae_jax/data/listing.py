@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmae_jax.data.files import _walk as walk
+from vmae_jax.data.files import walk
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Absent", "Listing", "Manual", "Row", "Split", "Videos", "class_numbers"]
