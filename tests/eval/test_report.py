@@ -103,6 +103,17 @@ def test_the_status(tmp_path, steps, event, status):
     assert page.words[page.words.index(status)] == status
 
 
+def test_wall_time_is_told_by_kind_and_adds_up(tmp_path):
+    spent = {"trained": 60.0, "compiled": 20.0, "saved": 10.0, "lost": 7.5, "down": 2.5}
+    events = [{"kind": "event", "step": 9, "event": "time spent", "trained": 1.0}]
+    events += [{"kind": "event", "step": 30, "event": "time spent", **spent}]
+    words = " ".join(opened(run(tmp_path / "run", events=events)).words)
+    assert "100.0 s since the first start" in words or "1.7 min since the first start" in words
+    for text in ("60.0 s", "60.0%", "20.0%", "10.0%", "7.5%", "2.5%"):
+        assert text in words
+    assert "Wall time" not in " ".join(opened(run(tmp_path / "without")).words)
+
+
 def test_curves(tmp_path):
     events = [{"kind": "eval", "step": s, "knn/top1": s / 100} for s in (10, 20, 30)]
     events += [

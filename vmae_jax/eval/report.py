@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from vmae_jax import __version__
-from vmae_jax.eval import gallery, page
+from vmae_jax.eval import gallery, page, wall_time
 from vmae_jax.eval.charts import Series, chart, compact
 from vmae_jax.eval.reconstruction import write_whole
 from vmae_jax.eval.records import Run, read
@@ -26,6 +26,7 @@ _CURVES = {
     "clips_per_second": ("Speed", "clips/s"),
     "data_wait_fraction": ("Share of time waiting for data", "%"),
     "mfu": ("Model FLOPs utilisation", "%"),
+    "goodput": ("Goodput: share of wall time in steps that were kept", "%"),
 }
 _NOT_DRAWN = ("loss", "examples_seen", "examples_per_second", "step_seconds", *_CURVES)
 
@@ -52,6 +53,7 @@ def render(run: Run) -> str:
         _evaluation(run),
         gallery.judgement(run),
         gallery.reconstructions(run),
+        wall_time.section(run.events),
         _events(run),
     ]
     sections += [_quarantine(run), _config(run), _footer()]
@@ -84,6 +86,8 @@ def _status(run: Run) -> tuple[str, str, str]:
     after = [str(event.get("event", "")) for event in run.events if event["step"] >= run.step]
     if "not finite" in after:
         return "bad", "stopped", "The loss or its gradient was not finite in the last steps; see the events below."
+    if "spike" in after:
+        return "bad", "stopped", "The loss or its gradient stood far above those before it; see the events below."
     if run.length is not None and run.step >= run.length:
         return "good", "done", ""
     if "preempted" in after:
@@ -176,7 +180,8 @@ def _events(run: Run) -> str:
     if not run.events:
         return ""
     rows = []
-    for event in _merged(run.events)[-_ROWS:]:
+    told = [event for event in run.events if event.get("event") != wall_time.EVENT]  # it has a section of its own
+    for event in _merged(told)[-_ROWS:]:
         name = str(event.get("event", ""))
         details = {key: value for key, value in event.items() if key not in ("kind", "step", "time", "event")}
         told = ", ".join(f"{key} {_short(value)}" for key, value in details.items())
