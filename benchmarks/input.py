@@ -91,10 +91,17 @@ def run(
     if (info := next(found, None)) is not None:
         command.append(f"--records={info.parent}")
     command.append(f"--soak={args.soak}" if seconds is None else f"--seconds={seconds}")
-    limit = LIMIT if seconds is not None else None
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    soaking = seconds is None
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=None if soaking else subprocess.PIPE,
+        text=True,
+        timeout=None if soaking else LIMIT,
+        check=False,
+    )
     if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr.strip()[-2000:]}")
+        raise RuntimeError(f"{name}: {(done.stderr or '').strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -218,6 +218,7 @@ def soak(step: Step, args: argparse.Namespace) -> dict[str, Any]:
         clips += step()
         if clips >= due:
             seen.append(memory())
+            print(f"{clips} clips: {seen[-1] / 2**20:.1f} MiB", file=sys.stderr, flush=True)
             due += args.soak // 20
     return {"clips": clips, "mebibytes": [round(size / 2**20, 1) for size in seen], "growth": seen[-1] / seen[0] - 1}
 
