@@ -223,6 +223,7 @@ def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
+    _keep_freed_memory()
     from vmae_jax.commands import config, experiment, train
     from vmae_jax.io.paths import Workdir
     from vmae_jax.runtime import watchdog
@@ -278,7 +279,15 @@ def _bench_input(args: argparse.Namespace) -> dict[str, Any]:
     return bench.run_input(chosen, seconds=args.seconds, step_seconds=args.step_seconds, hosts=args.hosts)
 
 
+def _keep_freed_memory() -> None:
+    """Before anything imports JAX, whose threads take the allocator as it is then."""
+    from vmae_jax.runtime.allocator import keep_freed_memory
+
+    keep_freed_memory()
+
+
 def _bench_train(args: argparse.Namespace) -> dict[str, Any]:
+    _keep_freed_memory()
     from vmae_jax.commands import bench_train, config
 
     if args.config is None:
@@ -287,6 +296,7 @@ def _bench_train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bench_step(args: argparse.Namespace) -> dict[str, Any]:
+    _keep_freed_memory()
     from vmae_jax.bench.against import CONTENDERS
     from vmae_jax.commands import bench_step, config
 
