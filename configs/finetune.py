@@ -1,8 +1,9 @@
 """Supervised fine-tuning of a classifier: `configs/finetune.py:B,k400,weights=WORKDIR`.
 
 Arguments: the size (S, B, L, H, g), the data (k400, k600, k700, ssv2, ucf101, hmdb51, ava), the
-paper (v2, v1, tiktok), what it begins from (`from=pretraining`, or `from=k710`, a classifier of Kinetics-710, whose
-head's rows are taken over by name: `labels_from=FILE,labels_to=FILE`). Which of these have a
+paper (v2, v1, tiktok), what it begins from: `from=pretraining`, `from=k710`, a classifier of
+Kinetics-710, or `from=distilled`, a student of one; their heads' rows are taken over by name:
+`labels_from=FILE,labels_to=FILE`. Which of these have a
 recipe is in RECIPES; figures are tagged there. The videos are `records=FOLDER`, as `vmae data prepare --dataset=…`
 made it, or lists (`path label` a line), `--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's
 clips with all their actions are otherwise the records of the builder `ava`.
@@ -51,6 +52,11 @@ RECIPES = {
     ("v2", "g", "ucf101", "k710"): Recipe(8, 3, 1e-3, 50, 0.9, 0.35, 0.5),  # [code]
     ("v2", "g", "hmdb51", "k710"): Recipe(8, 3, 5e-4, 15, 0.9, 0.35, 0.5, stride=2),  # [code]
     ("v2", "g", "ssv2", "pretraining"): Recipe(32, 3, 3e-4, 20, 0.9, 0.25),  # [code]
+    # The distilled students, fine-tuned further; their test takes 7 clips of 3 crops [code].
+    ("v2", "S", "k400", "distilled"): Recipe(32, 16, 1e-4, 10, 0.75, 0.1, warmup=1),  # [inferred]
+    ("v2", "S", "k600", "distilled"): Recipe(32, 16, 1e-4, 10, 0.75, 0.1, warmup=1),  # [inferred]
+    ("v2", "B", "k400", "distilled"): Recipe(32, 16, 1e-4, 10, 0.75, 0.1, warmup=1),  # [inferred]
+    ("v2", "B", "k600", "distilled"): Recipe(32, 16, 1e-4, 10, 0.75, 0.1, warmup=1),  # [inferred]
     ("v1", "S", "k400", "pretraining"): Recipe(32, 12, 5e-4, 150, 0.75, 0.1),  # [code]
     ("v1", "B", "k400", "pretraining"): Recipe(64, 6, 5e-4, 75, 0.75, 0.1),  # [code]
     ("v1", "L", "k400", "pretraining"): Recipe(64, 2, 2e-3, 35, 0.75, 0.1),  # [code]
@@ -85,7 +91,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         labels_to=None,
         records=None,
         smoke=False,
-        **{"from": ("pretraining", "k710")},
+        **{"from": ("pretraining", "k710", "distilled")},
     )
     chosen = (args.paper, args.size, args.data, args["from"])
     if chosen not in RECIPES:
@@ -105,6 +111,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     labels = {"label": call("data.labels.many", classes=CLASSES["ava"])} if args.data == "ava" else True
     source = prepared(args.data, args.records) if args.records else ava if args.data == "ava" else listed
     config = supervised(method, recipe, args.data, begin(args), source=source, labels=labels)
+    if args["from"] == "distilled":
+        config.eval.data.sampler.views = 7
     return common.smoke(config) if args.smoke else config
 
 

@@ -80,14 +80,14 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
     assert tuple(second.area) == (0.08, 1.0)
     sparse = "ssv2" in args
     assert [one.call for one in rest] == ([] if sparse else ["data.transforms.flip"])
-    assert config.eval.data.sampler.views == (2 if sparse else 5)
+    assert config.eval.data.sampler.views == (2 if sparse else 7 if "distilled" in args else 5)
     assert config.eval.data.transforms[0].crops == config.eval.data.repeat == 3
 
 
 def test_no_recipe_is_missing_from_the_table():
     known = {row["config"] for row in ROWS}
     for paper, size, data, begin in finetune.RECIPES:
-        assert f"finetune:{size},{data},{paper}" + (",from=k710" if begin == "k710" else "") in known
+        assert f"finetune:{size},{data},{paper}" + ("" if begin == "pretraining" else f",from={begin}") in known
     assert {f"post_pretrain:{size}" for size in post_pretrain.RECIPES} <= known
     assert {f"distill:{size}" for size in distill.RECIPES} <= known
     for resolution in hvm1.PRETRAIN:
