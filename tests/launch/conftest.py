@@ -42,6 +42,19 @@ class Cloud(NamedTuple):
         file.write_text(f"#!{sys.executable}\n{PRELUDE.format(folder=str(self.folder), name=name)}{code}\nkeep()\n")
         file.chmod(0o755)
 
+    def environment(self, vmae: str, extra: str = "") -> pathlib.Path:
+        """An environment that launch/environment.sh takes for made: this Python, and `vmae` as given."""
+        venv = self.folder / "venv"
+        (venv / "bin").mkdir(parents=True)
+        python = f'#!/usr/bin/env bash\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n'
+        for name, text in (("vmae", vmae), ("python", python)):
+            (venv / "bin" / name).write_text(text)
+            (venv / "bin" / name).chmod(0o755)
+        texts = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml"))
+        sums = subprocess.run(["cksum"], input=texts, capture_output=True, check=True).stdout.decode().strip()
+        (venv / ".vmae-stamp").write_text(f"{sums}{extra and ' ' + extra}\n")
+        return venv
+
     def run(self, *command: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
         """`bash launch/COMMAND…` with the programs first on PATH."""
         script = [str(ROOT / "launch" / command[0]), *command[1:]]

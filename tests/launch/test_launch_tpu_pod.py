@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import time
 
 import pytest
@@ -87,15 +86,7 @@ esac
 def tpu(cloud):
     """gcloud on PATH, and an environment that is there already."""
     cloud.program("gcloud", GCLOUD)
-    venv = cloud.folder / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "vmae").write_text(VMAE)
-    (venv / "bin" / "vmae").chmod(0o755)
-    (venv / "bin" / "python").write_text(f'#!/usr/bin/env bash\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
-    (venv / "bin" / "python").chmod(0o755)
-    texts = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml"))
-    sums = subprocess.run(["cksum"], input=texts, capture_output=True, check=True).stdout.decode().strip()
-    (venv / ".vmae-stamp").write_text(f"{sums} tpu\n")
+    cloud.environment(VMAE, "tpu")
     (cloud.folder / "ends").write_text("")
     return cloud
 
