@@ -124,6 +124,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         """None: nothing is decoded that could be broken."""
         return []
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _place(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.opened))
         return offset if self.stop is not None else int(self._order(epoch)[offset])
