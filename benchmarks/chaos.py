@@ -40,12 +40,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=7200.0, help="after which no round begins (default 7200)")
     parser.add_argument("--steps-a-round", type=int, default=8, help="how far a round may get (default 8)")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
     args = parser.parse_args()
     prepare()
     with disk(args.out.resolve()) as mounted:
         chaos = Chaos(args.out.resolve(), rounds=args.rounds, seed=args.seed, reach=args.steps_a_round, mounted=mounted)
+        chaos.limit = args.seconds
         result = chaos.run()
     print(json.dumps(result), flush=True)
     return 0 if result["equal"] and not result["problems"] else 1
@@ -89,6 +91,7 @@ class Chaos:
     seed: int
     reach: int
     mounted: bool
+    limit: float = 7200.0
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -97,7 +100,8 @@ class Chaos:
         self.done: dict[str, int] = {}
         self.statuses: dict[str, int] = {}
         self.problems: list[str] = []
-        self.fell_back = 0
+        self.harmed: set[tuple[int, int]] = set()  # checkpoints: step and inode of their folder
+        self.damaged = 0
 
     def run(self) -> dict[str, Any]:
         began = time.monotonic()
@@ -108,6 +112,9 @@ class Chaos:
             raise SystemExit(f"the undisturbed run ended with {status}: {self.log().read_text()[-3000:]}")
         told(f"undisturbed: {self.steps} steps in {time.monotonic() - began:.0f} s")
         for number, kind in enumerate(self.plan(), 1):
+            if time.monotonic() - began > self.limit:
+                told(f"{self.limit:g} s are over: {number - 1} of {self.rounds} rounds were done")
+                break
             before = self.reached()
             status = getattr(self, "do_" + kind.replace(" ", "_").replace("-", "_"))()
             self.done[kind] = self.done.get(kind, 0) + 1
@@ -182,17 +189,21 @@ class Chaos:
         return self.damage(pathlib.Path.unlink)
 
     def damage(self, act: Callable[[pathlib.Path], None]) -> int:
-        """A kill, and then one random file of the newest checkpoint."""
-        status = self.do_kill()
-        listed = self.listed()
-        if listed:
-            files = sorted(file for file in (self.work / "checkpoints" / str(listed[-1])).rglob("*") if file.is_file())
-            act(self.random.choice(files))
+        """A kill, and then one random file of the newest checkpoint; one before it stays whole."""
+        pid = self.begun(further=0 if len(self.good()) > 1 else 3 * EVERY)
+        os.kill(pid, signal.SIGKILL)
+        status = self.wait(pid)
+        if len(self.good()) > 1:
+            step = self.listed()[-1]
+            folder = self.work / "checkpoints" / str(step)
+            act(self.random.choice(sorted(file for file in folder.rglob("*") if file.is_file())))
+            self.harmed.add((step, folder.stat().st_ino))
+            self.damaged += 1
         return status
 
     def do_corrupt_data(self) -> int:
         """Two videos become noise; when they are mended, the run begins again where they were whole."""
-        listed, kept = self.listed(), self.out / "before"
+        listed, kept = self.good(), self.out / "before"
         if listed:
             shutil.copytree(self.work / "checkpoints" / str(listed[-1]), kept)
         whole = {file: file.read_bytes() for file in self.random.sample(sorted(self.videos.iterdir()), 2)}
@@ -279,6 +290,11 @@ class Chaos:
 
         return whole_steps(epath.Path(self.work / "checkpoints"))
 
+    def good(self) -> list[int]:
+        """The listed checkpoints that nothing was done to."""
+        inode = lambda step: (self.work / "checkpoints" / str(step)).stat().st_ino  # noqa: E731
+        return [step for step in self.listed() if (step, inode(step)) not in self.harmed]
+
     def reached(self, since: float = 0.0) -> int:
         """The newest step that left a row after `since` (seconds since 1970)."""
         return max((row["step"] for row in rows(self.work) if row["time"] > since), default=0)
@@ -308,11 +324,13 @@ class Chaos:
             "equal": not different and len(mine) == len(other),
             "different_steps": different[:10],
             "problems": self.problems,
-            "rounds": self.rounds,
+            "rounds": sum(self.done.values()),
+            "rounds_asked": self.rounds,
             "seed": self.seed,
             "steps": self.steps,
             "kinds": self.done,
             "statuses": dict(sorted(self.statuses.items())),
+            "damaged": self.damaged,
             "damaged_passed_over": log.count("is damaged:"),
             "videos_replaced": log.count("was replaced by a neighbour"),
             "watchdog": log.count("has not ended within"),

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from vmae_jax.commands.course import Course, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.measure import check_classes, measure
+from vmae_jax.data.device import host_rows
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
@@ -25,7 +26,7 @@ from vmae_jax.runtime import distributed, goodput, watchdog
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
-from vmae_jax.train import loop, step
+from vmae_jax.train import loop, sharding, step
 from vmae_jax.train.state import TrainState, eval_params
 from vmae_jax.types import Context
 
