@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from vmae_jax.data.prepare.metadata import manifests
 from vmae_jax.data.records import from_directory
 
 __all__ = ["describe", "in_words"]
@@ -15,6 +16,7 @@ def describe(directory: str) -> dict[str, Any]:
       ConfigError: the folder holds none.
     """
     info = from_directory(directory).info
+    made = manifests(os.path.expanduser(directory))
     labels = [info.features[name] for name in info.features if name == "label"]
     return {
         "directory": os.path.abspath(os.path.expanduser(directory)),
@@ -24,8 +26,21 @@ def describe(directory: str) -> dict[str, Any]:
         "classes": sum(len(getattr(label, "names", None) or ()) for label in labels) or None,
         "splits": {
             name: {"examples": split.num_examples, "bytes": split.num_bytes, "shards": split.num_shards}
+            | _prepared(made.get(name))
             for name, split in sorted(info.splits.items())
         },
+    }
+
+
+def _prepared(manifest: dict[str, Any] | None) -> dict[str, Any]:
+    """What only `vmae data prepare` knows."""
+    if manifest is None:
+        return {}
+    return {
+        "videos": manifest["videos"],
+        "rejected": len(manifest["rejected"]),
+        "hours": round(manifest["seconds"] / 3600, 4),
+        "options": manifest["identity"]["options"],
     }
 
 
@@ -35,6 +50,11 @@ def in_words(told: dict[str, Any]) -> str:
     for name, split in told["splits"].items():
         size = f"{split['bytes'] / 2**30:.2f} GiB"
         lines.append(f"  {name}: {split['examples']} examples, {size} in {split['shards']} shards")
+        if "options" in split:
+            chosen = ", ".join(f"{key} {value}" for key, value in split["options"].items() if value is not None)
+            lines.append(
+                f"    of {split['videos']} videos, {split['hours']:.2f} h, {split['rejected']} rejected; {chosen}"
+            )
     if told["classes"]:
         lines.append(f"  {told['classes']} classes")
     return "\n".join([*lines, *(f"  feature {name}: {text}" for name, text in told["features"].items())])

@@ -189,5 +189,6 @@ def _lock(layout: Layout) -> Iterator[None]:
             yield
         finally:
             os.unlink(path)
-    with contextlib.suppress(OSError):  # it is not empty: another split is being prepared
-        os.rmdir(root)
+            with contextlib.suppress(OSError):  # what is not empty is wanted
+                os.rmdir(root)
+                os.rmdir(layout.out)
