@@ -34,6 +34,8 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
+STARVED = 0.1  # share of the time without data above which that is said at the end
+
 
 def run(
     config: ConfigDict,
@@ -114,6 +116,9 @@ def run(
             parts = watchdog.watched(parts, dog, start)
             every = _every(made, clock)
             _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
+    waited = outcome.metrics.get("data_wait_fraction", 0.0)
+    if waited > STARVED:
+        log.info("the devices waited %.0f%% of the time for data; `vmae bench input` says what bounds it", 100 * waited)
     return {
         "step": outcome.step,
         "status": outcome.status,
