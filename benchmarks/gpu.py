@@ -61,7 +61,7 @@ def build(size: str, batch: int, remat: str) -> Any:
     from vmae_jax.targets.core import objective
     from vmae_jax.targets.pixels import pixels
 
-    small = {"frames": 4, "resolution": 32} if size in ("micro", "tiny") else {}
+    small: Any = {"frames": 4, "resolution": 32} if size in ("micro", "tiny") else {}
     model = vit(size, dtype="bfloat16", remat=remat, **small)
     method = build(model, tube(0.9 if not small else 0.5), {"pixels": objective(pixels())}, running_cell(0.5))
     spec = {
@@ -130,7 +130,7 @@ def measure_torch(side: str, size: str, batch: int, rounds: int) -> dict[str, An
     """The reference path in PyTorch, on random weights."""
     import jax
     import numpy as np
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from vmae_jax.bench.reference import Reference
     from vmae_jax.bench.step import interleaved, random_batch

@@ -159,7 +159,6 @@ def _bench_commands(commands: Any) -> None:
     stepping.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU (default: its own choice)")
     stepping.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
 
-
     training = _command(benches, "train", _bench_train, "training on the config's clips against the step's own rate")
     _config_arguments(training)
     training.add_argument("--rounds", type=int, default=10, help="of turns that are measured (default 10)")

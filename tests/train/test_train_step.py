@@ -221,7 +221,8 @@ def test_key_of_the_step_changes_with_step_and_seed():
         draw = jax.random.uniform(context.key)
         return Loss({"x": Term(params["kernel"].sum(), jnp.float32(1))}, {"draw": Mean(draw, jnp.float32(1))})
 
-    method = Method(lambda key, batch: ({"kernel": nn.LogicallyPartitioned(jnp.ones(3), (None,))}, None), loss, lambda *a, **k: None)
+    kernel = nn.LogicallyPartitioned(jnp.ones(3), (None,))
+    method = Method(lambda key, batch: ({"kernel": kernel}, None), loss, lambda *a, **k: None)
     for seed in (0, 1):
         state, step = start("one", method=method, plain=True, seed=seed)
         for _ in range(2):
@@ -244,7 +245,8 @@ def test_what_cannot_be_put_back_together_is_an_error():
     def loss(params, batch, context):
         return Loss({"x": Term(params["kernel"].sum(), jnp.float32(1))}, carry={"sum": batch["x"].sum()})
 
-    method = Method(lambda key, batch: ({"kernel": nn.LogicallyPartitioned(jnp.ones(3), (None,))}, None), loss, lambda *a, **k: None)
+    kernel = nn.LogicallyPartitioned(jnp.ones(3), (None,))
+    method = Method(lambda key, batch: ({"kernel": kernel}, None), loss, lambda *a, **k: None)
     state, step = start("one", method=method, plain=True)
     with pytest.raises(ValueError, match=r"Loss.carry 'sum' has shape \(\).*16 clips.*Mean"):
         step(state, toy_batch())

@@ -56,7 +56,7 @@ def trace(run: Callable[[], Any], program: str, *, folder: pathlib.Path, steps: 
             run()
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     scopes = dict(NAMED.findall(program))
-    seconds: collections.Counter[str] = collections.Counter()
+    seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
     counts: collections.Counter[str] = collections.Counter()
     for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
         for line in plane.lines:
@@ -66,7 +66,10 @@ def trace(run: Callable[[], Any], program: str, *, folder: pathlib.Path, steps: 
                     counts[name] += 1
     if not seconds:
         raise ValueError(f"{newest}: no event of this trace names an operation of the compiled program")
-    return [Op(name, scopes[name], own / steps, counts[name] / steps) for name, own in seconds.most_common()]
+    return [
+        Op(name, scopes[name], own / steps, counts[name] / steps)
+        for name, own in sorted(seconds.items(), key=lambda one: -one[1])
+    ]
 
 
 def by_part(ops: Iterable[Op]) -> dict[str, float]:

@@ -15,6 +15,9 @@ It reads a line from standard input for each step, takes the step, and answers w
 {"seconds", "loss", "peak_bytes"}; it ends with its input. It imports nothing of JAX.
 """
 
+# pyright: reportMissingImports=false
+# PyTorch and transformers are optional.
+
 import argparse
 import json
 import pathlib

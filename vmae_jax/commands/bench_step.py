@@ -90,10 +90,11 @@ def resized(config: ConfigDict, clips: int | None) -> ConfigDict:
     for node in calls(config):
         if str(node.call).startswith("data.sources.") and "path" in node:
             node.path = "unread"
+    data: Any = config.data
     if clips is not None:
-        config.data.global_batch = clips
-        if "repeat" in config.data:
-            config.data.repeat = 1
+        data.global_batch = clips
+        if "repeat" in data:
+            data.repeat = 1
     return config
 
 

@@ -13,6 +13,7 @@ mesh's, not this machine's; the models know of nothing but `attend`.
 
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -178,7 +179,7 @@ def splash(query: Array, key: Array, value: Array, valid: Array | None = None, *
     (b, h, n, _), m = query.shape, key.shape[2]
     long = math.ceil(max(n, m) / LANES) * LANES
     block = next(size for size in (512, 384, 256, LANES) if long % size == 0)
-    kernel = kernels.make_splash_mha(
+    kernel: Any = kernels.make_splash_mha(
         masks.MultiHeadMask([masks.FullMask((long, long))] * h),
         block_sizes=kernels.BlockSizes(
             block_q=block,

@@ -85,7 +85,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", named(initializers.ones, "embed"), (x.shape[-1],))
         bias = self.param("bias", named(initializers.zeros, "embed"), (x.shape[-1],))
-        return layer_norm(x, scale, bias).astype(self.dtype)
+        return jnp.asarray(layer_norm(x, scale, bias), self.dtype)
 
 
 class LayerScale(nn.Module):
