@@ -42,6 +42,10 @@ def test_a_convolution():
 
 def test_training_is_three_forward_passes():
     assert flops.of_training(jnp.dot, jnp.ones((3, 5)), jnp.ones((5, 7))) == 3 * 2 * 3 * 5 * 7
+    # What does not depend on the parameters, such as a teacher, has no backward pass.
+    both = lambda p, x, teacher: jnp.tanh(x @ p["w"]).sum() + jnp.tanh(x @ teacher).sum()  # noqa: E731
+    work = flops.of_training(both, {"w": jnp.ones((5, 7))}, jnp.ones((3, 5)), jnp.ones((5, 2)))
+    assert work == 3 * 2 * 3 * 5 * 7 + 2 * 3 * 5 * 2
 
 
 def test_peak_is_known_for_known_devices_only():

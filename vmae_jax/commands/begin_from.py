@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
+from vmae_jax.data.labels import read_names
 from vmae_jax.exchange.resizing import read_resized
 from vmae_jax.spec import ConfigError, did_you_mean
 from vmae_jax.train import init_from
@@ -91,7 +91,7 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> Any:
         log.info("%s: %s %s", at, path, how)
     if record.old_labels is None or record.new_labels is None:
         return tree
-    old, new = _names(record.old_labels), _names(record.new_labels)
+    old, new = (read_names(path, "init_from") for path in (record.old_labels, record.new_labels))
     rows = rows_by_name(old, new)
     log.info("%s: the head takes over %d of %d classes by name", at, len(set(rows)), len(old))
     return _sliced(tree, record, rows, len(old))
@@ -107,21 +107,6 @@ def _sliced(tree: Any, record: init_from.Weights, rows: list[int], old: int) -> 
         )
     head = head | {"kernel": np.asarray(head["kernel"])[:, rows], "bias": np.asarray(head["bias"])[rows]}
     return head if record.select.endswith("/head") else tree | {"head": head}
-
-
-def _names(path: str) -> list[str]:
-    """The lines of a list of names."""
-    try:
-        lines = epath.Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"init_from: {path} is no list of names: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    names = [line.strip() for line in lines if line.strip()]
-    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if not names or double:
-        raise ConfigError(f"init_from: {path} {f'has {double[0]!r} twice' if double else 'has no names'}")
-    return names
 
 
 def _plain(name: str) -> str:

@@ -78,7 +78,7 @@ class Experiment:
         return target, placement
 
     def model_flops(self) -> float:
-        """Model FLOPs of a training step over the global batch; a frozen network counts as if it were trained.
+        """Model FLOPs of a training step over the global batch; a frozen network counts its forward pass alone.
 
         They follow from the dims: counted with plain attention, as a fused kernel's count has its padding.
         """

@@ -236,8 +236,7 @@ def _parts(
         pictures=_pictures(made, workdir, data, writers) if shown else None,
         evaluate=None if held_out is None else _evaluation(made, held_out),
         faults=Quarantine(workdir.quarantine).add,
-        # A teacher runs forwards alone, which "three times the forward pass" does not know.
-        flops=made.model_flops() if peak and made.method.frozen is None else None,
+        flops=made.model_flops() if peak else None,
         peak=peak,
         show=progress and sys.stderr is not None and jax.process_index() == 0,
     )

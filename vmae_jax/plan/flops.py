@@ -40,13 +40,21 @@ def count(function: Callable[..., Any], *args: Any) -> float:
     return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def of_training(loss: Callable[..., Any], *args: Any) -> float:
+def of_training(loss: Callable[..., Any], params: Any, *args: Any) -> float:
     """Model FLOPs of a training step: three times the forward pass, recomputation not counted.
 
     The backward pass has two products for each one of the forward pass (the convention of
-    PaLM's appendix B and of the tables that quote "MFU").
+    PaLM's appendix B and of the tables that quote "MFU"). What does not depend on `params`, the
+    first argument, has none and counts once: a teacher's network.
     """
-    return 3.0 * count(loss, *args)
+    jaxpr = jax.make_jaxpr(loss)(params, *args).jaxpr
+    trained = set(jaxpr.invars[: len(jax.tree.leaves(params))])
+    total = 0.0
+    for equation in jaxpr.eqns:
+        depends = any(isinstance(one, core.Var) and one in trained for one in equation.invars)
+        trained |= set(equation.outvars) if depends else set()
+        total += (3.0 if depends else 1.0) * _of_equation(equation)
+    return total
 
 
 class Cost(NamedTuple):
