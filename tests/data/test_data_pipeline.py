@@ -18,8 +18,11 @@ from numbered_videos import numbered_frames
 from vmae_jax import spec
 from vmae_jax.data import clips, faults, sources, transforms
 from vmae_jax.data.clips import Dense
+from vmae_jax.data.decode import read_clips
 from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.order import fold
 from vmae_jax.data.pipeline import Loader, loader
+from vmae_jax.data.rand_augment import rand_augment
 from vmae_jax.data.workers import Closed
 from vmae_jax.spec import ConfigError
 
@@ -166,6 +169,34 @@ def test_views_are_clips_of_their_own(video_folder):
 def test_grey(video_folder):
     batch = take(make(video_folder, channels=1).open().batches(rows=[0, 1], seed=0), 1)[0]
     assert batch["video"].shape == (2, 4, SIZE, SIZE, 1)
+
+
+@pytest.mark.parametrize(("frames", "size", "channels"), [(1, 15, 1), (5, 40, 3)])
+def test_any_number_of_frames_any_resolution_any_channels(video_folder, frames, size, channels):
+    crops = [transforms.random_resized_crop(size)]
+    opened = make(video_folder, sampler=clips.dense(frames, 1), transforms=crops, channels=channels, repeat=1).open()
+    [batch] = take(opened.batches(rows=range(4), seed=0), 1)
+    assert {key: (part.shape, part.dtype) for key, part in batch.items()} == {
+        key: (part.shape, part.dtype) for key, part in opened.loader.spec().items()
+    }
+
+
+@pytest.mark.slow
+def test_a_batch_is_what_reading_and_transforming_by_hand_gives(video_folder):
+    """Crops in the workers, and crops in the graph because something comes before them."""
+    for chain in (
+        [transforms.multi_scale_crop(SIZE), transforms.flip()],
+        [rand_augment(), transforms.random_resized_crop(SIZE), transforms.flip()],
+    ):
+        opened = make(video_folder, transforms=chain, global_batch=1).open()
+        [batch] = take(opened.batches(rows=range(2), seed=3, start=7), 1)
+        word = fold(3, 7, -1)
+        seed = np.array([word >> 32, word & 0xFFFFFFFF], np.uint32)
+        encoded = opened.source.fetch(int(batch["index"][0]))
+        [frames] = read_clips(encoded, opened.loader.sampler, seed).clips
+        for repeat, video in enumerate(batch["video"]):
+            truth = transforms.apply(chain, {"video": frames, "repeat": repeat}, batch["seed"][repeat])["video"]
+            np.testing.assert_array_equal(video, truth)
 
 
 @pytest.fixture
