@@ -30,7 +30,7 @@ def part_of(numbers, epoch):
 PARTS = st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 3.0)), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(PARTS, st.sampled_from(["passes", "shares"]), st.integers(0, 2**40), st.booleans())
 def test_weights_hold_in_every_epoch_and_every_video_has_its_turn(parts, weigh, seed, shuffle):
     videos, weights = zip(*parts, strict=True)
@@ -48,19 +48,15 @@ def test_weights_hold_in_every_epoch_and_every_video_has_its_turn(parts, weigh, 
             assert own.max() - own.min() <= 1
 
 
-@settings(max_examples=10, deadline=None)
-@given(PARTS, st.integers(0, 2**40), st.integers(0, 10**12), st.integers(1, 40))
-def test_any_position_is_reached_at_once_and_alone(parts, seed, start, count):
+@settings(max_examples=5, deadline=None)
+@given(PARTS, st.integers(0, 2**40), st.integers(0, 10**12), st.integers(0, 15))
+def test_any_position_is_reached_at_once_and_alone(parts, seed, start, host):
     """What is at a position does not depend on where one began or who else reads."""
     videos, weights = zip(*parts, strict=True)
     epoch = Epoch(videos, places(videos, weights, "passes"), tuple(range(len(videos))))
-    together = order(range(start, start + count), epoch, seed=seed)
-    assert list(together) == [int(order([p], epoch, seed=seed)[0]) for p in range(start, start + min(count, 3))] + list(
-        together[min(count, 3) :]
-    )
-    hosts = [order(range(start + host, start + count, 3), epoch, seed=seed) for host in range(min(3, count))]
-    for host, own in enumerate(hosts):
-        assert list(own) == list(together[host::3])
+    together = order(range(start, start + 40), epoch, seed=seed)
+    one_of_16 = order(range(start + host, start + 40, 16), epoch, seed=seed)
+    assert list(one_of_16) == list(together[host::16])
 
 
 def test_where_all_weights_are_one_an_epoch_is_every_video_once():

@@ -164,13 +164,23 @@ class _Answers:
 
     def __call__(self, recipe: bytes, seed: Any, videos: Any, position: Any, index: Any, own: np.ndarray) -> list[Any]:
         """video [n t h w c], seeds [n 2], index, valid, notes, and each label."""
-        return self._serving(recipe, int(seed), int(videos))(position, index, own)
+        serving = self._serving(recipe, int(seed), int(videos))
+        try:
+            return serving(position, index, own)
+        except Exception:
+            self._forget(serving)  # a trainer that comes again begins afresh
+            raise
 
     def close(self) -> None:
         """Ends the decoding processes."""
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
+
+    def _forget(self, serving: "_Serving") -> None:
+        with self._lock:
+            for key in [key for key, one in self._open.items() if one is serving]:
+                self._open.pop(key).close()
 
     def _serving(self, recipe: bytes, seed: int, videos: int) -> "_Serving":
         key = recipe + seed.to_bytes(8, "big")
