@@ -6,6 +6,7 @@ with the same command and makes what is missing, on this machine or on others. N
 which nothing else in this project does.
 """
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,12 +37,8 @@ def beam_runner(arguments: Sequence[str] = ()) -> Runner:
         if not jobs:
             return
         with beam.Pipeline(options=options) as pipeline:
-            (
-                pipeline
-                | "Shards" >> beam.Create(jobs, reshuffle=False)
-                | "Spread" >> beam.Reshuffle()
-                | "Make" >> beam.Map(_make)
-            )
+            shards = pipeline | "Shards" >> beam.Create(jobs, reshuffle=False) | "Spread" >> beam.Reshuffle()
+            _ = shards | "Make" >> beam.Map(_make)
 
     return run
 
@@ -55,10 +52,10 @@ def _make(job: ShardJob) -> int:
 
 def _beam() -> Any:
     try:
-        import apache_beam
-        import apache_beam.options.pipeline_options
+        beam = importlib.import_module("apache_beam")
+        importlib.import_module("apache_beam.options.pipeline_options")
     except ImportError as error:
         raise ConfigError(
             f"--beam needs Apache Beam: pip install 'vmae-jax[beam]' ({error}); without --beam nothing does"
         ) from error
-    return apache_beam
+    return beam
