@@ -101,6 +101,30 @@ def test_sizes_and_groups(line):
     assert (traffic.count, traffic.bytes, traffic.link_bytes) == (1, size, round(size * share))
 
 
+def test_a_reduce_scatter_of_a_tpu_is_called_by_its_name():
+    """libtpu prints it as an operation made of an all-reduce, padded, and the slice that is kept."""
+    text = """HloModule m
+
+%all-reduce-scatter.clone (input: bf16[1408,64]) -> bf16[192,64] {
+  %input = bf16[1408,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %zero = bf16[]{:T(256)} constant(0)
+  %pad = bf16[1536,64]{1,0:T(8,128)(2,1)} pad(%input, %zero), padding=0_128x0_0
+  %sum = bf16[1536,64]{1,0:T(8,128)(2,1)} all-reduce(%pad), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %at = u32[]{:T(128)} partition-id()
+  ROOT %kept = bf16[192,64]{1,0:T(8,128)(2,1)} dynamic-slice(%sum, %at, %at), dynamic_slice_sizes={192,64}
+}
+
+ENTRY %main (p: bf16[1408,64]) -> bf16[192,64] {
+  %p = bf16[1408,64]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %x = bf16[192,64]{1,0:T(8,128)(2,1)} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.clone
+}
+"""
+    (traffic,) = read(text).kinds.values()
+    size = 1536 * 64 * 2
+    assert read(text).kinds == {"reduce-scatter": hlo.Traffic(1, size, size * 7 // 8, ((size, 1),))}
+    assert traffic.bytes == size
+
+
 def test_a_group_of_one_sends_nothing():
     text = "ENTRY %main (p: f32[4]) -> f32[4] {\n  %x = f32[4]{0} all-reduce(%p), replica_groups=[8,1]<=[8]\n}\n"
     assert read(text).kinds == {}
