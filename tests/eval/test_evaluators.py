@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vmae_jax.eval.collect import About
+from vmae_jax.eval.held_out import held_out
 from vmae_jax.eval.knn import knn, retrieval, vote
 from vmae_jax.eval.multiview import multiview
 from vmae_jax.eval.probe import fit, probe
 from vmae_jax.eval.scores import average_precision
-from vmae_jax.types import Method
+from vmae_jax.types import Loss, Method, Term
 
 WIDTH, CLASSES = 6, 3
 
@@ -158,3 +160,21 @@ def test_the_probe_is_at_the_minimum():
 def test_mistakes(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_methods_own_loss_is_given_its_teachers_and_what_it_carries():
+    """Each video once, whatever fills up the last batch."""
+
+    def loss(params, batch, context):
+        error = (batch["video"] * context.frozen["teacher"] + context.extra["queue"] - params).sum(-1)
+        valid = batch["valid"].astype(jnp.float32)
+        return Loss({"match": Term((error * valid).sum(), valid.sum(), jnp.float32(2.0))})
+
+    clips, label = videos(5)
+    carried = lambda: ({"queue": jnp.float32(3.0)}, {"teacher": jnp.float32(2.0)})  # noqa: E731
+    about = About(carried=carried)
+    found = held_out()(toy()._replace(loss=loss), jnp.ones(()), batches(clips, label), about)
+    each = (clips.astype(np.float32) * 2 + 3 - 1).sum(-1).mean()
+    assert found["loss/match"] == pytest.approx(each, rel=1e-5)
+    assert found["loss"] == pytest.approx(2 * each, rel=1e-5)
+    assert found["clips"] == 20
