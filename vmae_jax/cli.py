@@ -140,28 +140,12 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 
 def _bench_commands(commands: Any) -> None:
+    from vmae_jax.commands import bench
+
     text = "measure how fast this machine is at the work of a config"
     group = commands.add_parser("bench", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     benches = group.add_subparsers(title="what is measured", metavar="WHAT", required=True, parser_class=_Parser)
-
-    feeding = _command(benches, "input", _bench_input, "clips/s from files to devices, by stage, and what bounds it")
-    _config_arguments(feeding)
-    feeding.add_argument("--seconds", type=float, default=10.0, help="that each stage is measured (default 10)")
-    feeding.add_argument("--step-seconds", type=float, help="what a step takes: does the input keep up?")
-    feeding.add_argument("--hosts", type=int, default=1, help="of the pod that is projected to (default 1)")
-
-    stepping = _command(benches, "step", _bench_step, "the training step against the machine's peak and PyTorch")
-    _config_arguments(stepping)
-    stepping.add_argument("--clips", type=int, help="a step (default: as the config says)")
-    stepping.add_argument("--rounds", type=int, default=10, help="that are measured (default 10)")
-    stepping.add_argument("--against", default="", metavar="NAME[,NAME]",
-                          help="torch, torch-fused, torch-compiled: the same step in PyTorch, in turns")  # fmt: skip
-    stepping.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU (default: its own choice)")
-    stepping.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
-
-    training = _command(benches, "train", _bench_train, "training on the config's clips against the step's own rate")
-    _config_arguments(training)
-    training.add_argument("--rounds", type=int, default=10, help="of turns that are measured (default 10)")
+    bench.add_commands(benches, _command, _config_arguments)
 
 
 def _data_commands(commands: Any) -> None:
@@ -269,45 +253,11 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     return plan.run(chosen, topology_name=args.topology, largest=args.largest)
 
 
-def _bench_input(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_jax.commands import bench, config
-
-    if args.config is None:
-        raise ConfigError("vmae bench input: --config is needed")
-    chosen = config.load_config(args.config, args.overrides)
-    return bench.run_input(chosen, seconds=args.seconds, step_seconds=args.step_seconds, hosts=args.hosts)
-
-
 def _keep_freed_memory() -> None:
     """Before anything imports JAX, whose threads take the allocator as it is then."""
     from vmae_jax.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()
-
-
-def _bench_train(args: argparse.Namespace) -> dict[str, Any]:
-    _keep_freed_memory()
-    from vmae_jax.commands import bench_train, config
-
-    if args.config is None:
-        raise ConfigError("vmae bench train: --config is needed")
-    return bench_train.run_train(config.load_config(args.config, args.overrides), rounds=args.rounds)
-
-
-def _bench_step(args: argparse.Namespace) -> dict[str, Any]:
-    _keep_freed_memory()
-    from vmae_jax.bench.against import CONTENDERS
-    from vmae_jax.commands import bench_step, config
-
-    if args.config is None:
-        raise ConfigError("vmae bench step: --config is needed")
-    against = tuple(filter(None, args.against.split(",")))
-    if unknown := set(against) - set(CONTENDERS):
-        raise ConfigError(f"--against={','.join(sorted(unknown))}: there are {', '.join(CONTENDERS)}")
-    return bench_step.run_step(
-        config.load_config(args.config, args.overrides), clips=args.clips, rounds=args.rounds, against=against,
-        threads=args.threads, profile=args.profile,
-    )  # fmt: skip
 
 
 def _features(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from vmae_jax.bench.input import Rate, report, table, timed
-from vmae_jax.commands import bench
+from vmae_jax.commands import bench_input
 from vmae_jax.commands.config import load_config
 from vmae_jax.spec import ConfigError
 
@@ -65,7 +65,7 @@ def test_the_first_call_is_not_counted():
 def test_the_command_measures_every_stage(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = load_config(f"{ROOT}/configs/quickstart.py:smoke", [])
-    found = bench.run_input(config, seconds=0.3, step_seconds=0.1, hosts=2)
+    found = bench_input.run_input(config, seconds=0.3, step_seconds=0.1, hosts=2)
     json.dumps(found)
     assert list(found["stages"]) == ["read", "decode and crop", "batch", "transfer"]
     assert all(numbers["clips_per_second"] > 0 for numbers in found["stages"].values())
@@ -77,4 +77,4 @@ def test_options_that_make_no_sense():
     config = load_config(f"{ROOT}/configs/quickstart.py:smoke", [])
     for options in ({"seconds": 0.0}, {"hosts": 0}, {"step_seconds": -1.0}):
         with pytest.raises(ConfigError, match="vmae bench input"):
-            bench.run_input(config, **options)
+            bench_input.run_input(config, **options)

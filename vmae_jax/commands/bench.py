@@ -1,79 +1,75 @@
-"""`vmae bench input`: how fast this host feeds its devices, by stage, and what bounds it."""
+"""The commands `vmae bench …` and their options; nothing heavy is imported until one runs."""
 
-import sys
-import time
+import argparse
+from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-from ml_collections import ConfigDict
-
-from vmae_jax.bench.input import Rate, report, table, timed
-from vmae_jax.commands.experiment import Experiment, experiment
-from vmae_jax.data.device import host_rows, prefetch_to_device, to_device
-from vmae_jax.data.stages import stages
-from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError
-from vmae_jax.train import sharding
 
-__all__ = ["run_input"]
+__all__ = ["add_commands"]
 
 
-def run_input(
-    config: ConfigDict, *, seconds: float = 10.0, step_seconds: float | None = None, hosts: int = 1
-) -> dict[str, Any]:
-    """Measures the input of `config` on this host, from the files to the devices.
+def add_commands(benches: Any, command: Callable[..., Any], config_arguments: Callable[[Any], None]) -> None:
+    """Adds `input`, `step` and `train` to the group.
 
     Args:
-      seconds: that each stage, and all of them together, are measured.
-      step_seconds: what a step takes the devices: is the input fast enough, and with how many cores?
-      hosts: of the pod that is projected to, each like this one.
-
-    Raises:
-      ConfigError: what `experiment` and the source refuse.
+      benches: the group's subparsers.
+      command: (subparsers, name, function, help) -> parser.
+      config_arguments: adds --config and --plugins to a parser.
     """
-    if seconds <= 0 or hosts < 1 or (step_seconds is not None and step_seconds <= 0):
-        raise ConfigError("vmae bench input: --seconds and --step-seconds are positive, --hosts is at least 1")
-    made = experiment(config)
-    opened = made.loader.open()
-    rates = _stages(made, opened, seconds)
-    whole = _together(made, opened, seconds)
-    found = report(
-        rates, whole, cores=available_cores(), clips=made.loader.clips_per_step, step_seconds=step_seconds, hosts=hosts
+    feeding = command(benches, "input", _input, "clips/s from files to devices, by stage, and what bounds it")
+    config_arguments(feeding)
+    feeding.add_argument("--seconds", type=float, default=10.0, help="that each stage is measured (default 10)")
+    feeding.add_argument("--step-seconds", type=float, help="what a step takes: does the input keep up?")
+    feeding.add_argument("--hosts", type=int, default=1, help="of the pod that is projected to (default 1)")
+
+    stepping = command(benches, "step", _step, "the training step against the machine's peak and PyTorch")
+    config_arguments(stepping)
+    stepping.add_argument("--clips", type=int, help="a step (default: as the config says)")
+    stepping.add_argument("--rounds", type=int, default=10, help="that are measured (default 10)")
+    stepping.add_argument("--against", default="", metavar="NAME[,NAME]",
+                          help="torch, torch-fused, torch-compiled: the same step in PyTorch, in turns")  # fmt: skip
+    stepping.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU (default: its own choice)")
+    stepping.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
+
+    training = command(benches, "train", _train, "training on the config's clips against the step's own rate")
+    config_arguments(training)
+    training.add_argument("--rounds", type=int, default=10, help="of turns that are measured (default 10)")
+
+
+def _config(args: argparse.Namespace, what: str) -> Any:
+    from vmae_jax.runtime.allocator import keep_freed_memory
+
+    keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
+    from vmae_jax.commands import config
+
+    if args.config is None:
+        raise ConfigError(f"vmae bench {what}: --config is needed")
+    return config.load_config(args.config, args.overrides)
+
+
+def _input(args: argparse.Namespace) -> dict[str, Any]:
+    chosen = _config(args, "input")
+    from vmae_jax.commands import bench_input
+
+    return bench_input.run_input(chosen, seconds=args.seconds, step_seconds=args.step_seconds, hosts=args.hosts)
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    chosen = _config(args, "train")
+    from vmae_jax.commands import bench_train
+
+    return bench_train.run_train(chosen, rounds=args.rounds)
+
+
+def _step(args: argparse.Namespace) -> dict[str, Any]:
+    chosen = _config(args, "step")
+    from vmae_jax.bench.against import CONTENDERS
+    from vmae_jax.commands import bench_step
+
+    against = tuple(filter(None, args.against.split(",")))
+    if unknown := set(against) - set(CONTENDERS):
+        raise ConfigError(f"--against={','.join(sorted(unknown))}: there are {', '.join(CONTENDERS)}")
+    return bench_step.run_step(
+        chosen, clips=args.clips, rounds=args.rounds, against=against, threads=args.threads, profile=args.profile
     )
-    print(table(found), file=sys.stderr)
-    return found
-
-
-def _stages(made: Experiment, opened: Any, seconds: float) -> dict[str, Rate]:
-    """Each stage alone."""
-    place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
-    rows = host_rows(place, clips)
-    rates = {}
-    with stages(opened, rows, seed=made.seed) as parts:
-        for stage in parts:
-            cpu = lambda stage=stage: time.process_time() + stage.elsewhere()  # noqa: E731
-            rates[stage.name] = timed(stage.step, cpu=cpu, seconds=seconds)
-    batch = {name: np.zeros((len(rows), *part.shape[1:]), part.dtype) for name, part in made.batch_spec.items()}
-
-    def transfer() -> int:
-        jax.block_until_ready(to_device(batch, place, clips))
-        return len(rows)
-
-    return rates | {"transfer": timed(transfer, cpu=time.process_time, seconds=seconds)}
-
-
-def _together(made: Experiment, opened: Any, seconds: float) -> Rate:
-    """Everything at once, as in training, taken as fast as it comes."""
-    place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
-    rows = host_rows(place, clips)
-    stream = opened.batches(rows=rows, seed=made.seed)
-    with prefetch_to_device(stream, place, clips=clips) as batches:
-
-        def step() -> int:
-            jax.block_until_ready(next(batches))
-            return len(rows)
-
-        for _ in range(made.loader.prefetch + 2):  # what was made ahead while the workers started
-            step()
-        return timed(step, cpu=lambda: time.process_time() + stream.worker_seconds, seconds=seconds)

@@ -1,0 +1,79 @@
+"""`vmae bench input`: how fast this host feeds its devices, by stage, and what bounds it."""
+
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vmae_jax.bench.input import Rate, report, table, timed
+from vmae_jax.commands.experiment import Experiment, experiment
+from vmae_jax.data.device import host_rows, prefetch_to_device, to_device
+from vmae_jax.data.stages import stages
+from vmae_jax.data.workers import available_cores
+from vmae_jax.spec import ConfigError
+from vmae_jax.train import sharding
+
+__all__ = ["run_input"]
+
+
+def run_input(
+    config: ConfigDict, *, seconds: float = 10.0, step_seconds: float | None = None, hosts: int = 1
+) -> dict[str, Any]:
+    """Measures the input of `config` on this host, from the files to the devices.
+
+    Args:
+      seconds: that each stage, and all of them together, are measured.
+      step_seconds: what a step takes the devices: is the input fast enough, and with how many cores?
+      hosts: of the pod that is projected to, each like this one.
+
+    Raises:
+      ConfigError: what `experiment` and the source refuse.
+    """
+    if seconds <= 0 or hosts < 1 or (step_seconds is not None and step_seconds <= 0):
+        raise ConfigError("vmae bench input: --seconds and --step-seconds are positive, --hosts is at least 1")
+    made = experiment(config)
+    opened = made.loader.open()
+    rates = _stages(made, opened, seconds)
+    whole = _together(made, opened, seconds)
+    found = report(
+        rates, whole, cores=available_cores(), clips=made.loader.clips_per_step, step_seconds=step_seconds, hosts=hosts
+    )
+    print(table(found), file=sys.stderr)
+    return found
+
+
+def _stages(made: Experiment, opened: Any, seconds: float) -> dict[str, Rate]:
+    """Each stage alone."""
+    place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
+    rows = host_rows(place, clips)
+    rates = {}
+    with stages(opened, rows, seed=made.seed) as parts:
+        for stage in parts:
+            cpu = lambda stage=stage: time.process_time() + stage.elsewhere()  # noqa: E731
+            rates[stage.name] = timed(stage.step, cpu=cpu, seconds=seconds)
+    batch = {name: np.zeros((len(rows), *part.shape[1:]), part.dtype) for name, part in made.batch_spec.items()}
+
+    def transfer() -> int:
+        jax.block_until_ready(to_device(batch, place, clips))
+        return len(rows)
+
+    return rates | {"transfer": timed(transfer, cpu=time.process_time, seconds=seconds)}
+
+
+def _together(made: Experiment, opened: Any, seconds: float) -> Rate:
+    """Everything at once, as in training, taken as fast as it comes."""
+    place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
+    rows = host_rows(place, clips)
+    stream = opened.batches(rows=rows, seed=made.seed)
+    with prefetch_to_device(stream, place, clips=clips) as batches:
+
+        def step() -> int:
+            jax.block_until_ready(next(batches))
+            return len(rows)
+
+        for _ in range(made.loader.prefetch + 2):  # what was made ahead while the workers started
+            step()
+        return timed(step, cpu=lambda: time.process_time() + stream.worker_seconds, seconds=seconds)
