@@ -373,7 +373,8 @@ def test_poll_tells_what_is_committed(tmp_path):
     checkpoints.close()
 
 
-def test_a_slow_store_is_told_at_once(tmp_path, caplog):
+def test_a_slow_store_is_told_at_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_SLOW", 0.0)
     checkpoints = saved(tmp_path, 1)
     checkpoints.save(2, make(2), {})
     manager = checkpoints._manager

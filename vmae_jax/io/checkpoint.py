@@ -50,6 +50,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 _TRASH, _ASIDE = "trash", "aside"
+_SLOW = 10.0  # seconds of a save after which training that waits for it says why
 
 
 class SaveError(RuntimeError):
@@ -145,11 +146,7 @@ class Checkpoints:
           NotFiniteError: a leaf is not finite; names it.
           SaveError: this save could not be started, or the one before was not committed.
         """
-        if self._pending is not None and self._manager is not None and self._manager.is_saving_in_progress():
-            log.warning(
-                "step %d is still being written after %.0f s: training waits for it. Save less often, or to a faster "
-                "store", self._pending, time.monotonic() - self._began,
-            )  # fmt: skip
+        self._tell_slow()
         self._settle(block=True)
         if step in self._saved:
             return False
@@ -234,6 +231,15 @@ class Checkpoints:
             if self._manager is not None:
                 self._manager.close()
                 self._manager = None
+
+    def _tell_slow(self) -> None:
+        """Says so where the save before still goes on, and training has to wait for it."""
+        seconds = time.monotonic() - self._began
+        if self._pending is not None and seconds > _SLOW and self._manager and self._manager.is_saving_in_progress():
+            log.warning(
+                "step %d is still being written after %.0f s, and training waits for it: save less often, or to a "
+                "faster store", self._pending, seconds,
+            )  # fmt: skip
 
     def _tell(self, *, block: bool) -> list[int]:
         self._settle(block=block)
