@@ -159,8 +159,8 @@ class Chaos:
         return self.wait(pid)
 
     def do_full_disk(self) -> int:
-        """No room from a random moment on."""
-        pid = self.begun()
+        """No room from a random moment on, after the start: that refuses a disk without room."""
+        pid = self.begun(further=1)
         used = shutil.disk_usage(self.out).used + self.random.randrange(1 << 17)
         _mount("-o", f"remount,size={used}", str(self.out))
         try:
