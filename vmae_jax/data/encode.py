@@ -1,6 +1,7 @@
 """Writes H.264 in MP4: the same frames always give the same bytes."""
 
 import io
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -41,7 +42,7 @@ class H264:
     Args:
       width: pixels, even.
       height: pixels, even.
-      rate: frames a second, about: it says so in the file and steers nothing.
+      rate: frames a second, about; the encoder is told of this even pace, the file has the time stamps.
       time_base: seconds, the unit of the frames' time stamps.
       group: as `encode_h264`.
       quality: as `encode_h264`.
@@ -54,7 +55,9 @@ class H264:
         self._container = av.open(self._file, mode="w", format="mp4", options={"fflags": "+bitexact"})
         self._stream: Any = self._container.add_stream("libx264", rate=rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._stream.time_base = self._stream.codec_context.time_base = self._time_base = time_base
+        self._stream.codec_context.time_base = 1 / rate
+        self._stream.time_base = self._time_base = time_base
+        self._even, self._stamps = 1 / rate, []
         self._stream.thread_count = 1
         self._stream.options = {
             "preset": "veryfast",
@@ -62,7 +65,8 @@ class H264:
             "g": str(group),
             "bf": "2",
             "flags": "+bitexact",
-            "x264-params": "threads=1:lookahead-threads=1:sliced-threads=0:sync-lookahead=0",
+            # Without cpu-independent the macroblock tree's floats differ between processors, and even between runs.
+            "x264-params": "cpu-independent=1:threads=1:lookahead-threads=1:sliced-threads=0:sync-lookahead=0",
         }
 
     @property
@@ -75,13 +79,28 @@ class H264:
         if not self._stream.codec_context.is_open:
             for name in ("colorspace", "color_range"):
                 setattr(self._stream.codec_context, name, getattr(frame, name))
-        frame.pts, frame.time_base = stamp, self._time_base
+        frame.pts, frame.time_base = len(self._stamps), self._even
         frame.pict_type = 0  # the encoder chooses; a decoded frame says what it was
-        self._container.mux(self._stream.encode(frame))
+        self._stamps.append(stamp)
+        self._write(self._stream.encode(frame))
+
+    def _write(self, packets: Sequence[Any]) -> None:
+        """Packets with their frames' time stamps in place of their frames' numbers."""
+        for packet in packets:
+            packet.duration = self._stamp(packet.pts + 1) - self._stamp(packet.pts)
+            packet.pts, packet.dts = self._stamp(packet.pts), self._stamp(packet.dts)
+            packet.time_base = self._time_base
+            self._container.mux(packet)
+
+    def _stamp(self, number: int) -> int:
+        """The time stamp of a frame; before the first and after the last at an even pace."""
+        pace = max(1, round(self._even / self._time_base))
+        last = len(self._stamps) - 1
+        return self._stamps[min(max(number, 0), last)] + pace * (min(number, 0) + max(number - last, 0))
 
     def finish(self) -> bytes:
         """The file."""
-        self._container.mux(self._stream.encode())
+        self._write(self._stream.encode())
         self._container.close()
         return self._file.getvalue()
 
