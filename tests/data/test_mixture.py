@@ -30,7 +30,7 @@ def part_of(numbers, epoch):
 PARTS = st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 3.0)), min_size=1, max_size=4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(PARTS, st.sampled_from(["passes", "shares"]), st.integers(0, 2**40), st.booleans())
 def test_weights_hold_in_every_epoch_and_every_video_has_its_turn(parts, weigh, seed, shuffle):
     videos, weights = zip(*parts, strict=True)
