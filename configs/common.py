@@ -103,7 +103,9 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
                 node.source = shapes.copy_and_resolve_references()
             node.update(global_batch=8, repeat=min(node.repeat, 2), workers=1)
             if not isinstance(node.labels, bool):  # the shapes have one label
-                node.labels = {"label": next(iter(node.labels.values()))}
+                first = next(iter(node.labels.values()))
+                with node.ignore_type():
+                    node.labels = ConfigDict({"label": first}, convert_dict=False)
         elif name in ("methods.classify.build", "methods.labels.one", "methods.labels.many", "data.labels.many"):
             node.classes = node.classes and max(node.classes, 10)  # of the shapes
             node.update({"label": "label"} if "label" in node else {})

@@ -131,6 +131,16 @@ def test_own_data_of_any_labels_need_a_config_and_no_code(said, kinds, shapes):
     assert set(labels) - set(shapes) == {"video", "seed", "index", "valid"}
 
 
+@pytest.mark.parametrize("said", ["several=7", "verbs=4,nouns=5", "numbers=2,attentive,probe", "classes=5,folders"])
+def test_own_data_shrink_to_what_the_drawn_shapes_know(said):
+    config = load_config(f"{ROOT}/configs/custom.py:tiny,{said},smoke")
+    assert config.data.labels is True or set(config.data.labels) == {"label"}
+    assert config.data.source.call == "data.sources.tfds"
+    for head in (config.method.get("heads") or {}).values():
+        assert head.label == "label"
+        assert head.get("classes", 10) >= 10
+
+
 def test_own_data_must_say_what_is_predicted():
     for said, words in (
         ("", "not nothing"),

@@ -83,7 +83,7 @@ def test_the_whole_progression(vmae, tmp_path):
     )  # fmt: skip
     assert found["test/videos"] == found["knn/videos"] == found["probe/videos"] == found["retrieval/videos"] == 16
     assert found["knn/top1"] <= 1
-    assert found["attentive/videos"] == found["own/clips"] / 3 == 16  # three crops of each
+    assert found["attentive/videos"] == found["own/clips"] / 10 == 16  # five clips of two crops of each
     [file] = [file for file in found["files"] if file.endswith("test_videos.csv")]
     with open(file) as lines:
         assert [int(row["video"]) for row in csv.DictReader(lines)] == list(range(16))
