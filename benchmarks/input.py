@@ -3,6 +3,7 @@
     python benchmarks/input.py --out=input.json                 # on videos that are made here
     python benchmarks/input.py --videos=FOLDER --rounds=5       # on one's own, brought to 340x256
     python benchmarks/input.py --soak=20000                     # memory over so many clips
+    python benchmarks/input.py --alone                          # processor time in one process, on a busy machine
 
 Two workers, sixteen frames with stride 4, four samples of each decoded video, crops to 224. The
 runs of a round follow one another, each in a process of its own, so that whatever else the machine
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="that each run measures (default 10)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--soak", type=int, default=0, help="instead: memory over so many clips")
+    parser.add_argument("--alone", action="store_true", help="instead: processor time a clip in one process")
     parser.add_argument("--python", default=sys.executable, help="for the PyTorch runs")
     parser.add_argument("--out", help="file for the results")
     args = parser.parse_args()
@@ -51,7 +53,7 @@ def main() -> int:
             result: dict[str, Any] = {"soak": run("ours", files, records, args, seconds=None)}
         else:
             prepare(files, records)
-            result = compare(files, records, args)
+            result = alone(files, records, args) if args.alone else compare(files, records, args)
     result |= {"machine": f"{platform.processor() or platform.machine()}, {_model()}", "files": args.videos or "made"}
     if args.out:
         pathlib.Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
@@ -81,11 +83,24 @@ def compare(files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace
     return {"rounds": rounds, "table": table, "ratios": ratios}
 
 
+def alone(files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Processor time a clip in one process: medians, and ratios within a round."""
+    spent = run("alone", files, records, args, seconds=args.seconds)["cpu_ms_per_clip"]
+    return {
+        "cpu_ms_per_clip": {name: _spread(values) for name, values in spent.items()},
+        "ratios": {
+            f"{ours} / {torch}": _spread([b / a for a, b in zip(spent[ours], spent[torch], strict=True)])
+            for ours in OURS
+            for torch in TORCH
+        },
+    }
+
+
 def run(
     name: str, files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace, *, seconds: float | None
 ) -> dict[str, Any]:
     """One contender in a process of its own."""
-    python = args.python if name in TORCH else sys.executable
+    python = args.python if name in (*TORCH, "alone") else sys.executable
     command = [python, str(HERE / "input_loaders.py"), name, f"--files={files}", f"--workers={args.workers}"]
     found = records.rglob("dataset_info.json") if records.exists() else iter(())
     if (info := next(found, None)) is not None:

@@ -159,6 +159,39 @@ def decoding(args: argparse.Namespace, *, processes: bool) -> Iterator[Step]:
         workers.close()
 
 
+def alone(args: argparse.Namespace, rounds: int = 5, videos: int = 5) -> dict[str, Any]:
+    """Milliseconds of processor time a clip in this process alone, in turns: for machines that are not quiet.
+
+    Reading, decoding and cropping, and for PyTorch the floats; neither batches nor the way between processes.
+    """
+    from vmae_jax.data import clips, sources, transforms
+    from vmae_jax.data.decode import Wanted, read_clips
+
+    sampler, crop = clips.dense(FRAMES, STRIDE), transforms.leading([transforms.multi_scale_crop(SIDE, SCALES)])
+    paths = sorted(map(str, pathlib.Path(args.files).glob("*.mp4")))
+    opened = {"ours": sources.folder(args.files).open(), "ours, prepared": sources.tfds(directory=args.records).open()}
+    needed, whole = Videos(paths, whole=False), Videos(paths, whole=True)
+
+    def read(source: Any, number: int) -> Any:
+        wanted = [Wanted(0, repeat, (number, repeat)) for repeat in range(SAMPLES)]
+        encoded = source.fetch(number % len(source))
+        return read_clips(encoded, sampler, np.array([number, 1], np.uint32), wanted, crop=crop)
+
+    ways: dict[str, Callable[[int], Any]] = {
+        name: lambda number, source=source: read(source, number) for name, source in opened.items()
+    }
+    ways |= {"PyTorch, needed frames": needed.__getitem__, "PyTorch, whole clips": whole.__getitem__}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(-1, rounds):  # the first round is not counted
+        for name, way in ways.items():
+            began = time.process_time()
+            for video in range(videos):
+                way(max(number, 0) * videos + video)
+            if number >= 0:
+                spent[name].append(1000 * (time.process_time() - began) / videos / SAMPLES)
+    return {"cpu_ms_per_clip": spent}
+
+
 CONTENDERS: dict[str, Any] = {
     "ours": lambda args: ours(args, records=False),
     "ours, prepared": lambda args: ours(args, records=True),
@@ -192,12 +225,15 @@ def cpu_seconds() -> float:
 
 
 def memory() -> int:
-    """Bytes that this process and all below it hold, what they share counted once."""
+    """Bytes that this process and all below it hold, what they share counted once; not the programs' files.
+
+    Those are shared with whatever else runs from the same environment, which comes and goes.
+    """
     total = 0
     for pid in family():
         with contextlib.suppress(OSError):
             lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+            total += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) * 1024
     return total
 
 
@@ -228,7 +264,7 @@ def soak(step: Step, args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("name", choices=[*CONTENDERS, "alone"])
     parser.add_argument("--files", required=True)
     parser.add_argument("--records")
     parser.add_argument("--workers", type=int, default=2)
@@ -236,6 +272,9 @@ def main() -> int:
     parser.add_argument("--warm", type=float, default=4.0)
     parser.add_argument("--soak", type=int, default=0)
     args = parser.parse_args()
+    if args.name == "alone":
+        print(json.dumps(alone(args)), flush=True)
+        return 0
     with CONTENDERS[args.name](args) as step:
         print(json.dumps(soak(step, args) if args.soak else measure(step, args)), flush=True)
     return 0
