@@ -29,7 +29,7 @@ NOT_PUBLISHED = ("hvm1",)  # how long to train, or on how many videos
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What the recipes cost.")
     parser.add_argument("rows", nargs="*", help="rows of the table by their first column (default: all)")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak (default 0.4)")
     parser.add_argument("--peak", type=float, default=V5P, help="FLOPs a second of a chip (default: a TPU v5p)")

@@ -235,7 +235,7 @@ class _Files:
     def has(self, name: str) -> bool:
         return (self._folder / f"{name}.{self._format}").exists()
 
-    def add(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    def add(self, name: str, arrays: dict[str, Any]) -> None:
         """Writes the files of a video; the one that says "done" comes last, whole or not at all."""
         file = self._folder / f"{name}.{self._format}"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ class Shards:
         """Whether a whole shard holds the video."""
         return name in self.done
 
-    def add(self, name: str, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    def add(self, name: str, arrays: Mapping[str, Any]) -> list[str]:
         """Takes a video; gives the files that are whole now."""
         content = io.BytesIO()
         np.savez(content, name=np.asarray(name), **arrays)

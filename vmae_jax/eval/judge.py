@@ -103,7 +103,8 @@ def _many(outputs: np.ndarray, truth: np.ndarray, names: Sequence[str], title: s
     bins = scores.reliability(outputs.reshape(-1), hard.reshape(-1))
     # The classes without a positive have no precision, and do not count.
     rows = [
-        [i, _name(names, i), int(hard[:, i].sum()), round(float(each[i]), 6)] for i in np.flatnonzero(~np.isnan(each))
+        [i, _name(names, i), int(hard[:, i].sum()), round(float(each[i]), 6)]
+        for i in np.flatnonzero(~np.isnan(each)).tolist()
     ]
     tables = {
         "classes.csv": [["class", "name", "videos", "average_precision"], *rows],
@@ -146,7 +147,8 @@ def _confusions(mixed: np.ndarray, names: Sequence[str]) -> list[list[Any]]:
         if not wrong[row, column]:
             break
         share = round(float(wrong[row, column] / mixed[row].sum()), 6)
-        rows.append([int(row), _name(names, row), int(column), _name(names, column), int(wrong[row, column]), share])
+        one, other = int(row), int(column)
+        rows.append([one, _name(names, one), other, _name(names, other), int(wrong[one, other]), share])
     return [["class", "name", "predicted", "predicted_name", "videos", "share_of_class"], *rows]
 
 

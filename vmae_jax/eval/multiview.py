@@ -132,7 +132,7 @@ def _told(head: Output, value: Any) -> Any:
 
 def _predictions(found: Found, scores: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray | None]) -> bytes:
     """Every score of every video: `index`, and of each head NAME_scores and NAME_label."""
-    arrays = {"index": found.index}
+    arrays: dict[str, Any] = {"index": found.index}
     for name, part in scores.items():
         prefix, known = f"{name}_" if name else "", truth[name]
         arrays[f"{prefix}scores"] = part
