@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["entry", "read", "write"]
 
 log = logging.getLogger(__name__)
-FORMAT = 1  # of what is kept; another number makes another key
+FORMAT = 2  # of what is kept; another number makes another key
 
 
 def entry(folder: Any, program: str, topology: str) -> pathlib.Path:

@@ -97,29 +97,34 @@ def moved(line: Instruction, here: Computation, program: Program) -> int:
 
 def _of_fusion(line: Instruction, here: Computation, program: Program) -> int:
     inside = program.computations.get(line.attribute("calls") or "", {})
-    users: dict[str, list[Instruction]] = collections.defaultdict(list)
-    for one in inside.values():
-        for name in one.operands:
-            users[name].append(one)
     total = 0
     for one in inside.values():
         number = re.search(r" parameter\((\d+)\)", one.text)
         if number is None or int(number[1]) >= len(line.operands):
             continue
         if _off_chip(here[line.operands[int(number[1])]]):
-            total += min(_off_chip(one) or math.inf, sum(_read(use, one, inside, users) for use in users[one.name]))
+            total += min(_off_chip(one) or math.inf, _reads(one, inside, program))
     root = next((one for one in inside.values() if one.root), None)
     return int(total) + (_off_chip(line) if root is None else _written(root, line, inside))
 
 
-def _read(use: Instruction, read: Instruction, inside: Computation, users: dict[str, list[Instruction]]) -> float:
-    """Bytes of `read` that one of its uses inside an operation needs."""
+def _reads(read: Instruction, inside: Computation, program: Program) -> float:
+    """Bytes of `read` that its uses inside an operation need, as if each read it anew."""
+    return sum(_read(use, read, inside, program) for use in inside.values() if read.name in use.operands)
+
+
+def _read(use: Instruction, read: Instruction, inside: Computation, program: Program) -> float:
     if use.op in ("dynamic-slice", "slice", "gather"):
         return use.bytes if use.operands[0] == read.name else 0
     if use.op == "dynamic-update-slice" and use.operands[0] == read.name:
         return 0  # written in place
     if use.op == "bitcast":
-        return sum(_read(again, use, inside, users) for again in users[use.name]) or read.bytes
+        return _reads(use, inside, program) or read.bytes
+    if use.op == "fusion":  # operations are nested: a product's operand is an operation of its own
+        nested = program.computations.get(use.attribute("calls") or "", {})
+        given = {f" parameter({at})" for at, name in enumerate(use.operands) if name == read.name}
+        inner = [one for one in nested.values() if any(number in one.text for number in given)]
+        return sum(_reads(one, nested, program) for one in inner) or read.bytes
     return read.bytes
 
 
