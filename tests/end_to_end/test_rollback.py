@@ -103,6 +103,8 @@ def test_back_past_bad_data_is_the_run_that_never_had_them(train, tmp_path):
     [event] = events(ran, "rolled back")
     assert (event["step"], event["batches"], event["in_a_row"]) == (4, [4, 5], 1)
     assert event["reason"] == "step 6: not finite"
+    assert events(ran, "time spent")[-1]["lost"] > 0
+    assert [row["step"] for row in events(ran, "saved")] == [4, 8, 12]
     [line] = (ran / "skipped.jsonl").read_text().splitlines()
     never.mkdir()
     (never / "skipped.jsonl").write_text(line + "\n")

@@ -95,8 +95,10 @@ class Course:
           loop.NotFiniteError, loop.SpikeError: it was done `train.rollbacks` times in a row.
         """
         self.close()
-        self._saver.wait()
-        state, start = self._newest([])
+        saved = self._saver.wait()
+        state, start = self._newest(None)
+        for step in saved:
+            self._writers.event(step, "saved")
         again = in_a_row(self._skips, start)
         if again >= self._made.train.rollbacks:
             kind = loop.SpikeError if refused.why == "spike" else loop.NotFiniteError
@@ -130,19 +132,25 @@ class Course:
             record.append([json.dumps(skip._asdict())])
             record.flush()
 
-    def _newest(self, rows: Sequence[Any]) -> tuple[TrainState, int]:
+    def _newest(self, rows: Sequence[Any] | None) -> tuple[TrainState, int]:
+        """The state to go on from, and its step; `rows` are those of earlier attempts, at the beginning of this one."""
         if self._saver.latest() is None:
-            self._account.carry(goodput.carried(rows, 0))
+            self._carry(rows, 0)
             return self._fresh(), 0
         target, self.placement = self._made.abstract_state(self._init)
         restored = self._saver.restore(target)
         start = int(restored.step)
-        self._account.carry(goodput.carried(rows, start))
-        self._account.mark(start)
+        self._carry(rows, start)
         self._writers.truncate_after(start)
         for damaged, reason in restored.skipped:
             self._writers.event(start, "checkpoint damaged", checkpoint=damaged, reason=reason)
         return restored.state, start
+
+    def _carry(self, rows: Sequence[Any] | None, start: int) -> None:
+        """Takes over what earlier attempts took; going back within this one keeps its own marks."""
+        if rows is not None:
+            self._account.carry(goodput.carried(rows, start))
+            self._account.mark(start)
 
     def _fresh(self) -> TrainState:
         self._writers.truncate_after(-1)
@@ -154,7 +162,6 @@ class Course:
             state, reports = begin_from(state, made.init_from, made.config)
             for report in reports:
                 log.info("%s", report)
-        self._account.mark(0)
         self._writers.event(0, "started", devices=devices(), seconds=round(time.perf_counter() - began, 3))
         return state
 
