@@ -39,6 +39,7 @@ class Memory:
     repeat: int = 1
     views: int = 1
     clips_per_video: int = 1
+    service: None = None  # as the pipeline's loader tells it: nothing is decoded elsewhere
 
     @property
     def clips_per_step(self) -> int:

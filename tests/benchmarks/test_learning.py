@@ -172,16 +172,16 @@ def test_unknown_arms_are_told(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_whole_of_it(tmp_path, capsys):
     """Both parts run, nothing is left to do afterwards, and the report has every table and picture."""
-    command = [f"--out={tmp_path}", "--smoke", "--part=AB", "--seeds=2"]
-    arms = "--arms=frame,scratch,scratch-long,random,dual,visible-too,student,distilled"
-    assert learning.main([*command, arms]) == 0
+    command = [f"--out={tmp_path}", "--smoke", "--part=AB"]
+    arms = "--arms=frame,scratch-long,student,distilled"
+    assert learning.main([*command, "--seeds=1", arms]) == 0
     before = (tmp_path / "results.jsonl").read_text()
-    assert learning.main([*command, arms]) == 0
+    assert learning.main([*command, "--seeds=1", arms]) == 0
     assert (tmp_path / "results.jsonl").read_text() == before
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["results"] == len(before.splitlines())
     tables = (tmp_path / "tables.md").read_text()
-    for words in ("from scratch", "frozen features", "visible-too", "student with a teacher"):
+    for words in ("from scratch for longer", "frozen features", "student with a teacher"):
         assert words in tables
     assert (tmp_path / "learning_labels.png").stat().st_size > 1000
     assert (tmp_path / "learning_pretraining.png").stat().st_size > 1000
