@@ -116,7 +116,7 @@ class _OnVisible(Masked):
         return dataclasses.replace(masks, weight=jnp.ones_like(masks.weight))
 
 
-def clips(setting: Setting, split: str, count: int, *, first: int = 0, batch: int = 250, cache: str) -> ConfigDict:
+def clips(setting: Setting, split: str, count: int, *, first: int = 0, batch: int = 256, cache: str) -> ConfigDict:
     """A loader of drawn clips."""
     return call(
         "benchmarks.learning_clips.memory",
@@ -124,7 +124,7 @@ def clips(setting: Setting, split: str, count: int, *, first: int = 0, batch: in
         split=split,
         count=count,
         first=first,
-        global_batch=min(batch, count),
+        global_batch=batch,
         cache=cache,
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.budget import Budget, available_memory
 from vmae_jax.data.builders.moving_shapes import SPLITS, Settings
 from vmae_jax.data.order import clip_seeds, fold
 from vmae_jax.data.shapes import MOTIONS, draw
@@ -82,6 +83,11 @@ class Opened:
     @property
     def steps_per_epoch(self) -> int:
         return max(1, len(self) // self.loader.global_batch)
+
+    def memory(self, rows: Sequence[int]) -> Budget:
+        """The host memory that the clips take, and batches of these rows on their way."""
+        size = self.clips[0].nbytes * len(rows)
+        return Budget(0, 0, decoders=0, clips=self.clips.nbytes, batches=3 * size, limit=available_memory())
 
     def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches":
         """Batches without end; every clip once an epoch, in an order of its own."""
