@@ -81,10 +81,10 @@ def read(encoded: Encoded, clips: int, *, seed: int) -> float:
     """Seconds of processor time to read some clips as pre-training does."""
     sampler, info = dense(16, 4), probe(encoded)
     wanted = [np.unique(sampler(info, np.array([seed, clip], np.uint32))) for clip in range(clips)]
-    read_frames(encoded, wanted[0])
+    read_frames(encoded, wanted[0].tolist())
     start = time.process_time()
     for indices in wanted:
-        read_frames(encoded, indices)
+        read_frames(encoded, indices.tolist())
     return time.process_time() - start
 
 

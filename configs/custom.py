@@ -62,7 +62,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             return call("data.sources.folder", labels="folders", part={"train": "train"}.get(split, "held_out"))
         return call("data.sources.csv", columns=columns, names=names)
 
-    config = finetune.supervised(method, recipe, "custom", begin, source=source, labels=labels)
+    config: Any = finetune.supervised(method, recipe, "custom", begin, source=source, labels=labels)
     if args.probe:
         config.optimizer.freeze, config.optimizer.layer_decay = ["encoder"], None
         del config.data.transforms[0]  # RandAugment

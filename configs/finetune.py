@@ -110,7 +110,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     labels = {"label": call("data.labels.many", classes=CLASSES["ava"])} if args.data == "ava" else True
     source = prepared(args.data, args.records) if args.records else ava if args.data == "ava" else listed
-    config = supervised(method, recipe, args.data, begin(args), source=source, labels=labels)
+    config: Any = supervised(method, recipe, args.data, begin(args), source=source, labels=labels)
     if args["from"] == "distilled":
         config.eval.data.sampler.views = 7
     return common.smoke(config) if args.smoke else config

@@ -40,7 +40,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     return common.smoke(config) if args.smoke else config
 
 
-def model(args: ConfigDict, **more: Any) -> ConfigDict:
+def model(args: Any, **more: Any) -> ConfigDict:
     """ViT-H/14 as MAE-ST has it."""
     return call(
         "models.variants.vit",
@@ -61,7 +61,7 @@ def begin(args: ConfigDict, select: str) -> ConfigDict:
     return call("train.init_from.weights", select=select, **path)
 
 
-def pretrain(args: ConfigDict) -> ConfigDict:
+def pretrain(args: Any) -> ConfigDict:
     visible, tokens, repeat, batch = PRETRAIN[args.resolution]
     target = call("targets.pixels", normalize=False, mean=MEAN, deviation=STD)
     rate = 1e-4 if args.stage == "pretrain" else 1e-5  # [code]
@@ -98,7 +98,7 @@ def pretrain(args: ConfigDict) -> ConfigDict:
     )
 
 
-def finetune(args: ConfigDict) -> ConfigDict:
+def finetune(args: Any) -> ConfigDict:
     """A few videos a class; no mixing of clips [code]."""
     batch, accumulate, rate = FINETUNE[args.resolution]
     size = int(args.resolution)

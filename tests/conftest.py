@@ -6,7 +6,13 @@ import sys
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("VMAE_TEST_PLATFORM", "cpu")
 # Level 0: the tests compile far more than they compute.
-for _flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+# A collective whose devices are 40 seconds apart aborts the process by default; on a loaded machine they may be.
+for _flag in (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
+):
     if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 # Eight devices on few cores: XLA makes as many threads as there are devices, and a device that waits

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 import sys
 
 import jax
@@ -58,7 +59,7 @@ def test_commands_exist_and_name_configs_that_exist(path):
     lines = [line.split("  #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
     for line in lines:
         if line.startswith("vmae "):
-            args, rest = parser.parse_known_args(line.replace("=…", "=x").split()[1:])
+            args, rest = parser.parse_known_args(shlex.split(line.replace("=…", "=x"))[1:])
             overrides = cli._overrides(rest, accepted=hasattr(args, "config"))
             if getattr(args, "config", None):
                 load_config(str(ROOT / args.config), overrides)

@@ -124,7 +124,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _is_word(node: ConfigDict, key: str) -> bool:
+def _is_word(node: Any, key: str) -> bool:
     """Whether an argument is always a word, so that "none" is one too (a remat policy), not the absence of one."""
     parameter = inspect.signature(resolve(node.call)).parameters.get(key) if "call" in node else None
     return parameter is not None and parameter.annotation is str

@@ -117,8 +117,9 @@ def experiment(config: ConfigDict) -> Experiment:
     if missing or unknown:
         raise ConfigError(f"a config has the sections {', '.join(SECTIONS)}; this one has {', '.join(config)}")
     built = {name: build(config[name]) for name in SECTIONS}
+    section: Any = config["data"]
     if getattr(built["data"], "service", None):  # its workers build the loader themselves
-        built["data"] = dataclasses.replace(built["data"], recipe=to_json(config["data"]))
+        built["data"] = dataclasses.replace(built["data"], recipe=to_json(section))
     if not isinstance(built["method"], Method):
         raise ConfigError("config.method is not a method: use call('methods.masked.build', …)")
     if not isinstance(built["seed"], int):
