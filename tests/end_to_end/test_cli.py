@@ -16,7 +16,7 @@ from vmae_jax.io.writers import read_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMOKE = f"--config={ROOT}/configs/quickstart.py:smoke"
-SPEED = {"step_seconds", "examples_per_second", "clips_per_second", "data_wait_fraction", "mfu", "time"}
+SPEED = {"step_seconds", "examples_per_second", "clips_per_second", "data_wait_fraction", "mfu", "goodput", "time"}
 
 
 @pytest.fixture(scope="session")

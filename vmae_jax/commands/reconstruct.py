@@ -70,7 +70,7 @@ def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> di
     """One clip each of `clips` videos, through the experiment's own sampler and transforms."""
     loader = made.eval.data or made.loader
     if videos:
-        loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels=False)
+        loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels={})
     opened = loader.open()
     count = min(clips, len(opened))
     # One clip a video, and as many videos a batch as are drawn.
