@@ -38,7 +38,7 @@ def test_killed_ten_times(tmp_path):
     videos.mkdir()
     for number in range(6):
         (videos / f"{number}.mp4").write_bytes(encode_h264(numbered_frames(150, size=192, colour=20 * number)))
-    chosen = {"codec": "h264", "quality": 30, "seconds": 3, "shard_count": 3, "runner": in_this_process}
+    chosen = {"codec": "h264", "quality": 30, "seconds": 3.0, "shard_count": 3, "runner": in_this_process}
     whole = prepare(videos, tmp_path / "whole", **chosen)
     chance = random.Random(0)
     killed = sum(killed_at_work(command(videos, tmp_path / "killed"), tmp_path, chance) for _ in range(10))
