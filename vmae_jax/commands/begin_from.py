@@ -13,33 +13,16 @@ from typing import Any, cast
 import numpy as np
 from ml_collections import ConfigDict
 
+from vmae_jax.data.builders.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
 from vmae_jax.exchange.resizing import read_resized
 from vmae_jax.spec import ConfigError, did_you_mean
 from vmae_jax.train import init_from
 from vmae_jax.train.state import TrainState
 
-__all__ = ["OLDER_NAMES", "begin_from", "rows_by_name"]
+__all__ = ["begin_from", "rows_by_name"]
 
 log = logging.getLogger(__name__)
-
-# Names of Kinetics-400 and -600 that Kinetics-710 has under newer ones (VideoMAE V2's merged list).
-OLDER_NAMES = {
-    "changing wheel": "changing wheel (not on bike)",
-    "garbage collecting": "person collecting garbage",
-    "balloon blowing": "inflating balloons",
-    "tying tie": "tying necktie",
-    "making bed": "making the bed",
-    "opening bottle": "opening bottle (not wine)",
-    "hugging": "hugging (not baby)",
-    "dying hair": "dyeing hair",
-    "throwing ball": "throwing ball (not baseball or american football)",
-    "cooking sausages": "cooking sausages (not on barbeque)",
-    "picking fruit": "picking apples",
-    "skiing (not slalom or crosscountry)": "skiing mono",
-    "drinking": "sipping cup",
-    "sniffing": "smelling feet",
-}
 
 
 def begin_from(
@@ -69,7 +52,8 @@ def rows_by_name(old: Sequence[str], new: Sequence[str]) -> list[int]:
       ConfigError: a name that `old` does not have.
     """
     place = {_plain(name): i for i, name in enumerate(old)}
-    rows = [place.get(_plain(name), place.get(OLDER_NAMES.get(_plain(name), ""))) for name in new]
+    newer = {_plain(older): _plain(name) for older, name in RENAMES.items()}
+    rows = [place.get(_plain(name), place.get(newer.get(_plain(name), ""))) for name in new]
     absent = [name for name, row in zip(new, rows, strict=True) if row is None]
     if absent:
         shown = ", ".join(repr(name) for name in absent[:3]) + (f" and {len(absent) - 3} more" if absent[3:] else "")
