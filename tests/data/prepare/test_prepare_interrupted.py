@@ -15,7 +15,7 @@ from vmae_jax.data.encode import encode_h264
 
 
 def command(source, out):
-    words = ["--codec=h264", "--quality=30", "--seconds=3", "--shards=3", "--workers=1", "--quiet"]
+    words = ["--codec=h264", "--quality=30", "--seconds=3", "--shards=12", "--workers=1", "--quiet"]
     return [sys.executable, "-m", "vmae_jax", "data", "prepare", str(source), f"--out={out}", *words]
 
 
@@ -36,13 +36,13 @@ def killed_at_work(words, folder, chance):
 def test_killed_ten_times(tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
-    for number in range(6):
+    for number in range(12):
         (videos / f"{number}.mp4").write_bytes(encode_h264(numbered_frames(150, size=192, colour=20 * number)))
-    chosen = {"codec": "h264", "quality": 30, "seconds": 3.0, "shard_count": 3, "runner": in_this_process}
+    chosen = {"codec": "h264", "quality": 30, "seconds": 3.0, "shard_count": 12, "runner": in_this_process}
     whole = prepare(videos, tmp_path / "whole", **chosen)
     chance = random.Random(0)
     killed = sum(killed_at_work(command(videos, tmp_path / "killed"), tmp_path, chance) for _ in range(10))
-    assert killed >= 1  # on a fast machine the others had made all by then
+    assert killed >= 5  # the others had made all by then
     assert prepare(videos, tmp_path / "killed", **chosen) == whole
     assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
     assert not (tmp_path / "killed" / ".preparing").exists()
