@@ -25,7 +25,7 @@ from vmae_jax.interop.videomae import to_official
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, calls
 from vmae_jax.train import sharding
-from vmae_jax.train.step import compile_step, make_step
+from vmae_jax.train.step import compile_step
 
 __all__ = ["Running", "resized", "run_step"]
 
@@ -56,8 +56,7 @@ class Running:
         """Makes the state and compiles the step, on this machine's devices."""
         tx = made.optimizer.build(made.abstract_params(), made.clock(STEPS_PER_EPOCH))[0]
         state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
-        step = make_step(made.method, tx, accumulate=made.train.accumulate, ema_decay=made.train.ema_decay)
-        compiled = compile_step(step, placement, made.mesh, made.batch_spec)
+        compiled = compile_step(made.make_step(tx), placement, made.mesh, made.batch_spec)
         batch = jax.device_put(random_batch(made.batch_spec), sharding.batch_sharding(made.mesh))
         began = time.perf_counter()
         program = compiled.lower(state, batch).compile()

@@ -17,6 +17,7 @@ from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
 from vmae_jax.train.settings import Checkpointing, Evaluation, Mesh, Training
 from vmae_jax.train.state import TrainState, make_init
+from vmae_jax.train.step import Step, make_step
 from vmae_jax.types import Context, Method
 
 __all__ = ["Experiment", "differences", "experiment", "open_workdir", "read_config"]
@@ -93,6 +94,17 @@ class Experiment:
         """(key, batch) -> TrainState."""
         ema = self.train.ema_decay is not None
         return make_init(self.method, tx, ema=ema, frozen=self.method.frozen, spikes=self.train.spikes)
+
+    def make_step(self, tx: Any, accumulate: int | None = None) -> Step:
+        """(state, batch) -> (state, metrics), with the config's number of micro-batches or another."""
+        return make_step(
+            self.method,
+            tx,
+            accumulate=accumulate or self.train.accumulate,
+            ema_decay=self.train.ema_decay,
+            seed=self.seed,
+            spikes=self.train.spikes,
+        )
 
 
 def _with_plain_attention(config: ConfigDict) -> ConfigDict:

@@ -19,7 +19,6 @@ from vmae_jax.plan.topology import GIB, Topology, topology
 from vmae_jax.runtime.cache import cache_folder
 from vmae_jax.spec import ConfigError, calls
 from vmae_jax.train import sharding
-from vmae_jax.train.step import make_step
 
 __all__ = ["Planned", "adapt", "plans_folder", "run"]
 
@@ -65,15 +64,7 @@ class Planned:
 
     def step(self, accumulate: int) -> Any:
         """The step that `vmae train` runs."""
-        train = self.made.train
-        return make_step(
-            self.made.method,
-            self.optimizer,
-            accumulate=accumulate,
-            ema_decay=train.ema_decay,
-            seed=self.made.seed,
-            spikes=train.spikes,
-        )
+        return self.made.make_step(self.optimizer, accumulate)
 
     @functools.cached_property
     def init(self) -> Any:

@@ -97,14 +97,7 @@ def run(
         else:
             _introduce(made, state, clock, rate, course.placement, data)
         compiled = step.compile_step(
-            step.make_step(
-                made.method,
-                tx,
-                accumulate=made.train.accumulate,
-                ema_decay=made.train.ema_decay,
-                seed=made.seed,
-                spikes=made.train.spikes,
-            ),
+            made.make_step(tx),
             course.placement,
             mesh,
             made.batch_spec,
