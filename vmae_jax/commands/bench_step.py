@@ -29,7 +29,6 @@ from vmae_jax.train.step import compile_step
 
 __all__ = ["Running", "resized", "run_step"]
 
-STEPS_PER_EPOCH = 1000.0  # the schedule's length is a constant of the program, whatever it is
 COSTLIEST = 10
 
 
@@ -54,7 +53,7 @@ class Running:
     @classmethod
     def start(cls, made: Experiment) -> "Running":
         """Makes the state and compiles the step, on this machine's devices."""
-        tx = made.optimizer.build(made.abstract_params(), made.clock(STEPS_PER_EPOCH))[0]
+        tx = made.optimizer_without_data()
         state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
         compiled = compile_step(made.make_step(tx), placement, made.mesh, made.batch_spec)
         batch = jax.device_put(random_batch(made.batch_spec), sharding.batch_sharding(made.mesh))

@@ -67,6 +67,10 @@ class Experiment:
         """The parameters' shapes, with their partitioning boxes."""
         return sharding.abstract(lambda key, batch: self.method.init(key, batch)[0], self.batch_spec)
 
+    def optimizer_without_data(self) -> Any:
+        """The optimizer where no data were opened: how many steps an epoch has is a constant, whatever it is."""
+        return self.optimizer.build(self.abstract_params(), self.clock(1000.0))[0]
+
     def abstract_state(self, init: Any) -> tuple[TrainState, sharding.Placement]:
         """Shapes, dtypes and shardings of the state, as checkpoints want them."""
         boxed = sharding.abstract(init, self.batch_spec)

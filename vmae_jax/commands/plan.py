@@ -25,7 +25,6 @@ __all__ = ["Planned", "adapt", "plans_folder", "run"]
 log = logging.getLogger(__name__)
 
 COMPILES = 6  # of a search, the first included
-STEPS_PER_EPOCH = 1000.0  # the schedule's length is a constant of the program, whatever it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Planned:
 
     @functools.cached_property
     def optimizer(self) -> Any:
-        return self.made.optimizer.build(self.made.abstract_params(), self.made.clock(STEPS_PER_EPOCH))[0]
+        return self.made.optimizer_without_data()
 
     @functools.cached_property
     def state_bytes(self) -> int:

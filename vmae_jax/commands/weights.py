@@ -60,7 +60,7 @@ def _whole_state(config: ConfigDict) -> Callable[[Any], Any]:
     def make(params: Any) -> Any:
         made = experiment(config)
         # No optimizer begins otherwise for a longer or shorter epoch, so the data need not be here.
-        tx, _ = made.optimizer.build(made.abstract_params(), made.clock(1e3))
+        tx = made.optimizer_without_data()
         state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
         params = jax.device_put(params, placement.shardings.params)
         extra = state.extra | ({"ema": jax.tree.map(jnp.copy, params)} if "ema" in state.extra else {})
