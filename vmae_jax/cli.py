@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -20,6 +22,7 @@ from vmae_jax.spec import ConfigError, allow_plugins
 __all__ = ["main"]
 
 RESUME = 75
+PATIENCE = 5.0  # seconds for threads that a command left behind
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,8 +33,30 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Runs a command; returns the exit status. Without `argv` it is the process, which then ends."""
+    status = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None and status:
+        _leave(status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """Ends the process where threads stay behind, which Python would wait for.
+
+    Orbax leaves some after a save that failed: they wait ten minutes for what will not come, and whoever would
+    start the command again waits with them.
+    """
+    end = time.monotonic() + PATIENCE
+    left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    for thread in left:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in left):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     patient()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -183,7 +208,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, help="a .pth or .safetensors file, an index of shards, or a folder")
     parser.add_argument("--out", required=True, help="the workdir to make")
     parser.add_argument("--key", help="entry of a .pth to take, such as model_ema")
-    parser.add_argument("--fresh", default="", help="parts that begin anew: decoder,head,norm,positions")
+    parser.add_argument("--fresh", default="", help="parts that begin anew: decoder,head,norm,positions,prefix")
     parser.add_argument("--resize", action="store_true", help="resample cubes, channels and positions that differ")
     parser.add_argument("--inflation", default="average", help="of an image model's cubes: average or central")
     parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
