@@ -2,6 +2,7 @@
 
     python benchmarks/input.py --out=input.json                 # on videos that are made here
     python benchmarks/input.py --videos=FOLDER --rounds=5       # on one's own, brought to 340x256
+    python benchmarks/input.py --videos=FOLDER --rounds=5 --out=input.json --resume   # goes on with the rounds there
     python benchmarks/input.py --soak=20000                     # memory over so many clips
     python benchmarks/input.py --alone                          # processor time in one process, on a busy machine
 
@@ -43,8 +44,11 @@ def main() -> int:
     parser.add_argument("--soak", type=int, default=0, help="instead: memory over so many clips")
     parser.add_argument("--alone", action="store_true", help="instead: processor time a clip in one process")
     parser.add_argument("--python", default=sys.executable, help="for the PyTorch runs")
-    parser.add_argument("--out", help="file for the results")
+    parser.add_argument("--out", help="file for the results, written after every round")
+    parser.add_argument("--resume", action="store_true", help="go on with the rounds that --out has")
     args = parser.parse_args()
+    if args.resume and not args.out:
+        parser.error("--resume goes on with the rounds of a file: name it by --out")
     with tempfile.TemporaryDirectory(prefix="vmae_input_") as scratch:
         files, records = pathlib.Path(scratch, "files"), pathlib.Path(scratch, "records")
         files.mkdir()
@@ -54,23 +58,30 @@ def main() -> int:
         else:
             prepare(files, records)
             result = alone(files, records, args) if args.alone else compare(files, records, args)
+    result = _kept(result, args)
+    print(json.dumps({"status": "ok", **result}))
+    return 0
+
+
+def _kept(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The result with what it was measured on, written to --out."""
     result |= {"machine": f"{platform.processor() or platform.machine()}, {_model()}", "files": args.videos or "made"}
     if args.out:
         pathlib.Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({"status": "ok", **result}))
-    return 0
+    return result
 
 
 def compare(files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
     """All contenders, round after round."""
     names = [*OURS, *(TORCH if importlib.util.find_spec("torch") or args.python != sys.executable else ()), *THREADS]
-    rounds = []
-    for number in range(args.rounds):
+    rounds = json.loads(pathlib.Path(args.out).read_text())["rounds"] if args.resume else []
+    for number in range(len(rounds), args.rounds):
         found = {name: run(name, files, records, args, seconds=args.seconds) for name in names}
         rounds.append(found)
         for name, row in found.items():
             print(f"round {number + 1}  {name:24}  {row['clips_per_second']:6.1f} clips/s  "
                   f"{row['cpu_ms_per_clip']:6.1f} ms CPU a clip", file=sys.stderr, flush=True)  # fmt: skip
+        _kept({"rounds": rounds}, args)
     table = {name: {key: _spread([found[name][key] for found in rounds]) for key in rounds[0][name]} for name in names}
     pairs = [(ours, torch) for ours in OURS for torch in TORCH if torch in names]
     ratios = {

@@ -3,14 +3,16 @@
     python -m benchmarks.prepare FOLDER --out=prepare.json
 
 Every video of the folder is prepared in memory with each codec, at its own size and rate. Reading is what
-pre-training does: 16 frames, 4 apart, from a random start, one thread, processor time of the process. Quality is
-the PSNR of luma against what the original file decodes to, of every eighth frame.
+pre-training does: 16 frames, 4 apart, from a random start, one thread, processor time of the process. Times are
+medians over rounds, in each of which every way has its turn. Quality is the PSNR of luma against what the original
+file decodes to, of every eighth frame.
 """
 
 import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -40,23 +42,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder")
     parser.add_argument("--out", default="prepare.json")
     parser.add_argument("--clips", type=int, default=8, help="read of each video (default 8)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that all is measured (default 5)")
     args = parser.parse_args(arguments)
     source = folder(args.folder).open()
     videos = [source.fetch(i) for i in range(len(source))]
-    rows = []
-    for name, way in WAYS.items():
-        rows.append({"way": name, **measure(videos, options(sound=False, **way), args.clips)})
-        print(rows[-1], file=sys.stderr, flush=True)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
+    for number in range(args.rounds):
+        for name, way in WAYS.items():
+            found[name].append(measure(videos, options(sound=False, **way), args.clips, quality=number == 0))
+            print(f"round {number + 1}  {name}  {found[name][-1]}", file=sys.stderr, flush=True)
+    rows = [summed(name, rounds) for name, rounds in found.items()]
     told = {"machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}", "rows": rows}
     with open(args.out, "w") as file:
         json.dump(told, file, indent=1)
     print(table(rows))
 
 
-def measure(videos: Sequence[Encoded], way: Options, clips: int) -> dict[str, Any]:
+def summed(name: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A way's row: its times' medians, and how far they were apart."""
+    spread = {key: [row[key] for row in rounds] for key in ("making_cpu_seconds_an_hour", "reading_cpu_ms_a_clip")}
+    medians = {key: statistics.median(values) for key, values in spread.items()}
+    return {
+        "way": name,
+        **rounds[0],
+        **medians,
+        "clips_a_second_a_core": 1e3 / medians["reading_cpu_ms_a_clip"],
+        "from_to": {key: [min(values), max(values)] for key, values in spread.items()},
+    }
+
+
+def measure(videos: Sequence[Encoded], way: Options, clips: int, *, quality: bool) -> dict[str, Any]:
     """One way over all videos: sums, and means over videos."""
     size = seconds = making = reading = 0.0
-    quality = []
+    decibels = []
     for number, video in enumerate(videos):
         start = time.process_time()
         (fields,) = examples(video, way, key=video.key)
@@ -66,14 +84,13 @@ def measure(videos: Sequence[Encoded], way: Options, clips: int) -> dict[str, An
         size += len(serialize(fields))
         seconds += fields["num_frames"] / fields["rate"]
         reading += read(encoded, clips, seed=number)
-        if way.codec != "keep":
-            quality.append(psnr(video, encoded))
+        if quality and way.codec != "keep":
+            decibels.append(psnr(video, encoded))
     return {
         "gib_an_hour": size / seconds * 3600 / 2**30,
         "making_cpu_seconds_an_hour": making / seconds * 3600,
         "reading_cpu_ms_a_clip": reading / (clips * len(videos)) * 1e3,
-        "clips_a_second_a_core": clips * len(videos) / reading,
-        "psnr": float(np.mean(quality)) if quality else None,
+        "psnr": float(np.mean(decibels)) if decibels else None,
     }
 
 
@@ -109,9 +126,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         quality = "original" if row["psnr"] is None else f"{row['psnr']:.1f}"
+        least, most = row["from_to"]["reading_cpu_ms_a_clip"]
         lines.append(
             f"| {row['way']} | {row['gib_an_hour']:.2f} | {row['making_cpu_seconds_an_hour']:.0f} "
-            f"| {row['reading_cpu_ms_a_clip']:.1f} | {row['clips_a_second_a_core']:.0f} | {quality} |"
+            f"| {row['reading_cpu_ms_a_clip']:.1f} ({least:.1f} to {most:.1f}) "
+            f"| {row['clips_a_second_a_core']:.0f} | {quality} |"
         )
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -46,6 +47,8 @@ class Hostile:
             ctypes.string_at(0)
         elif self.how == "hang":
             ctypes.PyDLL(None).pause()  # holds the interpreter's lock, as the worst C code may
+        elif self.how == "slow":
+            time.sleep(1.5)
         elif self.how == "memory":
             bytearray(1 << 50)
         elif self.how == "bug":
@@ -132,6 +135,13 @@ def test_a_worker_killed_from_outside_costs_nothing(make, encoded, tmp_path):
     assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
     os.kill(processes(workers)[0], signal.SIGKILL)  # idle
     assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
+
+
+def test_a_machine_that_was_suspended_says_nothing_against_the_video(make, encoded, monkeypatch):
+    workers = make(1, sampler=Hostile("slow"), timeout=20.0)
+    hours = iter(range(0, 1 << 30, 3600))
+    monkeypatch.setattr("vmae_jax.data.workers.time", types.SimpleNamespace(monotonic=lambda: next(hours)))
+    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
 
 
 def test_workers_are_replaced_after_a_while(make, encoded, monkeypatch):

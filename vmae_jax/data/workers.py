@@ -11,12 +11,14 @@ import math
 import os
 import pickle
 import queue
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,6 +35,7 @@ __all__ = ["Closed", "Decoded", "Workers", "available_cores"]
 START_SECONDS = 60.0
 GRACE_SECONDS = 5.0  # the worker's own alarm rings this much later than the trainer's
 MEMORY = 8 << 30  # bytes of address space for a worker
+SLICE_SECONDS = 1.0  # of waiting for an answer; a longer one counts double at most: we were suspended ourselves
 LIFETIME = 20_000  # videos after which a worker is replaced, should a decoder lose memory
 _open: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 
@@ -209,10 +212,10 @@ class _Process:
         try:
             self._socket.settimeout(timeout)
             send(self._socket, pickle.dumps(job))
-            answer = json.loads(receive(self._socket))
+            answer = self._answer(timeout)
             if "shape" in answer:
                 clips = self._give(answer["shape"])
-                answer = json.loads(receive(self._socket))
+                answer = self._answer(timeout)
             if "decoding" in answer and clips is not None:
                 return Decoded(clips, answer["decoding"], answer["cropping"])
         except TimeoutError as error:
@@ -224,6 +227,20 @@ class _Process:
         if "bad" in answer:
             raise BadVideo(answer["bad"])
         raise RuntimeError(f"sampling frames failed in the worker: {answer.get('fault')}")
+
+    def _answer(self, timeout: float) -> dict[str, Any]:
+        """What the worker says next. Raises TimeoutError: nothing, in so many seconds in which this process ran.
+
+        A machine or a container that was suspended meanwhile says nothing against the video.
+        """
+        ready, waited = select.poll(), 0.0
+        ready.register(self._socket, select.POLLIN)
+        while waited < timeout:
+            began, patience = time.monotonic(), min(SLICE_SECONDS, timeout - waited)
+            if ready.poll(1000 * patience):
+                return json.loads(receive(self._socket))
+            waited += min(time.monotonic() - began, 2 * patience)
+        raise TimeoutError
 
     def _give(self, shape: list[int]) -> np.ndarray:
         """Hands the worker memory for clips of this shape."""

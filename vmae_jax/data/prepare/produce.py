@@ -70,7 +70,7 @@ def produce(
 ) -> None:
     """Does the job, to its end.
 
-    A video that hangs its process, or crashes it twice, is given up; the job is begun again without it.
+    A video that hangs or crashes its process twice is given up; the job is begun again without it.
 
     Args:
       job: what to do.
@@ -89,7 +89,7 @@ def produce(
         if status > 0 or at is None or at in crashed:
             raise RuntimeError(f"job {job.number} failed: {words or f'status {status}'}")
         deaths[at] = deaths.get(at, 0) + 1
-        if deaths[at] > 1 or status == -signal.SIGALRM:  # once may have been somebody from outside
+        if deaths[at] > 1:  # once may have been somebody from outside, or a machine that was suspended
             crashed[at] = (
                 f"takes longer than {job.timeout:g} s for a frame"
                 if status == -signal.SIGALRM
