@@ -53,6 +53,41 @@ with Preemption() as preemption:
     assert done.returncode == status, done.stderr
 
 
+_BUSY = """
+import hashlib, os, signal, sys, threading, time
+import jax
+jax.config.update("jax_platforms", "cpu")
+if port := int(sys.argv[1]):
+    jax.distributed.initialize(f"127.0.0.1:{port}", 1, 0)
+from vmae_jax.runtime.preemption import Preemption
+
+def twice():
+    for _ in range(2):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+with Preemption():
+    threading.Thread(target=twice).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # long, outside of Python, as a compilation is
+"""
+
+
+@pytest.mark.parametrize("distributed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_second_signal_ends_at_once_also_what_is_busy_outside_of_python(distributed):
+    done = subprocess.run(
+        [sys.executable, "-c", _BUSY, str(free_port() if distributed else 0)],
+        cwd=ROOT, capture_output=True, check=False, timeout=120, text=True,
+    )  # fmt: skip
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.count("saving after this step") == 1
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 _HOST = """
 import sys, time
 import jax
@@ -74,9 +109,7 @@ with Preemption() as preemption:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_notice_to_one_host_stops_all_at_one_step(count, number):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     hosts = [
         subprocess.Popen(

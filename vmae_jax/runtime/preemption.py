@@ -5,17 +5,20 @@
             if preemption.requested(step):
                 save and leave with status 75
 
-On one process a handler sets a flag. With `jax.distributed`, JAX's preemption service carries the
-notice that any one host gets to all of them and picks a step that none has passed; that works
-only if every host asks at every step (asked every tenth step, the notice is missed).
+The first signal is remembered. With `jax.distributed`, JAX's preemption service carries the notice
+that any one host gets to all of them and picks a step that none has passed; that works only if
+every host asks at every step (asked every tenth step, the notice is missed). The second signal ends
+the process at once, also while it compiles or waits for a peer: a thread of its own is told of it.
 """
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,6 +27,7 @@ __all__ = ["Preemption"]
 
 log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_C_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 
 class Preemption:
@@ -36,8 +40,12 @@ class Preemption:
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._before: dict[int, Any] = {}
         self._agreed = False
+        # Of the two who are told of a signal, the main thread (once it is back in Python) and `_watch`.
+        self._told = [0, 0]
+        self._lock = threading.RLock()  # a handler may interrupt itself
+        self._undo = contextlib.ExitStack()
+        self._service: Callable[[int], None] | None = None
 
     @property
     def reason(self) -> str:
@@ -48,18 +56,22 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():
-            # With jax.distributed SIGTERM belongs to its service, which must be the one to see it.
-            for number in (signal.SIGINT,) if _distributed() else _SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
+            if _distributed():
+                # SIGTERM belongs to JAX's service, which is handed what comes from here on.
+                address = _set_c_handler(signal.SIGTERM, None)
+                self._undo.callback(_set_c_handler, signal.SIGTERM, address)
+                self._service = _C_HANDLER(address) if address else None
+            for number in _SIGNALS:
+                # None: a handler that was not installed from Python and cannot be put back from it
+                before = signal.signal(number, self._handle)
+                self._undo.callback(signal.signal, number, signal.SIG_DFL if before is None else before)
+            self._listen()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            # None: a handler that was not installed from Python and cannot be put back from it
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._before.clear()
+        self._undo.close()
 
     def requested(self, step: int) -> bool:
         """Whether to save now and leave; call it at every step, on every host.
@@ -70,24 +82,49 @@ class Preemption:
         """
         if not _distributed():
             return self._signal is not None
-        if not self._agreed and multihost_utils.reached_preemption_sync_point(step):
-            self._agreed = True
-            if threading.current_thread() is threading.main_thread():
-                # The service has done its work: from here on a second SIGTERM ends at once.
-                self._before.setdefault(signal.SIGTERM, signal.signal(signal.SIGTERM, self._handle))
-                self._signal = self._signal or signal.SIGTERM
+        self._agreed = self._agreed or bool(multihost_utils.reached_preemption_sync_point(step))
         return self._agreed
+
+    def _listen(self) -> None:
+        """Starts the thread that is told of signals while the main thread is busy outside of Python."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reading,), name="preemption", daemon=True).start()
+        self._undo.callback(os.close, writing)  # which ends the thread
+        self._undo.callback(signal.set_wakeup_fd, before)
+
+    def _watch(self, reading: int) -> None:
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            while numbers := pipe.read(64):
+                for number in numbers:
+                    if number in _SIGNALS:
+                        self._count(1, number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._signal is not None:
-            os._exit(128 + number)
-        self._signal = number
-        # A handler may interrupt a write to the same stream: os.write is safe, logging is not.
-        name = signal.Signals(number).name
-        os.write(2, f"\n{name}: saving after this step; once more to end at once\n".encode())
-        if _distributed():
-            os.kill(os.getpid(), signal.SIGTERM)  # so that the service tells all hosts
+        self._count(0, number)
+
+    def _count(self, who: int, number: int) -> None:
+        with self._lock:
+            self._told[who] += 1
+            if self._told[who] > 1:
+                os._exit(128 + number)
+            if self._signal is not None:
+                return
+            self._signal = number
+            # It may have interrupted a write to the same stream: os.write is safe, logging is not.
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: saving after this step; once more to end at once\n".encode())
+            if self._service is not None:
+                self._service(signal.SIGTERM)
+
+
+def _set_c_handler(number: int, address: int | None) -> int | None:
+    """Installs what handles a signal, as C knows it (None: the default), and returns what did so far."""
+    c = ctypes.CDLL(None)
+    c.signal.restype, c.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    return c.signal(number, address)
 
 
 def _distributed() -> bool:
