@@ -5,6 +5,8 @@ UPDATE_GOLDEN=1 rewrites them, and the diff is what to review.
 """
 
 import pathlib
+import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +130,22 @@ def test_two_real_steps_at_smoke_size(stem):
     assert float(metrics["finite"]) == 1
     moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)]
     assert max(moved) > 0
+
+
+def test_what_a_model_says_of_its_activations_reaches_the_compiler():
+    """Logical constraints vanish silently outside of a mesh and rules: here they are in the lowered step."""
+    made = experiment(load("videomae_v2:B", "smoke"))
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    tx = made.optimizer_without_data()
+    boxed = sharding.abstract(made.make_init(tx), made.batch_spec)
+    placement = sharding.shardings(boxed, mesh)
+    step = compile_step(made.make_step(tx), placement, mesh, made.batch_spec)
+    text = step.lower(sharding.unbox(boxed), made.batch_spec).as_text()
+    found = Counter(re.findall(r"sharding_constraint \S+ <@mesh, \[(.*?)\]>", text))
+    batch = '{"data", "fsdp"}'
+    assert found[f'{batch}, {{"tensor"}}, {{}}, {{}}'] >= 2 * 3  # queries, keys, values of encoder and decoder
+    assert found[f'{batch}, {{}}, {{"tensor"}}'] >= 2  # inside the MLPs
+    assert found[f"{batch}, {{}}, {{}}"] >= 2 * 2  # what goes into the blocks, and comes out of each
 
 
 @pytest.mark.parametrize("stem", [path.stem for path in FILES])
