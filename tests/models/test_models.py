@@ -139,6 +139,16 @@ def test_other_positions_tell_every_token_apart(make):
     assert bool(variables) == (make is not positions.sincos_3d)
 
 
+def test_shorter_waves_tell_the_places_of_a_small_grid_further_apart():
+    def nearest(base):
+        table = np.asarray(positions.sincos_3d(base)(Grid(1, 6, 6), 24).apply({}, jnp.arange(36)[None])[0])
+        return min(np.linalg.norm(a - b) for i, a in enumerate(table) for b in table[:i])
+
+    assert nearest(10.0) > 1.15 * nearest(10_000.0)
+    with pytest.raises(ValueError, match="base=1"):
+        positions.sincos_3d(1)
+
+
 def test_the_sinusoid_of_videomae():
     table = np.asarray(positions.sinusoid_1d()(Grid(1, 2, 2), 8).apply({}, jnp.arange(4)[None])[0])
     for place in range(4):

@@ -1,5 +1,6 @@
 """Where a token is: position embeddings, each a small module (index [b k]) -> [b k d]."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -61,13 +62,19 @@ def sinusoid_1d() -> Positions:
     return lambda grid, width: Fixed(_sinusoid_1d, grid, width)
 
 
-def sincos_3d() -> Positions:
+def sincos_3d(base: float = 10_000.0) -> Positions:
     """Fixed sines and cosines of t, h and w side by side, a third of the channels each.
 
     Each axis takes 2 * (width // 6) channels, its sines before its cosines as MAE has them; what
     is left over at the end is zero.
+
+    Args:
+      base: how much longer the longest waves are than the shortest; a small grid of few channels
+        is told apart better by waves of about its own length.
     """
-    return lambda grid, width: Fixed(_sincos_3d, grid, width)
+    if base <= 1:
+        raise ValueError(f"base={base}: above 1")
+    return lambda grid, width: Fixed(functools.partial(_sincos_3d, base=base), grid, width)
 
 
 def learned() -> Positions:
@@ -86,9 +93,9 @@ def _sinusoid_1d(grid: Grid, width: int) -> np.ndarray:
     return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
-def _sincos_3d(grid: Grid, width: int) -> np.ndarray:
+def _sincos_3d(grid: Grid, width: int, base: float = 10_000.0) -> np.ndarray:
     half = width // 6
-    frequency = 1.0 / 10000.0 ** (np.arange(half) / max(half, 1))
+    frequency = 1.0 / base ** (np.arange(half) / max(half, 1))
     axes = np.meshgrid(*(np.arange(n) for n in (grid.t, grid.h, grid.w)), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in axes]
     table = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
