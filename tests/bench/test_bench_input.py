@@ -34,6 +34,14 @@ def test_idle_cores_mean_that_something_is_waited_for():
     assert "read alone reaches 20.0 clips/s" in found["why"]
 
 
+def test_where_a_service_decodes_its_workers_are_waited_for():
+    found = report(
+        {"transfer": rate(900, 0.1)}, rate(50, 3.0), cores=2, clips=64, step_seconds=None, hosts=1, served=True
+    )
+    assert found["bound_by"] == "the data service"
+    assert "the cores here are 8% busy" in found["why"]
+
+
 def test_how_many_cores_would_feed_steps_of_a_length():
     whole = rate(50, 40.0)  # two cores, busy: 25 clips/s a core
     found = report(STAGES, whole, cores=2, clips=64, step_seconds=0.32, hosts=2)["feeding"]
@@ -78,3 +86,6 @@ def test_options_that_make_no_sense():
     for options in ({"seconds": 0.0}, {"hosts": 0}, {"step_seconds": -1.0}):
         with pytest.raises(ConfigError, match="vmae bench input"):
             bench_input.run_input(config, **options)
+    config.data.service = "localhost:1"
+    with pytest.raises(ConfigError, match="--hosts are of hosts that decode"):
+        bench_input.run_input(config, hosts=2)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from vmae_jax.data import budget, clips, sources, transforms
+from vmae_jax.data import budget, clips, files, sources, transforms
 from vmae_jax.data.pipeline import loader
 from vmae_jax.spec import ConfigError
 
@@ -24,6 +24,20 @@ def test_the_sum_of_every_queue():
     assert found.total == found.batches + found.clips + 3 * budget.PROCESS
     assert found.limit == 4 << 30
     assert "GiB of 4.00" in found.describe()
+
+
+def test_records_pass_through_this_process_and_files_do_not(tmp_path):
+    record = 5 << 20
+    found = budget.budget(make(), ROWS, workers=3, record=record)
+    assert found.records == 4 * budget.COPIES * record
+    assert found.total == budget.budget(make(), ROWS, workers=3).total + found.records
+    assert "records being read 0.14" in found.describe()
+    tight = dataclasses.replace(make(workers=8, prefetch=1), memory=(found.total + 1) / (1 << 30))
+    assert budget.fitted(tight, ROWS, record=record).workers < budget.fitted(tight, ROWS).workers
+    (tmp_path / "a.mp4").touch()
+    assert budget.record_bytes(sources.folder(str(tmp_path)).open()) == 0
+    here, there = files.Files([files.Entry("/a.mp4")], root=""), files.Files([files.Entry("gs://b/a.mp4")], root="")
+    assert budget.record_bytes(here) == 0 < budget.record_bytes(there)
 
 
 def test_less_is_read_ahead_before_fewer_processes_read():

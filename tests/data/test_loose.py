@@ -2,12 +2,18 @@
 
 import pickle
 
+import numpy as np
 import pytest
 from owners_files import kinetics, place, write
 
 from vmae_jax import spec
 from vmae_jax.data import loose
-from vmae_jax.data.decode import probe
+from vmae_jax.data.clips import dense
+from vmae_jax.data.decode import cut_out, probe
+from vmae_jax.data.prepare.examples import examples
+from vmae_jax.data.prepare.options import options
+from vmae_jax.data.video import BadVideo
+from vmae_jax.data.workers import Workers
 from vmae_jax.spec import ConfigError
 
 
@@ -37,6 +43,31 @@ def test_rows_travel_to_the_processes_that_prepare(k400):
     assert (len(part), part.key(0), part.size(0) > 500) == (1, "x2_000003_000013", True)
 
 
+def test_a_moment_of_a_long_file_is_cut_out_where_it_is_decoded(tmp_path):
+    """In a process that may die: the trainer itself only says which seconds."""
+    head = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class"
+    for what in ("verb", "noun"):
+        write(tmp_path, f"EPIC_100_{what}_classes.csv", ["id,key,instances,category", "0,take,,x"])
+    for split, times in (("train", "00:00:00.04,00:00:00.14"), ("validation", "00:01:00,00:01:01")):
+        write(tmp_path, f"EPIC_100_{split}.csv", [head, f"P01_01_0,P01,P01_01,{times},0,0"])
+    place(tmp_path, "P01/videos/P01_01.MP4")
+    rows, _ = loose.open_dataset("epic_kitchens:short_side=16", str(tmp_path), "train")
+    moment = rows.fetch(0)
+    assert (moment.moment, moment.data) == ((0.04, 0.14, 16), None)
+    assert probe(moment).num_frames == 3  # 0.04, 0.08 and 0.12 s
+    workers = Workers(1, sampler=dense(2, 1))
+    try:
+        clips = workers.decode(moment, np.array([1, 2], np.uint32)).clips
+        late, _ = loose.open_dataset("epic_kitchens", str(tmp_path), "validation")
+        with pytest.raises(BadVideo, match="has no frame from second 60 to 61"):
+            workers.decode(late.fetch(0), np.array([1, 2], np.uint32))
+    finally:
+        workers.close()
+    assert clips.shape[:2] == (1, 2)
+    (fields,) = examples(moment, options(codec="keep"), key="one")
+    assert (fields["num_frames"], fields["video"]) == (3, cut_out(moment).data)
+
+
 def test_arguments_have_the_types_of_their_defaults(tmp_path):
     write(tmp_path, "results_2M_train.csv", ["videoid,name", "1,Sea"])
     write(tmp_path, "results_2M_val.csv", ["videoid,name", "2,Sky"])
@@ -48,7 +79,7 @@ def test_arguments_have_the_types_of_their_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "split", "words"),
     [
-        ("kinetic:version=400", "train", "names nothing"),
+        ("kinetic:version=400", "train", "no such data set .did you mean 'kinetics'"),
         ("kinetics:versions=400", "train", "no argument 'versions' .did you mean 'version'"),
         ("kinetics:version=450", "train", "there are 400, 600, 700, 710"),
         ("webvid:share=much", "train", "share=much: a value such as 1.0 was expected"),

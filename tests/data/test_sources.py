@@ -13,7 +13,7 @@ from vmae_jax.data import sources
 from vmae_jax.data.builders import moving_shapes
 from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.encode import encode_h264
-from vmae_jax.data.records import TFRecords
+from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo
 from vmae_jax.spec import ConfigError
 

@@ -54,7 +54,14 @@ def timed(step: Callable[[], int], *, cpu: Callable[[], float], seconds: float) 
 
 
 def report(
-    stages: Mapping[str, Rate], whole: Rate, *, cores: int, clips: int, step_seconds: float | None, hosts: int
+    stages: Mapping[str, Rate],
+    whole: Rate,
+    *,
+    cores: int,
+    clips: int,
+    step_seconds: float | None,
+    hosts: int,
+    served: bool = False,
 ) -> dict[str, Any]:
     """What the measurements mean.
 
@@ -65,11 +72,12 @@ def report(
       clips: of a step, over all hosts.
       step_seconds: what a step takes the devices; None where that is not asked.
       hosts: of the pod that is projected to, each with cores as these.
+      served: other machines decode, and `stages` are those that are left to this one.
 
     Returns:
       {"stages", "together", "bound_by", "why", and "feeding" where step_seconds is given}.
     """
-    bound, why = _verdict(stages, whole, cores)
+    bound, why = _verdict(stages, whole, cores, served)
     found: dict[str, Any] = {
         "stages": {name: _numbers(rate) for name, rate in stages.items()},
         PARTS: _numbers(whole) | {"cores_busy": whole.cpu_seconds / whole.seconds},
@@ -82,13 +90,18 @@ def report(
     return found
 
 
-def _verdict(stages: Mapping[str, Rate], whole: Rate, cores: int) -> tuple[str, str]:
+def _verdict(stages: Mapping[str, Rate], whole: Rate, cores: int, served: bool) -> tuple[str, str]:
     busy = whole.cpu_seconds / whole.seconds / cores
     slowest = min(stages, key=lambda name: stages[name].clips_per_second)
     dearest = max(stages, key=lambda name: stages[name].cpu_ms_per_clip)
     if busy >= BUSY:
         share = stages[dearest].cpu_ms_per_clip / sum(rate.cpu_ms_per_clip for rate in stages.values())
         return dearest, f"{busy:.0%} of {cores} cores are busy, {share:.0%} of that with {dearest}"
+    if served:
+        return (
+            "the data service",
+            f"the cores here are {busy:.0%} busy; its workers give no more, or the way from them",
+        )
     alone = stages[slowest].clips_per_second
     return slowest, f"the cores are {busy:.0%} busy, and {slowest} alone reaches {alone:.1f} clips/s"
 

@@ -29,17 +29,23 @@ def run_input(
       step_seconds: what a step takes the devices: is the input fast enough, and with how many cores?
       hosts: of the pod that is projected to, each like this one.
 
+    Where a data service decodes, what it gives is measured, and of the stages only what is left to this host.
+
     Raises:
       ConfigError: what `experiment` and the source refuse.
     """
     if seconds <= 0 or hosts < 1 or (step_seconds is not None and step_seconds <= 0):
         raise ConfigError("vmae bench input: --seconds and --step-seconds are positive, --hosts is at least 1")
     made = experiment(config)
+    served = made.loader.service is not None
+    if served and (step_seconds is not None or hosts > 1):
+        raise ConfigError("vmae bench input: --step-seconds and --hosts are of hosts that decode; data.service is set")
     opened = made.loader.open()
-    rates = _stages(made, opened, seconds)
+    rates = {"transfer": _transfer(made, seconds)} if served else _stages(made, opened, seconds)
     whole = _together(made, opened, seconds)
+    clips = made.loader.clips_per_step
     found = report(
-        rates, whole, cores=available_cores(), clips=made.loader.clips_per_step, step_seconds=step_seconds, hosts=hosts
+        rates, whole, cores=available_cores(), clips=clips, step_seconds=step_seconds, hosts=hosts, served=served
     )
     print(table(found), file=sys.stderr)
     return found
@@ -54,13 +60,20 @@ def _stages(made: Experiment, opened: Any, seconds: float) -> dict[str, Rate]:
         for stage in parts:
             cpu = lambda stage=stage: time.process_time() + stage.elsewhere()  # noqa: E731
             rates[stage.name] = timed(stage.step, cpu=cpu, seconds=seconds)
+    return rates | {"transfer": _transfer(made, seconds)}
+
+
+def _transfer(made: Experiment, seconds: float) -> Rate:
+    """From this host's memory to its devices."""
+    place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
+    rows = host_rows(place, clips)
     batch = {name: np.zeros((len(rows), *part.shape[1:]), part.dtype) for name, part in made.batch_spec.items()}
 
     def transfer() -> int:
         jax.block_until_ready(to_device(batch, place, clips))
         return len(rows)
 
-    return rates | {"transfer": timed(transfer, cpu=time.process_time, seconds=seconds)}
+    return timed(transfer, cpu=time.process_time, seconds=seconds)
 
 
 def _together(made: Experiment, opened: Any, seconds: float) -> Rate:

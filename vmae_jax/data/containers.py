@@ -28,25 +28,13 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
+from vmae_jax.data.formats import CODECS, CONTAINERS
 from vmae_jax.data.pictures import pictures
 from vmae_jax.data.slices import Slice
 from vmae_jax.data.video import BadVideo, Limits, VideoInfo
 
-__all__ = ["CODECS", "CONTAINERS", "VIDEO_SUFFIXES", "Video", "open_video"]
+__all__ = ["Video", "open_video"]
 
-# Demuxers and decoders that may be opened, in FFmpeg's names. Playlists, pictures, text and
-# devices are not among them: those can make FFmpeg read other files or invent frames.
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
-CODECS = (
-    "h264,hevc,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,msmpeg4v3,mpeg1video,mpeg2video,h263,flv,flv1,vp8,vp9,"
-    "libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,theora,mjpeg,wmv1,wmv2,wmv3,vc1,prores"
-)
-# fmt: off
-VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob",
-    ".ogv", ".ogg", ".flv", ".wmv", ".asf",
-)
-# fmt: on
 _OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS}
 _SKIPPING = {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"}  # decoders that can skip from packet to packet
 _TIMED = {"mov", "matroska"}  # containers whose time stamps and key frames can be trusted
@@ -71,7 +59,13 @@ def open_video(source: bytes | str, *, span: tuple[int, int] | None = None, limi
     except OSError as error:
         raise BadVideo(f"cannot be opened: {error.strerror or error}") from error
     try:
+        if not file.read(1):
+            raise BadVideo("is an empty file")
+        file.seek(0)
         container = av.open(file, mode="r", options=_OPTIONS, buffer_size=_BUFFER)
+    except BadVideo:
+        file.close()
+        raise
     except (FFmpegError, OSError, ValueError) as error:
         file.close()
         raise BadVideo(f"is no readable video ({_reason(error)})") from error

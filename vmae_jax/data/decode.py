@@ -28,6 +28,7 @@ __all__ = [
     "Sampler",
     "VideoInfo",
     "Wanted",
+    "cut_out",
     "open_encoded",
     "probe",
     "read_clips",
@@ -171,12 +172,28 @@ def _fill(
     return out, cropping
 
 
+def cut_out(encoded: Encoded) -> Encoded:
+    """The example itself; one that is a moment of a long video, as the bytes of a video of its own.
+
+    Raises:
+      BadVideo: the video cannot be read, or has no frame there.
+    """
+    if encoded.moment is None:
+        return encoded
+    from vmae_jax.data.cut import cut  # which reads with this module
+
+    start, stop, short_side = encoded.moment
+    data = cut(str(encoded.path), start, stop, short_side=short_side)
+    return dataclasses.replace(encoded, data=data, path=None, moment=None)
+
+
 def open_encoded(encoded: Encoded, limits: Limits = LIMITS) -> Reader:
     """Opens an example for reading; whoever opens it closes it.
 
     Raises:
       BadVideo: as `probe`.
     """
+    encoded = cut_out(encoded)
     if encoded.frames is not None:
         return open_stills(encoded.frames, rate=encoded.rate, limits=limits)
     if encoded.data is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmae_jax.data.budget import fitted
+from vmae_jax.data.budget import fitted, record_bytes
 from vmae_jax.data.decode import Wanted
 from vmae_jax.data.faults import Fault, Ledger
 from vmae_jax.data.mixture import Epoch, epoch_of, index_at
@@ -47,7 +47,7 @@ class Plan:
 
 def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
     """Starts reading `rows` of each step of `plan`."""
-    afforded = fitted(loader, rows)
+    afforded = fitted(loader, rows, record=record_bytes(source))
     loader, workers = dataclasses.replace(loader, prefetch=afforded.prefetch), afforded.workers
     reader = start_reader(loader, source, plan, workers)
     order = np.argsort(np.asarray(rows))

@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmae_jax.data.containers import VIDEO_SUFFIXES
+from vmae_jax.data.formats import VIDEO_SUFFIXES
 from vmae_jax.data.labels import read_names
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["Entry", "Files", "expand", "holds_videos", "is_remote", "open_folder", "open_paths", "walk"]
+
+
+_REMOTE = 8 << 20  # bytes of a remote video, which nobody knows before it is fetched
 
 
 class Entry(NamedTuple):
@@ -35,6 +38,7 @@ class Files:
         pictures: str = "",
     ) -> None:
         self.label_names = label_names or {}
+        self.record_bytes = _REMOTE if any(is_remote(entry.path) for entry in entries) else 0
         self._entries = entries
         self._root = root
         self._pictures = pictures

@@ -23,7 +23,7 @@ from vmae_jax.data.listing import Absent, Listing, Row
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["LEFT_OUT", "Settings", "builder_class", "config_of", "make_example"]
+__all__ = ["LEFT_OUT", "Settings", "builder_class", "config_of", "make_example", "numbered"]
 
 LEFT_OUT = "left_out.csv"
 
@@ -41,6 +41,19 @@ class Settings:
     dataset: str
     name: str
     listing: Callable[[], Listing]
+
+
+def numbered(
+    dataset: str, split: int, listing: Callable[[str | None, int], Listing], directory: str | None
+) -> Settings:
+    """One of the three splits that a data set has, as `listing(directory, split)` reads it.
+
+    Raises:
+      ConfigError: another number.
+    """
+    if split not in (1, 2, 3):
+        raise ConfigError(f"{dataset}: split={split}; there are 1, 2 and 3")
+    return Settings(dataset, f"split{split}", functools.partial(listing, directory, split))
 
 
 def config_of(dataset: str, settings: Any) -> Any:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vmae_jax.data.containers import VIDEO_SUFFIXES
 from vmae_jax.data.files import Entry, Files, expand, is_remote
+from vmae_jax.data.formats import VIDEO_SUFFIXES
 from vmae_jax.data.labels import RESERVED, read_column, read_names
 from vmae_jax.spec import ConfigError
 

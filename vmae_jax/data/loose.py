@@ -8,10 +8,12 @@ reads them this way, too.
 
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vmae_jax.data import builders
 from vmae_jax.data.listed_builder import Settings
 from vmae_jax.data.listing import Listing, Row
 from vmae_jax.data.video import Encoded
@@ -63,16 +65,13 @@ class Rows:
         return len(self._rows)
 
     def fetch(self, index: int) -> Encoded:
-        """The example: its file, its pictures, or, cut out of a long file, bytes."""
+        """The example: its file, its pictures, or a moment of a long file."""
         row = self._rows[index]
         more: dict[str, Any] = {"labels": self.labels(index), "key": row.key}
         if isinstance(row.video, tuple):
             return Encoded(frames=row.video, rate=row.rate, **more)
-        if row.span is None:
-            return Encoded(path=row.video, **more)
-        from vmae_jax.data.cut import cut
-
-        return Encoded(data=cut(row.video, *row.span, short_side=self._short_side), **more)
+        moment = (*row.span, self._short_side) if row.span else None
+        return Encoded(path=row.video, moment=moment, **more)
 
     def key(self, index: int) -> str:
         """The name of an example, without fetching it."""
@@ -109,6 +108,11 @@ def open_dataset(text: str, directory: str, split: str) -> tuple[Rows, list[tupl
     function = f"data.builders.{name}.config"
     if not name.isidentifier():
         raise ConfigError(f"--dataset={text}: a builder's name, and its arguments behind a colon: kinetics:version=710")
+    known = sorted(found.name for found in pkgutil.iter_modules(builders.__path__))
+    if name not in known:
+        raise ConfigError(
+            f"--dataset={text}: no such data set{did_you_mean(name, known)}; there are {', '.join(known)}"
+        )
     parameters = inspect.signature(resolve(function)).parameters
     if "directory" not in parameters:
         raise ConfigError(f"--dataset={text}: {name} reads no files of owners")

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.budget import record_bytes
 from vmae_jax.data.order import fold, video_at
 from vmae_jax.data.sources import Opener, Source
 from vmae_jax.data.video import Encoded
@@ -180,6 +181,7 @@ class Mixed:
         self._firsts = [int(first) for first in np.cumsum([0, *epoch.videos])]
         names = [source.label_names for source in sources]
         self.label_names, self._numbers = _merged(names)
+        self.record_bytes = max(record_bytes(source) for source in sources)
 
     def __len__(self) -> int:
         return self._firsts[-1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmae_jax.data.budget import Budget, fitted
+from vmae_jax.data.budget import Budget, fitted, record_bytes
 from vmae_jax.data.labels import Field, fields
 from vmae_jax.data.mixture import epoch_of
 from vmae_jax.data.sources import Opener, Source
@@ -203,7 +203,7 @@ class Opened:
 
     def memory(self, rows: Sequence[int]) -> Budget:
         """The host memory that reading these rows of each step takes. Raises ConfigError: too much."""
-        return fitted(self.loader, rows)
+        return fitted(self.loader, rows, record=record_bytes(self.source))
 
     def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches | ServedBatches":
         """Batches without end.

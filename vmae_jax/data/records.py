@@ -1,7 +1,6 @@
 """Sources of records: prepared TFDS datasets, read one record at a time by number.
 
-array_record has random access built in. tfrecord has none, so the offset of every record is
-found once, by reading the 12-byte headers alone, and kept in memory (8 bytes a record).
+array_record has random access built in; `tfrecords` gives it to tfrecord.
 """
 
 import contextlib
@@ -11,21 +10,19 @@ import importlib.util
 import io
 import os
 import shutil
-import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from vmae_jax.data.prepare.record import FIELDS
 from vmae_jax.data.sources import Tfds
 from vmae_jax.data.tf import tensorflow, tensorflow_datasets
+from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Records", "TFRecords", "cache_folder", "calm", "from_directory", "open_tfds"]
+__all__ = ["Records", "cache_folder", "calm", "from_directory", "open_tfds"]
 
 _BUILDERS = "vmae_jax.data.builders"
 
@@ -42,8 +39,10 @@ class Records:
         name: str,
         kinds: Mapping[str, str] | None = None,
         pictures: bool = False,
+        record_bytes: int = 0,
     ) -> None:
         self.label_names = label_names
+        self.record_bytes = record_bytes
         self._kinds = kinds or {}
         self._pictures = pictures
         self._records = records
@@ -89,33 +88,6 @@ def _numbers(feature: Any) -> Any:
     return tuple(feature.float_list.value) if kind == "float_list" else None
 
 
-class TFRecords(Sequence[bytes]):
-    """Random access into tfrecord shards.
-
-    Args:
-      shards: (file, records to skip, records to take) of each shard, in order.
-
-    Raises:
-      ConfigError: a file that ends within a record.
-    """
-
-    def __init__(self, shards: Sequence[tuple[str, int, int]]) -> None:
-        self._offsets = [_record_offsets(path)[skip : skip + take] for path, skip, take in shards]
-        self._starts = np.cumsum([0, *(len(offsets) for offsets in self._offsets)])
-        self._paths = [path for path, _, _ in shards]
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: Any) -> bytes:
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        offset = int(self._offsets[shard][index - self._starts[shard]])
-        with open(self._paths[shard], "rb") as file:
-            file.seek(offset)
-            (size,) = struct.unpack("<Q", file.read(12)[:8])
-            return file.read(size)
-
-
 def open_tfds(source: Tfds) -> Records:
     """The records of `sources.tfds`, made first where that was asked for.
 
@@ -143,6 +115,7 @@ def open_tfds(source: Tfds) -> Records:
         name=info.name,
         kinds=_kinds(info, label),
         pictures=isinstance(info.features[video], tensorflow_datasets().features.Sequence),
+        record_bytes=split.num_bytes // max(1, split.num_examples),
     )
 
 
@@ -195,21 +168,6 @@ def _random_access(split: Any, info: Any) -> Any:
 
 def _taken(instruction: Any) -> int:
     return instruction.take if instruction.take != -1 else instruction.examples_in_shard - instruction.skip
-
-
-def _record_offsets(path: str) -> np.ndarray:
-    """Where each record of a tfrecord file starts: length (8), checksum (4), data, checksum (4)."""
-    offsets, position, size = [], 0, os.path.getsize(path)
-    with open(path, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(12)
-            step = 16 + struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
-            if position + step > size:
-                raise ConfigError(f"data source: {path} ends within a record: it was not written completely")
-            offsets.append(position)
-            position += step
-    return np.array(offsets, np.int64)
 
 
 def from_directory(directory: str) -> Any:

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmae_jax.data.containers import VIDEO_SUFFIXES
+from vmae_jax.data.formats import VIDEO_SUFFIXES
 from vmae_jax.data.video import Encoded
 from vmae_jax.spec import ConfigError
 

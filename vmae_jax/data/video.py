@@ -25,6 +25,8 @@ class Encoded:
       data: the bytes of a video file.
       path: a local video file.
       span: where in `path` the video is, (first byte, bytes); by default the whole file.
+      moment: of the video at `path`: (first second, last second, shorter side or None), cut out and encoded anew
+        by whoever reads it, which is not the trainer.
       frames: still pictures in order, each a local file or the bytes of one.
       rate: frames a second of `frames`, where it is known (a video file says its own).
       stride: frames from one that is seen to the next, in place of the sampler's (a mixture's parts may differ).
@@ -35,6 +37,7 @@ class Encoded:
     data: bytes | None = None
     path: str | None = None
     span: tuple[int, int] | None = None
+    moment: tuple[float, float, int | None] | None = None
     frames: tuple[str | bytes, ...] | None = None
     rate: float | None = None
     stride: int | None = None

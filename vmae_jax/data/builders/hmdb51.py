@@ -14,7 +14,6 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split
-from vmae_jax.spec import ConfigError
 
 __all__ = ["builder", "builder_config", "config"]
 
@@ -29,9 +28,7 @@ def config(split: int = 1, directory: str | None = None) -> listed_builder.Setti
       split: 1, 2 or 3.
       directory: the folder with the owners' files; not needed once it is prepared.
     """
-    if split not in (1, 2, 3):
-        raise ConfigError(f"hmdb51: split={split}; there are 1, 2 and 3")
-    return listed_builder.Settings("hmdb51", f"split{split}", functools.partial(_listing, directory, split))
+    return listed_builder.numbered("hmdb51", split, _listing, directory)
 
 
 def builder_config(settings: Any) -> Any:

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from vmae_jax.data.decode import Reader, open_encoded
+from vmae_jax.data.decode import Reader, cut_out, open_encoded
 from vmae_jax.data.encode import H264
 from vmae_jax.data.pictures import quarter_turns
 from vmae_jax.data.prepare.options import Options
@@ -53,6 +53,7 @@ def examples(
     Raises:
       BadVideo: it cannot be read to its end, also after some records were given; the message says which frame.
     """
+    encoded = cut_out(encoded)
     with contextlib.closing(open_encoded(encoded)) as reader:
         frames = _watched(reader.frames(), alive)
         if options.codec == "keep":

@@ -111,8 +111,8 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
 
 
 def _files(origin: Origin) -> Any:
-    from vmae_jax.data.containers import VIDEO_SUFFIXES
     from vmae_jax.data.files import Files
+    from vmae_jax.data.formats import VIDEO_SUFFIXES
 
     path = origin.paths[0]
     if len(origin.paths) > 1 or path.lower().endswith(VIDEO_SUFFIXES):

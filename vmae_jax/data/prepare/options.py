@@ -57,8 +57,9 @@ def options(
     Raises:
       ConfigError: a value that is not possible, or one that the codec has no use for.
     """
-    if codec not in CODECS or file_format not in FORMATS:
-        raise ConfigError(f"codec={codec!r}, format={file_format!r}: {', '.join(CODECS)}; {' or '.join(FORMATS)}")
+    for name, given, known in (("codec", codec, CODECS), ("format", file_format, FORMATS)):
+        if given not in known:
+            raise ConfigError(f"{name}={given!r}: it is {' or '.join(known)}")
     if codec == "keep" and (quality, short_side, rate, seconds) != (None, None, None, None):
         raise ConfigError(
             "codec=keep stores videos as they are: quality, short side, rate and seconds need h264 or jpeg"

@@ -65,6 +65,12 @@ class Plan:
         """Of every shard, in order."""
         return [json.loads(self.layout.report(number).read_text()) for number in range(self.shards)]
 
+    def forget(self) -> None:
+        """Removes the shards: nothing that is worth keeping is in them."""
+        for number in range(self.shards):
+            self.layout.shard(number, self.shards).unlink(missing_ok=True)
+        _clear(self.layout)
+
     def _finished(self, number: int) -> bool:
         return self.layout.report(number).exists() and self.layout.shard(number, self.shards).exists()
 
@@ -105,6 +111,7 @@ def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner) -> dict
         if not manifest["examples"]:
             rejected = manifest["rejected"]
             shown = "; ".join(f"{key} {reason}" for key, reason in rejected[:_SHOWN])
+            plan.forget()
             raise TooManyBadVideos(f"none of the {len(rejected)} videos can be read: {shown}")
         metadata.write(layout, manifest)
         _clear(layout)

@@ -7,16 +7,11 @@ from typing import Any
 import av
 from av.error import FFmpegError
 
-from vmae_jax.data.containers import CONTAINERS
+from vmae_jax.data.formats import AUDIO_CODECS, CONTAINERS
 from vmae_jax.data.slices import Slice
 from vmae_jax.data.video import Encoded
 
-__all__ = ["AUDIO_CODECS", "BadSound", "copied_sound"]
-
-AUDIO_CODECS = (
-    "aac,mp1,mp1float,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,flac,alac,ac3,eac3,wmav1,wmav2,amrnb,amrwb,"
-    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_u8,pcm_f32le,pcm_mulaw,pcm_alaw"
-)
+__all__ = ["BadSound", "copied_sound"]
 
 
 class BadSound(ValueError):  # noqa: N818 - like BadVideo

@@ -1,0 +1,21 @@
+"""The kinds of files that are opened at all. They come from strangers: what is not named here is refused."""
+
+__all__ = ["AUDIO_CODECS", "CODECS", "CONTAINERS", "VIDEO_SUFFIXES"]
+
+# Demuxers and decoders that may be opened, in FFmpeg's names. Playlists, pictures, text and
+# devices are not among them: those can make FFmpeg read other files or invent frames.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
+CODECS = (
+    "h264,hevc,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,msmpeg4v3,mpeg1video,mpeg2video,h263,flv,flv1,vp8,vp9,"
+    "libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,theora,mjpeg,wmv1,wmv2,wmv3,vc1,prores"
+)
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob",
+    ".ogv", ".ogg", ".flv", ".wmv", ".asf",
+)
+# fmt: on
+AUDIO_CODECS = (
+    "aac,mp1,mp1float,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,flac,alac,ac3,eac3,wmav1,wmav2,amrnb,amrwb,"
+    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_u8,pcm_f32le,pcm_mulaw,pcm_alaw"
+)
