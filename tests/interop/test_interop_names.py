@@ -258,7 +258,7 @@ def test_mae(small, video, positions):
     assert weights.family == ("mae-st" if video else "mae")
     fresh = ["decoder"]
     params, account = fitted((one, None, None), weights, fresh=fresh)
-    assert "cls_token" in account.dropped
+    assert "encoder.cls_token" in account.dropped
     assert "decoder_embed.weight" in account.dropped
     encoder = params["encoder"]
     space = state["pos_embed_spatial"][0] if video else state["pos_embed"][0, 1:]

@@ -147,6 +147,8 @@ def _representable(one: Subject, params: Any, format: str) -> None:  # noqa: A00
         raise MismatchError("layer scale cannot be represented in transformers' VideoMAE; use --format=videomae")
     if format == "hf" and "decoder" in params and one.model.channels != 3 and not one.normalized_targets:
         raise MismatchError("transformers has no loss for raw pixels of other channels than RGB: export --part=encoder")
+    if one.model.encoder.prefix:
+        raise MismatchError("a class token exists neither in VideoMAE nor in transformers' form of it")
     if not sinusoidal(one):
         raise MismatchError("only the fixed 1-D sinusoid of positions exists in VideoMAE and in transformers")
 

@@ -1,5 +1,6 @@
 """The config of weights that come without one, from their shapes and what the file says."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = ["config_of"]
 # Heads cannot be read off weights. These are the published models' (VideoMAE, VideoMAE V2).
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 DECODER_HEADS = {96: 3, 192: 3, 384: 6, 512: 8, 640: 8}
+MAE_ST = {"decoder_heads": 16, "mean": 0.45, "std": 0.225}  # of MAE-ST and HVM-1, which no file of theirs says
 
 
 def config_of(weights: Weights) -> ConfigDict:
@@ -24,6 +26,7 @@ def config_of(weights: Weights) -> ConfigDict:
       ConfigError: something that neither the file nor a published model says.
     """
     dims, about = dims_of(weights.state), weights.about
+    about = _grid_of(weights.state, dims) | about
     model = call(
         "models.variants.vit",
         size="B",
@@ -38,10 +41,14 @@ def config_of(weights: Weights) -> ConfigDict:
         mlp_ratio=_ratio(dims),
         cosine_attention=dims.cosine,
         layer_scale=0.1 if dims.layer_scale else None,
-        **_statistics(about, dims.channels),
+        **_statistics(weights, dims.channels),
     )
+    if any(name.removeprefix("encoder.") == "cls_token" for name in weights.state):
+        model.prefix = 1
     if dims.decoder_width:
         given = about.get("decoder_num_attention_heads")
+        if given is None and weights.family == "mae-st":
+            given = MAE_ST["decoder_heads"]
         heads = _heads(given, DECODER_HEADS, dims.decoder_width, "decoder_heads")
         model.update(decoder_width=dims.decoder_width, decoder_depth=dims.decoder_depth, decoder_heads=heads)
     if any(name.endswith("pos_embed_spatial") for name in weights.state):
@@ -55,20 +62,36 @@ def config_of(weights: Weights) -> ConfigDict:
         method = call(
             "methods.masked.build",
             model=model,
-            encoder_mask=call("masking.tube", ratio=0.9),
+            encoder_mask=call("masking.random" if weights.family == "mae-st" else "masking.tube", ratio=0.9),
             objectives={"pixels": call("targets.core.objective", target=target)},
         )
     return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
 
 
-def _statistics(about: dict[str, Any], channels: int) -> dict[str, list[float]]:
-    """Mean and deviation of the pixels, where a preprocessor_config.json says them."""
+def _statistics(weights: Weights, channels: int) -> dict[str, list[float]]:
+    """Mean and deviation of the pixels: what a preprocessor_config.json says, or MAE-ST's."""
+    about = weights.about
     found = {ours: about[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in about}
+    if weights.family == "mae-st":
+        found = {name: [MAE_ST[name]] * channels for name in ("mean", "std")} | found
     for name, values in found.items():
         numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
         if not numbers or len(values) != channels or (name == "std" and min(values) <= 0):
             raise ConfigError(f"preprocessor_config.json: image_{name} is not {channels} numbers: give --config")
     return {name: [float(value) for value in values] for name, values in found.items()}
+
+
+def _grid_of(state: Any, dims: Dims) -> dict[str, int]:
+    """Frames and pixels, where learned places and times say them."""
+    found = {}
+    for name, array in state.items():
+        if name.startswith("decoder."):
+            continue
+        if name.endswith("pos_embed_temporal") and dims.tubelet:
+            found["num_frames"] = int(array.shape[1]) * dims.tubelet
+        if name.endswith("pos_embed_spatial"):
+            found["image_size"] = math.isqrt(int(array.shape[1])) * dims.patch
+    return found
 
 
 def _learned(name: str, array: np.ndarray) -> bool:

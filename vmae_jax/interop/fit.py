@@ -14,11 +14,12 @@ from vmae_jax.types import Grid
 
 __all__ = ["PARTS", "Account", "fit", "sinusoid"]
 
-PARTS = ("decoder", "head", "norm", "positions")
+PARTS = ("decoder", "head", "norm", "positions", "prefix")
 TABLES = ("pos_embed", "pos_embed_spatial", "pos_embed_temporal")
 UNUSED = {
     "decoder": "the model has no decoder",
     "head": "the model has no classification head",
+    "prefix": "a class token, which the model has not",
     "norm": "the model norms elsewhere: a classifier after the mean, a pre-training encoder before it",
 }
 
@@ -71,6 +72,9 @@ def fit(
     target = to_official(template, layout)
     want, dropped, changed = dims_of(target), dict(weights.dropped), {}
     state = _same_parts(weights, want, fresh, dropped)
+    for name in [name for name in state if name.endswith("cls_token") and name not in target]:
+        del state[name]
+        dropped[name] = UNUSED["prefix"]
     _inflate(state, want, inflation, changed)
     have = dims_of(state, want.kind)
     unlike(have, want, resized=resized)
@@ -96,6 +100,8 @@ def _part(name: str) -> str:
         return "decoder"
     if name.rpartition(".")[2] in TABLES:
         return "positions"
+    if name.endswith("cls_token"):
+        return "prefix"
     stem = name.removeprefix("encoder.").partition(".")[0]
     return {"head": "head", "fc_norm": "norm", "norm": "norm"}.get(stem, "encoder")
 
@@ -107,7 +113,7 @@ def _same_parts(weights: Weights, want: Dims, fresh: Sequence[str], dropped: dic
     state = {}
     for name, array in weights.state.items():
         part = _part(name)
-        if part in ("encoder", "positions") or name.startswith("encoder.norm."):
+        if part in ("encoder", "positions", "prefix") or name.startswith("encoder.norm."):
             ours = prefix + name.removeprefix(source)
         else:
             ours = name

@@ -16,7 +16,7 @@ from vmae_jax.interop.dims import kind_of
 from vmae_jax.interop.tensors import File
 from vmae_jax.interop.videomae import MismatchError
 
-__all__ = ["Weights", "official"]
+__all__ = ["K_BIAS", "Weights", "official"]
 
 PREFIX = re.compile(r"^(?:(?:module|_orig_mod|backbone|model)\.)+")
 MMACTION = (
@@ -27,8 +27,14 @@ MMACTION = (
 )
 HUB = {"num_heads": "num_attention_heads", "num_frames": "num_frames", "img_size": "image_size"}
 K_BIAS = "a bias of the keys adds the same to every logit of a query, which the softmax cancels"
-CLASS_TOKEN = "a class token, which these models have not"
-OTHER_DECODER = "the decoder of MAE has another form (a biased projection, learned positions)"
+OTHER_DECODER = "a decoder of another form: positions that are not separable, or other frames than the encoder's"
+MAE_DECODER = (
+    ("decoder_embed.weight", "encoder_to_decoder.weight"),
+    ("decoder_blocks.", "decoder.blocks."),
+    ("decoder_norm.", "decoder.norm."),
+    ("decoder_pred.", "decoder.head."),
+    ("decoder_pos_embed_", "decoder.pos_embed_"),
+)
 
 
 class Weights(NamedTuple):
@@ -101,17 +107,47 @@ def _mmaction(name: str) -> str:
 
 
 def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """MAE's and MAE-ST's weights, without what is only theirs."""
-    result = {}
-    for name, array in state.items():
-        if name.startswith("decoder_") or name == "mask_token":
-            dropped[name] = OTHER_DECODER
-        elif name in ("cls_token", "pos_embed_class"):
-            dropped[name] = CLASS_TOKEN
+    """MAE's and MAE-ST's weights; a class token has its position in it."""
+    ours = {name: array for name, array in state.items() if not name.startswith("decoder_") and name != "mask_token"}
+    theirs = {name: array for name, array in state.items() if name not in ours}
+    if "cls_token" in ours:
+        if "pos_embed" in ours:
+            first, ours["pos_embed"] = np.split(ours["pos_embed"], [1], axis=1)
         else:
-            result[name] = array
-    if "cls_token" in state and "pos_embed" in result:
-        result["pos_embed"] = result["pos_embed"][:, 1:]
+            first = ours.pop("pos_embed_class", 0.0)
+        ours["cls_token"] = ours["cls_token"] + first
+    if _same_decoder(state):
+        return _prefixed(ours) | _decoder(theirs)
+    dropped |= dict.fromkeys(theirs, OTHER_DECODER)
+    return ours
+
+
+def _same_decoder(state: Mapping[str, np.ndarray]) -> bool:
+    """Whether the decoder is one of ours: separable positions, and a cube is predicted whole (HVM-1's)."""
+    cube = state["patch_embed.proj.weight"]
+    rows = state.get("decoder_pred.weight", np.empty(0)).shape[0]
+    return "decoder_pos_embed_temporal" in state and cube.ndim == 5 and rows == cube[0].size
+
+
+def _prefixed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"encoder.{name}": array for name, array in state.items()}
+
+
+def _decoder(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """MAE-ST's decoder. Ours projects without a bias: it goes into the positions, and out of the mask token."""
+    rest = dict(state)
+    bias = rest.pop("decoder_embed.bias")
+    rest["mask_token"] = rest["mask_token"] - bias
+    rest["decoder_pos_embed_temporal"] = rest["decoder_pos_embed_temporal"] + bias
+    result = {}
+    if "decoder_cls_token" in rest:
+        token = rest.pop("decoder_cls_token") + rest.pop("decoder_pos_embed_class", 0.0)
+        result["decoder.cls_token"] = token
+    for name, array in rest.items():
+        for before, after in MAE_DECODER:
+            if name.startswith(before):
+                name = after + name.removeprefix(before)
+        result[name] = array
     return result
 
 

@@ -57,6 +57,8 @@ def outputs(
         encoded = network.stack(tokens, f"{prefix}blocks", heads)
         if "encoder.norm.weight" in state:
             encoded = network.norm(encoded, "encoder.norm")
+        first = 1 if f"{prefix}cls_token" in state else 0
+        encoded = encoded[:, first:]
         result["tokens"] = encoded
         if classifier:
             result["features"] = network.norm(encoded.mean(1), "fc_norm")
@@ -91,26 +93,44 @@ class _Network:
         return functional.layer_norm(x, x.shape[-1:], self.get(f"{name}.weight"), self.get(f"{name}.bias"), EPSILON)
 
     def embed(self, video: Any, prefix: str) -> Any:
-        import torch
         from torch.nn import functional
 
         kernel = self.get(f"{prefix}patch_embed.proj.weight")
         x = functional.conv3d(video, kernel, self.get(f"{prefix}patch_embed.proj.bias"), stride=kernel.shape[2:])
         x = x.flatten(2).transpose(1, 2)
+        return self.with_token(x + self.positions(prefix, *x.shape[1:]), prefix)
+
+    def with_token(self, x: Any, prefix: str) -> Any:
+        """The tokens behind MAE-ST's class token, where there is one."""
+        import torch
+
+        name = f"{prefix}cls_token"
+        return torch.cat([self.get(name).expand(len(x), -1, -1), x], 1) if name in self.state else x
+
+    def positions(self, prefix: str, n: int, width: int) -> Any:
+        """[1 n width]: a table, places plus times, or VideoMAE's sinusoid."""
+        import torch
+
         if f"{prefix}pos_embed" in self.state:
-            return x + self.get(f"{prefix}pos_embed")
-        return x + torch.from_numpy(sinusoid(*x.shape[1:]))
+            return self.get(f"{prefix}pos_embed")
+        if f"{prefix}pos_embed_spatial" in self.state:
+            space, time = self.get(f"{prefix}pos_embed_spatial"), self.get(f"{prefix}pos_embed_temporal")
+            return (time[:, :, None] + space[:, None]).reshape(1, n, width)
+        return torch.from_numpy(sinusoid(n, width))[None]
 
     def predict(self, tokens: Any, mask: Any, heads: int, decoder_heads: int) -> Any:
         import torch
 
+        first = int("encoder.cls_token" in self.state)
+        before, tokens = tokens[:, :first], tokens[:, first:]
         batch, n, width = tokens.shape
-        visible = self.stack(tokens[~mask].reshape(batch, -1, width), "encoder.blocks", heads)
-        visible = self.norm(visible, "encoder.norm") @ self.get("encoder_to_decoder.weight").T
-        positions = torch.from_numpy(sinusoid(n, visible.shape[-1])).expand(batch, -1, -1)
+        visible = torch.cat([before, tokens[~mask].reshape(batch, -1, width)], 1)
+        visible = self.norm(self.stack(visible, "encoder.blocks", heads)[:, first:], "encoder.norm")
+        visible = visible @ self.get("encoder_to_decoder.weight").T
+        positions = self.positions("decoder.", n, visible.shape[-1]).expand(batch, -1, -1)
         seen = visible + positions[~mask].reshape(visible.shape)
         unseen = self.get("mask_token") + positions[mask].reshape(batch, -1, visible.shape[-1])
-        x = self.stack(torch.cat([seen, unseen], 1), "decoder.blocks", decoder_heads)
+        x = self.stack(self.with_token(torch.cat([seen, unseen], 1), "decoder."), "decoder.blocks", decoder_heads)
         return self.linear(self.norm(x[:, -unseen.shape[1] :], "decoder.norm"), "decoder.head")
 
     def stack(self, x: Any, name: str, heads: int) -> Any:

@@ -121,6 +121,7 @@ def _rules(tree: Any, layout: Layout) -> Iterator[Rule]:
     yield _same((*encoder, "embed", "bias"), f"{prefix}patch_embed.proj.bias")
     yield from _blocks((*encoder, "blocks"), f"{prefix}blocks", layout, layout.heads, layout.depth)
     yield from _positions(tree["encoder"], encoder, prefix)
+    yield from _class_token(tree["encoder"], encoder, prefix)
     if classifier:
         yield from _norm(("fc_norm",), "fc_norm")
         yield from _linear(("head",), "head")
@@ -134,6 +135,7 @@ def _rules(tree: Any, layout: Layout) -> Iterator[Rule]:
     yield from _blocks(("decoder", "blocks"), "decoder.blocks", layout, layout.decoder_heads, layout.decoder_depth)
     yield from _norm(("decoder", "norm"), "decoder.norm")
     yield from _positions(tree["decoder"], ("decoder",), "decoder.")
+    yield from _class_token(tree["decoder"], ("decoder",), "decoder.")
     yield from _linear(("decoder", layout.head), "decoder.head")
 
 
@@ -142,6 +144,13 @@ def _positions(tree: Any, ours: tuple[str, ...], prefix: str) -> Iterator[Rule]:
     for module, names in LEARNED.items():
         for leaf, name in names.items() if module in tree else ():
             yield Rule((*ours, module, leaf), f"{prefix}{name}", lambda a: a.reshape(a.shape[-2:]), lambda a: a[None])
+
+
+def _class_token(tree: Any, ours: tuple[str, ...], prefix: str) -> Iterator[Rule]:
+    """MAE-ST's class token with its position in it; VideoMAE has none."""
+    if "prefix_token" in tree:
+        rule = Rule((*ours, "prefix_token"), f"{prefix}cls_token", lambda a: a.reshape(a.shape[-2:]), lambda a: a[None])
+        yield rule
 
 
 def _blocks(ours: tuple[str, ...], theirs: str, layout: Layout, heads: int, depth: int) -> Iterator[Rule]:

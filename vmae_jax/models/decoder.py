@@ -24,7 +24,8 @@ class Decoder(nn.Module):
     Attributes:
       grid, width, blocks, positions, dtype: as the encoder's.
       heads: the size of each objective's prediction, by name.
-      prefix: tokens that the encoder puts before those of the clip; each has a learned position.
+      prefix: how many tokens the encoder puts before those of the clip. They are left out, and as many
+        learned ones of the decoder's own stand there, with their positions in them (MAE-ST).
     """
 
     grid: Grid
@@ -38,18 +39,20 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, encoded: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
         """Predictions at `plan.decode`, float32, by objective."""
-        visible = Dense(self.width, ("embed", None), use_bias=False, dtype=self.dtype, name="project")(encoded)
+        project = Dense(self.width, ("embed", None), use_bias=False, dtype=self.dtype, name="project")
+        visible = project(encoded[:, self.prefix :])
         mask = self.param(
             "mask_token", named(initializers.truncated_normal(0.02, lower=-1, upper=1), None), (self.width,)
         )
         positions = self.positions(self.grid, self.width)
-        before, visible = visible[:, : self.prefix], visible[:, self.prefix :]
+        before = []
         if self.prefix:
-            init = named(initializers.truncated_normal(0.02), None, "embed")
-            before += jnp.asarray(self.param("prefix_table", init, (self.prefix, self.width))).astype(self.dtype)
+            init = named(initializers.truncated_normal(0.02), None, None)
+            token = jnp.asarray(self.param("prefix_token", init, (self.prefix, self.width))).astype(self.dtype)
+            before = [jnp.broadcast_to(token, (len(visible), *token.shape))]
         x = jnp.concatenate(
             [
-                before,
+                *before,
                 visible + positions(plan.visible).astype(self.dtype),
                 mask.astype(self.dtype) + positions(plan.decode).astype(self.dtype),
             ],
