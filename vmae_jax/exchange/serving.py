@@ -26,6 +26,7 @@ __all__ = ["export", "run"]
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = "weights.safetensors"
 TOLERANCE = 1e-4
+SERVED = ("encoder", "fc_norm", "pooled", "head")  # not the decoder, nor what only distillation has
 
 
 def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.ndarray | None = None) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.nda
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"--dtype={dtype}: a StableHLO model computes in float32 or bfloat16")
     one = subject(source.config, dtype=dtype)
-    chosen = {name: value for name, value in source.params.items() if name in ("encoder", "fc_norm", "head")}
+    chosen = {name: value for name, value in source.params.items() if name in SERVED}
     weights = {name: np.asarray(value, np.float32) for name, value in leaves(chosen).items()}
     functions = _functions(one, chosen)
     found: dict[str, float] = {}
