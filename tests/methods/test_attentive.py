@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from random_batch import batch_of
 
 from vmae_jax.eval.attentive_probe import attentive_probe
 from vmae_jax.methods import classify
@@ -16,17 +17,6 @@ from vmae_jax.train.schedule import Clock, warmup_cosine
 from vmae_jax.train.state import make_init
 from vmae_jax.train.step import make_step
 from vmae_jax.types import Method
-
-
-def batch_of(b=4):
-    random = np.random.default_rng(0)
-    return {
-        "video": jnp.asarray(random.integers(0, 256, (b, 4, 16, 16, 3), np.uint8)),
-        "seed": jnp.asarray(random.integers(0, 2**32, (b, 2), np.uint32)),
-        "index": jnp.arange(b, dtype=jnp.int32),
-        "valid": jnp.ones(b, bool),
-        "label": jnp.arange(b) % 3,
-    }
 
 
 def probe():
@@ -49,7 +39,7 @@ def test_the_pool_is_attention_from_one_query():
 
 
 def test_a_probe_trains_the_head_and_leaves_the_encoder_bit_for_bit():
-    method, batch = probe(), batch_of()
+    method, batch = probe(), batch_of(classes=3)
     boxed = jax.eval_shape(lambda: method.init(jax.random.key(0), batch)[0])
     tx, _ = adamw(warmup_cosine(peak=1e-2, warmup={"steps": 0}), weight_decay=0.5, freeze=["encoder"]).build(
         boxed, Clock(5, 5, 4)
@@ -68,7 +58,7 @@ def test_a_probe_trains_the_head_and_leaves_the_encoder_bit_for_bit():
 
 def test_the_gradient_of_a_probe_does_not_run_through_the_encoder():
     """The compiler drops the encoder's backward pass where its parameters are frozen."""
-    method, batch = probe(), batch_of()
+    method, batch = probe(), batch_of(classes=3)
     boxed = jax.eval_shape(lambda: method.init(jax.random.key(0), batch)[0])
 
     def flops(freeze):
@@ -88,10 +78,10 @@ def test_heads_of_all_kinds_behind_the_pool_from_a_config():
         pool=call("models.pooling.attentive", heads=2),
     )
     method = build(config)
-    params = meta.unbox(method.init(jax.random.key(0), batch_of())[0])
-    assert method.predict(params, batch_of()).shape == (4, 5)
-    assert method.features(params, batch_of()).shape == (4, 32)
-    assert method.features(params, batch_of(), pool=False).shape == (4, 8, 32)
+    params = meta.unbox(method.init(jax.random.key(0), batch_of(classes=3))[0])
+    assert method.predict(params, batch_of(classes=3)).shape == (4, 5)
+    assert method.features(params, batch_of(classes=3)).shape == (4, 32)
+    assert method.features(params, batch_of(classes=3), pool=False).shape == (4, 8, 32)
     assert "fc_norm" not in params
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from random_batch import batch_of
 
 from vmae_jax.methods import classify
 from vmae_jax.models.variants import vit
@@ -13,20 +14,9 @@ from vmae_jax.types import Context
 CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
 
 
-def batch_of(b=3):
-    random = np.random.default_rng(0)
-    return {
-        "video": jnp.asarray(random.integers(0, 256, (b, 4, 16, 16, 3), np.uint8)),
-        "seed": jnp.asarray(random.integers(0, 2**32, (b, 2), np.uint32)),
-        "index": jnp.arange(b, dtype=jnp.int32),
-        "valid": jnp.ones(b, bool),
-        "label": jnp.arange(b) % 5,
-    }
-
-
 def test_loss_is_the_cross_entropy_of_the_logits():
     method = classify.build(vit("micro", frames=4, resolution=16, dtype="float32"), classes=5, init_scale=1.0)
-    batch = batch_of()
+    batch = batch_of(3)
     params = meta.unbox(method.init(jax.random.key(0), batch)[0])
     loss = method.loss(params, batch, CONTEXT.replace(train=False))
     logits = method.predict(params, batch)
@@ -39,7 +29,7 @@ def test_loss_is_the_cross_entropy_of_the_logits():
 
 def test_smoothing_and_soft_labels_agree():
     model = vit("micro", frames=4, resolution=16, dtype="float32")
-    batch = batch_of()
+    batch = batch_of(3)
     smooth = classify.build(model, classes=5, smoothing=0.1, init_scale=1.0)
     params = meta.unbox(smooth.init(jax.random.key(0), batch)[0])
     soft = {**batch, "label": jax.nn.one_hot(batch["label"], 5) * 0.9 + 0.02}
@@ -53,7 +43,7 @@ def test_dropout_only_while_training():
     method = classify.build(
         vit("micro", frames=4, resolution=16, dtype="float32"), classes=5, dropout=0.5, init_scale=1.0
     )
-    batch = batch_of()
+    batch = batch_of(3)
     params = meta.unbox(method.init(jax.random.key(0), batch)[0])
     quiet = CONTEXT.replace(train=False)
     losses = [float(method.loss(params, batch, c).terms["cross_entropy"].total) for c in (CONTEXT, quiet, quiet)]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_batch import batch_of
 
 from vmae_jax.methods import classify, distill
 from vmae_jax.models.variants import vit
@@ -19,15 +20,10 @@ from vmae_jax.types import Context
 STUDENT = functools.partial(vit, "micro", frames=4, resolution=32, dtype="float32")
 
 
-def batch_of(b=4, labelled=True):
-    random = np.random.default_rng(0)
-    batch = {
-        "video": random.integers(0, 256, (b, 4, 32, 32, 3)).astype(np.uint8),
-        "seed": random.integers(0, 2**32, (b, 2)).astype(np.uint32),
-        "index": np.arange(b, dtype=np.int32),
-        "valid": np.arange(b) != 3,
-    }
-    return batch | ({"label": np.arange(b, dtype=np.int32) % 5} if labelled else {})
+def clips(b=4, labelled=True):
+    """The fourth clip only fills the batch up."""
+    batch = batch_of(b, size=32, valid=np.arange(b) != 3)
+    return batch if labelled else {name: part for name, part in batch.items() if name != "label"}
 
 
 def method(**options):
@@ -41,7 +37,7 @@ def begin(one, batch):
 
 
 def test_the_divergence_is_that_of_the_two_classifiers():
-    one, batch = method(temperature=2.0, feature_weight=0.5), batch_of(labelled=False)
+    one, batch = method(temperature=2.0, feature_weight=0.5), clips(labelled=False)
     params, frozen = begin(one, batch)
     assert params["match"]["kernel"].shape == (32, 48)
     frozen["teacher"]["head"]["kernel"] *= 1000  # a teacher with opinions
@@ -60,7 +56,7 @@ def test_the_divergence_is_that_of_the_two_classifiers():
 
 
 def test_training_changes_the_student_and_not_one_bit_of_the_teacher():
-    one, batch = method(label_weight=0.5), batch_of()
+    one, batch = method(label_weight=0.5), clips()
     mesh = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
     spec = jax.eval_shape(lambda: batch)
     abstract = sharding.abstract(lambda key, b: one.init(key, b)[0], spec)
@@ -82,7 +78,7 @@ def test_training_changes_the_student_and_not_one_bit_of_the_teacher():
 
 
 def test_mistakes():
-    one, batch = method(), batch_of()
+    one, batch = method(), clips()
     with pytest.raises(ConfigError, match="needs its teacher"):
         one.loss({}, batch, Context(key=jax.random.key(0), step=jnp.int32(0)))
     with pytest.raises(ValueError, match="same clips"):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from random_batch import batch_of
 
 from vmae_jax.augment.erasing import random_erasing
 from vmae_jax.augment.mixing import mixup_cutmix
@@ -18,18 +19,6 @@ from vmae_jax.types import Context
 
 CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
 QUIET = CONTEXT.replace(train=False)
-
-
-def batch_of(b=4, **more):
-    random = np.random.default_rng(0)
-    return {
-        "video": random.integers(0, 256, (b, 4, 16, 16, 3)).astype(np.uint8),
-        "seed": random.integers(0, 2**32, (b, 2)).astype(np.uint32),
-        "index": np.arange(b, dtype=np.int32),
-        "valid": np.ones(b, bool),
-        "label": np.arange(b, dtype=np.int32) % 5,
-        **more,
-    }
 
 
 @functools.cache
