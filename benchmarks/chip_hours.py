@@ -1,6 +1,6 @@
 """What the recipes cost: model FLOPs of each row of configs/recipes.csv, times its steps, as hours of a chip.
 
-    python -m benchmarks.chip_hours [--utilisation=0.4] [--peak=459e12] [ROW …]
+    python -m benchmarks.chip_hours [--utilisation=0.4] [--peak=459e12] [ROW …] [--videos=N] [--config.KEY=VALUE …]
 
 Nothing is compiled or trained: FLOPs are counted from the traced loss, three times the forward pass
 (a multiply and an add as two; a teacher's forward pass once), as `vmae plan` counts them. It writes a row
@@ -11,6 +11,7 @@ import argparse
 import csv
 import pathlib
 import sys
+from typing import Any
 
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
@@ -33,26 +34,37 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", help="rows of the table by their first column (default: all)")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak (default 0.4)")
     parser.add_argument("--peak", type=float, default=V5P, help="FLOPs a second of a chip (default: a TPU v5p)")
-    args = parser.parse_args()
+    parser.add_argument("--videos", type=int, help="of a pass, in place of the paper's data")
+    args, others = parser.parse_known_args()
+    changes = [change(other) for other in others]
     table = list(csv.DictReader((ROOT / "configs" / "recipes.csv").open()))
     out = csv.writer(sys.stdout)
     out.writerow(["config", "videos", "steps", "PFLOPs_a_step", "chip_hours"])
     for row in table:
         if args.rows and row["config"] not in args.rows:
             continue
-        out.writerow(cost(row, args.utilisation * args.peak))
+        out.writerow(cost(row["config"], args.utilisation * args.peak, args.videos, changes))
         sys.stdout.flush()
 
 
-def cost(row: dict[str, str], speed: float) -> list[object]:
-    """Videos, steps, PFLOPs of a step and chip-hours of a row; "" where its length is not published."""
-    made = experiment(filled(row["config"]))
+def change(flag: str) -> tuple[str, str]:
+    """("train.length.epochs", "800") of --config.train.length.epochs=800."""
+    key, equals, value = flag.removeprefix("--config.").partition("=")
+    if not flag.startswith("--config.") or not equals:
+        raise SystemExit(f"{flag}: a row, or --config.KEY=VALUE")
+    return key, value
+
+
+def cost(name: str, speed: float, videos: int | None, changes: list[tuple[str, str]]) -> list[object]:
+    """Videos, steps, PFLOPs of a step and chip-hours of a config; "" where its length is not published."""
+    config = filled(name, changes)
+    made = experiment(config)
     flops = made.model_flops()
-    videos = videos_of(row["config"])
+    videos = videos or videos_of(name)
     if videos is None:
-        return [row["config"], "", "", f"{flops / 1e15:.4g}", ""]
-    steps = int(float(row["epochs"]) * (videos // made.loader.global_batch))
-    return [row["config"], videos, steps, f"{flops / 1e15:.4g}", f"{flops * steps / speed / 3600:.3g}"]
+        return [name, "", "", f"{flops / 1e15:.4g}", ""]
+    steps = int(config.train.length.epochs * (videos // made.loader.global_batch))
+    return [name, videos, steps, f"{flops / 1e15:.4g}", f"{flops * steps / speed / 3600:.3g}"]
 
 
 def videos_of(config: str) -> int | None:
@@ -65,9 +77,9 @@ def videos_of(config: str) -> int | None:
     return VIDEOS[next(word for word in arguments.split(",") if word in VIDEOS)]
 
 
-def filled(name: str):
+def filled(name: str, changes: list[tuple[str, str]]) -> Any:
     """A row's config, with names in place of what a user must give."""
-    config = load_config(f"{ROOT}/configs/{name.partition(':')[0]}.py:{name.partition(':')[2]}")
+    config = load_config(f"{ROOT}/configs/{name.partition(':')[0]}.py:{name.partition(':')[2]}", changes)
     for one in calls(config):
         named = one.call in ("data.sources.folder", "data.sources.csv", "train.init_from.weights")
         if named and "path" not in from_json(to_json(one)):
