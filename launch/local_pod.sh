@@ -5,7 +5,7 @@
 #   bash launch/local_pod.sh [--dry-run] N train --config=configs/quickstart.py --workdir=run …
 #
 #   VMAE_DEVICES     virtual CPU devices of each process (default 1)
-#   VMAE_HEARTBEAT   seconds after which a dead process is noticed (default 10)
+#   VMAE_HEARTBEAT   seconds after which a dead process is noticed (default 30: a busy machine lets one wait)
 #   VMAE_GRACE       seconds that the others have to end, once one has (default 60)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -19,7 +19,7 @@ count=$1
 shift
 whole N "$count"
 whole VMAE_DEVICES "${VMAE_DEVICES:=1}"
-whole VMAE_HEARTBEAT "${VMAE_HEARTBEAT:=10}"
+whole VMAE_HEARTBEAT "${VMAE_HEARTBEAT:=30}"
 whole VMAE_GRACE "${VMAE_GRACE:=60}"
 check_job FOLDER "$@"
 

@@ -35,7 +35,7 @@ def test_four_processes_are_stopped_together_and_the_same_command_resumes(cloud)
         time.sleep(0.05)
     [told] = {file.read_text() for file in waiting}
     assert told.startswith("train --workdir=a b 127.0.0.1:")
-    assert told.endswith(" 4 10 cpu --mine --xla_force_host_platform_device_count=2")
+    assert told.endswith(" 4 30 cpu --mine --xla_force_host_platform_device_count=2")
     job.send_signal(signal.SIGTERM)  # to the script, as a scheduler would
     job.communicate(timeout=60)
     assert job.returncode == 75
