@@ -10,10 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from vmae_jax.train import schedule
-from vmae_jax.train.optim import adamw
+from vmae_jax.train.optim import Transformation, adamw, global_norm
 from vmae_jax.train.schedule import Clock
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Term, row_keys, stream
 
@@ -133,11 +132,11 @@ def toy_tx(method: Method, batch: Any, **options: Any) -> Any:
     return optimizer.build(abstract_params, CLOCK)[0]
 
 
-def remember() -> optax.GradientTransformation:
+def remember() -> Transformation:
     """An optimizer that moves nothing and keeps the gradients themselves as its state."""
-
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del state, params
-        return jax.tree.map(jnp.zeros_like, grads), grads
-
-    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+    return Transformation(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        norm=global_norm,
+        rate=lambda state: jnp.float32(0),
+        update=lambda grads, state, params, norm, good: (params, grads),
+    )

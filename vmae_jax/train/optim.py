@@ -1,24 +1,24 @@
-"""AdamW with the official decay groups, layer-wise rates and frozen parts, as one optax transformation."""
+"""AdamW with the official decay groups, layer-wise rates and frozen parts."""
 
 import dataclasses
 import fnmatch
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from vmae_jax.spec import ConfigError
 from vmae_jax.train.schedule import Clock, Rate, Schedule
 from vmae_jax.train.sharding import unbox
 from vmae_jax.types import Params
 
-__all__ = ["AdamWState", "Optimizer", "adamw", "decays", "gradient_norm", "layer_scales", "learning_rate"]
+__all__ = ["AdamWState", "Optimizer", "Transformation", "adamw", "decays", "layer_scales"]
 
 # Whether weight decay applies, by the last name of a parameter's path; the official grouping
 # (no decay for vectors, biases, the mask token and positions). A name that is in neither is an error.
@@ -49,15 +49,31 @@ class AdamWState(NamedTuple):
       count: updates made so far; the learning rate follows it, so that a step whose update was
         refused leaves everything after it as if it had not been.
       mu, nu: first and second moments.
-      learning_rate: of the last update.
-      grad_norm: of its gradients, before clipping.
     """
 
     count: Array
     mu: Params
     nu: Params
-    learning_rate: Array
-    grad_norm: Array
+
+
+class Transformation(NamedTuple):
+    """An optimizer for given parameters.
+
+    It is told whether a step is taken and leaves its state alone where it is not: a choice made behind it,
+    between new and old, would make the compiler keep both (on a CPU, copies of all moments).
+
+    Attributes:
+      init: parameters -> its state.
+      norm: gradients -> the L2 norm of those that are trained on.
+      rate: its state -> the learning rate of the update to come.
+      update: (gradients, state, parameters, norm, good) -> (parameters, state), both bit for bit as they
+        were where not `good`.
+    """
+
+    init: Callable[[Params], Any]
+    norm: Callable[[Params], Float[Array, ""]]
+    rate: Callable[[Any], Float[Array, ""]]
+    update: Callable[[Params, Any, Params, Float[Array, ""], Bool[Array, ""]], tuple[Params, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +89,7 @@ class Optimizer:
     layer_decay: float | None
     freeze: tuple[str, ...]
 
-    def build(self, abstract_params: Params, clock: Clock) -> tuple[optax.GradientTransformation, Rate]:
+    def build(self, abstract_params: Params, clock: Clock) -> tuple[Transformation, Rate]:
         """The transformation for these parameters (shapes are enough), and its learning rates.
 
         Raises:
@@ -185,16 +201,6 @@ def layer_scales(params: Params, layer_decay: float | None) -> Params:
     return unflatten_dict({path: scale(path, leaf) for path, leaf in flat.items()}, sep="/")
 
 
-def learning_rate(opt_state: Any) -> Array | None:
-    """The learning rate of the last update, where the optimizer tells it."""
-    return optax.tree_utils.tree_get(opt_state, "learning_rate")
-
-
-def gradient_norm(opt_state: Any) -> Array | None:
-    """The norm of the last gradients of what is trained, before clipping, where the optimizer tells it."""
-    return optax.tree_utils.tree_get(opt_state, "grad_norm")
-
-
 def global_norm(tree: Any) -> Array:
     """The L2 norm over all leaves, float32."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
@@ -202,33 +208,34 @@ def global_norm(tree: Any) -> Array:
 
 def _transformation(
     own: Optimizer, rate: Rate, decay: Params, scales: Params, frozen: frozenset[str]
-) -> optax.GradientTransformation:
+) -> Transformation:
     def init(params: Params) -> AdamWState:
         zeros = lambda: jax.tree.map(jnp.zeros_like, _without(params, frozen))  # noqa: E731
-        return AdamWState(jnp.int32(0), zeros(), zeros(), jnp.float32(rate.value(0)), jnp.float32(0))
+        return AdamWState(jnp.int32(0), zeros(), zeros())
 
-    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, AdamWState]:
-        if params is None:
-            raise ValueError("AdamW needs the parameters for their decay: tx.update(grads, state, params)")
-        trained = _without(updates, frozen)
-        norm = global_norm(trained)
+    def norm(grads: Params) -> Array:
+        return global_norm(_without(grads, frozen))
+
+    def update(grads: Params, state: AdamWState, params: Params, norm: Array, good: Array) -> tuple[Params, AdamWState]:
+        trained = _without(grads, frozen)
         if own.clip_norm is not None:
             shrink = jnp.minimum(own.clip_norm / (norm + 1e-6), 1.0)
             trained = jax.tree.map(lambda g: g * shrink, trained)
+        where = functools.partial(jax.lax.select, good)
+        mu = jax.tree.map(lambda m, g: where(own.b1 * m + (1 - own.b1) * g, m), state.mu, trained)
+        nu = jax.tree.map(lambda v, g: where(own.b2 * v + (1 - own.b2) * g * g, v), state.nu, trained)
         count = state.count + 1
-        mu = jax.tree.map(lambda m, g: own.b1 * m + (1 - own.b1) * g, state.mu, trained)
-        nu = jax.tree.map(lambda v, g: own.b2 * v + (1 - own.b2) * g * g, state.nu, trained)
         step, unbias1, unbias2 = rate(state.count), _unbias(own.b1, count), jnp.sqrt(_unbias(own.b2, count))
 
         def change(m, v, p, decayed, scale):
             direction = (m / unbias1) / (jnp.sqrt(v) / unbias2 + own.eps)
-            return -step * scale * (direction + (own.weight_decay * p if decayed else 0.0))
+            return where(p - step * scale * (direction + (own.weight_decay * p if decayed else 0.0)), p)
 
-        changes = jax.tree.map(change, mu, nu, _without(params, frozen), decay, scales)
-        still = {path: jnp.zeros_like(leaf) for path, leaf in _flat(updates).items() if path in frozen}
-        return unflatten_dict(_flat(changes) | still, sep="/"), AdamWState(count, mu, nu, step, norm)
+        changed = jax.tree.map(change, mu, nu, _without(params, frozen), decay, scales)
+        still = {path: leaf for path, leaf in _flat(params).items() if path in frozen}
+        return unflatten_dict(_flat(changed) | still, sep="/"), AdamWState(where(count, state.count), mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    return Transformation(init, norm, lambda state: jnp.asarray(rate(state.count), jnp.float32), update)
 
 
 def _unbias(decay: float, count: Array) -> Array:

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Int
 
 from vmae_jax.spec import ConfigError
+from vmae_jax.train.optim import Transformation
 from vmae_jax.train.spikes import Spikes, empty
 from vmae_jax.types import Batch, Extra, Method, Params
 
@@ -40,7 +40,7 @@ class TrainState:
 
 def make_init(
     method: Method,
-    tx: optax.GradientTransformation,
+    tx: Transformation,
     *,
     ema: bool = False,
     frozen: Callable[[Array, Batch], Params] | None = None,

@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
@@ -34,7 +33,7 @@ class Step:
     """
 
     method: Method
-    tx: optax.GradientTransformation
+    tx: optim.Transformation
     accumulate: int
     ema_decay: float | None
     seed: int
@@ -49,26 +48,22 @@ class Step:
         )
         loss, grads, metrics, carry = self._gradients(state.params, batch, context)
         with jax.named_scope("optimizer"):
-            updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-            norm, rate = optim.gradient_norm(opt_state), optim.learning_rate(opt_state)
-            norm = optim.global_norm(grads) if norm is None else norm
-            params = optax.apply_updates(state.params, updates)
+            norm, rate = self.tx.norm(grads), self.tx.rate(state.opt_state)
+            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+            good, history = self._judge(state, finite, {"loss": loss, "grad_norm": norm})
+            params, opt_state = self.tx.update(grads, state.opt_state, state.params, norm, good)
         extra = self._advance(state, params, carry)
         kept = {name: part for name, part in state.extra.items() if name != "spikes"}
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        good, history = self._judge(state, finite, {"loss": loss, "grad_norm": norm})
-        with jax.named_scope("optimizer"):
-            new = dataclasses.replace(
-                state,
-                step=state.step + 1,
-                params=_choose(good, params, state.params, "the update changed a parameter's"),
-                opt_state=_choose(good, opt_state, state.opt_state, "the optimizer changed its state's"),
-                extra=_choose(good, extra, kept, "Method.advance changed the extra state's") | history,
-                first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
-            )
-        told = {"loss": loss, "grad_norm": norm, "param_norm": optim.global_norm(new.params), "finite": finite}
-        if rate is not None:
-            told["learning_rate"] = rate
+        new = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            extra=_choose(good, extra, kept, "Method.advance changed the extra state's") | history,
+            first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
+        )
+        told = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "finite": finite}
+        told["param_norm"] = optim.global_norm(params)
         if self.spikes is not None:
             told["spike"] = finite & ~good
         if both := told.keys() & metrics.keys():
@@ -146,7 +141,7 @@ class Step:
 
 def make_step(
     method: Method,
-    tx: optax.GradientTransformation,
+    tx: optim.Transformation,
     *,
     accumulate: int = 1,
     ema_decay: float | None = None,
