@@ -152,7 +152,7 @@ def test_the_command_ends_when_it_is_told_to_and_asks_for_open(service):
     worker = start(f"--dispatcher={address}", "--workers=1")
     first_line(worker)
     worker.send_signal(signal.SIGTERM)
-    out, _ = worker.communicate(timeout=60)
+    out, _ = worker.communicate(timeout=180)
     assert worker.returncode == 0
     assert '"role": "worker"' in out
     command = [sys.executable, "-m", "vmae_jax", "data", "serve"]

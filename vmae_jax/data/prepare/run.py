@@ -33,12 +33,14 @@ class Plan:
       timeout: seconds in which a decoder has to give the next frame.
 
     Raises:
-      ConfigError: no videos, or another preparation lies in that place.
+      ConfigError: no videos, a number that makes no sense, or another preparation lies in that place.
     """
 
     def __init__(
         self, origin: Origin, layout: Layout, options: Options, *, shards: int | None = None, timeout: float = 60.0
     ) -> None:
+        if timeout <= 0:  # 0 would be no limit at all
+            raise ConfigError(f"timeout={timeout:g}: above 0, in seconds")
         self.layout, self.options, self._timeout = layout, options, timeout
         self.inputs: Inputs = open_inputs(origin, scratch=os.fspath(layout.work))
         count = len(self.inputs.keys)

@@ -83,6 +83,8 @@ def validate(
     """
     if least < 1 or (sample is not None and sample < 1):
         raise ConfigError(f"frames={least}, sample={sample}: at least 1")
+    if timeout <= 0:  # 0 would be no limit at all
+        raise ConfigError(f"timeout={timeout:g}: above 0, in seconds")
     with tempfile.TemporaryDirectory() as scratch:
         inputs = open_inputs(origin, scratch=scratch)
         order = range(len(inputs.keys))
