@@ -87,7 +87,7 @@ class Opened:
     def memory(self, rows: Sequence[int]) -> Budget:
         """The host memory that the clips take, and batches of these rows on their way."""
         size = self.clips[0].nbytes * len(rows)
-        return Budget(0, 0, decoders=0, clips=self.clips.nbytes, batches=3 * size, limit=available_memory())
+        return Budget(0, 0, decoders=0, records=0, clips=self.clips.nbytes, batches=3 * size, limit=available_memory())
 
     def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches":
         """Batches without end; every clip once an epoch, in an order of its own."""
