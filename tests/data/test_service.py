@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import shutil
 import signal
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmae_jax import spec
+from vmae_jax.commands import serve
 from vmae_jax.data.served import windows
 from vmae_jax.spec import ConfigError
 
@@ -144,6 +146,15 @@ def test_mistakes_before_anything_is_served(video_folder):
             opened(video_folder, service=f"localhost:{port}").batches(rows=range(8), seed=0)
     with pytest.raises(ConfigError, match="'somewhere' is not HOST:PORT"):
         opened(video_folder, service="somewhere").batches(rows=range(8), seed=0)
+
+
+def test_a_signal_that_comes_before_the_wait_ends_it_and_none_finds_a_lock_held():
+    before = signal.getsignal(signal.SIGTERM)
+    with serve._told_to_stop() as wait:
+        for _ in range(3):  # nor does a second one hurt
+            os.kill(os.getpid(), signal.SIGTERM)
+        wait()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
 """`vmae data serve`: a dispatcher of the tf.data service, or a worker that decodes for it, until it is stopped."""
 
 import argparse
+import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     from vmae_jax.data import service
 
-    with _until_stopped() as stopped:
+    with _told_to_stop() as wait:
         if args.dispatcher is None:
             server: Any = service.start_dispatcher(args.port)
             told = {"role": "dispatcher", "port": server.port}
@@ -48,17 +48,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             told = {"role": "worker", "dispatcher": args.dispatcher}
             text = f"decoding for {args.dispatcher}"
         print(f"{text} (SIGTERM or Ctrl-C ends it)", file=sys.stderr, flush=True)
-        stopped.wait()
+        wait()
         server.stop()
     return told
 
 
 @contextmanager
-def _until_stopped() -> Iterator[threading.Event]:
-    stopped = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+def _told_to_stop() -> Iterator[Callable[[], object]]:
+    """Gives what returns once SIGTERM or SIGINT came.
+
+    By a pipe: a handler that sets a `threading.Event` waits for a lock which the `wait` that it interrupted may hold.
+    """
+    reading, writing = os.pipe()
+    before = {
+        number: signal.signal(number, lambda *_: os.write(writing, b".")) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
-        yield stopped
+        yield lambda: os.read(reading, 1)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)
