@@ -10,21 +10,18 @@ import json
 import logging
 import os
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vmae_jax.runtime.allocator import keep_freed_memory
+from vmae_jax.runtime.leaving import leave
 from vmae_jax.runtime.virtual_devices import patient
 from vmae_jax.spec import ConfigError, allow_plugins
 
 __all__ = ["main"]
 
 RESUME = 75
-PATIENCE = 5.0  # seconds for threads that a command left behind
-
-
 class _Parser(argparse.ArgumentParser):
     """Reports mistakes as everything else does, instead of printing the usage and leaving."""
 
@@ -36,24 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. Without `argv` it is the process, which then ends."""
     status = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None and status:
-        _leave(status)
+        leave(status)
     return status
-
-
-def _leave(status: int) -> None:
-    """Ends the process where threads stay behind, which Python would wait for.
-
-    Orbax leaves some after a save that failed: they wait ten minutes for what will not come, and whoever would
-    start the command again waits with them.
-    """
-    end = time.monotonic() + PATIENCE
-    left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    for thread in left:
-        thread.join(max(0.0, end - time.monotonic()))
-    if any(thread.is_alive() for thread in left):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 def _run(arguments: list[str]) -> int:
@@ -231,7 +212,7 @@ def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
-    _keep_freed_memory()
+    keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
     from vmae_jax.commands import config, experiment, train
     from vmae_jax.io.paths import Workdir
     from vmae_jax.runtime import watchdog
@@ -276,13 +257,6 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError("vmae plan: --sweep varies micro-batches, --largest the batch: one of them at a time")
         return sweep.run(chosen, topology_name=args.topology, tries=args.tries)
     return plan.run(chosen, topology_name=args.topology, largest=args.largest)
-
-
-def _keep_freed_memory() -> None:
-    """Before anything imports JAX, whose threads take the allocator as it is then."""
-    from vmae_jax.runtime.allocator import keep_freed_memory
-
-    keep_freed_memory()
 
 
 def _features(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from vmae_jax.runtime.allocator import keep_freed_memory
 from vmae_jax.spec import ConfigError
 
 __all__ = ["add_commands"]
@@ -38,8 +39,6 @@ def add_commands(benches: Any, command: Callable[..., Any], config_arguments: Ca
 
 
 def _config(args: argparse.Namespace, what: str) -> Any:
-    from vmae_jax.runtime.allocator import keep_freed_memory
-
     keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
     from vmae_jax.commands import config
 

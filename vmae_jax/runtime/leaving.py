@@ -1,0 +1,26 @@
+"""The end of a command whose libraries leave threads behind."""
+
+import os
+import sys
+import threading
+import time
+
+__all__ = ["leave"]
+
+PATIENCE = 5.0  # seconds for threads that are about to end
+
+
+def leave(status: int) -> None:
+    """Ends the process where threads stay behind, which Python would wait for; otherwise returns.
+
+    Orbax leaves some after a save that failed: they wait ten minutes for what will not come, and whoever would
+    start the command again waits with them.
+    """
+    end = time.monotonic() + PATIENCE
+    left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    for thread in left:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in left):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
