@@ -22,6 +22,8 @@ from vmae_jax.spec import ConfigError, allow_plugins
 __all__ = ["main"]
 
 RESUME = 75
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports mistakes as everything else does, instead of printing the usage and leaving."""
 
