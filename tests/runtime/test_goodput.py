@@ -42,3 +42,13 @@ def test_going_back_turns_what_was_trained_since_into_loss():
     assert sum(seconds.values()) == 5 + 22
     phases["step"] += 1.0
     assert account.seconds()["trained"] == 16.0
+
+
+def test_the_seconds_of_a_start_are_not_also_those_of_being_down(monkeypatch):
+    monkeypatch.setattr("vmae_jax.runtime.goodput.time.time", lambda: 1100.0)
+    rows = [{"kind": "event", "event": EVENT, "step": 5, "time": 1040.0, "trained": 40.0}]
+    account = Account(lambda: {"": 8.0, "restore": 2.0})  # began at 1090
+    account.carry(carried(rows, 5, account.began()))
+    seconds = account.seconds()
+    assert (seconds["trained"], seconds["down"], seconds["started"]) == (40.0, 50.0, 10.0)
+    assert sum(seconds.values()) == 100.0  # 1000 to 1100

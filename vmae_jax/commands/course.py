@@ -149,7 +149,7 @@ class Course:
     def _carry(self, rows: Sequence[Any] | None, start: int) -> None:
         """Takes over what earlier attempts took; going back within this one keeps its own marks."""
         if rows is not None:
-            self._account.carry(goodput.carried(rows, start))
+            self._account.carry(goodput.carried(rows, start, self._account.began()))
             self._account.mark(start)
 
     def _fresh(self) -> TrainState:

@@ -48,6 +48,10 @@ class Account:
         own = {kind: sum(phases.get(name, 0.0) for name in names) for kind, names in KINDS.items()}
         return {kind: self._before[kind] + own[kind] for kind in KINDS}
 
+    def began(self) -> float:
+        """When this process began to count, in seconds since 1970: until then the run was down."""
+        return time.time() - sum(self._spent().values())
+
     def mark(self, step: int) -> None:
         """Remembers the account at a step that the run may go back to."""
         self._at[step] = self.seconds()
@@ -68,7 +72,7 @@ def carried(rows: Sequence[Mapping[str, Any]], start: int, now: float | None = N
     Args:
       rows: of `metrics.jsonl`, as they were before those past `start` were dropped.
       start: the step of the checkpoint; 0 to begin anew.
-      now: seconds since 1970.
+      now: when this attempt began (`Account.began`), in seconds since 1970.
     """
     rows = [row for row in rows if isinstance(row.get("time"), int | float)]
     if not rows:
