@@ -26,10 +26,10 @@ def command(workdir, *more):
 
 def environment(**more):
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "VMAE_HEARTBEAT": "10"} | more
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "VMAE_HEARTBEAT": "60"} | more
 
 
-def start(workdir, *more, log, heartbeat="10"):
+def start(workdir, *more, log, heartbeat="60"):
     """Two processes of one job, without a supervisor."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
