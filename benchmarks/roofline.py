@@ -85,7 +85,8 @@ def cpu(rounds: int = 7) -> tuple[float, float]:
         a = add(a, b).block_until_ready()
         return 3 * b.nbytes / (time.perf_counter() - began)
 
-    product(), moved()
+    product()
+    moved()
     taken = [(1e12 / product(), moved()) for _ in range(rounds)]
     rates, bandwidths = zip(*taken, strict=True)
     return statistics.median(rates), statistics.median(bandwidths)
