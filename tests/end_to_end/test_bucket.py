@@ -113,3 +113,17 @@ def test_a_run_in_a_bucket_is_stopped_killed_and_damaged_and_ends_as_one_on_a_di
     report = [sys.executable, "-m", "vmae_jax", "report", "--workdir=gs://bucket/run"]
     subprocess.run(report, env=os.environ | cloud.environment, check=True, timeout=LIMIT, stdout=subprocess.DEVNULL)
     assert b"</html>" in cloud.objects["bucket", "run/report.html"][1]
+
+
+def test_a_bucket_that_takes_nothing_more_is_told_and_the_same_command_resumes(cloud):
+    process = start(cloud, "gs://bucket")
+    until_saved(cloud, EVERY, process)
+    cloud.refused = True
+    status, told = ended(process)
+    assert status == 75, told[-2000:]
+    assert "was not saved in gs://bucket/run/checkpoints" in told
+    kept = checkpoints(cloud)
+    cloud.refused = False
+    status, told = ended(start(cloud, "gs://bucket"))
+    assert status == 0, told[-2000:]
+    assert f"resumed at step {kept[-1]}" in told

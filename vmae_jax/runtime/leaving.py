@@ -19,7 +19,8 @@ def leave(status: int) -> None:
     end = time.monotonic() + PATIENCE
     left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
     for thread in left:
-        thread.join(max(0.0, end - time.monotonic()))
+        # Orbax's own `join` raises where the time is up, and what its thread raised.
+        threading.Thread.join(thread, max(0.0, end - time.monotonic()))
     if any(thread.is_alive() for thread in left):
         sys.stdout.flush()
         sys.stderr.flush()
