@@ -36,7 +36,6 @@ DECAY = {
     "time_table": False,
     "query": False,
     "prefix_token": False,
-    "prefix_table": False,
 }
 POSITIONS = ("table", "space_table", "time_table", "prefix_token")
 BLOCKS = "encoder/blocks/"
