@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +63,31 @@ def forms(size: str, *, dual: bool, **model: Any) -> tuple[Any, Method, Method]:
     return ours.model, Method(init=ours.init, loss=ours.loss, features=ours.features), reference(ours)
 
 
-def cost(size: str, *, dual: bool, published: bool) -> dict[str, flops.Cost]:
-    """Of one clip's forward pass, by part."""
-    model, *both = forms(size, dual=dual)
-    method, shapes = both[published], batch(model)
+class Counted(NamedTuple):
+    """A network's forward pass over a batch.
+
+    Attributes:
+      params: their shapes.
+      parts: its cost by part.
+    """
+
+    model: Any
+    params: Any
+    parts: dict[str, flops.Cost]
+
+
+def counted(size: str, *, dual: bool, published: bool, clips: int = 1, **model: Any) -> Counted:
+    """Traces the forward pass of `clips` clips and counts it."""
+    made, *both = forms(size, dual=dual, **model)
+    method, shapes = both[published], batch(made, clips)
     params = unbox(jax.eval_shape(lambda b: method.init(jax.random.key(0), b)[0], shapes))
     context = Context(key=jax.random.key(0), step=jnp.int32(0))
-    return flops.by_part(lambda p, b: method.loss(p, b, context), params, shapes)
+    return Counted(made, params, flops.by_part(lambda p, b: method.loss(p, b, context), params, shapes))
+
+
+def cost(size: str, *, dual: bool, published: bool) -> dict[str, flops.Cost]:
+    """Of one clip's forward pass, by part."""
+    return counted(size, dual=dual, published=published).parts
 
 
 def total(parts: dict[str, flops.Cost]) -> flops.Cost:

@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.costs import SIZES, batch, forms
+from benchmarks.costs import SIZES, counted, total
 from vmae_jax.bench.step import matmul_peak
 from vmae_jax.plan import flops
 from vmae_jax.plan.topology import CHIPS
-from vmae_jax.train.sharding import unbox
-from vmae_jax.types import Context
 
 ADAMW_PASSES = 7  # parameters and two moments read and written, the gradient read; each 4 bytes a parameter
 
@@ -65,8 +63,8 @@ def devices() -> tuple[Device, ...]:
     v5e, v5p = CHIPS["v5e"], CHIPS["v5p"]
     return (
         Device("this CPU, 4 clips", *cpu(), "float32", 4),
-        # nvidia.com, H200 data sheet: dense bfloat16 of the SXM form, and 4.8 TB/s.
-        Device("H200, 32 clips", 989e12, 4.8e12, "bfloat16", 32),
+        # nvidia.com, H200 data sheet, SXM form: 4.8 TB/s.
+        Device("H200, 32 clips", flops.PEAKS["NVIDIA H200"], 4.8e12, "bfloat16", 32),
         Device("v5e, 32 clips", v5e.flops, v5e.hbm_bandwidth, "bfloat16", 32),
         Device("v5p, 32 clips", v5p.flops, v5p.hbm_bandwidth, "bfloat16", 32),
         Device("v5p, 32 clips, attention unfused", v5p.flops, v5p.hbm_bandwidth, "bfloat16", 32, fused=False),
@@ -94,15 +92,11 @@ def cpu(rounds: int = 7) -> tuple[float, float]:
 
 def work(size: str, device: Device) -> Work:
     """Of our form of dual masking: three products for each of the forward pass, over all clips of the step."""
-    model, method, _ = forms(size, dual=True, dtype=device.dtype)
-    shapes = batch(model, device.clips)
-    params = unbox(jax.eval_shape(lambda b: method.init(jax.random.key(0), b)[0], shapes))
-    context = Context(key=jax.random.key(0), step=jnp.int32(0))
-    parts = flops.by_part(lambda p, b: method.loss(p, b, context), params, shapes)
+    model, params, parts = counted(size, dual=True, published=False, clips=device.clips, dtype=device.dtype)
     moved = sum(_bytes(part, cost, model, device) for part, cost in parts.items())
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    total = 3 * moved + 4 * ADAMW_PASSES * weights
-    return Work(3 * sum(cost.flops for cost in parts.values()) / device.clips, total / device.clips)
+    bytes_moved = 3 * moved + 4 * ADAMW_PASSES * weights
+    return Work(3 * total(parts).flops / device.clips, bytes_moved / device.clips)
 
 
 def _bytes(part: str, cost: flops.Cost, model: Any, device: Device) -> float:
