@@ -59,7 +59,7 @@ class Step:
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            extra=_choose(good, extra, kept, "Method.advance changed the extra state's") | history,
+            extra=_choose(good, extra, kept) | history,
             first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
         )
         told = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "finite": finite}
@@ -289,8 +289,8 @@ def _means(loss: Loss) -> Metrics:
     return terms | {name: _ratio(mean.total, mean.count) for name, mean in loss.metrics.items()}
 
 
-def _choose(finite: Bool[Array, ""], new: Any, old: Any, what: str) -> Any:
-    """`new` where finite, else `old`, bit for bit."""
+def _choose(good: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """The extra state: `new` where the step is taken, else `old`, bit for bit."""
     forms = [
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
@@ -303,5 +303,5 @@ def _choose(finite: Bool[Array, ""], new: Any, old: Any, what: str) -> Any:
         told = "; ".join(
             f"{path} from {forms[0].get(path, 'absent')} to {forms[1].get(path, 'absent')}" for path in wrong
         )
-        raise ValueError(f"{what} shapes, dtypes or structure: {told}")
-    return jax.tree.map(lambda n, o: jax.lax.select(finite, n, o), new, old)
+        raise ValueError(f"Method.advance changed the extra state's shapes, dtypes or structure: {told}")
+    return jax.tree.map(lambda n, o: jax.lax.select(good, n, o), new, old)
