@@ -1,9 +1,9 @@
 """One host of a small job, for tests: the real step, loop, checkpoints and signals, around a toy method.
 
-    python pod_host.py WORKDIR STEPS SECONDS_A_STEP
+    python pod_host.py WORKDIR STEPS SECONDS_A_STEP SECONDS_A_LISTING
 
 The job is in the environment, as for `vmae train`; tests/train is on PYTHONPATH. Process 0
-writes rows to WORKDIR/rows.jsonl.
+writes rows to WORKDIR/rows.jsonl; the others list checkpoints so much later than it.
 """
 
 import json
@@ -49,13 +49,25 @@ class Batches:
         return []
 
 
-def main(folder: pathlib.Path, steps: int, pause: float) -> int:
+class Slow(Checkpoints):
+    """Checkpoints that all processes but the first list late."""
+
+    late = 0.0
+
+    def steps(self):
+        if jax.process_index():
+            time.sleep(self.late)
+        return super().steps()
+
+
+def main(folder: pathlib.Path, steps: int, pause: float, late: float) -> int:
     distributed.start()
     method, spec = toy(), spec_of(toy_batch(CLIPS))
     tx = toy_tx(method, spec)
     mesh = sharding.make_mesh()
     init = make_init(method, tx, ema=True)
-    saver = Checkpoints(folder / "checkpoints")
+    saver = Slow(folder / "checkpoints")
+    saver.late = late
     start, skipped = 0, []
     if saver.latest() is None:
         state, placement = sharding.create(init, jax.random.key(0), spec, mesh)
@@ -90,4 +102,4 @@ def main(folder: pathlib.Path, steps: int, pause: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    sys.exit(main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])))

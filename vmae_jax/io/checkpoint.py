@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -289,23 +290,38 @@ class Checkpoints:
         return self._manager
 
     def _set_aside(self, step: int) -> None:
-        """Moves away what would stand in the way of `step` or be taken for a good one."""
+        """Moves away what would stand in the way of `step` or be taken for a good one.
+
+        Process 0 looks and moves, and says what it did: another one that looked later would find
+        nothing to move, and not wait where process 0 does.
+        """
+        failure: Exception | None = None
+        moved = 0
+        if jax.process_index() == 0:
+            try:
+                moved = self._move_aside(step)
+            except Exception as error:
+                failure, moved = error, -1
+        if jax.process_count() > 1:
+            moved = int(multihost_utils.broadcast_one_to_all(np.int32(moved)))
+        if moved < 0:
+            raise failure or RuntimeError("process 0 could not move what stands in its way")
+        if moved:
+            self._damaged.clear()
+            if self._manager is not None:
+                self._manager.reload()
+
+    def _move_aside(self, step: int) -> int:
+        """Does so, and counts."""
         whole = set(self.steps()) - self._damaged
         doomed = [number for number in numbers(self.path) if number >= step or number not in whole]
-        if not doomed:
-            return
-        if jax.process_index() == 0:
-            folder = self.path / _ASIDE
+        folder = self.path / _ASIDE
+        for number in doomed:
             folder.mkdir(parents=True, exist_ok=True)
-            for number in doomed:
-                turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{number}-"))
-                move(self.path / str(number), folder / f"{number}-{turn}", first=WHOLE)
-                log.warning("checkpoint %d of %s was moved to %s", number, self.path, folder / f"{number}-{turn}")
-        self._damaged.clear()
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"vmae checkpoints aside {step}")
-        if self._manager is not None:
-            self._manager.reload()
+            turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{number}-"))
+            move(self.path / str(number), folder / f"{number}-{turn}", first=WHOLE)
+            log.warning("checkpoint %d of %s was moved to %s", number, self.path, folder / f"{number}-{turn}")
+        return len(doomed)
 
 
 def _remove(folder: epath.Path) -> None:
