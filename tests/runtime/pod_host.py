@@ -1,9 +1,9 @@
 """One host of a small job, for tests: the real step, loop, checkpoints and signals, around a toy method.
 
-    python pod_host.py WORKDIR STEPS SECONDS_A_STEP SECONDS_A_LISTING
+    python pod_host.py WORKDIR STEPS SECONDS_A_STEP SECONDS_LATE
 
 The job is in the environment, as for `vmae train`; tests/train is on PYTHONPATH. Process 0
-writes rows to WORKDIR/rows.jsonl; the others list checkpoints so much later than it.
+writes rows to WORKDIR/rows.jsonl; the others come later than it to where a save clears its way.
 """
 
 import json
@@ -15,7 +15,7 @@ import jax
 from toy_method import spec_of, toy, toy_batch, toy_tx
 
 from vmae_jax.data.device import host_rows, to_device
-from vmae_jax.io import replicas
+from vmae_jax.io import aside, replicas
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.runtime import distributed
 from vmae_jax.runtime.preemption import Preemption
@@ -49,25 +49,26 @@ class Batches:
         return []
 
 
-class Slow(Checkpoints):
-    """Checkpoints that all processes but the first list late."""
+def late(seconds: float):
+    """All processes but the first look so much later for steps that are in the way of a save."""
+    on_time = aside.move_aside
 
-    late = 0.0
-
-    def steps(self):
+    def move_aside(*args):
         if jax.process_index():
-            time.sleep(self.late)
-        return super().steps()
+            time.sleep(seconds)
+        return on_time(*args)
+
+    aside.move_aside = move_aside
 
 
-def main(folder: pathlib.Path, steps: int, pause: float, late: float) -> int:
+def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int:
+    late(lateness)
     distributed.start()
     method, spec = toy(), spec_of(toy_batch(CLIPS))
     tx = toy_tx(method, spec)
     mesh = sharding.make_mesh()
     init = make_init(method, tx, ema=True)
-    saver = Slow(folder / "checkpoints")
-    saver.late = late
+    saver = Checkpoints(folder / "checkpoints")
     start, skipped = 0, []
     if saver.latest() is None:
         state, placement = sharding.create(init, jax.random.key(0), spec, mesh)

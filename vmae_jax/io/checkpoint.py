@@ -13,22 +13,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from vmae_jax.io import fingerprint, layout, shared
-from vmae_jax.io.paths import absolute, in_bucket, move
+from vmae_jax.io import aside, fingerprint, layout, shared
+from vmae_jax.io.paths import absolute, in_bucket
 from vmae_jax.io.stored import (
     META,
     STATE,
-    WHOLE,
     DamagedCheckpointError,
     common,
     locate,
-    numbers,
     read_meta,
     read_newest,
     read_tree,
@@ -50,7 +46,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-_TRASH, _ASIDE = "trash", "aside"
+_TRASH = "trash"
 _SLOW = 10.0  # seconds of a save after which training that waits for it says why
 
 
@@ -125,8 +121,15 @@ class Checkpoints:
         return whole_steps(self.path)
 
     def latest(self) -> int | None:
-        """The newest whole step; None where there is none."""
-        return max(self.steps(), default=None)
+        """The newest whole step, the same on every process; None where there is none.
+
+        Waits for the one being written, if any.
+
+        Raises:
+          SaveError: that failed.
+        """
+        self._settle(block=True)
+        return max(common(self.steps()), default=None)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
         """Starts to save `state`; `poll` or `wait` say when it is committed.
@@ -170,7 +173,10 @@ class Checkpoints:
         )
         self._pending, self._began = step, time.monotonic()
         try:
-            self._set_aside(step)
+            if aside.move_aside(self.path, step, self._damaged):
+                self._damaged.clear()
+                if self._manager is not None:
+                    self._manager.reload()
             shared.write(frozen, {name: leaves[name] for name in still})
             if not self._open().save(step, args=args, force=True):
                 raise RuntimeError("the checkpoint manager declined")
@@ -288,40 +294,6 @@ class Checkpoints:
             )
             self._manager = ocp.CheckpointManager(self.path, options=options)
         return self._manager
-
-    def _set_aside(self, step: int) -> None:
-        """Moves away what would stand in the way of `step` or be taken for a good one.
-
-        Process 0 looks and moves, and says what it did: another one that looked later would find
-        nothing to move, and not wait where process 0 does.
-        """
-        failure: Exception | None = None
-        moved = 0
-        if jax.process_index() == 0:
-            try:
-                moved = self._move_aside(step)
-            except Exception as error:
-                failure, moved = error, -1
-        if jax.process_count() > 1:
-            moved = int(multihost_utils.broadcast_one_to_all(np.int32(moved)))
-        if moved < 0:
-            raise failure or RuntimeError("process 0 could not move what stands in its way")
-        if moved:
-            self._damaged.clear()
-            if self._manager is not None:
-                self._manager.reload()
-
-    def _move_aside(self, step: int) -> int:
-        """Does so, and counts."""
-        whole = set(self.steps()) - self._damaged
-        doomed = [number for number in numbers(self.path) if number >= step or number not in whole]
-        folder = self.path / _ASIDE
-        for number in doomed:
-            folder.mkdir(parents=True, exist_ok=True)
-            turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{number}-"))
-            move(self.path / str(number), folder / f"{number}-{turn}", first=WHOLE)
-            log.warning("checkpoint %d of %s was moved to %s", number, self.path, folder / f"{number}-{turn}")
-        return len(doomed)
 
 
 def _remove(folder: epath.Path) -> None:

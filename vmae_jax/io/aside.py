@@ -1,0 +1,52 @@
+"""Steps that would stand in the way of a save, or be taken for good ones, are moved to `aside/`, never deleted."""
+
+import logging
+from collections.abc import Collection
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from vmae_jax.io.paths import move
+from vmae_jax.io.stored import WHOLE, numbers, whole_steps
+
+__all__ = ["move_aside"]
+
+log = logging.getLogger(__name__)
+_FOLDER = "aside"
+
+
+def move_aside(path: epath.Path, step: int, damaged: Collection[int]) -> bool:
+    """Moves the steps of `path` at or after `step`, the `damaged` and the half deleted ones.
+
+    Every process takes part, and all are told whether there was any. Process 0 alone looks: another one that
+    looked later would find nothing to move any more, and not wait where process 0 does.
+
+    Raises:
+      Exception: process 0 could not move one; on it, its own error.
+    """
+    failure: Exception | None = None
+    moved = 0
+    if jax.process_index() == 0:
+        try:
+            moved = _move(path, step, damaged)
+        except Exception as error:
+            failure, moved = error, -1
+    if jax.process_count() > 1:
+        moved = int(multihost_utils.broadcast_one_to_all(np.int32(moved)))
+    if moved < 0:
+        raise failure or RuntimeError("process 0 could not move away an older checkpoint")
+    return moved > 0
+
+
+def _move(path: epath.Path, step: int, damaged: Collection[int]) -> int:
+    whole = set(whole_steps(path)) - set(damaged)
+    doomed = [number for number in numbers(path) if number >= step or number not in whole]
+    folder = path / _FOLDER
+    for number in doomed:
+        folder.mkdir(parents=True, exist_ok=True)
+        turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{number}-"))
+        move(path / str(number), folder / f"{number}-{turn}", first=WHOLE)
+        log.warning("checkpoint %d of %s was moved to %s", number, path, folder / f"{number}-{turn}")
+    return len(doomed)
