@@ -15,7 +15,7 @@ from typing import Any
 
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
-from vmae_jax.spec import calls, from_json, to_json
+from vmae_jax.spec import ConfigError, calls, from_json, overrides, to_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 V5P = 459e12  # FLOPs a second of a TPU v5p, bfloat16
@@ -36,7 +36,10 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=V5P, help="FLOPs a second of a chip (default: a TPU v5p)")
     parser.add_argument("--videos", type=int, help="of a pass, in place of the paper's data")
     args, others = parser.parse_known_args()
-    changes = [change(other) for other in others]
+    try:
+        changes = overrides(others)
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
     table = list(csv.DictReader((ROOT / "configs" / "recipes.csv").open()))
     out = csv.writer(sys.stdout)
     out.writerow(["config", "videos", "steps", "PFLOPs_a_step", "chip_hours"])
@@ -45,14 +48,6 @@ def main() -> None:
             continue
         out.writerow(cost(row["config"], args.utilisation * args.peak, args.videos, changes))
         sys.stdout.flush()
-
-
-def change(flag: str) -> tuple[str, str]:
-    """("train.length.epochs", "800") of --config.train.length.epochs=800."""
-    key, equals, value = flag.removeprefix("--config.").partition("=")
-    if not flag.startswith("--config.") or not equals:
-        raise SystemExit(f"{flag}: a row, or --config.KEY=VALUE")
-    return key, value
 
 
 def cost(name: str, speed: float, videos: int | None, changes: list[tuple[str, str]]) -> list[object]:

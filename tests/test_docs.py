@@ -53,6 +53,7 @@ def test_commands_exist_and_name_configs_that_exist(path):
     """Every `vmae …` line parses as the command does, and its config and overrides are accepted."""
     from vmae_jax import cli
     from vmae_jax.commands.config import load_config
+    from vmae_jax.spec import overrides
 
     sys.path.insert(0, str(ROOT))
     parser = cli._parser()
@@ -60,8 +61,9 @@ def test_commands_exist_and_name_configs_that_exist(path):
     for line in lines:
         if line.startswith("vmae "):
             args, rest = parser.parse_known_args(shlex.split(line.replace("=…", "=x"))[1:])
-            overrides = cli._overrides(rest, accepted=hasattr(args, "config"))
+            assert not rest or hasattr(args, "config"), line
+            changes = overrides(rest)
             if getattr(args, "config", None):
-                load_config(str(ROOT / args.config), overrides)
+                load_config(str(ROOT / args.config), changes)
         elif line.startswith("bash "):
             assert (ROOT / line.split()[1]).exists(), line

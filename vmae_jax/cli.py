@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from vmae_jax.runtime.allocator import keep_freed_memory
 from vmae_jax.runtime.leaving import leave
 from vmae_jax.runtime.virtual_devices import patient
-from vmae_jax.spec import ConfigError, allow_plugins
+from vmae_jax.spec import ConfigError, allow_plugins, overrides
 
 __all__ = ["main"]
 
@@ -47,7 +47,9 @@ def _run(arguments: list[str]) -> int:
     try:
         parser = _parser()
         args, rest = parser.parse_known_args(arguments)
-        args.overrides = _overrides(rest, accepted=hasattr(args, "config"))
+        if rest and not hasattr(args, "config"):
+            raise ConfigError(f"vmae: unknown argument {rest[0]!r}; --help lists those there are")
+        args.overrides = overrides(rest)
         allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
         result = args.command(args)
     except SystemExit as end:  # --help
@@ -195,22 +197,6 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize", action="store_true", help="resample cubes, channels and positions that differ")
     parser.add_argument("--inflation", default="average", help="of an image model's cubes: average or central")
     parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
-
-
-def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
-    """The `--config.a.b=value` among the arguments (also written `--config.a.b value`)."""
-    overrides = []
-    items = iter(rest)
-    for item in items:
-        if not item.startswith("--config.") or not accepted:
-            raise ConfigError(f"vmae: unknown argument {item!r}; --help lists those there are")
-        path, given, value = item.removeprefix("--config.").partition("=")
-        if not given:
-            value = next(items, None)
-            if value is None:
-                raise ConfigError(f"vmae: {item} needs a value: {item}=VALUE")
-        overrides.append((path, value))
-    return overrides
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:

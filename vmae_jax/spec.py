@@ -27,7 +27,18 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-__all__ = ["ConfigError", "allow_plugins", "build", "call", "calls", "did_you_mean", "from_json", "resolve", "to_json"]
+__all__ = [
+    "ConfigError",
+    "allow_plugins",
+    "build",
+    "call",
+    "calls",
+    "did_you_mean",
+    "from_json",
+    "overrides",
+    "resolve",
+    "to_json",
+]
 
 ROOT = "vmae_jax"
 CALL = "call"
@@ -212,6 +223,26 @@ def _check_names(name: str, given: Iterable[str], parameters: Mapping[str, inspe
         if key not in parameters and not open_ended:
             taken = ", ".join(parameters) or "none"
             raise ConfigError(f"{name} has no argument {key!r}{did_you_mean(key, parameters)}; it takes {taken}")
+
+
+def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
+    """("a.b", "value") of each `--config.a.b=value`, also written `--config.a.b value`.
+
+    Raises:
+      ConfigError: any other argument, or one without a value.
+    """
+    found = []
+    items = iter(arguments)
+    for item in items:
+        if not item.startswith("--config."):
+            raise ConfigError(f"vmae: unknown argument {item!r}; --help lists those there are")
+        path, given, value = item.removeprefix("--config.").partition("=")
+        if not given:
+            value = next(items, None)
+            if value is None:
+                raise ConfigError(f"vmae: {item} needs a value: {item}=VALUE")
+        found.append((path, value))
+    return found
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from vmae_jax.spec import ConfigError
 
-__all__ = ["CODECS", "FORMATS", "Options", "options"]
+__all__ = ["CODECS", "FORMATS", "Options", "check_timeout", "options"]
 
 CODECS = ("keep", "h264", "jpeg")
 FORMATS = ("array_record", "tfrecord")
@@ -77,3 +77,9 @@ def options(
         if value is not None and not least <= value < 1e6:
             raise ConfigError(f"{name}={value}: at least {least}")
     return Options(codec, chosen, short_side, rate, seconds, gop, sound, file_format)
+
+
+def check_timeout(timeout: float) -> None:
+    """Raises ConfigError for a limit of no time, which `child.alarm` would take for none at all."""
+    if timeout <= 0:
+        raise ConfigError(f"timeout={timeout:g}: above 0, in seconds")

@@ -12,7 +12,7 @@ from etils import epath
 from vmae_jax.data.faults import TooManyBadVideos
 from vmae_jax.data.prepare import metadata
 from vmae_jax.data.prepare.inputs import Inputs, Origin, open_inputs
-from vmae_jax.data.prepare.options import Options
+from vmae_jax.data.prepare.options import Options, check_timeout
 from vmae_jax.data.prepare.shards import Layout, ShardJob, deal, default_shards
 from vmae_jax.spec import ConfigError
 
@@ -39,8 +39,7 @@ class Plan:
     def __init__(
         self, origin: Origin, layout: Layout, options: Options, *, shards: int | None = None, timeout: float = 60.0
     ) -> None:
-        if timeout <= 0:  # 0 would be no limit at all
-            raise ConfigError(f"timeout={timeout:g}: above 0, in seconds")
+        check_timeout(timeout)
         self.layout, self.options, self._timeout = layout, options, timeout
         self.inputs: Inputs = open_inputs(origin, scratch=os.fspath(layout.work))
         count = len(self.inputs.keys)

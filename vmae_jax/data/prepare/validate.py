@@ -26,6 +26,7 @@ from vmae_jax.data.pictures import quarter_turns
 from vmae_jax.data.prepare.child import alarm
 from vmae_jax.data.prepare.inputs import Origin, Part, open_inputs
 from vmae_jax.data.prepare.local import run_jobs
+from vmae_jax.data.prepare.options import check_timeout
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 
@@ -83,8 +84,7 @@ def validate(
     """
     if least < 1 or (sample is not None and sample < 1):
         raise ConfigError(f"frames={least}, sample={sample}: at least 1")
-    if timeout <= 0:  # 0 would be no limit at all
-        raise ConfigError(f"timeout={timeout:g}: above 0, in seconds")
+    check_timeout(timeout)
     with tempfile.TemporaryDirectory() as scratch:
         inputs = open_inputs(origin, scratch=scratch)
         order = range(len(inputs.keys))
