@@ -52,7 +52,12 @@ SECOND = dataclasses.replace(
 # The third: the second with a longer pre-training, on other clips.
 SETTING = dataclasses.replace(SECOND, scene={**SECOND.scene, "seed": 3}, steps=5000)
 
-REGISTRATIONS = {"1": FIRST, "2": SECOND, "3": SETTING}
+# The fourth: the third with students that have a pre-training of their own, on other clips again.
+FOURTH = dataclasses.replace(
+    SETTING, scene={**SETTING.scene, "seed": 4}, counts=(100, 2000), middle=100, student_pretrained=True
+)
+
+REGISTRATIONS = {"1": FIRST, "2": SECOND, "3": SETTING, "4": FOURTH}
 
 # The whole of it in a minute, to see that it runs; its numbers mean nothing.
 SMOKE = dataclasses.replace(

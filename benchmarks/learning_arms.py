@@ -21,10 +21,12 @@ from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, MaskPlan, Method
 
 __all__ = [
+    "LADDER",
     "LONG",
     "MAIN",
     "PRETRAINING",
     "SCRATCH",
+    "SMALL",
     "Setting",
     "classifying",
     "clips",
@@ -33,10 +35,9 @@ __all__ = [
     "masked",
 ]
 
-MAIN, SCRATCH, LONG = "frame", "scratch", "scratch-long"
-STUDENT = {"width": 24, "depth": 1, "heads": 2}  # against the encoder's `Setting.model`
+MAIN, SMALL, SCRATCH, LONG = "frame", "small", "scratch", "scratch-long"
 
-# What an arm of pre-training changes: encoder mask and its ratio, decoder mask, method.
+# What an arm of pre-training changes: encoder mask and its ratio, decoder mask, method; the last one is the student's.
 _CELL = {"decoder": "masking.running_cell"}
 PRETRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -51,8 +52,10 @@ PRETRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "random-75": {"encoder": "masking.random", "ratio": 0.75},
         "random-89": {"encoder": "masking.random", "ratio": 0.89},
         "random-75-dual": {**_CELL, "encoder": "masking.random", "ratio": 0.75},
+        SMALL: {},
     }
 )
+LADDER = tuple(arm for arm in PRETRAINING if arm != SMALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Setting:
       batch, steps, rate: of the pre-training.
       tuning_batch, tuning_steps, rates: of fine-tuning; the rate is chosen among these.
       layer_decay: of fine-tuning, with and without pre-training.
+      student: the size of part B's students, against `model`.
+      student_pretrained: they begin from a pre-training of their own, as papers do, and not from scratch.
       save_every: steps of pre-training after which an interrupted one goes on.
     """
 
@@ -91,6 +96,8 @@ class Setting:
     tuning_steps: int = 300
     rates: tuple[float, ...] = (5e-4, 1.5e-3, 5e-3)
     layer_decay: float | None = None
+    student: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"width": 24, "depth": 1, "heads": 2})
+    student_pretrained: bool = False
     save_every: int = 250
 
     @property
@@ -135,7 +142,7 @@ def masked(setting: Setting, arm: str, seed: int, *, cache: str) -> ConfigDict:
     decoder = change.get("decoder")
     method = call(
         change.get("method", "methods.masked.build"),
-        model=_model(setting),
+        model=_model(setting, setting.student if arm == SMALL else {}),
         encoder_mask=call(change.get("encoder", setting.encoder), ratio=change.get("ratio", setting.ratio)),
         decoder_mask=decoder and call(decoder, ratio=0.5),
         objectives={
@@ -163,18 +170,24 @@ def classifying(
       long: for as many steps as pre-training and fine-tuning have together.
     """
     method = call("methods.classify.build", model=_model(setting, size), classes=10)
-    begin = {"params/encoder": call("train.init_from.weights", path=start, select="params/encoder")} if start else {}
-    return _tuning(setting, method, labels, rate, seed, begin, cache, steps=setting.steps * long)
+    return _tuning(setting, method, labels, rate, seed, _begin(start), cache, steps=setting.steps * long)
 
 
-def distilling(setting: Setting, labels: int, rate: float, seed: int, *, cache: str, teacher: str | None) -> ConfigDict:
+def distilling(
+    setting: Setting, labels: int, rate: float, seed: int, *, cache: str, teacher: str | None, start: str | None = None
+) -> ConfigDict:
     """A small student of the classifier in the workdir `teacher`, or the same student without it."""
     if teacher is None:
-        return classifying(setting, labels, rate, seed, cache=cache, size=STUDENT)
-    student = _model(setting, STUDENT)
+        return classifying(setting, labels, rate, seed, cache=cache, start=start, size=setting.student)
+    student = _model(setting, setting.student)
     method = call("methods.distill.build", model=student, teacher=_model(setting), classes=10, label_weight=1.0)
-    begin = {"frozen/teacher": call("train.init_from.weights", path=teacher)}
+    begin = _begin(start) | {"frozen/teacher": call("train.init_from.weights", path=teacher)}
     return _tuning(setting, method, labels, rate, seed, begin, cache)
+
+
+def _begin(start: str | None) -> dict[str, Any]:
+    """`init_from` of the encoder in the workdir `start`; of nothing without one."""
+    return {"params/encoder": call("train.init_from.weights", path=start, select="params/encoder")} if start else {}
 
 
 def _tuning(

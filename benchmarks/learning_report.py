@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
-from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_arms import LADDER, LONG, MAIN, SCRATCH, Setting
 from benchmarks.learning_runs import RANDOM, STUDENTS, Job, Rows, chosen_rate
 from vmae_jax.eval.charts import compact, ticks
 
-__all__ = ["Estimate", "Line", "difference", "draw_lines", "estimate", "pictures", "tables"]
+__all__ = ["Dots", "Estimate", "Line", "difference", "draw_dots", "draw_lines", "estimate", "pictures", "tables"]
 
+# The arm of which another changes one thing; MAIN where none is named.
+BASES = {"random-decoder": "dual", "visible-too": "dual", "random-75-dual": "random-75"}
 COLOURS = ("#1f5fbf", "#c8501e", "#2e8b57", "#8a4fbf", "#9a7b00", "#555555")
 
 
@@ -59,8 +61,8 @@ def tables(setting: Setting, rows: Rows) -> str:
 
 
 def pictures(setting: Setting, rows: Rows, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Accuracy against labels, and the losses of pre-training; what has no results is not drawn."""
-    made = []
+    """Accuracy against labels, losses of pre-training, the ladder of masks; what has no results is not drawn."""
+    drawn: dict[str, Image.Image] = {}
     lines = []
     for arm, name in ((MAIN, "pre-trained"), (SCRATCH, "from scratch")):
         found = {
@@ -70,19 +72,69 @@ def pictures(setting: Setting, rows: Rows, folder: pathlib.Path) -> list[pathlib
         lines += [Line(name, points)] if points else []
     if lines:
         marks = [(float(np.log10(count)), str(count)) for count in setting.counts]
-        made.append(draw_lines("Test accuracy, % (bars: 95% of the mean)", "labelled clips", lines, marks, low=0.0))
-        made[-1].save(folder / "learning_labels.png")
+        title = "Test accuracy, % (bars: 95% of the mean)"
+        drawn["learning_labels.png"] = draw_lines(title, "labelled clips", lines, marks, low=0.0)
     curves = [
         Line(arm if seed == 0 else "", [(step, loss, 0.0) for step, loss in row["curve"]])
-        for arm in PRETRAINING
+        for arm in LADDER
         for seed in range(100)
         if (row := rows.get(Job("pretrain", arm, seed))) and (seed == 0 or arm == MAIN)
     ]
     if curves:
-        made.append(draw_lines("Loss of pre-training (each arm averages over other tokens)", "step", curves))
-        made[-1].save(folder / "learning_pretraining.png")
-    names = ["learning_labels.png"] * bool(lines) + ["learning_pretraining.png"] * bool(curves)
-    return [folder / name for name in names]
+        title = "Loss of pre-training (each arm averages over other tokens)"
+        drawn["learning_pretraining.png"] = draw_lines(title, "step", curves)
+    ladder = [
+        Dots(arm, [list(measure(arm).values()) for measure in _ladder_measures(setting, rows)])
+        for arm in LADDER
+        if _column(rows, "probe", arm, "probe_last")
+    ]
+    if len(ladder) > 1:
+        title = "Test accuracy, %: each seed, the mean and its 95%"
+        drawn["learning_ladder.png"] = draw_dots(title, ("linear probe", f"{setting.middle} labels"), ladder)
+    for name, image in drawn.items():
+        image.save(folder / name)
+    return [folder / name for name in drawn]
+
+
+class Dots(NamedTuple):
+    """A row of a picture: what each seed has, in one or more measures."""
+
+    name: str
+    measures: Sequence[Sequence[float]]
+
+
+def draw_dots(title: str, names: Sequence[str], rows: Sequence[Dots], *, width: int = 960) -> Image.Image:
+    """A picture with a row an arm: small dots for seeds, a large one and a bar for the mean and its interval."""
+    step, top = 26 * len(names) + 14, 70
+    image = Image.new("RGB", (width, top + step * len(rows) + 60), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(18)
+    box = (170, top, width - 190, top + step * len(rows))
+    found = [estimate(values) for row in rows for values in row.measures if values]
+    levels = ticks(0.0, 100 * max(e.mean + np.nan_to_num(e.half) for e in found), 6)
+    across = lambda x: box[0] + x / levels[-1] * (box[2] - box[0])  # noqa: E731
+    pen.text((box[0], 22), title, "black", font)
+    for level in levels:
+        pen.line((across(level), box[1], across(level), box[3]), "#dddddd")
+        pen.text((across(level), box[3] + 12), compact(level), "#444444", font, anchor="ma")
+    for number, name in enumerate(names):
+        at = box[1] + 26 * number
+        pen.ellipse((box[2] + 20, at + 2, box[2] + 34, at + 16), fill=COLOURS[number])
+        pen.text((box[2] + 44, at), name, "black", font)
+    for index, row in enumerate(rows):
+        start = box[1] + step * index
+        pen.text((box[0] - 12, start + step / 2), row.name, "black", font, anchor="rm")
+        for number, values in enumerate(row.measures):
+            if values:
+                _dots(pen, [100 * value for value in values], across, start + 20 + 26 * number, COLOURS[number])
+    return image
+
+
+def _dots(pen: ImageDraw.ImageDraw, values: Sequence[float], across: Callable[[float], float], y: float, colour: str):
+    mean, half, _ = estimate(values)
+    if half > 0:
+        pen.line((across(max(0.0, mean - half)), y, across(mean + half), y), colour, 3)
+    for value, size in [*((value, 3) for value in values), (mean, 7)]:
+        pen.ellipse((across(value) - size, y - size, across(value) + size, y + size), fill=colour)
 
 
 def draw_lines(
@@ -191,26 +243,31 @@ def _probes(rows: Rows) -> str:
 
 
 def _masks(setting: Setting, rows: Rows) -> str:
-    body, base = [], _column(rows, "probe", MAIN, "probe_last")
-    for arm in PRETRAINING:
-        probed, tested = (
-            _column(rows, "probe", arm, "probe_last"),
-            _tested(setting, rows, "finetune", arm, setting.middle),
-        )
+    """The ladder: each arm, and how it differs from the one of which it changes one thing."""
+    arms = [arm for arm in LADDER if _column(rows, "probe", arm, "probe_last")]
+    if arms == [MAIN]:
+        return ""
+    body = []
+    for arm in arms:
+        told = []
+        for measure in _ladder_measures(setting, rows):
+            mine, other = measure(arm), measure(BASES.get(arm, MAIN))
+            told += [estimate(mine.values()), "" if arm == MAIN else difference(mine, other)]
         costs = [row for job, row in rows.items() if (job.stage, job.arm) == ("pretrain", arm)]
-        if not probed or (arm == MAIN and len(body) == 0 and not _others(rows)):
-            continue
         speed = np.median([row["step_seconds"] for row in costs]) * 1e3
-        gain = difference(probed, base) if arm != MAIN else ""
-        body.append((arm, estimate(probed.values()), gain, estimate(tested.values()), f"{costs[0]['step_gflops']:.2f}",
-                     f"{speed:.0f}", len(probed)))  # fmt: skip
-    tuned = f"fine-tuned, {setting.middle} labels"
-    head = ("arm", "linear probe", f"less {MAIN}", tuned, "GFLOP a step", "ms a step", "seeds")
+        body.append((arm, *told, "" if arm == MAIN else BASES.get(arm, MAIN), f"{costs[0]['step_gflops']:.2f}",
+                     f"{speed:.0f}", len(costs)))  # fmt: skip
+    head = ("arm", "linear probe", "difference", f"fine-tuned, {setting.middle} labels", "difference", "to",
+            "GFLOP a step", "ms a step", "seeds")  # fmt: skip
     return _table(head, body)
 
 
-def _others(rows: Rows) -> bool:
-    return any(job.stage == "pretrain" and job.arm != MAIN for job in rows)
+def _ladder_measures(setting: Setting, rows: Rows) -> tuple[Callable[[str], dict[int, float]], ...]:
+    """Probe and fine-tuning of an arm, by seed."""
+    return (
+        lambda arm: _column(rows, "probe", arm, "probe_last"),
+        lambda arm: _tested(setting, rows, "finetune", arm, setting.middle),
+    )
 
 
 def _students(setting: Setting, rows: Rows) -> str:

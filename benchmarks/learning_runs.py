@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning_arms as arms
-from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_arms import LADDER, LONG, MAIN, SCRATCH, SMALL, Setting
 from vmae_jax.commands import train
 from vmae_jax.commands.experiment import Experiment, experiment
 from vmae_jax.commands.measure import measure
@@ -83,13 +83,14 @@ def jobs(setting: Setting, part: str, seeds: int, only: Sequence[str], rows: Row
         if wanted(LONG):
             yield from _tuned(setting, "finetune", LONG, setting.middle, seeds, rows)
         return
-    for arm in filter(wanted, PRETRAINING):
+    for arm in filter(wanted, LADDER):
         for seed in numbers:
             yield Job("pretrain", arm, seed)
             yield Job("probe", arm, seed)
         yield from _tuned(setting, "finetune", arm, setting.middle, seeds, rows)
     if wanted(*STUDENTS):
-        yield from (Job("pretrain", MAIN, seed) for seed in numbers)
+        for arm in (MAIN, SMALL) if setting.student_pretrained else (MAIN,):
+            yield from (Job("pretrain", arm, seed) for seed in numbers)
         yield from _tuned(setting, "finetune", MAIN, setting.teacher, seeds, rows)
         for arm in filter(wanted, STUDENTS):
             yield from _tuned(setting, "student", arm, setting.teacher, seeds, rows)
@@ -174,12 +175,14 @@ def _finetune(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict
 
 
 def _student(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[str, Any]:
-    teacher = None
+    teacher = start = None
+    if setting.student_pretrained:
+        start = str(out / "runs" / Job("pretrain", SMALL, job.seed).name)
     if job.arm == "distilled":
         rate = chosen_rate(setting, "finetune", MAIN, setting.teacher, rows)
         assert rate is not None  # its job comes before
         teacher = str(out / "runs" / Job("finetune", MAIN, job.seed, setting.teacher, rate).name)
-    config = arms.distilling(setting, job.labels, job.rate, job.seed, cache=_cache(out), teacher=teacher)
+    config = arms.distilling(setting, job.labels, job.rate, job.seed, cache=_cache(out), teacher=teacher, start=start)
     return _classified(config, job, setting, out)
 
 

@@ -100,6 +100,13 @@ def test_students_and_labels_of_seeds():
     config = learning_arms.distilling(SETTING, 100, 1e-3, 1, cache="", teacher="somewhere")
     assert build(config.method).frozen is not None
     assert learning_arms.distilling(SETTING, 100, 1e-3, 1, cache="", teacher=None).method.model.width == 24
+    own = dataclasses.replace(SETTING, student={"width": 12, "depth": 2, "heads": 2})
+    taught = learning_arms.distilling(own, 100, 1e-3, 1, cache="", teacher="somewhere", start="elsewhere")
+    assert (taught.method.model.width, taught.method.teacher.width, taught.train.length.steps) == (12, 48, 300)
+    assert {at: one.path for at, one in taught.init_from.items()} == {
+        "params/encoder": "elsewhere", "frozen/teacher": "somewhere"
+    }  # fmt: skip
+    assert learning_arms.masked(own, "small", 0, cache="").method.model.width == 12
     firsts = [learning_arms.classifying(SETTING, 100, 1e-3, seed, cache="").data.first for seed in range(3)]
     largest = max(SETTING.counts)
     assert all(first % 10 == 0 and first + largest <= SETTING.unlabelled for first in firsts)
@@ -119,16 +126,22 @@ def test_rates_are_chosen_by_validation_alone():
 
 def test_jobs_come_after_what_they_need():
     """Whatever runs finds its pre-training done, also where arms are picked."""
-    for part, arms in (("A", []), ("B", []), ("B", ["distilled"]), ("B", ["random-75"])):
+    own = dataclasses.replace(SETTING, student_pretrained=True)
+    for setting, part, arms in (
+        (SETTING, "A", []), (SETTING, "B", []), (SETTING, "B", ["distilled"]), (SETTING, "B", ["random-75"]),
+        (own, "B", ["distilled"]), (own, "B", ["student"]),
+    ):  # fmt: skip
         rows: dict = {}
         while True:
-            job = next((j for j in learning_runs.jobs(SETTING, part, 2, arms, rows) if j not in rows), None)
+            job = next((j for j in learning_runs.jobs(setting, part, 2, arms, rows) if j not in rows), None)
             if job is None:
                 break
             if job.stage in ("probe", "finetune") and job.arm not in (SCRATCH, LONG, learning_runs.RANDOM):
                 assert Job("pretrain", job.arm, job.seed) in rows
+            if job.stage == "student" and setting.student_pretrained:
+                assert Job("pretrain", "small", job.seed) in rows
             if job.arm == "distilled":
-                rate = learning_runs.chosen_rate(SETTING, "finetune", MAIN, SETTING.teacher, rows)
+                rate = learning_runs.chosen_rate(setting, "finetune", MAIN, SETTING.teacher, rows)
                 assert Job("finetune", MAIN, job.seed, SETTING.teacher, rate) in rows
             rows[job] = {"validation": 0.5, "test": 0.5}
         assert rows
@@ -185,3 +198,21 @@ def test_the_whole_of_it(tmp_path, capsys):
         assert words in tables
     assert (tmp_path / "learning_labels.png").stat().st_size > 1000
     assert (tmp_path / "learning_pretraining.png").stat().st_size > 1000
+
+
+def test_the_ladder_compares_each_arm_with_the_one_it_changes():
+    """By hand: random-75-dual against random-75, dual against frame; and every seed is a dot of the picture."""
+    rows = {}
+    for arm, shift in (("frame", 0.0), ("dual", 0.1), ("random-75", 0.2), ("random-75-dual", 0.25)):
+        for seed in range(3):
+            rows[Job("pretrain", arm, seed)] = {"step_gflops": 1.0, "step_seconds": 0.5}
+            rows[Job("probe", arm, seed)] = {"probe_last": 0.3 + shift + 0.01 * seed}
+    table = learning_report._masks(SETTING, rows).splitlines()
+    told = {cells[1]: cells[2:] for cells in (list(map(str.strip, line.split("|"))) for line in table[2:])}
+    assert told["frame"][:2] == ["31.0 ± 2.5", ""]
+    assert told["dual"][1] == "10.0 ± 0.0"
+    assert told["random-75-dual"][1] == "5.0 ± 0.0"
+    assert [cells[4] for cells in told.values()] == ["", "frame", "frame", "random-75"]
+    image = learning_report.draw_dots("", ("probe",), [learning_report.Dots("frame", [[0.1, 0.9]])])
+    dots = np.argwhere((np.asarray(image) == np.array([0x1F, 0x5F, 0xBF])).all(axis=-1))
+    assert dots[:, 1].max() - dots[:, 1].min() > 300
