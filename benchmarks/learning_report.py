@@ -14,9 +14,16 @@ from vmae_jax.eval.charts import compact, ticks
 
 __all__ = ["Dots", "Estimate", "Line", "difference", "draw_dots", "draw_lines", "estimate", "pictures", "tables"]
 
+PAIRS = (
+    *((f"tube-{ratio}", f"random-{ratio}") for ratio in (50, 75, 89)),
+    *((f"{kind}-{ratio}", f"{kind}-50") for kind in ("tube", "random") for ratio in (75, 89)),
+)
 # The arm of which another changes one thing; MAIN where none is named.
 BASES = {"random-decoder": "dual", "visible-too": "dual", "random-75-dual": "random-75"}
-COLOURS = ("#1f5fbf", "#c8501e", "#2e8b57", "#8a4fbf", "#9a7b00", "#555555")
+COLOURS = (
+    "#1f5fbf", "#c8501e", "#2e8b57", "#8a4fbf", "#c8a400", "#555555", "#6fb7ff", "#ff9d6f", "#8fd6a8", "#d66fc0",
+    "#7a4a20", "#b0b0b0",
+)  # fmt: skip
 
 
 class Estimate(NamedTuple):
@@ -56,7 +63,13 @@ def difference(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate
 
 def tables(setting: Setting, rows: Rows) -> str:
     """Everything that was run, as Markdown."""
-    parts = [_labels(setting, rows), _probes(rows), _masks(setting, rows), _students(setting, rows)]
+    parts = [
+        _labels(setting, rows),
+        _probes(rows),
+        _masks(setting, rows),
+        _pairs(setting, rows),
+        _students(setting, rows),
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -254,12 +267,22 @@ def _masks(setting: Setting, rows: Rows) -> str:
             mine, other = measure(arm), measure(BASES.get(arm, MAIN))
             told += [estimate(mine.values()), "" if arm == MAIN else difference(mine, other)]
         costs = [row for job, row in rows.items() if (job.stage, job.arm) == ("pretrain", arm)]
-        speed = np.median([row["step_seconds"] for row in costs]) * 1e3
+        cpu = np.median([row["cpu_seconds"] for row in costs])  # an interrupted one tells its last part alone
         body.append((arm, *told, "" if arm == MAIN else BASES.get(arm, MAIN), f"{costs[0]['step_gflops']:.2f}",
-                     f"{speed:.0f}", len(costs)))  # fmt: skip
+                     f"{cpu:.0f}", len(costs)))  # fmt: skip
     head = ("arm", "linear probe", "difference", f"fine-tuned, {setting.middle} labels", "difference", "to",
-            "GFLOP a step", "ms a step", "seeds")  # fmt: skip
+            "GFLOP a step", "CPU seconds", "seeds")  # fmt: skip
     return _table(head, body)
+
+
+def _pairs(setting: Setting, rows: Rows) -> str:
+    """Tube against random at each ratio, and each ratio against the lowest."""
+    body = []
+    for one, other in PAIRS:
+        gains = [difference(measure(one), measure(other)) for measure in _ladder_measures(setting, rows)]
+        if gains[0].n:
+            body.append((one, other, *gains, gains[0].n))
+    return _table(("arm", "less", "linear probe", f"fine-tuned, {setting.middle} labels", "seeds"), body)
 
 
 def _ladder_measures(setting: Setting, rows: Rows) -> tuple[Callable[[str], dict[int, float]], ...]:

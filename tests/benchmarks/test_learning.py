@@ -205,7 +205,7 @@ def test_the_ladder_compares_each_arm_with_the_one_it_changes():
     rows = {}
     for arm, shift in (("frame", 0.0), ("dual", 0.1), ("random-75", 0.2), ("random-75-dual", 0.25)):
         for seed in range(3):
-            rows[Job("pretrain", arm, seed)] = {"step_gflops": 1.0, "step_seconds": 0.5}
+            rows[Job("pretrain", arm, seed)] = {"step_gflops": 1.0, "cpu_seconds": 50.0}
             rows[Job("probe", arm, seed)] = {"probe_last": 0.3 + shift + 0.01 * seed}
     table = learning_report._masks(SETTING, rows).splitlines()
     told = {cells[1]: cells[2:] for cells in (list(map(str.strip, line.split("|"))) for line in table[2:])}
