@@ -31,6 +31,7 @@ __all__ = [
     "classifying",
     "clips",
     "distilling",
+    "first_label",
     "loss_on_visible",
     "masked",
 ]
@@ -68,7 +69,7 @@ class Setting:
       encoder, ratio: the encoder's mask; every hidden token is decoded unless the arm says otherwise.
       normalize: each cube's target by its own mean and deviation.
       unlabelled: clips of the pre-training (the first of the training split).
-      counts: numbers of labels, of the same clips; seed i takes the i-th block of them.
+      counts: numbers of labels, of the same clips (`first_label`).
       middle: the number of labels that part B compares at.
       validation, test: clips.
       batch, steps, rate: of the pre-training.
@@ -190,6 +191,16 @@ def _begin(start: str | None) -> dict[str, Any]:
     return {"params/encoder": call("train.init_from.weights", path=start, select="params/encoder")} if start else {}
 
 
+def first_label(setting: Setting, labels: int, seed: int) -> int:
+    """Where the block of clips begins whose labels a seed is given.
+
+    Blocks of different seeds share no clip as long as there is room; those after that begin halfway between.
+    """
+    turn, place = divmod(seed, setting.unlabelled // labels)
+    first = (place * labels + turn * labels // 2) % (setting.unlabelled - labels + 1)
+    return first - first % 10  # with the first class, so that a block holds all equally often
+
+
 def _tuning(
     setting: Setting,
     method: ConfigDict,
@@ -201,9 +212,9 @@ def _tuning(
     *,
     steps: int = 0,
 ) -> ConfigDict:
-    first = seed * max(setting.counts) % (setting.unlabelled - max(setting.counts) + 1)
-    first -= first % 10  # a block begins with the first class, so that it holds all equally often
-    data = clips(setting, "train", labels, first=first, batch=setting.tuning_batch, cache=cache)
+    data = clips(
+        setting, "train", labels, first=first_label(setting, labels, seed), batch=setting.tuning_batch, cache=cache
+    )
     return _sections(
         setting,
         method,

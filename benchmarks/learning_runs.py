@@ -150,7 +150,8 @@ def _probe(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[st
         params, _ = sharding.create(_parameters(made), jax.random.key(job.seed), made.batch_spec, made.mesh)
     else:
         made, params = _trained(out / "runs" / Job("pretrain", job.arm, job.seed).name)
-    known = arms.clips(setting, "train", max(setting.counts), first=0, cache=_cache(out))
+    most = max(setting.counts)
+    known = arms.clips(setting, "train", most, first=arms.first_label(setting, most, job.seed), cache=_cache(out))
     evaluators = {
         f"{name}_{where}": call(f"eval.{name}", train=known, layer=layer)
         for name in ("probe", "knn")

@@ -107,10 +107,21 @@ def test_students_and_labels_of_seeds():
         "params/encoder": "elsewhere", "frozen/teacher": "somewhere"
     }  # fmt: skip
     assert learning_arms.masked(own, "small", 0, cache="").method.model.width == 12
-    firsts = [learning_arms.classifying(SETTING, 100, 1e-3, seed, cache="").data.first for seed in range(3)]
-    largest = max(SETTING.counts)
-    assert all(first % 10 == 0 and first + largest <= SETTING.unlabelled for first in firsts)
-    assert len(set(firsts)) == 3
+
+
+@pytest.mark.parametrize("labels", SETTING.counts)
+def test_seeds_have_labels_of_their_own(labels):
+    """Three seeds: no clip in common, or half of them where there are only twice as many clips as labels."""
+    blocks = []
+    for seed in range(3):
+        data = learning_arms.classifying(SETTING, labels, 1e-3, seed, cache="").data
+        assert data.first % 10 == 0
+        assert data.first + data.count <= SETTING.unlabelled
+        blocks.append(set(range(data.first, data.first + data.count)))
+    shared = [
+        len(one & other) for one, other in ((blocks[0], blocks[1]), (blocks[0], blocks[2]), (blocks[1], blocks[2]))
+    ]
+    assert shared == [0, 0, 0] if labels < 2000 else [0, 1000, 1000]
 
 
 def test_rates_are_chosen_by_validation_alone():
