@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax.core import meta
 
-from vmae_jax.eval.collect import Results, whole
+from vmae_jax.eval.collect import About, Programs, Results, labelled, whole
 from vmae_jax.eval.judge import judge
 from vmae_jax.types import Array, Batch, Method, Output, Params
 
@@ -60,14 +60,22 @@ class AttentiveProbe:
     memory: float
     seed: int
 
-    def __call__(self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch]) -> Results:
+    def __call__(
+        self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
+        about: About | None = None,
+    ) -> Results:  # fmt: skip
         """The head's numbers on the videos, those of the training clips as train_…, and both counts."""
-        known, query = self._clips(method, params, train), self._clips(method, params, batches)
+        programs = (about or About()).programs
+        known, query = (self._clips(method, params, data, programs) for data in (train, batches))
         outputs = int(known.label.max()) + 1 if self.kind == "one" else int(np.prod(known.label.shape[1:]))
         label = known.label if self.kind == "one" else known.label.reshape(-1, outputs)
         network = Head(self.pool, outputs)
-        weights = self._fit(network, known.tokens, label)
-        apply = jax.jit(lambda w, tokens: KINDS[self.kind][0](network.apply({"params": w}, tokens)))
+        weights = self._fit(network, known.tokens, label, programs)
+        apply = programs(
+            (self.pool, outputs, self.kind),
+            lambda w, tokens: KINDS[self.kind][0](network.apply({"params": w}, tokens)),
+            alone=True,
+        )
         head = Output(self.kind, outputs, self.label)
         told = {}
         for prefix, clips in (("train_", known), ("", query)):
@@ -76,16 +84,15 @@ class AttentiveProbe:
             told[f"{prefix}videos"] = float(len(scores))
         return Results(told)
 
-    def _clips(self, method: Method, params: Params, batches: Iterable[Batch]) -> Clips:
+    def _clips(self, method: Method, params: Params, batches: Iterable[Batch], programs: Programs) -> Clips:
         """The tokens of one pass. Raises ValueError: no labels, or more tokens than memory is given."""
-        compute = jax.jit(
-            lambda p, b: method.features(p, b, layer=self.layer, pool=False).astype(jnp.float16)  # half the memory
+        compute = programs(
+            (method.features, self.layer, False, "half"),
+            lambda p, b: method.features(p, b, layer=self.layer, pool=False).astype(jnp.float16),  # half the memory
         )
         tokens, labels, numbers, size = [], [], [], 0
         for batch in batches:
-            if self.label not in batch:
-                raise ValueError(f"the data has no {self.label!r}: set labels=True on its loader, or name it there")
-            valid = whole(batch["valid"]).astype(bool)
+            valid = whole(labelled(batch, self.label)["valid"]).astype(bool)
             tokens.append(whole(compute(params, batch))[valid])
             labels.append(whole(batch[self.label])[valid])
             numbers.append(whole(batch["index"])[valid])
@@ -99,7 +106,7 @@ class AttentiveProbe:
             raise ValueError("there is nothing to evaluate: the data has no video that can be read")
         return Clips(*(np.concatenate(parts) for parts in (tokens, labels, numbers)))
 
-    def _fit(self, network: nn.Module, tokens: np.ndarray, label: np.ndarray) -> Params:
+    def _fit(self, network: Head, tokens: np.ndarray, label: np.ndarray, programs: Programs) -> Params:
         count = len(tokens)
         batch = min(self.batch, count)
         steps = max(1, count // batch) * self.epochs
@@ -108,18 +115,19 @@ class AttentiveProbe:
         weights = meta.unbox(network.init(jax.random.key(self.seed), jnp.asarray(tokens[:1]))["params"])
         error = KINDS[self.kind][1]
 
-        @jax.jit
         def step(weights: Params, state: Any, x: Array, y: Array) -> tuple[Params, Any]:
             grads = jax.grad(lambda w: error(network.apply({"params": w}, x), y).mean())(weights)
             updates, state = tx.update(grads, state, weights)
             return optax.apply_updates(weights, updates), state
 
+        made_of = (self.pool, network.outputs, self.kind, self.rate, self.weight_decay, steps)
+        compiled = programs(made_of, step, alone=True)
         state, random = tx.init(weights), np.random.default_rng(self.seed)
         for _ in range(self.epochs):
             order = random.permutation(count)
             for start in range(0, max(1, count // batch) * batch, batch):
                 rows = order[start : start + batch]
-                weights, state = step(weights, state, tokens[rows], label[rows])
+                weights, state = compiled(weights, state, tokens[rows], label[rows])
         return weights
 
 

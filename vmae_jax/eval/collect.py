@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from vmae_jax.types import Batch, Extra, Method, Params
 
-__all__ = ["About", "Found", "Results", "embed", "per_video", "unit", "whole"]
+__all__ = ["About", "Found", "Programs", "Results", "embed", "labelled", "per_video", "unit", "whole"]
 
 
 class Results(dict[str, float]):
@@ -32,6 +32,32 @@ class Results(dict[str, float]):
         self.files = dict(files or {})
 
 
+class Programs:
+    """Compiled functions by what they do, which live as long as this: what comes again is not compiled again.
+
+    Args:
+      compiled: compiles a function for the devices that parameters and batches are on.
+    """
+
+    def __init__(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit):
+        self._compiled = compiled
+        self._known: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def __call__(
+        self, key: tuple[Any, ...], function: Callable[..., Any], *, alone: bool = False
+    ) -> Callable[..., Any]:
+        """The compiled `function`, or what was compiled under the key before.
+
+        Args:
+          key: all that the function depends on beside its arguments; the method's own function first.
+          function: of parameters and a batch.
+          alone: of arrays of this process, on its first device.
+        """
+        if key not in self._known:
+            self._known[key] = jax.jit(function) if alone else self._compiled(function)
+        return self._known[key]
+
+
 @dataclasses.dataclass(frozen=True)
 class About:
     """What an evaluator may know beside parameters and batches, which takes it as `about`.
@@ -40,11 +66,13 @@ class About:
       label_names: by label, its classes' names in order, where they have names.
       name: gives the name of a video by its number; None where videos have none.
       carried: gives the method's carried state and its frozen networks, read only when asked for.
+      programs: what was compiled so far.
     """
 
     label_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     name: Callable[[int], str] | None = None
     carried: Callable[[], tuple[Extra, Params]] = lambda: (None, None)
+    programs: Programs = dataclasses.field(default_factory=Programs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,30 +91,34 @@ class Found:
 
     def label(self, name: str) -> np.ndarray:
         """The labels of that name. Raises ValueError: there are none."""
-        if name not in self.labels:
-            raise ValueError(f"the data has no {name!r}: set labels=True on its loader, or name it there")
-        return self.labels[name]
+        return labelled(self.labels, name)[name]
+
+
+def labelled(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """`data`, a batch or the shapes of one, where it has labels of that name. Raises ValueError: it has none."""
+    if name not in data:
+        raise ValueError(f"the data has no {name!r}: set labels=True on its loader, or name it there")
+    return data
 
 
 def per_video(
-    function: Callable[[Params, Batch], jax.Array],
+    compiled: Callable[[Params, Batch], jax.Array],
     params: Params,
     batches: Iterable[Batch],
     labels: Sequence[str] = ("label",),
 ) -> Found:
-    """`function`'s rows, averaged over the clips of each video.
+    """`compiled`'s rows, averaged over the clips of each video.
 
     Rows that only fill up a batch, and those of broken videos, are left out; a video whose clips
     come in several batches is still one.
 
     Args:
-      function: (params, batch) -> [b d]; it is compiled here.
+      compiled: (params, batch) -> [b d], of `Programs`.
       labels: the keys of the batch that hold labels; those that it lacks are passed over.
 
     Raises:
       ValueError: there is no video.
     """
-    compiled = jax.jit(function)
     sums: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
     told: dict[str, dict[int, np.ndarray]] = {}
@@ -105,14 +137,15 @@ def per_video(
 
 
 def embed(
-    method: Method, params: Params, batches: Iterable[Batch], *, layer: int | None, label: str = "label"
+    method: Method, params: Params, batches: Iterable[Batch], programs: Programs, *, layer: int | None, label: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pooled features of every video [videos d], and their labels [videos …].
 
     Raises:
       ValueError: the data has no labels of that name.
     """
-    found = per_video(lambda p, b: method.features(p, b, layer=layer, pool=True), params, batches, (label,))
+    compiled = programs((method.features, layer, True), lambda p, b: method.features(p, b, layer=layer, pool=True))
+    found = per_video(compiled, params, batches, (label,))
     return found.outputs, found.label(label)
 
 

@@ -21,9 +21,9 @@ class HeldOut:
     def __call__(
         self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None
     ) -> Mapping[str, float]:
-        extra, frozen = (about or About()).carried()
+        about = about or About()
+        extra, frozen = about.carried()
 
-        @jax.jit
         def measure(
             params: Params, batch: Batch, extra: Extra, frozen: Params
         ) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
@@ -33,11 +33,12 @@ class HeldOut:
             weights = {f"loss/{name}": jnp.asarray(term.weight, jnp.float32) for name, term in loss.terms.items()}
             return terms | loss.metrics, weights
 
+        compiled = about.programs((method.loss, self.seed), measure)
         sums: dict[str, list[float]] = {}
         weights: dict[str, jax.Array] = {}
         videos = 0
         for batch in batches:
-            means, weights = measure(params, batch, extra, frozen)
+            means, weights = compiled(params, batch, extra, frozen)
             videos += int(batch["valid"].sum())
             for name, mean in jax.device_get(means).items():
                 total, count = sums.get(name, (0.0, 0.0))

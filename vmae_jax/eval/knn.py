@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.eval.collect import Results, embed, unit
+from vmae_jax.eval.collect import About, Results, embed, unit
 from vmae_jax.types import Batch, Method, Params
 
 __all__ = ["Knn", "Retrieval", "knn", "retrieval", "vote"]
@@ -24,10 +24,14 @@ class Knn:
     layer: int | None
     label: str
 
-    def __call__(self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch]) -> Results:
+    def __call__(
+        self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
+        about: About | None = None,
+    ) -> Results:  # fmt: skip
         """top1, top5 and the numbers of videos."""
-        known, label = embed(method, params, train, layer=self.layer, label=self.label)
-        query, truth = embed(method, params, batches, layer=self.layer, label=self.label)
+        programs = (about or About()).programs
+        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label)
+        query, truth = embed(method, params, batches, programs, layer=self.layer, label=self.label)
         scores = vote(known, label, query, k=self.k, temperature=self.temperature)
         best = np.argsort(-scores, axis=1, kind="stable")
         hit = best == truth[:, None]
@@ -45,13 +49,15 @@ class Retrieval:
     label: str
 
     def __call__(
-        self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch] | None = None
-    ) -> Results:
+        self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch] | None = None,
+        about: About | None = None,
+    ) -> Results:  # fmt: skip
         """r1, r5, … and the number of queries."""
-        query, mine = embed(method, params, batches, layer=self.layer, label=self.label)
+        programs = (about or About()).programs
+        query, mine = embed(method, params, batches, programs, layer=self.layer, label=self.label)
         gallery, theirs = query, mine
         if train is not None:
-            gallery, theirs = embed(method, params, train, layer=self.layer, label=self.label)
+            gallery, theirs = embed(method, params, train, programs, layer=self.layer, label=self.label)
         deepest = min(max(self.ranks), len(gallery))
         hits = []
         for start, close in _similar(query, gallery):

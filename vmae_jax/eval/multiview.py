@@ -7,7 +7,7 @@ outputs mean (one class, several, or numbers; one head or more) the method says 
 
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -30,17 +30,19 @@ class Multiview:
 
     pictures: bool
 
+    def check(self, method: Method) -> None:
+        """Raises ValueError: a method without outputs."""
+        _outputs(method)
+
     def __call__(self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None) -> Results:
         """The numbers of every head; the tables videos.csv and classes.csv, predictions and pictures."""
-        if method.predict is None:
-            raise ValueError("multiview needs a method with outputs; for features there are eval.knn and eval.probe")
-        predict, heads, about = method.predict, method.heads or ALONE, about or About()
+        predict, heads, about = _outputs(method), method.heads or ALONE, about or About()
 
         def votes(params: Params, batch: Batch) -> Array:
             parts = _parts(predict(params, batch), heads)
             return jnp.concatenate([ACTIVATIONS[heads[name].kind](part) for name, part in parts.items()], axis=1)
 
-        found = per_video(votes, params, batches, [head.label for head in heads.values()])
+        found = per_video(about.programs((predict,), votes), params, batches, [head.label for head in heads.values()])
         scores = _parts(found.outputs, heads)
         truth = {name: _truth(found, head) for name, head in heads.items()}
         results = Results({"videos": float(len(found.index))})
@@ -72,6 +74,12 @@ def multiview(pictures: bool = True) -> Multiview:
       pictures: draw the confusion and the calibration.
     """
     return Multiview(pictures)
+
+
+def _outputs(method: Method) -> Callable[[Params, Batch], Array]:
+    if method.predict is None:
+        raise ValueError("multiview needs a method with outputs; for features there are eval.knn and eval.probe")
+    return method.predict
 
 
 def _parts(outputs: Any, heads: Mapping[str, Output]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vmae_jax.eval.collect import Results, embed
+from vmae_jax.eval.collect import About, Results, embed
 from vmae_jax.types import Batch, Method, Params
 
 __all__ = ["Probe", "fit", "probe"]
@@ -27,10 +27,14 @@ class Probe:
     layer: int | None
     label: str
 
-    def __call__(self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch]) -> Results:
+    def __call__(
+        self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
+        about: About | None = None,
+    ) -> Results:  # fmt: skip
         """top1, top5, the accuracy on the training videos, and the penalty that was chosen."""
-        known, label = embed(method, params, train, layer=self.layer, label=self.label)
-        query, target = embed(method, params, batches, layer=self.layer, label=self.label)
+        programs = (about or About()).programs
+        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label)
+        query, target = embed(method, params, batches, programs, layer=self.layer, label=self.label)
         classes = int(max(label.max(), target.max())) + 1
         mean, spread = known.mean(axis=0), known.std(axis=0) + 1e-6
         x, y = (known - mean) / spread, (query - mean) / spread

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,6 +14,7 @@ from jaxtyping import Array, Bool
 
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import optim
+from vmae_jax.train.on_mesh import OnMesh, on_mesh
 from vmae_jax.train.sharding import RULES, Placement, Rules, batch_sharding, check_batch, constrain
 from vmae_jax.train.spikes import Spikes, judge
 from vmae_jax.train.state import TrainState
@@ -196,9 +196,7 @@ class CompiledStep:
     are refused (TypeError, ValueError) where `jax.jit` would compile once more without a word.
     """
 
-    jitted: Any
-    mesh: Mesh
-    rules: Rules
+    jitted: OnMesh
     programs: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -208,8 +206,7 @@ class CompiledStep:
 
     def lower(self, state: Any, batch: Any) -> Any:
         """The lowered program, for arrays or their shapes."""
-        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
-            return self.jitted.lower(state, batch)
+        return self.jitted.lower(state, batch)
 
 
 def compile_step(
@@ -229,13 +226,15 @@ def compile_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return step(state, batch)  # a function has the name that profiles and caches show
 
-    jitted = jax.jit(
+    jitted = on_mesh(
         train_step,
+        mesh,
+        rules,
         in_shardings=(placement.shardings, batch_sharding(mesh)),
         out_shardings=(placement.shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )
-    return CompiledStep(jitted, mesh, rules)
+    return CompiledStep(jitted)
 
 
 def _rows(batch: Batch) -> int:
