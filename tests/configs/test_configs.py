@@ -22,7 +22,7 @@ from vmae_jax.train.step import compile_step, make_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "probe"))
 # Every size of the configs that have sizes.
 VARIANTS = {
     "videomae_v2": ("S", "B", "L", "H", "g"),
@@ -148,7 +148,20 @@ def test_what_a_model_says_of_its_activations_reaches_the_compiler():
     assert found[f"{batch}, {{}}, {{}}"] >= 2 * 2  # what goes into the blocks, and comes out of each
 
 
-@pytest.mark.parametrize("stem", [path.stem for path in FILES])
+@pytest.mark.parametrize("target", ["linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3"])
+def test_probes_have_a_section_eval_alone(target, update_golden):
+    config = load_config(f"{ROOT}/configs/probe.py:{target}")
+    assert list(config) == ["eval"]
+    made = build(config.eval)
+    [evaluator] = made.evaluators.values()
+    assert made.data.spec()["video"].shape[1:] == evaluator.train.spec()["video"].shape[1:] == (16, 224, 224, 3)
+    golden = GOLDEN / f"probe_{target.replace(',', '_')}.txt"
+    if update_golden:
+        golden.write_text(to_json(config))
+    assert to_json(config) == golden.read_text(), "UPDATE_GOLDEN=1 pytest tests/configs rewrites it; review the diff"
+
+
+@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "probe"])
 def test_an_unknown_argument_is_told(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")

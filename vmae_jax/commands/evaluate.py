@@ -1,23 +1,24 @@
-"""`vmae eval`: a checkpoint measured on held-out videos."""
+"""`vmae eval`: a checkpoint measured on held-out videos, by one process or by several together."""
 
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from vmae_jax.commands.config import apply_overrides, load_config
-from vmae_jax.commands.experiment import read_config
-from vmae_jax.commands.measure import measure
-from vmae_jax.commands.restore import restore
+from vmae_jax.commands.measure import Measurement
+from vmae_jax.commands.restore import Trained, config_of, restore
 from vmae_jax.eval.collect import Results
-from vmae_jax.io.checkpoint import locate
-from vmae_jax.io.paths import Workdir, write_bytes
+from vmae_jax.io.paths import write_bytes
 from vmae_jax.io.writers import JsonlWriter
+from vmae_jax.runtime import distributed, watchdog
 from vmae_jax.runtime.cache import enable_cache
-from vmae_jax.spec import ConfigError
+from vmae_jax.spec import ConfigError, to_json
+from vmae_jax.train import sharding
+from vmae_jax.train.on_mesh import replicated
 
 __all__ = ["run"]
 
@@ -30,41 +31,72 @@ def run(
     ema: bool = False,
     config: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
+    limits: Mapping[str, float] = watchdog.LIMITS,
 ) -> dict[str, Any]:
     """Runs the evaluators of the config's `eval` section and records what they say.
 
+    The devices that there are share the clips, whatever the run was trained on; several processes
+    (`runtime.distributed.start`) share them too, and process 0 writes what all of them found.
+
     Args:
       checkpoint: a workdir or one of its checkpoints.
-      ema: use the averaged parameters.
-      config: a config file whose `eval` section is used in place of the run's own.
+      ema: use the averaged parameters, also where `config.eval.ema` does not say so.
+      config: a config file whose `eval` section is used in place of the run's own, such as `configs/probe.py`.
       overrides: `--config.a.b=value` on top.
+      limits: seconds that reading the checkpoint, or a batch, may take before the watchdog ends the process.
 
     Raises:
       ConfigError: no such checkpoint, or nothing to evaluate.
+      runtime.distributed.PeerError: another host did not come, or was lost.
     """
+    distributed.start()
     enable_cache()
-    folder, _ = locate(checkpoint)
-    chosen = read_config(Workdir(folder.parent))
-    if config is not None:
-        chosen.eval = load_config(config).eval
-    apply_overrides(chosen, overrides)
-    trained = restore(checkpoint, ema=ema, config=chosen)
-    made = trained.made
-    if made.eval.data is None or not made.eval.evaluators:
-        raise ConfigError(
-            f"{checkpoint}: its config evaluates nothing; set config.eval.data and config.eval.evaluators"
-        )
-    params = jax.device_put(trained.params, jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec()))
-    data = made.eval.data.open()
-    results = measure(made, data, params, trained.carried)
+    with watchdog.Watchdog(limits) as dog, distributed.naming_lost_peers():
+        with dog.phase("restore", "reading the checkpoint"):
+            trained, averaged, measured = distributed.together(
+                "evaluation", lambda: _open(checkpoint, ema, config, overrides), facts=_facts
+            )
+        with dog.phase("evaluate", "the evaluation"):
+            results = measured(
+                replicated(trained.params, measured.mesh),
+                lambda: replicated(trained.carried(), measured.mesh),
+                lambda name, batch: dog.turn("evaluate", f"{name}, {batch}"),
+            )
     files: list[str] = []
     if jax.process_index() == 0:
         writer = JsonlWriter(trained.workdir.metrics)
         writer.scalars(trained.step, results, kind="eval")
         writer.close()
-        folder = trained.workdir.path / "eval" / f"{trained.step:08d}{'_ema' if ema else ''}"
+        folder = trained.workdir.path / "eval" / f"{trained.step:08d}{'_ema' if averaged else ''}"
         files = _write(folder, results)
-    return {"step": trained.step, "ema": ema, **results, **({"files": files} if files else {})}
+    return {"step": trained.step, "ema": averaged, **results, **({"files": files} if files else {})}
+
+
+def _open(
+    checkpoint: str, ema: bool, config: str | None, overrides: Sequence[tuple[str, str]]
+) -> tuple[Trained, bool, Measurement]:
+    """The checkpoint, whether its parameters are the averaged ones, and what measures them."""
+    chosen = config_of(checkpoint)
+    if config is not None:
+        other = load_config(config)
+        if "eval" not in other:
+            raise ConfigError(f"--config={config} has no section eval")
+        chosen.eval = other["eval"]
+    apply_overrides(chosen, overrides)
+    section: Any = chosen.get("eval", {})
+    averaged = ema or bool(section.get("ema", False))
+    trained = restore(checkpoint, ema=averaged, config=chosen)
+    if trained.made.eval.data is None or not trained.made.eval.evaluators:
+        raise ConfigError(
+            f"{checkpoint}: its config evaluates nothing; set config.eval.data and config.eval.evaluators"
+        )
+    return trained, averaged, Measurement(trained.made, sharding.make_mesh({"data": -1}))
+
+
+def _facts(opened: tuple[Trained, bool, Measurement]) -> dict[str, Any]:
+    """What all hosts must have in common before they measure together."""
+    trained, averaged, measured = opened
+    return distributed.facts(to_json(trained.made.config), step=trained.step, ema=averaged, videos=len(measured.data))
 
 
 def _write(folder: Any, results: Results) -> list[str]:

@@ -1,19 +1,26 @@
-"""A trained network from a workdir or a checkpoint, without its training state."""
+"""A trained network from a workdir or a checkpoint, without its training state.
+
+Weights that `vmae import` took over without a config have a `method` alone. What else an experiment has is filled in
+here: clips of the model's own frames and pixels, 4 frames apart as in the papers' pre-training, and no data.
+"""
 
 import dataclasses
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+from ml_collections import ConfigDict
 
 from vmae_jax.commands.experiment import Experiment, experiment, read_config
 from vmae_jax.io import layout
 from vmae_jax.io.checkpoint import locate, read_newest, read_tree
 from vmae_jax.io.paths import Workdir
-from vmae_jax.spec import ConfigError
+from vmae_jax.spec import ConfigError, build, call
 from vmae_jax.train import sharding
 from vmae_jax.types import Extra, Params
 
-__all__ = ["Trained", "restore"]
+__all__ = ["Trained", "config_of", "restore"]
+
+STRIDE = 4  # frames, of the papers' pre-training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +69,63 @@ def restore(path: str, *, ema: bool = False, config: Any = None) -> Trained:
     """
     folder, _ = locate(path)
     workdir = Workdir(folder.parent)
-    made = experiment(read_config(workdir) if config is None else config)
+    config = read_config(workdir) if config is None else config
+    has_data = "data" in config
+    made = experiment(_completed(config))
+    if not has_data:
+        made = dataclasses.replace(made, loader=dataclasses.replace(made.loader, source=_Nowhere(path)))
     if ema and made.train.ema_decay is None:
         raise ConfigError(f"{path} keeps no averaged parameters: it was trained without train.ema_decay")
     found, params = read_newest(path, select="extra/ema" if ema else "params")
     return Trained(made, params, found, workdir)
+
+
+def config_of(path: str) -> ConfigDict:
+    """The config that a workdir, or the workdir of a checkpoint, was made with.
+
+    Raises:
+      ConfigError: no such checkpoint.
+    """
+    folder, _ = locate(path)
+    return read_config(Workdir(folder.parent))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Nowhere:
+    """The source of weights that came without data."""
+
+    path: str
+
+    def open(self) -> NoReturn:
+        """Raises ConfigError: there is nothing to open."""
+        raise ConfigError(f"{self.path} has weights and no data of its own: name the videos")
+
+
+def _completed(config: ConfigDict) -> ConfigDict:
+    """The config, with the sections that it lacks."""
+    section: Any = config.get("method")
+    if not isinstance(section, ConfigDict) or "model" not in section:
+        return config
+    model = build(section.model)
+    frames, size, _, channels = model.video_shape
+    whole = {
+        "data": call(
+            "data.pipeline.loader",
+            source=call("data.sources.folder", path=""),
+            sampler=call("data.clips.dense", frames=frames, stride=STRIDE),
+            transforms=[call("data.transforms.center_crop", size=size)],
+            channels=channels,
+            global_batch=jax.device_count(),
+        ),
+        "optimizer": call("train.optim.adamw", schedule=call("train.schedule.constant", value=0.0)),
+        "train": call("train.settings.Training", length={"steps": 0}),
+        "checkpoint": call("train.settings.Checkpointing"),
+        "eval": call("train.settings.Evaluation"),
+        "mesh": call("train.settings.Mesh"),
+        "init_from": ConfigDict(),
+        "seed": 0,
+    }
+    for name, default in whole.items():
+        if name not in config:
+            config[name] = default
+    return config

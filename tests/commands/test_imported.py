@@ -1,0 +1,171 @@
+"""Imported weights are used as any workdir is: features, probes of every kind, evaluation; and so is pre-training."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from configs import common
+from vmae_jax import exchange
+from vmae_jax.commands import evaluate, features, reconstruct
+from vmae_jax.commands.restore import restore
+from vmae_jax.data.decode import Encoded, read_frames
+from vmae_jax.exchange.subject import fresh_params, subject
+from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.paths import Workdir
+from vmae_jax.spec import ConfigError, build, call, to_json
+
+FRAMES, SIZE = 4, 16
+PROBE = f"frames={FRAMES},size={SIZE},stride=1"
+
+
+def method(kind="classifier"):
+    model = call(
+        "models.variants.vit", size="micro", frames=FRAMES, resolution=SIZE, patch=8, width=192, heads=3, depth=1,
+        decoder_width=192, decoder_heads=3, decoder_depth=1, dtype="float32",
+    )  # fmt: skip
+    if kind == "classifier":
+        return call("methods.classify.build", model=model, classes=2)
+    pixels = call("targets.core.objective", target=call("targets.pixels"))
+    return call(
+        "methods.masked.build", model=model, encoder_mask=call("masking.tube", ratio=0.5), objectives={"pixels": pixels}
+    )
+
+
+def write(folder, config):
+    """A workdir with fresh parameters."""
+    workdir = Workdir(folder)
+    workdir.path.mkdir()
+    workdir.config_json.write_text(to_json(config))
+    saver = Checkpoints(workdir.checkpoints, asynchronous=False)
+    saver.save(0, {"params": fresh_params(subject(config))}, {})
+    saver.close()
+    return str(folder)
+
+
+@pytest.fixture(scope="module", params=["classifier", pytest.param("pretraining", marks=pytest.mark.slow)])
+def imported(request, tmp_path_factory):
+    """A workdir that `vmae import` made of a file, without a config, and the parameters of the run behind it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    run = write(folder / "run", ConfigDict({"method": method(request.param)}, convert_dict=False))
+    exchange.export_checkpoint(run, format="hf", out=str(folder / "hf"))
+    told = exchange.import_weights(str(folder / "hf"), out=str(folder / "imported"))
+    assert told["config"] == "made from the weights"
+    return str(folder / "imported"), run
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Twelve videos in folders of three classes that differ in colour, and two lists of them."""
+    import av
+
+    folder = tmp_path_factory.mktemp("videos")
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        name = ("blue", "green", "red")[i % 3]
+        (folder / "all" / name).mkdir(parents=True, exist_ok=True)
+        colour = np.float32([[0, 0, 200], [0, 200, 0], [200, 0, 0]])[i % 3]
+        with av.open(str(folder / "all" / name / f"{i:02}.mp4"), "w") as out:
+            stream = out.add_stream("libx264", rate=10)
+            stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+            for _ in range(9):
+                picture = np.clip(colour + random.normal(20, 10, (32, 32, 3)), 0, 255).astype(np.uint8)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            out.mux(stream.encode())
+        rows.append(f"all/{name}/{i:02}.mp4 {i % 3}\n")
+    (folder / "train.csv").write_text("".join(rows[:9]))
+    (folder / "test.csv").write_text("".join(rows[9:]))
+    return folder
+
+
+def test_features_of_imported_weights_are_those_of_the_run(imported, videos, tmp_path):
+    path, run = imported
+    video = str(videos / "all" / "red" / "02.mp4")
+    told = features.run(path, videos=[video], out=str(tmp_path), options=features.Options(like="tad", batch=2))
+    assert (told["videos"], told["window"], told["stride"]) == (1, 4, 4)
+    found = np.load(tmp_path / "02.npz")["features"]
+    one = restore(run)
+    clips = np.stack([read_frames(Encoded(path=video), range(8))[start : start + 4] for start in (0, 4)])
+    pixels = np.asarray([tf.image.resize(clip, (SIZE, SIZE)).numpy() for clip in clips])
+    mean, std = (np.float32(getattr(build(method().model), name)) for name in ("mean", "std"))
+    np.testing.assert_allclose(
+        found, one.made.method.features(one.params, {"video": pixels * std + 255 * mean}), atol=1e-3
+    )
+    # Where nobody says otherwise, frames are as far apart as in the papers' pre-training.
+    assert restore(path).made.loader.sampler.stride == 4
+    with pytest.raises(ConfigError, match="has weights and no data of its own: name the videos"):
+        restore(path).made.loader.open()
+
+
+@pytest.mark.parametrize(
+    "kind", ["linear", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("knn", "retrieval", "attentive"))]
+)
+def test_every_probe_of_folders_and_lists(imported, videos, kind):
+    """Three classes, more than the classifier's own two, which is not asked."""
+    path, _ = imported
+    fast = {"attentive": [("eval.evaluators.attentive.epochs", "2")]}.get(kind, [])
+    for data in (f"data={videos}/train.csv,test={videos}/test.csv", f"data={videos}/all"):
+        found = evaluate.run(path, config=f"configs/probe.py:{kind},{data},{PROBE}", overrides=fast)
+        named = "test=" in data
+        if kind in ("linear", "knn") and named:
+            assert found[f"{kind}/top1"] == 1.0, "colours are told apart by any features"
+        assert found[f"{kind}/videos"] == (3 if named else 1)
+
+
+def test_a_head_of_imported_weights_is_evaluated_with_a_config_or_overrides(imported, videos, tmp_path):
+    path, _ = imported
+    lists = [("eval.data.source.path", str(videos / "test.csv"))]
+    tests = common.sections(
+        method=method(), data=ConfigDict(), optimizer=ConfigDict(), train={"length": {"steps": 0}},
+        eval={
+            "data": call(
+                "data.pipeline.loader",
+                source=call("data.sources.csv", path="a list"),
+                sampler=call("data.clips.multiview", frames=FRAMES, stride=1, views=2),
+                transforms=[call("data.transforms.view_crop", size=SIZE, crops=1)],
+                global_batch=8,
+                labels=True,
+            ),
+            "evaluators": {"test": call("eval.multiview")},
+        },
+    )  # fmt: skip
+    (tmp_path / "tests.py").write_text(
+        f"from vmae_jax.spec import from_json\n\ndef get_config(_=None):\n    return from_json({to_json(tests)!r})\n"
+    )
+    if "classifier" in path:
+        found = evaluate.run(path, config=str(tmp_path / "tests.py"), overrides=[*lists, ("method.classes", "2")])
+        assert found["test/videos"] == 3
+    else:
+        with pytest.raises(ConfigError, match="multiview needs a method with outputs"):
+            evaluate.run(path, config=str(tmp_path / "tests.py"), overrides=lists)
+    with pytest.raises(ConfigError, match="its config evaluates nothing"):
+        evaluate.run(path)
+
+
+def test_reconstruction_of_imported_weights(imported, videos, tmp_path):
+    path, _ = imported
+    if "classifier" in path:
+        with pytest.raises(ConfigError, match="reconstructs no pixels"):
+            reconstruct.run(path, out=str(tmp_path))
+        return
+    with pytest.raises(ConfigError, match="no data of its own"):
+        reconstruct.run(path, out=str(tmp_path))
+    told = reconstruct.run(path, out=str(tmp_path), videos=[str(videos / "all" / "red")], clips=2)
+    assert told["clips"] == 2
+
+
+def test_mistakes_are_one_line(imported, videos, tmp_path):
+    path, _ = imported
+    (tmp_path / "none.py").write_text(
+        "from ml_collections import ConfigDict\n\ndef get_config(_=None):\n    return ConfigDict()\n"
+    )
+    for config, words in (
+        (f"configs/probe.py:data={videos}/all", "takes clips of 4x16x16x3"),
+        (f"configs/probe.py:data={videos}/train.csv,{PROBE}", "test= is to name another"),
+        ("configs/probe.py:linear", "says which labelled videos"),
+        (str(tmp_path / "none.py"), "has no section eval"),
+    ):
+        with pytest.raises(ConfigError, match=words) as error:
+            evaluate.run(path, config=config)
+        assert "\n" not in str(error.value)
