@@ -54,34 +54,9 @@ def imported(request, tmp_path_factory):
     return str(folder / "imported"), run
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    """Twelve videos in folders of three classes that differ in colour, and two lists of them."""
-    import av
-
-    folder = tmp_path_factory.mktemp("videos")
-    random = np.random.default_rng(0)
-    rows = []
-    for i in range(12):
-        name = ("blue", "green", "red")[i % 3]
-        (folder / "all" / name).mkdir(parents=True, exist_ok=True)
-        colour = np.float32([[0, 0, 200], [0, 200, 0], [200, 0, 0]])[i % 3]
-        with av.open(str(folder / "all" / name / f"{i:02}.mp4"), "w") as out:
-            stream = out.add_stream("libx264", rate=10)
-            stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
-            for _ in range(9):
-                picture = np.clip(colour + random.normal(20, 10, (32, 32, 3)), 0, 255).astype(np.uint8)
-                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            out.mux(stream.encode())
-        rows.append(f"all/{name}/{i:02}.mp4 {i % 3}\n")
-    (folder / "train.csv").write_text("".join(rows[:9]))
-    (folder / "test.csv").write_text("".join(rows[9:]))
-    return folder
-
-
-def test_features_of_imported_weights_are_those_of_the_run(imported, videos, tmp_path):
+def test_features_of_imported_weights_are_those_of_the_run(imported, coloured, tmp_path):
     path, run = imported
-    video = str(videos / "all" / "red" / "02.mp4")
+    video = str(coloured / "all" / "red" / "02.mp4")
     told = features.run(path, videos=[video], out=str(tmp_path), options=features.Options(like="tad", batch=2))
     assert (told["videos"], told["window"], told["stride"]) == (1, 4, 4)
     found = np.load(tmp_path / "02.npz")["features"]
@@ -101,11 +76,11 @@ def test_features_of_imported_weights_are_those_of_the_run(imported, videos, tmp
 @pytest.mark.parametrize(
     "kind", ["linear", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("knn", "retrieval", "attentive"))]
 )
-def test_every_probe_of_folders_and_lists(imported, videos, kind):
+def test_every_probe_of_folders_and_lists(imported, coloured, kind):
     """Three classes, more than the classifier's own two, which is not asked."""
     path, _ = imported
     fast = {"attentive": [("eval.evaluators.attentive.epochs", "2")]}.get(kind, [])
-    for data in (f"data={videos}/train.csv,test={videos}/test.csv", f"data={videos}/all"):
+    for data in (f"data={coloured}/train.csv,test={coloured}/test.csv", f"data={coloured}/all"):
         found = evaluate.run(path, config=f"configs/probe.py:{kind},{data},{PROBE}", overrides=fast)
         named = "test=" in data
         if kind in ("linear", "knn") and named:
@@ -113,9 +88,9 @@ def test_every_probe_of_folders_and_lists(imported, videos, kind):
         assert found[f"{kind}/videos"] == (3 if named else 1)
 
 
-def test_a_head_of_imported_weights_is_evaluated_with_a_config_or_overrides(imported, videos, tmp_path):
+def test_a_head_of_imported_weights_is_evaluated_with_a_config_or_overrides(imported, coloured, tmp_path):
     path, _ = imported
-    lists = [("eval.data.source.path", str(videos / "test.csv"))]
+    lists = [("eval.data.source.path", str(coloured / "test.csv"))]
     tests = common.sections(
         method=method(), data=ConfigDict(), optimizer=ConfigDict(), train={"length": {"steps": 0}},
         eval={
@@ -143,7 +118,7 @@ def test_a_head_of_imported_weights_is_evaluated_with_a_config_or_overrides(impo
         evaluate.run(path)
 
 
-def test_reconstruction_of_imported_weights(imported, videos, tmp_path):
+def test_reconstruction_of_imported_weights(imported, coloured, tmp_path):
     path, _ = imported
     if "classifier" in path:
         with pytest.raises(ConfigError, match="reconstructs no pixels"):
@@ -151,18 +126,18 @@ def test_reconstruction_of_imported_weights(imported, videos, tmp_path):
         return
     with pytest.raises(ConfigError, match="no data of its own"):
         reconstruct.run(path, out=str(tmp_path))
-    told = reconstruct.run(path, out=str(tmp_path), videos=[str(videos / "all" / "red")], clips=2)
+    told = reconstruct.run(path, out=str(tmp_path), videos=[str(coloured / "all" / "red")], clips=2)
     assert told["clips"] == 2
 
 
-def test_mistakes_are_one_line(imported, videos, tmp_path):
+def test_mistakes_are_one_line(imported, coloured, tmp_path):
     path, _ = imported
     (tmp_path / "none.py").write_text(
         "from ml_collections import ConfigDict\n\ndef get_config(_=None):\n    return ConfigDict()\n"
     )
     for config, words in (
-        (f"configs/probe.py:data={videos}/all", "takes clips of 4x16x16x3"),
-        (f"configs/probe.py:data={videos}/train.csv,{PROBE}", "test= is to name another"),
+        (f"configs/probe.py:data={coloured}/all", "takes clips of 4x16x16x3"),
+        (f"configs/probe.py:data={coloured}/train.csv,{PROBE}", "test= is to name another"),
         ("configs/probe.py:linear", "says which labelled videos"),
         (str(tmp_path / "none.py"), "has no section eval"),
     ):

@@ -50,6 +50,22 @@ def test_compiled_rate_equals_the_exact_one(warmup):
     np.testing.assert_allclose(compiled, [rate.value(step) for step in steps], rtol=2e-6)
 
 
+def test_a_training_of_no_steps_has_no_warm_up():
+    rate = warmup_cosine(1.0, warmup={"epochs": 5}).at(CLOCK._replace(steps=0))
+    assert (rate.warmup, rate.steps) == (0, 0)
+    with pytest.raises(ConfigError, match="a warm-up of 62 steps does not fit into a training of 1 steps"):
+        warmup_cosine(1.0, warmup={"epochs": 5}).at(CLOCK._replace(steps=1))
+
+
+def test_an_absolute_last_rate_is_not_scaled_by_the_batch():
+    for batch in (64, 1024):
+        rate = warmup_cosine(1.2e-3, min_rate=1e-5).at(CLOCK._replace(global_batch=batch))
+        assert rate.value(10**6) == 1e-5
+        assert rate.value(0) == pytest.approx(1.2e-3 * batch / 256)
+    with pytest.raises(ValueError, match="min_rate: a learning rate"):
+        warmup_cosine(1.0, min_rate=-1.0)
+
+
 def test_rates_at_the_borders():
     rate = warmup_cosine(1.0, final=0.1, start=0.2, warmup={"steps": 5}, batch_unit=None).at(CLOCK)
     assert [rate.value(step) for step in (0, 4, 5)] == [

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.commands.course import Course, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
-from vmae_jax.commands.measure import check_classes, measure
+from vmae_jax.commands.measure import Measurement, check_classes
 from vmae_jax.data.device import host_rows
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
@@ -27,6 +27,7 @@ from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
 from vmae_jax.train import loop, sharding, step
+from vmae_jax.train.on_mesh import on_mesh
 from vmae_jax.train.state import TrainState, eval_params
 from vmae_jax.types import Context
 
@@ -44,7 +45,7 @@ def run(
     progress: bool = True,
     limits: Mapping[str, float] = watchdog.LIMITS,
 ) -> dict[str, Any]:
-    """Trains to the end of `config.train.length`.
+    """Trains to the end of `config.train.length`; a length of 0 steps saves what `init_from` and the seed give.
 
     Args:
       config: of any stage.
@@ -64,7 +65,7 @@ def run(
     dog = watchdog.Watchdog(limits)  # it also keeps the time, from here on
     distributed.start()
     enable_cache()
-    made, data, held_out = distributed.together(
+    made, data, measured = distributed.together(
         "start", lambda: _open(config, workdir), facts=lambda all_: _facts(config, workdir, all_)
     )
     mesh = made.mesh
@@ -89,6 +90,10 @@ def run(
             state, start = course.begin()
         assert course.placement is not None
         if start >= clock.steps:
+            if saver.latest() is None:  # a run of no steps is the state it begins with
+                saver.save(start, state, _meta(made, course, account, start))
+                for step_ in saver.wait():
+                    writers.event(step_, "saved")
             log.info("already done: %s is at step %d of %d", workdir.path, start, clock.steps)
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
         if start:
@@ -104,7 +109,7 @@ def run(
         )
         with dog.phase("compile", f"compiling and step {start + 1}"), _Closing(course):
             parts = _parts(
-                made, workdir, data, held_out, compiled, course, start, saver, writers, preemption, account, progress
+                made, workdir, data, measured, compiled, course, start, saver, writers, preemption, account, progress
             )
             parts = watchdog.watched(parts, dog, start)
             every = _every(made, clock)
@@ -120,18 +125,18 @@ def run(
     }
 
 
-def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any, Any]:
-    """The experiment, its data and what it is evaluated on (or None) open, and its workdir checked."""
+def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any, Measurement | None]:
+    """The experiment, its data open, what evaluates it (or None), and its workdir checked."""
     distributed.check_disk(str(workdir.path))
     made = experiment(config)
     data = made.loader.open()
-    held_out = made.eval.data.open() if made.eval.data is not None and made.eval.evaluators else None
-    check_classes(made, data, held_out)
+    measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
+    check_classes(made, data, measured.data if measured else None)
     open_workdir(workdir, config)
-    return made, data, held_out
+    return made, data, measured
 
 
-def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, Any]) -> dict[str, Any]:
+def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, Measurement | None]) -> dict[str, Any]:
     """What all hosts must have in common before they train together."""
     return distributed.facts(
         to_json(config),
@@ -200,7 +205,7 @@ def _parts(
     made: Experiment,
     workdir: Workdir,
     data: Any,
-    held_out: Any,
+    measured: Measurement | None,
     compiled: Any,
     course: Course,
     start: int,
@@ -227,7 +232,7 @@ def _parts(
         compare=replicas.compare,
         spent=account.seconds,
         pictures=_pictures(made, workdir, data, writers) if shown else None,
-        evaluate=None if held_out is None else _evaluation(made, held_out),
+        evaluate=None if measured is None else _evaluation(made, measured),
         faults=Quarantine(workdir.quarantine).add,
         flops=made.model_flops() if peak else None,
         peak=peak,
@@ -243,19 +248,26 @@ def _meta(made: Experiment, course: Course, account: goodput.Account, at: int) -
 
 def _pictures(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Callable[[TrainState, int], None]:
     """Draws the same clips every time, as a sheet in `media/` and in TensorBoard."""
-    assert made.method.reconstruct is not None
+    reconstruct = made.method.reconstruct
+    assert reconstruct is not None
     rows = [i * made.loader.clips_per_video for i in range(min(made.train.pictures, made.loader.global_batch))]
     stream = data.batches(rows=rows, seed=made.seed, start=0)
     try:
         batch = next(stream)
     finally:
         stream.close()
-    reconstruct = jax.jit(made.method.reconstruct)
+
+    def rows_of(params: Any, step: Any, extra: Any, frozen: Any, clips: Any) -> Any:
+        context = Context(key=jax.random.key(made.seed), step=step, extra=extra, frozen=frozen, train=False)
+        return reconstruct(params, clips, context)
+
+    # Every process has these clips, and gets all of the pictures.
+    whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())
+    compiled = on_mesh(rows_of, made.mesh, out_shardings=whole)
 
     def draw(state: TrainState, at: int) -> None:
-        context = Context(key=jax.random.key(made.seed), step=state.step, extra=state.extra["method"],
-                          frozen=state.frozen, train=False)  # fmt: skip
-        pictures = jax.device_get(reconstruct(eval_params(state, made.eval.ema), batch, context))
+        params = eval_params(state, made.eval.ema)
+        pictures = jax.device_get(compiled(params, state.step, state.extra["method"], state.frozen, batch))
         if jax.process_index() == 0:
             sheet = reconstruction.draw(pictures)
             reconstruction.save(pictures, workdir.media / f"reconstruction_{at:08d}.png")
@@ -264,10 +276,10 @@ def _pictures(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -
     return draw
 
 
-def _evaluation(made: Experiment, data: Any) -> Callable[[TrainState, int], Mapping[str, float]]:
+def _evaluation(made: Experiment, measured: Measurement) -> Callable[[TrainState, int], Mapping[str, float]]:
     def evaluate(state: TrainState, at: int) -> dict[str, float]:
         carried = lambda: (state.extra["method"], state.frozen)  # noqa: E731
-        results = measure(made, data, eval_params(state, made.eval.ema), carried)
+        results = measured(eval_params(state, made.eval.ema), carried)
         told = ", ".join(f"{key} {value:.4f}" for key, value in results.items())
         log.info("step %d: %s", at, told)
         return dict(results)

@@ -116,6 +116,7 @@ class Schedule:
     warmup: tuple[tuple[str, float], ...]
     batch_unit: int | None
     recipe_batch: int | None
+    min_rate: float | None = None
 
     def at(self, clock: Clock) -> Rate:
         """The learning rates of a run.
@@ -125,7 +126,7 @@ class Schedule:
         Raises:
           ConfigError: the warm-up is longer than the run.
         """
-        warmup = clock.length(dict(self.warmup)) if self.warmup else 0
+        warmup = clock.length(dict(self.warmup)) if self.warmup and clock.steps else 0  # no steps, no warm-up
         if warmup > clock.steps:
             raise ConfigError(f"a warm-up of {warmup} steps does not fit into a training of {clock.steps} steps")
         scale, text = 1.0, f"learning rate {self.peak:.4g}"
@@ -141,7 +142,7 @@ class Schedule:
         return Rate(
             start=self.start * scale,
             peak=self.peak * scale,
-            final=self.final * scale,
+            final=self.final * scale if self.min_rate is None else self.min_rate,
             warmup=warmup,
             steps=clock.steps,
             text=text,
@@ -155,6 +156,7 @@ def warmup_cosine(
     warmup: Mapping[str, float] = MappingProxyType({"epochs": 0}),
     batch_unit: int | None = 256,
     recipe_batch: int | None = None,
+    min_rate: float | None = None,
 ) -> Schedule:
     """Linear warm-up, then half a cosine, decided anew for every step (VideoMAE V2, `utils.cosine_scheduler`).
 
@@ -163,18 +165,19 @@ def warmup_cosine(
       warmup: its length, as {"epochs": 20}, {"steps": …} or {"examples": …}.
       batch_unit: the batch, in videos, that the rates are given for; None leaves them as they are.
       recipe_batch: the batch the rates were chosen with; another one without `batch_unit` warns.
+      min_rate: the last rate in place of `final`, whatever the batch, as MAE-ST's `min_lr`.
 
     Raises:
       ValueError: a negative rate, or a batch below 1.
     """
-    for name, value in (("peak", peak), ("final", final), ("start", start)):
+    for name, value in (("peak", peak), ("final", final), ("start", start), ("min_rate", min_rate or 0.0)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}: a learning rate is a number of at least 0, not {value}")
     for name, batch in (("batch_unit", batch_unit), ("recipe_batch", recipe_batch)):
         if batch is not None and batch < 1:
             raise ValueError(f"{name}: a batch has at least one video, not {batch}")
     length_in_steps(warmup, steps_per_epoch=1.0, global_batch=1)  # a wrong unit is told where it was written
-    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch)
+    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate)
 
 
 def constant(value: float) -> Schedule:
