@@ -181,6 +181,26 @@ class Output:
     outputs: int
     label: str = "label"
 
+    def truth(self, label: Any) -> Array:
+        """Labels as float [b outputs]: class numbers one-hot, any others as they are.
+
+        A number that is no class makes its row NaN, not a silent zero.
+
+        Raises:
+          ValueError: another number of columns.
+        """
+        if self.kind != "numbers" and self.numbered(label):
+            known = (label >= 0) & (label < self.outputs)
+            return jnp.where(known[:, None], jax.nn.one_hot(label, self.outputs), jnp.nan)
+        target = jnp.asarray(label, jnp.float32).reshape(label.shape[0], -1)
+        if target.shape[1] != self.outputs:
+            raise ValueError(f"batch[{self.label!r}] has {target.shape[1]} numbers an example, the head {self.outputs}")
+        return target
+
+    def numbered(self, label: Any) -> bool:
+        """Whether labels are class numbers, one an example."""
+        return label.ndim == 1 and jnp.issubdtype(label.dtype, jnp.integer)
+
 
 def hold(extra: Extra, params: Params, carry: Any, step: Array) -> Extra:
     """The `advance` of methods that carry nothing from step to step."""
@@ -203,6 +223,8 @@ class Method(NamedTuple):
         `init_from` to fill; None where there are none.
       check: looks at a batch on the host, before it goes to a device, and raises ConfigError
         where the method cannot use it (a label that is no class); None where all will do.
+      suits: takes the number of clips of a micro-batch, and raises ConfigError where the method cannot
+        train on so many (clips that mix in groups); None where any will do.
       heads: what the columns of `predict` say, by name and in order ("" where there is one head
         alone); None: one class of as many as there are columns, batch["label"].
     """
@@ -216,6 +238,7 @@ class Method(NamedTuple):
     couples_batch: bool = False
     frozen: Callable[[Array, Batch], Params] | None = None
     check: Callable[[Batch], None] | None = None
+    suits: Callable[[int], Any] | None = None
     heads: Mapping[str, Output] | None = None
 
 

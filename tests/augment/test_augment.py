@@ -67,8 +67,23 @@ def test_groups_draw_for_themselves_and_do_not_meet():
     assert soft[0, 0] != soft[4, 4]
     alone, _ = jax.jit(mixup_cutmix(cutmix=0.0))(video[4:], target[4:], keys()[4:])
     np.testing.assert_array_equal(alone, both[4:])
-    with pytest.raises(ValueError, match="does not divide"):
+    with pytest.raises(ValueError, match="of 8 clips does not divide into mixing groups of 6"):
         mixup_cutmix(group=6)(video, target, keys())
+    with pytest.raises(ValueError, match="of 7 clips leaves one without a partner"):
+        mixup_cutmix()(video[:7], target[:7], keys()[:7])
+
+
+def test_a_clip_whose_partner_does_not_count_stays_as_it_is():
+    video, target = clips()
+    valid = jnp.arange(B) != 1  # the partner of clip 6
+    for mix in (mixup_cutmix(cutmix=0.0), mixup_cutmix(mixup=0.0)):
+        all_, soft = jax.jit(mix)(video, target, keys())
+        mixed, told = jax.jit(mix)(video.at[1].set(jnp.nan), target.at[1].set(jnp.nan), keys(), valid)
+        np.testing.assert_array_equal(mixed[6], video[6])
+        np.testing.assert_array_equal(told[6], target[6])
+        others = np.array([0, 2, 3, 4, 5, 7])
+        np.testing.assert_allclose(mixed[others], all_[others], rtol=1e-6)
+        np.testing.assert_allclose(told[others], soft[others], rtol=1e-6)
 
 
 def test_probability_zero_changes_nothing():

@@ -37,7 +37,7 @@ def batches(clips, label, rows=8, mesh=None, labelled=True):
             "video": clips[pick].reshape(rows, WIDTH).astype(np.float32),
             "index": np.where(real, np.repeat(pick, views), -1).astype(np.int32),
             "valid": real,
-            "label": np.where(real, np.repeat(label[pick], views), 0).astype(np.int32),
+            "label": np.repeat(label[pick], views, axis=0).astype(np.int32),
         }
         if not labelled:
             del batch["label"]
@@ -133,6 +133,34 @@ def test_retrieval_does_not_find_the_query_itself():
     found = retrieval(ranks=(1, 3))(toy(), jnp.ones(()), batches(clips, label))
     assert found["r3"] == 0.5  # classes 0 and 1 have one video each, which is the query
     assert found["r1"] < 1
+    found = retrieval(ranks=(1, 4, 10))(toy(), jnp.ones(()), batches(clips, np.arange(4)))
+    assert [found[f"r{rank}"] for rank in (1, 4, 10)] == [0, 0, 0]  # as many as there are videos, or more
+    with pytest.raises(ValueError, match="there is one video"):
+        retrieval()(toy(), jnp.ones(()), batches(clips[:1], label[:1]))
+
+
+EVALUATORS = {"knn": knn(None), "probe": probe(None), "retrieval": retrieval()}
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_features_and_labels_that_cannot_be_compared_are_refused(name, side):
+    clips, label = videos(8)
+
+    def run(x, y):
+        pair = [batches(clips, label), batches(x, y)]
+        return EVALUATORS[name](toy(), jnp.ones(()), *(pair if side == "train" else pair[::-1]))
+
+    broken = clips.copy()
+    broken[2] = np.nan
+    several = np.eye(CLASSES)[label]  # a class each, as several
+    for x, y, words in (
+        (broken, label, r"the features of 1 of 8 videos \(2\) are not finite"),
+        (clips, np.where(np.arange(8) < 5, -1, label), r"5 of 8 videos \(0, 1, 2, …\) have no class: label is -1"),
+        (clips, several, r"label is one class number a video here, and the data has int32 of shape \[8, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(x, y)
 
 
 def test_the_probe_is_at_the_minimum():

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vmae_jax.eval import figures, scores
 from vmae_jax.eval.collect import About
+from vmae_jax.eval.judge import jointly, judge
 from vmae_jax.eval.multiview import multiview
 from vmae_jax.types import Method, Output
 
@@ -96,8 +97,53 @@ def test_heads_of_every_kind_in_one_pass():
 def test_columns_that_are_not_the_heads_are_told():
     with pytest.raises(ValueError, match="11 outputs, its heads 3"):
         multiview()(method({"verb": HEADS["verb"]}), jnp.ones(()), batches(truth()))
-    with pytest.raises(ValueError, match=r"labels of shape \[7, 2\] do not fit outputs of \[7, 11\]"):
+    with pytest.raises(ValueError, match=r"batch\['labels'\] has 2 numbers an example, the head 11"):
         multiview()(method({"": Output("many", 11, "labels")}), jnp.ones(()), batches(truth()))
+
+
+@pytest.mark.parametrize("kind", ["one", "many", "numbers"])
+def test_outputs_that_are_not_finite_are_refused_not_counted_as_right(kind):
+    truth = np.array([0, 1, 2]) if kind == "one" else np.eye(3)
+    scored = np.eye(3)
+    judge(Output(kind, 3), scored, truth, pictures=False)
+    for bad in (np.nan, np.inf):
+        scored[1:, 1] = bad
+        with pytest.raises(ValueError, match=r"the outputs of 2 of 3 videos \(1, 2\) are not finite"):
+            judge(Output(kind, 3), scored, truth, pictures=False)
+    heads = {"a": Output("one", 3), "b": Output("one", 3)}
+    with pytest.raises(ValueError, match="not finite"):
+        jointly(heads, {"a": np.eye(3), "b": scored}, {name: np.arange(3) for name in heads})
+    with pytest.raises(ValueError, match="labels 'label' of 1 of 2 videos"):
+        judge(Output("numbers", 1), np.zeros((2, 1)), np.array([0.0, np.nan]), pictures=False)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_network_that_gives_nan_is_told_with_the_videos_names(labelled):
+    about = About(name=lambda number: f"v{number}.mp4")
+    with pytest.raises(ValueError, match=r"of 7 of 7 videos \(v0.mp4, v1.mp4, v2.mp4, …\) are not finite") as error:
+        multiview()(method(HEADS), jnp.float32(jnp.nan), batches(truth() if labelled else {}), about)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_mean_in_evaluation_what_they_mean_in_training():
+    """Class numbers of a head of many, distributions of a head of one."""
+    scored, number = np.random.default_rng(0).random((6, 3)), np.array([0, 1, 2, 2, 1, 0], np.int32)
+    hot = np.eye(3, dtype=np.float32)[number]
+    for kind, soft in (("one", hot * 0.9 + 0.1 / 3), ("many", hot)):
+        one, other = (judge(Output(kind, 3), scored, given, pictures=False) for given in (number, soft))
+        assert dict(one) == dict(other)
+        assert one.tables == other.tables
+        with pytest.raises(ValueError, match="goes from -1 to 2, the model has 3 classes"):
+            judge(Output(kind, 3), scored, np.where(number == 1, -1, number), pictures=False)
+    with pytest.raises(ValueError, match="1 of 6 videos have no class in 'label'"):
+        judge(Output("one", 3), scored, hot * (np.arange(6) > 0)[:, None], pictures=False)
+    with pytest.raises(ValueError, match="has 2 numbers an example, the head 3"):
+        judge(Output("one", 3), scored, hot[:, :2], pictures=False)
+    heads = {"a": Output("one", 3), "b": Output("one", 3)}
+    joint = [jointly(heads, {"a": scored, "b": hot}, {"a": given, "b": number}) for given in (number, hot)]
+    assert joint[0] == joint[1]
+    found = multiview()(method({"": Output("many", 11, "verb")}), jnp.ones(()), batches(truth()))
+    assert [row[1] for row in found.tables["videos.csv"][1:]] == truth()["verb"].tolist()
 
 
 def test_calibration_by_hand():

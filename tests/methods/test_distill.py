@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from random_batch import batch_of
 
-from vmae_jax.methods import classify, distill
+from vmae_jax.methods import classify, distill, labels
+from vmae_jax.models.pooling import attentive
 from vmae_jax.models.variants import vit
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import optim, schedule, sharding
@@ -77,6 +78,44 @@ def test_training_changes_the_student_and_not_one_bit_of_the_teacher():
     assert not any("teacher" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state))
 
 
+def test_every_kind_of_head_learns_from_the_teachers_behind_pools_and_needs_no_label():
+    heads = {"verb": labels.one(3, label="verb"), "tags": labels.many(2, weight=0.5), "score": labels.numbers(1)}
+    options = {"heads": heads, "pool": attentive(2), "teacher_pool": attentive(2), "temperature": 2.0, "weight": 3.0}
+    one = distill.build(STUDENT(), STUDENT(width=48), init_scale=1.0, **options)
+    assert one.check is None
+    assert one.heads == heads
+    batch = clips(labelled=False)
+    params, frozen = begin(one, batch)
+    assert "pooled" in params
+    assert "pooled" in frozen["teacher"]
+    teacher = classify.build(STUDENT(width=48), heads=heads, pool=attentive(2))
+    theirs, mine = jax.jit(teacher.predict)(frozen["teacher"], batch), jax.jit(one.predict)(params, batch)
+    context = Context(key=jax.random.key(0), step=jnp.int32(0), frozen=frozen, train=False)
+    loss = jax.jit(one.loss)(params, batch, context)
+    parts = {"verb_kl": ("verb", 0, 3), "tags_kl": ("tags", 3, 5), "score_teacher_square": ("score", 5, 6)}
+    assert set(loss.terms) == set(parts)
+    assert set(loss.metrics) == {"verb_agreement"}
+    for name, (head, start, end) in parts.items():
+        each = heads[head].divergence(mine[:, start:end], theirs[:, start:end], 2.0)[:3]
+        np.testing.assert_allclose(loss.terms[name].total, each.sum(), rtol=1e-3, atol=1e-8)
+        assert float(loss.terms[name].weight) == 3.0 * heads[head].weight
+
+
+def test_rows_that_do_not_count_are_not_learned_from():
+    """Such as one whose label is no class."""
+    one, batch = method(feature_weight=0.5, label_weight=0.5), clips()
+    batch["video"][3], batch["label"][3] = 0, 99
+    params, frozen = begin(one, batch)
+
+    def total(p, b):
+        context = Context(key=jax.random.key(0), step=jnp.int32(0), frozen=frozen)
+        return sum(term.total for term in one.loss(p, b, context).terms.values())
+
+    grad = jax.jit(jax.grad(total))
+    grads, expected = grad(params, batch), grad(params, {name: part[:3] for name, part in batch.items()})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-5), grads, expected)
+
+
 def test_mistakes():
     one, batch = method(), clips()
     with pytest.raises(ConfigError, match="needs its teacher"):
@@ -85,3 +124,5 @@ def test_mistakes():
         distill.build(STUDENT(), vit("micro", frames=8, resolution=32), classes=5)
     with pytest.raises(ValueError, match="temperature"):
         method(temperature=0.0)
+    with pytest.raises(ValueError, match="either classes"):
+        method(heads={"a": labels.one(3)})

@@ -83,6 +83,50 @@ def test_augmentation_is_only_for_training_and_says_that_it_couples():
     assert total(mixed, CONTEXT) != total(plain, CONTEXT)
 
 
+def test_divergences_are_zero_at_the_teacher_and_by_their_definitions():
+    random = np.random.default_rng(0)
+    mine, theirs = (jnp.asarray(random.normal(size=(3, 4)) * 2, jnp.float32) for _ in range(2))
+    for head in (labels.one(4), labels.many(4), labels.numbers(4)):
+        assert float(jnp.abs(head.divergence(theirs, theirs, 3.0)).max()) < 1e-6
+    p, q = (jax.nn.softmax(x / 2) for x in (theirs, mine))
+    np.testing.assert_allclose(labels.one(4).divergence(mine, theirs, 2.0), 4 * (p * jnp.log(p / q)).sum(1), rtol=1e-4)
+    p, q = (jax.nn.sigmoid(x / 2) for x in (theirs, mine))
+    each = p * jnp.log(p / q) + (1 - p) * jnp.log((1 - p) / (1 - q))
+    np.testing.assert_allclose(labels.many(4).divergence(mine, theirs, 2.0), 4 * each.mean(1), rtol=1e-4)
+    np.testing.assert_allclose(labels.numbers(4).divergence(mine, theirs, 2.0), ((mine - theirs) ** 2).mean(1))
+
+
+@pytest.mark.parametrize("kind", ["one", "many", "numbers"])
+def test_rows_that_do_not_count_leave_loss_and_gradients_as_they_are_without_them(kind):
+    """Whatever stands in them: a class that is none, NaN."""
+    several = np.where(np.arange(4)[:, None] < 2, 0.5, np.nan).astype(np.float32) * np.ones(5, np.float32)
+    told = np.array([1, 2, -1, 9], np.int32) if kind == "one" else several
+    method = classify.build(model(), heads={"a": getattr(labels, kind)(5)}, init_scale=1.0)
+    batch = batch_of(label=told, valid=np.array([True, True, False, False]))
+    params = begin(method, batch)
+
+    def mean(p, b):
+        [term] = method.loss(p, b, CONTEXT).terms.values()
+        return term.total / term.count
+
+    step = jax.jit(jax.value_and_grad(mean))
+    (loss, grads), (alone, expected) = step(params, batch), step(params, {k: v[:2] for k, v in batch.items()})
+    np.testing.assert_allclose(loss, alone, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), grads, expected)
+
+
+def test_rows_that_do_not_count_are_mixed_into_no_other():
+    method = classify.build(model(), classes=5, mix=mixup_cutmix(cutmix=0.0), init_scale=1.0)
+    batch = batch_of(valid=np.array([True, True, True, False]))
+    garbage = {**batch, "label": np.array([0, 1, 2, 77], np.int32), "video": batch["video"].copy()}
+    garbage["video"][3] = 255
+    params = begin(method, batch)
+    step = jax.jit(jax.grad(lambda p, b: method.loss(p, b, CONTEXT).terms["cross_entropy"].total))
+    both = step(params, batch), step(params, garbage)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(both[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *both)
+
+
 def test_the_normalisation_of_a_video_is_that_of_its_cubes():
     """Augmentations that change nothing leave the loss as it was: one normalisation, one order of cubes."""
     nothing = classify.build(

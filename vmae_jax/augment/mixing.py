@@ -10,8 +10,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
+from vmae_jax.spec import ConfigError
 from vmae_jax.types import stream, typed
 
 __all__ = ["Mixing", "mixup_cutmix"]
@@ -29,33 +30,57 @@ class Mixing:
 
     @typed
     def __call__(
-        self, video: Float[Array, "b t h w c"], target: Float[Array, "b k"], keys: Key[Array, "b"]
+        self,
+        video: Float[Array, "b t h w c"],
+        target: Float[Array, "b k"],
+        keys: Key[Array, "b"],
+        valid: Bool[Array, "b"] | None = None,
     ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b k"]]:
         """Mixes normalised clips and their targets within each group.
 
         Args:
           keys: one an example; a group draws from its first example's.
+          valid: a clip whose partner is False here stays as it is; None: all are real.
 
         Raises:
-          ValueError: the batch does not divide into groups.
+          ConfigError: the batch does not divide into groups.
         """
         b = video.shape[0]
-        size = min(self.group or b, b)
-        if b % size:
-            raise ValueError(f"a batch of {b} clips does not divide into mixing groups of {size}")
+        size = self.size(b)
+        valid = jnp.ones(b, bool) if valid is None else valid
         grouped = lambda a: a.reshape(b // size, size, *a.shape[1:])  # noqa: E731
-        mixed, targets = jax.vmap(self._mix)(grouped(video), grouped(target), keys[::size])
+        mixed, targets = jax.vmap(self._mix)(grouped(video), grouped(target), keys[::size], grouped(valid))
         return mixed.reshape(video.shape), targets.reshape(target.shape)
 
-    def _mix(self, video: Array, target: Array, key: Array) -> tuple[Array, Array]:
+    def size(self, clips: int) -> int:
+        """How many of a batch's clips make a group: all, where it has fewer than `group`.
+
+        Raises:
+          ConfigError: the batch does not divide into groups, or a clip has no partner.
+        """
+        size = min(self.group or clips, clips)
+        if clips % size:
+            raise ConfigError(
+                f"a (micro-)batch of {clips} clips does not divide into mixing groups of {size}: set group of "
+                f"augment.mixing.mixup_cutmix to an even divisor of it, or data.global_batch"
+            )
+        if size % 2:
+            raise ConfigError(
+                f"a (micro-)batch of {clips} clips leaves one without a partner to mix with: give data.global_batch "
+                f"and train.accumulate an even number of clips a micro-batch"
+            )
+        return size
+
+    def _mix(self, video: Array, target: Array, key: Array, valid: Array) -> tuple[Array, Array]:
         share, box = self._draw(stream(key, "mix"), *video.shape[2:4])
-        other = video[::-1]
+        other, partner = video[::-1], valid[::-1]
         # Mixup blends everywhere; CutMix, whose `box` is a mask, replaces what lies inside it.
         inside = box[None, None, :, :, None]
         mixed = jnp.where(jnp.isnan(inside), share * video + (1.0 - share) * other, 0.0)
         cut = jnp.where(inside > 0, other, video)
-        video = jnp.where(jnp.isnan(inside), mixed, cut)
-        return video, share * target + (1.0 - share) * target[::-1]
+        alone = ~partner.reshape(-1, 1)
+        video = jnp.where(alone[..., None, None, None], video, jnp.where(jnp.isnan(inside), mixed, cut))
+        return video, jnp.where(alone, target, share * target + (1.0 - share) * target[::-1])
 
     def _draw(self, key: Array, height: int, width: int) -> tuple[Array, Array]:
         """The share of the clip itself, and the box [h w]: NaN is mixup, 1 is cut out."""
@@ -95,8 +120,9 @@ def mixup_cutmix(
       mixup, cutmix: of the Beta distribution of the share; 0 switches it off.
       switch: how often CutMix, where both are on.
       probability: how often anything is mixed at all.
-      group: clips that share one draw and mix among themselves, a divisor of the batch's clips.
-        The official code draws once a GPU: its batch times num_sample. None: one draw a batch.
+      group: clips that share one draw and mix among themselves, a divisor of the micro-batch's clips.
+        The official code draws once a GPU: its batch times num_sample. None: one draw a batch, as
+        has a batch of fewer clips.
 
     Raises:
       ValueError: a number outside its range, or neither switched on.

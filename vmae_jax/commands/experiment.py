@@ -163,6 +163,9 @@ def _check_fit(made: Experiment) -> None:
             "the method has networks that are never trained, and nothing fills them: set config.init_from, such as "
             "{'frozen/teacher': call('train.init_from.weights', path=WORKDIR)}"
         )
+    clips, rest = divmod(made.loader.clips_per_step, made.train.accumulate)
+    if made.method.suits is not None and not rest:  # the mesh tells of a rest
+        made.method.suits(clips)
     try:
         made.abstract_params()
     except ConfigError:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vmae_jax.eval.scores import finite, single
 from vmae_jax.types import Batch, Extra, Method, Params
 
 __all__ = ["About", "Found", "Programs", "Results", "embed", "labelled", "per_video", "unit", "whole"]
@@ -139,14 +140,17 @@ def per_video(
 def embed(
     method: Method, params: Params, batches: Iterable[Batch], programs: Programs, *, layer: int | None, label: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pooled features of every video [videos d], and their labels [videos …].
+    """The pooled features of every video [videos d], and their classes [videos].
 
     Raises:
-      ValueError: the data has no labels of that name.
+      ValueError: the data has no labels of that name, not one class a video, or features are not finite.
     """
     compiled = programs((method.features, layer, True), lambda p, b: method.features(p, b, layer=layer, pool=True))
     found = per_video(compiled, params, batches, (label,))
-    return found.outputs, found.label(label)
+    truth = found.label(label)
+    single(truth, found.index, label)
+    finite(found.outputs, found.index, "the features")
+    return found.outputs, truth
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """One head's outputs against the truth: its numbers, tables and pictures."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,19 +24,17 @@ def judge(
 
     Args:
       outputs: averaged probabilities, or numbers, [videos d].
-      truth: classes [videos], or [videos d].
+      truth: class numbers [videos], or [videos d]; of one class a video, the likeliest of a distribution.
       names: of the classes.
       title: of the head, for its pictures.
 
     Raises:
-      ValueError: labels that are not those of the head.
+      ValueError: labels that are not those of the head, outputs or labels that are not finite.
     """
+    scores.finite(outputs)
     if head.kind == "one":
-        return _one(head, outputs, truth, names, title, pictures)
-    if truth.ndim == 1 and outputs.shape[1] == 1:
-        truth = truth[:, None]
-    if truth.shape != outputs.shape:
-        raise ValueError(f"labels of shape {list(truth.shape)} do not fit outputs of {list(outputs.shape)}")
+        return _one(outputs, _classes(head, outputs, truth), names, title, pictures)
+    truth = _rows(head, outputs, truth)
     return _many(outputs, truth, names, title, pictures) if head.kind == "many" else _numbers(outputs, truth)
 
 
@@ -43,9 +42,15 @@ def jointly(
     heads: Mapping[str, Output], outputs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray | None]
 ) -> dict[str, float]:
     """joint_top1 of several heads of one class each, all right at once; of two, joint_top5 by their product."""
-    known = {name: label for name, label in truth.items() if heads[name].kind == "one" and label is not None}
+    known = {
+        name: _classes(heads[name], outputs[name], label)
+        for name, label in truth.items()
+        if heads[name].kind == "one" and label is not None
+    }
     if len(known) < 2:
         return {}
+    for name in known:
+        scores.finite(outputs[name])
     place = {name: scores.places(outputs[name], label) for name, label in known.items()}
     numbers = {"joint_top1": float(np.all([found == 0 for found in place.values()], axis=0).mean())}
     if len(known) == 2:
@@ -58,14 +63,29 @@ def jointly(
     return numbers
 
 
-def _one(
-    head: Output, outputs: np.ndarray, label: np.ndarray, names: Sequence[str], title: str, pictures: bool
-) -> Results:
-    classes = outputs.shape[1]
-    if label.ndim != 1 or label.min() < 0 or label.max() >= classes:
+def _rows(head: Output, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Labels as training takes them (`Output.truth`), [videos d]. Raises ValueError: they are not the head's."""
+    head = dataclasses.replace(head, outputs=outputs.shape[1])
+    if head.kind != "numbers" and head.numbered(truth) and (truth.min() < 0 or truth.max() >= head.outputs):
         raise ValueError(
-            f"the data's {head.label} goes from {label.min()} to {label.max()}, the model has {classes} classes"
+            f"the data's {head.label} goes from {truth.min()} to {truth.max()}, the model has {head.outputs} classes"
         )
+    rows = np.asarray(head.truth(truth))
+    scores.finite(rows, what=f"the labels {head.label!r}")
+    return rows
+
+
+def _classes(head: Output, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The class of each video, the likeliest of soft labels. Raises ValueError: they are not the head's."""
+    rows = _rows(head, outputs, truth)
+    empty = ~(rows > 0).any(axis=1)
+    if empty.any():
+        raise ValueError(f"{int(empty.sum())} of {len(rows)} videos have no class in {head.label!r}: all are 0")
+    return rows.argmax(axis=1)
+
+
+def _one(outputs: np.ndarray, label: np.ndarray, names: Sequence[str], title: str, pictures: bool) -> Results:
+    classes = outputs.shape[1]
     place, predicted = scores.places(outputs, label), outputs.argmax(axis=1)
     counts, accuracy = scores.class_accuracy(place == 0, label, classes)
     bins = scores.reliability(outputs.max(axis=1), place == 0)

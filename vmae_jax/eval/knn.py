@@ -58,7 +58,10 @@ class Retrieval:
         gallery, theirs = query, mine
         if train is not None:
             gallery, theirs = embed(method, params, train, programs, layer=self.layer, label=self.label)
-        deepest = min(max(self.ranks), len(gallery))
+        others = len(gallery) - (train is None)
+        if others < 1:
+            raise ValueError("there is one video, and nothing to find: retrieval needs two, or train=")
+        deepest = min(max(self.ranks), others)  # the query itself, the farthest, is never among them
         hits = []
         for start, close in _similar(query, gallery):
             if train is None:  # a video does not find itself

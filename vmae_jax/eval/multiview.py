@@ -16,6 +16,7 @@ import numpy as np
 
 from vmae_jax.eval.collect import About, Found, Results, per_video
 from vmae_jax.eval.judge import jointly, judge
+from vmae_jax.eval.scores import finite
 from vmae_jax.types import Array, Batch, Method, Output, Params
 
 __all__ = ["Multiview", "multiview"]
@@ -43,6 +44,8 @@ class Multiview:
             return jnp.concatenate([ACTIVATIONS[heads[name].kind](part) for name, part in parts.items()], axis=1)
 
         found = per_video(about.programs((predict,), votes), params, batches, [head.label for head in heads.values()])
+        keys = found.index.tolist() if about.name is None else list(map(about.name, found.index.tolist()))
+        finite(found.outputs, keys)
         scores = _parts(found.outputs, heads)
         truth = {name: _truth(found, head) for name, head in heads.items()}
         results = Results({"videos": float(len(found.index))})
@@ -95,7 +98,7 @@ def _parts(outputs: Any, heads: Mapping[str, Output]) -> dict[str, Any]:
 def _truth(found: Found, head: Output) -> np.ndarray | None:
     """The head's labels; None where there are none, or all are held back (-1)."""
     truth = found.labels.get(head.label)
-    if truth is None or (head.kind == "one" and truth.ndim == 1 and (truth < 0).all()):
+    if truth is None or (head.kind != "numbers" and head.numbered(truth) and (truth < 0).all()):
         return None
     return truth
 
@@ -131,7 +134,7 @@ def _told(head: Output, value: Any) -> Any:
     """A label as a field of a table."""
     if value is None:
         return ""
-    if head.kind == "one" and np.ndim(value) == 0:
+    if head.kind != "numbers" and np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer):
         return int(value)
     if head.kind == "many":
         return ";".join(map(str, np.flatnonzero(np.asarray(value) > 0.5)))

@@ -1,6 +1,6 @@
 """How good outputs are: accuracies, precision, calibration, confusion, errors of numbers. NumPy alone."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,12 +11,15 @@ __all__ = [
     "class_accuracy",
     "confusion",
     "correlation",
+    "finite",
     "places",
     "ranks",
     "reliability",
+    "single",
 ]
 
 BINS = 15
+SHOWN = 3  # offenders that an error lists
 
 
 class Bins(NamedTuple):
@@ -25,6 +28,45 @@ class Bins(NamedTuple):
     count: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
+
+
+def finite(values: np.ndarray, keys: Any = None, what: str = "the outputs") -> None:
+    """Refuses numbers that are not: a NaN stands behind nothing, so that it would be right every time.
+
+    Args:
+      values: a row a video.
+      keys: of the videos, for the message; their rows by default.
+      what: they are, for the message.
+
+    Raises:
+      ValueError: NaN or infinity.
+    """
+    wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"{what} of {_counted(wrong, keys, len(values))} are not finite (NaN or infinite)")
+
+
+def single(label: np.ndarray, keys: Any = None, what: str = "label") -> None:
+    """Refuses labels that are not one class a video.
+
+    Raises:
+      ValueError: several, other numbers, or a video without one (-1).
+    """
+    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(
+            f"{what} is one class number a video here, and the data has {label.dtype} of shape {list(label.shape)}"
+        )
+    wrong = np.flatnonzero(label < 0)
+    if len(wrong):
+        raise ValueError(
+            f"{_counted(wrong, keys, len(label))} have no class: {what} is {label[wrong[0]]}; leave such videos out"
+        )
+
+
+def _counted(wrong: np.ndarray, keys: Any, videos: int) -> str:
+    """How many of the videos, and which are the first."""
+    first = ", ".join(str(i if keys is None else keys[i]) for i in wrong[:SHOWN].tolist())
+    return f"{len(wrong)} of {videos} videos ({first}{', …' if len(wrong) > SHOWN else ''})"
 
 
 def places(scores: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -44,9 +44,16 @@ class Classify:
         cubes, targets = self.examples(batch, train=context.train)
         return self.judge(self.logits(params, batch, cubes, train=context.train), targets, batch["valid"])
 
-    def examples(self, batch: Batch, *, train: bool) -> tuple[Array, Array]:
-        """Normalised cubes [b n p] and targets [b outputs], augmented while training."""
-        target = jnp.concatenate([h.target(labels.of_batch(h, batch)) for h in self.heads.values()], axis=-1)
+    def examples(self, batch: Batch, *, train: bool, labelled: bool = True) -> tuple[Array, Array]:
+        """Normalised cubes [b n p] and targets [b outputs], augmented while training.
+
+        Args:
+          train: augment.
+          labelled: False looks at no label; all targets are 0.
+        """
+        valid = jnp.asarray(batch["valid"])
+        # A row that only fills the batch up has any label, or none: 0 · NaN would be the gradient of all.
+        target = jnp.where(valid[:, None], self.targets(batch) if labelled else self.untold(batch), 0.0)
         if not train or (self.erase is None and self.mix is None):
             return self.cubes(batch), target
         # Noise and blends are of normalised pixels; the model's own normalisation makes them.
@@ -55,8 +62,22 @@ class Classify:
         if self.erase is not None:
             video = self.erase(video, keys)
         if self.mix is not None:
-            video, target = self.mix(video, target, keys)
+            video, target = self.mix(video, target, keys, valid)
         return jnp.asarray(patchify(video, self.model.patch)), target
+
+    def targets(self, batch: Batch) -> Array:
+        """The labels of all heads as targets side by side, [b outputs]."""
+        return jnp.concatenate([h.target(labels.of_batch(h, batch)) for h in self.heads.values()], axis=-1)
+
+    def untold(self, batch: Batch) -> Array:
+        """Targets of clips whose labels nobody looks at."""
+        return jnp.zeros((batch["video"].shape[0], self.network.classes))
+
+    def columns(self) -> Iterator[tuple[str, Head, slice]]:
+        """The heads: what their terms begin with, and which outputs are theirs."""
+        start = 0
+        for name, head in self.heads.items():
+            yield f"{name}_" if name != ALONE else "", head, slice(start, start := start + head.outputs)
 
     def logits(self, params: Params, batch: Batch, cubes: Array, *, train: bool) -> Array:
         """The outputs of all heads side by side, [b outputs] float32."""
@@ -64,14 +85,12 @@ class Classify:
         return self.run(params, cubes, keys)
 
     def judge(self, logits: Array, targets: Array, valid: Array) -> Loss:
-        """The loss of outputs against targets."""
+        """The loss of outputs against targets, which are finite in rows that are not valid, too."""
         terms: dict[str, Term] = {}
         metrics: dict[str, Mean] = {}
-        valid, start = valid.astype(jnp.float32), 0
-        for name, head in self.heads.items():
-            part = slice(start, start := start + head.outputs)
-            error = jnp.where(valid > 0, head.error(logits[:, part], targets[:, part]), 0.0)
-            prefix = f"{name}_" if name != ALONE else ""
+        valid = valid.astype(jnp.float32)
+        for prefix, head, part in self.columns():
+            error = head.error(logits[:, part], targets[:, part])
             terms[prefix + head.term] = Term((error * valid).sum(), valid.sum(), jnp.float32(head.weight))
             told = head.metrics(logits[:, part], targets[:, part], valid)
             metrics |= {prefix + key: value for key, value in told.items()}
@@ -169,6 +188,7 @@ def build(
         features=one.features,
         predict=one.predict,
         couples_batch=mix is not None,
+        suits=mix.size if mix is not None else None,
         check=functools.partial(labels.check, one.heads),
         heads=one.heads,
     )

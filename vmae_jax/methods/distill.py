@@ -1,4 +1,4 @@
-"""Distillation: a small classifier learns the outputs of a large one (Hinton et al. 2015).
+"""Distillation: a small classifier learns the outputs of a large one, head by head (Hinton et al. 2015).
 
 VideoMAE V2 distils its giant into S and B by the KL divergence of their logits; its code is not
 published, so that temperature and weights here are the config's to say.
@@ -6,6 +6,7 @@ published, so that temperature and weights here are the config's to say.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +17,10 @@ from vmae_jax.augment.erasing import Erasing
 from vmae_jax.augment.mixing import Mixing
 from vmae_jax.methods import labels
 from vmae_jax.methods.classify import Classify, classifier
+from vmae_jax.methods.labels import Head
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.layers import Dense
+from vmae_jax.models.pooling import Pool
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify, unpatchify
 from vmae_jax.spec import ConfigError
@@ -50,9 +53,9 @@ class Distill:
         return {"teacher": self.teacher.init(stream(key, "teacher"), batch)[0]}
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
-        """temperature² · KL(teacher ‖ student), and what else is switched on.
+        """How far the student's heads are from the teacher's (`Head.divergence`), and what else is switched on.
 
-        Both see the same augmented clips.
+        Both see the same augmented clips. Without `label_weight` no label is looked at.
 
         Raises:
           ConfigError: the context has no teacher.
@@ -60,10 +63,7 @@ class Distill:
         if not context.frozen or "teacher" not in context.frozen:
             raise ConfigError("the loss of distillation needs its teacher; evaluate with eval.multiview instead")
         self.student.model.check(batch["video"].shape)
-        labelled = self.label_weight > 0 or "label" in batch
-        if not labelled:  # a teacher alone teaches on any video
-            batch = {**batch, "label": jnp.zeros(batch["video"].shape[0], jnp.int32)}
-        cubes, targets = self.student.examples(batch, train=context.train)
+        cubes, targets = self.student.examples(batch, train=context.train, labelled=self.label_weight > 0)
         keys = stream(row_keys(batch["seed"]), "drop_path") if context.train else None
         mine = self.student.run(params, cubes, keys, features=True)
         logits: Any = self.student.network.apply({"params": params}, mine, keys, method=Classifier.outputs)
@@ -71,21 +71,33 @@ class Distill:
         their_features = self.teacher.run(known, self._recut(cubes), features=True)
         theirs: Any = self.teacher.network.apply({"params": known}, their_features, method=Classifier.outputs)
         valid = batch["valid"].astype(jnp.float32)
-        log_p, log_q = (jax.nn.log_softmax(a / self.temperature, axis=-1) for a in (theirs, logits))
-        kl = self.temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-        terms = {"kl": Term((kl * valid).sum(), valid.sum(), jnp.float32(self.weight))}
-        judged = self.student.judge(logits, targets, batch["valid"])
+        # What the teacher says of rows that do not count may be anything: 0 · NaN would be the gradient of all.
+        theirs, their_features = (jnp.where(valid[:, None] > 0, a, 0.0) for a in (theirs, their_features))
+        result = self._learned(logits, theirs, valid)
+        terms, metrics = result.terms, result.metrics
         if self.label_weight:
-            scale = jnp.float32(self.label_weight)
+            judged, scale = self.student.judge(logits, targets, batch["valid"]), jnp.float32(self.label_weight)
             terms |= {name: dataclasses.replace(t, weight=t.weight * scale) for name, t in judged.terms.items()}
+            metrics |= judged.metrics
         if self.feature_weight:
             # Between the teacher's pooled features and a linear map of the student's.
             mapped: Any = self._match().apply({"params": params["match"]}, mine)
             error = jnp.square(mapped - their_features).mean(axis=-1)
             terms["features"] = Term((error * valid).sum(), valid.sum(), jnp.float32(self.feature_weight))
-        agree = (logits.argmax(axis=-1) == theirs.argmax(axis=-1)) * valid
-        metrics = {"agreement": Mean(agree.sum(), valid.sum())}
-        return Loss(terms, metrics | judged.metrics if labelled else metrics)
+        return Loss(terms, metrics)
+
+    def _learned(self, logits: Array, theirs: Array, valid: Array) -> Loss:
+        """What is learned from the teacher's outputs, and how often both say the same class."""
+        terms: dict[str, Term] = {}
+        metrics: dict[str, Mean] = {}
+        for prefix, head, part in self.student.columns():
+            error = head.divergence(logits[:, part], theirs[:, part], self.temperature)
+            weight = jnp.float32(self.weight * head.weight)
+            terms[prefix + head.distilled] = Term((error * valid).sum(), valid.sum(), weight)
+            if head.kind == "one":
+                same = (logits[:, part].argmax(axis=-1) == theirs[:, part].argmax(axis=-1)) * valid
+                metrics[f"{prefix}agreement"] = Mean(same.sum(), valid.sum())
+        return Loss(terms, metrics)
 
     def predict(self, params: Params, batch: Batch) -> Array:
         """The student's logits."""
@@ -109,7 +121,7 @@ class Distill:
 def build(
     model: Model,
     teacher: Model,
-    classes: int,
+    classes: int | None = None,
     dropout: float = 0.0,
     init_scale: float = 0.001,
     smoothing: float = 0.0,
@@ -119,21 +131,28 @@ def build(
     weight: float = 1.0,
     label_weight: float = 0.0,
     feature_weight: float = 0.0,
+    heads: Mapping[str, Head] | None = None,
+    pool: Pool | None = None,
+    teacher_pool: Pool | None = None,
 ) -> Method:
     """Distillation as a method; `init_from` fills "params" and must fill "frozen/teacher".
 
     Args:
       model: of the student.
-      teacher: of the teacher, a classifier of the same classes on the same clips.
+      teacher: of the teacher, a classifier of the same classes or heads on the same clips.
       classes: how many.
       dropout, init_scale, smoothing, erase, mix: of the student, as in `methods.classify.build`.
-      temperature: of both softmaxes.
-      weight: of the divergence.
-      label_weight: of the cross-entropy with the labels; 0 does without, and needs none.
+      temperature: of both sides' softmaxes and sigmoids.
+      weight: of the divergence, times each head's own.
+      label_weight: of the error against the labels; 0 does without, and needs none.
       feature_weight: of matching the pooled features through a learned linear map; 0 does without.
+      heads: instead of `classes`, those of both, as in `methods.classify.build`: of several classes a
+        video each sigmoid is matched, numbers by their squares.
+      pool, teacher_pool: of the student and of the teacher, instead of the tokens' mean.
 
     Raises:
-      ValueError: teacher and student take different clips, a number outside its range.
+      ValueError: both or neither of classes and heads, teacher and student take different clips, a number
+        outside its range.
     """
     if temperature <= 0 or weight <= 0 or min(label_weight, feature_weight) < 0:
         raise ValueError("temperature and weight are above 0, label_weight and feature_weight at least 0")
@@ -142,14 +161,16 @@ def build(
             f"teacher and student see the same clips, normalised alike; the teacher takes {teacher.video_shape}, "
             f"the student {model.video_shape}"
         )
-    student = classifier(model, classes, dropout, init_scale, smoothing, None, erase, mix)
-    one = Distill(student, classifier(teacher, classes), temperature, weight, label_weight, feature_weight)
+    student = classifier(model, classes, dropout, init_scale, smoothing, heads, erase, mix, pool)
+    known = classifier(teacher, classes, heads=heads, pool=teacher_pool)
+    one = Distill(student, known, temperature, weight, label_weight, feature_weight)
     return Method(
         init=one.init,
         loss=one.loss,
         features=one.features,
         predict=one.predict,
         couples_batch=mix is not None,
+        suits=mix.size if mix is not None else None,
         frozen=one.frozen,
         check=functools.partial(labels.check, student.heads) if label_weight else None,
         heads=student.heads,

@@ -33,20 +33,13 @@ class Head(Output):
 
     def target(self, label: Array) -> Array:
         """Labels as float [b outputs]: indices one-hot and smoothed, soft ones as they are."""
-        if jnp.issubdtype(label.dtype, jnp.integer) and label.ndim == 1 and self.kind != "numbers":
-            hot = jax.nn.one_hot(label, self.outputs)
-            off = self.smoothing / (self.outputs if self.kind == "one" else 2)
-            # A label that is no class makes the loss NaN, which the step refuses, not a silent zero.
-            known = (label >= 0) & (label < self.outputs)
-            return jnp.where(known[:, None], hot * (1.0 - self.smoothing) + off, jnp.nan)
-        target = label.astype(jnp.float32).reshape(label.shape[0], -1)
-        if target.shape[1] != self.outputs:
-            raise ConfigError(
-                f"batch[{self.label!r}] has {target.shape[1]} numbers an example, the head {self.outputs}"
-            )
-        if self.kind == "many":
-            return target * (1.0 - self.smoothing) + self.smoothing / 2
-        return target
+        try:
+            truth = self.truth(label)  # NaN where a label is no class: so is the loss, and the step refuses it
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if self.kind == "many" or (self.kind == "one" and self.numbered(label)):
+            return truth * (1.0 - self.smoothing) + self.smoothing / (self.outputs if self.kind == "one" else 2)
+        return truth
 
     def error(self, outputs: Array, target: Array) -> Array:
         """The loss of each example, [b]: cross-entropies, or the mean square."""
@@ -56,6 +49,21 @@ class Head(Output):
             positive, negative = jax.nn.log_sigmoid(outputs), jax.nn.log_sigmoid(-outputs)
             return -(target * positive + (1.0 - target) * negative).mean(axis=-1)
         return jnp.square(outputs - target).mean(axis=-1)
+
+    def divergence(self, outputs: Array, teacher: Array, temperature: float = 1.0) -> Array:
+        """How far outputs are from a teacher's, of each example, [b].
+
+        Classes: temperature² · KL(teacher ‖ outputs) at that temperature, of the softmaxes, or the mean of
+        the sigmoids' (each class a Bernoulli draw). Numbers: the mean square, which has no temperature.
+        """
+        if self.kind == "numbers":
+            return jnp.square(outputs - teacher).mean(axis=-1)
+        q, p = outputs / temperature, teacher / temperature
+        if self.kind == "one":
+            log_p, log_q = jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1)
+            return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+        log_p, log_q = (jax.nn.log_sigmoid(jnp.stack([x, -x])) for x in (p, q))  # that it is the class, and is not
+        return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=0).mean(axis=-1)
 
     def metrics(self, outputs: Array, target: Array, valid: Array) -> dict[str, Mean]:
         """Means to record: "top1" where there is one class."""
@@ -68,6 +76,11 @@ class Head(Output):
     def term(self) -> str:
         """What its error is called."""
         return {"one": "cross_entropy", "many": "binary_cross_entropy", "numbers": "square"}[self.kind]
+
+    @property
+    def distilled(self) -> str:
+        """What its divergence is called."""
+        return "teacher_square" if self.kind == "numbers" else "kl"
 
 
 def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
@@ -113,7 +126,7 @@ def check(heads: Mapping[str, Head], batch: Mapping[str, Any]) -> None:
         if head.label not in batch:
             raise ConfigError(_absent(head, batch))
         label = np.asarray(batch[head.label])
-        if head.kind == "numbers" or not np.issubdtype(label.dtype, np.integer) or label.ndim != 1:
+        if head.kind == "numbers" or not head.numbered(label):
             continue
         wrong = np.flatnonzero(((label < 0) | (label >= head.outputs)) & np.asarray(batch["valid"]))
         if len(wrong):

@@ -1,0 +1,28 @@
+"""Parts of a config that do not fit each other are told before anything is compiled."""
+
+import pytest
+
+from configs import finetune
+from vmae_jax.commands.experiment import experiment
+from vmae_jax.spec import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "batch", "group", "words"),
+    [
+        (1, 24, 32, "a (micro-)batch of 48 clips does not divide into mixing groups of 32: set group"),
+        (2, 24, 32, None),  # 24 clips: one group
+        (3, 24, 6, "a (micro-)batch of 16 clips does not divide into mixing groups of 6"),
+        (8, 12, None, "a (micro-)batch of 3 clips leaves one without a partner"),
+    ],
+)
+def test_clips_that_do_not_divide_into_mixing_groups(accumulate, batch, group, words):
+    config = finetune.get_config("B,smoke,weights=none")
+    config.data.global_batch, config.train.accumulate, config.method.mix.group = batch, accumulate, group
+    if words is None:
+        experiment(config)
+        return
+    with pytest.raises(ConfigError) as error:
+        experiment(config)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
