@@ -21,7 +21,7 @@ from benchmarks import learning_arms as arms
 from benchmarks.learning_arms import LADDER, LONG, MAIN, SCRATCH, SMALL, Setting
 from vmae_jax.commands import train
 from vmae_jax.commands.experiment import Experiment, experiment
-from vmae_jax.commands.measure import measure
+from vmae_jax.commands.measure import Measurement
 from vmae_jax.commands.restore import restore
 from vmae_jax.eval.charts import reduce_points
 from vmae_jax.io.paths import Workdir
@@ -221,7 +221,7 @@ def _measured(
     """What evaluators say of a held-out split."""
     data = build(arms.clips(setting, split, getattr(setting, split), cache=_cache(out)))
     built = Evaluation(data=data, evaluators={name: build(one) for name, one in evaluators.items()})
-    return measure(dataclasses.replace(made, eval=built), data.open(), params, lambda: (None, {}))
+    return Measurement(dataclasses.replace(made, eval=built))(params, lambda: (None, {}))
 
 
 def _metrics(workdir: Workdir) -> list[dict[str, Any]]:

@@ -1,65 +1,181 @@
 """Runs the evaluators of a config over its held-out data."""
 
+import contextlib
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.data.device import host_rows, prefetch_to_device
-from vmae_jax.eval.collect import About, Results
+from vmae_jax.data.faults import Fault
+from vmae_jax.data.pipeline import Opened
+from vmae_jax.eval.attentive_probe import AttentiveProbe
+from vmae_jax.eval.collect import About, Programs, Results, labelled
+from vmae_jax.eval.knn import Knn, Retrieval
+from vmae_jax.eval.probe import Probe
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
+from vmae_jax.train.on_mesh import on_mesh
 from vmae_jax.types import Batch, Extra, Params
 
-__all__ = ["check_classes", "evaluation_batches", "measure"]
+__all__ = ["Measurement", "check_classes"]
+
+log = logging.getLogger(__name__)
+
+OF_FEATURES = (AttentiveProbe, Knn, Probe, Retrieval)  # they ask no head, so the data may have other classes
+BROKEN = "broken.csv"
 
 
-def measure(made: Experiment, data: Any, params: Params, carried: Callable[[], tuple[Extra, Params]]) -> Results:
-    """What every evaluator says, as NAME/METRIC, and the tables and files that some give, as NAME_FILE.
+class Measurement:
+    """The evaluators of an experiment and their data, opened and checked; called as often as there is to measure.
 
-    An evaluator that has a loader `train` gets a pass over that too, for what it compares with.
+    What they compile is compiled once. A batch is made as large as the mesh needs it.
+
+    Attributes:
+      data: the opened loader of `made.eval.data`.
+      mesh: whose devices share the clips.
 
     Args:
-      data: the opened loader of `made.eval.data`.
-      params: of the method, as they are evaluated.
-      carried: gives the method's carried state and its frozen networks.
+      made: an experiment whose `eval` section names data and evaluators.
+      mesh: that the parameters will be on; by default the experiment's own.
 
     Raises:
-      ConfigError: an evaluator that this data or this method does not suit.
+      ConfigError: data that are not there, or that do not suit the model, an evaluator, each other
+        or this host's memory.
     """
-    check_classes(made, data)
-    about = About(data.label_names, getattr(data.source, "key", None), carried)
-    results = Results({})
-    for name, evaluator in made.eval.evaluators.items():
-        train = getattr(evaluator, "train", None)
-        more = {"about": about} if "about" in inspect.signature(evaluator).parameters else {}
+
+    def __init__(self, made: Experiment, mesh: jax.sharding.Mesh | None = None):
+        self._made, self.mesh = made, mesh or made.mesh
+        self._programs = Programs(functools.partial(on_mesh, mesh=self.mesh))
+        self._logged: set[tuple[str, int]] = set()
+        self._known: dict[str, Opened] = {}  # what evaluators compare with, by their names
+        self.data = self._open("config.eval.data", made.eval.data)
+        heads = not all(isinstance(evaluator, OF_FEATURES) for evaluator in made.eval.evaluators.values())
+        check_classes(made, self.data, heads=heads)
+        for name, evaluator in made.eval.evaluators.items():
+            where = f"config.eval.evaluators.{name}"
+            if getattr(evaluator, "train", None) is not None:
+                self._known[name] = self._open(f"{where}.train", evaluator.train)
+                check_classes(made, self.data, self._known[name], heads=heads)
+            with _as_mistake(where):
+                self._check(evaluator, self._known.get(name))
+
+    def __call__(
+        self,
+        params: Params,
+        carried: Callable[[], tuple[Extra, Params]],
+        alive: Callable[[str, str], None] = lambda name, where: None,
+    ) -> Results:
+        """What every evaluator says, as NAME/METRIC, and the tables and files that some give, as NAME_FILE.
+
+        An evaluator that has a loader `train` gets a pass over that too, for what it compares with.
+        Videos that cannot be read are counted as NAME/broken, or NAME/train_broken, and listed in the
+        table broken.csv.
+
+        Args:
+          params: of the method, on the mesh, as they are evaluated.
+          carried: gives the method's carried state and its frozen networks.
+          alive: told before every batch where the work is: the evaluator's name, and the batch.
+
+        Raises:
+          ConfigError: an evaluator that this data or this method does not suit.
+        """
+        about = About(self.data.label_names, getattr(self.data.source, "key", None), carried, self._programs)
+        results, broken = Results({}), {}
+        for name, evaluator in self._made.eval.evaluators.items():
+            more = {"about": about} if "about" in inspect.signature(evaluator).parameters else {}
+            told, passes = functools.partial(alive, name), {"": self.data}
+            if name in self._known:
+                passes["train_"] = self._known[name]
+            faults: dict[str, list[Fault]] = {}
+            with _as_mistake(f"config.eval.evaluators.{name}"), contextlib.ExitStack() as stack:
+                batches = [stack.enter_context(self._once(data, told)) for data in passes.values()]
+                found = evaluator(self._made.method, params, *(one.rows for one in batches), **more)
+                faults = {prefix: _of_all_hosts(one.faults()) for prefix, one in zip(passes, batches, strict=True)}
+            results.update({f"{name}/{key}": float(value) for key, value in found.items()})
+            results.update({f"{name}/{prefix}broken": float(len(bad)) for prefix, bad in faults.items() if bad})
+            broken |= {name if prefix else "": bad for prefix, bad in faults.items()}
+            if isinstance(found, Results):
+                results.tables |= {f"{name}_{file}": rows for file, rows in found.tables.items()}
+                results.files |= {f"{name}_{file}": content for file, content in found.files.items()}
+        if any(broken.values()):
+            results.tables[BROKEN] = self._listed(broken)
+        return results
+
+    def _listed(self, broken: dict[str, list[Fault]]) -> list[list[Any]]:
+        """The table of broken videos, of the held-out data ("") and what evaluators compare with; each logged once."""
+        rows: list[list[Any]] = [["data", "video", "name", "reason"]]
+        for of, fault in ((of or "held out", fault) for of, faults in broken.items() for fault in faults):
+            rows.append([of, fault.index, fault.key, fault.reason])
+            if (of, fault.index) not in self._logged:
+                self._logged.add((of, fault.index))
+                log.warning("%s cannot be read, and is left out of what is measured: %s", fault.key, fault.reason)
+        return rows
+
+    def _open(self, where: str, loader: Any) -> Opened:
+        """A loader's data, in batches that divide over the mesh."""
+        with _as_mistake(where):
+            unit = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH)
+            videos = unit // math.gcd(unit, loader.clips_per_video)
+            batch = -(-loader.global_batch // videos) * videos
+            if batch != loader.global_batch:
+                log.info("%s: %d videos a batch, not %d, as %d devices share its clips",
+                         where, batch, loader.global_batch, unit)  # fmt: skip
+            loader = dataclasses.replace(loader, global_batch=batch)
+            spec, own = loader.spec(), self._made.batch_spec
+            if spec["video"].shape[1:] != own["video"].shape[1:]:
+                sharding.abstract(lambda key, batch: self._made.method.init(key, batch)[0], spec)
+            data = loader.open()
+            data.memory(host_rows(sharding.batch_sharding(self.mesh), loader.clips_per_step))
+            return data
+
+    def _check(self, evaluator: Any, known: Opened | None) -> None:
+        """Raises ValueError where an evaluator cannot use the data or the method."""
+        if hasattr(evaluator, "check"):
+            evaluator.check(self._made.method)
+        if hasattr(evaluator, "label"):
+            for data in (self.data, known):
+                if data is not None:
+                    labelled(data.loader.spec(), evaluator.label)
+
+    @contextlib.contextmanager
+    def _once(self, data: Opened, told: Callable[[str], None]) -> Iterator["_Pass"]:
+        """One pass over data, each video once, on the devices."""
+        place, clips = sharding.batch_sharding(self.mesh), data.loader.clips_per_step
+        batches = prefetch_to_device(data.once(rows=host_rows(place, clips), seed=self._made.seed), place, clips=clips)
         try:
-            with evaluation_batches(made, data) as batches:
-                if train is None:
-                    found = evaluator(made.method, params, batches, **more)
-                else:
-                    known = train.open()
-                    check_classes(made, data, known)
-                    with evaluation_batches(made, known) as others:
-                        found = evaluator(made.method, params, batches, others, **more)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"config.eval.evaluators.{name}: {error}") from error
-        results.update({f"{name}/{key}": float(value) for key, value in found.items()})
-        if isinstance(found, Results):
-            results.tables |= {f"{name}_{file}": rows for file, rows in found.tables.items()}
-            results.files |= {f"{name}_{file}": content for file, content in found.files.items()}
-    return results
+            yield _Pass(_followed(batches, told), batches.faults)
+        finally:
+            batches.close()
 
 
-def check_classes(made: Experiment, data: Any, other: Any = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """The batches of a pass, and what of this host's share was broken."""
+
+    rows: Iterator[Batch]
+    faults: Callable[[], list[Fault]]
+
+
+def check_classes(made: Experiment, data: Any, other: Any = None, *, heads: bool = True) -> None:
     """Compares the classes of opened data, by their names, with the heads, and with those of other data.
+
+    Args:
+      heads: whether the method's own heads are asked about these data; evaluators on features alone need none.
 
     Raises:
       ConfigError: more classes than a head tells apart, or the same labels numbered differently.
     """
-    for name, head in (made.method.heads or {}).items():
+    for name, head in (made.method.heads or {}).items() if heads else ():
         names = data.label_names.get(head.label, ())
         if head.kind != "numbers" and len(names) > head.outputs:
             where = f"config.method.heads.{name}.classes" if name else "config.method.classes"
@@ -78,17 +194,31 @@ def check_classes(made: Experiment, data: Any, other: Any = None) -> None:
             )
 
 
-class evaluation_batches:  # noqa: N801 - used as a function
-    """One pass over held-out data, each video once, on the devices."""
+@contextlib.contextmanager
+def _as_mistake(where: str) -> Iterator[None]:
+    """A ValueError inside leaves as a ConfigError that says where."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
-    def __init__(self, made: Experiment, data: Any):
-        place = sharding.batch_sharding(made.mesh)
-        clips = data.loader.clips_per_step
-        sharding.check_batch(clips, made.mesh)
-        self.batches = prefetch_to_device(data.once(rows=host_rows(place, clips), seed=made.seed), place, clips=clips)
 
-    def __enter__(self) -> Iterator[Batch]:
-        return self.batches
+def _followed(batches: Iterator[Batch], told: Callable[[str], None]) -> Iterator[Batch]:
+    for number, batch in enumerate(batches, 1):
+        told(f"batch {number}")
+        yield batch
 
-    def __exit__(self, *_: Any) -> None:
-        self.batches.close()
+
+def _of_all_hosts(faults: Sequence[Fault]) -> list[Fault]:
+    """The broken videos that any host has met, each once, in the order of their numbers."""
+    told = [json.dumps(faults).encode()]
+    if jax.process_count() > 1:
+        sizes = multihost_utils.process_allgather(np.int32(len(told[0])))
+        padded = np.zeros(int(sizes.max()), np.uint8)
+        padded[: len(told[0])] = np.frombuffer(told[0], np.uint8)
+        rows = multihost_utils.process_allgather(padded)
+        told = [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+    found = [Fault(*fault) for text in told for fault in json.loads(text)]
+    return [*{fault.index: fault for fault in sorted(found, key=lambda fault: fault.index)}.values()]

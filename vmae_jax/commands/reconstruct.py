@@ -16,6 +16,8 @@ from vmae_jax.data.pipeline import Opened
 from vmae_jax.eval import reconstruction
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError
+from vmae_jax.train import sharding
+from vmae_jax.train.on_mesh import on_mesh
 from vmae_jax.types import Context
 
 __all__ = ["run", "sample"]
@@ -54,7 +56,8 @@ def run(
         raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
     batch = sample(trained.made, videos, clips, seed)
     context = Context(key=jax.random.key(seed), step=jnp.asarray(trained.step, jnp.int32), train=False)
-    pictures = jax.device_get(jax.jit(method.reconstruct)(trained.params, batch, context))
+    mesh = sharding.make_mesh({"data": 1}, devices=jax.local_devices()[:1])  # a few clips are work for one device
+    pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     shown = int(batch["video"].shape[0])

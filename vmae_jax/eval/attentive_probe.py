@@ -110,7 +110,8 @@ class AttentiveProbe:
         count = len(tokens)
         batch = min(self.batch, count)
         steps = max(1, count // batch) * self.epochs
-        schedule = optax.warmup_cosine_decay_schedule(0.0, self.rate, max(1, steps // 20), steps)
+        warm_up = min(max(1, steps // 20), steps - 1)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, self.rate, warm_up, steps)
         tx = optax.adamw(schedule, weight_decay=self.weight_decay)
         weights = meta.unbox(network.init(jax.random.key(self.seed), jnp.asarray(tokens[:1]))["params"])
         error = KINDS[self.kind][1]
