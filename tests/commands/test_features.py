@@ -1,6 +1,7 @@
 """`vmae features`: equal to a loop over windows, batched across videos, resumable, settings never mixed."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -181,3 +182,36 @@ def test_mistakes_are_one_line(trained, videos, tmp_path):
         go("broken", what=videos / "broken.mp4")
     with pytest.raises(ConfigError, match="--like=thumos: it is pretraining or tad"):
         go(like="thumos")
+
+
+def test_a_failed_command_leaves_its_folder_free(trained, videos, tmp_path):
+    """A layer that is not there, or no video, settles nothing about the folder."""
+    path, _ = trained
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    for what, options in ((videos, {"layer": 9}), (tmp_path / "empty", {"stride": 8})):
+        with pytest.raises(ConfigError):
+            features.run(path, videos=[str(what)], out=str(out), options=features.Options(**options))
+    assert not out.exists()
+    assert features.run(path, videos=[str(videos)], out=str(out), options=features.Options(layer=1))["videos"] == 2
+
+
+def test_asked_to_stop_it_keeps_what_it_has_and_goes_on(trained, videos, tmp_path, monkeypatch):
+    """SIGTERM after the first video: its features are there, in a shard as well, and are not computed again."""
+    path, _ = trained
+    real = features.Preemption.requested
+    for form in features.FORMATS:
+        out, options = tmp_path / form, features.Options(format=form, batch=1)
+
+        def once(self, step):
+            signal.raise_signal(signal.SIGTERM)
+            return real(self, step)
+
+        monkeypatch.setattr(features.Preemption, "requested", once)
+        first = features.run(path, videos=[str(videos)], out=str(out), options=options)
+        assert (first["videos"], first["resume"], first["error"]) == (
+            1, True, "stopped by SIGTERM; the same command goes on",
+        )  # fmt: skip
+        monkeypatch.setattr(features.Preemption, "requested", real)
+        again = features.run(path, videos=[str(videos)], out=str(out), options=options)
+        assert (again["already"], again["videos"], "resume" in again) == (1, 1, False)

@@ -17,6 +17,7 @@ from vmae_jax.data.shards import Shards
 from vmae_jax.data.windows import Chunk, Windows, chunks
 from vmae_jax.io.paths import write_bytes, write_text
 from vmae_jax.runtime.cache import enable_cache
+from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import ConfigError, build
 from vmae_jax.train import sharding
 
@@ -92,26 +93,30 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
     frames, size = model.video_shape[0], model.video_shape[1]
     plan, settings = _plan(options, trained, frames)
     folder = epath.Path(out)
-    _same_settings(folder, settings | {"checkpoint": str(trained.workdir.path), "step": trained.step})
+    settings_file = _Settings(folder, settings | {"checkpoint": str(trained.workdir.path), "step": trained.step})
     source, names = named_videos(videos, options.rate)
     store = Shards(str(folder), SHARD) if options.format == "array_record" else _Files(folder, options)
     todo = [i for i, name in enumerate(names) if not store.has(name)]
     compute, batch = _network(trained, model, options)
     done = 0
     broken: list[str] = []
+    settings_file.write()  # now that nothing can be wrong with them any more
     pieces = chunks(source, todo, plan, size=size, antialias=options.like == "pretraining")
-    for video, parts in _videos(pieces, compute, batch):
-        if parts is None:
-            broken.append(names[video[0]])
-            log.warning("%s cannot be read: %s", names[video[0]], video[1])
-            continue
-        features, frames, seconds = parts
-        features = features.astype(np.float16 if options.half else np.float32)
-        written = {"features": features, "frames": frames, "seconds": seconds}
-        store.add(names[video[0]], written)
-        done += 1
+    with Preemption() as preemption:
+        for video, parts in _videos(pieces, compute, batch):
+            if parts is None:
+                broken.append(names[video[0]])
+                log.warning("%s cannot be read: %s", names[video[0]], video[1])
+                continue
+            features, frames, seconds = parts
+            features = features.astype(np.float16 if options.half else np.float32)
+            store.add(names[video[0]], {"features": features, "frames": frames, "seconds": seconds})
+            done += 1
+            if preemption.requested(done):
+                break
     store.flush()
-    if todo and not done:
+    stopped = preemption.reason if done + len(broken) < len(todo) else ""
+    if todo and not done and not stopped:
         raise ConfigError(f"none of the {len(todo)} videos can be read; the first: {broken[0]}")
     return {
         "step": trained.step,
@@ -120,6 +125,7 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
         "broken": broken,
         "out": str(folder),
         **settings,
+        **({"resume": True, "error": f"stopped by {stopped}; the same command goes on"} if stopped else {}),
     }
 
 
@@ -136,19 +142,23 @@ def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dic
     return Windows(frames, window // frames, stride, options.batch), settings
 
 
-def _same_settings(folder: epath.Path, settings: dict[str, Any]) -> None:
-    """Writes down what the folder holds, or checks that it holds the same."""
-    file = folder / SETTINGS
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(settings, indent=2) + "\n")
-        return
-    old = json.loads(file.read_text())
-    for name, value in settings.items():
-        if old.get(name) != value:
-            raise ConfigError(
-                f"--out={folder} has features with {name} {old.get(name)}, not {value}: use another folder"
-            )
+class _Settings:
+    """What the folder holds, checked now and written down later, for a command that fails must leave nothing."""
+
+    def __init__(self, folder: epath.Path, settings: dict[str, Any]) -> None:
+        self._file, self._settings = folder / SETTINGS, settings
+        self._old = self._file.exists()
+        old = json.loads(self._file.read_text()) if self._old else settings
+        for name, value in settings.items():
+            if old.get(name) != value:
+                raise ConfigError(
+                    f"--out={folder} has features with {name} {old.get(name)}, not {value}: use another folder"
+                )
+
+    def write(self) -> None:
+        if not self._old:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._file, json.dumps(self._settings, indent=2) + "\n")
 
 
 def _network(trained: Trained, model: Any, options: Options) -> tuple[Any, int]:

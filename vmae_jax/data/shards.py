@@ -7,6 +7,7 @@ was stopped goes on after the last whole shard.
 import io
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,8 +20,13 @@ __all__ = ["Shards", "read_shards"]
 _SUFFIX = ".array_record"
 
 
+_PATIENCE = 600.0  # seconds of work that a kill may cost
+
+
 class Shards:
-    """Writes `features-00000.array_record`, … into a local folder, `count` videos each.
+    """Writes `features-00000.array_record`, … into a local folder, at most `count` videos each.
+
+    A shard has fewer where its videos took ten minutes.
 
     Attributes:
       done: names of the videos in whole shards.
@@ -33,6 +39,7 @@ class Shards:
         self._numbers = _numbers(folder)
         self.done: set[str] = {name for number in self._numbers for name in _names(folder, number)}
         self._waiting: list[tuple[str, bytes]] = []
+        self._flushed = time.monotonic()
 
     def has(self, name: str) -> bool:
         """Whether a whole shard holds the video."""
@@ -43,7 +50,8 @@ class Shards:
         content = io.BytesIO()
         np.savez(content, name=np.asarray(name), **arrays)
         self._waiting.append((name, content.getvalue()))
-        return self.flush() if len(self._waiting) >= self._count else []
+        late = time.monotonic() - self._flushed > _PATIENCE
+        return self.flush() if late or len(self._waiting) >= self._count else []
 
     def flush(self) -> list[str]:
         """Writes what waits as a shard, if anything does."""
@@ -65,7 +73,7 @@ class Shards:
         os.replace(f"{listed}.tmp", listed)
         self._numbers.append(number)
         self.done |= {name for name, _ in self._waiting}
-        self._waiting = []
+        self._waiting, self._flushed = [], time.monotonic()
         return [final]
 
 
