@@ -2,10 +2,10 @@
 
 Arguments: the size (S, B, L, H, g), the data (k400, k600, k700, ssv2, ucf101, hmdb51, ava), the
 paper (v2, v1, tiktok), what it begins from: `from=pretraining`, `from=k710`, a classifier of
-Kinetics-710, or `from=distilled`, a student of one; their heads' rows are taken over by name:
-`labels_from=FILE,labels_to=FILE`. Which of these have a
-recipe is in RECIPES; figures are tagged there. The videos are `records=FOLDER`, as `vmae data prepare --dataset=…`
-made it, or lists (`path label` a line), `--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's
+Kinetics-710, or `from=distilled`, a student of one; their heads' rows are taken over by name where both know
+the classes (k400, k600, k700): `labels_from=FILE,labels_to=FILE`. Which of these have a recipe is in RECIPES; the
+tag of every figure is in `recipes.csv`. The videos are `records=FOLDER`, as `vmae data prepare --dataset=…` made it,
+or lists (`path label` a line), `--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's
 clips with all their actions are otherwise the records of the builder `ava`.
 """
 
@@ -18,6 +18,7 @@ from configs import common
 from vmae_jax.spec import ConfigError, call
 
 CLASSES = {"k400": 400, "k600": 600, "k700": 700, "k710": 710, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "ava": 60}
+SHARED = ("k400", "k600", "k700")  # data whose classes a classifier of Kinetics-710 knows
 
 
 class Recipe(NamedTuple):
@@ -34,6 +35,7 @@ class Recipe(NamedTuple):
     clip: float | None = None
     warmup: int = 5
     stride: int = 4
+    final: float = 1e-6
 
 
 # (paper, size, data, from)
@@ -49,6 +51,13 @@ RECIPES = {
     ("v2", "g", "k400", "k710"): Recipe(32, 3, 1e-5, 3, 0.9, 0.25, 0.0, 0.1, warmup=1),  # [code]
     ("v2", "g", "k600", "k710"): Recipe(32, 3, 1e-5, 3, 0.9, 0.25, 0.0, 0.1, warmup=1),  # [code]
     ("v2", "g", "k700", "k710"): Recipe(32, 3, 1e-5, 3, 0.9, 0.25, 0.0, 0.1, warmup=1),  # [inferred] as k400
+    # As g's: no script is published. The rest is that of the size on Kinetics-710; H on K400 is published at 88.6.
+    ("v2", "H", "k400", "k710"): Recipe(32, 4, 1e-5, 3, 0.8, 0.2, 0.5, warmup=1),  # [inferred]
+    ("v2", "H", "k600", "k710"): Recipe(32, 4, 1e-5, 3, 0.8, 0.2, 0.5, warmup=1),  # [inferred]
+    ("v2", "H", "k700", "k710"): Recipe(32, 4, 1e-5, 3, 0.8, 0.2, 0.5, warmup=1),  # [inferred]
+    ("v2", "B", "k400", "k710"): Recipe(32, 16, 1e-5, 3, 0.75, 0.1, warmup=1),  # [inferred]
+    ("v2", "B", "k600", "k710"): Recipe(32, 16, 1e-5, 3, 0.75, 0.1, warmup=1),  # [inferred]
+    ("v2", "B", "k700", "k710"): Recipe(32, 16, 1e-5, 3, 0.75, 0.1, warmup=1),  # [inferred]
     ("v2", "g", "ucf101", "k710"): Recipe(8, 3, 1e-3, 50, 0.9, 0.35, 0.5),  # [code]
     ("v2", "g", "hmdb51", "k710"): Recipe(8, 3, 5e-4, 15, 0.9, 0.35, 0.5, stride=2),  # [code]
     ("v2", "g", "ssv2", "pretraining"): Recipe(32, 3, 3e-4, 20, 0.9, 0.25),  # [code]
@@ -64,7 +73,7 @@ RECIPES = {
     ("v1", "S", "ssv2", "pretraining"): Recipe(32, 12, 1e-3, 40, 0.7, 0.1),  # [code]
     ("v1", "B", "ssv2", "pretraining"): Recipe(64, 6, 5e-4, 30, 0.75, 0.1),  # [code]
     ("v1", "L", "ssv2", "pretraining"): Recipe(64, 2, 5e-4, 30, 0.75, 0.1),  # [inferred] B's, with L's batch
-    ("v1", "B", "ucf101", "pretraining"): Recipe(8, 16, 5e-4, 100, 0.7, 0.2, 0.5),  # [code]
+    ("v1", "B", "ucf101", "pretraining"): Recipe(8, 16, 5e-4, 100, 0.7, 0.2, 0.5, final=1e-5),  # [code]
     # AVA's actions as classes of a clip, without boxes: the published scripts are of detection.
     ("v1", "B", "ava", "pretraining"): Recipe(8, 16, 5e-4, 30, 0.75, 0.2),  # [inferred]
     ("v1", "L", "ava", "pretraining"): Recipe(8, 16, 5e-4, 30, 0.8, 0.2),  # [inferred]
@@ -75,8 +84,10 @@ RECIPES = {
     ("tiktok", "g", "ssv2", "pretraining"): Recipe(32, 3, 3e-4, 20, 0.9, 0.25),  # [inferred]
     ("tiktok", "g", "ucf101", "pretraining"): Recipe(8, 3, 1e-3, 50, 0.9, 0.35, 0.5),  # [inferred]
     ("tiktok", "g", "hmdb51", "pretraining"): Recipe(8, 3, 5e-4, 15, 0.9, 0.35, 0.5, stride=2),  # [inferred]
-    ("tiktok", "B", "ucf101", "pretraining"): Recipe(8, 16, 5e-4, 100, 0.7, 0.2, 0.5),  # [inferred] V1's
-    ("tiktok", "B", "hmdb51", "pretraining"): Recipe(8, 16, 5e-4, 50, 0.7, 0.2, 0.5, stride=2),  # [inferred]
+    ("tiktok", "B", "ucf101", "pretraining"): Recipe(8, 16, 5e-4, 100, 0.7, 0.2, 0.5, final=1e-5),  # [inferred] V1's
+    ("tiktok", "B", "hmdb51", "pretraining"): Recipe(
+        8, 16, 5e-4, 50, 0.7, 0.2, 0.5, stride=2, final=1e-5
+    ),  # [inferred]
 }
 
 
@@ -97,6 +108,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     if chosen not in RECIPES:
         known = "; ".join(",".join(key) for key in RECIPES)
         raise ConfigError(f"configs/finetune.py: there is no recipe for {','.join(chosen)}, only for {known}")
+    if (args.labels_from or args.labels_to) and (args["from"] == "pretraining" or args.data not in SHARED):
+        raise ConfigError(
+            "configs/finetune.py: labels_from= and labels_to= take a head's rows over by name, from=k710 or "
+            f"from=distilled to {', '.join(SHARED)}; from={args['from']} to {args.data} begins with a new head"
+        )
     recipe = RECIPES[chosen]
     told = regularised(recipe)
     if args.data == "ava":  # several classes a clip: a sigmoid each, no blending [inferred]
@@ -138,7 +154,7 @@ def begin(args: ConfigDict) -> dict[str, ConfigDict]:
     path = {} if args.weights is None else {"path": args.weights}
     if args["from"] == "pretraining":
         return {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
-    if args.data in ("ucf101", "hmdb51"):  # classes that Kinetics does not have
+    if args.data not in SHARED:
         return {"params": call("train.init_from.weights", skip=["head"], **path)}
     names = {"old_labels": args.labels_from, "new_labels": args.labels_to}
     return {"params": call("train.init_from.weights", **names, **path)}
@@ -197,7 +213,7 @@ def supervised(
         optimizer=call(
             "train.optim.adamw",
             schedule=call(
-                "train.schedule.warmup_cosine", peak=recipe.rate, final=1e-6, warmup={"epochs": recipe.warmup}
+                "train.schedule.warmup_cosine", peak=recipe.rate, final=recipe.final, warmup={"epochs": recipe.warmup}
             ),
             b2=0.999,
             weight_decay=recipe.weight_decay,

@@ -99,7 +99,7 @@ def pretrain(args: Any) -> ConfigDict:
 
 
 def finetune(args: Any) -> ConfigDict:
-    """A few videos a class; no mixing of clips [code]."""
+    """A few videos a class; no mixing of clips, no warm-up, the last rate absolute, PyTorch's betas [code]."""
     batch, accumulate, rate = FINETUNE[args.resolution]
     size = int(args.resolution)
     crop = call("data.transforms.random_resized_crop", size=size)
@@ -108,9 +108,10 @@ def finetune(args: Any) -> ConfigDict:
     return common.sections(
         method=call(
             "methods.classify.build",
-            model=model(args),
+            model=model(args, drop_path=0.1),
             classes=CLASSES[args.stage],
             dropout=0.3,
+            smoothing=0.1,
         ),
         data=call(
             "data.pipeline.loader",
@@ -121,10 +122,8 @@ def finetune(args: Any) -> ConfigDict:
         ),
         optimizer=call(
             "train.optim.adamw",
-            schedule=call(
-                "train.schedule.warmup_cosine", peak=rate, final=1e-5, warmup={"epochs": 5}
-            ),  # warm-up [inferred]
-            b2=0.95,
+            schedule=call("train.schedule.warmup_cosine", peak=rate, min_rate=1e-5, warmup={"epochs": 0}),
+            b2=0.999,
             weight_decay=1e-4,
             clip_norm=5.0,
             layer_decay=0.8,

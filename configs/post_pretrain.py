@@ -1,8 +1,8 @@
 """Supervised post-pre-training on Kinetics-710: `configs/post_pretrain.py:g,weights=WORKDIR`.
 
-VideoMAE V2's second stage, sizes B, H and g: a pre-trained encoder learns 710 classes, before it
-is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches (`configs/distill.py`). `:g,hybrid,records=FOLDER`
-reads LabeledHybrid, which is Kinetics-710, from prepared records (see `docs/data.md`); otherwise the lists
+VideoMAE V2's second stage, sizes B, H and g, and S, which `configs/distill.py:S` begins from: a pre-trained
+encoder learns 710 classes, before it is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches
+(`configs/distill.py`). `:g,hybrid,records=FOLDER` reads LabeledHybrid, which is Kinetics-710, from prepared records (see `docs/data.md`); otherwise the lists
 of videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
 """
 
@@ -15,13 +15,14 @@ from vmae_jax.spec import ConfigError, call
 
 RECIPES = {
     "B": finetune.Recipe(32, 16, 7e-4, 90, 0.75, 0.1),  # [code]
+    "S": finetune.Recipe(32, 16, 7e-4, 90, 0.75, 0.1),  # [inferred] as B: there is no script for S
     "H": finetune.Recipe(32, 4, 1e-3, 40, 0.8, 0.2, 0.5),  # [code]
     "g": finetune.Recipe(32, 3, 1e-3, 35, 0.9, 0.3, 0.0, 0.1, clip=5.0),  # [code]
 }
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, size=("B", "H", "g"), hybrid=False, records=None, weights=None, smoke=False)
+    args = common.parse(arguments, size=("B", "S", "H", "g"), hybrid=False, records=None, weights=None, smoke=False)
     recipe = RECIPES[args.size]
     path = {} if args.weights is None else {"path": args.weights}
     method = call(

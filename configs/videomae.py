@@ -7,7 +7,7 @@ Sizes S, B, L, H and the data k400, ssv2, ucf101, of the official scripts. Name 
 from ml_collections import ConfigDict
 
 from configs import common
-from vmae_jax.spec import call
+from vmae_jax.spec import ConfigError, call
 
 BATCH = {"S": 1024, "B": 2048, "L": 512, "H": 1024}  # [code] GPUs x batch on Kinetics-400
 DECODER_DEPTH = {"S": 4, "B": 4, "L": 12, "H": 12}  # [code]
@@ -17,10 +17,14 @@ DATA = {
     "ssv2": (0.9, 2, 1.5e-4, 2400),  # [code]
     "ucf101": (0.75, 4, 3e-4, 3200),  # [code]
 }
+SIZES = {"k400": ("S", "B", "L", "H"), "ssv2": ("S", "B", "L"), "ucf101": ("B",)}  # that have a recipe
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, size=("B", "S", "L", "H"), data=("k400", "ssv2", "ucf101"), smoke=False)
+    if args.size not in SIZES[args.data]:
+        known = "; ".join(f"{size},{data}" for data, sizes in SIZES.items() for size in sizes)
+        raise ConfigError(f"configs/videomae.py: there is no recipe for {args.size},{args.data}, only for {known}")
     ratio, stride, rate, epochs = DATA[args.data]
     batch = 192 if args.data == "ucf101" else BATCH[args.size]
     config = common.sections(
