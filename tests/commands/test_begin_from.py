@@ -1,11 +1,13 @@
 """Stages that begin from other stages: a classifier from pre-training, K400 from K710, a student and its teacher."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.begin_from import begin_from, rows_by_name
+from vmae_jax.commands.begin_from import begin_from, keep, rows_by_name
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError, build, call, to_json
@@ -71,6 +73,10 @@ def test_a_head_is_sliced_by_the_names_of_its_classes(tmp_path):
     np.testing.assert_array_equal(state.params["encoder"]["embed"]["kernel"], old["encoder"]["embed"]["kernel"])
     assert not report.kept
     assert not report.unused
+    assert {path: change.what for path, change in report.changed.items()} == dict.fromkeys(
+        ("head/kernel", "head/bias"), "sliced"
+    )
+    assert "  sliced: head/" in str(report)
 
     with pytest.raises(ConfigError, match=r"head/kernel is float32\[32, 5\], the model's float32\[32, 3\]"):
         begin_from(fresh(classifier(3), 2), {"params": weights(path)}, config(classifier(3)))
@@ -90,6 +96,38 @@ def test_a_distillation_begins_with_the_student_and_the_teacher(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, {k: v for k, v in state.params.items() if k != "match"}, student)
     assert list(first.kept) == ["match/kernel", "match/bias"] or list(first.kept) == ["match/bias", "match/kernel"]
     assert not second.kept
+
+
+def test_what_became_of_every_array_is_kept(tmp_path):
+    """Four channels from three: the rule is the weights' own. The saved head is left out."""
+    path, old = saved(tmp_path / "rgb", classifier(3), 1)
+    more = classifier(3, channels=4, mean=[0.5] * 4, std=[0.25] * 4)
+    record = weights(path, skip=["head"], channels="keep")
+    state, reports = begin_from(fresh(more, 2), {"params": record}, config(more))
+    kernel, was = (np.reshape(p["encoder"]["embed"]["kernel"], (2, 8, 8, -1, 32)) for p in (state.params, old))
+    np.testing.assert_array_equal(kernel[:, :, :, :3], was)
+    assert not kernel[:, :, :, 3].any()
+    keep(Workdir(tmp_path / "run").init_from, reports)
+    kept = json.loads((tmp_path / "run" / "init_from.json").read_text())["params"]
+    paths = {jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(old)}
+    assert set(kept["arrays"]) == paths
+    told = {path: array["became"] for path, array in kept["arrays"].items() if array["became"] != "as is"}
+    assert told == {"encoder/embed/kernel": "resized", "head/kernel": "fresh", "head/bias": "fresh"}
+    how = kept["arrays"]["encoder/embed/kernel"]["how"]
+    assert how == "resampled from cubes of 2x8x8x3 to 2x8x8x4 (t x y x c)"
+    assert kept["unused"] == dict.fromkeys(("head/bias", "head/kernel"), "left out by skip")
+    assert kept["weights"]["path"] == path
+
+
+def test_a_teacher_of_other_pixels_is_resized_by_its_own_model(tmp_path):
+    """From the teacher of a distillation, wherever it goes."""
+    both = call("methods.distill.build", model=vit(), teacher=vit(width=48), classes=3)
+    workdir, _ = saved(tmp_path / "run", both, 1)
+    larger = classifier(3, width=48, patch=16, resolution=32)
+    record = weights(workdir, select="frozen/teacher")
+    state, [report] = begin_from(fresh(larger, 2), {"params": record}, config(larger))
+    assert list(report.changed) == ["encoder/embed/kernel"]
+    assert state.params["encoder"]["embed"]["kernel"].shape == (2 * 16 * 16 * 3, 48)
 
 
 @pytest.mark.slow

@@ -72,7 +72,8 @@ def test_the_whole_progression(vmae, tmp_path):
     assert "params/encoder: " in post["told"]
     assert "0 as initialised" in post["told"]
     tuned = train(vmae, f"finetune.py:g,ucf101,from=k710,smoke,weights={tmp_path}/k710", tmp_path / "tuned")
-    assert "as initialised: head/kernel (left out by skip)" in tuned["told"]
+    kept = json.loads((tmp_path / "tuned" / "init_from.json").read_text())["params"]
+    assert kept["arrays"]["head/kernel"] == {"became": "fresh", "how": "left out by skip"}
     assert tuned["metrics"]["test/videos"] == 16  # one batch of 8 videos would not tell
 
     (tmp_path / "mine").mkdir()

@@ -35,9 +35,21 @@ def test_other_clips(small, tmp_path, new, positions):
     assert shapes(tree) == shapes(want)
     cubes_differ = bool({"patch", "channels", "tubelet"} & set(new))
     assert ("encoder/embed/kernel" in changed) == cubes_differ
-    assert ("decoder/head_pixels" in changed) == cubes_differ
-    encoder, _ = read_resized(run, target, select="params/encoder")
+    assert ("decoder/head_pixels/kernel" in changed) == ("decoder/head_pixels/bias" in changed) == cubes_differ
+    encoder, same = read_resized(run, target, select="params/encoder")
     jax.tree.map(np.testing.assert_array_equal, encoder, tree["encoder"])
+    assert same == {name.removeprefix("encoder/"): how for name, how in changed.items() if name.startswith("encoder/")}
+    for part, (root, name) in {
+        "params/encoder/embed": ("encoder", "embed"),
+        "params/decoder/head_pixels": ("decoder", "head_pixels"),
+    }.items():
+        deep, _ = read_resized(run, target, select=part)
+        jax.tree.map(np.testing.assert_array_equal, deep, tree[root][name])
+
+
+def test_one_array_alone_is_told(runs, small):
+    with pytest.raises(ConfigError, match="'params/encoder/embed/kernel' is one array; select 'params/encoder/embed'"):
+        read_resized(runs["pretraining"], small.config_of(), select="params/encoder/embed/kernel")
 
 
 def test_the_average_and_a_bad_rule(small, tmp_path):

@@ -9,7 +9,7 @@ from toy_method import spec_of, toy, toy_batch, toy_tx
 from vmae_jax import spec
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
-from vmae_jax.train.init_from import apply, graft, weights
+from vmae_jax.train.init_from import Change, apply, graft, weights
 from vmae_jax.train.state import make_init
 
 PARAMS = {
@@ -35,9 +35,14 @@ def test_every_array_is_accounted_for():
     assert report.unused == {"cls/token": "not in the model"}
     assert str(report).splitlines() == [
         "params/encoder: 1 arrays loaded, 1 as initialised, 1 unused",
-        "  as initialised: norm/scale (not in the weights)",
-        "  unused: cls/token (not in the model)",
+        "  as initialised: norm/scale",
+        "  unused: cls/token",
     ]
+    assert report.record() == {
+        "weights": None,
+        "arrays": {"embed/kernel": {"became": "as is"}, "norm/scale": {"became": "fresh", "how": "not in the weights"}},
+        "unused": {"cls/token": "not in the model"},
+    }
 
 
 def test_the_whole_tree_at_the_root():
@@ -90,12 +95,18 @@ def test_a_state_begins_from_weights_where_it_lives(ici):
 
     def read(record):
         asked.append(record)
-        return full["encoder"] if record.select == "params/encoder" else full
+        tree = full["encoder"] if record.select == "params/encoder" else full
+        return tree, {"embed/kernel": Change("resized", "from a to b"), "elsewhere": Change("resized", "")}
 
     wanted = {"params/encoder": weights("a", select="params/encoder"), "frozen/teacher": weights("b", ema=True)}
     new, reports = apply(state, wanted, read)
     assert asked == list(wanted.values())
     assert [report.at for report in reports] == list(wanted)
+    assert reports[0].record()["arrays"]["embed/kernel"] == {"became": "resized", "how": "from a to b"}
+    assert reports[0].record()["weights"] == {"path": "a", "select": "params/encoder"} | {
+        "ema": False, "skip": (), "old_labels": None, "new_labels": None, "channels": "cycle"
+    }  # fmt: skip
+    assert not reports[1].changed
     jax.tree.map(np.testing.assert_array_equal, new.params["encoder"], full["encoder"])
     jax.tree.map(np.testing.assert_array_equal, new.extra["ema"], new.params)
     jax.tree.map(np.testing.assert_array_equal, new.frozen["teacher"], full)
@@ -109,13 +120,14 @@ def test_a_state_begins_from_weights_where_it_lives(ici):
 
 def test_places_and_arguments():
     with pytest.raises(ConfigError, match="'extra/x' is no place"):
-        apply(make_state(), {"extra/x": weights("a")}, lambda record: PARAMS)
+        apply(make_state(), {"extra/x": weights("a")}, lambda record: (PARAMS, {}))
     with pytest.raises(ConfigError, match="nothing at 'frozen/teacher'"):
-        apply(make_state(), {"frozen/teacher": weights("a")}, lambda record: PARAMS)
+        apply(make_state(), {"frozen/teacher": weights("a")}, lambda record: (PARAMS, {}))
     for arguments, message in (
         ({"path": ""}, "path"),
         ({"path": "a", "select": "opt_state"}, "select"),
         ({"path": "a", "skip": "head"}, "list of patterns"),
+        ({"path": "a", "channels": "odd"}, "channels='odd': it is one of cycle, keep"),
     ):
         with pytest.raises(ValueError, match=message):
             weights(**arguments)

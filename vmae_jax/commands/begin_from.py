@@ -2,27 +2,27 @@
 
 `config.init_from` maps places to `train.init_from.weights`. What the saved model's clips or cubes
 and this one's do not share is resampled; where label lists are given, the head's rows are taken
-over by name. Every array is reported.
+over by name. What became of every array is kept in `init_from.json` of the workdir.
 """
 
 import functools
-import logging
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from vmae_jax.data.builders.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
 from vmae_jax.exchange.resizing import read_resized
+from vmae_jax.io.paths import write_text
 from vmae_jax.spec import ConfigError, did_you_mean
 from vmae_jax.train import init_from
 from vmae_jax.train.state import TrainState
 
-__all__ = ["begin_from", "rows_by_name"]
-
-log = logging.getLogger(__name__)
+__all__ = ["begin_from", "keep", "rows_by_name"]
 
 
 def begin_from(
@@ -62,23 +62,29 @@ def rows_by_name(old: Sequence[str], new: Sequence[str]) -> list[int]:
     return [row for row in rows if row is not None]
 
 
-def _read(at: str, config: ConfigDict, record: init_from.Weights) -> Any:
-    """The arrays that belong at `at`, as this run's model wants them."""
+def keep(path: epath.Path, reports: Sequence[init_from.Report]) -> None:
+    """Writes what became of every array, by place."""
+    write_text(path, json.dumps({report.at: report.record() for report in reports}, indent=2) + "\n")
+
+
+def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, dict[str, init_from.Change]]:
+    """The arrays that belong at `at`, as this run's model wants them, and what was changed for it."""
     # The networks in `frozen` have models of their own: frozen/teacher is that of method.teacher.
     root, _, name = at.partition("/")
     model = name.split("/")[0] if root == "frozen" else "model"
     target, method = config, cast(Any, config.method)
     if root == "frozen":
         target = ConfigDict({"method": {"model": method[model]} if model in method else {}})
-    tree, changed = read_resized(record.path, target, select=record.select, ema=record.ema)
-    for path, how in changed.items():
-        log.info("%s: %s %s", at, path, how)
+    tree, resized = read_resized(record.path, target, select=record.select, ema=record.ema, channels=record.channels)
+    changed = {path: init_from.Change("resized", how) for path, how in resized.items()}
     if record.old_labels is None or record.new_labels is None:
-        return tree
+        return tree, changed
     old, new = (read_names(path, "init_from") for path in (record.old_labels, record.new_labels))
     rows = rows_by_name(old, new)
-    log.info("%s: the head takes over %d of %d classes by name", at, len(set(rows)), len(old))
-    return _sliced(tree, record, rows, len(old))
+    prefix = "" if record.select.endswith("/head") else "head/"
+    how = f"{len(set(rows))} of {len(old)} classes, by name"
+    changed |= {prefix + leaf: init_from.Change("sliced", how) for leaf in ("kernel", "bias")}
+    return _sliced(tree, record, rows, len(old)), changed
 
 
 def _sliced(tree: Any, record: init_from.Weights, rows: list[int], old: int) -> Any:

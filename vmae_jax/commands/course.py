@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vmae_jax.commands.begin_from import begin_from
+from vmae_jax.commands.begin_from import begin_from, keep
 from vmae_jax.commands.checked import checked
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.data.device import host_rows, prefetch_to_device
@@ -162,6 +162,9 @@ class Course:
             state, reports = begin_from(state, made.init_from, made.config)
             for report in reports:
                 log.info("%s", report)
+            if jax.process_index() == 0:
+                keep(self._workdir.init_from, reports)
+                log.info("every array: %s", self._workdir.init_from)
         self._writers.event(0, "started", devices=devices(), seconds=round(time.perf_counter() - began, 3))
         return state
 

@@ -1,5 +1,6 @@
 """A run's weights for a model of other clips: what fine-tuning at another size begins from."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -26,32 +27,38 @@ def read_resized(
     Args:
       path: a workdir or one of its checkpoints.
       config: of the run that begins.
-      select: "params", "params/encoder" or "params/decoder"; others are read as they are.
+      select: "params", "frozen/NAME" (a teacher's), or any part of them.
       ema: the average of the parameters instead.
       channels: which kernels other numbers of channels get, "cycle" or "keep".
 
     Returns:
-      the tree relative to `select`, and what was changed, by path, in words.
+      the tree relative to `select`, and what was changed, by path in it, in words.
 
     Raises:
-      ConfigError: no such run or part.
+      ConfigError: no such run or part, one array alone.
     """
     where = "extra/ema" + select.removeprefix("params") if ema and select.split("/")[0] == "params" else select
     tree = read_tree(path, select=where)
-    if select not in ("params", "params/encoder", "params/decoder"):
-        return tree, {}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"init_from: select={select!r} is one array; select {select.rpartition('/')[0]!r}")
     folder, _ = locate(path)
     old: Any = spec.from_json(Workdir(folder.parent).config_json.read_text()).method
     new: Any = config.method
-    if "model" not in old or "model" not in new:
+    # The networks in `frozen` have models of their own: frozen/teacher is that of method.teacher.
+    root, *parts = select.split("/")
+    model = "model" if root == "params" else parts.pop(0) if parts else ""
+    if model not in old or "model" not in new:
         return tree, {}
-    part = select.partition("/")[2]
+    for name in reversed(parts):
+        tree = {name: tree}
     try:
-        models = spec.build(old.model), spec.build(new.model)
-        result, changed = resized({part: tree} if part else tree, *models, channels=channels)
+        tree, changed = resized(tree, spec.build(old[model]), spec.build(new.model), channels=channels)
     except MismatchError as error:
         raise ConfigError(f"init_from: {path}: {error}") from None
-    return (result[part] if part else result), changed
+    for name in parts:
+        tree = tree[name]
+    prefix = "".join(f"{name}/" for name in parts)
+    return tree, {name.removeprefix(prefix): how for name, how in changed.items()}
 
 
 def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tuple[Any, dict[str, str]]:
@@ -81,7 +88,7 @@ def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tupl
         if name.startswith("head_") and head["bias"].shape == (size,):
             kernel, bias = resize.head(head["kernel"].T, head["bias"], was, will)
             result["decoder"] = result["decoder"] | {name: {"kernel": kernel.T, "bias": bias}}
-            changed[f"decoder/{name}"] = told
+            changed |= dict.fromkeys((f"decoder/{name}/kernel", f"decoder/{name}/bias"), told)
     return result, changed
 
 

@@ -37,6 +37,11 @@ class Workdir:
         return self.path / "config.json"
 
     @property
+    def init_from(self) -> epath.Path:
+        """What became of every array that the run began from."""
+        return self.path / "init_from.json"
+
+    @property
     def metrics(self) -> epath.Path:
         return self.path / "metrics.jsonl"
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,10 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Params
 
-__all__ = ["Report", "Weights", "apply", "graft", "weights"]
+__all__ = ["Change", "Report", "Weights", "apply", "graft", "weights"]
 
-SHOWN = 5  # offenders that an error lists
+SHOWN = 5  # names that an error or a summary lists
+CHANNELS = ("cycle", "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,14 @@ class Weights:
     skip: tuple[str, ...]
     old_labels: str | None = None
     new_labels: str | None = None
+    channels: str = "cycle"
+
+
+class Change(NamedTuple):
+    """How a saved array was made to fit: "resized" or "sliced", and in words from what to what."""
+
+    what: str
+    how: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Report:
     Attributes:
       at: where the weights went.
       loaded: paths that were filled, below `at`.
+      changed: those of them that are not as they were saved.
       kept: paths that stay as initialised, with the reason.
       unused: saved paths that went nowhere, with the reason.
     """
@@ -46,14 +56,35 @@ class Report:
     loaded: tuple[str, ...]
     kept: Mapping[str, str]
     unused: Mapping[str, str]
+    changed: Mapping[str, Change] = dataclasses.field(default_factory=dict)
+    weights: Weights | None = None
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.at}: {len(self.loaded)} arrays loaded, {len(self.kept)} as initialised, {len(self.unused)} unused"
+        """A few lines; `record` has every array."""
+        parts = {
+            what: [path for path, change in self.changed.items() if change.what == what]
+            for what in ("resized", "sliced")
+        }
+        counts = [
+            f"{len(self.loaded)} arrays loaded",
+            *(f"{len(paths)} of them {what}" for what, paths in parts.items() if paths),
         ]
-        lines += [f"  as initialised: {path} ({reason})" for path, reason in self.kept.items()]
-        lines += [f"  unused: {path} ({reason})" for path, reason in self.unused.items()]
-        return "\n".join(lines)
+        counts += [f"{len(self.kept)} as initialised", f"{len(self.unused)} unused"]
+        parts |= {"as initialised": list(self.kept), "unused": list(self.unused)}
+        lines = [f"  {what}: {_some(paths)}" for what, paths in parts.items() if paths]
+        return "\n".join([f"{self.at}: {', '.join(counts)}", *lines])
+
+    def record(self) -> dict[str, Any]:
+        """What became of every array, for JSON: those of the model by path below `at`, and those nobody took."""
+        became = {
+            path: {"became": change.what, "how": change.how}
+            if (change := self.changed.get(path))
+            else {"became": "as is"}
+            for path in self.loaded
+        }
+        became |= {path: {"became": "fresh", "how": reason} for path, reason in self.kept.items()}
+        source = dataclasses.asdict(self.weights) if self.weights else None
+        return {"weights": source, "arrays": dict(sorted(became.items())), "unused": dict(sorted(self.unused.items()))}
 
 
 def weights(
@@ -63,6 +94,7 @@ def weights(
     skip: Sequence[str] = (),
     old_labels: str | None = None,
     new_labels: str | None = None,
+    channels: str = "cycle",
 ) -> Weights:
     """Saved weights to begin from, as a config has them.
 
@@ -73,6 +105,8 @@ def weights(
       skip: patterns of saved paths, below `select`, to leave out, such as "head".
       old_labels, new_labels: text files with the classes' names, one a line, of the saved head
         and of the new one, which takes over the rows of the same names (K710 to K400).
+      channels: which kernels other numbers of channels get: "cycle" through the saved ones, scaled, or
+        "keep" them and start the rest at zero.
 
     Raises:
       ValueError: no path, something else than parameters selected, one list of names alone.
@@ -85,7 +119,9 @@ def weights(
         raise ValueError(f"skip is a list of patterns; write [{skip!r}]")
     if (old_labels is None) != (new_labels is None):
         raise ValueError("old_labels and new_labels go together: the names of the saved classes and of the new ones")
-    return Weights(path, select.strip("/"), ema, tuple(skip), old_labels, new_labels)
+    if channels not in CHANNELS:
+        raise ValueError(f"channels={channels!r}: it is one of {', '.join(CHANNELS)}")
+    return Weights(path, select.strip("/"), ema, tuple(skip), old_labels, new_labels, channels)
 
 
 def graft(params: Params, at: str, tree: Params, *, skip: Sequence[str] = ()) -> tuple[Params, Report]:
@@ -126,14 +162,17 @@ def graft(params: Params, at: str, tree: Params, *, skip: Sequence[str] = ()) ->
 
 
 def apply(
-    state: TrainState, spec: Mapping[str, Weights], read: Callable[[Weights], Params]
+    state: TrainState,
+    spec: Mapping[str, Weights],
+    read: Callable[[Weights], tuple[Params, Mapping[str, Change]]],
 ) -> tuple[TrainState, tuple[Report, ...]]:
     """A fresh state that begins from saved weights.
 
     Args:
       state: at step 0; an average of its parameters begins anew from the result.
       spec: where -> which weights; "params", "frozen", or a path below one of them.
-      read: gives the tree that `select` and `ema` of the weights name, as arrays on the host.
+      read: gives the tree that `select` and `ema` of the weights name, as arrays on the host, and how those of
+        its paths were changed that were.
 
     Returns:
       The state, and a report for each place.
@@ -147,8 +186,10 @@ def apply(
         root = at.split("/")[0]
         if root not in places:
             raise ConfigError(f"init_from: {at!r} is no place; it begins with 'params' or 'frozen'")
-        grafted, report = graft({root: places[root]}, at, read(record), skip=record.skip)
-        reports.append(report)
+        tree, changed = read(record)
+        grafted, report = graft({root: places[root]}, at, tree, skip=record.skip)
+        changed = {path: changed[path] for path in report.loaded if path in changed}
+        reports.append(dataclasses.replace(report, changed=changed, weights=record))
         places[root] = grafted[root]
     extra = dict(state.extra)
     if "ema" in extra:
@@ -198,6 +239,6 @@ def _parents(flat: Mapping[str, Any]) -> list[str]:
     return sorted({"/".join(path.split("/")[:2]) for path in flat})
 
 
-def _some(paths: Mapping[str, Any]) -> str:
+def _some(paths: Iterable[str]) -> str:
     names = list(paths)
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
