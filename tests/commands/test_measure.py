@@ -1,0 +1,245 @@
+"""Evaluation with a real network: the same on any mesh, compiled once, checked before it is needed, and for a TPU."""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import logging
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common
+from vmae_jax.commands import evaluate, train
+from vmae_jax.commands.experiment import experiment
+from vmae_jax.commands.measure import Measurement, _Pass
+from vmae_jax.eval.collect import Programs
+from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.paths import Workdir
+from vmae_jax.spec import ConfigError, call, to_json
+from vmae_jax.train import sharding
+from vmae_jax.train.on_mesh import on_mesh, replicated
+
+FRAMES, SIZE, CLASSES = 4, 16, 3
+
+
+def write_video(path, number):
+    """A video of noise around a grey that tells its class."""
+    random = np.random.default_rng(number)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for _ in range(12):
+            picture = random.integers(0, 80, (4, 6, 3)) + 60 * (number % CLASSES)
+            frame = np.kron(picture, np.ones((8, 8, 1))).astype(np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Seven videos of three classes, in folders."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(7):
+        write_video(folder / f"class{number % CLASSES}" / f"{number}.mp4", number)
+    return folder
+
+
+def loader(folder, *, size=SIZE, batch=3, views=2, labels=True):
+    return call(
+        "data.pipeline.loader",
+        source=call("data.sources.folder", path=str(folder), labels="folders"),
+        sampler=call("data.clips.multiview", frames=FRAMES, stride=1, views=views),
+        transforms=[call("data.transforms.resize", size=size)],
+        global_batch=batch,
+        labels=labels,
+        workers=1,
+    )
+
+
+def config_of(folder, evaluators=None, *, attention="auto", size=SIZE, train=None, **held_out):
+    known = loader(folder, batch=2, views=1)
+    if evaluators is None:
+        evaluators = {
+            "views": call("eval.multiview"),
+            "knn": call("eval.knn", train=known, k=3),
+            "probe": call("eval.probe", train=known),
+            "attentive": call(
+                "eval.attentive_probe", train=known, pool=call("models.pooling.attentive", heads=2), epochs=1, batch=4
+            ),
+            "held_out": call("eval.held_out"),
+        }
+    model = call("models.variants.vit", size="micro", frames=FRAMES, resolution=SIZE, dtype="float32",
+                 attention=attention)  # fmt: skip
+    return common.sections(
+        method=call("methods.classify.build", model=model, classes=CLASSES, init_scale=1.0),
+        data=loader(folder, batch=8, views=1),
+        optimizer=call("train.optim.adamw", schedule=call("train.schedule.constant", value=1e-3)),
+        train={"length": {"steps": 1}, **(train or {})},
+        eval={"data": loader(folder, size=size, **held_out), "evaluators": evaluators},
+    )
+
+
+def parameters(made, mesh, seed=0):
+    init = lambda key, batch: made.method.init(key, batch)[0]  # noqa: E731
+    return sharding.create(init, jax.random.key(seed), made.batch_spec, mesh)[0]
+
+
+def mesh_of(**axes):
+    count = int(np.prod(list(axes.values())))
+    return sharding.make_mesh(axes, devices=jax.devices()[:count])
+
+
+def measured(made, mesh):
+    return Measurement(made, mesh), parameters(made, mesh)
+
+
+def nothing():
+    return None, {}
+
+
+@pytest.mark.slow
+def test_the_numbers_are_the_same_on_one_device_and_on_eight(videos, caplog):
+    """3 videos of 2 clips do not divide over 8 devices: 4 are taken at once; 7 videos are 7 all the same."""
+    made = experiment(config_of(videos))
+    one, params = measured(made, mesh_of(data=1))
+    alone = one(params, nothing)
+    assert (alone["views/videos"], alone["held_out/clips"], alone["knn/neighbours"]) == (7, 14, 7)
+    with caplog.at_level(logging.INFO):
+        many, params = measured(made, mesh_of(data=2, fsdp=2, tensor=2))
+    assert "config.eval.data: 4 videos a batch, not 3, as 4 devices share its clips" in caplog.text
+    together = many(params, nothing)
+    assert together.keys() == alone.keys()
+    for name, value in alone.items():
+        assert together[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
+    scores = [np.load(io.BytesIO(found.files["views_predictions.npz"])) for found in (alone, together)]
+    np.testing.assert_array_equal(scores[0]["index"], scores[1]["index"])
+    np.testing.assert_allclose(scores[0]["scores"], scores[1]["scores"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_second_evaluation_compiles_nothing(videos):
+    made = experiment(config_of(videos))
+    measure, params = measured(made, mesh_of(data=8))
+    compiled = []
+    listen = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
+    first = measure(params, nothing)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jit(lambda x: x + 3)(1.0)
+        assert compiled, "the listener hears nothing"
+        compiled.clear()
+        second = measure(jax.tree.map(lambda x: x * 1.5, params), nothing)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    # The multiplication of the parameters above is compiled; no evaluator's program is.
+    assert len(compiled) <= len(jax.tree.leaves(params))
+    assert second["held_out/loss"] != first["held_out/loss"], "other parameters, other numbers"
+
+
+def for_tpu(function, mesh, plain=False):
+    """Lowers a function for TPUs with every call, and answers zeros."""
+
+    def run(*args):
+        program = jax.jit(function) if plain else on_mesh(function, mesh)
+        traced = program.trace(*args)
+        traced.lower(lowering_platforms=("tpu",))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), traced.out_info)
+
+    return run
+
+
+def fake_pass(data, told):
+    """The rows of one batch, as if they had been read."""
+    del told
+    batch = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in data.loader.spec().items()}
+    batch |= {"valid": np.ones_like(batch["valid"]), "index": np.arange(len(batch["index"]), dtype=np.int32) % 7}
+    return contextlib.nullcontext(_Pass(iter([batch]), list))
+
+
+@pytest.mark.parametrize(
+    "axes", [{"data": 2, "fsdp": 2, "tensor": 2}, pytest.param({"data": 8}, marks=pytest.mark.slow)]
+)
+def test_every_evaluator_lowers_for_tpus_with_the_fused_kernel(videos, axes):
+    made, mesh = experiment(config_of(videos, attention="splash")), mesh_of(**axes)
+    measure, params = measured(made, mesh)
+    measure._once = fake_pass
+    measure._programs = Programs(functools.partial(for_tpu, mesh=mesh))
+    assert measure(params, nothing)["held_out/clips"] == measure.data.loader.clips_per_step
+    measure._programs = Programs(functools.partial(for_tpu, mesh=mesh, plain=True))
+    with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
+        measure(params, nothing)
+
+
+MISTAKES = {
+    "size": ({"size": 32}, {}, r"config.eval.data: .*32"),
+    "labels": ({"labels": False}, {"knn": call("eval.knn.retrieval")}, "evaluators.knn: the data has no 'label'"),
+    "train": ({}, {"knn": call("eval.knn", train=loader("/nowhere/at/all"))}, "/nowhere/at/all"),
+    "memory": ({}, {"knn": call("eval.knn.retrieval")}, "memory"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_cannot_be_evaluated_is_told_at_the_start(videos, tmp_path, name):
+    """Before the workdir is there: not when the training is over."""
+    more, evaluators, words = MISTAKES[name]
+    config = config_of(videos, evaluators or None, **more)
+    if name == "memory":
+        config.eval.data.memory = 1e-6
+    with pytest.raises(ConfigError, match=words) as told:
+        train.run(config, Workdir(tmp_path / "run"), progress=False)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def trained(videos, tmp_path):
+    """A checkpoint whose average of the parameters is another network, of a run that evaluates that."""
+    config = config_of(videos, {"held_out": call("eval.held_out")}, train={"ema_decay": 0.9})
+    config.mesh.ici.fsdp = 64  # of another machine
+    config.eval.ema = True
+    workdir = Workdir(tmp_path / "run")
+    workdir.path.mkdir()
+    workdir.config_json.write_text(to_json(config))
+    made = experiment(config)
+    params, average = (parameters(made, mesh_of(data=1), seed) for seed in (0, 1))
+    saver = Checkpoints(workdir.checkpoints, asynchronous=False)
+    saver.save(5, {"params": params, "extra": {"ema": average}, "frozen": {}}, {})
+    saver.close()
+    return made, workdir, params, average
+
+
+def test_eval_takes_the_average_where_the_config_says_so_on_whatever_devices_there_are(trained):
+    made, workdir, params, average = trained
+    mesh = mesh_of(data=8)
+    measure = Measurement(made, mesh)
+    wanted = [measure(replicated(one, mesh), nothing)["held_out/loss"] for one in (params, average)]
+    assert wanted[0] != pytest.approx(wanted[1], rel=1e-3)
+    told = evaluate.run(str(workdir.path))
+    assert (told["ema"], told["held_out/loss"]) == (True, pytest.approx(wanted[1], rel=1e-4))
+    told = evaluate.run(str(workdir.path), overrides=[("eval.ema", "false")])
+    assert (told["ema"], told["held_out/loss"]) == (False, pytest.approx(wanted[0], rel=1e-4))
+
+
+def test_broken_videos_are_counted_and_listed(trained, videos, tmp_path, caplog):
+    _, workdir, _, _ = trained
+    folder = tmp_path / "some"
+    for number in range(3):
+        write_video(folder / f"class{number}" / f"{number}.mp4", number)
+    (folder / "class0" / "a.mp4").write_bytes(b"no video")
+    told = evaluate.run(str(workdir.path), overrides=[("eval.data.source.path", str(folder))])
+    assert (told["held_out/clips"], told["held_out/broken"]) == (6, 1)
+    assert caplog.text.count("a.mp4 cannot be read, and is left out") == 1
+    [file] = [file for file in told["files"] if file.endswith("broken.csv")]
+    with open(file) as opened:
+        [row] = csv.DictReader(opened)
+    assert (row["data"], row["video"]) == ("held out", "1")
+    assert row["name"].endswith("class0/a.mp4")
+    assert row["reason"]
+    recorded = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
+    assert recorded[-1]["held_out/broken"] == 1
