@@ -26,7 +26,7 @@ VIDEOS = {
     "videomae_v2": 1_350_000, "tiktok": 283_582, "post_pretrain": 658_340, "distill": 658_340, "k400": 240_436,
     "k600": 366_006, "k700": 536_000, "ssv2": 168_913, "ucf101": 9_537, "hmdb51": 3_570, "ava": 184_000,
 }  # fmt: skip
-NOT_PUBLISHED = ("hvm1",)  # how long to train, or on how many videos
+NOT_PUBLISHED = ("hvm1", "custom", "quickstart")  # how long to train, or on how many videos
 
 
 def main() -> None:

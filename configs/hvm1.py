@@ -18,8 +18,8 @@ from vmae_jax.spec import call
 MEAN, STD = 0.45, 0.225  # [inferred] of the code it is a fork of
 # resolution: (visible tokens of all, repeats, batch of videos)
 PRETRAIN = {
-    "224": (204, 2048, 16, 64),  # [code] counts and repeats; the batch is [inferred]
-    "448": (409, 8192, 4, 64),  # [code]; the batch is [inferred]
+    "224": (204, 2048, 16, 16),  # [code]; the batch is the last phase's
+    "448": (409, 8192, 4, 32),  # [code]; the batch is the last phase's
 }
 EPOCHS = 200  # [inferred]: the published training ran in jobs that were resumed
 # resolution: (batch, accumulation, rate at a batch of 256)

@@ -2,8 +2,9 @@
 
 VideoMAE V2's second stage, sizes B, H and g, and S, which `configs/distill.py:S` begins from: a pre-trained
 encoder learns 710 classes, before it is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches
-(`configs/distill.py`). `:g,hybrid,records=FOLDER` reads LabeledHybrid, which is Kinetics-710, from prepared records (see `docs/data.md`); otherwise the lists
-of videos are `--config.data.source.path=` and `--config.eval.data.source.path=`.
+(`configs/distill.py`). `:g,hybrid,records=FOLDER` reads LabeledHybrid, which is Kinetics-710, from prepared
+records (see `docs/data.md`); otherwise the lists of videos are `--config.data.source.path=` and
+`--config.eval.data.source.path=`.
 """
 
 import functools
