@@ -1,5 +1,6 @@
 """`vmae features`: equal to a loop over windows, batched across videos, resumable, settings never mixed."""
 
+import functools
 import json
 import signal
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow as tf
+from for_tpus import for_tpus
 
 from configs import common
 from vmae_jax.cli import main
@@ -169,7 +171,7 @@ def test_shards_that_were_not_finished_are_made_again(tmp_path):
         Shards("gs://bucket/x", 2)
 
 
-def test_mistakes_are_one_line(trained, videos, tmp_path):
+def test_mistakes_are_one_line(trained, videos, tmp_path, monkeypatch):
     path, _ = trained
     go = lambda name="out", what=videos, **options: features.run(  # noqa: E731
         path, videos=[str(what)], out=str(tmp_path / name), options=features.Options(**options)
@@ -182,6 +184,9 @@ def test_mistakes_are_one_line(trained, videos, tmp_path):
         go("broken", what=videos / "broken.mp4")
     with pytest.raises(ConfigError, match="--like=thumos: it is pretraining or tad"):
         go(like="thumos")
+    monkeypatch.setenv("VMAE_DISTRIBUTED", "auto")
+    with pytest.raises(ConfigError, match="one process, but VMAE_DISTRIBUTED asks for"):
+        go("several")
 
 
 def test_a_failed_command_leaves_its_folder_free(trained, videos, tmp_path):
@@ -215,3 +220,63 @@ def test_asked_to_stop_it_keeps_what_it_has_and_goes_on(trained, videos, tmp_pat
         monkeypatch.setattr(features.Preemption, "requested", real)
         again = features.run(path, videos=[str(videos)], out=str(out), options=options)
         assert (again["already"], again["videos"], "resume" in again) == (1, 1, False)
+
+
+def a_checkpoint(path, sampler=None, **model):
+    """A workdir with a classifier of its own, and its parameters."""
+    workdir = Workdir(path)
+    workdir.path.mkdir()
+    size = {"size": "micro", **SHAPE, **model}
+    config = common.sections(
+        method=call("methods.classify.build", model=call("models.variants.vit", **size), classes=3),
+        data=call(
+            "data.pipeline.loader",
+            source=call("data.sources.folder", path="videos"),
+            sampler=sampler or call("data.clips.dense", frames=FRAMES),
+            transforms=[call("data.transforms.resize", size=SIZE)],
+            channels=model.get("channels", 3),
+        ),
+        optimizer=call("train.optim.adamw", schedule=call("train.schedule.constant", value=1e-3)),
+        train={"length": {"steps": 1}},
+    )
+    workdir.config_json.write_text(to_json(config))
+    method, spec = build(config.method), build(config.data).spec()
+    init = lambda key, batch: method.init(key, batch)[0]  # noqa: E731
+    params, _ = sharding.create(init, jax.random.key(0), spec, sharding.make_mesh(devices=jax.devices()[:1]))
+    saver = Checkpoints(workdir.checkpoints, asynchronous=False)
+    saver.save(0, {"params": params}, {})
+    saver.close()
+    return str(workdir.path), params, method
+
+
+def test_a_grey_model_gets_grey_videos_and_the_stride_that_is_the_samplers_default(videos, tmp_path):
+    path, params, method = a_checkpoint(tmp_path / "run", channels=1)
+    told = features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options())
+    assert told["window"] == FRAMES * 4
+    frames = read_frames(Encoded(path=str(videos / "a.mp4")), range(21), channels=1)
+    resized = tf.image.resize(frames, (SIZE, SIZE), antialias=True).numpy().round().clip(0, 255).astype(np.uint8)
+    wanted = method.features(params, {"video": resized[None, 0:16:4]})
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "a.npz")["features"], wanted, atol=2e-2)
+
+
+def test_a_sampler_without_a_stride_wants_a_window(videos, tmp_path):
+    path, *_ = a_checkpoint(tmp_path / "run", call("data.clips.uniform", frames=FRAMES))
+    go = lambda **options: features.run(  # noqa: E731
+        path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options(**options)
+    )
+    with pytest.raises(ConfigError, match=r"data.clips.uniform has no stride: .*--window=4, --window=16"):
+        go()
+    assert not (tmp_path / "out").exists()
+    assert go(window=8)["stride"] == 8
+
+
+def test_the_network_lowers_for_tpus_with_the_fused_kernel(videos, tmp_path, monkeypatch):
+    path, *_ = a_checkpoint(tmp_path / "run", attention="splash")
+    run = lambda: features.run(  # noqa: E731
+        path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options()
+    )
+    monkeypatch.setattr(features, "on_mesh", functools.partial(for_tpus, plain=True))
+    with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
+        run()
+    monkeypatch.setattr(features, "on_mesh", for_tpus)
+    assert run()["videos"] == 1

@@ -2,27 +2,31 @@
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import json
 import logging
+from types import SimpleNamespace
 
 import av
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from for_tpus import for_tpus
 
-from configs import common
+from configs import common, videomae_v2
 from vmae_jax.commands import evaluate, train
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.measure import Measurement, _Pass
+from vmae_jax.eval import reconstruction
 from vmae_jax.eval.collect import Programs
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
+from vmae_jax.io.writers import Writers
 from vmae_jax.spec import ConfigError, call, to_json
 from vmae_jax.train import sharding
-from vmae_jax.train.on_mesh import on_mesh, replicated
+from vmae_jax.train.on_mesh import replicated
 
 FRAMES, SIZE, CLASSES = 4, 16, 3
 
@@ -142,18 +146,6 @@ def test_a_second_evaluation_compiles_nothing(videos):
     assert second["held_out/loss"] != first["held_out/loss"], "other parameters, other numbers"
 
 
-def for_tpu(function, mesh, plain=False):
-    """Lowers a function for TPUs with every call, and answers zeros."""
-
-    def run(*args):
-        program = jax.jit(function) if plain else on_mesh(function, mesh)
-        traced = program.trace(*args)
-        traced.lower(lowering_platforms=("tpu",))
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), traced.out_info)
-
-    return run
-
-
 def fake_pass(data, told):
     """The rows of one batch, as if they had been read."""
     del told
@@ -169,9 +161,9 @@ def test_every_evaluator_lowers_for_tpus_with_the_fused_kernel(videos, axes):
     made, mesh = experiment(config_of(videos, attention="splash")), mesh_of(**axes)
     measure, params = measured(made, mesh)
     measure._once = fake_pass
-    measure._programs = Programs(functools.partial(for_tpu, mesh=mesh))
+    measure._programs = Programs(functools.partial(for_tpus, mesh=mesh))
     assert measure(params, nothing)["held_out/clips"] == measure.data.loader.clips_per_step
-    measure._programs = Programs(functools.partial(for_tpu, mesh=mesh, plain=True))
+    measure._programs = Programs(functools.partial(for_tpus, mesh=mesh, plain=True))
     with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
         measure(params, nothing)
 
@@ -243,3 +235,53 @@ def test_broken_videos_are_counted_and_listed(trained, videos, tmp_path, caplog)
     assert row["reason"]
     recorded = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
     assert recorded[-1]["held_out/broken"] == 1
+
+
+class Once(list):
+    """A stream of one batch."""
+
+    def __next__(self):
+        return self[0]
+
+    def close(self):
+        """Nothing is open."""
+
+
+@pytest.fixture
+def draw(monkeypatch, tmp_path):
+    """Draws two clips, which eight devices cannot share, as training does; gives what would be saved."""
+    drawn = []
+    monkeypatch.setattr(reconstruction, "save", lambda pictures, path: drawn.append(pictures))
+
+    def run(attention, mesh):
+        config = videomae_v2.get_config("B,smoke")
+        config.method.model.attention = attention
+        made = experiment(config)
+        made = dataclasses.replace(made, train=dataclasses.replace(made.train, pictures=2))
+        made.__dict__["mesh"] = mesh
+        clips = {name: np.zeros((2, *leaf.shape[1:]), leaf.dtype) for name, leaf in made.batch_spec.items()}
+        clips["video"] = np.random.default_rng(0).integers(0, 256, clips["video"].shape).astype(np.uint8)
+        clips["seed"] = np.arange(4, dtype=np.uint32).reshape(2, 2)
+        data = SimpleNamespace(batches=lambda **_: Once([clips]))
+        init = made.make_init(made.optimizer_without_data())
+        state, _ = sharding.create(init, jax.random.key(0), made.batch_spec, mesh)
+        train._pictures(made, Workdir(tmp_path), data, Writers([]))(state, 1)
+        return drawn[-1].videos
+
+    return run
+
+
+@pytest.mark.slow
+def test_pictures_while_training_are_the_same_on_any_mesh(draw):
+    found = [draw("plain", mesh) for mesh in (mesh_of(data=1), mesh_of(data=2, fsdp=2, tensor=2))]
+    for one, other in zip(*found, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_pictures_while_training_lower_for_tpus_with_the_fused_kernel(draw, monkeypatch):
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
+    monkeypatch.setattr(train, "on_mesh", functools.partial(for_tpus, plain=True))
+    with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
+        draw("splash", mesh)
+    monkeypatch.setattr(train, "on_mesh", for_tpus)
+    draw("splash", mesh)

@@ -16,10 +16,12 @@ from vmae_jax.commands.restore import Trained, restore
 from vmae_jax.data.shards import Shards
 from vmae_jax.data.windows import Chunk, Windows, chunks
 from vmae_jax.io.paths import write_bytes, write_text
+from vmae_jax.runtime import distributed
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import ConfigError, build
 from vmae_jax.train import sharding
+from vmae_jax.train.on_mesh import on_mesh, replicated
 
 __all__ = ["Options", "run"]
 
@@ -86,11 +88,12 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
       ConfigError: no such checkpoint or video, a window that does not suit the model, OUT made
         with other settings, or no video that can be read.
     """
+    distributed.refuse("vmae features", "start one for each share of --videos, each with an --out of its own")
     enable_cache()
     trained = restore(checkpoint, ema=options.ema)
     config: Any = trained.made.config
     model = build(config.method.model)
-    frames, size = model.video_shape[0], model.video_shape[1]
+    frames, size, _, channels = model.video_shape
     plan, settings = _plan(options, trained, frames)
     folder = epath.Path(out)
     settings_file = _Settings(folder, settings | {"checkpoint": str(trained.workdir.path), "step": trained.step})
@@ -101,7 +104,7 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
     done = 0
     broken: list[str] = []
     settings_file.write()  # now that nothing can be wrong with them any more
-    pieces = chunks(source, todo, plan, size=size, antialias=options.like == "pretraining")
+    pieces = chunks(source, todo, plan, size=size, channels=channels, antialias=options.like == "pretraining")
     with Preemption() as preemption:
         for video, parts in _videos(pieces, compute, batch):
             if parts is None:
@@ -132,8 +135,13 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
 def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dict[str, Any]]:
     """The windows, and all settings spelled out."""
     config: Any = trained.made.config
-    apart = 1 if options.like == "tad" else int(config.data.sampler.get("stride") or 1)
-    window = options.window or frames * apart
+    apart = 1 if options.like == "tad" else getattr(trained.made.loader.sampler, "stride", None)
+    if apart is None and options.window is None:
+        raise ConfigError(
+            f"the run's sampler {config.data.sampler.call} has no stride: say how many frames a window covers with "
+            f"--window={frames}, --window={4 * frames}, … (and, where windows are to overlap, --stride)"
+        )
+    window = options.window or frames * (apart or 1)
     if window % frames:
         raise ConfigError(f"--window={window}: a multiple of the model's {frames} frames")
     stride = options.stride or (4 if options.like == "tad" else window)
@@ -166,22 +174,21 @@ def _network(trained: Trained, model: Any, options: Options) -> tuple[Any, int]:
     mesh = sharding.make_mesh({"data": -1})
     batch = -(-options.batch // mesh.size) * mesh.size
     place = sharding.batch_sharding(mesh)
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    params = jax.device_put(trained.params, whole)
+    params = replicated(trained.params, mesh)
     raw = options.like == "tad"
 
-    @jax.jit
     def compute(params: Any, video: jax.Array) -> jax.Array:
         if raw:  # what the model's normalisation turns into pixels / 255
             video = video * np.asarray(model.std, np.float32) + 255.0 * np.asarray(model.mean, np.float32)
         return trained.made.method.features(params, {"video": video}, layer=options.layer, pool=not options.tokens)
 
-    spec = jax.ShapeDtypeStruct((batch, *model.video_shape), np.float32 if raw else np.uint8)
+    program = on_mesh(compute, mesh)
+    spec = jax.ShapeDtypeStruct((batch, *model.video_shape), np.float32 if raw else np.uint8, sharding=place)
     try:
-        jax.eval_shape(compute, params, spec)
+        program.trace(params, spec)
     except ValueError as error:
         raise ConfigError(f"--layer={options.layer}: {error}") from error
-    return lambda clips: np.asarray(compute(params, jax.device_put(clips, place))), batch
+    return lambda clips: np.asarray(program(params, jax.device_put(clips, place))), batch
 
 
 def _videos(pieces: Iterator[Chunk], compute: Any, batch: int) -> Iterator[tuple[tuple[int, str], Any]]:

@@ -79,7 +79,9 @@ class Chunk(NamedTuple):
     reason: str = ""
 
 
-def chunks(source: Source, videos: Iterable[int], windows: Windows, *, size: int, antialias: bool) -> Iterator[Chunk]:
+def chunks(
+    source: Source, videos: Iterable[int], windows: Windows, *, size: int, antialias: bool, channels: int = 3
+) -> Iterator[Chunk]:
     """The windows of each video in turn, decoded ahead in worker processes.
 
     Args:
@@ -88,9 +90,11 @@ def chunks(source: Source, videos: Iterable[int], windows: Windows, *, size: int
       windows: which; a chunk has `windows.limit` at most.
       size: side of the square that every picture is resized to.
       antialias: resize as `data.transforms` do; False is as `interpolated`.
+      channels: 3 (RGB) or 1 (grey).
     """
     cores = available_cores()
-    workers = Workers(cores, sampler=windows, crop=leading([resize(size)]) if antialias else None)
+    crop = leading([resize(size)]) if antialias else None
+    workers = Workers(cores, sampler=windows, crop=crop, channels=channels)
     ahead: collections.deque[Future[Chunk]] = collections.deque()
 
     def read(video: int, encoded: Any, info: VideoInfo, first: int) -> Chunk:

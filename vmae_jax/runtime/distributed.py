@@ -30,6 +30,7 @@ __all__ = [
     "naming_lost_peers",
     "publish",
     "rank",
+    "refuse",
     "start",
     "together",
     "whereabouts",
@@ -86,6 +87,13 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         jax.distributed.initialize(**job, **seconds)
     except (RuntimeError, ValueError) as error:
         raise PeerError(f"the processes of the job did not find each other: {_line(error)}") from error
+
+
+def refuse(command: str, instead: str, environment: Mapping[str, str] = os.environ) -> None:
+    """For commands that run in one process. Raises ConfigError where the environment asks for a job of several."""
+    given = [name for name in (*EXPLICIT, "VMAE_DISTRIBUTED") if environment.get(name)]
+    if given:
+        raise ConfigError(f"{command} runs in one process, but {given[0]} asks for a job of several: {instead}")
 
 
 def together(
