@@ -11,7 +11,13 @@ from vmae_jax.spec import ConfigError
     ("accumulate", "batch", "group", "words"),
     [
         (1, 24, 32, "a (micro-)batch of 48 clips does not divide into mixing groups of 32: set group"),
-        (2, 24, 32, None),  # 24 clips: one group
+        (1, 8, 32, None),  # 16 clips: one group
+        (
+            2,
+            24,
+            32,
+            "a (micro-)batch of 48 clips does not divide into mixing groups of 32",
+        ),  # for it is traced whole, too
         (3, 24, 6, "a (micro-)batch of 16 clips does not divide into mixing groups of 6"),
         (8, 12, None, "a (micro-)batch of 3 clips leaves one without a partner"),
     ],

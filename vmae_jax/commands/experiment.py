@@ -20,7 +20,7 @@ from vmae_jax.train.state import TrainState, make_init
 from vmae_jax.train.step import Step, make_step
 from vmae_jax.types import Context, Method
 
-__all__ = ["Experiment", "differences", "experiment", "open_workdir", "read_config"]
+__all__ = ["Experiment", "check_clips", "differences", "experiment", "open_workdir", "read_config"]
 
 log = logging.getLogger(__name__)
 
@@ -163,15 +163,21 @@ def _check_fit(made: Experiment) -> None:
             "the method has networks that are never trained, and nothing fills them: set config.init_from, such as "
             "{'frozen/teacher': call('train.init_from.weights', path=WORKDIR)}"
         )
-    clips, rest = divmod(made.loader.clips_per_step, made.train.accumulate)
-    if made.method.suits is not None and not rest:  # the mesh tells of a rest
-        made.method.suits(clips)
+    check_clips(made, made.loader.global_batch, made.train.accumulate)
     try:
         made.abstract_params()
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"method and data do not fit each other: {error}") from error
+
+
+def check_clips(made: Experiment, videos: int, accumulate: int) -> None:
+    """Raises ConfigError where the method cannot train on a batch of so many videos, whole or in micro-batches."""
+    clips = videos * made.loader.clips_per_video
+    if made.method.suits is not None and clips % accumulate == 0:  # the mesh tells of a rest
+        made.method.suits(clips // accumulate)
+        made.method.suits(clips)
 
 
 def read_config(workdir: Workdir) -> ConfigDict:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.experiment import Experiment, experiment
+from vmae_jax.commands.experiment import Experiment, check_clips, experiment
 from vmae_jax.plan import report as told
 from vmae_jax.plan import roofline, search
 from vmae_jax.plan.compile import Compiled, compile_training, executed_flops, state_bytes
@@ -92,7 +92,17 @@ class Planned:
     def unit(self) -> int:
         """Videos by which the batch may grow."""
         rows = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH) * self.made.train.accumulate
-        return rows // math.gcd(rows, self.made.loader.clips_per_video)
+        least, now = rows // math.gcd(rows, self.made.loader.clips_per_video), self.made.loader.global_batch
+        steps = range(least, least + now * rows, least)
+        return next((step for step in steps if self.suits(now + step, self.made.train.accumulate)), least)
+
+    def suits(self, videos: int, accumulate: int) -> bool:
+        """Whether the method can train on such a batch."""
+        try:
+            check_clips(self.made, videos, accumulate)
+        except ConfigError:
+            return False
+        return True
 
 
 def run(config: ConfigDict, *, topology_name: str, largest: bool = False) -> dict[str, Any]:
@@ -220,6 +230,7 @@ def _remedy(planned: Planned, compiled: Compiled) -> dict[str, Any]:
     rows = planned.made.loader.clips_per_step // math.prod(planned.mesh.shape[axis] for axis in sharding.BATCH)
     share = (compiled.peak - state) / (limit - state)
     options = [n for n in range(accumulate + 1, rows + 1) if rows % n == 0 and n >= accumulate * share]
+    options = [n for n in options if planned.suits(planned.made.loader.global_batch, n)]
     for micro in options[: COMPILES // 2]:
         again = planned.at(accumulate=micro)
         if again.fits:
