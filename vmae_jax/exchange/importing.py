@@ -43,7 +43,8 @@ def import_weights(
     Args:
       weights: a `.pth`, `.safetensors` or index of shards, or a folder with one.
       out: the workdir, which may not have anything in it.
-      config: of the experiment; None writes one with the `method` that the weights are of.
+      config: of the experiment; None writes one with the `method` that the weights are of, and `commands.restore`
+        fills in the rest.
       key: the entry of a `.pth` to take, such as "model_ema"; None finds it.
       fresh: parts that begin anew: "decoder", "head", "norm", "positions".
       resize: resample cubes, channels and learned positions that differ from the config's.
