@@ -63,6 +63,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         return call("data.sources.csv", columns=columns, names=names)
 
     config: Any = finetune.supervised(method, recipe, "custom", begin, source=source, labels=labels)
+    if not args.folders:  # one override names the classes of both lists
+        for name in names:
+            config.eval.data.source.names[name] = config.data.source.names.get_ref(name)
     if args.probe:
         config.optimizer.freeze, config.optimizer.layer_decay = ["encoder"], None
         del config.data.transforms[0]  # RandAugment

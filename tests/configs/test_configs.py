@@ -218,3 +218,11 @@ def test_a_file_that_is_no_config_is_told(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"config\.py"):
         load_config(str(file))
+
+
+def test_custom_lists_share_the_names_of_their_classes():
+    """One override names them for training and evaluation, of one head or of two."""
+    for arguments, labels in (("classes=3", ["label"]), ("verbs=3,nouns=4", ["verb", "noun"])):
+        changes = [(f"data.source.names.{name}", f"{name}s.txt") for name in labels]
+        config = load_config(str(ROOT / f"configs/custom.py:tiny,{arguments}"), changes)
+        assert {name: config.eval.data.source.names[name] for name in labels} == {n: f"{n}s.txt" for n in labels}

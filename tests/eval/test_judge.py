@@ -179,3 +179,31 @@ def test_a_reliability_picture_of_nothing_and_of_all():
     for confidence in (np.zeros(0), np.linspace(0, 1, 50)):
         image = figures.reliability(scores.reliability(confidence, confidence > 0.5))
         assert min(image.size) > 300
+
+
+def test_of_many_classes_those_that_occur_are_drawn():
+    """Ten of 710: the same picture as of these ten alone, but for what it says of itself."""
+    few = np.diag(np.full(10, 5))
+    places = np.arange(10) * 70
+    counts = np.zeros((710, 710), int)
+    counts[np.ix_(places, places)] = few
+    names = [f"class {i}" for i in range(710)]
+    drawn, alone = figures.confusion(counts, names), figures.confusion(few, [names[i] for i in places])
+    assert drawn.size == alone.size
+    np.testing.assert_array_equal(np.asarray(drawn)[60:], np.asarray(alone)[60:])
+
+
+def test_a_regression_is_drawn_with_a_dot_where_a_video_lies():
+    """A perfect output lies on the diagonal, another does not; more than sixteen outputs are said."""
+    true = np.linspace(0.0, 1.0, 5)[:, None]
+
+    def blue(image):
+        panel = np.asarray(image).astype(int)[66:306, 74:314]
+        return np.argwhere(panel[..., 2] - panel[..., 0] > 60)
+
+    right = blue(figures.regression(true, true))
+    assert len(right) > 50
+    assert np.abs(right[:, 0] + right[:, 1] - 239).max() < 10
+    wrong = blue(figures.regression(1.0 - true, true))
+    assert np.abs(wrong[:, 0] + wrong[:, 1] - 239).max() > 200
+    assert judge(HEADS["score"], np.zeros((3, 2)), np.ones((3, 2))).files["regression.png"][:4] == b"\x89PNG"

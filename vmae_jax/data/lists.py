@@ -118,8 +118,9 @@ def _row(line: _Line, names: tuple[str, ...], base: str, where: str) -> tuple[st
     if extra > 0 and not line.sure:  # numbers that belong to the folder's own name
         split = [" ".join(split[: extra + 1]), *split[extra + 1 :]]
     if len(split) != len(names) or not split[0]:
+        empty = "; a label that says nothing is written as two quotes" if len(split) == len(names) - 1 else ""
         raise ConfigError(
-            f"data source: {where}: {' '.join(split)!r} is not '{' '.join(names)}' as the rest of the list"
+            f"data source: {where}: {' '.join(split)!r} is not '{' '.join(names)}' as the rest of the list{empty}"
         )
     fields = dict(zip(names, split, strict=True))
     try:

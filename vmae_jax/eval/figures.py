@@ -1,4 +1,4 @@
-"""Pictures of a classifier's mistakes: who is taken for whom, and how far its confidence holds."""
+"""Pictures of mistakes: who is taken for whom, how far confidence holds, how far numbers are off."""
 
 import io
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vmae_jax.eval import charts
 from vmae_jax.eval.scores import Bins, calibration
 
-__all__ = ["confusion", "png", "reliability"]
+__all__ = ["confusion", "png", "regression", "reliability"]
 
 _PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (32, 36, 44), (110, 118, 130), (222, 226, 232)
 _BAR, _GAP_LOW, _LINE = (66, 133, 190), (226, 120, 88), (32, 36, 44)
@@ -19,6 +20,7 @@ _SHADES = np.array(
 )  # fmt: skip
 _SIDE = 760  # about how wide the matrix is
 _NAMED = 60  # so many classes or fewer are named
+_PANELS = 16  # of a regression
 _WRITTEN = 16  # so many or fewer have their share written in
 
 
@@ -33,20 +35,24 @@ def confusion(counts: np.ndarray, names: Sequence[str] = (), title: str = "Confu
     """True classes in rows, predicted ones in columns; the shade is the share of the row.
 
     Args:
-      counts: videos, int [classes classes].
+      counts: videos, int [classes classes]; of many classes only those that occur are drawn.
       names: of the classes; their numbers where there are none.
       title: what is drawn.
     """
+    everyone = len(counts)
+    occur = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    numbers = np.flatnonzero(occur) if occur.any() and everyone > _WRITTEN else np.arange(everyone)
+    counts = counts[np.ix_(numbers, numbers)]
     classes = len(counts)
     cell = max(1, min(64, _SIDE // classes))
     totals = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(totals, 1)
     font, small = _font(14), _font(max(9, min(13, cell)))
-    named = [names[i] if i < len(names) and names[i] else str(i) for i in range(classes)]
+    named = [names[i] if i < len(names) and names[i] else str(i) for i in numbers.tolist()]
     named = [name if len(name) <= 28 else f"{name[:27]}…" for name in named]
     step = 1 if classes <= _NAMED else next(s for s in (10, 20, 50, 100, 200, 500) if classes / s <= 16)
     shown = range(0, classes, step)
-    told = [named[i] if step == 1 else str(i) for i in shown]
+    told = [named[i] if step == 1 else str(numbers[i]) for i in shown]
     margin = int(max(small.getlength(text) for text in told)) + 14
     left, top, side = margin + 26, 62, cell * classes
     image = Image.new("RGB", (left + side + 96, top + side + margin + 34), _PAPER)
@@ -69,7 +75,9 @@ def confusion(counts: np.ndarray, names: Sequence[str] = (), title: str = "Confu
                 place = (left + (column + 0.5) * cell, top + (row + 0.5) * cell)
                 pen.text(place, f"{value * 100:.0f}", fill=ink, font=small, anchor="mm")
     pen.text((left, 14), title, fill=_INK, font=_font(17))
-    pen.text((left, 38), f"{int(counts.sum()):,} videos; each row adds up to 100%", fill=_FAINT, font=_font(13))
+    note = f"{int(counts.sum()):,} videos; each row adds up to 100%"
+    note += f"; {classes} of {everyone} classes occur" if classes < everyone else ""
+    pen.text((left, 38), note, fill=_FAINT, font=_font(13))
     pen.text((left + side / 2, image.height - 12), "predicted", fill=_INK, font=font, anchor="mb")
     _sideways(image, "true", (12, top + side / 2), font)
     _scale(image, pen, (left + side + 22, top, 16, min(side, 240)))
@@ -113,9 +121,46 @@ def reliability(bins: Bins, title: str = "Calibration", what: str = "accuracy") 
     _sideways(image, what, (16 * scale, top + side / 2), font)
     _sideways(image, "count", (16 * scale, base - low / 2), font)
     pen.text((left, 14 * scale), title, fill=_INK, font=_font(17 * scale))
-    note = f"expected calibration error {calibration(bins) * 100:.1f}%; outlined: confidence against {what}"
+    note = f"expected calibration error {calibration(bins) * 100:.1f}%; framed in red: confidence less {what}"
     pen.text((left, 40 * scale), note, fill=_FAINT, font=small)
     return image.resize((image.width // scale, image.height // scale), Image.Resampling.LANCZOS)
+
+
+def regression(predicted: np.ndarray, true: np.ndarray, title: str = "Regression") -> Image.Image:
+    """Each output's predictions over the truth, a dot a video, the ideal as a diagonal.
+
+    Args:
+      predicted, true: [videos outputs]; the first sixteen outputs are drawn.
+      title: what is drawn.
+    """
+    outputs = min(predicted.shape[1], _PANELS)
+    across = min(outputs, 4)
+    side, gap, top = 240, 74, 66
+    down = -(-outputs // across)
+    image = Image.new("RGB", (gap + across * (side + gap), top + down * (side + gap)), _PAPER)
+    pen = ImageDraw.Draw(image, "RGBA")
+    small = _font(12)
+    for i in range(outputs):
+        left, up = gap + i % across * (side + gap), top + i // across * (side + gap)
+        both = np.concatenate([predicted[:, i], true[:, i]])
+        ticks = charts.ticks(float(both.min()), float(both.max()), 4)
+        low, high = ticks[0], ticks[-1]
+        at = lambda value: side * (value - low) / ((high - low) or 1.0)  # noqa: B023, E731
+        for tick in ticks:
+            pen.line([(left + at(tick), up), (left + at(tick), up + side)], fill=_GRID)
+            pen.line([(left, up + side - at(tick)), (left + side, up + side - at(tick))], fill=_GRID)
+            pen.text((left + at(tick), up + side + 6), charts.compact(tick), fill=_FAINT, font=small, anchor="mt")
+            pen.text((left - 6, up + side - at(tick)), charts.compact(tick), fill=_FAINT, font=small, anchor="rm")
+        pen.line([(left, up + side), (left + side, up)], fill=_LINE)
+        for x, y in zip(at(true[:, i]), side - at(predicted[:, i]), strict=True):
+            pen.ellipse((left + x - 3, up + y - 3, left + x + 3, up + y + 3), fill=(*_BAR, 150))
+        pen.rectangle([left, up, left + side, up + side], outline=_FAINT)
+        pen.text((left + side / 2, up + side + 38), f"true, output {i}", fill=_INK, font=small, anchor="mm")
+        _sideways(image, "predicted", (left - 48, up + side / 2), small)
+    pen.text((gap, 14), title, fill=_INK, font=_font(17))
+    rest = f", the first {outputs} of {predicted.shape[1]} outputs" if outputs < predicted.shape[1] else ""
+    pen.text((gap, 38), f"{len(true):,} videos{rest}", fill=_FAINT, font=_font(13))
+    return image
 
 
 def _shade(share: np.ndarray) -> np.ndarray:

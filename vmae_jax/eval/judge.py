@@ -35,7 +35,9 @@ def judge(
     if head.kind == "one":
         return _one(outputs, _classes(head, outputs, truth), names, title, pictures)
     truth = _rows(head, outputs, truth)
-    return _many(outputs, truth, names, title, pictures) if head.kind == "many" else _numbers(outputs, truth)
+    if head.kind == "many":
+        return _many(outputs, truth, names, title, pictures)
+    return _numbers(outputs, truth, title, pictures)
 
 
 def jointly(
@@ -131,11 +133,11 @@ def _many(outputs: np.ndarray, truth: np.ndarray, names: Sequence[str], title: s
         "calibration.csv": _table(bins),
     }
     title = f"Calibration {title}".strip()
-    files = {"calibration.png": figures.png(figures.reliability(bins, title, "true"))} if pictures else {}
+    files = {"calibration.png": figures.png(figures.reliability(bins, title, "share that is true"))} if pictures else {}
     return Results({"map": float(np.nanmean(each)), "ece": scores.calibration(bins)}, tables, files)
 
 
-def _numbers(outputs: np.ndarray, truth: np.ndarray) -> Results:
+def _numbers(outputs: np.ndarray, truth: np.ndarray, title: str, pictures: bool) -> Results:
     """Errors averaged over columns too; r2 and the correlations are means over the columns that vary."""
     error = outputs.astype(np.float64) - truth
     spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
@@ -150,7 +152,8 @@ def _numbers(outputs: np.ndarray, truth: np.ndarray) -> Results:
     rows = [
         [i, float(np.abs(error[:, i]).mean()), float(np.sqrt((error[:, i] ** 2).mean()))] for i in range(error.shape[1])
     ]
-    return Results(numbers, {"outputs.csv": [["output", "mae", "rmse"], *rows]})
+    drawn = {"regression.png": figures.png(figures.regression(outputs, truth, f"Regression {title}".strip()))}
+    return Results(numbers, {"outputs.csv": [["output", "mae", "rmse"], *rows]}, drawn if pictures else {})
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -217,7 +217,8 @@ def _check(at: str, pairs: Mapping[str, tuple[Any, Any]]) -> None:
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         told = "; ".join(wrong[:SHOWN])
-        raise ConfigError(f"init_from: weights do not fit at {at!r}: {told}{more} (skip leaves arrays out)")
+        hint = "skip leaves arrays out; old_labels and new_labels take classes over by name"
+        raise ConfigError(f"init_from: weights do not fit at {at!r}: {told}{more} ({hint})")
 
 
 def _kind(leaf: Any) -> str:

@@ -128,7 +128,10 @@ class Schedule:
         """
         warmup = clock.length(dict(self.warmup)) if self.warmup and clock.steps else 0  # no steps, no warm-up
         if warmup > clock.steps:
-            raise ConfigError(f"a warm-up of {warmup} steps does not fit into a training of {clock.steps} steps")
+            raise ConfigError(
+                f"a warm-up of {warmup} steps does not fit into a training of {clock.steps} steps: set "
+                f"optimizer.schedule.warmup, or train.length"
+            )
         scale, text = 1.0, f"learning rate {self.peak:.4g}"
         if self.batch_unit is not None:
             scale = clock.global_batch / self.batch_unit
