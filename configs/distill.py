@@ -2,7 +2,8 @@
 
 The student (S, B) begins from its own post-pre-training, the teacher is the giant after
 post-pre-training on Kinetics-710 [paper]. The loss is the KL divergence of their logits [paper];
-the paper's code, temperature and learning rate are not published, so the figures below are ours.
+the paper's code, temperature and learning rate are not published, so the figures below are ours. No label is
+looked at while training: a list of paths will do, of any videos. The test has labels.
 """
 
 from typing import Any

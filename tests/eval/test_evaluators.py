@@ -154,10 +154,11 @@ def test_features_and_labels_that_cannot_be_compared_are_refused(name, side):
     broken = clips.copy()
     broken[2] = np.nan
     several = np.eye(CLASSES)[label]  # a class each, as several
+    of = "" if side == "test" else "gallery " if name == "retrieval" else "training "
     for x, y, words in (
-        (broken, label, r"the features of 1 of 8 videos \(2\) are not finite"),
-        (clips, np.where(np.arange(8) < 5, -1, label), r"5 of 8 videos \(0, 1, 2, …\) have no class: label is -1"),
-        (clips, several, r"label is one class number a video here, and the data has int32 of shape \[8, 3\]"),
+        (broken, label, rf"the features of 1 of 8 {of}videos \(2\) are not finite"),
+        (clips, np.where(np.arange(8) < 5, -1, label), rf"5 of 8 {of}videos \(0, 1, 2, …\) have no class: label is -1"),
+        (clips, several, rf"label is one class number a video here, and the {of}videos have int32 of shape \[8, 3\]"),
     ):
         with pytest.raises(ValueError, match=words):
             run(x, y)

@@ -138,9 +138,19 @@ def per_video(
 
 
 def embed(
-    method: Method, params: Params, batches: Iterable[Batch], programs: Programs, *, layer: int | None, label: str
+    method: Method,
+    params: Params,
+    batches: Iterable[Batch],
+    programs: Programs,
+    *,
+    layer: int | None,
+    label: str,
+    of: str = "videos",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pooled features of every video [videos d], and their classes [videos].
+
+    Args:
+      of: which videos they are, for messages.
 
     Raises:
       ValueError: the data has no labels of that name, not one class a video, or features are not finite.
@@ -148,8 +158,8 @@ def embed(
     compiled = programs((method.features, layer, True), lambda p, b: method.features(p, b, layer=layer, pool=True))
     found = per_video(compiled, params, batches, (label,))
     truth = found.label(label)
-    single(truth, found.index, label)
-    finite(found.outputs, found.index, "the features")
+    single(truth, found.index, label, of)
+    finite(found.outputs, found.index, "the features", of)
     return found.outputs, truth
 
 

@@ -30,7 +30,7 @@ class Knn:
     ) -> Results:  # fmt: skip
         """top1, top5 and the numbers of videos."""
         programs = (about or About()).programs
-        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label)
+        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label, of="training videos")
         query, truth = embed(method, params, batches, programs, layer=self.layer, label=self.label)
         scores = vote(known, label, query, k=self.k, temperature=self.temperature)
         best = np.argsort(-scores, axis=1, kind="stable")
@@ -57,7 +57,9 @@ class Retrieval:
         query, mine = embed(method, params, batches, programs, layer=self.layer, label=self.label)
         gallery, theirs = query, mine
         if train is not None:
-            gallery, theirs = embed(method, params, train, programs, layer=self.layer, label=self.label)
+            gallery, theirs = embed(
+                method, params, train, programs, layer=self.layer, label=self.label, of="gallery videos"
+            )
         others = len(gallery) - (train is None)
         if others < 1:
             raise ValueError("there is one video, and nothing to find: retrieval needs two, or train=")

@@ -33,7 +33,7 @@ class Probe:
     ) -> Results:  # fmt: skip
         """top1, top5, the accuracy on the training videos, and the penalty that was chosen."""
         programs = (about or About()).programs
-        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label)
+        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label, of="training videos")
         query, target = embed(method, params, batches, programs, layer=self.layer, label=self.label)
         classes = int(max(label.max(), target.max())) + 1
         mean, spread = known.mean(axis=0), known.std(axis=0) + 1e-6

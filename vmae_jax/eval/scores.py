@@ -30,23 +30,23 @@ class Bins(NamedTuple):
     accuracy: np.ndarray
 
 
-def finite(values: np.ndarray, keys: Any = None, what: str = "the outputs") -> None:
+def finite(values: np.ndarray, keys: Any = None, what: str = "the outputs", of: str = "videos") -> None:
     """Refuses numbers that are not: a NaN stands behind nothing, so that it would be right every time.
 
     Args:
       values: a row a video.
       keys: of the videos, for the message; their rows by default.
-      what: they are, for the message.
+      what: they are, and of: of which videos, for the message.
 
     Raises:
       ValueError: NaN or infinity.
     """
     wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if len(wrong):
-        raise ValueError(f"{what} of {_counted(wrong, keys, len(values))} are not finite (NaN or infinite)")
+        raise ValueError(f"{what} of {_counted(wrong, keys, len(values), of)} are not finite (NaN or infinite)")
 
 
-def single(label: np.ndarray, keys: Any = None, what: str = "label") -> None:
+def single(label: np.ndarray, keys: Any = None, what: str = "label", of: str = "videos") -> None:
     """Refuses labels that are not one class a video.
 
     Raises:
@@ -54,19 +54,19 @@ def single(label: np.ndarray, keys: Any = None, what: str = "label") -> None:
     """
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(
-            f"{what} is one class number a video here, and the data has {label.dtype} of shape {list(label.shape)}"
+            f"{what} is one class number a video here, and the {of} have {label.dtype} of shape {list(label.shape)}"
         )
     wrong = np.flatnonzero(label < 0)
     if len(wrong):
         raise ValueError(
-            f"{_counted(wrong, keys, len(label))} have no class: {what} is {label[wrong[0]]}; leave such videos out"
+            f"{_counted(wrong, keys, len(label), of)} have no class: {what} is {label[wrong[0]]}; leave such videos out"
         )
 
 
-def _counted(wrong: np.ndarray, keys: Any, videos: int) -> str:
+def _counted(wrong: np.ndarray, keys: Any, videos: int, of: str) -> str:
     """How many of the videos, and which are the first."""
     first = ", ".join(str(i if keys is None else keys[i]) for i in wrong[:SHOWN].tolist())
-    return f"{len(wrong)} of {videos} videos ({first}{', …' if len(wrong) > SHOWN else ''})"
+    return f"{len(wrong)} of {videos} {of} ({first}{', …' if len(wrong) > SHOWN else ''})"
 
 
 def places(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
