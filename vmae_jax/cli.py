@@ -85,12 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(train)
     train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
-    train.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
-                       help="of restore, compile, data, step, save, evaluate; past it it ends with 75")  # fmt: skip
+    _limit_argument(train)
 
     evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
     _checkpoint_arguments(evaluate)
     _config_arguments(evaluate)
+    _limit_argument(evaluate)
 
     pictures = _command(commands, "reconstruct", _reconstruct, "draw original, masked and reconstructed videos")
     _checkpoint_arguments(pictures)
@@ -199,6 +199,11 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
 
 
+def _limit_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
+                        help="of restore, compile, data, step, save, evaluate; past it it ends with 75")  # fmt: skip
+
+
 def _train(args: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
     from vmae_jax.commands import config, experiment, train
@@ -222,8 +227,10 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 
 def _eval(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.commands import evaluate
+    from vmae_jax.runtime import watchdog
 
-    return evaluate.run(args.checkpoint, ema=args.ema, config=args.config, overrides=args.overrides)
+    limits = watchdog.parse_limits(args.limit)
+    return evaluate.run(args.checkpoint, ema=args.ema, config=args.config, overrides=args.overrides, limits=limits)
 
 
 def _reconstruct(args: argparse.Namespace) -> dict[str, Any]:
