@@ -1,5 +1,7 @@
 """Imported weights are used as any workdir is: features, probes of every kind, evaluation; and so is pre-training."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from vmae_jax import exchange
+from vmae_jax.cli import main
 from vmae_jax.commands import evaluate, features, reconstruct
 from vmae_jax.commands.restore import restore
 from vmae_jax.data.decode import Encoded, read_frames
@@ -146,3 +149,15 @@ def test_mistakes_are_one_line(imported, coloured, tmp_path):
         with pytest.raises(ConfigError, match=words) as error:
             evaluate.run(path, config=config)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_probe_of_prepared_records_asks_their_held_out_split(imported, coloured, tmp_path, capsys):
+    for split, part in (("train", "train.csv"), ("validation", "test.csv")):
+        words = ["data", "prepare", str(coloured / part), f"--out={tmp_path}/set", f"--split={split}", "--workers=1"]
+        assert main([*words, "--quiet"]) == 0
+    path, _ = imported
+    config = f"configs/probe.py:knn,data={tmp_path}/set,{PROBE}"
+    assert main(["eval", f"--checkpoint={path}", f"--config={config}"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["knn/videos"], found["knn/neighbours"], found["knn/top1"]) == (3, 9, 1.0)

@@ -26,9 +26,7 @@ def config(coloured, classes, steps, **more):
             labels=True,
         )
 
-    model = call(
-        "models.variants.vit", size="micro", frames=FRAMES, resolution=SIZE, patch=8, depth=1, dtype="float32"
-    )
+    model = call("models.variants.vit", size="micro", frames=FRAMES, resolution=SIZE, patch=8, depth=1, dtype="float32")
     return common.sections(
         method=call("methods.classify.build", model=model, classes=classes, init_scale=1.0),
         data=loader("train.csv", views=1),
