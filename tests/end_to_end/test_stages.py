@@ -129,4 +129,4 @@ def test_a_label_that_is_no_class_stops_before_it_is_trained_on(vmae, tmp_path):
     assert "the data has 10 classes" in answer["error"]
     assert "the model 3: set config.method.classes" in answer["error"]
     missing = train(vmae, "finetune.py:B,smoke", tmp_path / "other", status=2)
-    assert "needs path" in missing["error"]
+    assert "needs path (--config.init_from.params/encoder.path=WORKDIR)" in missing["error"]

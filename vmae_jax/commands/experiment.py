@@ -132,7 +132,7 @@ def experiment(config: ConfigDict) -> Experiment:
     unknown = [name for name in config if name not in SECTIONS]
     if missing or unknown:
         raise ConfigError(f"a config has the sections {', '.join(SECTIONS)}; this one has {', '.join(config)}")
-    built = {name: build(config[name]) for name in SECTIONS}
+    built = {name: build(config[name]) if name != "init_from" else _places(config[name]) for name in SECTIONS}
     section: Any = config["data"]
     if getattr(built["data"], "service", None):  # its workers build the loader themselves
         built["data"] = dataclasses.replace(built["data"], recipe=to_json(section))
@@ -154,6 +154,18 @@ def experiment(config: ConfigDict) -> Experiment:
     )
     _check_fit(made)
     return made
+
+
+def _places(section: ConfigDict) -> dict[str, Any]:
+    """What `init_from` builds; a place without its path is told with the option that gives it."""
+    built = {}
+    for at, record in section.items():
+        try:
+            built[at] = build(record)
+        except ConfigError as error:
+            hint = f" (--config.init_from.{at}.path=WORKDIR)" if str(error).endswith("needs path") else ""
+            raise ConfigError(f"init_from.{at}: {error}{hint}") from error
+    return built
 
 
 def _check_fit(made: Experiment) -> None:
