@@ -132,7 +132,7 @@ def experiment(config: ConfigDict) -> Experiment:
     unknown = [name for name in config if name not in SECTIONS]
     if missing or unknown:
         raise ConfigError(f"a config has the sections {', '.join(SECTIONS)}; this one has {', '.join(config)}")
-    built = {name: build(config[name]) if name != "init_from" else _places(config[name]) for name in SECTIONS}
+    built = {name: build(config[name]) for name in SECTIONS if name != "init_from"}
     section: Any = config["data"]
     if getattr(built["data"], "service", None):  # its workers build the loader themselves
         built["data"] = dataclasses.replace(built["data"], recipe=to_json(section))
@@ -149,14 +149,14 @@ def experiment(config: ConfigDict) -> Experiment:
         checkpoint=built["checkpoint"],
         eval=built["eval"],
         mesh_settings=built["mesh"],
-        init_from=built["init_from"],
+        init_from=_places(config["init_from"]),
         seed=built["seed"],
     )
     _check_fit(made)
     return made
 
 
-def _places(section: ConfigDict) -> dict[str, Any]:
+def _places(section: Any) -> dict[str, Any]:
     """What `init_from` builds; a place without its path is told with the option that gives it."""
     built = {}
     for at, record in section.items():
