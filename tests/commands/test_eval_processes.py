@@ -1,0 +1,91 @@
+"""`vmae eval` and the evaluation and pictures of `vmae train` as two real processes: what one alone would find."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_runs import config_of, save_run, write_videos
+
+from vmae_jax.spec import call
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIMIT = 300.0
+
+pytestmark = pytest.mark.slow
+
+
+def run(count, *arguments):
+    """What each of `count` processes of a job answers; each has one device."""
+    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    keep = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "VMAE_HEARTBEAT": "60"}
+    if count > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            keep |= {"VMAE_COORDINATOR": f"127.0.0.1:{probe.getsockname()[1]}", "VMAE_PROCESSES": str(count)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "vmae_jax", *arguments], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=keep | ({"VMAE_PROCESS": str(rank)} if count > 1 else {}),
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=LIMIT) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0] * count, said[0][1][-3000:] + said[-1][1][-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Seven videos, and one that is broken."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_videos(folder)
+    (folder / "class1" / "a.mp4").write_bytes(b"no video")
+    return folder
+
+
+def test_two_processes_find_what_one_does(videos, tmp_path):
+    evaluators = {"views": call("eval.multiview"), "knn": call("eval.knn.retrieval"), "loss": call("eval.held_out")}
+    save_run(tmp_path / "alone", config_of(videos, evaluators))
+    shutil.copytree(tmp_path / "alone", tmp_path / "pod")
+    [alone] = run(1, "eval", f"--checkpoint={tmp_path}/alone")
+    pod = run(2, "eval", f"--checkpoint={tmp_path}/pod", "--limit=evaluate=250")
+    assert (alone["views/videos"], alone["views/broken"], alone["loss/clips"]) == (7, 1, 14)
+    files = pod[0].pop("files"), alone.pop("files")
+    assert [pathlib.Path(file).name for file in files[0]] == [pathlib.Path(file).name for file in files[1]]
+    assert "files" not in pod[1], "one of them writes"
+    for told in pod:
+        assert told.keys() == alone.keys()
+        for name, value in alone.items():
+            assert told[name] == (pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value)
+    folders = [tmp_path / name / "eval" / "00000005" for name in ("alone", "pod")]
+    one, other = (np.load(folder / "views_predictions.npz") for folder in folders)
+    assert one["index"].tolist() == other["index"].tolist()
+    np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-5)
+    one, other = (list(csv.DictReader((folder / "broken.csv").open())) for folder in folders)
+    assert one == other
+    assert len(one) == 1
+    rows = [json.loads(line) for line in (tmp_path / "pod" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 1
+
+
+def test_a_training_of_two_processes_draws_and_evaluates(tmp_path):
+    command = ["train", "--config=configs/quickstart.py:smoke", "--quiet", "--config.train.length.steps=2"]
+    command += ["--config.train.pictures_every.steps=1", "--config.checkpoint.every.steps=2"]
+    [alone] = run(1, *command, f"--workdir={tmp_path}/alone")
+    pod = run(2, *command, f"--workdir={tmp_path}/pod")
+    assert len(list((tmp_path / "pod" / "media").glob("*.png"))) == 2
+    for told in pod:
+        assert told["metrics"]["held_out/loss"] == pytest.approx(alone["metrics"]["held_out/loss"], rel=1e-4)
