@@ -7,7 +7,7 @@ import pytest
 from vmae_jax.exchange import read_resized
 from vmae_jax.exchange.source import read_checkpoint
 from vmae_jax.exchange.subject import fresh_params, subject
-from vmae_jax.spec import ConfigError, call
+from vmae_jax.spec import ConfigError, build, call
 
 
 def shapes(tree):
@@ -25,7 +25,8 @@ def test_the_native_size_is_exact(runs, small):
 
 @pytest.mark.parametrize("positions", [None, "learned", "separable"])
 @pytest.mark.parametrize("new", [{"frames": 8}, {"resolution": 32}, {"patch": 4, "channels": 4}, {"tubelet": 4}])
-def test_other_clips(small, tmp_path, new, positions):
+def test_other_clips(small, tmp_path, caplog, new, positions):
+    caplog.set_level("INFO")
     options = {"positions": call(f"models.positions.{positions}")} if positions else {}
     config = small.config_of(**options)
     run = small.write_run(tmp_path / "run", config, small.random_params(config))
@@ -33,6 +34,9 @@ def test_other_clips(small, tmp_path, new, positions):
     want = fresh_params(subject(target), None)
     tree, changed = read_resized(run, target)
     assert shapes(tree) == shapes(want)
+    grids = [build(one.method.model).grid for one in (config, target)]
+    computed = positions is None and grids[0] != grids[1]
+    assert ("encoder's fixed positions are computed anew" in caplog.text) == computed
     cubes_differ = bool({"patch", "channels", "tubelet"} & set(new))
     assert ("encoder/embed/kernel" in changed) == cubes_differ
     assert ("decoder/head_pixels/kernel" in changed) == ("decoder/head_pixels/bias" in changed) == cubes_differ

@@ -1,5 +1,6 @@
 """A run's weights for a model of other clips: what fine-tuning at another size begins from."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.types import Grid
 
 __all__ = ["read_resized", "resized"]
+
+log = logging.getLogger(__name__)
+_LEARNED = ("Learned_0", "Separable_0")  # modules of positions that have parameters
 
 
 def read_resized(
@@ -99,7 +103,10 @@ def _positions(tree: Any, old: Any, new: Any, name: str, changed: dict[str, str]
         "space_table": (Grid(1, old.h, old.w), Grid(1, new.h, new.w)),
         "time_table": (Grid(old.t, 1, 1), Grid(new.t, 1, 1)),
     }
-    for module in ("Learned_0", "Separable_0"):
+    whole = len(tree) > 1  # of a part nothing is known
+    if whole and old != new and not any(tree.get(module) for module in _LEARNED):
+        log.info("the %s's fixed positions are computed anew, for a grid of %s tokens instead of %s", name, new, old)
+    for module in _LEARNED:
         tables = tree.get(module, {})
         resized_tables = {leaf: resize.positions(table, *grids[leaf]) for leaf, table in tables.items()}
         for leaf in tables:
