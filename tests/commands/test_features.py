@@ -184,8 +184,8 @@ def test_mistakes_are_one_line(trained, videos, tmp_path, monkeypatch):
         go("broken", what=videos / "broken.mp4")
     with pytest.raises(ConfigError, match="--like=thumos: it is pretraining or tad"):
         go(like="thumos")
-    monkeypatch.setenv("VMAE_DISTRIBUTED", "auto")
-    with pytest.raises(ConfigError, match="one process, but VMAE_DISTRIBUTED asks for"):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="one process, and this job has 2: start one for each share"):
         go("several")
 
 

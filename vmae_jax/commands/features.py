@@ -86,9 +86,9 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
 
     Raises:
       ConfigError: no such checkpoint or video, a window that does not suit the model, OUT made
-        with other settings, or no video that can be read.
+        with other settings, no video that can be read, or a job of several processes.
     """
-    distributed.refuse("vmae features", "start one for each share of --videos, each with an --out of its own")
+    distributed.start_alone("vmae features", "start one for each share of --videos, each with an --out of its own")
     enable_cache()
     trained = restore(checkpoint, ema=options.ema)
     config: Any = trained.made.config

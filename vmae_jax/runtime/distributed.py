@@ -30,8 +30,8 @@ __all__ = [
     "naming_lost_peers",
     "publish",
     "rank",
-    "refuse",
     "start",
+    "start_alone",
     "together",
     "whereabouts",
 ]
@@ -89,11 +89,15 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         raise PeerError(f"the processes of the job did not find each other: {_line(error)}") from error
 
 
-def refuse(command: str, instead: str, environment: Mapping[str, str] = os.environ) -> None:
-    """For commands that run in one process. Raises ConfigError where the environment asks for a job of several."""
-    given = [name for name in (*EXPLICIT, "VMAE_DISTRIBUTED") if environment.get(name)]
-    if given:
-        raise ConfigError(f"{command} runs in one process, but {given[0]} asks for a job of several: {instead}")
+def start_alone(command: str, instead: str, environment: Mapping[str, str] = os.environ) -> None:
+    """`start`, for commands that run in one process.
+
+    Raises:
+      ConfigError: the job has several processes; `instead` says what to do.
+    """
+    start(environment)
+    if jax.process_count() > 1:
+        raise ConfigError(f"{command} runs in one process, and this job has {jax.process_count()}: {instead}")
 
 
 def together(
