@@ -90,7 +90,8 @@ def _open(
         raise ConfigError(
             f"{checkpoint}: its config evaluates nothing; set config.eval.data and config.eval.evaluators"
         )
-    return trained, averaged, Measurement(trained.made, sharding.make_mesh({"data": -1}))
+    mesh = sharding.make_mesh(ici={"data": -1}, dcn={"data": -1})  # the devices of all slices, whatever they are
+    return trained, averaged, Measurement(trained.made, mesh)
 
 
 def _facts(opened: tuple[Trained, bool, Measurement]) -> dict[str, Any]:
