@@ -106,6 +106,7 @@ def test_every_evaluator_lowers_for_tpus_with_the_fused_kernel(videos, axes):
 MISTAKES = {
     "size": ({"size": 32}, {}, r"config.eval.data: .*32"),
     "labels": ({"labels": False}, {"knn": call("eval.knn.retrieval")}, "evaluators.knn: the data has no 'label'"),
+    "loss": ({"labels": False}, {"own": call("eval.held_out")}, "evaluators.own: the data gives no 'label'"),
     "train": ({}, {"knn": call("eval.knn", train=loader("/nowhere/at/all"))}, "/nowhere/at/all"),
     "memory": ({}, {"knn": call("eval.knn.retrieval")}, "memory"),
 }

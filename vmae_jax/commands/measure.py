@@ -141,7 +141,10 @@ class Measurement:
     def _check(self, evaluator: Any, known: Opened | None) -> None:
         """Raises ValueError where an evaluator cannot use the data or the method."""
         if hasattr(evaluator, "check"):
-            evaluator.check(self._made.method)
+            method, batch = self._made.method, self._made.batch_spec
+            params, extra = sharding.unbox(sharding.abstract(method.init, batch))
+            frozen = {} if method.frozen is None else sharding.unbox(sharding.abstract(method.frozen, batch))
+            evaluator.check(method, params, self.data.loader.spec(), (extra, frozen))
         if hasattr(evaluator, "label"):
             for data in (self.data, known):
                 if data is not None:
@@ -196,12 +199,12 @@ def check_classes(made: Experiment, data: Any, other: Any = None, *, heads: bool
 
 @contextlib.contextmanager
 def _as_mistake(where: str) -> Iterator[None]:
-    """A ValueError inside leaves as a ConfigError that says where."""
+    """A mistake that is told inside leaves as one line that says where."""
     try:
         yield
-    except ConfigError:
-        raise
     except ValueError as error:
+        if str(error).startswith("config."):
+            raise
         raise ConfigError(f"{where}: {error}") from error
 
 

@@ -1,7 +1,7 @@
 """The method's own loss on videos it is not trained on."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +18,19 @@ class HeldOut:
 
     seed: int
 
+    def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
+        """Traces the loss over shapes. Raises ValueError: it asks for what the data does not have."""
+        try:
+            jax.eval_shape(self._measure(method), params, batch, *carried)
+        except KeyError as error:
+            raise ValueError(f"the method's loss asks for {error}, which the data does not have") from error
+
     def __call__(
         self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None
     ) -> Mapping[str, float]:
         about = about or About()
         extra, frozen = about.carried()
-
-        def measure(
-            params: Params, batch: Batch, extra: Extra, frozen: Params
-        ) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
-            context = Context(jax.random.key(self.seed), jnp.int32(0), extra, frozen, train=False)
-            loss = method.loss(params, batch, context)
-            terms = {f"loss/{name}": Mean(term.total, term.count) for name, term in loss.terms.items()}
-            weights = {f"loss/{name}": jnp.asarray(term.weight, jnp.float32) for name, term in loss.terms.items()}
-            return terms | loss.metrics, weights
-
-        compiled = about.programs((method.loss, self.seed), measure)
+        compiled = about.programs((method.loss, self.seed), self._measure(method))
         sums: dict[str, list[float]] = {}
         weights: dict[str, jax.Array] = {}
         videos = 0
@@ -48,6 +45,20 @@ class HeldOut:
         results = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
         results["loss"] = sum(float(weight) * results[name] for name, weight in weights.items())
         return results | {"clips": float(videos)}
+
+    def _measure(self, method: Method) -> Callable[..., tuple[dict[str, Mean], dict[str, jax.Array]]]:
+        """(params, batch, extra, frozen) -> means by name, and the terms' weights."""
+
+        def measure(
+            params: Params, batch: Batch, extra: Extra, frozen: Params
+        ) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
+            context = Context(jax.random.key(self.seed), jnp.int32(0), extra, frozen, train=False)
+            loss = method.loss(params, batch, context)
+            terms = {f"loss/{name}": Mean(term.total, term.count) for name, term in loss.terms.items()}
+            weights = {f"loss/{name}": jnp.asarray(term.weight, jnp.float32) for name, term in loss.terms.items()}
+            return terms | loss.metrics, weights
+
+        return measure
 
 
 def held_out(seed: int = 0) -> HeldOut:

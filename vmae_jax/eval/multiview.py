@@ -17,7 +17,7 @@ import numpy as np
 from vmae_jax.eval.collect import About, Found, Results, per_video
 from vmae_jax.eval.judge import jointly, judge
 from vmae_jax.eval.scores import finite
-from vmae_jax.types import Array, Batch, Method, Output, Params
+from vmae_jax.types import Array, Batch, Extra, Method, Output, Params
 
 __all__ = ["Multiview", "multiview"]
 
@@ -31,9 +31,10 @@ class Multiview:
 
     pictures: bool
 
-    def check(self, method: Method) -> None:
-        """Raises ValueError: a method without outputs."""
-        _outputs(method)
+    def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
+        """Traces the outputs over shapes. Raises ValueError: the method has none, or not from such clips."""
+        del carried
+        jax.eval_shape(_outputs(method), params, batch)
 
     def __call__(self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None) -> Results:
         """The numbers of every head; the tables videos.csv and classes.csv, predictions and pictures."""
