@@ -22,13 +22,15 @@ RECIPES = {
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, size=("B", "S"), weights=None, teacher=None, smoke=False)
     recipe = RECIPES[args.size]
+    regular = finetune.regularised(recipe)
+    del regular["smoothing"]  # of labels, and there are none
     method = call(
         "methods.distill.build",
         **finetune.network(args.size, recipe),
         teacher=call("models.variants.vit", size="g"),
         classes=710,
         temperature=1.0,  # [inferred]
-        **finetune.regularised(recipe),
+        **regular,
     )
     paths = {"params": args.weights, "frozen/teacher": args.teacher}
     init_from = {

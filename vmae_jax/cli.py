@@ -85,12 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(train)
     train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
-    _limit_argument(train)
+    _limit_argument(train, "restore, compile, data, step, save, evaluate")
 
     evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
     _checkpoint_arguments(evaluate)
     _config_arguments(evaluate)
-    _limit_argument(evaluate)
+    _limit_argument(evaluate, "restore, evaluate (a batch, or what follows from them)")
 
     pictures = _command(commands, "reconstruct", _reconstruct, "draw original, masked and reconstructed videos")
     _checkpoint_arguments(pictures)
@@ -199,9 +199,9 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
 
 
-def _limit_argument(parser: argparse.ArgumentParser) -> None:
+def _limit_argument(parser: argparse.ArgumentParser, phases: str) -> None:
     parser.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
-                        help="of restore, compile, data, step, save, evaluate; past it it ends with 75")  # fmt: skip
+                        help=f"of {phases}; past it it ends with 75")  # fmt: skip
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def _eval(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.commands import evaluate
     from vmae_jax.runtime import watchdog
 
-    limits = watchdog.parse_limits(args.limit)
+    limits = watchdog.parse_limits(args.limit, ("restore", "evaluate"))
     return evaluate.run(args.checkpoint, ema=args.ema, config=args.config, overrides=args.overrides, limits=limits)
 
 

@@ -71,6 +71,8 @@ def test_batches_are_what_the_spec_says(opened, truth):
     assert len(opened) == 10
     assert opened.steps_per_epoch == 2
     assert opened.label_names == {"label": ("even", "odd")}
+    unlabelled = dataclasses.replace(opened.loader, labels={}).open()
+    assert unlabelled.label_names == {}, "nobody reads them, so their names need not be those of other data"
 
 
 def test_index_label_and_pixels_belong_together(opened, truth):

@@ -130,5 +130,7 @@ def test_limits_from_the_command_line():
     assert parse_limits(["step=60", "save=0"]) == LIMITS | {"step": 60.0, "save": 0.0}
     with pytest.raises(ConfigError, match=r"did you mean.*step"):
         parse_limits(["stepp=60"])
+    with pytest.raises(ConfigError, match="--limit=data=60: unknown; there are restore, evaluate"):
+        parse_limits(["data=60"], ("restore", "evaluate"))
     with pytest.raises(ConfigError, match="step=1800"):
         parse_limits(["step=soon"])

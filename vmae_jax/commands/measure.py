@@ -42,6 +42,7 @@ class Measurement:
 
     Attributes:
       data: the opened loader of `made.eval.data`.
+      heads: whether any evaluator asks the method's own heads.
       mesh: whose devices share the clips.
 
     Args:
@@ -59,13 +60,13 @@ class Measurement:
         self._logged: set[tuple[str, int]] = set()
         self._known: dict[str, Opened] = {}  # what evaluators compare with, by their names
         self.data = self._open("config.eval.data", made.eval.data)
-        heads = not all(isinstance(evaluator, OF_FEATURES) for evaluator in made.eval.evaluators.values())
-        check_classes(made, self.data, heads=heads)
+        self.heads = not all(isinstance(evaluator, OF_FEATURES) for evaluator in made.eval.evaluators.values())
+        check_classes(made, self.data, heads=self.heads)
         for name, evaluator in made.eval.evaluators.items():
             where = f"config.eval.evaluators.{name}"
             if getattr(evaluator, "train", None) is not None:
                 self._known[name] = self._open(f"{where}.train", evaluator.train)
-                check_classes(made, self.data, self._known[name], heads=heads)
+                check_classes(made, self.data, self._known[name], heads=self.heads)
             with _as_mistake(where):
                 self._check(evaluator, self._known.get(name))
 
@@ -110,6 +111,10 @@ class Measurement:
         if any(broken.values()):
             results.tables[BROKEN] = self._listed(broken)
         return results
+
+    def videos(self) -> dict[str, int]:
+        """How many there are, of the held-out data ("") and of what evaluators compare with."""
+        return {"": len(self.data)} | {name: len(data) for name, data in self._known.items()}
 
     def _listed(self, broken: dict[str, list[Fault]]) -> list[list[Any]]:
         """The table of broken videos, of the held-out data ("") and what evaluators compare with; each logged once."""
@@ -212,6 +217,7 @@ def _followed(batches: Iterator[Batch], told: Callable[[str], None]) -> Iterator
     for number, batch in enumerate(batches, 1):
         told(f"batch {number}")
         yield batch
+    told("what follows from its batches")
 
 
 def _of_all_hosts(faults: Sequence[Fault]) -> list[Fault]:

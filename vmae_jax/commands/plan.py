@@ -25,6 +25,7 @@ __all__ = ["Planned", "adapt", "plans_folder", "run"]
 log = logging.getLogger(__name__)
 
 COMPILES = 6  # of a search, the first included
+_MANY = 1000  # times a unit: more clips than any method mixes in a group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +93,10 @@ class Planned:
     def unit(self) -> int:
         """Videos by which the batch may grow."""
         rows = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH) * self.made.train.accumulate
-        least, now = rows // math.gcd(rows, self.made.loader.clips_per_video), self.made.loader.global_batch
-        steps = range(least, least + now * rows, least)
-        return next((step for step in steps if self.suits(now + step, self.made.train.accumulate)), least)
+        least, parts = rows // math.gcd(rows, self.made.loader.clips_per_video), self.made.train.accumulate
+        # A small batch suits a method that mixes its clips in groups, whatever it is; two large neighbours tell.
+        suits = lambda step: all(self.suits(many * step, parts) for many in (_MANY, _MANY + 1))  # noqa: E731
+        return next((step for step in range(least, least * _MANY, least) if suits(step)), least)
 
     def suits(self, videos: int, accumulate: int) -> bool:
         """Whether the method can train on such a batch."""

@@ -91,9 +91,10 @@ def run(
         assert course.placement is not None
         if start >= clock.steps:
             if saver.latest() is None:  # a run of no steps is the state it begins with
-                saver.save(start, state, _meta(made, course, account, start))
-                for step_ in saver.wait():
-                    writers.event(step_, "saved")
+                with dog.phase("save", "saving what the run begins with"):
+                    saver.save(start, state, _meta(made, course, account, start))
+                    for step_ in saver.wait():
+                        writers.event(step_, "saved")
             log.info("already done: %s is at step %d of %d", workdir.path, start, clock.steps)
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
         if start:
@@ -131,7 +132,7 @@ def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any, Measur
     made = experiment(config)
     data = made.loader.open()
     measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
-    check_classes(made, data, measured.data if measured else None)
+    check_classes(made, data, measured.data if measured and measured.heads else None)
     open_workdir(workdir, config)
     return made, data, measured
 
@@ -141,6 +142,7 @@ def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, 
     return distributed.facts(
         to_json(config),
         videos=len(opened[1]),
+        evaluation=opened[2].videos() if opened[2] else None,
         checkpoints=Checkpoints(workdir.checkpoints).steps()[-3:],
         skipped=read_skips(workdir),
     )

@@ -190,8 +190,8 @@ class Opened:
 
     @property
     def label_names(self) -> Mapping[str, tuple[str, ...]]:
-        """By label, its classes' names in order, where they have names."""
-        return self.source.label_names
+        """By label that the batches carry, its classes' names in order, where they have names."""
+        return {label: names for label, names in self.source.label_names.items() if label in self.loader.labels}
 
     @property
     def steps_per_epoch(self) -> int:

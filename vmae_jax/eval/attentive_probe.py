@@ -13,6 +13,7 @@ from flax.core import meta
 
 from vmae_jax.eval.collect import About, Programs, Results, labelled, whole
 from vmae_jax.eval.judge import judge
+from vmae_jax.eval.scores import single
 from vmae_jax.types import Array, Batch, Method, Output, Params
 
 __all__ = ["AttentiveProbe", "attentive_probe"]
@@ -67,7 +68,12 @@ class AttentiveProbe:
         """The head's numbers on the videos, those of the training clips as train_…, and both counts."""
         programs = (about or About()).programs
         known, query = (self._clips(method, params, data, programs) for data in (train, batches))
-        outputs = int(known.label.max()) + 1 if self.kind == "one" else int(np.prod(known.label.shape[1:]))
+        if self.kind == "one":
+            for clips, of in ((known, "training videos"), (query, "videos")):
+                single(clips.label, clips.index, self.label, of)
+            outputs = int(max(known.label.max(), query.label.max())) + 1  # a class that training lacks is never right
+        else:
+            outputs = int(np.prod(known.label.shape[1:]))
         label = known.label if self.kind == "one" else known.label.reshape(-1, outputs)
         network = Head(self.pool, outputs)
         weights = self._fit(network, known.tokens, label, programs)

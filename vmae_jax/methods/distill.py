@@ -156,6 +156,8 @@ def build(
     """
     if temperature <= 0 or weight <= 0 or min(label_weight, feature_weight) < 0:
         raise ValueError("temperature and weight are above 0, label_weight and feature_weight at least 0")
+    if smoothing and not label_weight:
+        raise ValueError("smoothing is of labels, which are not used: give label_weight, or no smoothing")
     if (model.video_shape, model.mean, model.std) != (teacher.video_shape, teacher.mean, teacher.std):
         raise ValueError(
             f"teacher and student see the same clips, normalised alike; the teacher takes {teacher.video_shape}, "

@@ -39,9 +39,9 @@ def largest(
         if high is not None and high - low <= unit:
             break
         guess = _guess(trials, unit=unit, fixed=fixed, limit=limit)
-        guess = max(guess, low + unit)
+        guess = max(guess, (low // unit + 1) * unit)  # `low` may be the first size, which is no multiple
         if high is not None:
-            guess = min(guess, high - unit)
+            guess = min(guess, (high - 1) // unit * unit)
         trials.append(attempt(guess))
     fitting = [t.size for t in trials if t.fits]
     return (max(fitting) if fitting else None), trials

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from vmae_jax.runtime import distributed
@@ -26,13 +26,16 @@ LIMITS = {"restore": 3600.0, "compile": 7200.0, "data": 1800.0, "step": 1800.0, 
 STATUS = 75
 
 
-def parse_limits(items: list[str]) -> dict[str, float]:
+def parse_limits(items: list[str], names: Iterable[str] = LIMITS) -> dict[str, float]:
     """`["step=60", "save=600"]` on top of `LIMITS`.
+
+    Args:
+      names: of the phases that the program has.
 
     Raises:
       ConfigError: an unknown name, or no number of seconds.
     """
-    limits = dict(LIMITS)
+    limits = {name: LIMITS[name] for name in names}
     for item in items:
         name, _, value = item.partition("=")
         if name not in limits:
