@@ -126,3 +126,10 @@ def test_the_evaluator_finds_the_token_that_tells():
     small = attentive_probe(None, attentive(heads=1), memory=1e-6)
     with pytest.raises(ValueError, match=r"more than memory=1e-06 GiB.*freeze=\['encoder'\]"):
         small(method, jnp.ones(()), batches(*tokens_of(37, 1)), batches(*tokens_of(150, 0)))
+    tokens, label = tokens_of(20, 1)
+    unseen = one(
+        method, jnp.ones(()), batches(tokens, np.where(np.arange(20) < 10, label, 2)), batches(*tokens_of(60, 0))
+    )
+    assert unseen["top1"] <= 0.5, "a class that training lacks is never right, and no mistake of the user's"
+    with pytest.raises(ValueError, match=r"1 of 20 videos .* have no class: label is -1"):
+        one(method, jnp.ones(()), batches(tokens, np.r_[-1, label[1:]]), batches(*tokens_of(60, 0)))

@@ -154,6 +154,21 @@ def test_the_largest_size_is_found_in_six_trials(true, start, bend):
         assert found >= 0.7 * unit * true
 
 
+def test_a_first_size_that_is_no_multiple_is_followed_by_multiples():
+    """As where a small batch suits a method that mixes its clips in groups."""
+    sizes = []
+
+    def attempt(size):
+        sizes.append(size)
+        return search.Trial(size, size <= 200, 100 * size)
+
+    for first in (24, 1000):
+        one = search.Trial(first, first <= 200, 100 * first)
+        found, _ = search.largest(one, attempt, unit=32, fixed=0, limit=20_000, tries=5)
+        assert found == 192
+    assert all(size % 32 == 0 for size in sizes)
+
+
 def test_nothing_fits():
     found, trials = search.largest(
         search.Trial(8, False, 99), lambda size: search.Trial(size, False, 99), unit=8, fixed=98, limit=50, tries=5
