@@ -69,8 +69,9 @@ class Job:
         last = [json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None for lines in words]
         return [process.returncode for process in self.processes], last
 
-    def told(self):
-        return "\n".join(log.read_text()[-1500:] for log in self.logs)
+    def told(self, most=1500):
+        """The ends of what the processes said on standard error; a save that fails with them is a long story."""
+        return "\n".join(log.read_text()[-most:] for log in self.logs)
 
 
 def rows(folder):
@@ -131,7 +132,7 @@ def test_one_is_killed_and_the_others_end_and_name_it(tmp_path):
         began = time.monotonic()
         statuses, _ = job.ended()
         assert time.monotonic() - began < 120
-        told = job.told()
+        told = job.told(most=100_000)
     assert all(statuses), statuses
     assert statuses[3] == -signal.SIGKILL
     # Whoever notices first says which: our own naming, or JAX's client in C++.
