@@ -262,13 +262,13 @@ def _masks(setting: Setting, rows: Rows) -> str:
         return ""
     body = []
     for arm in arms:
-        told = []
+        told, base = [], BASES.get(arm, MAIN)
         for measure in _ladder_measures(setting, rows):
-            mine, other = measure(arm), measure(BASES.get(arm, MAIN))
+            mine, other = measure(arm), measure(base)
             told += [estimate(mine.values()), "" if arm == MAIN else difference(mine, other)]
         costs = [row for job, row in rows.items() if (job.stage, job.arm) == ("pretrain", arm)]
         cpu = np.median([row["cpu_seconds"] for row in costs])  # an interrupted one tells its last part alone
-        body.append((arm, *told, "" if arm == MAIN else BASES.get(arm, MAIN), f"{costs[0]['step_gflops']:.2f}",
+        body.append((arm, *told, "" if arm == MAIN else base, f"{costs[0]['step_gflops']:.2f}",
                      f"{cpu:.0f}", len(costs)))  # fmt: skip
     head = ("arm", "linear probe", "difference", f"fine-tuned, {setting.middle} labels", "difference", "to",
             "GFLOP a step", "CPU seconds", "seeds")  # fmt: skip

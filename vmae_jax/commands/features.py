@@ -96,14 +96,17 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
     frames, size, _, channels = model.video_shape
     plan, settings = _plan(options, trained, frames)
     folder = epath.Path(out)
-    settings_file = _Settings(folder, settings | {"checkpoint": str(trained.workdir.path), "step": trained.step})
+    told = settings | {"checkpoint": str(trained.workdir.path), "step": trained.step}
+    _check_settings(folder / SETTINGS, told)
     source, names = named_videos(videos, options.rate)
     store = Shards(str(folder), SHARD) if options.format == "array_record" else _Files(folder, options)
     todo = [i for i, name in enumerate(names) if not store.has(name)]
     compute, batch = _network(trained, model, options)
     done = 0
     broken: list[str] = []
-    settings_file.write()  # now that nothing can be wrong with them any more
+    if not (folder / SETTINGS).exists():  # only now: a command that fails before leaves nothing
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SETTINGS, json.dumps(told, indent=2) + "\n")
     pieces = chunks(source, todo, plan, size=size, channels=channels, antialias=options.like == "pretraining")
     with Preemption() as preemption:
         for video, parts in _videos(pieces, compute, batch):
@@ -150,23 +153,14 @@ def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dic
     return Windows(frames, window // frames, stride, options.batch), settings
 
 
-class _Settings:
-    """What the folder holds, checked now and written down later, for a command that fails must leave nothing."""
-
-    def __init__(self, folder: epath.Path, settings: dict[str, Any]) -> None:
-        self._file, self._settings = folder / SETTINGS, settings
-        self._old = self._file.exists()
-        old = json.loads(self._file.read_text()) if self._old else settings
-        for name, value in settings.items():
-            if old.get(name) != value:
-                raise ConfigError(
-                    f"--out={folder} has features with {name} {old.get(name)}, not {value}: use another folder"
-                )
-
-    def write(self) -> None:
-        if not self._old:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._file, json.dumps(self._settings, indent=2) + "\n")
+def _check_settings(file: epath.Path, settings: dict[str, Any]) -> None:
+    """Raises ConfigError where the folder holds what was made with others."""
+    old = json.loads(file.read_text()) if file.exists() else settings
+    for name, value in settings.items():
+        if old.get(name) != value:
+            raise ConfigError(
+                f"--out={file.parent} has features with {name} {old.get(name)}, not {value}: use another folder"
+            )
 
 
 def _network(trained: Trained, model: Any, options: Options) -> tuple[Any, int]:

@@ -129,7 +129,7 @@ class Measurement:
     def _open(self, where: str, loader: Any) -> Opened:
         """A loader's data, in batches that divide over the mesh."""
         with _as_mistake(where):
-            unit = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH)
+            unit = sharding.batch_shards(self.mesh)
             videos = unit // math.gcd(unit, loader.clips_per_video)
             batch = -(-loader.global_batch // videos) * videos
             if batch != loader.global_batch:

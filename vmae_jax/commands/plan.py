@@ -92,7 +92,7 @@ class Planned:
 
     def unit(self) -> int:
         """Videos by which the batch may grow."""
-        rows = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH) * self.made.train.accumulate
+        rows = sharding.batch_shards(self.mesh) * self.made.train.accumulate
         least, parts = rows // math.gcd(rows, self.made.loader.clips_per_video), self.made.train.accumulate
         # A small batch suits a method that mixes its clips in groups, whatever it is; two large neighbours tell.
         suits = lambda step: all(self.suits(many * step, parts) for many in (_MANY, _MANY + 1))  # noqa: E731
@@ -229,7 +229,7 @@ def _remedy(planned: Planned, compiled: Compiled) -> dict[str, Any]:
             "advice": f"the state alone takes {state / GIB:.1f} GiB of {limit / GIB:.2f}: split it over {shards} times "
             f"as many devices, with mesh.ici.fsdp (now {compiled.mesh['fsdp']})"
         }
-    rows = planned.made.loader.clips_per_step // math.prod(planned.mesh.shape[axis] for axis in sharding.BATCH)
+    rows = planned.made.loader.clips_per_step // sharding.batch_shards(planned.mesh)
     share = (compiled.peak - state) / (limit - state)
     options = [n for n in range(accumulate + 1, rows + 1) if rows % n == 0 and n >= accumulate * share]
     options = [n for n in options if planned.suits(planned.made.loader.global_batch, n)]

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from vmae_jax.eval.scores import finite, single
 from vmae_jax.types import Batch, Extra, Method, Params
 
-__all__ = ["About", "Found", "Programs", "Results", "embed", "labelled", "per_video", "unit", "whole"]
+__all__ = ["About", "Found", "Programs", "Results", "embed", "embed_both", "labelled", "per_video", "unit", "whole"]
 
 
 class Results(dict[str, float]):
@@ -161,6 +161,22 @@ def embed(
     single(truth, found.index, label, of)
     finite(found.outputs, found.index, "the features", of)
     return found.outputs, truth
+
+
+def embed_both(
+    method: Method,
+    params: Params,
+    batches: Iterable[Batch],
+    train: Iterable[Batch],
+    about: About | None,
+    *,
+    layer: int | None,
+    label: str,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """`embed` of the training videos and of those that are asked."""
+    programs = (about or About()).programs
+    known = embed(method, params, train, programs, layer=layer, label=label, of="training videos")
+    return known, embed(method, params, batches, programs, layer=layer, label=label)
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.eval.collect import About, Results, embed, unit
+from vmae_jax.eval.collect import About, Results, embed, embed_both, unit
 from vmae_jax.types import Batch, Method, Params
 
 __all__ = ["Knn", "Retrieval", "knn", "retrieval", "vote"]
@@ -29,9 +29,9 @@ class Knn:
         about: About | None = None,
     ) -> Results:  # fmt: skip
         """top1, top5 and the numbers of videos."""
-        programs = (about or About()).programs
-        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label, of="training videos")
-        query, truth = embed(method, params, batches, programs, layer=self.layer, label=self.label)
+        (known, label), (query, truth) = embed_both(
+            method, params, batches, train, about, layer=self.layer, label=self.label
+        )
         scores = vote(known, label, query, k=self.k, temperature=self.temperature)
         best = np.argsort(-scores, axis=1, kind="stable")
         hit = best == truth[:, None]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vmae_jax.eval.collect import About, Results, embed
+from vmae_jax.eval.collect import About, Results, embed_both
 from vmae_jax.types import Batch, Method, Params
 
 __all__ = ["Probe", "fit", "probe"]
@@ -32,9 +32,9 @@ class Probe:
         about: About | None = None,
     ) -> Results:  # fmt: skip
         """top1, top5, the accuracy on the training videos, and the penalty that was chosen."""
-        programs = (about or About()).programs
-        known, label = embed(method, params, train, programs, layer=self.layer, label=self.label, of="training videos")
-        query, target = embed(method, params, batches, programs, layer=self.layer, label=self.label)
+        (known, label), (query, target) = embed_both(
+            method, params, batches, train, about, layer=self.layer, label=self.label
+        )
         classes = int(max(label.max(), target.max())) + 1
         mean, spread = known.mean(axis=0), known.std(axis=0) + 1e-6
         x, y = (known - mean) / spread, (query - mean) / spread

@@ -28,6 +28,7 @@ __all__ = [
     "Placement",
     "abstract",
     "batch_sharding",
+    "batch_shards",
     "check_batch",
     "constrain",
     "create",
@@ -99,10 +100,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a mesh cuts a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
 def check_batch(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises ConfigError where `rows` clips do not divide by the mesh and the micro-batches."""
     shares = {axis: mesh.shape[axis] for axis in BATCH}
-    unit = math.prod(shares.values()) * accumulate
+    unit = batch_shards(mesh) * accumulate
     if rows % unit == 0 and rows > 0:
         return
     told = " × ".join(f"{axis} {size}" for axis, size in shares.items())
