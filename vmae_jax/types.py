@@ -35,6 +35,7 @@ __all__ = [
     "Pictures",
     "Term",
     "hold",
+    "merge",
     "row_keys",
     "stream",
     "typed",
@@ -116,11 +117,14 @@ class Loss:
       terms: the parts of the loss by name; `loss/NAME` in the metrics.
       metrics: further means to record; no gradient flows from them.
       carry: whatever `Method.advance` needs from this batch.
+      rows: arrays with one row a clip (embeddings, labels) for `Method.global_loss`, which receives
+        those of the whole global batch, in its order.
     """
 
     terms: dict[str, Term]
     metrics: dict[str, Mean] = struct.field(default_factory=dict)
     carry: Any = None
+    rows: Any = None
 
 
 @struct.dataclass
@@ -130,6 +134,8 @@ class Context:
     Attributes:
       key: the step's own key, for the rare draw that belongs to no single example.
       step: the number of the step, from 0.
+      progress: the share of the run that is done, 0 to 1, for schedules of momentum and weights; None
+        where the length of the run is not known (evaluation).
       extra: the method's carried state (`TrainState.extra`).
       frozen: networks that are never trained (teachers, flow, text).
       train: static; False switches drop path and dropout off.
@@ -140,6 +146,7 @@ class Context:
     extra: Extra = None
     frozen: Params = None
     train: bool = struct.field(pytree_node=False, default=True)
+    progress: Float[Array, ""] | None = None
 
 
 @struct.dataclass
@@ -202,10 +209,25 @@ class Output:
         return label.ndim == 1 and jnp.issubdtype(label.dtype, jnp.integer)
 
 
-def hold(extra: Extra, params: Params, carry: Any, step: Array) -> Extra:
+def hold(extra: Extra, params: Params, carry: Any, context: Context) -> Extra:
     """The `advance` of methods that carry nothing from step to step."""
-    del params, carry, step
+    del params, carry, context
     return extra
+
+
+def merge(local: Loss, compared: Loss) -> Loss:
+    """The parts of `Method.loss` and of `Method.global_loss` as one loss.
+
+    Raises:
+      ValueError: if both have a term or metric of the same name, or both have a carry.
+    """
+    both = (local.terms.keys() & compared.terms.keys()) | (local.metrics.keys() & compared.metrics.keys())
+    if both:
+        raise ValueError(f"Method.loss and Method.global_loss both return {sorted(both)}; each name must be unique")
+    if local.carry is not None and compared.carry is not None:
+        raise ValueError("Method.loss and Method.global_loss both return a carry; only one of them may")
+    carry = compared.carry if local.carry is None else local.carry
+    return Loss(local.terms | compared.terms, local.metrics | compared.metrics, carry, local.rows)
 
 
 class Method(NamedTuple):
@@ -217,8 +239,13 @@ class Method(NamedTuple):
       features: (params, batch, *, layer=None, pool=True) -> [b d] or [b n d].
       predict: (params, batch) -> outputs [b d], where there are any.
       reconstruct: (params, batch, context) -> Pictures, where there are any.
-      advance: (extra, params, carry, step) -> extra, after the parameters' update.
-      couples_batch: examples of a batch meet in the loss, so accumulation changes the result.
+      advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
+      group: number of consecutive rows that belong together (views of one video, clips that are mixed)
+        and are never divided between micro-batches; None where that is the whole batch.
+      global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch
+        (contrast, decorrelation), from `Loss.rows`; None where clips are independent. Whatever is shared
+        by the clips (a temperature, batch norm of a projection head) belongs here: accumulation then
+        changes nothing.
       frozen: (key, batch) -> networks that are never trained, `TrainState.frozen`, for
         `init_from` to fill; None where there are none.
       check: looks at a batch on the host, before it goes to a device, and raises ConfigError
@@ -234,12 +261,22 @@ class Method(NamedTuple):
     features: Callable[..., Array]
     predict: Callable[[Params, Batch], Array] | None = None
     reconstruct: Callable[[Params, Batch, Context], Pictures] | None = None
-    advance: Callable[[Extra, Params, Any, Array], Extra] = hold
-    couples_batch: bool = False
+    advance: Callable[[Extra, Params, Any, Context], Extra] = hold
+    group: int | None = 1
+    global_loss: Callable[[Params, Any, Context], Loss] | None = None
     frozen: Callable[[Array, Batch], Params] | None = None
     check: Callable[[Batch], None] | None = None
     suits: Callable[[int], Any] | None = None
     heads: Mapping[str, Output] | None = None
+
+    def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
+        """All terms of a batch, those that compare its clips included."""
+        local = self.loss(params, batch, context)
+        if self.global_loss is None:
+            return local
+        if local.rows is None:
+            raise ValueError("Method.global_loss compares Loss.rows, but Method.loss returned none")
+        return merge(local, self.global_loss(params, local.rows, context))
 
 
 def stream(key_or_keys: Key[Array, "..."], name: str) -> Key[Array, "..."]:

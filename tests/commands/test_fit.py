@@ -12,14 +12,10 @@ from vmae_jax.spec import ConfigError
     [
         (1, 24, 32, "a (micro-)batch of 48 clips does not divide into mixing groups of 32: set group"),
         (1, 8, 32, None),  # 16 clips: one group
-        (
-            2,
-            24,
-            32,
-            "a (micro-)batch of 48 clips does not divide into mixing groups of 32",
-        ),  # for it is traced whole, too
-        (3, 24, 6, "a (micro-)batch of 16 clips does not divide into mixing groups of 6"),
-        (8, 12, None, "a (micro-)batch of 3 clips leaves one without a partner"),
+        (2, 24, 32, "a batch of 48 clips does not divide into train.accumulate=2 micro-batches of whole groups of 32"),
+        (3, 24, 6, "a batch of 48 clips does not divide into train.accumulate=3 micro-batches of whole groups of 6"),
+        (2, 12, None, "train.accumulate=2 would divide a batch whose clips are all mixed with each other; set"),
+        (2, 24, 8, None),
     ],
 )
 def test_clips_that_do_not_divide_into_mixing_groups(accumulate, batch, group, words):

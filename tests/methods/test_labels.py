@@ -15,6 +15,7 @@ from vmae_jax.commands.checked import checked
 from vmae_jax.methods import classify, labels
 from vmae_jax.models.variants import vit
 from vmae_jax.spec import ConfigError
+from vmae_jax.train.gradients import gradients
 from vmae_jax.types import Context
 
 CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
@@ -71,16 +72,24 @@ def optax_smooth(logits, label, smoothing):
     return optax.softmax_cross_entropy(logits, hot)
 
 
-def test_augmentation_is_only_for_training_and_says_that_it_couples():
+def test_augmentation_is_only_for_training():
     mixed = classify.build(model(), classes=5, mix=mixup_cutmix(), erase=random_erasing(1.0), init_scale=1.0)
     plain = classify.build(model(), classes=5, init_scale=1.0)
-    assert mixed.couples_batch
-    assert not plain.couples_batch
     batch = batch_of()
     params = begin(plain, batch)
     total = lambda method, context: float(jax.jit(method.loss)(params, batch, context).terms["cross_entropy"].total)  # noqa: E731
     assert total(mixed, QUIET) == total(plain, QUIET)
     assert total(mixed, CONTEXT) != total(plain, CONTEXT)
+
+
+def test_mixing_within_groups_is_the_same_in_micro_batches():
+    method = classify.build(model(), classes=5, mix=mixup_cutmix(group=2), init_scale=1.0)
+    batch = batch_of(8)
+    params = begin(method, batch)
+    whole, parts = (gradients(method, params, batch, CONTEXT, accumulate) for accumulate in (1, 2))
+    np.testing.assert_allclose(whole.loss, parts.loss, rtol=1e-6)
+    for one, other in zip(jax.tree.leaves(whole.grads), jax.tree.leaves(parts.grads), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(one).max()))
 
 
 def test_divergences_are_zero_at_the_teacher_and_by_their_definitions():

@@ -76,7 +76,7 @@ class Toy(nn.Module):
         return encoded, self.head(encoded)
 
 
-def toy(hidden: int = HIDDEN, couples_batch: bool = False) -> Method:
+def toy(hidden: int = HIDDEN, group: int | None = 1) -> Method:
     network = Toy(hidden)
 
     def run(params, batch):
@@ -100,15 +100,15 @@ def toy(hidden: int = HIDDEN, couples_batch: bool = False) -> Method:
         carry = {"rows": batch["x"][:, 0], "mean": Mean(batch["x"].sum(), jnp.float32(batch["x"].shape[0]))}
         return Loss(terms, metrics, carry)
 
-    def advance(extra, params, carry, step):
-        del params, step
+    def advance(extra, params, carry, context):
+        del params, context
         return {"seen": extra["seen"] + carry["mean"].total / carry["mean"].count, "last": carry["rows"]}
 
     def features(params, batch, *, layer=None, pool=True):
         del layer, pool
         return run(params, batch)[0]
 
-    return Method(init, loss, features, advance=advance, couples_batch=couples_batch)
+    return Method(init, loss, features, advance=advance, group=group)
 
 
 def toy_batch(rows: int = 16, seed: int = 0) -> dict[str, np.ndarray]:

@@ -2,8 +2,8 @@
 
 Zhang et al. 2018, Yun et al. 2019, as the official fine-tuning has them (timm's `Mixup` in "batch"
 mode, carried over to video): one draw for a whole group of clips, the group reversed as partner,
-one box through all frames. Examples of a batch meet here, so a method that uses it says
-`couples_batch`.
+one box through all frames. A method that mixes gives the group as `Method.group`, so that micro-batches
+hold whole groups.
 """
 
 import dataclasses

@@ -15,6 +15,7 @@ from vmae_jax.io.paths import Workdir, write_text
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
+from vmae_jax.train.gradients import check_groups
 from vmae_jax.train.settings import Checkpointing, Evaluation, Mesh, Training
 from vmae_jax.train.state import TrainState, make_init
 from vmae_jax.train.step import Step, make_step
@@ -91,7 +92,7 @@ class Experiment:
         context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
         params = sharding.unbox(self.abstract_params())
         frozen = self.method.frozen and sharding.unbox(sharding.abstract(self.method.frozen, self.batch_spec))
-        loss = lambda p, b, f: method.loss(p, b, dataclasses.replace(context, frozen=f))  # noqa: E731
+        loss = lambda p, b, f: method.total_loss(p, b, dataclasses.replace(context, frozen=f))  # noqa: E731
         return flops.of_training(loss, params, self.batch_spec, frozen)
 
     def make_init(self, tx: Any) -> Any:
@@ -99,8 +100,12 @@ class Experiment:
         ema = self.train.ema_decay is not None
         return make_init(self.method, tx, ema=ema, frozen=self.method.frozen, spikes=self.train.spikes)
 
-    def make_step(self, tx: Any, accumulate: int | None = None) -> Step:
-        """(state, batch) -> (state, metrics), with the config's number of micro-batches or another."""
+    def make_step(self, tx: Any, *, accumulate: int | None = None, steps: int | None = None) -> Step:
+        """(state, batch) -> (state, metrics), with the config's number of micro-batches or another.
+
+        Args:
+          steps: length of the run; by default as `optimizer_without_data` takes it.
+        """
         return make_step(
             self.method,
             tx,
@@ -108,6 +113,7 @@ class Experiment:
             ema_decay=self.train.ema_decay,
             seed=self.seed,
             spikes=self.train.spikes,
+            steps=self.clock(1000.0).steps if steps is None else steps,
         )
 
 
@@ -185,9 +191,12 @@ def _check_fit(made: Experiment) -> None:
 
 
 def check_clips(made: Experiment, videos: int, accumulate: int) -> None:
-    """Raises ConfigError where the method cannot train on a batch of so many videos, whole or in micro-batches."""
+    """Raises ConfigError if the method cannot train on a batch of so many videos, whole or in micro-batches."""
     clips = videos * made.loader.clips_per_video
-    if made.method.suits is not None and clips % accumulate == 0:  # the mesh tells of a rest
+    if clips % accumulate:
+        return  # `sharding.check_batch` reports the remainder
+    check_groups(made.method, clips, accumulate)
+    if made.method.suits is not None:
         made.method.suits(clips // accumulate)
         made.method.suits(clips)
 

@@ -64,7 +64,7 @@ class Planned:
 
     def step(self, accumulate: int) -> Any:
         """The step that `vmae train` runs."""
-        return self.made.make_step(self.optimizer, accumulate)
+        return self.made.make_step(self.optimizer, accumulate=accumulate)
 
     @functools.cached_property
     def init(self) -> Any:

@@ -103,7 +103,7 @@ def run(
         else:
             _introduce(made, state, clock, rate, course.placement, data)
         compiled = step.compile_step(
-            made.make_step(tx),
+            made.make_step(tx, steps=clock.steps),
             course.placement,
             mesh,
             made.batch_spec,

@@ -53,7 +53,7 @@ class HeldOut:
             params: Params, batch: Batch, extra: Extra, frozen: Params
         ) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
             context = Context(jax.random.key(self.seed), jnp.int32(0), extra, frozen, train=False)
-            loss = method.loss(params, batch, context)
+            loss = method.total_loss(params, batch, context)
             terms = {f"loss/{name}": Mean(term.total, term.count) for name, term in loss.terms.items()}
             weights = {f"loss/{name}": jnp.asarray(term.weight, jnp.float32) for name, term in loss.terms.items()}
             return terms | loss.metrics, weights

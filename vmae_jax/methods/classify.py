@@ -187,7 +187,7 @@ def build(
         loss=one.loss,
         features=one.features,
         predict=one.predict,
-        couples_batch=mix is not None,
+        group=mix.group if mix is not None else 1,
         suits=mix.size if mix is not None else None,
         check=functools.partial(labels.check, one.heads),
         heads=one.heads,

@@ -171,7 +171,7 @@ def build(
         loss=one.loss,
         features=one.features,
         predict=one.predict,
-        couples_batch=mix is not None,
+        group=mix.group if mix is not None else 1,
         suits=mix.size if mix is not None else None,
         frozen=one.frozen,
         check=functools.partial(labels.check, student.heads) if label_weight else None,
