@@ -48,6 +48,11 @@ ARITHMETIC = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
+ALSO = {  # tests that are about a file, beside those of its folder that bear its name
+    "vmae_jax/io/layout.py": "tests/io/test_checkpoint.py",
+    "vmae_jax/io/stored.py": "tests/io/test_checkpoint.py",
+    "vmae_jax/masking": "tests/parity/test_parity_masks.py",
+}
 LOGGING = re.compile(r"(log|logging|warnings)\.")
 
 
@@ -155,7 +160,8 @@ def tests_of(path: str) -> list[str]:
     files = sorted(folder.glob("test_*.py"))
     mirrored = [file for file in files if file.stem in (f"test_{name}", f"test_{package.name}_{name}")]
     naming = [file for file in files if re.search(rf"\b{name}\b", file.read_text())]
-    return [str(file.relative_to(ROOT)) for file in mirrored or naming or files]
+    found = [str(file.relative_to(ROOT)) for file in mirrored or naming or files]
+    return [*found, *(also for part, also in ALSO.items() if path.startswith(part) and also not in found)]
 
 
 def drawn(found: dict[str, list[Mutant]], seed: int) -> Iterator[Mutant]:
@@ -173,10 +179,12 @@ class Tree:
 
     def __init__(self, folder: pathlib.Path):
         self.root = folder / "tree"
-        ignored = shutil.ignore_patterns("__pycache__")
+        self.root.mkdir()
         for name in COPIED:
-            copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copied(ROOT / name, self.root / name, **({"ignore": ignored} if copied is shutil.copytree else {}))
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, self.root / name)
         # What a mutant does not change is compiled once for all.
         os.environ |= {
             "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1",

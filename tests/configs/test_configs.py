@@ -23,7 +23,7 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step, make_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "probe"))
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "probe", "recipes"))
 # Every size of the configs that have sizes.
 VARIANTS = {
     "videomae_v2": ("S", "B", "L", "H", "g"),
