@@ -3,10 +3,13 @@
     python benchmarks/chaos.py --rounds=50 --seed=0 --out=chaos
 
 A small model trains on videos in a folder while, at random moments, its process is killed, asked
-to stop or frozen, its disk fills up or becomes read-only, its newest checkpoint is truncated or
-loses a file, or a video is overwritten with noise. After each round the same command starts again.
-In the end the losses of all steps must be those of a run that nothing happened to, bit for bit,
-each step there once, and every checkpoint whole. The last line of output is one JSON object.
+to stop or frozen, its disk fills up or becomes read-only, a file of its newest checkpoint is
+truncated, changed or deleted, or videos become unreadable. After each round the same command starts
+again. In the end the losses of all steps must be those of a run that nothing happened to, bit for
+bit, each step there once, and every checkpoint whole. The last line of output is one JSON object.
+
+A damaged file that no reader needs proves nothing, so it is put back and another one is damaged,
+until reading the checkpoint notices. Damage that is read and not noticed is a problem.
 
 Full and read-only disks need root (a tmpfs is mounted); without it those rounds are left out, and
 said so. The processes are forks of this one, which has imported everything and started nothing:
@@ -32,7 +35,16 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VIDEOS, EVERY = 16, 4  # videos in the folder; steps between checkpoints
 LIMIT = 900.0  # seconds of any one attempt: busy machines are slow
-KINDS = ("kill", "sigterm", "full disk", "read-only disk", "truncated", "deleted", "corrupt data", "stalled")
+KINDS = (
+    "kill", "sigterm", "full disk", "read-only disk", "truncated", "corrupt data", "deleted", "flipped", "stalled"
+)  # fmt: skip
+# What becomes of a video: every one of these is refused by a reader.
+SPOILED: tuple[Callable[[random.Random, bytes], bytes], ...] = (
+    lambda chance, content: chance.randbytes(len(content)),
+    lambda chance, content: bytes(len(content)),
+    lambda chance, content: content[: len(content) // 2],
+    lambda chance, content: b"",
+)
 RESUMES = {0, 75, 134, 137, 143}
 
 
@@ -101,7 +113,9 @@ class Chaos:
         self.statuses: dict[str, int] = {}
         self.problems: list[str] = []
         self.harmed: set[tuple[int, int]] = set()  # checkpoints: step and inode of their folder
-        self.damaged = 0
+        self.noticed: dict[str, int] = {}  # how reading a damaged checkpoint ended
+        self.unneeded = 0  # files that were damaged and that no reader needs
+        self.spoiled: set[str] = set()  # names of videos
 
     def run(self) -> dict[str, Any]:
         began = time.monotonic()
@@ -188,27 +202,73 @@ class Chaos:
     def do_deleted(self) -> int:
         return self.damage(pathlib.Path.unlink)
 
+    def do_flipped(self) -> int:
+        """One byte of a file is another one."""
+
+        def flip(file: pathlib.Path) -> None:
+            content = bytearray(file.read_bytes())
+            if content:
+                content[self.random.randrange(len(content))] ^= self.random.randrange(1, 256)
+                file.write_bytes(content)
+
+        return self.damage(flip)
+
     def damage(self, act: Callable[[pathlib.Path], None]) -> int:
-        """A kill, and then one random file of the newest checkpoint; one before it stays whole."""
+        """A kill, and then a file of the newest checkpoint that readers need; one before it stays whole."""
         pid = self.begun(further=0 if len(self.good()) > 1 else 3 * EVERY)
         os.kill(pid, signal.SIGKILL)
         status = self.wait(pid)
         if len(self.good()) > 1:
-            step = self.listed()[-1]
-            folder = self.work / "checkpoints" / str(step)
-            act(self.random.choice(sorted(file for file in folder.rglob("*") if file.is_file())))
-            self.harmed.add((step, folder.stat().st_ino))
-            self.damaged += 1
+            self.damage_what_is_read(self.listed()[-1], act)
         return status
 
+    def damage_what_is_read(self, step: int, act: Callable[[pathlib.Path], None]) -> None:
+        folder = self.work / "checkpoints" / str(step)
+        files, before = sorted(file for file in folder.rglob("*") if file.is_file()), self.prints(step)
+        for file in self.random.sample(files, len(files)):
+            content = file.read_bytes()
+            act(file)
+            found = self.prints(step)
+            if found == before:
+                file.write_bytes(content)
+                self.unneeded += 1
+                continue
+            if found not in ("damaged", "not listed"):
+                self.problems.append(f"checkpoint {step}: {file.name} was damaged, and other values were read")
+            self.harmed.add((step, folder.stat().st_ino))
+            self.noticed[found] = self.noticed.get(found, 0) + 1
+            return
+        self.problems.append(f"checkpoint {step}: no reader needs any of its files")
+
+    def prints(self, step: int) -> str:
+        """What a reader finds in a checkpoint: its fingerprints, "damaged", or "not listed". Read in a fork."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.close(reading)
+                with os.fdopen(writing, "w") as file:
+                    file.write(prints_of(self.work / "checkpoints", step))
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(writing)
+        with os.fdopen(reading) as file:
+            found = file.read()
+        if self.wait(pid) != 0:
+            self.problems.append(f"checkpoint {step}: the reader died")
+        return found
+
     def do_corrupt_data(self) -> int:
-        """Two videos become noise; when they are mended, the run begins again where they were whole."""
+        """Two videos cannot be read; when they are whole again, the run begins again where they were."""
         listed, kept = self.good(), self.out / "before"
         if listed:
             shutil.copytree(self.work / "checkpoints" / str(listed[-1]), kept)
         whole = {file: file.read_bytes() for file in self.random.sample(sorted(self.videos.iterdir()), 2)}
         for file in whole:
-            file.write_bytes(self.random.randbytes(len(whole[file])))
+            file.write_bytes(self.random.choice(SPOILED)(self.random, whole[file]))
+        self.spoiled |= {file.name for file in whole}
         pid = self.begun(further=EVERY)
         os.kill(pid, signal.SIGTERM)
         status = self.wait(pid)
@@ -305,6 +365,15 @@ class Chaos:
         if len(set(steps)) != len(steps):
             self.problems.append(f"{when}: a step is there twice")
 
+    def check_quarantine(self) -> None:
+        """The list of unreadable videos has such as were made so, and is not empty if any were."""
+        file = self.work / "quarantine.jsonl"
+        listed = {json.loads(line)["path"] for line in file.read_text().splitlines()} if file.exists() else set()
+        if not listed <= self.spoiled:
+            self.problems.append(f"good videos are listed as unreadable: {sorted(listed - self.spoiled)}")
+        if self.spoiled and not listed:
+            self.problems.append("no unreadable video is listed")
+
     def compare(self, quiet: pathlib.Path) -> dict[str, Any]:
         values = lambda workdir: [(row["step"], row["loss"], row["grad_norm"]) for row in rows(workdir)]  # noqa: E731
         mine, other = values(self.work), values(quiet)
@@ -316,6 +385,7 @@ class Chaos:
         self.problems += unread
         if prints != wanted:
             self.problems.append("the last checkpoints differ")
+        self.check_quarantine()
         halves = [str(path) for path in (self.work / "checkpoints").iterdir() if "tmp" in path.name]
         self.problems += [f"a save half made: {path}" for path in halves]
         log = self.log().read_text(errors="replace")
@@ -330,7 +400,9 @@ class Chaos:
             "steps": self.steps,
             "kinds": self.done,
             "statuses": dict(sorted(self.statuses.items())),
-            "damaged": self.damaged,
+            "damaged": sum(self.noticed.values()),
+            "noticed": self.noticed,
+            "damaged_files_unneeded": self.unneeded,
             "damaged_passed_over": log.count("is damaged:"),
             "videos_replaced": log.count("was replaced by a neighbour"),
             "watchdog": log.count("has not ended within"),
@@ -351,6 +423,22 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
     return [row for row in found if row["kind"] == "train"]
+
+
+def prints_of(folder: pathlib.Path, step: int) -> str:
+    """Fingerprints of a checkpoint as text, or that it is damaged, or that nobody would look for it."""
+    from etils import epath
+
+    from vmae_jax.io import fingerprint, layout
+    from vmae_jax.io.stored import DamagedCheckpointError, read_tree, whole_steps
+
+    if step not in whole_steps(epath.Path(folder)):
+        return "not listed"
+    try:
+        leaves = layout.flat(read_tree(folder / str(step), select=""))
+    except DamagedCheckpointError:
+        return "damaged"
+    return "\n".join(f"{name} {fingerprint.of_numpy(leaf)}" for name, leaf in leaves.items())
 
 
 def checkpoints_of(folder: pathlib.Path) -> tuple[list[str], list[str]]:
@@ -377,7 +465,8 @@ def make_videos(folder: pathlib.Path) -> None:
     folder.mkdir()
     settings = config(train=VIDEOS, size=48, frames=16)
     for index in range(VIDEOS):
-        (folder / f"{index:02d}.mp4").write_bytes(make_clip(settings, "train", index)["video"])
+        name = ("%02d.mp4", "%02d \"é\", a 'quoted' name.mp4", "%02d\ttwo\nlines.mp4")[index % 3] % index
+        (folder / name).write_bytes(make_clip(settings, "train", index)["video"])
 
 
 def told(text: str) -> None:

@@ -13,6 +13,7 @@ import pathlib
 import sys
 from typing import Any
 
+from configs import recipes
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.spec import ConfigError, calls, from_json, overrides, to_json
@@ -40,13 +41,12 @@ def main() -> None:
         changes = overrides(others)
     except ConfigError as error:
         raise SystemExit(str(error)) from None
-    table = list(csv.DictReader((ROOT / "configs" / "recipes.csv").open()))
     out = csv.writer(sys.stdout)
     out.writerow(["config", "videos", "steps", "PFLOPs_a_step", "chip_hours"])
-    for row in table:
-        if args.rows and row["config"] not in args.rows:
+    for name in recipes.table():
+        if args.rows and name not in args.rows:
             continue
-        out.writerow(cost(row["config"], args.utilisation * args.peak, args.videos, changes))
+        out.writerow(cost(name, args.utilisation * args.peak, args.videos, changes))
         sys.stdout.flush()
 
 

@@ -92,14 +92,14 @@ def run(
     allow_plugins(["benchmarks"])
     enable_cache()
     out.mkdir(parents=True, exist_ok=True)
-    _same_setting(setting, out)
+    check_setting(setting, out)
     rows, until = read(out), time.monotonic() + 3600 * hours
     while time.monotonic() < until:
         job = next((job for job in jobs(setting, part, seeds, arms, rows) if job not in rows), None)
         if job is None:
             break
         rows[job] = execute(job, setting, out, rows)
-        _append(out, job, rows[job])
+        append(out, job, rows[job])
         told = {name: value for name, value in rows[job].items() if isinstance(value, float)}
         print(f"{job.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in told.items()), file=sys.stderr, flush=True)
     return rows
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _append(out: pathlib.Path, job: Job, row: dict[str, Any]) -> None:
+def append(out: pathlib.Path, job: Job, row: dict[str, Any]) -> None:
     machine = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} x {platform.machine()} {jax.default_backend()}, jax {jax.__version__}",
@@ -173,7 +173,7 @@ def _append(out: pathlib.Path, job: Job, row: dict[str, Any]) -> None:
         file.write(json.dumps(dataclasses.asdict(job) | row | machine) + "\n")
 
 
-def _same_setting(setting: Setting, out: pathlib.Path) -> None:
+def check_setting(setting: Setting, out: pathlib.Path) -> None:
     """Results of two settings are never mixed."""
     path, text = out / "setting.json", json.dumps(dataclasses.asdict(setting), indent=1) + "\n"
     if path.exists() and path.read_text() != text and read(out):

@@ -66,7 +66,7 @@ def tables(setting: Setting, rows: Rows) -> str:
     parts = [
         _labels(setting, rows),
         _probes(rows),
-        _masks(setting, rows),
+        masks(setting, rows),
         _pairs(setting, rows),
         _students(setting, rows),
     ]
@@ -255,7 +255,7 @@ def _probes(rows: Rows) -> str:
     return _table(("frozen features", "pre-trained", "random", "difference", "seeds"), body)
 
 
-def _masks(setting: Setting, rows: Rows) -> str:
+def masks(setting: Setting, rows: Rows) -> str:
     """The ladder: each arm, and how it differs from the one of which it changes one thing."""
     arms = [arm for arm in LADDER if _column(rows, "probe", arm, "probe_last")]
     if arms == [MAIN]:

@@ -14,7 +14,7 @@ folder of videos with a subfolder a class instead, and holds a tenth of them out
     attentive              cross-attention instead of the tokens' mean
     probe                  train the head alone: the encoder stays as it is, bit for bit
 
-The figures are ours [inferred]; the rate and the length are what to try first:
+The figures are ours (`recipes.csv`); the rate and the length are what to try first:
 `--config.optimizer.schedule.peak=` and `--config.train.length.epochs=`.
 """
 
@@ -22,11 +22,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, finetune
+from configs import common, finetune, recipes
 from vmae_jax.spec import ConfigError, call
-
-TUNE = finetune.Recipe(8, 8, 5e-4, 50, 0.75, 0.1)  # [inferred]
-PROBE = finetune.Recipe(8, 8, 1e-3, 20, 1.0, 0.0, warmup=1, weight_decay=0.01)  # [inferred] as V-JEPA's probes
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -44,15 +41,16 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         weights=None,
         smoke=False,
     )
-    recipe = PROBE if args.probe else TUNE
+    recipe = recipes.recipe("custom:B,classes=12" + (",attentive,probe" if args.probe else ""))
     heads, labels, columns = said(args)
-    one = not heads
     regular = finetune.regularised(recipe)
-    told: dict[str, Any] = {"classes": args.classes, **regular} if one else {"heads": heads, "erase": regular["erase"]}
-    if args.probe:  # a head alone needs no more than crops and flips
-        told = {"classes": args.classes} if one else {"heads": heads}
+    head = {"classes": args.classes, **regular}
+    if heads:
+        head = {"heads": heads} | {
+            name: regular[name] for name in ("dropout", "init_scale", "erase") if name in regular
+        }
     pool = {"pool": call("models.pooling.attentive")} if args.attentive else {}
-    method = call("methods.classify.build", **finetune.network(args.size, recipe), **told, **pool)
+    method = call("methods.classify.build", **finetune.network(args.size, recipe), **head, **pool)
     path = {} if args.weights is None else {"path": args.weights}
     begin = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
     names = dict.fromkeys(labels if isinstance(labels, dict) else ["label"])
@@ -62,13 +60,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             return call("data.sources.folder", labels="folders", part={"train": "train"}.get(split, "held_out"))
         return call("data.sources.csv", columns=columns, names=names)
 
-    config: Any = finetune.supervised(method, recipe, "custom", begin, source=source, labels=labels)
+    config: Any = finetune.supervised(method, recipe, begin, source=source, labels=labels)
     if not args.folders:  # one override names the classes of both lists
         for name in names:
             config.eval.data.source.names[name] = config.data.source.names.get_ref(name)
-    if args.probe:
-        config.optimizer.freeze, config.optimizer.layer_decay = ["encoder"], None
-        del config.data.transforms[0]  # RandAugment
     return common.smoke(config) if args.smoke else config
 
 

@@ -12,20 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, recipes
 from vmae_jax.spec import call
-
-MEAN, STD = 0.45, 0.225  # [inferred] of the code it is a fork of
-# resolution: (visible tokens of all, repeats, batch of videos)
-PRETRAIN = {
-    "224": (204, 2048, 16, 16),  # [code]; the batch is the last phase's
-    "448": (409, 8192, 4, 32),  # [code]; the batch is the last phase's
-}
-EPOCHS = 200  # [inferred]: the published training ran in jobs that were resumed
-# resolution: (batch, accumulation, rate at a batch of 256)
-FINETUNE = {"224": (128, 2, 1.2e-3), "448": (64, 4, 6e-4)}  # [code] on 4 GPUs (224: [inferred])
-CLASSES = {"ssv2": 174, "k700": 700}
-FINETUNE_EPOCHS = 50  # [inferred]: the logs' best epoch is reported
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -36,11 +24,12 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         weights=None,
         smoke=False,
     )
-    config = pretrain(args) if args.stage in ("pretrain", "last") else finetune(args)
+    recipe = recipes.recipe(f"hvm1:{args.resolution}" + ("" if args.stage == "pretrain" else f",{args.stage}"))
+    config = (pretrain if args.stage in ("pretrain", "last") else finetune)(args, recipe)
     return common.smoke(config) if args.smoke else config
 
 
-def model(args: Any, **more: Any) -> ConfigDict:
+def model(args: Any, recipe: Any, **more: Any) -> ConfigDict:
     """ViT-H/14 as MAE-ST has it."""
     return call(
         "models.variants.vit",
@@ -49,8 +38,8 @@ def model(args: Any, **more: Any) -> ConfigDict:
         resolution=int(args.resolution),
         prefix=1,
         positions=call("models.positions.separable"),
-        mean=[MEAN] * 3,
-        std=[STD] * 3,
+        mean=[recipe.pixels[0]] * 3,
+        std=[recipe.pixels[1]] * 3,
         remat="full",
         **more,
     )
@@ -61,81 +50,83 @@ def begin(args: ConfigDict, select: str) -> ConfigDict:
     return call("train.init_from.weights", select=select, **path)
 
 
-def pretrain(args: Any) -> ConfigDict:
-    visible, tokens, repeat, batch = PRETRAIN[args.resolution]
-    target = call("targets.pixels", normalize=False, mean=MEAN, deviation=STD)
-    rate = 1e-4 if args.stage == "pretrain" else 1e-5  # [code]
+def pretrain(args: Any, recipe: Any) -> ConfigDict:
+    mean, deviation = recipe.pixels
+    target = call("targets.pixels", normalize=False, mean=mean, deviation=deviation)
+    size = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
     return common.sections(
         method=call(
             "methods.masked.build",
-            model=model(args, decoder_width=512, decoder_depth=4, decoder_heads=16),
+            model=model(args, recipe, **size),
             # 90% (95%) of the tokens, counted as the official code does: int(tokens * (1 - ratio)) are seen.
-            encoder_mask=call("masking.random", ratio=1 - visible / tokens),
+            encoder_mask=recipes.mask(recipe.encoder_mask),
             objectives={"pixels": call("targets.core.objective", target=target)},
         ),
         data=call(
             "data.pipeline.loader",
             source=call("data.sources.folder"),
-            sampler=call("data.clips.dense", frames=16, stride=8),
-            # [inferred] of the code it is a fork of
+            sampler=call("data.clips.dense", frames=16, stride=recipe.stride),
             transforms=[
-                call("data.transforms.random_resized_crop", size=int(args.resolution), area=[0.5, 1.0]),
-                call("data.transforms.flip"),
+                call("data.transforms.random_resized_crop", size=int(args.resolution), area=recipe.area),
+                call("data.transforms.flip", probability=recipe.flip),
             ],
-            global_batch=batch,
-            repeat=repeat,
+            global_batch=recipe.batch,
+            repeat=recipe.repeat,
         ),
         optimizer=call(
             "train.optim.adamw",
-            schedule=call("train.schedule.constant", value=rate),
-            b2=0.95,
-            weight_decay=0.05,
-            clip_norm=0.1,
+            schedule=call("train.schedule.constant", value=recipe.rate),
+            b2=recipe.betas[1],
+            weight_decay=recipe.weight_decay,
+            clip_norm=recipe.clip,
         ),
-        train={"length": {"epochs": EPOCHS}},
+        train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
         init_from={"params": begin(args, "params")} if args.stage == "last" else None,
     )
 
 
-def finetune(args: Any) -> ConfigDict:
-    """A few videos a class; no mixing of clips, no warm-up, the last rate absolute, PyTorch's betas [code]."""
-    batch, accumulate, rate = FINETUNE[args.resolution]
+def finetune(args: Any, recipe: Any) -> ConfigDict:
+    """A few videos a class; no mixing of clips, no warm-up, the last rate absolute, PyTorch's betas."""
     size = int(args.resolution)
-    crop = call("data.transforms.random_resized_crop", size=size)
-    mirrored = [] if args.stage == "ssv2" else [call("data.transforms.flip")]  # the side tells classes apart
+    crop = call("data.transforms.random_resized_crop", size=size, area=recipe.area)
+    # Not where the side distinguishes classes.
+    mirrored = [] if recipe.flip is None else [call("data.transforms.flip", probability=recipe.flip)]
+    views, crops = map(int, recipe.test.split("x"))
     loader = {"source": call("data.sources.csv"), "labels": True}
     return common.sections(
         method=call(
             "methods.classify.build",
-            model=model(args, drop_path=0.1),
-            classes=CLASSES[args.stage],
-            dropout=0.3,
-            smoothing=0.1,
+            model=model(args, recipe, drop_path=recipe.drop_path),
+            classes=recipe.classes,
+            dropout=recipe.head_dropout,
+            smoothing=recipe.smoothing,
         ),
         data=call(
             "data.pipeline.loader",
             **loader,
-            sampler=call("data.clips.dense", frames=16, stride=8),
+            sampler=call("data.clips.dense", frames=16, stride=recipe.stride),
             transforms=[crop, *mirrored],
-            global_batch=batch,
+            global_batch=recipe.batch,
         ),
         optimizer=call(
             "train.optim.adamw",
-            schedule=call("train.schedule.warmup_cosine", peak=rate, min_rate=1e-5, warmup={"epochs": 0}),
-            b2=0.999,
-            weight_decay=1e-4,
-            clip_norm=5.0,
-            layer_decay=0.8,
+            schedule=call(
+                "train.schedule.warmup_cosine", peak=recipe.rate, min_rate=recipe.final[0], warmup=recipe.warmup
+            ),
+            b2=recipe.betas[1],
+            weight_decay=recipe.weight_decay,
+            clip_norm=recipe.clip,
+            layer_decay=recipe.layer_decay,
         ),
-        train={"length": {"epochs": FINETUNE_EPOCHS}, "accumulate": accumulate},
+        train={"length": recipe.length, "accumulate": recipe.accumulate},
         checkpoint={"every": {"epochs": 5}, "keep_last": 3},
         eval={
             "data": call(
                 "data.pipeline.loader",
                 **loader,
-                sampler=call("data.clips.multiview", views=1, stride=8),
-                transforms=[call("data.transforms.view_crop", size=size, crops=1)],
+                sampler=call("data.clips.multiview", views=views, stride=recipe.stride),
+                transforms=[call("data.transforms.view_crop", size=size, crops=crops)],
                 global_batch=32,
             ),
             "evaluators": {"test": call("eval.multiview")},

@@ -11,27 +11,23 @@ import functools
 
 from ml_collections import ConfigDict
 
-from configs import common, finetune
+from configs import common, finetune, recipes
 from vmae_jax.spec import ConfigError, call
-
-RECIPES = {
-    "B": finetune.Recipe(32, 16, 7e-4, 90, 0.75, 0.1),  # [code]
-    "S": finetune.Recipe(32, 16, 7e-4, 90, 0.75, 0.1),  # [inferred] as B: there is no script for S
-    "H": finetune.Recipe(32, 4, 1e-3, 40, 0.8, 0.2, 0.5),  # [code]
-    "g": finetune.Recipe(32, 3, 1e-3, 35, 0.9, 0.3, 0.0, 0.1, clip=5.0),  # [code]
-}
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, size=("B", "S", "H", "g"), hybrid=False, records=None, weights=None, smoke=False)
-    recipe = RECIPES[args.size]
+    recipe = recipes.recipe(f"post_pretrain:{args.size}")
     path = {} if args.weights is None else {"path": args.weights}
     method = call(
-        "methods.classify.build", **finetune.network(args.size, recipe), classes=710, **finetune.regularised(recipe)
+        "methods.classify.build",
+        **finetune.network(args.size, recipe),
+        classes=recipe.classes,
+        **finetune.regularised(recipe),
     )
     init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
     if args.records is not None and not args.hybrid:
         raise ConfigError("configs/post_pretrain.py: records= belongs to hybrid; without it, name data.source.path")
     source = functools.partial(common.labeled_hybrid, records=args.records) if args.hybrid else finetune.listed
-    config = finetune.supervised(method, recipe, "k710", init_from, source=source)
+    config = finetune.supervised(method, recipe, init_from, source=source)
     return common.smoke(config) if args.smoke else config

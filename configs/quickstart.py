@@ -8,14 +8,15 @@ Arguments: clips=N (how many are drawn), steps=N, smoke.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, recipes
 from vmae_jax.spec import call
 
 SIZE, FRAMES = 48, 8
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(arguments, clips=2000, steps=2000, smoke=False)
+    recipe = recipes.recipe("quickstart")
+    args = common.parse(arguments, clips=2000, steps=recipe.length["steps"], smoke=False)
 
     def shapes(split: str) -> ConfigDict:
         settings = call(
@@ -36,9 +37,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config = common.sections(
         method=call(
             "methods.masked.build",
-            model=call("models.variants.vit", size="tiny", frames=FRAMES, resolution=SIZE, decoder_depth=2),
-            encoder_mask=call("masking.tube", ratio=0.75),
-            decoder_mask=call("masking.running_cell", ratio=0.5),
+            model=call(
+                "models.variants.vit", size="tiny", frames=FRAMES, resolution=SIZE, decoder_depth=recipe.decoder_depth
+            ),
+            encoder_mask=recipes.mask(recipe.encoder_mask),
+            decoder_mask=recipes.mask(recipe.decoder_mask),
             objectives={"pixels": call("targets.core.objective", target=call("targets.pixels", normalize=True))},
         ),
         data=call(
@@ -46,15 +49,15 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             source=train,
             sampler=call("data.clips.dense", frames=FRAMES, stride=1),
             transforms=[call("data.transforms.multi_scale_crop", size=SIZE)],
-            global_batch=8,
-            repeat=2,
+            global_batch=recipe.batch,
+            repeat=recipe.repeat,
         ),
         optimizer=call(
             "train.optim.adamw",
-            schedule=call("train.schedule.warmup_cosine", peak=1e-3, warmup={"steps": 60}, batch_unit=None),
-            b2=0.95,
-            weight_decay=0.05,
-            clip_norm=1.0,
+            schedule=call("train.schedule.warmup_cosine", peak=recipe.rate, warmup=recipe.warmup, batch_unit=None),
+            b2=recipe.betas[1],
+            weight_decay=recipe.weight_decay,
+            clip_norm=recipe.clip,
         ),
         train={"length": {"steps": args.steps}, "log_every": {"steps": 10}, "pictures_every": {"steps": 500}},
         checkpoint={"every": {"steps": 500}},

@@ -56,7 +56,7 @@ def test_commands_exist_and_name_configs_that_exist(path):
     from vmae_jax.spec import overrides
 
     sys.path.insert(0, str(ROOT))
-    parser = cli._parser()
+    parser = cli.command_line()
     lines = [line.split("  #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
     for line in lines:
         if line.startswith("vmae "):

@@ -45,7 +45,7 @@ def _run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("vmae_jax").setLevel(logging.INFO)
     try:
-        parser = _parser()
+        parser = command_line()
         args, rest = parser.parse_known_args(arguments)
         if rest and not hasattr(args, "config"):
             raise ConfigError(f"vmae: unknown argument {rest[0]!r}; --help lists those there are")
@@ -77,7 +77,8 @@ def _finish(status: int, result: dict[str, Any]) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of all commands and their options."""
     parser = _Parser(prog="vmae", description="Self-supervised pre-training of video transformers in JAX.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 

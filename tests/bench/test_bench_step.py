@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vmae_jax import cli
-from vmae_jax.bench import profile
+from vmae_jax.bench import profile, step
 from vmae_jax.bench.step import Timing, interleaved, matmul_peak, random_batch
 
 MICRO = [
@@ -50,8 +50,12 @@ def test_median_best_and_spread():
 
 
 def test_the_peak_is_seconds_for_a_tera_of_operations(monkeypatch):
-    monkeypatch.setitem(__import__("vmae_jax.bench.step", fromlist=["x"]).PEAK_SIDE, "cpu", 64)
-    assert matmul_peak(jnp.float32)() > 0
+    """Four products of 50x50 matrices are a million operations: a second for them is a million for a tera."""
+    monkeypatch.setitem(step.PEAK_SIDE, "cpu", 50)
+    peak, clock = matmul_peak(jnp.float32), iter([10.0, 11.0])
+    peak()  # compiles
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert peak() == pytest.approx(1e6)
 
 
 def test_random_batches_are_valid_and_repeatable():
@@ -81,7 +85,7 @@ def test_time_inside_another_event_counts_once():
         event(200, 7, "loop"),
     ]
     totals = {}
-    for name, seconds in profile._own_times(events):
+    for name, seconds in profile.own_times(events):
         totals[name] = totals.get(name, 0.0) + seconds * 1e9
     assert totals == pytest.approx({"loop": 100 - 20 - 30 + 7, "inner": 20 + 30 - 5, "leaf": 5})
 

@@ -13,6 +13,7 @@ from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH
 from benchmarks.learning_runs import Job
 from vmae_jax.data.builders.moving_shapes import config
 from vmae_jax.data.shapes import MOTIONS
+from vmae_jax.masking.core import plan
 from vmae_jax.methods.masked import Masked
 from vmae_jax.spec import ConfigError, allow_plugins, build
 from vmae_jax.types import MaskPlan
@@ -77,11 +78,41 @@ def test_bad_loaders():
         learning_clips.memory(SCENE, count=0)
 
 
-@pytest.mark.parametrize("arm", PRETRAINING)
+ARMS = {  # share of the tokens that the encoder sees, that are decoded, and that count
+    "frame": (1 / 2, 1 / 2, 1 / 2),
+    "dual": (1 / 2, 1 / 2, 1 / 4),
+    "random-decoder": (1 / 2, 1 / 2, None),
+    "visible-too": (1 / 2, 1 / 2, 1 / 2),
+    "tube-50": (1 / 2, 1 / 2, 1 / 2),
+    "tube-75": (1 / 4, 3 / 4, 3 / 4),
+    "tube-89": (1 / 8, 7 / 8, 7 / 8),
+    "random-50": (1 / 2, 1 / 2, 1 / 2),
+    "random-75": (1 / 4, 3 / 4, 3 / 4),
+    "random-89": (1 / 8, 7 / 8, 7 / 8),
+    "random-75-dual": (1 / 4, 1 / 2, None),
+    "small": (1 / 2, 1 / 2, 1 / 2),
+}
+
+
+def test_every_arm_has_its_shares():
+    assert set(ARMS) == set(PRETRAINING)
+
+
+@pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_builds(arm):
+    """How many tokens are seen, decoded and counted, of the mean over some masks."""
     config = learning_arms.masked(SETTING, arm, 0, cache="")
-    assert build(config.method).features is not None
     assert build(config.data).clips_per_step == SETTING.batch
+    own, grid = config.method, build(config.method.model).grid
+    encoder, decoder = build(own.encoder_mask), own.decoder_mask and build(own.decoder_mask)
+    made = plan(jax.random.split(jax.random.key(0), 8), {}, grid, encoder, decoder)
+    weight = 1.0 if own.call.endswith("loss_on_visible") else made.weight
+    found = made.visible.shape[1], made.decode.shape[1], np.broadcast_to(weight, made.decode.shape).sum(1).mean()
+    for share, count in zip(ARMS[arm], found, strict=True):
+        assert share is None or count == pytest.approx(share * grid.size), arm
+    if ARMS[arm][2] is None:  # by chance, between what may and what must overlap
+        assert 0 < found[2] < found[1]
+    assert own.model.width == (SETTING.student if arm == "small" else SETTING.model)["width"]
 
 
 def test_loss_on_visible_counts_what_the_encoder_saw(monkeypatch):
@@ -172,20 +203,20 @@ def test_intervals():
 
 def test_results_survive_a_kill(tmp_path):
     job = Job("finetune", SCRATCH, 0, 50, 1e-3)
-    learning._append(tmp_path, job, {"test": 0.5})
+    learning.append(tmp_path, job, {"test": 0.5})
     with (tmp_path / "results.jsonl").open("a") as file:
         file.write('{"stage": "fin')
     assert learning.read(tmp_path)[job]["test"] == 0.5
-    learning._append(tmp_path, dataclasses.replace(job, seed=1), {"test": 0.6})
+    learning.append(tmp_path, dataclasses.replace(job, seed=1), {"test": 0.6})
     assert len(learning.read(tmp_path)) == 2
 
 
 def test_settings_are_not_mixed(tmp_path):
-    learning._same_setting(SETTING, tmp_path)
-    learning._append(tmp_path, Job("probe", MAIN, 0), {})
-    learning._same_setting(SETTING, tmp_path)
+    learning.check_setting(SETTING, tmp_path)
+    learning.append(tmp_path, Job("probe", MAIN, 0), {})
+    learning.check_setting(SETTING, tmp_path)
     with pytest.raises(ConfigError, match="another setting"):
-        learning._same_setting(SMOKE, tmp_path)
+        learning.check_setting(SMOKE, tmp_path)
 
 
 def test_unknown_arms_are_told(tmp_path, capsys):
@@ -218,7 +249,7 @@ def test_the_ladder_compares_each_arm_with_the_one_it_changes():
         for seed in range(3):
             rows[Job("pretrain", arm, seed)] = {"step_gflops": 1.0, "cpu_seconds": 50.0}
             rows[Job("probe", arm, seed)] = {"probe_last": 0.3 + shift + 0.01 * seed}
-    table = learning_report._masks(SETTING, rows).splitlines()
+    table = learning_report.masks(SETTING, rows).splitlines()
     told = {cells[1]: cells[2:] for cells in (list(map(str.strip, line.split("|"))) for line in table[2:])}
     assert told["frame"][:2] == ["31.0 ± 2.5", ""]
     assert told["dual"][1] == "10.0 ± 0.0"

@@ -1,6 +1,5 @@
 """Evaluation with a real network: the same on any mesh, compiled once, checked before it is needed, and for a TPU."""
 
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -18,14 +17,14 @@ from small_runs import config_of, loader, mesh_of, parameters, save_run, write_v
 from configs import videomae_v2
 from vmae_jax.commands import evaluate, train
 from vmae_jax.commands.experiment import experiment
-from vmae_jax.commands.measure import Measurement, _Pass
+from vmae_jax.commands.measure import Measurement
 from vmae_jax.eval import reconstruction
-from vmae_jax.eval.collect import Programs
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.writers import Writers
 from vmae_jax.spec import ConfigError, call
 from vmae_jax.train import sharding
 from vmae_jax.train.on_mesh import replicated
+from vmae_jax.types import Context
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +80,18 @@ def test_a_second_evaluation_compiles_nothing(videos):
     assert second["held_out/loss"] != first["held_out/loss"], "other parameters, other numbers"
 
 
-def fake_pass(data, told):
-    """The rows of one batch, as if they had been read."""
-    del told
-    batch = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in data.loader.spec().items()}
-    batch |= {"valid": np.ones_like(batch["valid"]), "index": np.arange(len(batch["index"]), dtype=np.int32) % 7}
-    return contextlib.nullcontext(_Pass(iter([batch]), list))
-
-
 @pytest.mark.parametrize(
     "axes", [{"data": 2, "fsdp": 2, "tensor": 2}, pytest.param({"data": 8}, marks=pytest.mark.slow)]
 )
-def test_every_evaluator_lowers_for_tpus_with_the_fused_kernel(videos, axes):
+def test_every_evaluator_lowers_for_tpus_with_the_fused_kernel(videos, axes, monkeypatch):
     made, mesh = experiment(config_of(videos, attention="splash")), mesh_of(**axes)
-    measure, params = measured(made, mesh)
-    measure._once = fake_pass
-    measure._programs = Programs(functools.partial(for_tpus, mesh=mesh))
-    assert measure(params, nothing)["held_out/clips"] == measure.data.loader.clips_per_step
-    measure._programs = Programs(functools.partial(for_tpus, mesh=mesh, plain=True))
+    monkeypatch.setattr("vmae_jax.commands.measure.on_mesh", for_tpus)
+    found, params = measured(made, mesh)
+    assert found(params, nothing)["held_out/clips"] == 14
+    monkeypatch.setattr("vmae_jax.commands.measure.on_mesh", functools.partial(for_tpus, plain=True))
+    found, params = measured(made, mesh)
     with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
-        measure(params, nothing)
+        found(params, nothing)
 
 
 MISTAKES = {
@@ -180,35 +171,41 @@ def draw(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(reconstruction, "save", lambda pictures, path: drawn.append(pictures))
 
-    def run(attention, mesh):
+    def run(attention, **axes):
         config = videomae_v2.get_config("B,smoke")
         config.method.model.attention = attention
+        config.mesh.ici.update(axes)
         made = experiment(config)
         made = dataclasses.replace(made, train=dataclasses.replace(made.train, pictures=2))
-        made.__dict__["mesh"] = mesh
         clips = {name: np.zeros((2, *leaf.shape[1:]), leaf.dtype) for name, leaf in made.batch_spec.items()}
         clips["video"] = np.random.default_rng(0).integers(0, 256, clips["video"].shape).astype(np.uint8)
         clips["seed"] = np.arange(4, dtype=np.uint32).reshape(2, 2)
         data = SimpleNamespace(batches=lambda **_: Once([clips]))
         init = made.make_init(made.optimizer_without_data())
-        state, _ = sharding.create(init, jax.random.key(0), made.batch_spec, mesh)
-        train._pictures(made, Workdir(tmp_path), data, Writers([]))(state, 1)
-        return drawn[-1].videos
+        state, _ = sharding.create(init, jax.random.key(0), made.batch_spec, made.mesh)
+        train.drawing(made, Workdir(tmp_path), data, Writers([]))(state, 1)
+        return drawn[-1].videos, lambda: alone(made, state, clips)
 
     return run
 
 
+def alone(made, state, clips):
+    """The same pictures of one device."""
+    params, step, extra, frozen = jax.device_get((state.params, state.step, state.extra["method"], state.frozen))
+    context = Context(key=jax.random.key(made.seed), step=step, extra=extra, frozen=frozen, train=False)
+    return jax.jit(made.method.reconstruct)(params, clips, context).videos
+
+
 @pytest.mark.slow
 def test_pictures_while_training_are_the_same_on_any_mesh(draw):
-    found = [draw("plain", mesh) for mesh in (mesh_of(data=1), mesh_of(data=2, fsdp=2, tensor=2))]
-    for one, other in zip(*found, strict=True):
+    drawn, on_one_device = draw("plain", data=2, fsdp=2, tensor=2)
+    for one, other in zip(drawn, on_one_device(), strict=True):
         assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
 
 
 def test_pictures_while_training_lower_for_tpus_with_the_fused_kernel(draw, monkeypatch):
-    mesh = mesh_of(data=2, fsdp=2, tensor=2)
     monkeypatch.setattr(train, "on_mesh", functools.partial(for_tpus, plain=True))
     with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
-        draw("splash", mesh)
+        draw("splash", data=2, fsdp=2, tensor=2)
     monkeypatch.setattr(train, "on_mesh", for_tpus)
-    draw("splash", mesh)
+    draw("splash", data=2, fsdp=2, tensor=2)

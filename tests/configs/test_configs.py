@@ -1,13 +1,15 @@
 """Every config in configs/: builds, traces at full size, trains two steps at `smoke` size.
 
-The golden texts (resolved config, parameters with decay and sharding) are in `golden/`;
+The golden texts (resolved config, parameters with decay and sharding) are in `golden/`, as a base and differences;
 UPDATE_GOLDEN=1 rewrites them, and the diff is what to review.
 """
 
+import functools
 import pathlib
 import re
 from collections import Counter
 
+import golden_texts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,7 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step, make_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = pathlib.Path(__file__).parent / "golden"
-FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "probe"))
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "probe", "recipes"))
 # Every size of the configs that have sizes.
 VARIANTS = {
     "videomae_v2": ("S", "B", "L", "H", "g"),
@@ -33,6 +34,12 @@ VARIANTS = {
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
+# Whose golden text those of a file are compared with: variants differ from it by what makes them variants.
+BASES = {
+    "videomae_v2:B": ("videomae_v2", "videomae", "quickstart", "tiktok", "hvm1:224"),
+    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448"),
+}
+PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
 
@@ -58,38 +65,62 @@ def _given(config, key) -> bool:
     return key in from_json(to_json(config))
 
 
-@pytest.mark.parametrize("target", targets())
-def test_full_size_traces(target, update_golden):
-    """Shapes of parameters, state and step at full size; and the golden text of all of it."""
+@functools.cache
+def described(target: str) -> dict[str, str]:
+    """Trace a config at full size, check the shapes of its step, and return its golden text."""
     config = load(target)
     made = experiment(config)
     params = made.abstract_params()
     tx, rate = made.optimizer.build(params, Clock(10**6, 1e3, made.loader.global_batch))
     boxed = sharding.abstract(made.make_init(tx), made.batch_spec)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    placement = sharding.shardings(boxed, mesh)
     step = make_step(made.method, tx, accumulate=made.train.accumulate, ema_decay=made.train.ema_decay)
     state, metrics = jax.eval_shape(step, sharding.unbox(boxed), made.batch_spec)
     assert metrics["loss"].shape == ()
     assert jax.tree.structure(state) == jax.tree.structure(sharding.unbox(boxed))
-    weights = sharding.describe(params, sharding.shardings(params, mesh))
-    text = "\n".join(
-        [
-            to_json(config),
-            f"# {rate.describe()}",
-            "# parameters: shape, and how a mesh of data 2, fsdp 2, tensor 2 splits them",
-            weights,
-            "# parameters: weight decay and share of the learning rate",
-            made.optimizer.describe(params),
-            *(f"# replicated: {note}" for note in placement.replicated if note.startswith("params")),
-        ]
-    )
-    golden = GOLDEN / f"{target.replace(':', '_').replace(',', '_').rstrip('_')}.txt"
-    if update_golden:
-        golden.parent.mkdir(exist_ok=True)
-        golden.write_text(text)
-    assert golden.exists(), f"no {golden.name}: UPDATE_GOLDEN=1 pytest tests/configs writes it"
-    assert text == golden.read_text(), "UPDATE_GOLDEN=1 pytest tests/configs rewrites it; review the diff"
+    text = golden_texts.of_config(to_json(config)) | {"rate": rate.describe()}
+    # Shape, how a mesh of data 2, fsdp 2, tensor 2 splits it, weight decay, share of the learning rate.
+    placement = sharding.shardings(params, mesh)
+    places = dict(line.split("  ", 1) for line in sharding.describe(params, placement).splitlines() if "  " in line)
+    decays = dict(line.split("  ", 1) for line in made.optimizer.describe(params).splitlines())
+    assert places.keys() == decays.keys()
+    text |= {f"params/{path}": f"{place}  {decays[path]}" for path, place in places.items()}
+    whole = sharding.shardings(boxed, mesh).replicated
+    assert [note for note in whole if note.startswith("params/")] == [f"params/{note}" for note in placement.replicated]
+    for note in placement.replicated:
+        path, _, reason = note.partition(": ")
+        path = f"replicated params/{path}"
+        text[path] = f"{text[path]}; {reason}" if path in text else reason
+    return text
+
+
+def file_of(target: str) -> str:
+    return target.replace(":", "_").replace(",", "_").rstrip("_")
+
+
+@pytest.mark.parametrize("target", targets())
+def test_full_size_traces(target, update_golden):
+    """Shapes of parameters, state and step at full size; and the golden text of all of it."""
+    [base] = [base for base, files in BASES.items() if target.startswith(files)]
+    if update_golden and target == base:
+        golden_texts.write(file_of(target), described(target))
+    elif update_golden:
+        golden_texts.write(file_of(target), described(target), file_of(base), described(base))
+    golden_texts.compare(file_of(target), described(target))
+
+
+def test_a_golden_text_is_stored_as_what_differs(tmp_path, monkeypatch):
+    monkeypatch.setattr(golden_texts, "FOLDER", tmp_path)
+    base = golden_texts.of_config('{"a": {"b": 1, "c": [{"d": "x = y"}, {}]}, "e": {}, "f": [1, 2]}')
+    assert base == {"a.b": "1", "a.c[0].d": '"x = y"', "a.c[1]": "{}", "e": "{}", "f": "[1, 2]"}
+    other = {"a.b": "1", "a.c": "null", "e.g": "3"}
+    golden_texts.write("base", base)
+    golden_texts.write("other", other, "base", base)
+    assert (tmp_path / "other.txt").read_text() == "as base, but\nwithout f\na.c = null\ne.g = 3\n"
+    assert (golden_texts.read("base"), golden_texts.read("other")) == (base, other)
+    for wrong in (other | {"e.g": "4"}, other | {"h": "1"}, {"a.b": "1", "a.c": "null"}):
+        with pytest.raises(AssertionError, match="UPDATE_GOLDEN=1"):
+            golden_texts.compare("other", wrong)
 
 
 def fake_batch(spec, seed=0):
@@ -148,17 +179,20 @@ def test_what_a_model_says_of_its_activations_reaches_the_compiler():
     assert found[f"{batch}, {{}}, {{}}"] >= 2 * 2  # what goes into the blocks, and comes out of each
 
 
-@pytest.mark.parametrize("target", ["linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3"])
+@pytest.mark.parametrize("target", PROBES)
 def test_probes_have_a_section_eval_alone(target, update_golden):
     config = load_config(f"{ROOT}/configs/probe.py:{target}")
     assert list(config) == ["eval"]
     made = build(config.eval)
     [evaluator] = made.evaluators.values()
     assert made.data.spec()["video"].shape[1:] == evaluator.train.spec()["video"].shape[1:] == (16, 224, 224, 3)
-    golden = GOLDEN / f"probe_{target.replace(',', '_')}.txt"
+    text, base = (
+        golden_texts.of_config(to_json(load_config(f"{ROOT}/configs/probe.py:{name}"))) for name in (target, PROBES[0])
+    )
+    name, first = (f"probe_{file_of(one)}" for one in (target, PROBES[0]))
     if update_golden:
-        golden.write_text(to_json(config))
-    assert to_json(config) == golden.read_text(), "UPDATE_GOLDEN=1 pytest tests/configs rewrites it; review the diff"
+        golden_texts.write(name, text, *((first, base) if name != first else ()))
+    golden_texts.compare(name, text)
 
 
 @pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "probe"])

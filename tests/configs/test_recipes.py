@@ -1,13 +1,12 @@
-"""Every recipe of configs/recipes.csv is what its config says, and no config has a recipe beside it."""
+"""Every recipe of configs/recipes.csv is what its config builds, figure by figure."""
 
-import csv
 import pathlib
 from typing import Any
 
 import jax
 import pytest
 
-from configs import distill, finetune, hvm1, post_pretrain, videomae, videomae_v2
+from configs import recipes
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.models.variants import IMAGENET_MEAN
@@ -16,7 +15,7 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.sharding import unbox
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ROWS = list(csv.DictReader((ROOT / "configs" / "recipes.csv").open()))
+ROWS = list(recipes.table().values())
 
 
 def told(config) -> dict[str, str]:
@@ -87,7 +86,7 @@ def _length(length) -> str:
 
 
 def _mask(mask) -> str:
-    return "" if mask is None else f"{mask.call.rpartition('.')[2]} {mask.ratio:.12g}"
+    return "" if mask is None else f"{mask.call.rpartition('.')[2]} {mask.ratio!r}"
 
 
 def _words(names, *keys, of=None) -> str:
@@ -143,30 +142,45 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
     assert config.eval.data.transforms[0].crops == config.eval.data.repeat == 3
 
 
-def test_no_recipe_is_missing_from_the_table():
-    known = {row["config"] for row in ROWS}
-    for paper, size, data, begin in finetune.RECIPES:
-        assert f"finetune:{size},{data},{paper}" + ("" if begin == "pretraining" else f",from={begin}") in known
-    assert {f"post_pretrain:{size}" for size in post_pretrain.RECIPES} <= known
-    assert {f"distill:{size}" for size in distill.RECIPES} <= known
-    assert {f"videomae_v2:{size}" for size in videomae_v2.RECIPES} <= known
-    assert {f"videomae:{size},{data}" for data, sizes in videomae.SIZES.items() for size in sizes} <= known
-    assert {"tiktok:B", "tiktok:g"} <= known
-    for resolution in hvm1.PRETRAIN:
-        stages = ["", ",last", *(f",{data}" for data in hvm1.CLASSES)]
-        assert {f"hvm1:{resolution}{stage}" for stage in stages} <= known
-    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"common", "probe"}  # which train nothing
-    assert {config.partition(":")[0] for config in known} == files
-    assert len(known) == len(ROWS)
+def test_every_config_has_a_recipe_and_none_has_two():
+    lines = (ROOT / "configs" / "recipes.csv").read_text().splitlines()
+    assert len(ROWS) == len(lines) - 1 == 77
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {
+        "common",
+        "probe",
+        "recipes",
+    }  # which train nothing
+    assert {row["config"].partition(":")[0] for row in ROWS} == files
+
+
+def test_the_figures_of_a_row():
+    """By hand, from the line of the table."""
+    found = vars(recipes.recipe("hvm1:448,k700"))
+    assert found == {
+        "clips": "16x448", "cube": "2x14", "pixels": [0.45, 0.225], "batch": 64, "accumulate": 4, "repeat": 1,
+        "rate": 0.0006, "per": 256, "start": 0.0, "final": [1e-05, "absolute"], "warmup": {"epochs": 0},
+        "length": {"epochs": 50}, "weight_decay": 0.0001, "betas": [0.9, 0.999], "clip": 5.0, "layer_decay": 0.8,
+        "frozen": None, "sampler": "dense", "stride": 8, "crop": "random_resized_crop", "area": [0.08, 1.0],
+        "flip": 0.5, "rand_augment": None, "encoder_mask": None, "decoder_mask": None, "decoder_width": None,
+        "decoder_depth": None, "decoder_heads": None, "target": None, "classes": 700, "drop_path": 0.1,
+        "head_dropout": 0.3, "init_scale": 0.001, "smoothing": 0.1, "erase": None, "mix": None, "group": None,
+        "temperature": None, "test": "1x1",
+    }  # fmt: skip
+    assert recipes.recipe("quickstart").encoder_mask == ["tube", 0.75]
+    assert recipes.mask(None) is None
+    with pytest.raises(ConfigError, match=r"configs/distill\.py: there is no recipe for g, only for B; S$"):
+        recipes.recipe("distill:g")
 
 
 def test_a_student_s_teachers_and_beginnings_have_a_recipe():
     """What the commands of docs/reproduction.md chain: every stage that another one begins from can be made."""
-    assert set(distill.RECIPES) <= set(post_pretrain.RECIPES) <= set(videomae_v2.RECIPES)
-    tuned = {(size, begin) for paper, size, _, begin in finetune.RECIPES if paper == "v2"}
-    assert {size for size, begin in tuned if begin == "k710"} <= set(post_pretrain.RECIPES)
-    assert {size for size, begin in tuned if begin == "distilled"} <= set(distill.RECIPES)
-    assert ("v2", "H", "k400", "k710") in finetune.RECIPES  # the published 88.6
+    students, tuned, sizes = (set(recipes.names(file)) for file in ("distill", "post_pretrain", "videomae_v2"))
+    assert students <= tuned
+    assert tuned <= sizes
+    begins = [name.split(",") for name in recipes.names("finetune")]
+    assert {size for size, *_, begin in begins if begin == "from=k710"} <= tuned
+    assert {size for size, *_, begin in begins if begin == "from=distilled"} <= students
+    assert ["H", "k400", "v2", "from=k710"] in begins  # the published 88.6
 
 
 @pytest.mark.parametrize("target", ["H,ucf101", "H,ssv2", "S,ucf101"])
@@ -248,7 +262,7 @@ def test_own_data_must_say_what_is_predicted():
 
 
 def test_what_has_no_recipe_is_told():
-    with pytest.raises(ConfigError, match="there is no recipe for v2,S,k400,pretraining"):
+    with pytest.raises(ConfigError, match="there is no recipe for S,k400,v2, only for B,k400,v2;"):
         load_config(f"{ROOT}/configs/finetune.py:S,k400")
 
 

@@ -17,19 +17,23 @@ def make(**options):
 
 
 def test_the_sum_of_every_queue():
+    """By hand: a clip of 16 frames of 224x224 in colour is 2,408,448 bytes, a batch 32 of them."""
     found = budget.budget(make(memory=4.0), ROWS, workers=3)
-    clip = 16 * 224 * 224 * 3
-    assert found.batches == (2 + budget.ON_THE_WAY) * 32 * clip
-    assert found.clips == 4 * 4 * clip
-    assert found.total == found.batches + found.clips + 3 * budget.PROCESS
-    assert found.limit == 4 << 30
-    assert "GiB of 4.00" in found.describe()
+    assert found.batches == 5 * 77_070_336  # two made ahead, three on the way
+    assert found.clips == 4 * 4 * 2_408_448  # four of a video, in each of three processes and in one slab more
+    assert found.decoders == 3 * 96 * 1_048_576
+    assert found.total == 385_351_680 + 38_535_168 + 301_989_888
+    assert found.limit == 4 * 1_073_741_824
+    assert found.describe().startswith("0.68 GiB of 4.00: 3 decoders 0.28, clips being read 0.04, 2 + 3 batches 0.36")
+    assert budget.budget(make(prefetch=3), ROWS, workers=3).total - found.total == 77_070_336
+    assert budget.budget(make(), ROWS, workers=4).total - found.total == 96 * 1_048_576 + 4 * 2_408_448
+    assert budget.budget(make(), range(16), workers=3).batches == 5 * 77_070_336 // 2
 
 
 def test_records_pass_through_this_process_and_files_do_not(tmp_path):
     record = 5 << 20
     found = budget.budget(make(), ROWS, workers=3, record=record)
-    assert found.records == 4 * budget.COPIES * record
+    assert found.records == 4 * 7 * 5_242_880
     assert found.total == budget.budget(make(), ROWS, workers=3).total + found.records
     assert "records being read 0.14" in found.describe()
     tight = dataclasses.replace(make(workers=8, prefetch=1), memory=(found.total + 1) / (1 << 30))
@@ -58,5 +62,9 @@ def test_what_cannot_fit_is_told():
         make(memory=0.0)
 
 
-def test_by_default_half_of_what_there_is():
-    assert budget.budget(make(), ROWS, workers=1).limit == budget.available_memory() // 2 > 0
+@pytest.mark.parametrize(("group", "half"), [("max\n", 8 << 30), (f"{1 << 30}\n", 1 << 29), (f"{1 << 40}\n", 8 << 30)])
+def test_by_default_half_of_what_there_is(monkeypatch, group, half):
+    """Of the machine's memory, 16 GiB here, or of its container's."""
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 << 20}.__getitem__)
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: group)
+    assert budget.budget(make(), ROWS, workers=1).limit == half

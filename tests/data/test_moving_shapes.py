@@ -12,7 +12,7 @@ import pytest
 
 from vmae_jax.data.builders import moving_shapes
 from vmae_jax.data.decode import Encoded, probe, read_frames
-from vmae_jax.data.shapes import MOTIONS, Scene, draw
+from vmae_jax.data.shapes import MOTIONS, Scene, draw, moved
 
 SCENE = Scene(size=32, frames=12, shapes=2, clutter=1, speed=0.8, contrast=0.2)
 
@@ -96,22 +96,18 @@ def test_every_motion_moves_in_every_frame(motion):
 
 def test_opposite_motions_are_each_other_backwards():
     """Translating right is translating left in reverse: flipped in time, shapes retrace their way."""
-    from vmae_jax.data.shapes import _moved
-
     state = np.array([0.3, 0.6, 1.0, 0.4])
     for kind in ("translate_right translate_left", "rotate_right rotate_left", "zoom_in zoom_out"):
         there, back = kind.split()
-        forward = _moved(state, there, 0.02, 0.0, 10)
-        backward = _moved(forward[-1], back, 0.02, 0.0, 10)
+        forward = moved(state, there, 0.02, 0.0, 10)
+        backward = moved(forward[-1], back, 0.02, 0.0, 10)
         np.testing.assert_allclose(backward[::-1], forward, atol=1e-12)
 
 
 def test_translation_has_the_direction_and_speed_it_says():
     scene = Scene(size=32, frames=2, shapes=1, clutter=0, speed=2.0, contrast=0.0)
-    from vmae_jax.data.shapes import _moved
-
     for motion, axis, sign in (("translate_right", 0, 1), ("translate_left", 0, -1), ("translate_down", 1, 1)):
-        path = _moved(np.array([0.5, 0.5, 0.0, 0.5]), motion, scene.speed / scene.size, 0.0, 2)
+        path = moved(np.array([0.5, 0.5, 0.0, 0.5]), motion, scene.speed / scene.size, 0.0, 2)
         assert path[1, axis] - path[0, axis] == pytest.approx(sign * 2.0 / 32)
 
 

@@ -30,33 +30,38 @@ def solarize_add(im):
     return im.point(table * 3)
 
 
-PILLOW = {
-    "autocontrast": ImageOps.autocontrast,
-    "equalize": ImageOps.equalize,
-    "invert": ImageOps.invert,
-    "rotate": lambda im: im.rotate(30 * STRENGTH, Image.Resampling.BILINEAR, fillcolor=GREY),
-    "posterize": lambda im: ImageOps.posterize(im, 4 - int(STRENGTH * 4)),
-    "solarize": lambda im: ImageOps.solarize(im, 256 - int(STRENGTH * 256)),
-    "solarize_add": solarize_add,
-    "color": lambda im: ImageEnhance.Color(im).enhance(1 + 0.9 * STRENGTH),
-    "contrast": lambda im: ImageEnhance.Contrast(im).enhance(1 + 0.9 * STRENGTH),
-    "brightness": lambda im: ImageEnhance.Brightness(im).enhance(1 + 0.9 * STRENGTH),
-    "sharpness": lambda im: ImageEnhance.Sharpness(im).enhance(1 + 0.9 * STRENGTH),
-    "shear_x": affine(1, 0.3 * STRENGTH, 0, 0, 1, 0),
-    "shear_y": affine(1, 0, 0, 0.3 * STRENGTH, 1, 0),
-    "translate_x": affine(1, 0, 0.45 * STRENGTH * 30, 0, 1, 0),
-    "translate_y": affine(1, 0, 0, 0, 1, 0.45 * STRENGTH * 24),
-}
+def pillow(signed):
+    """Every operation, by its name, at `STRENGTH` with a sign: what it does to a picture."""
+    return {
+        "autocontrast": ImageOps.autocontrast,
+        "equalize": ImageOps.equalize,
+        "invert": ImageOps.invert,
+        "rotate": lambda im: im.rotate(30 * signed, Image.Resampling.BILINEAR, fillcolor=GREY),
+        "posterize": lambda im: ImageOps.posterize(im, 4 - int(STRENGTH * 4)),
+        "solarize": lambda im: ImageOps.solarize(im, 256 - int(STRENGTH * 256)),
+        "solarize_add": solarize_add,
+        "color": lambda im: ImageEnhance.Color(im).enhance(1 + 0.9 * signed),
+        "contrast": lambda im: ImageEnhance.Contrast(im).enhance(1 + 0.9 * signed),
+        "brightness": lambda im: ImageEnhance.Brightness(im).enhance(1 + 0.9 * signed),
+        "sharpness": lambda im: ImageEnhance.Sharpness(im).enhance(1 + 0.9 * signed),
+        "shear_x": affine(1, 0.3 * signed, 0, 0, 1, 0),
+        "shear_y": affine(1, 0, 0, 0.3 * signed, 1, 0),
+        "translate_x": affine(1, 0, 0.45 * signed * 30, 0, 1, 0),
+        "translate_y": affine(1, 0, 0, 0, 1, 0.45 * signed * 24),
+    }
+
+
 MOVES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_every_operation_is_pillows(name):
-    clip = frames()
-    ours = np.asarray(OPERATIONS[name](tf.constant(clip), tf.constant(STRENGTH), tf.constant(1.0))).astype(int)
-    theirs = np.stack([np.asarray(PILLOW[name](Image.fromarray(frame))) for frame in clip]).astype(int)
+def test_every_operation_is_pillows(name, sign):
+    clip, operation = frames(), pillow(sign * STRENGTH)[name]
+    ours = np.asarray(OPERATIONS[name](tf.constant(clip), tf.constant(STRENGTH), tf.constant(sign))).astype(int)
+    theirs = np.stack([np.asarray(operation(Image.fromarray(frame))) for frame in clip]).astype(int)
     off = np.abs(ours - theirs)
-    if name in MOVES:  # Pillow does not blend the outermost half pixel with what lies outside
+    if name in MOVES:  # Pillow does not blend the outermost half pixel with what is outside
         assert (off <= 2).mean() > 0.93
     else:
         assert off.max() <= 1

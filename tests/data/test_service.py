@@ -150,7 +150,7 @@ def test_mistakes_before_anything_is_served(video_folder):
 
 def test_a_signal_that_comes_before_the_wait_ends_it_and_none_finds_a_lock_held():
     before = signal.getsignal(signal.SIGTERM)
-    with serve._told_to_stop() as wait:
+    with serve.until_stopped() as wait:
         for _ in range(3):  # nor does a second one hurt
             os.kill(os.getpid(), signal.SIGTERM)
         wait()

@@ -166,15 +166,17 @@ def test_the_last_resolution_counts():
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "message"),
     [
-        lambda: transforms.multi_scale_crop(0),
-        lambda: transforms.multi_scale_crop(8, scales=[1.5]),
-        lambda: transforms.random_resized_crop(8, area=[0.5, 0.1]),
-        lambda: transforms.center_crop(8, short_side=4),
-        lambda: transforms.flip(1.5),
+        (lambda: transforms.multi_scale_crop(0), r"size=0"),
+        (lambda: transforms.multi_scale_crop(8, scales=[1.5]), r"scales=\[1\.5\]"),
+        (lambda: transforms.random_resized_crop(8, area=[0.5, 0.1]), r"area=\[0\.5, 0\.1\]"),
+        (lambda: transforms.random_resized_crop(8, ratio=[2.0, 0.5]), r"ratio=\[2\.0, 0\.5\]"),
+        (lambda: transforms.center_crop(8, short_side=4), r"short_side=4 .*size=8"),
+        (lambda: transforms.view_crop(8, crops=0), r"crops=0"),
+        (lambda: transforms.flip(1.5), r"probability=1\.5"),
     ],
 )
-def test_bad_arguments(make):
-    with pytest.raises(ValueError, match=r"="):
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

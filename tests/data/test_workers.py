@@ -144,15 +144,26 @@ def test_a_machine_that_was_suspended_says_nothing_against_the_video(make, encod
     assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
 
 
-def test_workers_are_replaced_after_a_while(make, encoded, monkeypatch):
-    monkeypatch.setattr("vmae_jax.data.workers.LIFETIME", 2)
-    workers = make(1, sampler=dense(4, 2))
-    seen = set()
-    for _ in range(4):
+class Signed:
+    """A sampler that leaves the number of its process in a folder."""
+
+    frames, views = 4, 1
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __call__(self, info, seed):
+        pathlib.Path(self.folder, str(os.getpid())).touch()
+        return dense(4, 2)(info, seed)
+
+
+@pytest.mark.parametrize(("lifetime", "processes"), [(2, 3), (4, 2), (5, 1)])
+def test_workers_are_replaced_after_a_while(make, encoded, tmp_path, monkeypatch, lifetime, processes):
+    monkeypatch.setattr("vmae_jax.data.workers.LIFETIME", lifetime)
+    workers = make(1, sampler=Signed(tmp_path))
+    for _ in range(5):
         assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
-        seen.update(processes(workers))
-    assert 2 <= len(seen) + 1 <= 4
-    assert len(processes(workers)) <= 1
+    assert len(list(tmp_path.iterdir())) == processes
 
 
 def test_a_samplers_own_fault_is_no_videos_fault(make, encoded):

@@ -23,3 +23,5 @@ def test_some_rounds_of_chaos_change_nothing(tmp_path):
     assert result["equal"]
     assert result["problems"] == []
     assert result["rounds"] >= 1
+    damage = sum(result["kinds"].get(kind, 0) for kind in ("truncated", "deleted", "flipped"))
+    assert result["damaged"] == sum(result["noticed"].values()) == damage, "damage is done to what is read"

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import struct
 from jax.sharding import AxisType, NamedSharding
@@ -374,18 +375,17 @@ def test_poll_tells_what_is_committed(tmp_path):
 
 
 def test_a_slow_store_is_told_at_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_SLOW", 0.0)
+    monkeypatch.setattr(checkpoint, "SLOW", 0.0)
     checkpoints = saved(tmp_path, 1)
     checkpoints.save(2, make(2), {})
-    manager = checkpoints._manager
-    finish = manager.wait_until_finished
+    finish = ocp.CheckpointManager.wait_until_finished
 
-    def slow():
+    def slow(manager):
         time.sleep(0.3)
-        finish()
+        finish(manager)
 
-    manager.wait_until_finished = slow
-    manager.is_saving_in_progress = lambda: True
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", slow)
+    monkeypatch.setattr(ocp.CheckpointManager, "is_saving_in_progress", lambda manager: True)
     with caplog.at_level("WARNING"):
         checkpoints.save(3, make(3), {})
     assert any("step 2 is still being written after" in record.getMessage() for record in caplog.records)

@@ -58,7 +58,7 @@ def test_exchanged_values_and_large_arrays_are_seen(monkeypatch):
     swapped[[3, 900]] = swapped[[900, 3]]
     assert of(jnp.asarray(swapped)) != of(jnp.asarray(array))
     whole = fingerprint.of_numpy(array)
-    monkeypatch.setattr(fingerprint, "_CHUNK", 64)
+    monkeypatch.setattr(fingerprint, "CHUNK", 64)
     assert fingerprint.of_numpy(array) == whole
 
 

@@ -84,7 +84,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
 
 
 def test_log_grows_and_shrinks(place, monkeypatch):
-    monkeypatch.setattr(paths, "_PART_BYTES", 60)
+    monkeypatch.setattr(paths, "PART_BYTES", 60)
     path = place / "run" / "metrics.jsonl"
     assert read_lines(path) == []
     wrote = []

@@ -15,9 +15,8 @@ from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
 from vmae_jax.types import Grid
 
-grids = st.builds(
-    Grid, t=st.integers(2, 8), h=st.integers(1, 4).map(lambda n: 2 * n), w=st.integers(1, 4).map(lambda n: 2 * n)
-)
+# Few of them: every grid is compiled once for each mask, and that is where the time goes.
+grids = st.sampled_from([Grid(2, 2, 2), Grid(3, 2, 8), Grid(8, 6, 4), Grid(5, 8, 8)])
 ratios = st.sampled_from([0.25, 0.5, 0.75, 0.9])
 STRATEGIES = {"random": random, "tube": tube, "frame": frame, "block": block}
 few = settings(max_examples=12, deadline=None)

@@ -1,6 +1,7 @@
 """Every form of attention is the plain one: values, gradients, padding, and on a mesh."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -99,8 +100,9 @@ def test_the_form_follows_platform_length_and_dtype(monkeypatch):
     long, short = (4, 3, 944, 64), (4, 6, 160, 64)
 
     def on(platform, capability=0.0, kind=""):
-        monkeypatch.setattr(attention, "_platform", lambda: (platform, kind))
-        monkeypatch.setattr(attention, "_capability", lambda: capability)
+        device = SimpleNamespace(device_kind=kind, compute_capability=str(capability))
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        monkeypatch.setattr(jax, "local_devices", lambda: [device])
         return lambda shape, dtype=jnp.bfloat16, masked=False: form_for(shape, shape[2], dtype, masked=masked)
 
     cpu = on("cpu")

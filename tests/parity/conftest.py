@@ -24,11 +24,17 @@ FOLDER = pathlib.Path(os.environ.get("VMAE_GOLDENS") or pathlib.Path(__file__).p
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One run for each set in the folder, whatever their number."""
+    """One run for each set in the folder, whatever their number; none at all is an error of collection."""
     for fixture in ("pretrain", "finetune"):
         if fixture in metafunc.fixturenames:
-            names = sorted(path.stem for path in FOLDER.glob(f"{fixture}_*.npz"))
-            metafunc.parametrize(fixture, names, indirect=True, scope="session")
+            metafunc.parametrize(fixture, sets(fixture), indirect=True, scope="session")
+    if "phases" in metafunc.fixturenames:
+        metafunc.parametrize("phases", sets("running_cell_phases"), indirect=True, scope="session")
+
+
+def sets(kind: str) -> list[str]:
+    """Return the names of the sets of a kind; every file of a set must be there."""
+    return sorted(path.stem for path in FOLDER.glob(f"{kind}_*.npz"))
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +130,12 @@ def pretrain(request: pytest.FixtureRequest) -> Golden:
 @pytest.fixture(scope="session")
 def finetune(request: pytest.FixtureRequest) -> Golden:
     return _golden("finetune", request.param.removeprefix("finetune_"))
+
+
+@pytest.fixture(scope="session")
+def phases(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
+    """The masks of every grid and ratio, packed bits."""
+    return dict(np.load(FOLDER / f"{request.param}.npz"))
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ def recipes(goldens):
 
 
 def test_learning_rates(recipes):
+    assert recipes["lr_schedules"]
     for name, golden in recipes["lr_schedules"].items():
         args = golden["args"]
         per_epoch, steps = args["niter_per_ep"], args["epochs"] * args["niter_per_ep"]
@@ -67,6 +68,7 @@ def test_learning_rates(recipes):
 
 
 def test_layer_decay_and_decay_groups(recipes):
+    assert recipes["layer_decay"]
     for key, golden in recipes["layer_decay"].items():
         depth, decay, cosine = re.fullmatch(r"depth(\d+)_decay([\d.]+)_cos(True|False)", key).groups()
         params = classifier_params(int(depth), cosine == "True", scaled="blocks.0.gamma_1" in golden)

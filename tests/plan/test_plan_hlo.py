@@ -186,10 +186,10 @@ def test_nothing_fits():
     ],
 )
 def test_the_compilers_refusal_is_read(message):
-    needed, limit = plan_compile._out_of_memory(message)
+    needed, limit = plan_compile.out_of_memory(message)
     assert needed == int(149.06 * 2**30)
     assert limit == CHIPS["v5e"].hbm_limit
-    assert plan_compile._out_of_memory("INTERNAL: something else") == (None, None)
+    assert plan_compile.out_of_memory("INTERNAL: something else") == (None, None)
 
 
 @pytest.mark.parametrize(

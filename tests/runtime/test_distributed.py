@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,7 +42,9 @@ def test_one_process_alone():
 def test_a_full_disk_is_told(monkeypatch, tmp_path):
     distributed.check_disk(str(tmp_path / "not" / "there"))
     distributed.check_disk("gs://bucket/run")
-    monkeypatch.setattr(distributed, "_LEAST_DISK", 2**60)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**30))
+    distributed.check_disk(str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**30 - 1))
     with pytest.raises(ConfigError, match="GiB free at"):
         distributed.check_disk(str(tmp_path))
 

@@ -50,11 +50,11 @@ def test_missing_and_old_packages(monkeypatch):
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch):
-    def broken(frames):
+    def broken(*arguments, **options):
         raise RuntimeError("no encoder\nhere")
 
-    monkeypatch.setattr(doctor, "_round_trip", broken)
-    monkeypatch.setattr(doctor, "_memory", lambda: 1 / 0)
+    monkeypatch.setattr("av.open", broken)
+    monkeypatch.setattr("os.sysconf", lambda name: 1 / 0)
     checks = doctor.examine()
     assert found(checks, "H.264 video").detail == "cannot write and read it: no encoder here"
     assert any("ZeroDivisionError" in check.detail for check in checks if check.status == "fail")

@@ -65,27 +65,27 @@ class Parts:
 def test_every_part_of_the_loop_is_watched():
     class Saver:
         def save(self, step, state, meta):
-            assert dog._current()[:2] == ("save", "the save of step 3")
+            assert dog.current()[:2] == ("save", "the save of step 3")
             return True
 
         def poll(self):
             return [1]
 
         def wait(self):
-            assert dog._current()[0] == "save"
+            assert dog.current()[0] == "save"
             return [2]
 
     def evaluate(state, at):
-        assert dog._current()[:2] == ("evaluate", "evaluation at step 3")
+        assert dog.current()[:2] == ("evaluate", "evaluation at step 3")
         return {"x": 1.0}
 
     class Data:
         def __next__(self):
-            seen.append(dog._current()[1])
+            seen.append(dog.current()[1])
             return "batch"
 
     def go_back(refused, at):
-        assert dog._current()[:2] == ("restore", f"going back from step {at}")
+        assert dog.current()[:2] == ("restore", f"going back from step {at}")
         return "state", 7, Data()
 
     dog, seen = Watchdog(LIMITS), []
@@ -96,7 +96,7 @@ def test_every_part_of_the_loop_is_watched():
         assert (state, at, next(batches)) == ("state", 7, "batch")
         assert seen == ["waiting for the data of step 3", "waiting for the data of step 8"]
         assert parts.preempted(2) is False
-        assert dog._current()[:2] == ("step", "step 3")
+        assert dog.current()[:2] == ("step", "step 3")
         assert parts.saver.save(3, None, {}) is True
         assert (parts.saver.poll(), parts.saver.wait()) == ([1], [2])
         assert parts.evaluate(None, 3) == {"x": 1.0}

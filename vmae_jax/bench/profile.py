@@ -60,7 +60,7 @@ def trace(run: Callable[[], Any], program: str, *, folder: pathlib.Path, steps: 
     counts: collections.Counter[str] = collections.Counter()
     for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
         for line in plane.lines:
-            for name, own in _own_times(line.events):
+            for name, own in own_times(line.events):
                 if name in scopes:
                     seconds[name] += own
                     counts[name] += 1
@@ -80,7 +80,7 @@ def by_part(ops: Iterable[Op]) -> dict[str, float]:
     return totals
 
 
-def _own_times(events: Iterable[Any]) -> Iterable[tuple[str, float]]:
+def own_times(events: Iterable[Any]) -> Iterable[tuple[str, float]]:
     """(operation, seconds in it and in no event inside it) of a thread's or a stream's events."""
     spans = sorted(((e.start_ns, -e.duration_ns, _operation(e)) for e in events), key=lambda span: span[:2])
     open_spans: list[tuple[float, str]] = []  # (end, operation) of the events that enclose the present one

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     from vmae_jax.data import service
 
-    with _told_to_stop() as wait:
+    with until_stopped() as wait:
         if args.dispatcher is None:
             server: Any = service.start_dispatcher(args.port)
             told = {"role": "dispatcher", "port": server.port}
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[Callable[[], object]]:
+def until_stopped() -> Iterator[Callable[[], object]]:
     """Gives what returns once SIGTERM or SIGINT came.
 
     By a pipe: a handler that sets a `threading.Event` waits for a lock which the `wait` that it interrupted may hold.

@@ -233,7 +233,7 @@ def _parts(
         go_back=course.go_back,
         compare=replicas.compare,
         spent=account.seconds,
-        pictures=_pictures(made, workdir, data, writers) if shown else None,
+        pictures=drawing(made, workdir, data, writers) if shown else None,
         evaluate=None if measured is None else _evaluation(made, measured),
         faults=Quarantine(workdir.quarantine).add,
         flops=made.model_flops() if peak else None,
@@ -248,7 +248,7 @@ def _meta(made: Experiment, course: Course, account: goodput.Account, at: int) -
     return {"data_position": course.batch_of(at) * made.loader.global_batch, "seed": made.seed}
 
 
-def _pictures(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Callable[[TrainState, int], None]:
+def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Callable[[TrainState, int], None]:
     """Draws the same clips every time, as a sheet in `media/` and in TensorBoard."""
     reconstruct = made.method.reconstruct
     assert reconstruct is not None

@@ -73,7 +73,7 @@ def draw(scene: Scene, motion: str, generator: np.random.Generator) -> np.ndarra
     for state in _states(generator, scene.shapes):
         orbit = generator.uniform(0, 2 * np.pi)
         sprite = _sprite(generator, scene)
-        _paste(video, sprite, _moved(state, motion, speed / size, orbit, scene.frames))
+        _paste(video, sprite, moved(state, motion, speed / size, orbit, scene.frames))
     if scene.light:
         video += scene.light * _light(generator, size)
     return np.clip(np.rint(video), 0, 255).astype(np.uint8)
@@ -91,7 +91,7 @@ def _still(state: np.ndarray, frames: int) -> np.ndarray:
     return np.repeat(state[None], frames, axis=0)
 
 
-def _moved(state: np.ndarray, motion: str, speed: float, orbit: float, frames: int) -> np.ndarray:
+def moved(state: np.ndarray, motion: str, speed: float, orbit: float, frames: int) -> np.ndarray:
     """The state in every frame [t 4]; `speed` in picture sides a frame."""
     steps = np.arange(frames, dtype=np.float64)
     path = _still(state, frames)

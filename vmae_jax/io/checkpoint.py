@@ -47,7 +47,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 _TRASH = "trash"
-_SLOW = 10.0  # seconds of a save after which training that waits for it says why
+SLOW = 10.0  # seconds of a save after which training that waits for it says why
 
 
 class SaveError(RuntimeError):
@@ -242,7 +242,7 @@ class Checkpoints:
     def _tell_slow(self) -> None:
         """Says so where the save before still goes on, and training has to wait for it."""
         seconds = time.monotonic() - self._began
-        if self._pending is not None and seconds > _SLOW and self._manager and self._manager.is_saving_in_progress():
+        if self._pending is not None and seconds > SLOW and self._manager and self._manager.is_saving_in_progress():
             log.warning(
                 "step %d is still being written after %.0f s, and training waits for it: save less often, or to a "
                 "faster store", self._pending, seconds,

@@ -13,7 +13,7 @@ import numpy as np
 
 __all__ = ["Examined", "examine", "of_numpy", "words_of"]
 
-_CHUNK = 1 << 22  # words hashed at a time on the host: 16 MiB a temporary
+CHUNK = 1 << 22  # words hashed at a time on the host: 16 MiB a temporary
 
 
 class Examined:
@@ -52,8 +52,8 @@ def of_numpy(array: np.ndarray) -> str:
     """The same fingerprint of an array in host memory, without a device."""
     words = _words_numpy(np.ascontiguousarray(array))
     total = 0
-    for start in range(0, words.size, _CHUNK):
-        part = words[start : start + _CHUNK].astype(np.uint32)
+    for start in range(0, words.size, CHUNK):
+        part = words[start : start + CHUNK].astype(np.uint32)
         place = np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)
         total += int(_hash(part, place).sum(dtype=np.uint64))
     return f"{total & 0xFFFFFFFF:08x}"

@@ -15,7 +15,7 @@ from etils import epath
 
 __all__ = ["Log", "Workdir", "absolute", "in_bucket", "move", "read_lines", "write_bytes", "write_text"]
 
-_PART_BYTES = 256 * 1024  # how much of a log's last part is uploaded again at each flush
+PART_BYTES = 256 * 1024  # how much of a log's last part is uploaded again at each flush
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Log:
         lines = self._part + self._waiting
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / f"part-{self._number:05d}.jsonl", _joined(lines))
-        full = sum(map(len, lines)) >= _PART_BYTES
+        full = sum(map(len, lines)) >= PART_BYTES
         self._part, self._number = ([], self._number + 1) if full else (lines, self._number)
 
     def _next(self) -> int:

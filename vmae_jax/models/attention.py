@@ -11,7 +11,6 @@ mesh's, not this machine's; the models know of nothing but `attend`.
   splash  a fused Pallas kernel for TPUs
 """
 
-import functools
 import math
 from typing import Any
 
@@ -236,7 +235,6 @@ def _platform() -> tuple[str, str]:
     return jax.default_backend(), jax.local_devices()[0].device_kind
 
 
-@functools.cache
 def _capability() -> float:
     """The compute capability of this machine's GPU; 0 where there is none."""
     if jax.default_backend() != "gpu":

@@ -79,7 +79,7 @@ def compile_training(
     try:
         compiled, text = _compile(lowered, on_tpu=target.platform == "tpu")
     except jax.errors.JaxRuntimeError as error:
-        needed, limit = _out_of_memory(str(error))
+        needed, limit = out_of_memory(str(error))
         if needed is None:
             raise
         seconds = time.perf_counter() - began
@@ -133,7 +133,7 @@ def state_bytes(init: Init, *, mesh: jax.sharding.Mesh, batch_spec: Spec) -> int
     return sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in leaves)
 
 
-def _out_of_memory(message: str) -> tuple[int | None, int | None]:
+def out_of_memory(message: str) -> tuple[int | None, int | None]:
     """(bytes needed, bytes there are) of the compiler's refusal; (None, None) of any other error."""
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None, None

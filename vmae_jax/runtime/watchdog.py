@@ -115,13 +115,14 @@ class Watchdog:
         self._spent[name] = self._spent.get(name, 0.0) + now - self._charged
         self._charged = now
 
-    def _current(self) -> tuple[str, str, float] | None:
+    def current(self) -> tuple[str, str, float] | None:
+        """Return the innermost phase, what is done in it and since when (of the monotonic clock)."""
         with self._lock:
             return self._phases[-1] if self._phases else None
 
     def _watch(self) -> None:
         while not self._stop.wait(0.2):
-            current = self._current()
+            current = self.current()
             limit = self._limits.get(current[0], 0.0) if current else 0.0
             if current and limit and time.monotonic() - current[2] > limit:
                 self._bark(current[1], limit)
@@ -142,7 +143,7 @@ class Watchdog:
         """Signs of life for the other hosts."""
         count = 0
         while not self._stop.wait(distributed.PERIOD):
-            current = self._current()
+            current = self.current()
             count += 1
             try:
                 distributed.publish(current[1] if current else "between steps", count)

@@ -1,0 +1,306 @@
+"""Change the code in one place at a time and see whether its tests notice.
+
+    python benchmarks/mutants.py --out=mutants.jsonl --seconds=1500 [--seed=0] [vmae_jax/masking …]
+
+A mutant is the package with one small change: another comparison or arithmetic operator, a constant off by one, a
+negated condition, a removed statement, two swapped arguments, `return None`. Each runs the tests that mirror its file
+(`tests/io/test_paths.py` for `vmae_jax/io/paths.py`; where there is no such file, the tests of that folder which name
+the module), in a copy of the tree in a temporary folder. A survivor is a mutant that no test noticed: either it
+computes the same thing, or a test is missing.
+
+One process imports JAX and pytest once and forks for every mutant, which brings a mutant down to seconds. The mutants
+are drawn file by file from a seed, and `--out` keeps one line of JSON for each: the same command goes on where it
+stopped. The last line of standard output is one JSON object.
+"""
+
+import argparse
+import ast
+import collections
+import contextlib
+import copy
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PLACES = ("vmae_jax/masking", "vmae_jax/targets", "vmae_jax/methods", "vmae_jax/train/step.py", "vmae_jax/io")
+COPIED = ("vmae_jax", "configs", "tests", "benchmarks", "launch", "docs", "pyproject.toml", "README.md")
+PRELOADED = (
+    "jax", "jax.numpy", "flax.linen", "optax", "orbax.checkpoint", "hypothesis", "numpy.testing", "clu.metric_writers",
+    "etils.epath", "ml_collections", "einops", "safetensors.numpy", "PIL.Image",
+)  # fmt: skip
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+ARITHMETIC = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+ALSO = {  # tests that are about a file, beside those of its folder that bear its name
+    "vmae_jax/io/layout.py": "tests/io/test_checkpoint.py",
+    "vmae_jax/io/stored.py": "tests/io/test_checkpoint.py",
+    "vmae_jax/masking": "tests/parity/test_parity_masks.py",
+}
+LOGGING = re.compile(r"(log|logging|warnings)\.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One change of one file: the bytes from `start` to `end` become `text`."""
+
+    path: str
+    line: int
+    kind: str
+    start: int
+    end: int
+    text: str
+    before: str
+
+    @property
+    def key(self) -> str:
+        """A name that another run finds again."""
+        return f"{self.path}:{self.line}:{self.start}-{self.end}:{self.kind}:{self.text}"
+
+    def applied(self, source: bytes) -> bytes:
+        """Return the source with the change made."""
+        return source[: self.start] + self.text.encode() + source[self.end :]
+
+
+def mutants(path: str, source: bytes) -> list[Mutant]:
+    """Return every mutant of a file that compiles, in the order of the source."""
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    found = []
+    for node, kind, changed in _changes(ast.parse(source)):
+        start = starts[node.lineno - 1] + node.col_offset
+        end = starts[node.end_lineno - 1] + node.end_col_offset
+        text = ast.unparse(changed) if isinstance(changed, ast.stmt) else f"({ast.unparse(changed)})"
+        mutant = Mutant(path, node.lineno, kind, start, end, text, source[start:end].decode())
+        with contextlib.suppress(SyntaxError):
+            compile(mutant.applied(source), path, "exec")
+            found.append(mutant)
+    return found
+
+
+def _changes(tree: ast.Module) -> Iterator[tuple[Any, str, ast.AST]]:
+    """Yield (node, kind of change, what it becomes), leaving out annotations, messages and documentation."""
+    waiting: list[ast.AST] = list(reversed(tree.body))
+    while waiting:
+        node = waiting.pop()
+        if _for_readers(node):
+            continue
+        yield from _of_node(node)
+        if isinstance(node, ast.AnnAssign):
+            children = [node.value] if node.value else []
+        elif isinstance(node, ast.FunctionDef):
+            children = [*node.args.defaults, *(one for one in node.args.kw_defaults if one), *node.body]
+        else:
+            children = [] if isinstance(node, ast.Raise) else list(ast.iter_child_nodes(node))
+        waiting.extend(reversed(children))
+
+
+def _for_readers(node: ast.AST) -> bool:
+    """Whether a node is text for people: documentation, `__all__`, a log line, a formatted string."""
+    if isinstance(node, ast.Assign):
+        return any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) or bool(LOGGING.match(ast.unparse(node.value)))
+    return isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom)
+
+
+def _of_node(node: ast.AST) -> Iterator[tuple[Any, str, ast.AST]]:
+    """Yield what one node, or its condition, may become."""
+    changed: Any = copy.deepcopy(node)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        changed.ops[0] = COMPARISONS[type(node.ops[0])]()
+        yield node, "comparison", changed
+    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        changed.op = ARITHMETIC[type(node.op)]()
+        yield node, "arithmetic", changed
+    elif isinstance(node, ast.BoolOp):
+        changed.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        yield node, "and/or", changed
+    elif isinstance(node, ast.UnaryOp):
+        yield node, "dropped operator", changed.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield node, "constant", ast.Constant(not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield node, "constant", ast.Constant(node.value + 1)
+    elif isinstance(node, ast.If | ast.While | ast.IfExp):
+        yield node.test, "negated condition", ast.UnaryOp(ast.Not(), changed.test)
+    elif isinstance(node, ast.Call) and len({ast.unparse(one) for one in node.args[:2]}) == 2:
+        if not any(isinstance(one, ast.Starred) for one in node.args[:2]):
+            changed.args[:2] = changed.args[1::-1]
+            yield node, "swapped arguments", changed
+    elif isinstance(node, ast.Return) and node.value is not None:
+        yield node, "returned None", ast.Return(ast.Constant(None))
+    elif isinstance(node, ast.Expr | ast.AugAssign | ast.Raise | ast.Delete | ast.Break | ast.Continue) or (
+        isinstance(node, ast.Assign) and not isinstance(node.targets[0], ast.Name | ast.Tuple)
+    ):
+        yield node, "removed statement", ast.Pass()
+
+
+def tests_of(path: str) -> list[str]:
+    """Return the test files that mirror a file, or else those of its folder that name the module."""
+    package, name = pathlib.PurePath(path).parent.relative_to("vmae_jax"), pathlib.PurePath(path).stem
+    folder = ROOT / "tests" / package
+    files = sorted(folder.glob("test_*.py"))
+    mirrored = [file for file in files if file.stem in (f"test_{name}", f"test_{package.name}_{name}")]
+    naming = [file for file in files if re.search(rf"\b{name}\b", file.read_text())]
+    found = [str(file.relative_to(ROOT)) for file in mirrored or naming or files]
+    return [*found, *(also for part, also in ALSO.items() if path.startswith(part) and also not in found)]
+
+
+def drawn(found: dict[str, list[Mutant]], seed: int) -> Iterator[Mutant]:
+    """Yield every mutant once, in turns from each file, in an order that the seed fixes."""
+    chance = random.Random(seed)
+    waiting = {path: chance.sample(some, len(some)) for path, some in sorted(found.items())}
+    while any(waiting.values()):
+        for some in waiting.values():
+            if some:
+                yield some.pop()
+
+
+class Tree:
+    """A copy of the project in which a file is replaced, tested in a fork of this process, and restored."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.root = folder / "tree"
+        self.root.mkdir()
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, self.root / name)
+        # What a mutant does not change is compiled once for all.
+        os.environ |= {
+            "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }  # fmt: skip
+
+    def run(self, tests: list[str], limit: float, mutant: Mutant | None = None) -> tuple[str, float, str]:
+        """Return how the tests end (passed, failed, timeout), after how many seconds, and their output."""
+        file = self.root / mutant.path if mutant else None
+        whole = file.read_bytes() if file else b""
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as scratch:
+            try:
+                if file and mutant:
+                    file.write_bytes(mutant.applied(whole))
+                pid = os.fork()
+                if pid == 0:
+                    _child(self.root, tests, output.fileno(), scratch)
+                ended = _wait(pid, began + limit)
+            finally:
+                if file:
+                    file.write_bytes(whole)
+            output.seek(0)
+            return ended, time.monotonic() - began, output.read().decode(errors="replace")
+
+
+def _child(root: pathlib.Path, tests: list[str], output: int, scratch: str) -> None:
+    """Run pytest in this fork, in a session of its own, and leave."""
+    status = 1
+    try:
+        os.setsid()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(root)
+        sys.path[:0] = [str(root)]
+        import pytest
+
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", f"--basetemp={scratch}/t"]
+        status = int(pytest.main([*options, *tests]))
+    finally:
+        os._exit(status)
+
+
+def _wait(pid: int, end: float) -> str:
+    """Wait for a fork until `end`, and leave nothing of it running."""
+    try:
+        while time.monotonic() < end:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                pid = 0
+                return "passed" if status == 0 else "failed"
+            time.sleep(0.05)
+        return "timeout"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid or found, signal.SIGKILL)
+        if pid:
+            os.waitpid(pid, 0)
+
+
+def judge(tree: Tree, waiting: Iterator[Mutant], known: set[str], seconds: float, out: pathlib.Path) -> None:
+    """Test mutants until the time is over, and append a line to `out` for each."""
+    end, usual = time.monotonic() + seconds, {}
+    for mutant in waiting:
+        if time.monotonic() > end:
+            return
+        if mutant.key in known:
+            continue
+        tests = tests_of(mutant.path)
+        if tuple(tests) not in usual:
+            ended, took, output = tree.run(tests, 600.0)
+            if ended != "passed":
+                raise SystemExit(f"{' '.join(tests)} does not pass without a mutant:\n{output[-3000:]}")
+            usual[tuple(tests)] = took
+        ended, took, _ = tree.run(tests, 60.0 + 4 * usual[tuple(tests)], mutant)
+        row = dataclasses.asdict(mutant) | {"key": mutant.key, "ended": ended, "seconds": round(took, 2)}
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{ended:8}{took:6.1f} s  {mutant.path}:{mutant.line} {mutant.kind}: {mutant.before!r} -> {mutant.text}",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+
+def summary(rows: list[dict[str, Any]], found: dict[str, list[Mutant]]) -> dict[str, Any]:
+    """Count what was noticed, and list what was not."""
+    ends = collections.Counter(row["ended"] for row in rows)
+    survivors = [row for row in rows if row["ended"] == "passed"]
+    return {
+        "status": "ok",
+        "mutants": sum(map(len, found.values())),
+        "tried": len(rows),
+        "noticed": ends["failed"] + ends["timeout"],
+        "survivors": [f"{row['path']}:{row['line']} {row['before']!r} -> {row['text']}" for row in survivors],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Change the code in one place at a time; see whether tests notice.")
+    parser.add_argument("places", nargs="*", default=PLACES, help=f"files or folders (default: {' '.join(PLACES)})")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="a line for each mutant; what it has is kept")
+    parser.add_argument("--seconds", type=float, default=1500.0, help="after which no mutant begins (default 1500)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the mutants (default 0)")
+    args = parser.parse_args()
+    files = [file for place in args.places for file in sorted((ROOT / place).rglob("*.py")) or [ROOT / place]]
+    paths = [str(file.relative_to(ROOT)) for file in files]
+    found = {path: mutants(path, (ROOT / path).read_bytes()) for path in paths}
+    keys = {mutant.key for some in found.values() for mutant in some}
+    for name in PRELOADED:
+        importlib.import_module(name)
+    importlib.import_module("pytest")
+    read = lambda: [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []  # noqa: E731
+    with tempfile.TemporaryDirectory() as folder:
+        known = {row["key"] for row in read()}
+        judge(Tree(pathlib.Path(folder)), drawn(found, args.seed), known, args.seconds, args.out)
+    print(json.dumps(summary([row for row in read() if row["key"] in keys], found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The figures of every recipe, read from `recipes.csv`: a row for each config, a cell for each figure.
+
+A cell is `value@tag`. The tag says whose the figure is: `code` (the official scripts), `paper`, or `inferred` (ours).
+A config takes its figures from its row, so they are written once; what a row has and its config does not build, or the
+other way round, fails `tests/configs/test_recipes.py`.
+"""
+
+import csv
+import functools
+import pathlib
+from types import SimpleNamespace
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vmae_jax.spec import ConfigError, call
+
+COUNTS = {"batch", "accumulate", "repeat", "per", "stride", "decoder_width", "decoder_depth", "decoder_heads",
+          "classes", "group"}  # fmt: skip
+UNITS = ("epochs", "steps")
+
+
+@functools.cache
+def table() -> dict[str, dict[str, str]]:
+    """Return the rows as they are written, by the config they belong to."""
+    with pathlib.Path(__file__).with_name("recipes.csv").open(newline="") as file:
+        return {row["config"]: row for row in csv.DictReader(file)}
+
+
+def names(file: str) -> list[str]:
+    """Return the arguments of a config file that have a recipe, as in `B,k400`."""
+    return [name.partition(":")[2] for name in table() if name.partition(":")[0] == file]
+
+
+def recipe(config: str) -> Any:
+    """Return the figures of a config by the names of their columns; None for what it has not.
+
+    Args:
+      config: as in the first column, `finetune:B,k400,v2`.
+
+    Raises:
+      ConfigError: if there is no such row.
+    """
+    if config not in table():
+        file, _, arguments = config.partition(":")
+        known = "; ".join(names(file))
+        raise ConfigError(f"configs/{file}.py: there is no recipe for {arguments}, only for {known}")
+    cells = {name: cell for name, cell in table()[config].items() if name not in ("config", "stage", "note")}
+    return SimpleNamespace(**{name: figure(name, cell.rpartition("@")[0]) for name, cell in cells.items()})
+
+
+def mask(cell: list[Any] | None) -> ConfigDict | None:
+    """Return the mask of a cell such as `tube 0.9`."""
+    return None if cell is None else call(f"masking.{cell[0]}", ratio=cell[1])
+
+
+def figure(name: str, text: str) -> Any:
+    """Return the value of a cell: a number, a word, a length such as {"epochs": 90}, or a list of them."""
+    values = [_value(name, word) for word in text.split()]
+    if len(values) == 2 and values[1] in UNITS:
+        return {values[1]: int(values[0])}
+    return values if len(values) > 1 else values[0] if values else None
+
+
+def _value(name: str, word: str) -> Any:
+    try:
+        return int(word) if name in COUNTS else float(word)
+    except ValueError:
+        return word

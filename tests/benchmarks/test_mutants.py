@@ -1,0 +1,92 @@
+"""The mutants of a file: which there are, what they change, in which order, and whose tests judge them."""
+
+import ast
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import mutants
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SOURCE = '''"""About nothing."""
+
+import os
+
+__all__ = ["f"]
+
+
+def f(a: int = 3, b: float | None = None) -> int:
+    """Add."""
+    if a < b and not b:
+        log.info("%d", a - 1)
+        raise ValueError(f"{a + b} is é")
+    a += 1
+    g(a, b)
+    return a * b
+'''
+
+
+def test_every_kind_of_change_and_none_of_what_people_read():
+    found = mutants.mutants("f.py", SOURCE.encode())
+    assert [(one.line, one.kind, one.before, one.text) for one in found] == [
+        (8, "constant", "3", "(4)"),
+        (10, "negated condition", "a < b and not b", "(not (a < b and (not b)))"),
+        (10, "and/or", "a < b and not b", "(a < b or not b)"),
+        (10, "comparison", "a < b", "(a <= b)"),
+        (10, "dropped operator", "not b", "(b)"),
+        (12, "removed statement", 'raise ValueError(f"{a + b} is é")', "pass"),
+        (13, "removed statement", "a += 1", "pass"),
+        (13, "constant", "1", "(2)"),
+        (14, "removed statement", "g(a, b)", "pass"),
+        (14, "swapped arguments", "g(a, b)", "(g(b, a))"),
+        (15, "returned None", "return a * b", "return None"),
+        (15, "arithmetic", "a * b", "(a / b)"),
+    ]
+    assert len({one.key for one in found}) == len(found)
+
+
+def test_a_mutant_differs_in_its_place_alone():
+    for one in mutants.mutants("f.py", SOURCE.encode()):
+        changed = one.applied(SOURCE.encode())
+        assert changed.decode().replace(one.text, one.before, 1).count("\n") == SOURCE.count("\n")
+        assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(SOURCE))
+
+
+def test_the_seed_fixes_the_order_and_files_take_turns():
+    found = {name: mutants.mutants(name, SOURCE.encode()) for name in ("a.py", "b.py")}
+    order = [one.key for one in mutants.drawn(found, seed=1)]
+    assert [key[0] for key in order] == ["a", "b"] * 12
+    assert order == [one.key for one in mutants.drawn(found, seed=1)]
+    assert order != [one.key for one in mutants.drawn(found, seed=2)]
+    assert sorted(order) == sorted(one.key for some in found.values() for one in some)
+
+
+def test_a_file_is_judged_by_the_tests_that_mirror_it():
+    assert mutants.tests_of("vmae_jax/io/paths.py") == ["tests/io/test_paths.py"]
+    assert mutants.tests_of("vmae_jax/train/step.py") == ["tests/train/test_train_step.py"]
+    assert mutants.tests_of("vmae_jax/io/layout.py")[-1] == "tests/io/test_checkpoint.py"
+    assert "tests/targets/test_targets.py" in mutants.tests_of("vmae_jax/targets/pixels.py")
+
+
+@pytest.mark.slow
+def test_mutants_are_judged_and_the_same_command_goes_on(tmp_path):
+    """One after the other: what was judged is kept, and the project's own files are as they were."""
+    command = [sys.executable, "benchmarks/mutants.py", f"--out={tmp_path}/out.jsonl", "vmae_jax/io/quarantine.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    before = (ROOT / "vmae_jax/io/quarantine.py").read_bytes()
+    tried = []
+    for seconds in (1, 600, 600):
+        done = subprocess.run(
+            [*command, f"--seconds={seconds}"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        report = json.loads(done.stdout.splitlines()[-1])
+        assert report["tried"] == len((tmp_path / "out.jsonl").read_text().splitlines())
+        tried.append(report["tried"])
+    assert tried == [1, report["mutants"], report["mutants"]]
+    assert report["noticed"] > report["mutants"] / 2
+    assert (ROOT / "vmae_jax/io/quarantine.py").read_bytes() == before

@@ -1,0 +1,98 @@
+"""Targets and penalties against their formulas, written out in NumPy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.patches import Patch
+from vmae_jax.targets.core import Objective, l1, l2, objective, smooth_l1
+from vmae_jax.targets.pixels import pixels, statistics, to_unit
+
+PATCH = Patch(2, 4, 4)
+VIDEO = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3), np.uint8)  # a grid of 2 x 2 x 2 cubes
+DECODE = jnp.array([[0, 3, 7], [1, 2, 6]], jnp.int32)
+
+
+def cube(row: int, token: int) -> np.ndarray:
+    """Return the pixels of a cube, [t h w c], as numbers in [0, 1]."""
+    t, h, w = np.unravel_index(token, (2, 2, 2))
+    return VIDEO[row, 2 * t : 2 * t + 2, 4 * h : 4 * h + 4, 4 * w : 4 * w + 4] / 255.0
+
+
+CUBES = np.stack(
+    [[cube(row, token) for token in tokens] for row, tokens in enumerate(DECODE.tolist())]
+)  # [b k t h w c]
+
+
+def test_raw_targets_are_the_pixels_of_the_decoded_cubes_normalised_by_the_data_set():
+    found = pixels(False)({"video": VIDEO}, DECODE, PATCH)
+    np.testing.assert_allclose(found, CUBES.reshape(2, 3, -1), atol=1e-6)
+    found = pixels(False, mean=0.45, deviation=0.225)({"video": VIDEO}, DECODE, PATCH)
+    np.testing.assert_allclose(found, (CUBES.reshape(2, 3, -1) - 0.45) / 0.225, atol=1e-5)
+
+
+def test_normalised_targets_use_the_unbiased_deviation_of_each_cube_and_channel():
+    mean, deviation = CUBES.mean((2, 3, 4), keepdims=True), CUBES.std((2, 3, 4), keepdims=True, ddof=1)
+    found = pixels()({"video": VIDEO}, DECODE, PATCH)
+    np.testing.assert_allclose(found, ((CUBES - mean) / (deviation + 1e-6)).reshape(2, 3, -1), atol=1e-5)
+    ours = statistics(jnp.asarray(CUBES.reshape(2, 3, -1), jnp.float32), 3)
+    for one, other in zip(ours, (mean, deviation + 1e-6), strict=True):
+        np.testing.assert_allclose(one, other.reshape(2, 3, 1, 3), rtol=1e-5)
+
+
+def test_a_cube_of_one_colour_is_zero_and_not_infinite():
+    still = np.full_like(VIDEO, 77)
+    np.testing.assert_allclose(pixels()({"video": still}, DECODE, PATCH), 0.0, atol=0.1)
+    _, deviation = statistics(to_unit(np.full((1, 1, 12), 77, np.uint8)), 3)
+    np.testing.assert_allclose(deviation, 1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("target", [pixels(), pixels(False), pixels(False, mean=0.45, deviation=0.225)])
+def test_rendering_is_the_way_back_and_stays_within_a_picture(target):
+    cubes = jnp.asarray(CUBES.reshape(2, 3, -1), jnp.float32)
+    values, known = target({"video": VIDEO}, DECODE, PATCH), statistics(cubes, 3)
+    np.testing.assert_allclose(target.render(values, *known), cubes, atol=1e-5)
+    assert float(target.render(values + 100, *known).min()) == 1.0
+    assert float(target.render(values - 100, *known).max()) == 0.0
+
+
+PREDICTION, TARGET = np.array([[[1.0, -2.0], [0.5, 0.0]]]), np.array([[[0.0, 1.0], [0.25, 0.0]]])  # [b k p]
+
+
+@pytest.mark.parametrize(
+    ("penalty", "values"),
+    [
+        (l2(), [[[1.0, 9.0], [0.0625, 0.0]]]),
+        (l1(), [[[1.0, 3.0], [0.25, 0.0]]]),
+        (smooth_l1(), [[[0.5, 2.5], [0.03125, 0.0]]]),
+        (smooth_l1(0.5), [[[0.75, 2.75], [0.0625, 0.0]]]),
+        (smooth_l1(4.0), [[[0.125, 1.125], [0.0078125, 0.0]]]),
+    ],
+)
+def test_penalties(penalty, values):
+    np.testing.assert_array_equal(penalty(jnp.asarray(PREDICTION), jnp.asarray(TARGET)), values)
+    error = Objective(pixels(), penalty=penalty).error(jnp.asarray(PREDICTION, "bfloat16"), jnp.asarray(TARGET))
+    assert error.dtype == jnp.float32
+    np.testing.assert_array_equal(error, np.mean(values, axis=-1))
+
+
+def test_an_objective_weighs_one_and_squares_by_default():
+    made = objective(pixels())
+    assert made.weight == 1.0
+    np.testing.assert_array_equal(made.error(jnp.asarray(PREDICTION), jnp.asarray(TARGET)), [[5.0, 0.03125]])
+    made = objective(pixels(), 0.0, l1())
+    assert made.weight == 0.0
+    np.testing.assert_array_equal(made.error(jnp.asarray(PREDICTION), jnp.asarray(TARGET)), [[2.0, 0.125]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: objective(pixels(), -1e-9), "not negative"),
+        (lambda: smooth_l1(0.0), "beta > 0"),
+        (lambda: pixels(False, deviation=0.0), "deviation=0"),
+    ],
+)
+def test_numbers_that_make_no_target(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
