@@ -1,4 +1,4 @@
-"""What the recipes cost: model FLOPs of each row of configs/recipes.csv, times its steps, as hours of a chip.
+"""What the recipes cost: model FLOPs of each row of vmae_jax/configs/recipes.csv, times its steps, as hours of a chip.
 
     python -m benchmarks.chip_hours [--utilisation=0.4] [--peak=459e12] [ROW …] [--videos=N] [--config.KEY=VALUE …]
 
@@ -40,7 +40,7 @@ def main() -> None:
         changes = overrides(others)
     except ConfigError as error:
         raise SystemExit(str(error)) from None
-    table = list(csv.DictReader((ROOT / "configs" / "recipes.csv").open()))
+    table = list(csv.DictReader((ROOT / "vmae_jax" / "configs" / "recipes.csv").open()))
     out = csv.writer(sys.stdout)
     out.writerow(["config", "videos", "steps", "PFLOPs_a_step", "chip_hours"])
     for row in table:
@@ -74,7 +74,7 @@ def videos_of(config: str) -> int | None:
 
 def filled(name: str, changes: list[tuple[str, str]]) -> Any:
     """A row's config, with names in place of what a user must give."""
-    config = load_config(f"{ROOT}/configs/{name.partition(':')[0]}.py:{name.partition(':')[2]}", changes)
+    config = load_config(f"configs/{name.partition(':')[0]}.py:{name.partition(':')[2]}", changes)
     for one in calls(config):
         named = one.call in ("data.sources.folder", "data.sources.csv", "train.init_from.weights")
         if named and "path" not in from_json(to_json(one)):

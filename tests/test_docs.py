@@ -3,7 +3,6 @@
 import pathlib
 import re
 import shlex
-import sys
 
 import jax
 import numpy as np
@@ -55,7 +54,6 @@ def test_commands_exist_and_name_configs_that_exist(path):
     from vmae_jax.commands.config import load_config
     from vmae_jax.spec import overrides
 
-    sys.path.insert(0, str(ROOT))
     parser = cli._parser()
     lines = [line.split("  #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
     for line in lines:
@@ -64,6 +62,6 @@ def test_commands_exist_and_name_configs_that_exist(path):
             assert not rest or hasattr(args, "config"), line
             changes = overrides(rest)
             if getattr(args, "config", None):
-                load_config(str(ROOT / args.config), changes)
+                load_config(args.config, changes)
         elif line.startswith("bash "):
             assert (ROOT / line.split()[1]).exists(), line

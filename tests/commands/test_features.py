@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from for_tpus import for_tpus
 
-from configs import common
 from vmae_jax.cli import main
 from vmae_jax.commands import features
+from vmae_jax.configs import common
 from vmae_jax.data.decode import Encoded, read_frames
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from configs import common
 from vmae_jax import exchange
 from vmae_jax.cli import main
 from vmae_jax.commands import evaluate, features, reconstruct
 from vmae_jax.commands.restore import restore
+from vmae_jax.configs import common
 from vmae_jax.data.decode import Encoded, read_frames
 from vmae_jax.exchange.subject import fresh_params, subject
 from vmae_jax.io.checkpoint import Checkpoints

@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, finetune
+from vmae_jax.configs import common, finetune
 from vmae_jax.spec import ConfigError, call
 
 TUNE = finetune.Recipe(8, 8, 5e-4, 50, 0.75, 0.1)  # [inferred]

@@ -23,7 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, call
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vmae_jax.configs import common
 from vmae_jax.spec import call
 
 MEAN, STD = 0.45, 0.225  # [inferred] of the code it is a fork of

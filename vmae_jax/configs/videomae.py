@@ -6,7 +6,7 @@ Sizes S, B, L, H and the data k400, ssv2, ucf101, of the official scripts. Name 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, call
 
 BATCH = {"S": 1024, "B": 2048, "L": 512, "H": 1024}  # [code] GPUs x batch on Kinetics-400

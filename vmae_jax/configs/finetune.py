@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, call
 
 CLASSES = {"k400": 400, "k600": 600, "k700": 700, "k710": 710, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "ava": 60}
