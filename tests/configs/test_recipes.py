@@ -232,7 +232,7 @@ def test_own_data_of_any_labels_need_a_config_and_no_code(said, kinds, shapes):
 def test_own_data_shrink_to_what_the_drawn_shapes_know(said):
     config = load_config(f"configs/custom.py:tiny,{said},smoke")
     assert config.data.labels is True or set(config.data.labels) == {"label"}
-    assert config.data.source.call == "data.sources.tfds"
+    assert config.data.source.get("otherwise", config.data.source).call == "data.sources.tfds"
     for head in (config.method.get("heads") or {}).values():
         assert head.label == "label"
         assert head.get("classes", 10) >= 10
