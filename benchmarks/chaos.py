@@ -301,7 +301,7 @@ class Chaos:
 
     def start(self, workdir: pathlib.Path, *more: str) -> int:
         arguments = [
-            "train", f"--config={ROOT}/configs/quickstart.py:smoke", f"--workdir={workdir}", "--quiet",
+            "train", "--config=configs/quickstart.py:smoke", f"--workdir={workdir}", "--quiet",
             f"--config.train.length.steps={self.steps}", f"--config.checkpoint.every.steps={EVERY}",
             "--config.train.pictures_every=none", "--config.eval.data=none", "--config.data.max_bad_fraction=0.5",
             f"--config.data.source.path={self.videos}", *more,

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from typing import Any
 
-from configs import recipes
+from vmae_jax.configs import recipes
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.spec import ConfigError, calls, from_json, overrides, to_json
@@ -74,7 +74,7 @@ def videos_of(config: str) -> int | None:
 
 def filled(name: str, changes: list[tuple[str, str]]) -> Any:
     """A row's config, with names in place of what a user must give."""
-    config = load_config(f"{ROOT}/configs/{name.partition(':')[0]}.py:{name.partition(':')[2]}", changes)
+    config = load_config(f"configs/{name.partition(':')[0]}.py:{name.partition(':')[2]}", changes)
     for one in calls(config):
         named = one.call in ("data.sources.folder", "data.sources.csv", "train.init_from.weights")
         if named and "path" not in from_json(to_json(one)):

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from configs import common
+from vmae_jax.configs import common
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods.masked import Masked
 from vmae_jax.models.variants import Model

@@ -12,7 +12,7 @@ if [ $# -gt 0 ] && [[ $1 != --* ]]; then
   workdir=$1
   shift
 fi
-vmae train --config="$project/configs/quickstart.py" --workdir="$workdir" "$@" >/dev/null
+vmae train --config="$project/vmae_jax/configs/quickstart.py" --workdir="$workdir" "$@" >/dev/null
 vmae reconstruct --workdir="$workdir" --out="$workdir/pictures" >/dev/null
 vmae report --workdir="$workdir" >/dev/null
 echo "The run:       $workdir"

@@ -12,5 +12,5 @@ if [ "${1:-}" = "--all" ]; then
   select=()
   shift
 fi
-python -m compileall -q vmae_jax configs tests benchmarks
+python -m compileall -q vmae_jax tests benchmarks
 exec python -m pytest -q -n "${VMAE_TEST_WORKERS:-2}" --dist loadfile ${select[@]+"${select[@]}"} "$@"

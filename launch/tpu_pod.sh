@@ -204,7 +204,7 @@ install() {
   local node archive
   archive=${TMPDIR:-/tmp}/vmae_jax.tar.gz
   [ -n "$dry" ] || archive=$(mktemp "${TMPDIR:-/tmp}/vmae_jax.XXXXXX")
-  run tar -czf "$archive" -C "$project" LICENSE README.md configs launch pyproject.toml requirements.txt vmae_jax
+  run tar -czf "$archive" -C "$project" LICENSE README.md launch pyproject.toml requirements.txt vmae_jax
   for node in $(nodes); do
     tpus tpu-vm scp "$archive" "$node:vmae_jax.tar.gz" --worker=all
   done

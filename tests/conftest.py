@@ -29,7 +29,7 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # configs/ are files of the project, not of the package
+sys.path.insert(0, str(ROOT))  # benchmarks/ are files of the project, not of the package
 
 jax.config.update("jax_threefry_partitionable", True)
 

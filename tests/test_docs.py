@@ -3,7 +3,6 @@
 import pathlib
 import re
 import shlex
-import sys
 
 import jax
 import numpy as np
@@ -55,7 +54,6 @@ def test_commands_exist_and_name_configs_that_exist(path):
     from vmae_jax.commands.config import load_config
     from vmae_jax.spec import overrides
 
-    sys.path.insert(0, str(ROOT))
     parser = cli.command_line()
     lines = [line.split("  #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
     for line in lines:
@@ -64,6 +62,39 @@ def test_commands_exist_and_name_configs_that_exist(path):
             assert not rest or hasattr(args, "config"), line
             changes = overrides(rest)
             if getattr(args, "config", None):
-                load_config(str(ROOT / args.config), changes)
+                load_config(args.config, changes)
         elif line.startswith("bash "):
             assert (ROOT / line.split()[1]).exists(), line
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/weights.md"])
+def test_a_video_s_features_are_the_same_three_times(page, tmp_path, monkeypatch):
+    """The example of a page, as it stands, on exports of the quick start's model."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from vmae_jax import exchange
+    from vmae_jax.commands.config import load_config
+    from vmae_jax.exchange.subject import fresh_params, subject
+    from vmae_jax.io.checkpoint import Checkpoints
+    from vmae_jax.spec import to_json
+
+    config = load_config("configs/quickstart.py")
+    one = subject(config)
+    assert one.layout.heads == 4
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(to_json(config))
+    saver = Checkpoints(tmp_path / "run" / "checkpoints", asynchronous=False)
+    saver.save(0, {"params": fresh_params(one)}, {})
+    saver.close()
+    for form, out in (("hf", "mine-hf"), ("videomae", "mine.pth")):
+        exchange.export_checkpoint(str(tmp_path / "run"), format=form, out=str(tmp_path / out))
+    np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, one.model.video_shape, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    [code] = [block for block in blocks(ROOT / page, "python") if "in_pytorch" in block]
+    names: dict = {}
+    exec(code, names)
+    wanted = np.asarray(names["in_jax"])
+    for other in ("in_transformers", "in_pytorch"):
+        np.testing.assert_allclose(np.asarray(names[other]), wanted, atol=1e-5, err_msg=other)

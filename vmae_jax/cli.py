@@ -6,6 +6,7 @@ Progress and logs go to standard error. The last line of standard output is one 
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -123,18 +124,7 @@ def command_line() -> argparse.ArgumentParser:
         "--videos", nargs="+", required=True, help="files, folders, folders of pictures, or lists ending in .csv"
     )
     features.add_argument("--out", required=True, help="folder; files that are there already are left alone")
-    features.add_argument("--like", default="pretraining", help="pretraining (default), or tad: as the official script "
-                          "for action detection, consecutive frames, without ImageNet's normalisation")  # fmt: skip
-    features.add_argument("--window", type=int, help="frames that a window covers, a multiple of the model's")
-    features.add_argument("--stride", type=int, help="frames from one window to the next")
-    features.add_argument("--layer", type=int, help="after how many blocks (default: the end)")
-    features.add_argument("--tokens", action="store_true", help="every token instead of their mean")
-    features.add_argument("--format", default="npz", help="npz (features, frames, seconds), npy or array_record")
-    features.add_argument("--half", action="store_true", help="store float16")
-    features.add_argument("--batch", type=int, default=16, help="windows at once (default 16)")
-    features.add_argument(
-        "--rate", type=float, default=25.0, help="frames a second of folders of pictures (default 25)"
-    )
+    _features_arguments(features)
 
     report = _command(commands, "report", _report, "write a self-contained HTML page of a run")
     report.add_argument("--workdir", required=True)
@@ -200,6 +190,25 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
 
 
+def _features_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--like", default="pretraining", help="pretraining (default), or tad: as the official script "
+        "for action detection, consecutive frames, without ImageNet's normalisation")  # fmt: skip
+    add("--fps", type=float, help="sample at so many frames a second; --window and --stride then count samples")
+    add("--window", type=int, help="frames that a window covers, a multiple of the model's")
+    add("--stride", type=int, help="frames from one window to the next")
+    add("--tail", help="frames past the last whole window: end (a window that ends with the video), or drop (default: "
+        "end; drop with --like=tad)")  # fmt: skip
+    add("--layer", type=int, help="after how many blocks (default: the end)")
+    add("--tokens", action="store_true", help="every token instead of their mean")
+    add("--format", default="npz", help="npz (default) or hdf5 (features, frames, seconds), npy or array_record")
+    add("--name", default="stem", help="outputs are named after the videos: stem (default), or path, with the suffix")
+    add("--half", action="store_true", help="store float16")
+    add("--batch", type=int, default=16, help="windows at once (default 16)")
+    add("--rate", type=float, default=25.0, help="frames a second of folders of pictures (default 25)")
+    add("--shard", metavar="I/N", help="the I-th of N parts of the videos, from 0; all write to the same --out")
+
+
 def _limit_argument(parser: argparse.ArgumentParser, phases: str) -> None:
     parser.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
                         help=f"of {phases}; past it it ends with 75")  # fmt: skip
@@ -258,9 +267,9 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 def _features(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.commands import features
 
-    names = ("like", "window", "stride", "layer", "tokens", "format", "half", "batch", "ema", "rate")
+    names = [field.name for field in dataclasses.fields(features.Options)]
     options = features.Options(**{name: getattr(args, name) for name in names})
-    return features.run(args.checkpoint, videos=args.videos, out=args.out, options=options)
+    return features.run(args.checkpoint, videos=args.videos, out=args.out, options=options, shard=args.shard)
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:

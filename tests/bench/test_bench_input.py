@@ -1,7 +1,6 @@
 """`vmae bench input`: the verdict follows from the numbers, and the command measures every stage."""
 
 import json
-import pathlib
 
 import pytest
 
@@ -9,8 +8,6 @@ from vmae_jax.bench.input import Rate, report, table, timed
 from vmae_jax.commands import bench_input
 from vmae_jax.commands.config import load_config
 from vmae_jax.spec import ConfigError
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def rate(clips_per_second, cpu_ms):
@@ -72,7 +69,7 @@ def test_the_first_call_is_not_counted():
 @pytest.mark.slow
 def test_the_command_measures_every_stage(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = load_config(f"{ROOT}/configs/quickstart.py:smoke", [])
+    config = load_config("configs/quickstart.py:smoke", [])
     found = bench_input.run_input(config, seconds=0.3, step_seconds=0.1, hosts=2)
     json.dumps(found)
     assert list(found["stages"]) == ["read", "decode and crop", "batch", "transfer"]
@@ -82,7 +79,7 @@ def test_the_command_measures_every_stage(tmp_path, monkeypatch, capsys):
 
 
 def test_options_that_make_no_sense():
-    config = load_config(f"{ROOT}/configs/quickstart.py:smoke", [])
+    config = load_config("configs/quickstart.py:smoke", [])
     for options in ({"seconds": 0.0}, {"hosts": 0}, {"step_seconds": -1.0}):
         with pytest.raises(ConfigError, match="vmae bench input"):
             bench_input.run_input(config, **options)

@@ -4,8 +4,8 @@ import av
 import jax
 import numpy as np
 
-from configs import common
 from vmae_jax.commands.experiment import experiment
+from vmae_jax.configs import common
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import call, to_json

@@ -3,6 +3,7 @@
 import functools
 import json
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 import tensorflow as tf
 from for_tpus import for_tpus
 
-from configs import common
 from vmae_jax.cli import main
-from vmae_jax.commands import features
+from vmae_jax.commands import features, windowed
+from vmae_jax.configs import common
 from vmae_jax.data.decode import Encoded, read_frames
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.methods import classify
 from vmae_jax.models.variants import vit
+from vmae_jax.runtime import sharing
 from vmae_jax.spec import ConfigError, build, call, to_json
 from vmae_jax.train import optim, schedule, sharding
 from vmae_jax.train.schedule import Clock
@@ -58,21 +60,26 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     """a.mp4 and sub/b.mp4, of 21 and 9 frames, and one that is broken."""
-    import av
-
     folder = tmp_path_factory.mktemp("videos")
-    random = np.random.default_rng(0)
     (folder / "sub").mkdir()
     for name, count in (("a", 21), ("sub/b", 9)):
-        with av.open(str(folder / f"{name}.mp4"), "w") as out:
-            stream = out.add_stream("libx264", rate=25)
-            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-            for _ in range(count):
-                picture = np.kron(random.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            out.mux(stream.encode())
+        write_video(folder / f"{name}.mp4", count)
     (folder / "broken.mp4").write_bytes(b"nothing")
     return folder
+
+
+def write_video(path, count, rate=25, seed=0):
+    """A video of coloured squares that differ from frame to frame."""
+    import av
+
+    random = np.random.default_rng(seed)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(count):
+            picture = np.kron(random.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
 
 
 def frames_of(path, count):
@@ -104,14 +111,14 @@ def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_pa
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["window"], told["stride"], told["videos"]) == (8, 8, 1)  # 4 frames, 2 apart, as the run's clips
     stored = np.load(tmp_path / "a.npy")
-    assert stored.shape == (2, 8, 32)
+    assert stored.shape == (3, 8, 32)
     frames = frames_of(videos / "a.mp4", 21)
     resized = tf.image.resize(frames, (SIZE, SIZE), antialias=True).numpy().round().clip(0, 255).astype(np.uint8)
-    clips = np.stack([resized[start : start + 8 : 2] for start in (0, 8)])
+    clips = np.stack([resized[start : start + 7 : 2] for start in (0, 8, 14)])  # the last one ends with the video
     method = classify.build(vit("micro", **SHAPE), classes=3)
     # The scaler of our transforms and TensorFlow's are within two grey levels of each other.
     np.testing.assert_allclose(stored, method.features(params, {"video": clips}, layer=1, pool=False), atol=2e-2)
-    assert np.load(tmp_path / "a.seconds.npy").shape == (2, 2)
+    np.testing.assert_allclose(np.load(tmp_path / "a.seconds.npy") * 25, [[0, 6], [8, 14], [14, 20]], atol=1e-3)
 
     before = (tmp_path / "a.npy").stat().st_mtime_ns
     assert main(command) == 0
@@ -156,17 +163,36 @@ def test_shards_that_were_not_finished_are_made_again(tmp_path):
     from vmae_jax.data.shards import Shards, read_shards
 
     arrays = {"features": np.arange(6, dtype=np.float32).reshape(2, 3), "frames": np.zeros((2, 2), np.int64)}
-    store = Shards(str(tmp_path), count=2)
-    assert store.add("a", arrays) == []
-    assert len(store.add("sub/b", arrays)) == 1
-    store.add("c", arrays)  # the program is killed here
-    (tmp_path / "features-00001.array_record").write_bytes(b"half a shard")
-    again = Shards(str(tmp_path), count=2)
-    assert again.done == {"a", "sub/b"}
-    again.add("c", arrays)
-    assert len(again.flush()) == 1
-    assert [name for name, _ in read_shards(str(tmp_path))] == ["a", "sub/b", "c"]
-    np.testing.assert_array_equal(dict(read_shards(str(tmp_path)))["c"]["features"], arrays["features"])
+    names = ["a", "c", "d", "e", "sub/b"]
+    whole = Shards(str(tmp_path / "whole"), files=2)
+    (tmp_path / "whole").mkdir()
+    units = {name: whole.unit(name) for name in names}
+    assert set(units.values()) == {0, 1}
+    written = [whole.add(name, arrays) for name in sorted(names, key=units.__getitem__)]
+    assert sum(map(len, written)) == 1, "a file is written once another one begins"
+    whole.flush()
+
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for name in reversed(names):  # one video at a time, and a program that is killed in between
+        (torn / f"features-{1 - units[name]:05d}-of-00002.array_record.json").unlink(missing_ok=True)
+        store = Shards(str(torn), files=2)
+        assert not store.has(name)
+        store.add(name, arrays)
+        assert len(store.flush()) == 1
+        assert Shards(str(torn), files=2).has(name)
+    (torn / f"features-{units['a']:05d}-of-00002.array_record").write_bytes(b"half a file")
+    (torn / f"features-{units['a']:05d}-of-00002.array_record.json").unlink()
+    last = Shards(str(torn), files=2)
+    for name in names:
+        if not last.has(name):
+            last.add(name, arrays)
+    last.flush()
+    for path in (tmp_path / "whole").iterdir():
+        assert (torn / path.name).read_bytes() == path.read_bytes()
+    found = dict(read_shards(str(torn)))
+    assert sorted(found) == names
+    np.testing.assert_array_equal(found["c"]["features"], arrays["features"])
     with pytest.raises(ConfigError, match="local folder"):
         Shards("gs://bucket/x", 2)
 
@@ -182,11 +208,22 @@ def test_mistakes_are_one_line(trained, videos, tmp_path, monkeypatch):
         go("layer", layer=9)
     with pytest.raises(ConfigError, match="none of the 1 videos can be read"):
         go("broken", what=videos / "broken.mp4")
-    with pytest.raises(ConfigError, match="--like=thumos: it is pretraining or tad"):
+    with pytest.raises(ConfigError, match="--like=thumos: expected pretraining or tad"):
         go(like="thumos")
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ConfigError, match="one process, and this job has 2: start one for each share"):
-        go("several")
+    for options, words in (
+        ({"tail": "cut"}, "--tail=cut: expected end or drop"),
+        ({"name": "hash"}, "--name=hash: expected stem or path"),
+        ({"fps": 0.0}, "--fps=0.0: expected more than 0"),
+        ({"fps": float("nan")}, "--fps=nan: expected more than 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            features.Options(**options)
+    for shard in ("3/3", "1", "-1/3", "a/b"):
+        with pytest.raises(ConfigError, match=f"--shard={shard}: expected i/n with i from 0 to n-1"):
+            features.run(path, videos=[str(videos)], out=str(tmp_path), options=features.Options(), shard=shard)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ConfigError, match=r"--format=hdf5 needs h5py: pip install 'vmae-jax\[hdf5\]'"):
+        go(format="hdf5")
 
 
 def test_a_failed_command_leaves_its_folder_free(trained, videos, tmp_path):
@@ -204,22 +241,23 @@ def test_a_failed_command_leaves_its_folder_free(trained, videos, tmp_path):
 def test_asked_to_stop_it_keeps_what_it_has_and_goes_on(trained, videos, tmp_path, monkeypatch):
     """SIGTERM after the first video: its features are there, in a shard as well, and are not computed again."""
     path, _ = trained
-    real = features.Preemption.requested
+    real = sharing.asked_to_stop
     for form in features.FORMATS:
         out, options = tmp_path / form, features.Options(format=form, batch=1)
 
-        def once(self, step):
+        def once(preemption):
             signal.raise_signal(signal.SIGTERM)
-            return real(self, step)
+            return real(preemption)
 
-        monkeypatch.setattr(features.Preemption, "requested", once)
+        monkeypatch.setattr(sharing, "asked_to_stop", once)
         first = features.run(path, videos=[str(videos)], out=str(out), options=options)
         assert (first["videos"], first["resume"], first["error"]) == (
             1, True, "stopped by SIGTERM; the same command goes on",
         )  # fmt: skip
-        monkeypatch.setattr(features.Preemption, "requested", real)
+        assert not first["complete"]
+        monkeypatch.setattr(sharing, "asked_to_stop", real)
         again = features.run(path, videos=[str(videos)], out=str(out), options=options)
-        assert (again["already"], again["videos"], "resume" in again) == (1, 1, False)
+        assert (again["already"], again["videos"], "resume" in again, again["complete"]) == (1, 1, False, True)
 
 
 def a_checkpoint(path, sampler=None, **model):
@@ -275,8 +313,125 @@ def test_the_network_lowers_for_tpus_with_the_fused_kernel(videos, tmp_path, mon
     run = lambda: features.run(  # noqa: E731
         path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options()
     )
-    monkeypatch.setattr(features, "on_mesh", functools.partial(for_tpus, plain=True))
+    monkeypatch.setattr(windowed, "on_mesh", functools.partial(for_tpus, plain=True))
     with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
         run()
-    monkeypatch.setattr(features, "on_mesh", for_tpus)
+    monkeypatch.setattr(windowed, "on_mesh", for_tpus)
     assert run()["videos"] == 1
+
+
+def test_files_that_share_a_stem_are_told_apart_by_their_paths(trained, tmp_path, capsys):
+    path, _ = trained
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate(("mm_test.mp4", "mm_test.avi")):
+        write_video(tmp_path / "in" / name, 9, seed=seed)
+    command = ["features", f"--checkpoint={path}", "--videos", str(tmp_path / "in"), f"--out={tmp_path}/out"]
+    assert main(command) == 2
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    both = "mm_test.avi and mm_test.mp4 would both be written to mm_test.npz"
+    assert told == f"--videos: {both}; rename one or pass --name=path"
+    assert main([*command, "--name=path"]) == 0
+    one, other = (np.load(tmp_path / "out" / f"mm_test.{suffix}.npz")["features"] for suffix in ("mp4", "avi"))
+    assert np.abs(one - other).max() > 1e-3
+    write_video(tmp_path / "in" / "mm_test.seconds.mp4", 9)  # the name of the other one's times
+    (tmp_path / "in" / "mm_test.avi").unlink()
+    assert main([*command[:-1], f"--out={tmp_path}/npy", "--format=npy"]) == 2
+    assert "would both be written to mm_test.seconds.npy" in capsys.readouterr().out
+
+
+def test_windows_at_a_rate_are_equally_long_for_every_video(trained, tmp_path, capsys):
+    path, _ = trained
+    (tmp_path / "in").mkdir()
+    for rate in (6, 120):
+        write_video(tmp_path / "in" / f"{rate}.mp4", rate, rate=rate)  # a second
+    command = ["features", f"--checkpoint={path}", "--videos", str(tmp_path / "in"), f"--out={tmp_path}/out"]
+    assert main([*command, "--fps=8"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["fps"], told["window"], told["stride"]) == (8.0, FRAMES, FRAMES)
+    slow, fast = (np.load(tmp_path / "out" / f"{rate}.npz") for rate in (6, 120))
+    np.testing.assert_allclose(slow["seconds"], [[0, 3 / 8], [4 / 8, 7 / 8]])
+    np.testing.assert_allclose(fast["seconds"], slow["seconds"])
+    np.testing.assert_array_equal(fast["frames"], [[0, 45], [60, 105]])
+    np.testing.assert_array_equal(slow["frames"], [[0, 2], [3, 5]])
+
+
+def test_hdf5_holds_what_npz_does(trained, videos, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path, _ = trained
+    for form in ("npz", "hdf5"):
+        features.run(path, videos=[str(videos)], out=str(tmp_path / form), options=features.Options(format=form))
+    for name in ("a", "sub/b"):
+        wanted = np.load(tmp_path / "npz" / f"{name}.npz")
+        with h5py.File(tmp_path / "hdf5" / f"{name}.h5") as file:
+            assert set(file) == set(wanted.files) == {"features", "frames", "seconds", "uncovered"}
+            for key in file:
+                np.testing.assert_array_equal(file[key][()], wanted[key])
+
+
+def test_frames_past_the_last_window_are_covered_or_counted_and_named(trained, videos, tmp_path, caplog):
+    path, _ = trained
+    given = [str(videos / "a.mp4")]
+    features.run(path, videos=given, out=str(tmp_path / "end"), options=features.Options())
+    whole = np.load(tmp_path / "end" / "a.npz")
+    assert whole["frames"].tolist() == [[0, 6], [8, 14], [14, 20]]
+    assert whole["uncovered"] == 0
+    assert not caplog.records
+    told = features.run(path, videos=given, out=str(tmp_path / "drop"), options=features.Options(tail="drop"))
+    assert told["uncovered"] == {"videos": 1, "frames": 5}
+    cut = np.load(tmp_path / "drop" / "a.npz")
+    assert (cut["frames"].tolist(), int(cut["uncovered"])) == ([[0, 6], [8, 14]], 5)
+    np.testing.assert_allclose(cut["features"], whole["features"][:2], atol=1e-5)
+    assert "5 frames of 1 videos (a) are past the last window: --tail=end covers them" in caplog.text
+    settings = [json.loads((tmp_path / name / "features.json").read_text())["tail"] for name in ("end", "drop")]
+    assert settings == ["end", "drop"]
+
+
+def outputs(folder):
+    """What was written for videos, by name: bytes of records' files, arrays of others."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: dict(np.load(path)) if name.endswith(".npz") else path.read_bytes() for name, path in found.items()}
+
+
+def assert_same_outputs(one, other):
+    one, other = outputs(one), outputs(other)
+    assert set(one) == set(other)
+    for name, content in one.items():
+        if isinstance(content, dict):
+            for key, array in content.items():
+                np.testing.assert_allclose(other[name][key], array, atol=1e-5)
+        elif not name.endswith(".array_record"):
+            assert other[name] == content, name
+
+
+@pytest.mark.parametrize("form", ["npz", "array_record"])
+def test_any_number_of_shards_writes_the_same_files(trained, videos, tmp_path, monkeypatch, form):
+    from vmae_jax.data.shards import read_shards
+
+    path, _ = trained
+    monkeypatch.setattr(features, "SHARD", 2)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed in range(5):
+        write_video(folder / f"{seed}.mp4", 9, seed=seed)
+    (folder / "broken.mp4").write_bytes(b"nothing")
+    go = lambda out, shard=None: features.run(  # noqa: E731
+        path, videos=[str(folder)], out=str(tmp_path / out), options=features.Options(format=form), shard=shard
+    )
+    alone = go("alone")
+    assert (alone["videos"], alone["broken"], alone["complete"], "shard" in alone) == (5, ["broken"], True, False)
+    told = [go("shared", f"{part}/3") for part in (2, 0, 1)]
+    assert sum(one["videos"] for one in told) == 5
+    assert sorted(name for one in told for name in one["broken"]) == ["broken"]
+    assert [one["complete"] for one in told] == [False, False, True]
+    assert max(one["videos"] for one in told) < 5
+    assert told[0]["missing"] == 6 - told[0]["videos"] - len(told[0]["broken"])
+    assert_same_outputs(tmp_path / "alone", tmp_path / "shared")
+    assert json.loads((tmp_path / "shared" / "complete.json").read_text()) == {"videos": 6, "broken": ["broken"]}
+    if form == "array_record":
+        assert {name for name, _ in read_shards(str(tmp_path / "shared"))} == set("01234")
+
+    write_video(folder / "broken.mp4", 9)  # mended: the whole is no longer complete until it is computed
+    again = go("shared")
+    assert (again["videos"], again["already"], again["complete"]) == (1, 5, True)
+    assert json.loads((tmp_path / "shared" / "complete.json").read_text()) == {"videos": 6, "broken": []}
+    assert not list((tmp_path / "shared").glob("*.broken"))

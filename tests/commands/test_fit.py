@@ -2,8 +2,8 @@
 
 import pytest
 
-from configs import finetune
 from vmae_jax.commands.experiment import experiment
+from vmae_jax.configs import finetune
 from vmae_jax.spec import ConfigError
 
 

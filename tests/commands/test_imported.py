@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from configs import common
 from vmae_jax import exchange
 from vmae_jax.cli import main
 from vmae_jax.commands import evaluate, features, reconstruct
 from vmae_jax.commands.restore import restore
+from vmae_jax.configs import common
 from vmae_jax.data.decode import Encoded, read_frames
 from vmae_jax.exchange.subject import fresh_params, subject
 from vmae_jax.io.checkpoint import Checkpoints
@@ -19,7 +19,7 @@ from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError, build, call, to_json
 
 FRAMES, SIZE = 4, 16
-PROBE = f"frames={FRAMES},size={SIZE},stride=1"
+PROBE = "stride=1"  # the rest is the checkpoint's
 
 
 def method(kind="classifier"):
@@ -141,7 +141,10 @@ def test_mistakes_are_one_line(imported, coloured, tmp_path):
         "from ml_collections import ConfigDict\n\ndef get_config(_=None):\n    return ConfigDict()\n"
     )
     for config, words in (
-        (f"configs/probe.py:data={coloured}/all", "takes clips of 4x16x16x3"),
+        (
+            f"configs/probe.py:data={coloured}/all,frames=8,size=32",
+            r"takes clips of 4x16x16x3 .* gives 8x32x32x3: leave out frames= and size=, or .*model\.frames=",
+        ),
         (f"configs/probe.py:data={coloured}/train.csv,{PROBE}", "test= is to name another"),
         ("configs/probe.py:linear", "says which labelled videos"),
         (str(tmp_path / "none.py"), "has no section eval"),

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common
 from vmae_jax.commands import evaluate, train
 from vmae_jax.commands.restore import restore
+from vmae_jax.configs import common
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.writers import read_rows

@@ -1,4 +1,4 @@
-"""Every config in configs/: builds, traces at full size, trains two steps at `smoke` size.
+"""Every config of the package: builds, traces at full size, trains two steps at `smoke` size.
 
 The golden texts (resolved config, parameters with decay and sharding) are in `golden/`, as a base and differences;
 UPDATE_GOLDEN=1 rewrites them, and the diff is what to review.
@@ -23,7 +23,8 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step, make_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "probe", "recipes"))
+NOT_TRAINED = ("__init__", "common", "probe", "recipes")
+FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
     "videomae_v2": ("S", "B", "L", "H", "g"),
@@ -51,7 +52,7 @@ def targets() -> list[str]:
 def load(target: str, extra: str = ""):
     stem, _, args = target.partition(":")
     text = ",".join(filter(None, (args, extra)))
-    config = load_config(f"{ROOT}/configs/{stem}.py" + (f":{text}" if text else ""))
+    config = load_config(f"configs/{stem}.py" + (f":{text}" if text else ""))
     # What a user must give: where the videos and the weights are.
     for one in calls(config):
         if one.call in ("data.sources.folder", "data.sources.csv") and not _given(one, "path"):
@@ -181,7 +182,7 @@ def test_what_a_model_says_of_its_activations_reaches_the_compiler():
 
 @pytest.mark.parametrize("target", PROBES)
 def test_probes_have_a_section_eval_alone(target, update_golden):
-    config = load_config(f"{ROOT}/configs/probe.py:{target}")
+    config = load_config(f"configs/probe.py:{target}")
     assert list(config) == ["eval"]
     made = build(config.eval)
     [evaluator] = made.evaluators.values()
@@ -202,7 +203,7 @@ def test_an_unknown_argument_is_told(stem):
 
 
 def test_every_source_can_be_left_open_and_is_then_asked_for():
-    config = load_config(f"{ROOT}/configs/videomae_v2.py:S")
+    config = load_config("configs/videomae_v2.py:S")
     with pytest.raises(ConfigError, match=r"data\.sources\.folder needs path"):
         build(config.data)
 
@@ -258,5 +259,36 @@ def test_custom_lists_share_the_names_of_their_classes():
     """One override names them for training and evaluation, of one head or of two."""
     for arguments, labels in (("classes=3", ["label"]), ("verbs=3,nouns=4", ["verb", "noun"])):
         changes = [(f"data.source.names.{name}", f"{name}s.txt") for name in labels]
-        config = load_config(str(ROOT / f"configs/custom.py:tiny,{arguments}"), changes)
+        config = load_config(f"configs/custom.py:tiny,{arguments}", changes)
         assert {name: config.eval.data.source.names[name] for name in labels} == {n: f"{n}s.txt" for n in labels}
+
+
+def test_packaged_configs_are_found_from_any_folder_and_a_file_there_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/videomae_v2.py:S").method.model.size == "S"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "videomae_v2.py").write_text(
+        "from ml_collections import ConfigDict\n\ndef get_config(_=None):\n    return ConfigDict({'mine': 1})\n"
+    )
+    assert dict(load_config("configs/videomae_v2.py")) == {"mine": 1}
+    with pytest.raises(ConfigError, match=r"did you mean 'videomae_v2'\?\); the package has configs/\{custom,"):
+        load_config("configs/videomaev2.py:S")
+
+
+def test_a_config_anywhere_builds_on_those_of_the_package_and_on_modules_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_masks.py").write_text("RATIO = 0.6\n")
+    (tmp_path / "mine.py").write_text(
+        "from my_masks import RATIO\n\nfrom vmae_jax.configs import videomae_v2\n\n\n"
+        "def get_config(arguments=None):\n"
+        "    config = videomae_v2.get_config(arguments)\n"
+        "    config.method.encoder_mask.ratio = RATIO\n"
+        "    return config\n"
+    )
+    config = load_config("mine.py:S")
+    assert (config.method.model.size, config.method.encoder_mask.ratio) == ("S", 0.6)
+    (tmp_path / "old.py").write_text("import json\nimport nowhere\n")
+    with pytest.raises(
+        ConfigError, match=r"old\.py: line 2: No module named 'nowhere' .*from vmae_jax\.configs import"
+    ):
+        load_config("old.py")

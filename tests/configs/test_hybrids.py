@@ -1,17 +1,13 @@
 """UnlabeledHybrid and LabeledHybrid: what they are made of, and that their configs build."""
 
-import pathlib
-
 import pytest
 
 from vmae_jax.commands.config import load_config
 from vmae_jax.spec import ConfigError, build, from_json, to_json
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
 
 def load(target, *overrides):
-    return load_config(f"{ROOT}/configs/{target}", list(overrides))
+    return load_config(f"configs/{target}", list(overrides))
 
 
 def test_unlabeled_hybrid_is_five_parts_of_which_each_clip_is_seen_once_an_epoch():

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import pytest
 
-from configs import recipes
+from vmae_jax.configs import recipes
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.models.variants import IMAGENET_MEAN
@@ -113,7 +113,7 @@ def test_configs_are_the_table(row):
 
 def load(target, *overrides):
     stem, _, args = target.partition(":")
-    return load_config(f"{ROOT}/configs/{stem}.py" + (f":{args}" if args else ""), list(overrides))
+    return load_config(f"configs/{stem}.py" + (f":{args}" if args else ""), list(overrides))
 
 
 MIXED = [
@@ -143,13 +143,10 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 
 def test_every_config_has_a_recipe_and_none_has_two():
-    lines = (ROOT / "configs" / "recipes.csv").read_text().splitlines()
+    lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
     assert len(ROWS) == len(lines) - 1 == 77
-    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {
-        "common",
-        "probe",
-        "recipes",
-    }  # which train nothing
+    files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
+    files -= {"__init__", "common", "probe", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files
 
 
@@ -207,7 +204,7 @@ def test_hvm1_ends_at_an_absolute_rate():
 @pytest.mark.parametrize(("resolution", "visible", "tokens"), [("224", 204, 2048), ("448", 409, 8192)])
 def test_hvm1_is_its_sheet(resolution, visible, tokens):
     """Sizes by shape alone: 633 million parameters with the class token, cubes of 1,176 numbers, counts of tokens."""
-    made = experiment(load_config(f"{ROOT}/configs/hvm1.py:{resolution}", [("data.source.path", "videos")]))
+    made = experiment(load_config(f"configs/hvm1.py:{resolution}", [("data.source.path", "videos")]))
     mask = build(made.config.method.encoder_mask)
     grid = build(made.config.method.model).grid
     assert (grid.size, mask.keep(grid)) == (tokens, visible)
@@ -218,7 +215,7 @@ def test_hvm1_is_its_sheet(resolution, visible, tokens):
 
 
 def test_ava_asks_for_several_classes_a_clip():
-    made = experiment(load_config(f"{ROOT}/configs/finetune.py:B,ava,v1,weights=workdir"))
+    made = experiment(load_config(f"configs/finetune.py:B,ava,v1,weights=workdir"))
     assert made.batch_spec["label"].shape == (256, 60)
     assert made.method.heads["actions"].kind == "many"
 
@@ -234,7 +231,7 @@ def test_ava_asks_for_several_classes_a_clip():
 )
 def test_own_data_of_any_labels_need_a_config_and_no_code(said, kinds, shapes):
     lists = [("data.source.path", "a.csv"), ("eval.data.source.path", "b.csv")]
-    made = experiment(load_config(f"{ROOT}/configs/custom.py:tiny,{said},weights=workdir", lists))
+    made = experiment(load_config(f"configs/custom.py:tiny,{said},weights=workdir", lists))
     assert {name: head.kind for name, head in made.method.heads.items()} == kinds
     labels = {name: spec.shape[1:] for name, spec in made.batch_spec.items()}
     assert shapes.items() <= labels.items()
@@ -243,7 +240,7 @@ def test_own_data_of_any_labels_need_a_config_and_no_code(said, kinds, shapes):
 
 @pytest.mark.parametrize("said", ["several=7", "verbs=4,nouns=5", "numbers=2,attentive,probe", "classes=5,folders"])
 def test_own_data_shrink_to_what_the_drawn_shapes_know(said):
-    config = load_config(f"{ROOT}/configs/custom.py:tiny,{said},smoke")
+    config = load_config(f"configs/custom.py:tiny,{said},smoke")
     assert config.data.labels is True or set(config.data.labels) == {"label"}
     assert config.data.source.call == "data.sources.tfds"
     for head in (config.method.get("heads") or {}).values():
@@ -258,19 +255,19 @@ def test_own_data_must_say_what_is_predicted():
         (":several=3,folders", "one class"),
     ):
         with pytest.raises(ConfigError, match=words):
-            load_config(f"{ROOT}/configs/custom.py{said}")
+            load_config(f"configs/custom.py{said}")
 
 
 def test_what_has_no_recipe_is_told():
     with pytest.raises(ConfigError, match="there is no recipe for S,k400,v2, only for B,k400,v2;"):
-        load_config(f"{ROOT}/configs/finetune.py:S,k400")
+        load_config(f"configs/finetune.py:S,k400")
 
 
 def test_weights_and_labels_are_arguments_or_overrides():
     config = load("finetune:g,k400,from=k710,weights=runs/g,labels_from=a.txt,labels_to=b.txt")
     record = config.init_from.params
     assert (record.path, record.old_labels, record.new_labels) == ("runs/g", "a.txt", "b.txt")
-    config = load_config(f"{ROOT}/configs/finetune.py:B", [("init_from.params/encoder.path", "gs://bucket/run")])
+    config = load_config(f"configs/finetune.py:B", [("init_from.params/encoder.path", "gs://bucket/run")])
     assert config.init_from["params/encoder"].path == "gs://bucket/run"
 
 
@@ -279,6 +276,6 @@ STEMS = ["quickstart", "videomae", "videomae_v2", "finetune", "post_pretrain", "
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_smoke_replaces_the_length_whatever_its_unit(stem):
-    config = load_config(f"{ROOT}/configs/{stem}.py:smoke")
+    config = load_config(f"configs/{stem}.py:smoke")
     assert dict(config.train.length) == {"steps": 4}
     assert dict(config.train.log_every) == {"steps": 1}

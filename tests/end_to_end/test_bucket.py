@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -14,7 +13,6 @@ from fake_bucket import Cloud
 
 from vmae_jax.data.builders.moving_shapes import config, make_clip
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, EVERY, LIMIT = 30, 5, 900.0
 
 pytestmark = pytest.mark.slow
@@ -40,7 +38,7 @@ def start(cloud, place, *more):
     """`vmae train` with data and workdir in `place`."""
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     command = [
-        sys.executable, "-m", "vmae_jax", "train", f"--config={ROOT}/configs/quickstart.py:smoke", "--quiet",
+        sys.executable, "-m", "vmae_jax", "train", "--config=configs/quickstart.py:smoke", "--quiet",
         f"--workdir={place}/run", f"--config.data.source.path={place}/videos", f"--config.train.length.steps={STEPS}",
         f"--config.checkpoint.every.steps={EVERY}", "--config.train.pictures_every=none", "--config.eval.data=none",
         *more,

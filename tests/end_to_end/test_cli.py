@@ -14,8 +14,7 @@ import pytest
 from vmae_jax.io.checkpoint import Checkpoints, read_tree
 from vmae_jax.io.writers import read_rows
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SMOKE = f"--config={ROOT}/configs/quickstart.py:smoke"
+SMOKE = "--config=configs/quickstart.py:smoke"
 SPEED = {"step_seconds", "examples_per_second", "clips_per_second", "data_wait_fraction", "mfu", "goodput", "time"}
 
 
@@ -156,7 +155,7 @@ def test_reconstruct_eval_and_report(trained, vmae, tmp_path):
 
 @pytest.mark.slow
 def test_real_clips(vmae, clips, tmp_path):
-    config = f"--config={ROOT}/configs/quickstart.py:smoke"
+    config = "--config=configs/quickstart.py:smoke"
     answer = vmae("train", config, f"--workdir={tmp_path}/run", "--quiet", f"--config.data.source.path={clips}")
     assert answer["metrics"]["held_out/clips"] == 1, "a tenth of five clips, one at least, is held out"
     vmae("reconstruct", f"--workdir={tmp_path}/run", f"--videos={clips}", f"--out={tmp_path}/out")

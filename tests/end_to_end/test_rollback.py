@@ -39,7 +39,7 @@ def method(method: Any, batches: Sequence[int] = ()) -> Any:
     return method._replace(loss=loss)
 '''
 CONFIG = """
-from configs import quickstart
+from vmae_jax.configs import quickstart
 from vmae_jax.spec import call
 
 def get_config(arguments=None):

@@ -19,7 +19,7 @@ EVALUATION = '''
 
 from ml_collections import ConfigDict
 
-from configs import finetune
+from vmae_jax.configs import finetune
 from vmae_jax.spec import call
 
 
@@ -61,7 +61,7 @@ def vmae(tmp_path_factory):
 
 
 def train(vmae, config, workdir, *more, status=0):
-    return vmae("train", f"--config={ROOT}/configs/{config}", f"--workdir={workdir}", "--quiet", *more, status=status)
+    return vmae("train", f"--config=configs/{config}", f"--workdir={workdir}", "--quiet", *more, status=status)
 
 
 @pytest.mark.slow

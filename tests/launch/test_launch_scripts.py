@@ -37,7 +37,7 @@ def test_the_images_hold_what_the_package_is_made_of():
     for line in re.findall(r"^COPY (?!--)(.*) \./$", text, re.MULTILINE):
         assert all((ROOT / name).exists() for name in line.split())
     kept = {line[1:] for line in (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert {"vmae_jax", "configs", "requirements.txt", "pyproject.toml"} <= kept
+    assert {"vmae_jax", "requirements.txt", "pyproject.toml"} <= kept
     assert all((ROOT / name).exists() for name in kept)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {"tpu", re.search(r"^ARG CUDA=(\S+)$", text, re.MULTILINE)[1]} <= set(extras)

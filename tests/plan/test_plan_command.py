@@ -33,7 +33,7 @@ SMALL = [
 
 def config(**overrides):
     more = [(path.replace("__", "."), str(value)) for path, value in overrides.items()]
-    return load_config(str(ROOT / "configs/videomae_v2.py:S"), [*SMALL, *more])
+    return load_config("configs/videomae_v2.py:S", [*SMALL, *more])
 
 
 @pytest.mark.slow

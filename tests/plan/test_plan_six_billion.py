@@ -1,7 +1,6 @@
 """The six-billion variant: its size is that of the published encoder, and its state splits over a pod."""
 
 import math
-import pathlib
 
 import jax
 import pytest
@@ -10,13 +9,11 @@ from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.train import sharding
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def six_billion():
     overrides = [("method.model.size", "6B"), ("data.source.path", "unread")]
-    return experiment(load_config(str(ROOT / "configs/videomae_v2.py:g"), overrides))
+    return experiment(load_config("configs/videomae_v2.py:g", overrides))
 
 
 def test_six_billion_parameters(six_billion):

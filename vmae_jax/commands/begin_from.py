@@ -17,12 +17,14 @@ from ml_collections import ConfigDict
 from vmae_jax.data.builders.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
 from vmae_jax.exchange.resizing import read_resized
-from vmae_jax.io.paths import write_text
-from vmae_jax.spec import ConfigError, did_you_mean
+from vmae_jax.io.paths import saved_config, write_text
+from vmae_jax.spec import ConfigError, build, did_you_mean, from_json
 from vmae_jax.train import init_from
 from vmae_jax.train.state import TrainState
 
 __all__ = ["begin_from", "keep", "rows_by_name"]
+
+VIT = "models.variants.vit"
 
 
 def begin_from(
@@ -75,6 +77,7 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, 
     target, method = config, cast(Any, config.method)
     if root == "frozen":
         target = ConfigDict({"method": {"model": method[model]} if model in method else {}})
+    _check_models(at, record, target, f"config.method.{model}")
     tree, resized = read_resized(record.path, target, select=record.select, ema=record.ema, channels=record.channels)
     changed = {path: init_from.Change("resized", how) for path, how in resized.items()}
     if record.old_labels is None or record.new_labels is None:
@@ -85,6 +88,31 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, 
     how = f"{len(set(rows))} of {len(old)} classes, by name"
     changed |= {prefix + leaf: init_from.Change("sliced", how) for leaf in ("kernel", "bias")}
     return _sliced(tree, record, rows, len(old)), changed
+
+
+def _check_models(at: str, record: init_from.Weights, target: Any, option: str) -> None:
+    """Raises ConfigError where two models are of other dimensions, of which some, such as heads, are in no array."""
+    text = saved_config(record.path)
+    root, *below = record.select.split("/")
+    name = "model" if root == "params" else below[0] if below else ""
+    saved: Any = from_json(text).get("method", {}).get(name) if text else None
+    chosen: Any = target.method.get("model")
+    if not all(isinstance(one, ConfigDict) and one.get("call") == VIT for one in (saved, chosen)):
+        return
+    one, other = (_dims(build(node)) for node in (saved, chosen))
+    apart = [f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]]
+    if apart:
+        raise ConfigError(
+            f"init_from.{at}: the models of {record.path} and of {option} differ in {', '.join(apart)}: "
+            f"choose that of the weights with --{option}.size= or the dimension's own option, or other weights with "
+            f"--config.init_from.{at}.path="
+        )
+
+
+def _dims(model: Any) -> dict[str, int]:
+    """What two models that share an encoder's weights have in common."""
+    blocks = model.encoder.blocks
+    return {"width": model.encoder.width} | {name: blocks[name] for name in ("depth", "heads", "hidden")}
 
 
 def _sliced(tree: Any, record: init_from.Weights, rows: list[int], old: int) -> Any:

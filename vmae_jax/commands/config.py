@@ -1,4 +1,8 @@
-"""Config files: `--config=FILE.py:arguments`, and `--config.a.b=value` on top of it."""
+"""Config files: `--config=FILE.py:arguments`, and `--config.a.b=value` on top of it.
+
+A path `configs/NAME.py` that is not in the current folder is the file of that name in the package, so the same
+command works in a clone, in any other folder and with an installed wheel.
+"""
 
 import ast
 import importlib.util
@@ -6,25 +10,29 @@ import inspect
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vmae_jax import configs
 from vmae_jax.spec import ConfigError, did_you_mean, resolve
 
 __all__ = ["apply_overrides", "load_config"]
 
+PACKAGED = pathlib.Path(configs.__file__).parent
 UNITS = {"steps", "epochs", "examples"}
 _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_/]*)((?:\[\d+\])*)")  # a slash as in init_from.params/encoder.path
 
 
-def load_config(target: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def load_config(target: str, overrides: Sequence[tuple[str, str]] = (), *, checkpoint: str | None = None) -> ConfigDict:
     """The config of a file, with overrides.
 
     Args:
       target: `FILE.py` or `FILE.py:arguments`; the file has `get_config(arguments=None)`.
       overrides: pairs such as ("method.encoder_mask.ratio", "0.75").
+      checkpoint: what the config is used on; passed to a `get_config` that has an argument of this name.
 
     Raises:
       ConfigError: no such file, a fault in it, an unknown key, a value of another type.
@@ -33,7 +41,8 @@ def load_config(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Confi
     get_config = getattr(_module(path), "get_config", None)
     if not callable(get_config):
         raise ConfigError(f"--config={path}: the file has no function get_config")
-    config = get_config(arguments or None)
+    known = {"checkpoint": checkpoint} if "checkpoint" in inspect.signature(get_config).parameters else {}
+    config = get_config(arguments or None, **known)
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"--config={path}: get_config returned no ConfigDict")
     apply_overrides(config, overrides)
@@ -68,22 +77,41 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) ->
 
 
 def _module(path: str) -> Any:
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise ConfigError(f"--config={path}: there is no such file")
+    file = _file(path)
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config={path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    # Configs share `configs/common.py`, wherever the project lies.
-    sys.path.insert(0, str(file.resolve().parent.parent))
+    sys.path.append(str(file.resolve().parent))  # a config may import the modules beside it
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ConfigError(f"--config={path}: line {error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        raise ConfigError(
+            f"--config={path}: line {lines[-1] if lines else '?'}: {error} (the configs of the package are imported "
+            "with `from vmae_jax.configs import common`)"
+        ) from error
     finally:
-        sys.path.pop(0)
+        sys.path.pop()
     return module
+
+
+def _file(path: str) -> pathlib.Path:
+    """The file that a path names: below the current folder, or else in the package."""
+    file = pathlib.Path(path)
+    if file.is_file():
+        return file
+    if file.parent == pathlib.Path("configs"):
+        names = sorted(one.stem for one in PACKAGED.glob("*.py") if one.stem not in ("__init__", "common"))
+        if file.stem in names and file.suffix == ".py":
+            return PACKAGED / file.name
+        hint = did_you_mean(file.stem, names)
+        raise ConfigError(
+            f"--config={path}: there is no such file{hint}; the package has configs/{{{','.join(names)}}}.py"
+        )
+    raise ConfigError(f"--config={path}: there is no such file")
 
 
 def _steps(path: str) -> list[str | int]:

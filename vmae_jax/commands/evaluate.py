@@ -16,7 +16,7 @@ from vmae_jax.io.paths import write_bytes
 from vmae_jax.io.writers import JsonlWriter
 from vmae_jax.runtime import distributed, watchdog
 from vmae_jax.runtime.cache import enable_cache
-from vmae_jax.spec import ConfigError, to_json
+from vmae_jax.spec import ConfigError, build, to_json
 from vmae_jax.train import sharding
 from vmae_jax.train.on_mesh import replicated
 
@@ -78,7 +78,7 @@ def _open(
     """The checkpoint, whether its parameters are the averaged ones, and what measures them."""
     chosen = config_of(checkpoint)
     if config is not None:
-        other = load_config(config)
+        other = load_config(config, checkpoint=checkpoint)
         if "eval" not in other:
             raise ConfigError(f"--config={config} has no section eval")
         chosen.eval = other["eval"]
@@ -90,8 +90,23 @@ def _open(
         raise ConfigError(
             f"{checkpoint}: its config evaluates nothing; set config.eval.data and config.eval.evaluators"
         )
+    _check_clips(checkpoint, config, trained)
     mesh = sharding.make_mesh(ici={"data": -1}, dcn={"data": -1})  # the devices of all slices, whatever they are
     return trained, averaged, Measurement(trained.made, mesh)
+
+
+def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:
+    """Raises ConfigError where a config gives other clips than the model of the checkpoint takes."""
+    method: Any = trained.made.config.method
+    if config is None or "model" not in method:
+        return
+    takes, given = build(method.model).video_shape, tuple(trained.made.eval.data.spec()["video"].shape[1:])
+    if takes != given:
+        takes, given = ("x".join(map(str, shape)) for shape in (takes, given))
+        raise ConfigError(
+            f"{checkpoint} takes clips of {takes} (t x h x w x c), --config={config} gives {given}: leave out frames= "
+            "and size=, or give the model others with --config.method.model.frames= and .resolution="
+        )
 
 
 def _facts(opened: tuple[Trained, bool, Measurement]) -> dict[str, Any]:

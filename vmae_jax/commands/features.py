@@ -1,36 +1,39 @@
 """`vmae features`: what a network makes of whole videos, window by window."""
 
 import dataclasses
-import io
+import functools
+import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
-from vmae_jax.commands.named_videos import named_videos
+from vmae_jax.commands.named_videos import NAMES, named_videos
 from vmae_jax.commands.restore import Trained, restore
+from vmae_jax.commands.windowed import computed, network
+from vmae_jax.data.feature_files import FILES, FeatureFiles, files_of
 from vmae_jax.data.shards import Shards
-from vmae_jax.data.windows import Chunk, Windows, chunks
+from vmae_jax.data.windows import Windows, chunks
 from vmae_jax.io.paths import write_bytes, write_text
-from vmae_jax.runtime import distributed
+from vmae_jax.runtime import distributed, sharing
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import ConfigError, build
-from vmae_jax.train import sharding
-from vmae_jax.train.on_mesh import on_mesh, replicated
 
 __all__ = ["Options", "run"]
 
 log = logging.getLogger(__name__)
 
 LIKE = ("pretraining", "tad")
-FORMATS = ("npz", "npy", "array_record")
-SETTINGS = "features.json"
-SHARD = 64  # videos
+FORMATS = (*FILES, "array_record")
+TAILS = ("end", "drop")
+SETTINGS, COMPLETE, BROKEN = "features.json", "complete.json", ".broken"
+SHARD = 64  # videos of an array_record file, on average
+SHOWN = 3  # names that a message lists
+MOST = 1000.0  # frames a second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,223 +45,217 @@ class Options:
         normalised by the model; windows do not overlap. "tad": as the official script for
         temporal action detection: consecutive frames, a window every 4, resized plainly, and
         divided by 255 *without* the ImageNet normalisation that the network was trained with.
+      fps: sample videos at so many frames a second by their time stamps, so that windows of every video last equally
+        long; windows and strides then count these samples, of which a window shows consecutive ones. None counts the
+        videos' own frames.
       window: frames that a window covers, a multiple of the model's.
       stride: frames from one window to the next.
+      tail: frames past the last whole window: "end" covers them with a window that ends with the video, "drop" leaves
+        them out and counts them. By default "end", and "drop" with like="tad", as the official script.
       layer: the tokens after so many blocks; None is the end.
       tokens: every token instead of their mean.
-      format: "npz" (features, frames, seconds), "npy" (features; times beside it) or "array_record"
-        (shards of 64 videos, each record the npz of one; `data.shards.read_shards` reads them).
+      format: "npz" or "hdf5" (features, frames, seconds, uncovered), "npy" (features; seconds beside it) or
+        "array_record" (files of 64 videos or so, each record the npz of one; `data.shards.read_shards` reads them).
+      name: outputs are named after a video's path below what was given, "stem" without the suffix, "path" with it.
       half: store float16.
       batch: windows computed at once.
       ema: use the averaged parameters.
-      rate: frames a second of folders of pictures, for their times; videos say their own.
+      rate: frames a second of folders of pictures; videos have time stamps of their own.
     """
 
     like: str = "pretraining"
+    fps: float | None = None
     window: int | None = None
     stride: int | None = None
+    tail: str | None = None
     layer: int | None = None
     tokens: bool = False
     format: str = "npz"
+    name: str = "stem"
     half: bool = False
     batch: int = 16
     ema: bool = False
     rate: float = 25.0
 
     def __post_init__(self) -> None:
-        for name, value, known in (("like", self.like, LIKE), ("format", self.format, FORMATS)):
+        for option, value, known in (
+            ("like", self.like, LIKE),
+            ("format", self.format, FORMATS),
+            ("name", self.name, NAMES),
+            ("tail", self.tail or TAILS[0], TAILS),
+        ):
             if value not in known:
-                raise ConfigError(f"--{name}={value}: it is {' or '.join(known)}")
-        for name, value in (("window", self.window), ("stride", self.stride), ("batch", self.batch)):
+                raise ConfigError(f"--{option}={value}: expected {' or '.join(known)}")
+        for option, value in (("window", self.window), ("stride", self.stride), ("batch", self.batch)):
             if value is not None and value < 1:
-                raise ConfigError(f"--{name}={value}: at least 1")
-        if self.rate <= 0:
-            raise ConfigError(f"--rate={self.rate}: above 0")
+                raise ConfigError(f"--{option}={value}: expected at least 1")
+        for option, value in (("rate", self.rate), ("fps", self.fps)):
+            if value is not None and not 0 < value <= MOST:
+                raise ConfigError(f"--{option}={value}: expected more than 0 and at most {MOST:g} frames a second")
 
 
-def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -> dict[str, Any]:
-    """Writes one file for each video, OUT/NAME.npz, or shards; what is there already is left alone.
+class _Job(NamedTuple):
+    """What all processes of a job agree on before any of them computes."""
+
+    trained: Trained
+    source: Any
+    names: list[str]
+    windows: Windows
+    settings: dict[str, Any]  # the options, spelled out
+    written: dict[str, Any]  # `settings` and what was computed from, as OUT keeps them
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same in every process."""
+        videos = hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:12]
+        return {"settings": self.written, "number of videos": len(self.names), "names of the videos": videos}
+
+
+def run(
+    checkpoint: str, *, videos: Sequence[str], out: str, options: Options, shard: str | None = None
+) -> dict[str, Any]:
+    """Writes the features of each video below OUT; what is there already is left alone.
+
+    The processes of a job (`runtime.distributed.start`) share the videos by their names, and end together; so do the
+    commands of a batch job with `shard`. Whatever their number, the files are the same. `complete.json` is written
+    once all videos have been dealt with.
 
     Args:
       checkpoint: a workdir or one of its checkpoints.
       videos: files, folders of them or of pictures (whose tree OUT then repeats), or lists ending in .csv.
-      out: a folder, local or gs://.
+      out: a folder, local or gs://, of all processes.
+      shard: "i/n" computes the i-th of n parts alone, counted from 0.
 
     Raises:
       ConfigError: no such checkpoint or video, a window that does not suit the model, OUT made
-        with other settings, no video that can be read, or a job of several processes.
+        with other settings, or no video that can be read.
     """
-    distributed.start_alone("vmae features", "start one for each share of --videos, each with an --out of its own")
+    distributed.start()
+    part = sharing.share(shard)
     enable_cache()
+    folder = epath.Path(out)
+    with distributed.naming_lost_peers():
+        job = distributed.together("features", lambda: _job(checkpoint, videos, folder, options), facts=_Job.facts)
+        result = _compute(job, folder, part, options)
+        sharing.meet("the end of features", stopping="resume" in result)
+    return result | _state(job, folder, part, result)
+
+
+def _job(checkpoint: str, videos: Sequence[str], folder: epath.Path, options: Options) -> _Job:
     trained = restore(checkpoint, ema=options.ema)
     config: Any = trained.made.config
-    model = build(config.method.model)
-    frames, size, _, channels = model.video_shape
-    plan, settings = _plan(options, trained, frames)
-    folder = epath.Path(out)
-    told = settings | {"checkpoint": str(trained.workdir.path), "step": trained.step}
-    _check_settings(folder / SETTINGS, told)
-    source, names = named_videos(videos, options.rate)
-    store = Shards(str(folder), SHARD) if options.format == "array_record" else _Files(folder, options)
-    todo = [i for i, name in enumerate(names) if not store.has(name)]
-    compute, batch = _network(trained, model, options)
-    done = 0
-    broken: list[str] = []
-    if not (folder / SETTINGS).exists():  # only now: a command that fails before leaves nothing
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / SETTINGS, json.dumps(told, indent=2) + "\n")
-    pieces = chunks(source, todo, plan, size=size, channels=channels, antialias=options.like == "pretraining")
-    with Preemption() as preemption:
-        for video, parts in _videos(pieces, compute, batch):
-            if parts is None:
-                broken.append(names[video[0]])
-                log.warning("%s cannot be read: %s", names[video[0]], video[1])
-                continue
-            features, frames, seconds = parts
-            features = features.astype(np.float16 if options.half else np.float32)
-            store.add(names[video[0]], {"features": features, "frames": frames, "seconds": seconds})
-            done += 1
-            if preemption.requested(done):
-                break
-    store.flush()
-    stopped = preemption.reason if done + len(broken) < len(todo) else ""
-    if todo and not done and not stopped:
-        raise ConfigError(f"none of the {len(todo)} videos can be read; the first: {broken[0]}")
-    return {
-        "step": trained.step,
-        "videos": done,
-        "already": len(names) - len(todo),
-        "broken": broken,
-        "out": str(folder),
-        **settings,
-        **({"resume": True, "error": f"stopped by {stopped}; the same command goes on"} if stopped else {}),
-    }
+    windows, settings = _plan(options, trained, build(config.method.model).video_shape[0])
+    written = settings | {"checkpoint": str(trained.workdir.path), "step": trained.step}
+    old = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).exists() else None
+    source, names = named_videos(videos, options.rate, options.name, functools.partial(files_of, options.format))
+    if options.format == "array_record":
+        written["record_files"] = (old or {}).get("record_files", -(-len(names) // SHARD))
+    for name, value in written.items():
+        if old is not None and old.get(name) != value:
+            raise ConfigError(
+                f"--out={folder} has features with {name} {old.get(name)}, not {value}: use another folder"
+            )
+    return _Job(trained, source, names, windows, settings, written)
+
+
+def _store(job: _Job, folder: epath.Path) -> Any:
+    """What writes the outputs, with the state of OUT as it is now."""
+    if job.settings["format"] == "array_record":
+        return Shards(str(folder), job.written["record_files"])
+    return FeatureFiles(str(folder), job.settings["format"], write_bytes)
 
 
 def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dict[str, Any]]:
     """The windows, and all settings spelled out."""
     config: Any = trained.made.config
-    apart = 1 if options.like == "tad" else getattr(trained.made.loader.sampler, "stride", None)
+    consecutive = options.like == "tad" or options.fps is not None
+    apart = 1 if consecutive else getattr(trained.made.loader.sampler, "stride", None)
     if apart is None and options.window is None:
         raise ConfigError(
-            f"the run's sampler {config.data.sampler.call} has no stride: say how many frames a window covers with "
+            f"the run's sampler {config.data.sampler.call} has no stride: give the frames that a window covers with "
             f"--window={frames}, --window={4 * frames}, … (and, where windows are to overlap, --stride)"
         )
     window = options.window or frames * (apart or 1)
     if window % frames:
-        raise ConfigError(f"--window={window}: a multiple of the model's {frames} frames")
+        raise ConfigError(f"--window={window}: expected a multiple of the model's {frames} frames")
     stride = options.stride or (4 if options.like == "tad" else window)
-    settings = dataclasses.asdict(options) | {"window": window, "stride": stride}
+    tail = options.tail or ("drop" if options.like == "tad" else "end")
+    settings = dataclasses.asdict(options) | {"window": window, "stride": stride, "tail": tail}
     del settings["batch"]
-    return Windows(frames, window // frames, stride, options.batch), settings
+    return Windows(frames, window // frames, stride, options.batch, options.fps, tail), settings
 
 
-def _check_settings(file: epath.Path, settings: dict[str, Any]) -> None:
-    """Raises ConfigError where the folder holds what was made with others."""
-    old = json.loads(file.read_text()) if file.exists() else settings
-    for name, value in settings.items():
-        if old.get(name) != value:
-            raise ConfigError(
-                f"--out={file.parent} has features with {name} {old.get(name)}, not {value}: use another folder"
-            )
-
-
-def _network(trained: Trained, model: Any, options: Options) -> tuple[Any, int]:
-    """(clips [batch t h w c]) -> features, over all devices; and the batch."""
-    mesh = sharding.make_mesh({"data": -1})
-    batch = -(-options.batch // mesh.size) * mesh.size
-    place = sharding.batch_sharding(mesh)
-    params = replicated(trained.params, mesh)
+def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Options) -> dict[str, Any]:
+    """Computes and writes this process's part of what is not there yet."""
+    store, names = _store(job, folder), job.names
+    mine = [number for number, name in enumerate(names) if part.has(store.unit(name))]
+    todo = [number for number in mine if not store.has(names[number])]
+    if options.format == "array_record":
+        todo.sort(key=lambda number: (store.unit(names[number]), names[number]))
+    config: Any = job.trained.made.config
+    model = build(config.method.model)
     raw = options.like == "tad"
-
-    def compute(params: Any, video: jax.Array) -> jax.Array:
-        if raw:  # what the model's normalisation turns into pixels / 255
-            video = video * np.asarray(model.std, np.float32) + 255.0 * np.asarray(model.mean, np.float32)
-        return trained.made.method.features(params, {"video": video}, layer=options.layer, pool=not options.tokens)
-
-    program = on_mesh(compute, mesh)
-    spec = jax.ShapeDtypeStruct((batch, *model.video_shape), np.float32 if raw else np.uint8, sharding=place)
-    try:
-        program.trace(params, spec)
-    except ValueError as error:
-        raise ConfigError(f"--layer={options.layer}: {error}") from error
-    return lambda clips: np.asarray(program(params, jax.device_put(clips, place))), batch
-
-
-def _videos(pieces: Iterator[Chunk], compute: Any, batch: int) -> Iterator[tuple[tuple[int, str], Any]]:
-    """Each video, when all its windows are computed; batches go across videos.
-
-    Gives ((number, reason), None) for a broken one, else (…, (features, frames, seconds)).
-    """
-    waiting: list[tuple[int, np.ndarray]] = []  # windows that no batch has taken yet
-    found: dict[int, list[np.ndarray]] = {}
-    about: dict[int, list[Chunk]] = {}
-    bad: set[int] = set()
-
-    def flush(rows: int) -> None:
-        taken = [waiting.pop(0) for _ in range(rows)]
-        clips = np.stack([clip for _, clip in taken])
-        clips = np.concatenate([clips, np.repeat(clips[-1:], batch - rows, axis=0)])
-        for (video, _), row in zip(taken, compute(clips), strict=False):
-            found[video].append(row)
-
-    def ready() -> Iterator[tuple[tuple[int, str], Any]]:
-        for video in list(about):
-            if len(found[video]) == about[video][0].total:
-                parts = about.pop(video)
-                frames, seconds = (np.concatenate([getattr(p, key) for p in parts]) for key in ("frames", "seconds"))
-                yield (video, ""), (np.stack(found.pop(video)), frames, seconds)
-
-    for chunk in pieces:
-        if chunk.clips is None:
-            if chunk.video not in bad:
-                yield (chunk.video, chunk.reason), None
-            bad.add(chunk.video)
-            about.pop(chunk.video, None)
-            found.pop(chunk.video, None)
-            waiting[:] = [item for item in waiting if item[0] != chunk.video]
-            continue
-        if chunk.video in bad:
-            continue
-        found.setdefault(chunk.video, [])
-        # A chunk is told apart from its windows: all are needed before the video is whole.
-        about.setdefault(chunk.video, []).append(_without_clips(chunk))
-        waiting += [(chunk.video, clip) for clip in chunk.clips]
-        while len(waiting) >= batch:
-            flush(batch)
-        yield from ready()
-    while waiting:
-        flush(min(batch, len(waiting)))
-    yield from ready()
+    compute, batch = network(
+        job.trained, model, batch=options.batch, layer=options.layer, tokens=options.tokens, raw=raw
+    )
+    if not (folder / SETTINGS).exists():  # only now: a command that fails before leaves nothing
+        write_text(folder / SETTINGS, json.dumps(job.written, indent=2) + "\n")
+    if todo:
+        (folder / COMPLETE).unlink(missing_ok=True)
+    pieces = chunks(job.source, todo, job.windows, size=model.video_shape[1], channels=model.video_shape[3],
+                    antialias=not raw)  # fmt: skip
+    done, broken, uncovered, stopped = 0, dict[str, str](), dict[str, int](), ""
+    with Preemption() as preemption:
+        for video in computed(pieces, compute, batch, np.float16 if options.half else np.float32):
+            name = names[video.number]
+            mark = folder / f"{name}{BROKEN}"
+            if video.arrays is None:
+                broken[name] = video.reason
+                log.warning("%s cannot be read: %s", name, video.reason)
+                write_text(mark, video.reason + "\n")
+            else:
+                store.add(name, video.arrays)
+                mark.unlink(missing_ok=True)
+                done += 1
+                if video.arrays["uncovered"]:
+                    uncovered[name] = int(video.arrays["uncovered"])
+            stopped = sharing.asked_to_stop(preemption)
+            if stopped and done + len(broken) < len(todo):
+                break
+            stopped = ""
+    store.flush()
+    _tell_uncovered(uncovered)
+    return {
+        "step": job.trained.step,
+        "videos": done,
+        "already": len(mine) - len(todo),
+        "broken": list(broken),
+        "uncovered": {"videos": len(uncovered), "frames": sum(uncovered.values())},
+        "out": str(folder),
+        **job.settings,
+        **({"resume": True, "error": f"stopped by {stopped}; the same command goes on"} if stopped else {}),
+    }
 
 
-def _without_clips(chunk: Chunk) -> Chunk:
-    """The chunk without its clips, which need not be kept."""
-    return chunk._replace(clips=np.zeros(0))
+def _tell_uncovered(uncovered: dict[str, int]) -> None:
+    """Logs which videos have frames that no window covers."""
+    if uncovered:
+        names = ", ".join(list(uncovered)[:SHOWN]) + (" …" if len(uncovered) > SHOWN else "")
+        log.warning(
+            "%d frames of %d videos (%s) are past the last window: --tail=end covers them; `uncovered` in each output "
+            "has their number", sum(uncovered.values()), len(uncovered), names,
+        )  # fmt: skip
 
 
-class _Files:
-    """One file a video, OUT/NAME.npz or .npy."""
-
-    def __init__(self, folder: epath.Path, options: Options) -> None:
-        self._folder, self._format = folder, options.format
-
-    def has(self, name: str) -> bool:
-        return (self._folder / f"{name}.{self._format}").exists()
-
-    def add(self, name: str, arrays: dict[str, Any]) -> None:
-        """Writes the files of a video; the one that says "done" comes last, whole or not at all."""
-        file = self._folder / f"{name}.{self._format}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        if self._format == "npz":
-            np.savez(content, **arrays)
-        else:
-            times = io.BytesIO()
-            np.save(times, arrays["seconds"])
-            write_bytes(self._folder / f"{name}.seconds.npy", times.getvalue())
-            np.save(content, arrays["features"])
-        write_bytes(file, content.getvalue())
-
-    def flush(self) -> None:
-        """Nothing waits."""
+def _state(job: _Job, folder: epath.Path, part: sharing.Share, result: dict[str, Any]) -> dict[str, Any]:
+    """Whether all videos of all parts have been dealt with, which OUT then keeps; and which of the parts this was."""
+    store = _store(job, folder)
+    left = [name for name in job.names if not store.has(name)]
+    broken = [name for name in left if (folder / f"{name}{BROKEN}").exists()]
+    missing = len(left) - len(broken)
+    if missing == 0 and len(broken) == len(job.names):
+        reason = (folder / f"{broken[0]}{BROKEN}").read_text().strip()
+        raise ConfigError(f"none of the {len(broken)} videos can be read; the first: {broken[0]}: {reason}")
+    if missing == 0 and (result["videos"] or not (folder / COMPLETE).exists()):
+        write_text(folder / COMPLETE, json.dumps({"videos": len(job.names), "broken": broken}, indent=2) + "\n")
+    shard = {"shard": str(part)} if part.count > 1 else {}
+    return {"complete": missing == 0, "missing": missing, **shard}

@@ -1,9 +1,8 @@
 """Videos named on a command line, as one source, and the names of what is made of each."""
 
-import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmae_jax.data import sources
@@ -11,27 +10,55 @@ from vmae_jax.data.files import holds_videos
 from vmae_jax.data.frames import Frames, open_frames
 from vmae_jax.spec import ConfigError
 
-__all__ = ["named_videos"]
+__all__ = ["NAMES", "named_videos"]
+
+NAMES = ("stem", "path")
 
 
-def named_videos(videos: Sequence[str], rate: float) -> tuple[Any, list[str]]:
-    """All videos as one source, and a name below OUT for each: its path below what was given, no suffix."""
-    opened, names = [], []
+def named_videos(
+    videos: Sequence[str], rate: float, name: str = "stem", files: Callable[[str], Sequence[str]] = lambda name: [name]
+) -> tuple[Any, list[str]]:
+    """All videos as one source, and a name below OUT for each: its path below what was given.
+
+    Args:
+      videos: files, folders of them or of pictures, or lists ending in .csv.
+      rate: frames a second of folders of pictures.
+      name: "stem" leaves the suffix of a file out of its name, "path" keeps it.
+      files: the files that are written for a name.
+
+    Raises:
+      ConfigError: if the same file would be written for two videos, or one outside of OUT.
+    """
+    opened, names, paths = [], [], []
     for item, one in [(given, one) for given in videos for one in _opened(given)]:
         root = item.rstrip("/") if "://" in item else os.path.abspath(os.path.expanduser(item))
         base = root if os.path.isdir(root) else os.path.dirname(root)
-        whole = isinstance(one, Frames)
+        whole = isinstance(one, Frames) or name == "path"
         for i in range(len(one)):
             key = one.key(i)
             if not item.endswith(".csv"):
                 key = os.path.relpath("/" + key if root.startswith("/") else key, base)
                 key = os.path.basename(root) if key == "." else key  # the folder itself is the video
             names.append(key if whole else os.path.splitext(key)[0])
+            paths.append(key)
         opened.append(one)
-    for name, count in collections.Counter(names).items():
-        if count > 1 or ".." in name.split("/"):
-            raise ConfigError(f"--videos: {name!r} would be no name of its own in the output; name the folders above")
+    _check(names, paths, name, files)
     return _Joined(opened, rate), names
+
+
+def _check(names: Sequence[str], paths: Sequence[str], how: str, files: Callable[[str], Sequence[str]]) -> None:
+    """Raises ConfigError where names do not tell videos apart, or leave the output's folder."""
+    writer: dict[str, str] = {}
+    for name, path in zip(names, paths, strict=True):
+        if ".." in name.split("/"):
+            raise ConfigError(f"--videos: {path} would be written outside of --out; name a folder that holds it")
+        for file in files(name):
+            if file in writer:
+                same = writer[file] == path
+                both = f"two videos named {path}" if same else f"{writer[file]} and {path}"
+                option = " or pass --name=path" if how == "stem" and not same else ", or name a folder above both"
+                raise ConfigError(f"--videos: {both} would both be written to {file}; rename one{option}")
+            writer[file] = path
 
 
 def _opened(item: str) -> list[Any]:

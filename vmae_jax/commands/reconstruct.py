@@ -12,6 +12,7 @@ import numpy as np
 
 from vmae_jax.commands.restore import restore
 from vmae_jax.data import sources
+from vmae_jax.data.faults import TooManyBadVideos
 from vmae_jax.data.pipeline import Opened
 from vmae_jax.eval import reconstruction
 from vmae_jax.runtime.cache import enable_cache
@@ -45,7 +46,7 @@ def run(
       ema: use the averaged parameters.
 
     Raises:
-      ConfigError: no such checkpoint or video, or a method that reconstructs nothing.
+      ConfigError: no such checkpoint or video, videos that cannot be read, or a method that reconstructs nothing.
     """
     enable_cache()
     if clips < 1:
@@ -82,5 +83,9 @@ def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> di
     stream = Opened(loader, opened.source).batches(rows=rows, seed=seed)
     try:
         return next(stream)
+    except TooManyBadVideos as error:
+        if not videos:
+            raise
+        raise ConfigError(f"--videos: {error}") from error  # the user's own choice, and no fault of the run's data
     finally:
         stream.close()

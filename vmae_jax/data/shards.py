@@ -1,9 +1,11 @@
-"""Arrays of videos in array_record shards that are whole or absent: each record is the .npz of one video.
+"""Arrays of videos in array_record files that are whole or absent: each record is the .npz of one video.
 
-A shard is written aside and renamed; beside it lies the list of what it holds. So a program that
-was stopped goes on after the last whole shard.
+A video belongs to the file that the digest of its name gives, and a file is sorted by name: however often the work
+was interrupted and however many machines shared it, the files are the same. A file is written aside and renamed, and
+beside it stands the list of what it holds. A file that is not complete yet is written again with what was added.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -15,91 +17,106 @@ import numpy as np
 
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Shards", "read_shards"]
+__all__ = ["Shards", "digest", "read_shards"]
 
 _SUFFIX = ".array_record"
-
-
 _PATIENCE = 600.0  # seconds of work that a kill may cost
 
 
+def digest(name: str) -> int:
+    """A number that depends on the name alone, by which videos are shared out."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
 class Shards:
-    """Writes `features-00000.array_record`, … into a local folder, at most `count` videos each.
+    """Writes `features-00000-of-00004.array_record`, … into a local folder.
 
-    A shard has fewer where its videos took ten minutes.
+    A file is written once a video of another one is added, after ten minutes, or by `flush`: add videos by `unit`.
 
-    Attributes:
-      done: names of the videos in whole shards.
+    Args:
+      folder: local; several processes may write different files of it.
+      files: how many there are.
     """
 
-    def __init__(self, folder: str, count: int) -> None:
+    def __init__(self, folder: str, files: int) -> None:
         if "://" in folder:
             raise ConfigError(f"--out={folder}: array_record files are written to a local folder; copy them from there")
-        self._folder, self._count = folder, count
-        self._numbers = _numbers(folder)
-        self.done: set[str] = {name for number in self._numbers for name in _names(folder, number)}
-        self._waiting: list[tuple[str, bytes]] = []
+        self._folder, self._files = folder, files
+        self._done = {name for path in _whole(folder) for name in _names(path)}
+        self._waiting: dict[str, bytes] = {}
         self._flushed = time.monotonic()
 
+    def unit(self, name: str) -> int:
+        """The number of the file that holds the video: it is written by one process."""
+        return digest(name) % self._files
+
     def has(self, name: str) -> bool:
-        """Whether a whole shard holds the video."""
-        return name in self.done
+        """Whether a whole file holds the video."""
+        return name in self._done
 
     def add(self, name: str, arrays: Mapping[str, Any]) -> list[str]:
-        """Takes a video; gives the files that are whole now."""
+        """Takes a video; gives the files that were written now."""
+        written = []
+        if self._waiting and self.unit(name) != self.unit(next(iter(self._waiting))):
+            written = self.flush()
         content = io.BytesIO()
         np.savez(content, name=np.asarray(name), **arrays)
-        self._waiting.append((name, content.getvalue()))
-        late = time.monotonic() - self._flushed > _PATIENCE
-        return self.flush() if late or len(self._waiting) >= self._count else []
+        self._waiting[name] = content.getvalue()
+        return written + (self.flush() if time.monotonic() - self._flushed > _PATIENCE else [])
 
     def flush(self) -> list[str]:
-        """Writes what waits as a shard, if anything does."""
+        """Writes what waits, if anything does."""
         if not self._waiting:
             return []
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        number = max(self._numbers, default=-1) + 1
-        final = _path(self._folder, number)
+        unit = self.unit(next(iter(self._waiting)))
+        final = os.path.join(self._folder, f"features-{unit:05d}-of-{self._files:05d}{_SUFFIX}")
+        records = dict(sorted(({name: content for name, _, content in _records(final)} | self._waiting).items()))
         aside = f"{final}.{os.getpid()}.tmp"
         writer = ArrayRecordWriter(aside, "group_size:1")
-        for _, content in self._waiting:
+        for content in records.values():
             writer.write(content)
         writer.close()
         os.replace(aside, final)
         listed = f"{final}.json"
-        with open(f"{listed}.tmp", "w") as file:  # the list comes last: it says that the shard is whole
-            json.dump([name for name, _ in self._waiting], file, ensure_ascii=False)
+        with open(f"{listed}.tmp", "w") as file:  # the list comes last: the file is whole
+            json.dump(list(records), file, ensure_ascii=False)
         os.replace(f"{listed}.tmp", listed)
-        self._numbers.append(number)
-        self.done |= {name for name, _ in self._waiting}
-        self._waiting, self._flushed = [], time.monotonic()
+        self._done |= set(records)
+        self._waiting, self._flushed = {}, time.monotonic()
         return [final]
 
 
 def read_shards(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every video of `vmae features --format=array_record`: its name, and "features", "frames", "seconds"."""
+    """Every video of `vmae features --format=array_record`: its name, and its arrays by name."""
+    for path in _whole(folder):
+        for name, arrays, _ in _records(path):
+            yield name, arrays
+
+
+def _records(path: str) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """The records of a file: name, arrays, bytes. A file without a list is not whole, and has none."""
+    if not os.path.exists(f"{path}.json"):
+        return
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    for number in _numbers(folder):
-        with ArrayRecordDataSource(_path(folder, number)) as records:
-            for index in range(len(records)):
-                with np.load(io.BytesIO(records[index])) as arrays:
-                    found = {name: arrays[name] for name in arrays.files}
-                yield str(found.pop("name")), found
+    with ArrayRecordDataSource(path) as records:
+        for index in range(len(records)):
+            content = records[index]
+            with np.load(io.BytesIO(content)) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+            yield str(found.pop("name")), found, content
 
 
-def _path(folder: str, number: int) -> str:
-    return os.path.join(folder, f"features-{number:05d}{_SUFFIX}")
-
-
-def _numbers(folder: str) -> list[int]:
-    """The numbers of whole shards, ascending."""
+def _whole(folder: str) -> list[str]:
+    """The whole files of a folder, in order."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     ends = f"{_SUFFIX}.json"
-    return sorted(int(n[9 : -len(ends)]) for n in names if n.startswith("features-") and n.endswith(ends))
+    found = sorted(name for name in names if name.startswith("features-") and name.endswith(ends))
+    return [os.path.join(folder, name.removesuffix(".json")) for name in found]
 
 
-def _names(folder: str, number: int) -> list[str]:
-    with open(f"{_path(folder, number)}.json") as file:
+def _names(path: str) -> list[str]:
+    with open(f"{path}.json") as file:
         return json.load(file)

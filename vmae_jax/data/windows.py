@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from vmae_jax.data.workers import Workers, available_cores
 
 __all__ = ["Chunk", "Windows", "chunks", "interpolated"]
 
+_ROUNDING = 1e-3  # seconds: Matroska rounds its time stamps to milliseconds
+
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -26,35 +29,60 @@ class Windows:
 
     Attributes:
       frames: of a window, `step` apart.
-      stride: frames from one window's start to the next's.
+      step: in samples of the video: its frames, or with `fps` those that are shown after 0, 1/fps, 2/fps, … seconds.
+      stride: samples from one window's start to the next's.
       limit: windows a call gives at most.
+      fps: samples a second; None samples every frame, whatever the video's rate.
+      tail: "end" adds a window that ends with the video where samples are left past the last whole window;
+        "drop" leaves them out.
     """
 
     frames: int
     step: int
     stride: int
     limit: int
-
-    def count(self, num_frames: int) -> int:
-        """Windows that fit into a video, at least one; of a video that is too short, the end is held."""
-        return max(num_frames - self.span, 0) // self.stride + 1
+    fps: float | None = None
+    tail: str = "drop"
 
     @property
     def span(self) -> int:
-        """Frames from a window's first to its last."""
+        """Samples from a window's first to its last."""
         return (self.frames - 1) * self.step + 1
 
-    def at(self, numbers: np.ndarray, num_frames: int) -> np.ndarray:
-        """Frame numbers of windows, int64 [windows frames]."""
-        index = np.asarray(numbers)[:, None] * self.stride + np.arange(self.frames) * self.step
-        return np.minimum(index, num_frames - 1).astype(np.int64)
+    def shown(self, info: VideoInfo) -> np.ndarray:
+        """The frame number of every sample, int64 [samples]."""
+        if self.fps is None:
+            return np.arange(info.num_frames)
+        end = float(info.times[-1]) + (1 / info.rate if info.rate > 0 else 0.0)
+        samples = max(math.ceil(end * self.fps - _ROUNDING), 1)
+        moments = np.arange(samples) / self.fps
+        return np.maximum(np.searchsorted(info.times, moments + _ROUNDING, side="right") - 1, 0)
 
-    def of_chunk(self, first: int, num_frames: int) -> np.ndarray:
-        """Frame numbers of the windows from number `first` on, at most `limit` of them."""
-        return self.at(np.arange(first, min(first + self.limit, self.count(num_frames))), num_frames)
+    def starts(self, samples: int) -> np.ndarray:
+        """The first sample of each window, at least one; where a video is too short, the end is held."""
+        starts = np.arange(max(samples - self.span, 0) // self.stride + 1) * self.stride
+        covered = starts[-1] + self.frames * self.step
+        return np.append(starts, samples - self.span) if self.tail == "end" and covered < samples else starts
+
+    def uncovered(self, info: VideoInfo) -> int:
+        """Frames of a video past its last window."""
+        shown = self.shown(info)
+        covered = self.starts(len(shown))[-1] + self.frames * self.step
+        return 0 if covered >= len(shown) else info.num_frames - int(shown[covered])
+
+    def of_chunk(self, first: int, info: VideoInfo) -> tuple[np.ndarray, np.ndarray]:
+        """The windows from number `first` on, at most `limit`: their frames, int64 [windows frames], and seconds.
+
+        Seconds are the moments of a window's first and last sample, float64 [windows 2].
+        """
+        shown = self.shown(info)
+        starts = self.starts(len(shown))[first : first + self.limit]
+        samples = np.minimum(starts[:, None] + np.arange(self.frames) * self.step, len(shown) - 1)
+        frames, ends = shown[samples].astype(np.int64), samples[:, [0, -1]]
+        return frames, ends / self.fps if self.fps else np.asarray(info.times)[ends]
 
     def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
-        return np.unique(self.of_chunk(int(seed[0]), info.num_frames))[None]
+        return np.unique(self.of_chunk(int(seed[0]), info)[0])[None]
 
 
 class Chunk(NamedTuple):
@@ -66,7 +94,8 @@ class Chunk(NamedTuple):
       total: windows of the whole video.
       clips: [windows t h w c], uint8, or float32 as `interpolated` gives; None where the video is broken.
       frames: the first and last frame of each window, int64 [windows 2].
-      seconds: when these are shown, float64 [windows 2].
+      seconds: when each window begins and ends, float64 [windows 2].
+      uncovered: frames of the video past its last window.
       reason: why there are no clips.
     """
 
@@ -76,6 +105,7 @@ class Chunk(NamedTuple):
     clips: np.ndarray | None
     frames: np.ndarray
     seconds: np.ndarray
+    uncovered: int = 0
     reason: str = ""
 
 
@@ -98,15 +128,15 @@ def chunks(
     ahead: collections.deque[Future[Chunk]] = collections.deque()
 
     def read(video: int, encoded: Any, info: VideoInfo, first: int) -> Chunk:
-        index = windows.of_chunk(first, info.num_frames)
-        ends = index[:, [0, -1]]
+        index, seconds = windows.of_chunk(first, info)
         try:
             [frames] = workers.decode(encoded, np.array([first, 0], np.uint32)).clips
         except BadVideo as error:
             return _broken(video, error)
         pictures = frames if antialias else interpolated(frames, size)
         clips = pictures[np.searchsorted(np.unique(index), index)]
-        return Chunk(video, first, windows.count(info.num_frames), clips, ends, np.asarray(info.times)[ends])
+        total = len(windows.starts(len(windows.shown(info))))
+        return Chunk(video, first, total, clips, index[:, [0, -1]], seconds, windows.uncovered(info))
 
     def jobs() -> Iterator[Any]:
         for video in videos:
@@ -116,7 +146,7 @@ def chunks(
             except BadVideo as error:
                 yield lambda video=video, error=error: _broken(video, error)
                 continue
-            for first in range(0, windows.count(info.num_frames), windows.limit):
+            for first in range(0, len(windows.starts(len(windows.shown(info)))), windows.limit):
                 yield lambda job=(video, encoded, info, first): read(*job)
 
     pool = ThreadPoolExecutor(cores)
@@ -142,4 +172,4 @@ def interpolated(frames: np.ndarray, size: int) -> np.ndarray:
 
 def _broken(video: int, error: Exception) -> Chunk:
     nothing = np.zeros((0, 2))
-    return Chunk(video, 0, 0, None, nothing.astype(np.int64), nothing, str(error))
+    return Chunk(video, 0, 0, None, nothing.astype(np.int64), nothing, reason=str(error))

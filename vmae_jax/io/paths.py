@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from etils import epath
 
-__all__ = ["Log", "Workdir", "absolute", "in_bucket", "move", "read_lines", "write_bytes", "write_text"]
+__all__ = ["Log", "Workdir", "absolute", "in_bucket", "move", "read_lines", "saved_config", "write_bytes", "write_text"]
 
 PART_BYTES = 256 * 1024  # how much of a log's last part is uploaded again at each flush
 
@@ -141,6 +141,14 @@ def absolute(path: epath.PathLike) -> epath.Path:
     """The path from the root: Orbax takes no other, and a process may change its folder."""
     path = epath.Path(path)
     return path if in_bucket(path) else epath.Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
+
+
+def saved_config(path: epath.PathLike) -> str | None:
+    """The text of `config.json` of a workdir, or of the workdir of one of its checkpoints; None where there is none."""
+    folder = absolute(path)
+    folder = folder.parent if folder.name.isdecimal() else folder
+    file = Workdir(folder.parent if folder.name == "checkpoints" else folder).config_json
+    return file.read_text() if file.exists() else None
 
 
 def in_bucket(path: epath.PathLike) -> bool:

@@ -26,12 +26,13 @@ __all__ = [
     "PeerError",
     "check_disk",
     "facts",
+    "leave_note",
     "lost_peer",
     "naming_lost_peers",
+    "notes",
     "publish",
     "rank",
     "start",
-    "start_alone",
     "together",
     "whereabouts",
 ]
@@ -87,17 +88,6 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         jax.distributed.initialize(**job, **seconds)
     except (RuntimeError, ValueError) as error:
         raise PeerError(f"the processes of the job did not find each other: {_line(error)}") from error
-
-
-def start_alone(command: str, instead: str, environment: Mapping[str, str] = os.environ) -> None:
-    """`start`, for commands that run in one process.
-
-    Raises:
-      ConfigError: the job has several processes; `instead` says what to do.
-    """
-    start(environment)
-    if jax.process_count() > 1:
-        raise ConfigError(f"{command} runs in one process, and this job has {jax.process_count()}: {instead}")
 
 
 def together(
@@ -171,10 +161,23 @@ def rank() -> int:
 
 def publish(text: str, count: int) -> None:
     """Leaves a sign of life; blocks where the coordinator is stopped."""
+    leave_note("alive", {"host": socket.gethostname(), "at": text, "count": count})
+
+
+def leave_note(what: str, note: Mapping[str, Any]) -> None:
+    """Leaves a JSON-able note of this process for the others of its job; nothing where it is alone."""
     client = _client()
     if client is not None:
-        note = json.dumps({"host": socket.gethostname(), "at": text, "count": count})
-        client.key_value_set(f"vmae/alive/{rank()}", note, allow_overwrite=True)
+        client.key_value_set(f"vmae/{what}/{rank()}", json.dumps(note), allow_overwrite=True)
+
+
+def notes(what: str) -> dict[int, Any]:
+    """The notes that processes of the job have left, by process."""
+    client = _client()
+    if client is None:
+        return {}
+    found = client.key_value_dir_get(f"vmae/{what}/")
+    return {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
 
 
 def whereabouts(patience: float = 4 * PERIOD) -> str:
@@ -185,7 +188,7 @@ def whereabouts(patience: float = 4 * PERIOD) -> str:
 
     def look() -> None:
         for pause in (patience, 0.0):
-            seen.append(_notes("alive"))
+            seen.append(notes("alive"))
             time.sleep(pause)
 
     thread = threading.Thread(target=look, daemon=True)
@@ -244,19 +247,14 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _notes(what: str) -> dict[int, Any]:
-    found = _client().key_value_dir_get(f"vmae/{what}/")
-    return {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
-
-
 def _gather(client: Any, what: str, timeout: float) -> dict[int, Any]:
     deadline = time.monotonic() + timeout
     while True:
-        notes = _notes(what)
-        if len(notes) == jax.process_count() or any("error" in note for note in notes.values()):
-            return notes
+        found = notes(what)
+        if len(found) == jax.process_count() or any("error" in note for note in found.values()):
+            return found
         if time.monotonic() > deadline:
-            return notes
+            return found
         time.sleep(0.1)
 
 

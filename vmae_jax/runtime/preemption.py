@@ -48,6 +48,11 @@ class Preemption:
         self._service: Callable[[int], None] | None = None
 
     @property
+    def caught(self) -> str:
+        """The signal that this process itself got, "SIGTERM" or "SIGINT", or ""; for processes that share no steps."""
+        return "" if self._signal is None else signal.Signals(self._signal).name
+
+    @property
     def reason(self) -> str:
         """What asked for the end, for the log: "SIGTERM", "SIGINT", or the notice of a peer."""
         if self._signal is not None:

@@ -4,7 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vmae_jax.spec import ConfigError, call, calls
+from vmae_jax.io.paths import saved_config
+from vmae_jax.spec import ConfigError, call, calls, from_json, to_json
 
 
 def parse(text: str | None, **options: Any) -> Any:
@@ -13,13 +14,15 @@ def parse(text: str | None, **options: Any) -> Any:
     Args:
       text: names and name=value, separated by commas.
       **options: what is accepted, with defaults: a tuple is a choice given by its bare name (its
-        first is the default), False a flag, anything else a value of that type.
+        first is the default, which may be None), False a flag, a type a value of it without a default, anything
+        else a value of its type.
 
     Raises:
       ConfigError: an argument that is none of these, naming those that are.
     """
     result = {name: value[0] if isinstance(value, tuple) else value for name, value in options.items()}
-    choices = {str(choice): name for name, value in options.items() if isinstance(value, tuple) for choice in value}
+    result = {name: None if isinstance(value, type) else value for name, value in result.items()}
+    choices = {word: name for name, value in options.items() if isinstance(value, tuple) for word in value if word}
     for item in filter(None, (part.strip() for part in (text or "").split(","))):
         name, given, value = item.partition("=")
         if not given and options.get(item) is False:
@@ -36,17 +39,18 @@ def parse(text: str | None, **options: Any) -> Any:
 
 
 def _typed(name: str, value: str, default: Any) -> Any:
+    kind = default if isinstance(default, type) else type(default)
     try:
-        return type(default)(value) if default is not None else value
+        return kind(value) if default is not None else value
     except ValueError:
-        raise ConfigError(f"{name}={value}: a value such as {default!r} was expected") from None
+        raise ConfigError(f"{name}={value}: a value of type {kind.__name__} was expected") from None
 
 
 def _accepted(options: dict[str, Any]) -> str:
     words = []
     for name, value in options.items():
         if isinstance(value, tuple):
-            words.append("|".join(map(str, value)))
+            words.append("|".join(filter(None, value)))
         else:
             words.append(name if value is False else f"{name}=…")
     return ", ".join(words) or "none"
@@ -78,6 +82,23 @@ def sections(
     return config
 
 
+def saved_model(path: str | None) -> Any:
+    """The model of a workdir, trained here or imported, as its `config.json` has it; nothing of it is run.
+
+    Args:
+      path: a workdir or one of its checkpoints.
+
+    Returns:
+      a copy of the call, or None where there is no such file yet: what begins from it then reports that.
+
+    Raises:
+      ConfigError: if the file cannot be read as a config.
+    """
+    text = path and saved_config(path)
+    method: Any = from_json(text).get("method") if text else None
+    return method.get("model") if isinstance(method, ConfigDict) else None
+
+
 def smoke(config: Any, steps: int = 4) -> ConfigDict:
     """Shrinks any config until it trains in seconds on a CPU: same calls, tiny numbers."""
     settings = call("data.builders.moving_shapes.config", train=16, validation=8, test=8, size=48, frames=16)
@@ -94,6 +115,10 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
         elif name.startswith("data.transforms.") and "size" in node:
             node.size = 32
         elif name == "data.pipeline.loader":
+            if node.source.call == "data.sources.folder":  # one that is named is used
+                named = {key: node.source[key] for key in node.source if key not in ("call", "path")}
+                path = from_json(to_json(node.source)).get("path")
+                node.source = call("data.sources.folder_or", otherwise=None, path=path, **named)
             if node.source.call == "data.sources.folder_or":
                 node.source.otherwise = shapes.copy_and_resolve_references()
             elif node.source.call == "data.mixture":

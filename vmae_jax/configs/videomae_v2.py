@@ -8,7 +8,7 @@ prepared records (`docs/data.md` says how they are made); `own=LIST` adds videos
 
 from ml_collections import ConfigDict
 
-from configs import common, recipes
+from vmae_jax.configs import common, recipes
 from vmae_jax.spec import ConfigError, call
 
 

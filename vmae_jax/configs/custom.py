@@ -14,6 +14,11 @@ folder of videos with a subfolder a class instead, and holds a tenth of them out
     attentive              cross-attention instead of the tokens' mean
     probe                  train the head alone: the encoder stays as it is, bit for bit
 
+The model and its clips are those of `weights=WORKDIR`, trained here or imported. Without weights, or where they are
+not there yet, `B` (S, L, H, g, tiny) gives the model, of 16 frames and 224 pixels.
+
+    frames=16,size=224     other clips than those of the weights; the positions are resized
+
 The figures are ours (`recipes.csv`); the rate and the length are what to try first:
 `--config.optimizer.schedule.peak=` and `--config.train.length.epochs=`.
 """
@@ -22,14 +27,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, finetune, recipes
-from vmae_jax.spec import ConfigError, call
+from vmae_jax.configs import common, finetune, recipes
+from vmae_jax.models.variants import VARIANTS
+from vmae_jax.spec import ConfigError, call, calls
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(
         arguments,
-        size=("B", "S", "L", "H", "g", "tiny"),
+        model=(None, "B", "S", "L", "H", "g", "tiny"),
+        frames=int,
+        size=int,
         classes=0,
         several=0,
         verbs=0,
@@ -50,7 +58,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             name: regular[name] for name in ("dropout", "init_scale", "erase") if name in regular
         }
     pool = {"pool": call("models.pooling.attentive")} if args.attentive else {}
-    method = call("methods.classify.build", **finetune.network(args.size, recipe), **head, **pool)
+    model = network(args, recipe)
+    method = call("methods.classify.build", model=model, **head, **pool)
     path = {} if args.weights is None else {"path": args.weights}
     begin = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
     names = dict.fromkeys(labels if isinstance(labels, dict) else ["label"])
@@ -61,10 +70,52 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         return call("data.sources.csv", columns=columns, names=names)
 
     config: Any = finetune.supervised(method, recipe, begin, source=source, labels=labels)
+    for node in calls(config):  # clips as the model takes them
+        if node.call.startswith("data.clips."):
+            node.frames = model.frames
+        elif node.call in ("data.transforms.random_resized_crop", "data.transforms.view_crop"):
+            node.size = model.resolution
+        elif node.call == "data.pipeline.loader":
+            node.channels = model.channels
     if not args.folders:  # one override names the classes of both lists
         for name in names:
             config.eval.data.source.names[name] = config.data.source.names.get_ref(name)
     return common.smoke(config) if args.smoke else config
+
+
+def network(args: Any, recipe: Any) -> Any:
+    """The model of the weights, or of a size, for clips of the frames and pixels that are given."""
+    made: Any = finetune.network(args.model or "B", recipe)["model"]
+    saved = common.saved_model(args.weights)
+    if saved is not None and saved.get("call") != made.call:
+        raise ConfigError(
+            f"configs/custom.py: weights={args.weights} has a model {saved.get('call')!r}, and this config takes "
+            f"{made.call!r} alone; write a config of your own for it"
+        )
+    if saved is not None:
+        saved = call(made.call, **{key: saved[key] for key in saved if key != "call"})
+        dims, wanted = _dims(saved), _dims(made)
+        if args.model and dims != wanted:
+            raise ConfigError(
+                f"configs/custom.py: {args.model} is a model of {_words(wanted)}, weights={args.weights} of "
+                f"{_words(dims)}: leave {args.model} out, or give other weights="
+            )
+        made, remat = saved, "full" if dims["width"] >= VARIANTS["H"].width else "none"
+        made.update(drop_path=recipe.drop_path, remat=remat)
+    made.update({key: value for key, value in (("frames", args.frames), ("resolution", args.size)) if value})
+    return made
+
+
+def _dims(model: Any) -> dict[str, int]:
+    """The encoder's dimensions, whether they are given or those of the size."""
+    variant = VARIANTS.get(model.size)
+    if variant is None:
+        raise ConfigError(f"configs/custom.py: unknown model size {model.size!r}; there are {', '.join(VARIANTS)}")
+    return {name: model[name] or getattr(variant, name) for name in ("width", "depth", "heads", "patch")}
+
+
+def _words(dims: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in dims.items())
 
 
 def said(args: ConfigDict) -> tuple[dict[str, ConfigDict], Any, str | None]:

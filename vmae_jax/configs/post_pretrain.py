@@ -11,7 +11,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from configs import common, finetune, recipes
+from vmae_jax.configs import common, finetune, recipes
 from vmae_jax.spec import ConfigError, call
 
 

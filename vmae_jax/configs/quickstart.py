@@ -8,7 +8,7 @@ Arguments: clips=N (how many are drawn), steps=N, smoke.
 
 from ml_collections import ConfigDict
 
-from configs import common, recipes
+from vmae_jax.configs import common, recipes
 from vmae_jax.spec import call
 
 SIZE, FRAMES = 48, 8

@@ -13,7 +13,8 @@ There is nothing to train but the probe itself; the checkpoint may be of pre-tra
                            "validation" or "test" is held out where it has one
     data=A,test=B          the videos that are known and those that are asked: two folders, or two lists
                            (A.csv, `path label` a line; names=FILE numbers labels that are words)
-    frames=16,size=224     the checkpoint's clips: frames, and pixels on a side
+    frames=16,size=224     frames and pixels of the clips; by default the checkpoint's. Give others to the model as
+                           well: --config.method.model.frames=16 --config.method.model.resolution=224
     stride=4,views=1       frames from one to the next; clips of each video, whose features are averaged
 
 Everything else is an override, such as `--config.eval.evaluators.linear.layer=8`. The figures are ours [inferred].
@@ -23,19 +24,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, call
 
 
-def get_config(arguments: str | None = None) -> ConfigDict:
+def get_config(arguments: str | None = None, checkpoint: str | None = None) -> ConfigDict:
     args = common.parse(
         arguments,
         kind=("linear", "knn", "retrieval", "attentive"),
         data=None,
         test=None,
         names=None,
-        frames=16,
-        size=224,
+        frames=int,
+        size=int,
         stride=4,
         views=1,
     )
@@ -43,7 +44,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         raise ConfigError("configs/probe.py: data=FOLDER or data=LIST.csv says which labelled videos")
     if args.test is None and listed(args.data):
         raise ConfigError(f"configs/probe.py: data={args.data} is a list of the known videos; test= is to name another")
-    train, test = (loader(args, part) for part in ("train", "held_out"))
+    model = common.saved_model(checkpoint) or {}
+    clips = {"frames": args.frames or model.get("frames", 16), "size": args.size or model.get("resolution", 224)}
+    clips["channels"] = model.get("channels", 3)
+    train, test = (loader(args, part, **clips) for part in ("train", "held_out"))
     evaluator = {
         "linear": lambda: call("eval.probe", train=train),
         "knn": lambda: call("eval.knn", train=train),
@@ -59,7 +63,7 @@ def listed(path: str) -> bool:
     return path.endswith((".csv", ".txt", ".tsv"))
 
 
-def loader(args: Any, part: str) -> ConfigDict:
+def loader(args: Any, part: str, *, frames: int, size: int, channels: int) -> ConfigDict:
     """The videos that are known ("train") or asked ("held_out"), every one once and in order."""
     path = args.data if part == "train" or args.test is None else args.test
     if listed(path):
@@ -67,13 +71,14 @@ def loader(args: Any, part: str) -> ConfigDict:
     else:
         part = part if args.test is None else "all"
         source = call("data.sources.folder", path=path, labels="folders", part=part, names=args.names)
-    clips = {"frames": args.frames, "stride": args.stride}
+    clips = {"frames": frames, "stride": args.stride}
     one = call("data.clips.dense_finetune", **clips, random=False)
     return call(
         "data.pipeline.loader",
         source=source,
         sampler=one if args.views == 1 else call("data.clips.multiview", **clips, views=args.views),
-        transforms=[call("data.transforms.center_crop", size=args.size)],
+        transforms=[call("data.transforms.center_crop", size=size)],
+        channels=channels,
         global_batch=32,
         shuffle=False,
         labels=True,

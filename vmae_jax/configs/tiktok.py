@@ -7,7 +7,7 @@ one scene each, found by 386 hashtags. Then `configs/finetune.py:g,ucf101,tiktok
 
 from ml_collections import ConfigDict
 
-from configs import common, videomae_v2
+from vmae_jax.configs import common, videomae_v2
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:

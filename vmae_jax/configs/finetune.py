@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, recipes
+from vmae_jax.configs import common, recipes
 from vmae_jax.spec import ConfigError, call
 
 SHARED = ("k400", "k600", "k700")  # data whose classes a classifier of Kinetics-710 knows

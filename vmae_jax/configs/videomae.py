@@ -6,7 +6,7 @@ Sizes S, B, L, H and the data k400, ssv2, ucf101, of the official scripts. Name 
 
 from ml_collections import ConfigDict
 
-from configs import common, recipes
+from vmae_jax.configs import common, recipes
 from vmae_jax.spec import call
 
 

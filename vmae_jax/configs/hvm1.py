@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, recipes
+from vmae_jax.configs import common, recipes
 from vmae_jax.spec import call
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, finetune, recipes
+from vmae_jax.configs import common, finetune, recipes
 from vmae_jax.spec import call
 
 

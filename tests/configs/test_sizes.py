@@ -1,0 +1,91 @@
+"""What the configs for a user's own data read from the weights that they begin from, or are used on."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from vmae_jax.commands.config import load_config
+from vmae_jax.commands.experiment import experiment
+from vmae_jax.spec import ConfigError, build, call, to_json
+
+MODEL = {"size": "tiny", "frames": 8, "resolution": 48, "channels": 1, "decoder_depth": 2}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """The config.json of a workdir as `vmae import` writes it: a method and nothing else."""
+    return write(tmp_path / "run", call("models.variants.vit", **MODEL))
+
+
+def write(folder, model):
+    pixels = call("targets.core.objective", target=call("targets.pixels"))
+    mask = call("masking.tube", ratio=0.5)
+    method = call("methods.masked.build", model=model, encoder_mask=mask, objectives={"pixels": pixels})
+    (folder / "checkpoints" / "5").mkdir(parents=True)
+    (folder / "config.json").write_text(to_json(ConfigDict({"method": method}, convert_dict=False)))
+    return folder
+
+
+def custom(arguments, *overrides):
+    paths = [("data.source.path", "videos"), ("eval.data.source.path", "videos")]
+    return experiment(load_config(f"configs/custom.py:classes=3,folders{arguments}", [*paths, *overrides]))
+
+
+@pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/5"])
+def test_fine_tuning_takes_model_and_clips_from_the_weights(workdir, below):
+    made = custom(f",weights={workdir / below}")
+    model = build(made.config.method.model)
+    assert (model.encoder.width, model.encoder.blocks["heads"], model.patch.h) == (128, 4, 8)
+    assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == (8, 48, 48, 1)
+    assert made.config.init_from["params/encoder"].path == str(workdir / below)
+
+
+def test_frames_and_size_override_the_weights(workdir):
+    made = custom(f",weights={workdir},frames=4,size=32")
+    assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == (4, 32, 32, 1)
+    assert custom(",tiny,frames=4,size=32").batch_spec["video"].shape[1:] == (4, 32, 32, 3)
+    with pytest.raises(ConfigError, match="size=large: a value of type int was expected"):
+        custom(",size=large")
+
+
+def test_weights_that_are_not_there_yet_leave_the_defaults(tmp_path):
+    assert custom(f",weights={tmp_path}/none").batch_spec["video"].shape[1:] == (16, 224, 224, 3)
+
+
+def test_a_size_that_is_not_that_of_the_weights_names_both(workdir, tmp_path):
+    assert custom(f",tiny,weights={workdir}").config.method.model.size == "tiny"
+    with pytest.raises(ConfigError) as error:
+        custom(f",B,weights={workdir}")
+    assert str(error.value) == (
+        "configs/custom.py: B is a model of width 768, depth 12, heads 12, patch 16, "
+        f"weights={workdir} of width 128, depth 6, heads 4, patch 8: leave B out, or give other weights="
+    )
+    other = write(tmp_path / "plugin", call("models.variants.vit"))
+    config = json.loads((other / "config.json").read_text())
+    config["method"]["model"]["call"] = "runtime.supervisor.supervise"
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"has a model 'runtime\.supervisor\.supervise', and this config takes"):
+        custom(f",weights={other}")
+
+
+def test_probes_take_the_clips_of_the_checkpoint(workdir):
+    load = lambda more="": load_config(  # noqa: E731
+        f"configs/probe.py:knn,data=videos{more}", checkpoint=str(workdir)
+    )
+    for more, shape in (("", (8, 48, 48, 1)), (",frames=16,size=32", (16, 32, 32, 1))):
+        section = build(load(more).eval)
+        assert section.data.spec()["video"].shape[1:] == shape
+        assert section.evaluators["knn"].train.spec()["video"].shape[1:] == shape
+
+
+@pytest.mark.parametrize("path", [None, "videos"])
+def test_smoke_reads_the_folder_that_is_named_and_draws_shapes_without(path):
+    overrides = [] if path is None else [("data.source.path", path), ("eval.data.source.path", path)]
+    made = experiment(load_config("configs/custom.py:tiny,classes=3,folders,smoke,weights=none", overrides))
+    for loader in (made.loader, made.eval.data):
+        assert (getattr(loader.source, "path", None), getattr(loader.source, "name", None)) == (
+            (path, None) if path else (None, "moving_shapes")
+        )
+    if path:
+        assert (made.loader.source.labels, made.eval.data.source.part) == ("folders", "held_out")
