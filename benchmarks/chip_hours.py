@@ -13,9 +13,9 @@ import pathlib
 import sys
 from typing import Any
 
-from vmae_jax.configs import recipes
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
+from vmae_jax.configs import recipes
 from vmae_jax.spec import ConfigError, calls, from_json, overrides, to_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ import pytest
 from for_tpus import for_tpus
 from small_runs import config_of, loader, mesh_of, parameters, save_run, write_videos
 
-from vmae_jax.configs import videomae_v2
 from vmae_jax.commands import evaluate, train
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.measure import Measurement
+from vmae_jax.configs import videomae_v2
 from vmae_jax.eval import reconstruction
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.writers import Writers

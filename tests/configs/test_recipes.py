@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import pytest
 
-from vmae_jax.configs import recipes
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
+from vmae_jax.configs import recipes
 from vmae_jax.models.variants import IMAGENET_MEAN
 from vmae_jax.spec import ConfigError, build
 from vmae_jax.train.schedule import Clock
@@ -215,7 +215,7 @@ def test_hvm1_is_its_sheet(resolution, visible, tokens):
 
 
 def test_ava_asks_for_several_classes_a_clip():
-    made = experiment(load_config(f"configs/finetune.py:B,ava,v1,weights=workdir"))
+    made = experiment(load_config("configs/finetune.py:B,ava,v1,weights=workdir"))
     assert made.batch_spec["label"].shape == (256, 60)
     assert made.method.heads["actions"].kind == "many"
 
@@ -242,7 +242,7 @@ def test_own_data_of_any_labels_need_a_config_and_no_code(said, kinds, shapes):
 def test_own_data_shrink_to_what_the_drawn_shapes_know(said):
     config = load_config(f"configs/custom.py:tiny,{said},smoke")
     assert config.data.labels is True or set(config.data.labels) == {"label"}
-    assert config.data.source.call == "data.sources.tfds"
+    assert config.data.source.get("otherwise", config.data.source).call == "data.sources.tfds"
     for head in (config.method.get("heads") or {}).values():
         assert head.label == "label"
         assert head.get("classes", 10) >= 10
@@ -260,14 +260,14 @@ def test_own_data_must_say_what_is_predicted():
 
 def test_what_has_no_recipe_is_told():
     with pytest.raises(ConfigError, match="there is no recipe for S,k400,v2, only for B,k400,v2;"):
-        load_config(f"configs/finetune.py:S,k400")
+        load_config("configs/finetune.py:S,k400")
 
 
 def test_weights_and_labels_are_arguments_or_overrides():
     config = load("finetune:g,k400,from=k710,weights=runs/g,labels_from=a.txt,labels_to=b.txt")
     record = config.init_from.params
     assert (record.path, record.old_labels, record.new_labels) == ("runs/g", "a.txt", "b.txt")
-    config = load_config(f"configs/finetune.py:B", [("init_from.params/encoder.path", "gs://bucket/run")])
+    config = load_config("configs/finetune.py:B", [("init_from.params/encoder.path", "gs://bucket/run")])
     assert config.init_from["params/encoder"].path == "gs://bucket/run"
 
 
