@@ -52,8 +52,7 @@ def test_the_config_of_the_readme_builds():
 def test_commands_exist_and_name_configs_that_exist(path):
     """Every `vmae …` line parses as the command does, and its config and overrides are accepted."""
     from vmae_jax import cli
-    from vmae_jax.commands.config import load_config
-    from vmae_jax.spec import overrides
+    from vmae_jax.commands.config import load_config, overrides
 
     sys.path.insert(0, str(ROOT))
     parser = cli._parser()

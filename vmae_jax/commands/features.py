@@ -92,7 +92,7 @@ def run(checkpoint: str, *, videos: Sequence[str], out: str, options: Options) -
     enable_cache()
     trained = restore(checkpoint, ema=options.ema)
     config: Any = trained.made.config
-    model = build(config.method.model)
+    model = build(config.method.model, "model")
     frames, size, _, channels = model.video_shape
     plan, settings = _plan(options, trained, frames)
     folder = epath.Path(out)
