@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["COMPONENTS", "ROOT", "Registered", "admit", "admitted", "register", "registered"]
+__all__ = ["COMPONENTS", "ROOT", "Registered", "admit", "admitted", "components", "register", "registered"]
 
 ROOT = "vmae_jax"
 # The only packages of vmae_jax whose modules are imported because a config names them.
@@ -81,6 +81,11 @@ def registered(function: Any) -> Registered | None:
         return _registered.get(function)
     except TypeError:  # not hashable, so never registered
         return None
+
+
+def components() -> dict[str, Callable[..., Any]]:
+    """Return everything that the modules imported so far have registered, by module and name."""
+    return {f"{one.__module__}.{one.__qualname__}": one for one in _registered}
 
 
 def admit(package: str) -> None:
