@@ -26,8 +26,9 @@ import jax
 from benchmarks.learning_arms import LONG, PRETRAINING, SCRATCH, Setting
 from benchmarks.learning_report import pictures, tables
 from benchmarks.learning_runs import RANDOM, STUDENTS, Interrupted, Job, execute, jobs
+from vmae_jax.plugins import allow_plugins
 from vmae_jax.runtime.cache import enable_cache
-from vmae_jax.spec import ConfigError, allow_plugins, did_you_mean
+from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["REGISTRATIONS", "SETTING", "SMOKE", "main", "read", "run"]
 

@@ -16,6 +16,7 @@ from vmae_jax.configs import common
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods.masked import Masked
 from vmae_jax.models.variants import Model
+from vmae_jax.registry import register
 from vmae_jax.spec import call
 from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, MaskPlan, Method
@@ -107,6 +108,7 @@ class Setting:
         return max(self.counts)
 
 
+@register("method", model="model", encoder_mask="mask", decoder_mask="mask", objectives="objective")
 def loss_on_visible(
     model: Model,
     encoder_mask: Masker,

@@ -20,6 +20,7 @@ from vmae_jax.data.budget import Budget, available_memory
 from vmae_jax.data.builders.moving_shapes import SPLITS, Settings
 from vmae_jax.data.order import clip_seeds, fold
 from vmae_jax.data.shapes import MOTIONS, draw
+from vmae_jax.registry import register
 
 __all__ = ["Memory", "drawn", "memory"]
 
@@ -142,6 +143,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         return np.random.Generator(np.random.Philox(key=fold(self.seed, epoch))).permutation(len(self.opened))
 
 
+@register("loader", settings="dataset")
 def memory(
     settings: Settings,
     split: str = "train",

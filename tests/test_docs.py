@@ -51,8 +51,7 @@ def test_the_config_of_the_readme_builds():
 def test_commands_exist_and_name_configs_that_exist(path):
     """Every `vmae …` line parses as the command does, and its config and overrides are accepted."""
     from vmae_jax import cli
-    from vmae_jax.commands.config import load_config
-    from vmae_jax.spec import overrides
+    from vmae_jax.commands.config import load_config, overrides
 
     parser = cli.command_line()
     lines = [line.split("  #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]

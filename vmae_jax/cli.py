@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vmae_jax.commands.config import overrides
+from vmae_jax.plugins import allow_plugins
 from vmae_jax.runtime.allocator import keep_freed_memory
 from vmae_jax.runtime.leaving import leave
 from vmae_jax.runtime.virtual_devices import patient
-from vmae_jax.spec import ConfigError, allow_plugins, overrides
+from vmae_jax.spec import ConfigError
 
 __all__ = ["main"]
 
@@ -96,6 +98,7 @@ def command_line() -> argparse.ArgumentParser:
 
     pictures = _command(commands, "reconstruct", _reconstruct, "draw original, masked and reconstructed videos")
     _checkpoint_arguments(pictures)
+    _plugins_argument(pictures)
     pictures.add_argument("--videos", nargs="+", help="files or folders (default: the run's own data)")
     pictures.add_argument("--out", required=True, help="folder for the pictures")
     pictures.add_argument("--clips", type=int, default=4, help="how many (default 4)")
@@ -113,6 +116,7 @@ def command_line() -> argparse.ArgumentParser:
 
     export = _command(commands, "export", _export, "write a checkpoint for PyTorch, transformers or StableHLO")
     _checkpoint_arguments(export)
+    _plugins_argument(export)
     _export_arguments(export)
     imported = _command(commands, "import", _import, "make a workdir of weights that others trained")
     _config_arguments(imported)
@@ -120,6 +124,7 @@ def command_line() -> argparse.ArgumentParser:
 
     features = _command(commands, "features", _features, "features of whole videos, in sliding windows")
     _checkpoint_arguments(features)
+    _plugins_argument(features)
     features.add_argument(
         "--videos", nargs="+", required=True, help="files, folders, folders of pictures, or lists ending in .csv"
     )
@@ -161,7 +166,12 @@ def _data_commands(commands: Any) -> None:
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", help="FILE.py or FILE.py:arguments; --config.a.b=value changes a value")
-    parser.add_argument("--plugins", default="", help="packages of your own whose functions configs may name")
+    _plugins_argument(parser)
+
+
+def _plugins_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugins", default="", help="packages of yours whose registered components a config may "
+                        "name, separated by commas; installed ones, or in the current folder")  # fmt: skip
 
 
 def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,7 +226,8 @@ def _limit_argument(parser: argparse.ArgumentParser, phases: str) -> None:
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
-    from vmae_jax.commands import config, experiment, train
+    from vmae_jax.commands import config, train
+    from vmae_jax.io import run_config
     from vmae_jax.io.paths import Workdir
     from vmae_jax.runtime import watchdog
 
@@ -224,7 +235,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     if args.config is not None:
         chosen = config.load_config(args.config, args.overrides)
     elif workdir.config_json.exists():
-        chosen = experiment.read_config(workdir)
+        chosen = run_config.read_config(workdir)
         config.apply_overrides(chosen, args.overrides)
     else:
         raise ConfigError(f"vmae train: --config is needed, for {workdir.path} is no workdir yet")

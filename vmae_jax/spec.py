@@ -6,94 +6,43 @@ is data (a ConfigDict with the name and every argument, defaults filled in from 
 signature). It can be printed, overridden, stored as JSON and loaded again without running
 anything. `build` resolves the names, checks every argument against the signature, and calls.
 
-Only functions that a module of vmae_jax both defines and exports in its `__all__` can be named,
-and those of packages that the user allows by `allow_plugins`; so a stranger's `config.json` can
-run nothing but our own functions.
+A config can call only what is registered (`registry.register`), in the component packages of vmae_jax or in a
+package that the user admits by name (`--plugins=`). Every section and argument accepts calls of its own
+kinds only (a mask where a mask belongs), and all other arguments accept plain data only. Registered functions
+compute values and do nothing else, so building a stranger's `config.json` reads, writes, runs and imports
+nothing beyond vmae_jax itself. What the built parts do later is what the config says: they read the
+videos, weights and label files at the paths that it names.
 """
 
 import dataclasses
-import difflib
 import functools
-import importlib
-import importlib.util
 import inspect
 import json
-import pkgutil
-import re
-import types
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from vmae_jax.annotations import fits, in_words, scalar
+from vmae_jax.errors import ConfigError, did_you_mean, short
+from vmae_jax.lookup import entry, resolve
+
 __all__ = [
     "ConfigError",
-    "allow_plugins",
+    "arguments",
     "build",
     "call",
     "calls",
     "did_you_mean",
     "from_json",
-    "overrides",
     "resolve",
     "to_json",
 ]
 
-ROOT = "vmae_jax"
 CALL = "call"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
-_plugins: set[str] = set()
+DEPTH = 64  # of a config that is read from a file
+_VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 _MISSING = object()  # a required argument that nobody has given yet
-
-
-class ConfigError(ValueError):
-    """A config that cannot be carried out; its message is one line for the user."""
-
-
-def allow_plugins(packages: Iterable[str]) -> None:
-    """Lets configs name functions of these packages of the user's own (`--plugins=`).
-
-    Raises:
-      ConfigError: there is no such package.
-    """
-    for package in packages:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", package) or not importlib.util.find_spec(package):
-            raise ConfigError(f"--plugins={package}: there is no importable package of that name")
-        _plugins.add(package)
-
-
-def resolve(name: str) -> Callable[..., Any]:
-    """The function that `name` stands for.
-
-    A name is a module of vmae_jax and a function in it, `train.schedule.warmup_cosine`; where
-    the two are called the same, once is enough: `masking.tube` is `masking.tube.tube`. A name
-    that starts with an allowed plugin's package is looked up there.
-
-    Raises:
-      ConfigError: no such module or function, or one that is not exported.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or any(p.startswith("_") for p in name.split(".")):
-        raise ConfigError(f"{name!r} is not the name of a function of {ROOT}, such as 'masking.tube'")
-    root = name.split(".")[0] if name.split(".")[0] in _plugins else ROOT
-    path = name if root != ROOT else f"{ROOT}.{name}"
-    module_path, _, attribute = path.rpartition(".")
-    if _is_module(path):
-        module_path, attribute = path, path.rpartition(".")[2]
-    if not _is_module(module_path):
-        raise ConfigError(f"{name!r} names nothing in {root}{did_you_mean(name, _modules(root))}")
-    module = importlib.import_module(module_path)
-    exported = getattr(module, "__all__", ())
-    function = getattr(module, attribute, None) if attribute in exported else None
-    if function is None:
-        known = [f"{module_path}.{item}" for item in exported] or _modules(root)
-        known = [item.removeprefix(f"{ROOT}.") for item in known]
-        choice = f"; there is {', '.join(sorted(exported))}" if exported else did_you_mean(name, known)
-        raise ConfigError(f"{name!r} names nothing that {module_path} exports{choice}")
-    home = getattr(function, "__module__", "") or ""
-    if not callable(function) or home.split(".")[0] != root:
-        raise ConfigError(f"{name!r} is not a function that {root} defines")
-    return function
 
 
 def call(name: str, /, **arguments: Any) -> ConfigDict:
@@ -106,39 +55,56 @@ def call(name: str, /, **arguments: Any) -> ConfigDict:
     _check_names(name, arguments, parameters)
     config = ConfigDict({CALL: name}, sort_keys=False, convert_dict=False)
     for key, parameter in parameters.items():
-        if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+        if parameter.kind in _VARIABLE:
             continue
         if key in arguments:
             config[key] = _stored(arguments[key], parameter)
         elif parameter.default is inspect.Parameter.empty:
             # Left open, so that a command line may still give it; `build` says what is missing.
-            config[key] = config_dict.required_placeholder(_kind(parameter))
+            config[key] = config_dict.required_placeholder(scalar(parameter.annotation))
         else:
             config[key] = _stored(parameter.default, parameter)
     config.update({key: _config(value) for key, value in arguments.items() if key not in parameters})
     return config
 
 
-def build(config: Any, **context: Any) -> Any:
-    """Carries out a tree of calls, innermost first; whatever is no call is returned as it is.
+def build(config: Any, kind: str | None = None, /, **context: Any) -> Any:
+    """Check a call and carry it out, with all the calls in it, innermost first.
 
     Args:
-      config: a call, or a mapping or sequence that may hold calls.
+      config: the call.
+      kind: of component that it must be; None accepts every kind.
       **context: arguments for the outermost call that a config cannot hold.
 
     Raises:
-      ConfigError: an unknown or missing argument, a name outside vmae_jax, a value refused.
+      ConfigError: if it is no call of that kind, an argument is unknown or missing, or a value is refused.
     """
-    if isinstance(config, Mapping | ConfigDict):
-        items = {key: _get(config, key) for key in config}
-        items = {key: value for key, value in items.items() if value is not _MISSING}
-        name = items.pop(CALL, None)
-        if name is None:
-            return {key: build(value) for key, value in items.items()}
-        return _carry_out(name, items, context)
-    if isinstance(config, list | tuple):
-        return type(config)(build(value) for value in config)
-    return config
+    if not _is_call(config):
+        expected = f"a call of kind {kind}" if kind else "a call"
+        raise ConfigError(f"{expected} was expected, such as {{'call': 'masking.tube', …}}, got {short(config)}")
+    name, items = _items(config)
+    function = resolve(name, kind)
+    given = _arguments(name, function, items) | context
+    missing = [
+        key
+        for key, parameter in _parameters(function).items()
+        if key not in given and parameter.default is inspect.Parameter.empty and parameter.kind not in _VARIABLE
+    ]
+    if missing:
+        raise ConfigError(f"{name} needs {', '.join(missing)}")
+    return _carry_out(name, function, given)
+
+
+def arguments(config: Any, kind: str | None = None) -> dict[str, Any]:
+    """Return the arguments of a call, checked and built as `build` does, without carrying it out.
+
+    Raises:
+      ConfigError: as `build`, but for arguments that are missing.
+    """
+    if not _is_call(config):
+        raise ConfigError(f"a call was expected, got {short(config)}")
+    name, items = _items(config)
+    return _arguments(name, resolve(name, kind), items)
 
 
 def calls(config: Any) -> list[ConfigDict]:
@@ -163,39 +129,94 @@ def from_json(text: str) -> ConfigDict:
     """The config of `to_json`; nothing in it is run.
 
     Raises:
-      ConfigError: the text is not a JSON object.
+      ConfigError: if the text is not a JSON object, is nested too deeply, or holds a key that no config can have.
     """
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"not a config: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not a config: {_first_line(error)}") from None
     if not isinstance(data, dict):
         raise ConfigError("not a config: a JSON object was expected")
-    return _config(data)
-
-
-def _carry_out(name: str, items: dict[str, Any], context: dict[str, Any]) -> Any:
-    function = resolve(name)
-    parameters = _parameters(function)
-    _check_names(name, items, parameters)
-    arguments = {key: build(value) for key, value in items.items()} | context
-    missing = [
-        key
-        for key, parameter in parameters.items()
-        if key not in arguments and parameter.default is inspect.Parameter.empty
-    ]
-    if missing:
-        raise ConfigError(f"{name} needs {', '.join(missing)}")
+    if _depth(data) > DEPTH:
+        raise ConfigError(f"not a config: nested more than {DEPTH} levels deep")
     try:
-        return function(**arguments)
+        return _config(data)
+    except (KeyError, TypeError, ValueError) as error:  # a key that is an attribute of ConfigDict, or has a dot
+        raise ConfigError(f"not a config: {_first_line(error)}") from None
+
+
+def _carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    try:
+        return function(**given)
     except ConfigError:
         raise
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from error
+    except (ValueError, ArithmeticError) as error:
+        raise ConfigError(f"{name}: {_first_line(error)}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] in ("beartype", "jaxtyping"):
             raise ConfigError(f"{name}: {_first_line(error)}") from error
         raise
+
+
+def _arguments(name: str, function: Callable[..., Any], items: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the arguments of a call against what the function accepts, and build the calls in them."""
+    parameters, accepts = _parameters(function), entry(function).accepts
+    _check_names(name, items, parameters)
+    found = {}
+    for key, value in items.items():
+        if key in accepts:
+            found[key] = _of_kinds(f"{name}: {key}", value, accepts[key])
+            continue
+        found[key] = _without_calls(f"{name}: {key}", value)
+        parameter = parameters.get(key)
+        if parameter is not None and not fits(found[key], parameter.annotation):
+            raise ConfigError(f"{name}: {key} must be {in_words(parameter.annotation)}, got {short(found[key])}")
+    return found
+
+
+def _of_kinds(where: str, value: Any, kinds: tuple[str, ...], *, inside: bool = False) -> Any:
+    """Build a call of one of the kinds, or a list or mapping of such calls."""
+    if _is_call(value):
+        name = _items(value)[0]
+        kind = entry(resolve(name)).kind
+        if kind not in kinds:
+            raise ConfigError(f"{where} accepts a call of kind {' or '.join(kinds)}, got {name!r}, a {kind}")
+        return build(value)
+    if not inside and isinstance(value, Mapping | ConfigDict):
+        items = _present(value).items()
+        return {key: _of_kinds(f"{where}.{key}", one, kinds, inside=True) for key, one in items}
+    if not inside and isinstance(value, list | tuple):
+        return type(value)(_of_kinds(f"{where}[{i}]", one, kinds, inside=True) for i, one in enumerate(value))
+    if isinstance(value, int | float | str | Mapping | ConfigDict | list | tuple) and not isinstance(value, bool):
+        raise ConfigError(f"{where} accepts a call of kind {' or '.join(kinds)}, got {short(value)}")
+    return value  # none, true or false, or an object that no file can hold
+
+
+def _without_calls(where: str, value: Any) -> Any:
+    """Return plain data as Python's own types."""
+    if _is_call(value):
+        raise ConfigError(f"{where} accepts plain data only, got the call {short(_items(value)[0])}")
+    if isinstance(value, Mapping | ConfigDict):
+        return {key: _without_calls(f"{where}.{key}", one) for key, one in _present(value).items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_without_calls(f"{where}[{i}]", one) for i, one in enumerate(value))
+    return value
+
+
+def _is_call(value: Any) -> bool:
+    return isinstance(value, Mapping | ConfigDict) and CALL in value
+
+
+def _items(config: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the name of a call and the arguments that it has."""
+    items = _present(config)
+    return items.pop(CALL, None), items
+
+
+def _present(config: Any) -> dict[str, Any]:
+    """Return a mapping without the required values that nobody has given yet."""
+    items = {key: _get(config, key) for key in config}
+    return {key: value for key, value in items.items() if value is not _MISSING}
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -225,60 +246,9 @@ def _check_names(name: str, given: Iterable[str], parameters: Mapping[str, inspe
             raise ConfigError(f"{name} has no argument {key!r}{did_you_mean(key, parameters)}; it takes {taken}")
 
 
-def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
-    """("a.b", "value") of each `--config.a.b=value`, also written `--config.a.b value`.
-
-    Raises:
-      ConfigError: any other argument, or one without a value.
-    """
-    found = []
-    items = iter(arguments)
-    for item in items:
-        if not item.startswith("--config."):
-            raise ConfigError(f"vmae: unknown argument {item!r}; --help lists those there are")
-        path, given, value = item.removeprefix("--config.").partition("=")
-        if not given:
-            value = next(items, None)
-            if value is None:
-                raise ConfigError(f"vmae: {item} needs a value: {item}=VALUE")
-        found.append((path, value))
-    return found
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-@functools.cache
-def _is_module(path: str) -> bool:
-    try:
-        return importlib.util.find_spec(path) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-@functools.cache
-def _modules(root: str) -> tuple[str, ...]:
-    package = importlib.import_module(root)
-    found = pkgutil.walk_packages(getattr(package, "__path__", []), prefix=f"{root}.")
-    return tuple(module.name.removeprefix(f"{ROOT}.") for module in found)
-
-
 def _stored(value: Any, parameter: inspect.Parameter) -> Any:
     """`value` as a config can hold it: None becomes a placeholder of the annotated type."""
-    return config_dict.placeholder(_kind(parameter)) if value is None else _config(value)
-
-
-def _kind(parameter: inspect.Parameter) -> type:
-    """The scalar type that an annotation such as `int | None` asks for; else `object`."""
-    kinds = typing.get_args(parameter.annotation) if _is_union(parameter.annotation) else (parameter.annotation,)
-    kinds = [kind for kind in kinds if kind in (int, float, str, bool)]
-    return kinds[0] if len(kinds) == 1 else object
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return config_dict.placeholder(scalar(parameter.annotation)) if value is None else _config(value)
 
 
 def _get(config: Any, key: str) -> Any:
@@ -311,6 +281,20 @@ def _plain(config: Any) -> Any:
     if config is None or isinstance(config, bool | int | float | str):
         return config
     raise ConfigError(f"a config holds numbers, strings, lists and calls, not {type(config).__name__}: {config!r}")
+
+
+def _depth(data: Any) -> int:
+    """Return how deeply lists and objects are nested, without recursion."""
+    depth, level = 0, [data]
+    while level:
+        depth += 1
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+    return depth
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ from vmae_jax.data.builders.moving_shapes import config
 from vmae_jax.data.shapes import MOTIONS
 from vmae_jax.masking.core import plan
 from vmae_jax.methods.masked import Masked
-from vmae_jax.spec import ConfigError, allow_plugins, build
+from vmae_jax.plugins import allow_plugins
+from vmae_jax.spec import ConfigError, build
 from vmae_jax.types import MaskPlan
 
 SCENE = config(size=16, frames=4, shapes=1, clutter=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
 import shutil
@@ -17,10 +18,21 @@ from hypothesis import strategies as st
 
 from vmae_jax import spec
 from vmae_jax.commands import serve
+from vmae_jax.data import secret
 from vmae_jax.data.served import windows
+from vmae_jax.data.service import PROTOCOL, _Answers, _Serving
+from vmae_jax.data.tf import tensorflow
 from vmae_jax.spec import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SECRET = "a secret of these tests, 32 characters"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_secret():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(secret.VALUE, SECRET)
+        yield SECRET.encode()
 
 
 @given(st.integers(0, 1000), st.integers(1, 50), st.integers(1, 20))
@@ -63,7 +75,7 @@ def first_line(process):
 
 
 @pytest.fixture(scope="module")
-def service():
+def service(shared_secret):
     """A dispatcher and two workers; gives (address, workers)."""
     dispatcher = start()
     processes = [dispatcher]
@@ -138,6 +150,86 @@ def test_mistakes_at_a_workers_end_reach_the_trainer(video_folder, service, tmp_
         next(batches)
 
 
+def attack(tmp_path):
+    """The config of a stranger, which runs a command if it is built, and the file that shows it."""
+    marker = tmp_path / "marker"
+    command = ["sh", "-c", f"id > {marker}"]
+    call = {"call": "runtime.supervisor.supervise", "command": command, "processes": 1, "restarts": 0, "grace": 1.0}
+    return json.dumps(call | {"wait": 1.0}), marker
+
+
+def ask(address, token, *inputs):
+    """Have a worker of the service call the Python function of this name."""
+    tf = tensorflow()
+    service = tf.data.experimental.service
+    dataset = tf.data.Dataset.range(1).map(lambda _: tf.raw_ops.PyFunc(input=inputs, token=token, Tout=[tf.uint8]))
+    distributed = service.distribute(service.ShardingPolicy.OFF, f"{PROTOCOL}://{address}", compression=None)
+    return list(dataset.apply(distributed).as_numpy_iterator())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pyfunc_0", "the right one"])
+def test_a_worker_runs_nothing_without_the_secret(service, shared_secret, tmp_path, name):
+    """TensorFlow's own numbering finds no function, and one whose name was read at the dispatcher refuses."""
+    tf, (config, marker) = tensorflow(), attack(tmp_path)
+    numbers = [tf.constant(number, tf.int64) for number in (0, 1, 0, 0)]
+    inputs = [tf.constant(config), *numbers, tf.constant([0], tf.int64)]
+    if name == "the right one":
+        inputs = [tf.constant("0" * 64), *inputs]
+        name = secret.function_name(shared_secret)
+    with pytest.raises(tf.errors.OpError, match=r"Could not find callback|not signed with this worker's secret"):
+        ask(service[0], name, *inputs)
+    assert not marker.exists()
+
+
+def test_what_is_signed_is_the_config_the_seed_and_the_number_of_videos(shared_secret, tmp_path):
+    config, marker = attack(tmp_path)
+    answers = _Answers(1, shared_secret)
+    own = np.zeros(1, np.int64)
+    signed = secret.signature(shared_secret, config, 3, 5)
+    others = [(config + " ", 3, 5), (config, 4, 5), (config, 3, 6)]
+    for recipe, seed, videos in others:
+        with pytest.raises(ConfigError, match="not signed with this worker's secret"):
+            answers(signed.encode(), recipe.encode(), seed, videos, 0, 0, own)
+    # Even what is signed is built as a loader or not at all.
+    with pytest.raises(ConfigError, match="names no component"):
+        answers(signed.encode(), config.encode(), 3, 5, 0, 0, own)
+    assert not marker.exists()
+
+
+def test_a_worker_builds_loaders_alone():
+    with pytest.raises(ConfigError, match="of kind mask, where a loader was expected"):
+        _Serving('{"call": "masking.tube"}', 0, 1, 1)
+
+
+def test_the_secret_is_written_once_for_this_user_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv(secret.VALUE)
+    path = tmp_path / "config" / "secret"
+    monkeypatch.setenv(secret.FILE, str(path))
+    with pytest.raises(ConfigError, match="no secret in .*vmae data serve writes one"):
+        secret.read_secret()
+    made = secret.read_secret(make=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert secret.read_secret(make=True) == secret.read_secret() == made
+    assert len(made) == 64
+    assert [file.name for file in path.parent.iterdir()] == ["secret"]
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="can be read by other users: chmod 600"):
+        secret.read_secret()
+    monkeypatch.setenv(secret.VALUE, "short")
+    with pytest.raises(ConfigError, match="has 5 characters; at least 32"):
+        secret.read_secret()
+
+
+@pytest.mark.slow
+def test_a_trainer_with_another_secret_is_refused_in_one_line(video_folder, service, monkeypatch):
+    served = opened(video_folder, service=service[0])
+    monkeypatch.setenv(secret.VALUE, "another secret than the one the workers have")
+    refused = pytest.raises(ConfigError, match="has another secret than this training")
+    with served.batches(rows=range(8), seed=0) as batches, refused:
+        next(batches)
+
+
 def test_mistakes_before_anything_is_served(video_folder):
     with socket.socket() as held:
         held.bind(("localhost", 0))
@@ -169,4 +261,4 @@ def test_the_command_ends_when_it_is_told_to_and_asks_for_open(service):
     command = [sys.executable, "-m", "vmae_jax", "data", "serve"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert "say --open where a firewall keeps strangers away" in done.stderr
+    assert "give --open where a firewall or a private network" in done.stderr

@@ -22,9 +22,11 @@ from collections.abc import Sequence
 from typing import Any
 import jax.numpy as jnp
 from vmae_jax.data.order import clip_seeds
+from vmae_jax.registry import register
 
 __all__ = ["method"]
 
+@register("method", method="method")
 def method(method: Any, batches: Sequence[int] = ()) -> Any:
     """The method, its loss not a number in the batches of these numbers."""
     seeds = jnp.asarray([clip_seeds(0, batch * 8, 1)[0] for batch in batches], jnp.uint32).reshape(-1, 2)

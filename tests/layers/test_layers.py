@@ -8,11 +8,16 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
-FOUNDATION = {"types", "spec", "patches", "__version__"}
+FOUNDATION = {"types", "spec", "patches", "annotations", "errors", "lookup", "plugins", "registry", "__version__"}
 ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "types": set(),
     "spec": set(),
     "patches": set(),
+    "annotations": set(),
+    "errors": set(),
+    "lookup": set(),
+    "plugins": set(),
+    "registry": set(),
     "masking": set(),
     "targets": set(),
     "augment": set(),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from vmae_jax.registry import register
 from vmae_jax.types import stream, typed
 
 __all__ = ["Erasing", "random_erasing"]
@@ -44,6 +45,7 @@ class Erasing:
         return jnp.where((hit & fits.any() & inside)[None, :, :, None], noise, video)
 
 
+@register("erasing")
 def random_erasing(
     probability: float = 0.25,
     area: tuple[float, float] | list[float] = (0.02, 1 / 3),

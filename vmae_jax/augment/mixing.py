@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import stream, typed
 
@@ -107,6 +108,7 @@ def _span(key: Array, length: int, share: Array) -> Array:
     return (place >= centre - half) & (place < centre + half)
 
 
+@register("mixing")
 def mixup_cutmix(
     mixup: float = 0.8,
     cutmix: float = 1.0,

@@ -99,7 +99,7 @@ def _check_models(at: str, record: init_from.Weights, target: Any, option: str) 
     chosen: Any = target.method.get("model")
     if not all(isinstance(one, ConfigDict) and one.get("call") == VIT for one in (saved, chosen)):
         return
-    one, other = (_dims(build(node)) for node in (saved, chosen))
+    one, other = (_dims(build(node, "model")) for node in (saved, chosen))
     apart = [f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]]
     if apart:
         raise ConfigError(

@@ -167,7 +167,7 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     tensors.write_safetensors(folder / "model.safetensors", huggingface.to_state(state, dims.kind), {})
     (folder / "config.json").write_text(huggingface.as_text(theirs))
     method: Any = config.method
-    decoder_mask = spec.build(method.decoder_mask) if method.get("decoder_mask") else None
+    decoder_mask = spec.build(method.decoder_mask, "mask") if method.get("decoder_mask") else None
     masked = dataclasses.replace(one.masked, decoder_mask=decoder_mask)
     plan = jax.device_get(jax.jit(masked.plan)(running.batch))
     video = np.asarray(running.batch["video"])

@@ -11,7 +11,7 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from vmae_jax import configs
 from vmae_jax.spec import ConfigError, did_you_mean, resolve
 
-__all__ = ["apply_overrides", "load_config"]
+__all__ = ["apply_overrides", "load_config", "overrides"]
 
 PACKAGED = pathlib.Path(configs.__file__).parent
 UNITS = {"steps", "epochs", "examples"}
@@ -28,6 +28,9 @@ _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_/]*)((?:\[\d+\])*)")  # a slash as in 
 
 def load_config(target: str, overrides: Sequence[tuple[str, str]] = (), *, checkpoint: str | None = None) -> ConfigDict:
     """The config of a file, with overrides.
+
+    The file is Python and is executed, so a target comes from the command line or the caller only, never from a
+    workdir or another file.
 
     Args:
       target: `FILE.py` or `FILE.py:arguments`; the file has `get_config(arguments=None)`.
@@ -74,6 +77,26 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) ->
         elif last not in node:
             raise ConfigError(_unknown(path, str(last), node))
         _assign(node, str(last), text, path)
+
+
+def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
+    """("a.b", "value") of each `--config.a.b=value`, also written `--config.a.b value`.
+
+    Raises:
+      ConfigError: any other argument, or one without a value.
+    """
+    found = []
+    items = iter(arguments)
+    for item in items:
+        if not item.startswith("--config."):
+            raise ConfigError(f"vmae: unknown argument {item!r}; --help lists those there are")
+        path, given, value = item.removeprefix("--config.").partition("=")
+        if not given:
+            value = next(items, None)
+            if value is None:
+                raise ConfigError(f"vmae: {item} needs a value: {item}=VALUE")
+        found.append((path, value))
+    return found
 
 
 def _module(path: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.measure import Measurement
@@ -83,8 +84,8 @@ def _open(
             raise ConfigError(f"--config={config} has no section eval")
         chosen.eval = other["eval"]
     apply_overrides(chosen, overrides)
-    section: Any = chosen.get("eval", {})
-    averaged = ema or bool(section.get("ema", False))
+    section: Any = chosen.get("eval")
+    averaged = ema or (isinstance(section, ConfigDict) and section.get("ema") is True)
     trained = restore(checkpoint, ema=averaged, config=chosen)
     if trained.made.eval.data is None or not trained.made.eval.evaluators:
         raise ConfigError(
@@ -100,7 +101,7 @@ def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:
     method: Any = trained.made.config.method
     if config is None or "model" not in method:
         return
-    takes, given = build(method.model).video_shape, tuple(trained.made.eval.data.spec()["video"].shape[1:])
+    takes, given = build(method.model, "model").video_shape, tuple(trained.made.eval.data.spec()["video"].shape[1:])
     if takes != given:
         takes, given = ("x".join(map(str, shape)) for shape in (takes, given))
         raise ConfigError(

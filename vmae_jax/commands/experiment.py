@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vmae_jax.errors import short
 from vmae_jax.io.checkpoint import Checkpoints
-from vmae_jax.io.paths import Workdir, write_text
+from vmae_jax.io.paths import Workdir
+from vmae_jax.io.run_config import read_config, write_config
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
@@ -21,11 +23,21 @@ from vmae_jax.train.state import TrainState, make_init
 from vmae_jax.train.step import Step, make_step
 from vmae_jax.types import Context, Method
 
-__all__ = ["Experiment", "check_clips", "differences", "experiment", "open_workdir", "read_config"]
+__all__ = ["Experiment", "check_clips", "differences", "experiment", "open_workdir"]
 
 log = logging.getLogger(__name__)
 
-SECTIONS = ("method", "data", "optimizer", "train", "checkpoint", "eval", "mesh", "init_from", "seed")
+# The sections of a config that are one call, and its kind.
+KINDS = {
+    "method": "method",
+    "data": "loader",
+    "optimizer": "optimizer",
+    "train": "training",
+    "checkpoint": "checkpointing",
+    "eval": "evaluation",
+    "mesh": "mesh",
+}
+SECTIONS = (*KINDS, "init_from", "seed")
 # What may change when a run is resumed, below `data`: where the files are, and how fast they come.
 PLACES = ("path", "root", "directory", "data_dir", "service")
 FREE_DATA = (*PLACES, "workers", "prefetch", "timeout", "max_bad_fraction", "memory")
@@ -88,7 +100,7 @@ class Experiment:
 
         They follow from the dims: counted with plain attention, as a fused kernel's count has its padding.
         """
-        method = build(_with_plain_attention(self.config))
+        method = build(_with_plain_attention(self.config), "method")
         context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
         params = sharding.unbox(self.abstract_params())
         frozen = self.method.frozen and sharding.unbox(sharding.abstract(self.method.frozen, self.batch_spec))
@@ -138,14 +150,12 @@ def experiment(config: ConfigDict) -> Experiment:
     unknown = [name for name in config if name not in SECTIONS]
     if missing or unknown:
         raise ConfigError(f"a config has the sections {', '.join(SECTIONS)}; this one has {', '.join(config)}")
-    built = {name: build(config[name]) for name in SECTIONS if name != "init_from"}
+    built = {name: _section(name, config[name]) for name in KINDS}
     section: Any = config["data"]
     if getattr(built["data"], "service", None):  # its workers build the loader themselves
         built["data"] = dataclasses.replace(built["data"], recipe=to_json(section))
     if not isinstance(built["method"], Method):
         raise ConfigError("config.method is not a method: use call('methods.masked.build', …)")
-    if not isinstance(built["seed"], int):
-        raise ConfigError(f"config.seed is a whole number, not {built['seed']!r}")
     made = Experiment(
         config=config,
         method=built["method"],
@@ -156,18 +166,35 @@ def experiment(config: ConfigDict) -> Experiment:
         eval=built["eval"],
         mesh_settings=built["mesh"],
         init_from=_places(config["init_from"]),
-        seed=built["seed"],
+        seed=_seed(config["seed"]),
     )
     _check_fit(made)
     return made
 
 
+def _section(name: str, value: Any) -> Any:
+    """Build a section that is one call."""
+    if not isinstance(value, ConfigDict) or "call" not in value:
+        raise ConfigError(f"config.{name} must be a call of kind {KINDS[name]}, got {short(value)}")
+    return build(value, KINDS[name])
+
+
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
+        raise ConfigError(f"config.seed must be a whole number of at most 64 bits, got {short(value)}")
+    return value
+
+
 def _places(section: Any) -> dict[str, Any]:
-    """What `init_from` builds; a place without its path is told with the option that gives it."""
+    """Build what `init_from` names; the error for a place without its path names the option that gives it."""
+    if not isinstance(section, ConfigDict) or "call" in section:
+        raise ConfigError(
+            f"config.init_from must be a mapping of places to calls of kind weights, got {short(section)}"
+        )
     built = {}
     for at, record in section.items():
         try:
-            built[at] = build(record)
+            built[at] = build(record, "weights")
         except ConfigError as error:
             hint = f" (--config.init_from.{at}.path=WORKDIR)" if str(error).endswith("needs path") else ""
             raise ConfigError(f"init_from.{at}: {error}{hint}") from error
@@ -201,22 +228,6 @@ def check_clips(made: Experiment, videos: int, accumulate: int) -> None:
         made.method.suits(clips)
 
 
-def read_config(workdir: Workdir) -> ConfigDict:
-    """The config that a workdir was made with.
-
-    Raises:
-      ConfigError: no such workdir, or one without a readable config.
-    """
-    if not workdir.path.exists():
-        raise ConfigError(f"--workdir={workdir.path}: there is no such folder")
-    if not workdir.config_json.exists():
-        raise ConfigError(f"--workdir={workdir.path}: not a workdir, it has no config.json")
-    try:
-        return from_json(workdir.config_json.read_text())
-    except ConfigError as error:
-        raise ConfigError(f"{workdir.config_json}: {error}") from error
-
-
 def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
     """Writes `config.json`, after checking that a resumed run is still the same experiment.
 
@@ -233,7 +244,7 @@ def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
             )
     if jax.process_index() == 0:
         workdir.path.mkdir(parents=True, exist_ok=True)
-        write_text(workdir.config_json, to_json(config))
+        write_config(workdir, config)
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

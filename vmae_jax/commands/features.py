@@ -143,7 +143,7 @@ def run(
 def _job(checkpoint: str, videos: Sequence[str], folder: epath.Path, options: Options) -> _Job:
     trained = restore(checkpoint, ema=options.ema)
     config: Any = trained.made.config
-    windows, settings = _plan(options, trained, build(config.method.model).video_shape[0])
+    windows, settings = _plan(options, trained, build(config.method.model, "model").video_shape[0])
     written = settings | {"checkpoint": str(trained.workdir.path), "step": trained.step}
     old = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).exists() else None
     source, names = named_videos(videos, options.rate, options.name, functools.partial(files_of, options.format))
@@ -192,7 +192,7 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
     if options.format == "array_record":
         todo.sort(key=lambda number: (store.unit(names[number]), names[number]))
     config: Any = job.trained.made.config
-    model = build(config.method.model)
+    model = build(config.method.model, "model")
     raw = options.like == "tad"
     compute, batch = network(
         job.trained, model, batch=options.batch, layer=options.layer, tokens=options.tokens, raw=raw

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import jax
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.experiment import Experiment, experiment, read_config
+from vmae_jax.commands.experiment import Experiment, experiment
 from vmae_jax.io import layout
 from vmae_jax.io.checkpoint import locate, read_newest, read_tree
 from vmae_jax.io.paths import Workdir
+from vmae_jax.io.run_config import read_config
 from vmae_jax.spec import ConfigError, build, call
 from vmae_jax.train import sharding
 from vmae_jax.types import Extra, Params
@@ -106,7 +107,7 @@ def _completed(config: ConfigDict) -> ConfigDict:
     section: Any = config.get("method")
     if not isinstance(section, ConfigDict) or "model" not in section:
         return config
-    model = build(section.model)
+    model = build(section.model, "model")
     frames, size, _, channels = model.video_shape
     whole = {
         "data": call(

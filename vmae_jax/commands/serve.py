@@ -20,24 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=0, help="to listen on (default: any that is free)")
     add("--host", default="localhost", help="of a worker: the name under which the trainer reaches this machine")
     add("--workers", type=int, help="of a worker: processes that decode (default: one a core)")
-    add("--open", action="store_true", help="needed: TensorFlow's servers listen on every network interface and ask "
-        "nobody who they are, so they belong behind a firewall")  # fmt: skip
-    add("--plugins", default="", help="packages of your own whose functions configs may name")
+    add("--open", action="store_true", help="needed: TensorFlow's servers listen on every network interface and "
+        "authenticate nobody, so they belong behind a firewall or on a private network")  # fmt: skip
+    add("--plugins", default="", help="packages of yours whose registered components a config may name")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-      ConfigError: without --open; a port that is taken, a dispatcher that is not there.
+      ConfigError: without --open; a port that is taken, a dispatcher or a secret that is not there.
     """
     if not args.open:
         raise ConfigError(
             "vmae data serve: TensorFlow's servers listen on every network interface, and whoever reaches them can run "
-            "TensorFlow programs here: say --open where a firewall keeps strangers away"
+            "TensorFlow graphs here: give --open where a firewall or a private network keeps strangers away"
         )
-    from vmae_jax.data import service
+    from vmae_jax.data import secret, service
 
+    secret.read_secret(make=True)
     with until_stopped() as wait:
         if args.dispatcher is None:
             server: Any = service.start_dispatcher(args.port)
@@ -47,10 +48,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             server = service.start_worker(args.dispatcher, host=args.host, port=args.port, processes=args.workers)
             told = {"role": "worker", "dispatcher": args.dispatcher}
             text = f"decoding for {args.dispatcher}"
-        print(f"{text} (SIGTERM or Ctrl-C ends it)", file=sys.stderr, flush=True)
+        print(f"{text} (SIGTERM or Ctrl-C ends it)\n{_open(secret)}", file=sys.stderr, flush=True)
         wait()
         server.stop()
     return told
+
+
+def _open(secret: Any) -> str:
+    """Return what protects the service and what does not."""
+    place = f"${secret.VALUE}" if secret.VALUE in os.environ else str(secret.secret_file())
+    return (
+        f"Workers answer only requests that are signed with the secret in {place}; the trainer needs the same one.\n"
+        "TensorFlow's service itself authenticates nobody: whoever reaches this port can run TensorFlow graphs, which "
+        "read and write files as this user. Keep it on a loopback interface or a private network."
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from vmae_jax.data.order import generator
 from vmae_jax.data.video import VideoInfo
+from vmae_jax.registry import register
 
 __all__ = [
     "Dense",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 
+@register("sampler")
 def dense(frames: int = 16, stride: int = 4) -> "Dense":
     """Pre-training: `frames` frames, exactly `stride` apart, from a random start.
 
@@ -35,6 +37,7 @@ def dense(frames: int = 16, stride: int = 4) -> "Dense":
     return Dense(_positive("frames", frames), _positive("stride", stride))
 
 
+@register("sampler")
 def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "DenseFinetune":
     """Fine-tuning: a window of `frames * stride` frames, `frames` of them evenly spaced.
 
@@ -45,6 +48,7 @@ def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "D
     return DenseFinetune(_positive("frames", frames), _positive("stride", stride), random)
 
 
+@register("sampler")
 def uniform(frames: int = 16, random: bool = True) -> "Uniform":
     """Something-Something: the video in `frames` equal parts, one frame of each.
 
@@ -54,6 +58,7 @@ def uniform(frames: int = 16, random: bool = True) -> "Uniform":
     return Uniform(_positive("frames", frames), random)
 
 
+@register("sampler")
 def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = False) -> "Multiview":
     """Testing: `views` clips of the video, spread evenly (dense) or interleaved (`sparse`)."""
     return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)

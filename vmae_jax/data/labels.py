@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["Field", "Value", "fields", "many", "numbers", "one", "read_column", "read_names"]
@@ -83,11 +84,13 @@ class Field:
         return hot
 
 
+@register("label")
 def one() -> Field:
     """One class a video: its number."""
     return Field("one")
 
 
+@register("label")
 def many(classes: int) -> Field:
     """Several classes a video, or none: the source gives their numbers, or 0 or 1 for every class.
 
@@ -99,6 +102,7 @@ def many(classes: int) -> Field:
     return Field("many", classes)
 
 
+@register("label")
 def numbers(size: int = 1) -> Field:
     """Numbers to be predicted, such as a score or an angle.
 

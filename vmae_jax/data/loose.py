@@ -17,11 +17,13 @@ from vmae_jax.data import builders
 from vmae_jax.data.listed_builder import Settings
 from vmae_jax.data.listing import Listing, Row
 from vmae_jax.data.video import Encoded
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, build, call, did_you_mean, resolve
 
 __all__ = ["Loose", "Rows", "loose", "open_dataset"]
 
 
+@register("source", config="dataset")
 def loose(config: Any, split: str = "train") -> "Loose":
     """A split of a data set of `data.builders`, from its owners' files.
 
@@ -113,7 +115,7 @@ def open_dataset(text: str, directory: str, split: str) -> tuple[Rows, list[tupl
         raise ConfigError(
             f"--dataset={text}: no such data set{did_you_mean(name, known)}; there are {', '.join(known)}"
         )
-    parameters = inspect.signature(resolve(function)).parameters
+    parameters = inspect.signature(resolve(function, "dataset")).parameters
     if "directory" not in parameters:
         raise ConfigError(f"--dataset={text}: {name} reads no files of owners")
     given = {key: value for key, _, value in (part.partition("=") for part in arguments.split(",") if part)}
@@ -122,7 +124,7 @@ def open_dataset(text: str, directory: str, split: str) -> tuple[Rows, list[tupl
         taken = [key for key in parameters if key != "directory"]
         raise ConfigError(f"--dataset={text}: no argument {unknown!r}{did_you_mean(unknown, taken)}; there are {taken}")
     typed = {key: _typed(text, key, value, parameters[key].default) for key, value in given.items()}
-    return _open(build(call(function, directory=directory, **typed)), split)
+    return _open(build(call(function, directory=directory, **typed), "dataset"), split)
 
 
 def _open(settings: Settings, split: str) -> tuple[Rows, list[tuple[str, str]]]:

@@ -32,6 +32,7 @@ from vmae_jax.data.budget import record_bytes
 from vmae_jax.data.order import fold, video_at
 from vmae_jax.data.sources import Opener, Source
 from vmae_jax.data.video import Encoded
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Epoch", "Mixed", "Mixture", "Part", "epoch_of", "index_at", "mixture", "part"]
@@ -46,6 +47,7 @@ class Part:
     stride: int | None
 
 
+@register("part", source="source")
 def part(source: Any, weight: float = 1.0, stride: int | None = None) -> Part:
     """A source of a mixture.
 
@@ -60,6 +62,7 @@ def part(source: Any, weight: float = 1.0, stride: int | None = None) -> Part:
     return Part(source, weight, stride)
 
 
+@register("source", parts="part")
 def mixture(parts: Mapping[str, Any], weigh: str = "passes") -> "Mixture":
     """Several sources as one.
 

@@ -21,6 +21,7 @@ from vmae_jax.data.labels import Field, fields
 from vmae_jax.data.mixture import epoch_of
 from vmae_jax.data.sources import Opener, Source
 from vmae_jax.data.transforms import Crop, Transform, leading, output_size
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Loader", "Opened", "loader"]
 
 
+@register("loader", source="source", sampler="sampler", transforms="transform", labels="label")
 def loader(
     source: Any,
     sampler: Any,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmae_jax.data.transforms import Features
+from vmae_jax.registry import register
 
 __all__ = ["RandAugment", "rand_augment"]
 
@@ -19,6 +20,7 @@ LEVELS = 10.0
 GREY = 128
 
 
+@register("transform")
 def rand_augment(
     layers: int = 4, magnitude: float = 7.0, deviation: float = 0.5, probability: float = 0.5
 ) -> "RandAugment":

@@ -11,6 +11,7 @@ import numpy as np
 
 from vmae_jax.data.faults import Fault, Ledger
 from vmae_jax.data.mixture import epoch_of, index_at
+from vmae_jax.data.secret import FILE, VALUE, read_secret
 from vmae_jax.data.service import PROTOCOL, call_remote, check_address
 from vmae_jax.data.sources import Source
 from vmae_jax.data.tf import tensorflow
@@ -45,12 +46,13 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
     """As `feed.Batches`, but the clips of an epoch come in any order.
 
     Raises:
-      ConfigError: nothing listens at the service's address.
+      ConfigError: nothing listens at the service's address, or there is no secret to sign requests with.
     """
 
     def __init__(self, loader: "Loader", source: Source, rows: Sequence[int], plan: "Plan") -> None:
         assert loader.service is not None
         check_address(loader.service)
+        self._secret = read_secret()
         self.position = plan.start  # of the next batch, in videos
         self._loader, self._source, self._plan = loader, source, plan
         self._rows = np.sort(np.asarray(rows))
@@ -208,7 +210,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
             position = start + number // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
             index = index_at(position, epoch=epoch, seed=self._plan.seed, shuffle=self._plan.shuffle)
             mine = own[bounds[slot] : bounds[slot + 1]]
-            where = {"seed": self._plan.seed, "videos": len(self._source)}
+            where = {"secret": self._secret, "seed": self._plan.seed, "videos": len(self._source)}
             return number, *call_remote(loader, loader.recipe, position=position, index=index, own=mine, **where)
 
         whole = len(missing) == max(missing) + 1
@@ -236,6 +238,8 @@ def _told(error: BaseException) -> BaseException:
     if not isinstance(error, tensorflow().errors.OpError):
         return error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any("Could not find callback" in line for line in lines):  # no function of the name that our secret gives
+        return ConfigError(f"a worker of the data service has another secret than this training (${VALUE} or ${FILE})")
     for line in lines:
         for kind in ("ConfigError: ", "TooManyBadVideos: "):
             if kind in line:

@@ -12,14 +12,21 @@ when it dies is asked for again. A run that is resumed in the middle of an epoch
 on with the positions behind the checkpoint's, some of which it may have seen. The exact mode is the default.
 
 **How.** A dataset that is sent to workers can hold no Python function of ours, only its name ("token"). So a
-worker registers one function before anything else, under the name that TensorFlow gives the first
-one, and the trainer's graph calls that: with the loader's config as text, a position and the number of
-the video there. Workers build the loader from the text, as from any config: only our functions can be named.
+worker registers one function, and the trainer's graph calls it by name: with the loader's config as text, a
+position and the number of the video there. Workers build the loader from the text, as from any config: only
+registered components can be named, and the whole must be a loader.
+
+**Who may call.** The function's name is derived from a secret that trainer and workers share, and the config, the
+seed and the number of videos are signed with it (`secret`). A worker refuses everything else. TensorFlow's servers
+themselves authenticate nobody: whoever reaches a dispatcher can read what trainers have sent to it (so the name is
+no protection by itself, and a request can be repeated), and whoever reaches a worker can run TensorFlow graphs
+there, which can read and write files. They belong on a loopback interface or a private network.
 """
 
 import collections
 import dataclasses
 import functools
+import hmac
 import json
 import socket
 import threading
@@ -28,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmae_jax.data.feed import Plan, finished, start_reader
+from vmae_jax.data.secret import FILE, VALUE, function_name, read_secret, signature
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError, build, from_json
@@ -37,17 +45,19 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOL", "Dispatcher", "Worker", "call_remote", "check_address", "start_dispatcher", "start_worker"]
 
-TOKEN = "pyfunc_0"  # TensorFlow's name of the first Python function of a process
 PROTOCOL = "grpc"
 _KEPT = 2  # loaders that a worker keeps open; a run has one
 
 
-def call_remote(loader: "Loader", recipe: str, *, seed: int, videos: int, position: Any, index: Any, own: Any) -> Any:
+def call_remote(
+    loader: "Loader", recipe: str, *, secret: bytes, seed: int, videos: int, position: Any, index: Any, own: Any
+) -> Any:
     """The clips `own` of the video `index` at `position`, in a graph that a worker carries out.
 
     Args:
       loader: whose clips they are.
       recipe: its config as JSON.
+      secret: that the workers have too.
       seed: of the run.
       videos: how many the trainer's source has; a worker that sees others refuses.
       position, index, own: tensors, as the feed's reader takes them.
@@ -57,10 +67,12 @@ def call_remote(loader: "Loader", recipe: str, *, seed: int, videos: int, positi
     """
     tf = tensorflow()
     fields = loader.labels
-    inputs = [tf.constant(recipe), tf.constant(seed & (1 << 63) - 1, tf.int64), tf.constant(videos, tf.int64)]
+    seed &= (1 << 63) - 1
+    signed = signature(secret, recipe, seed, videos)
+    inputs = [tf.constant(signed), tf.constant(recipe), tf.constant(seed, tf.int64), tf.constant(videos, tf.int64)]
     types = [tf.uint8, tf.uint32, tf.int32, tf.bool, tf.string, *(tf.as_dtype(f.dtype) for f in fields.values())]
     video, seeds, used, valid, notes, *labels = tf.raw_ops.PyFunc(
-        input=[*inputs, position, index, own], token=TOKEN, Tout=types
+        input=[*inputs, position, index, own], token=function_name(secret), Tout=types
     )
     video = tf.ensure_shape(video, [None, loader.sampler.frames, loader.size, loader.size, loader.channels])
     labels = [tf.ensure_shape(label, field.shape) for label, field in zip(labels, fields.values(), strict=True)]
@@ -96,10 +108,9 @@ def start_dispatcher(port: int = 0) -> Dispatcher:
 class Worker:
     """Decodes for any run of the dispatcher's."""
 
-    def __init__(self, server: Any, answers: "_Answers", kept: Any) -> None:
+    def __init__(self, server: Any, answers: "_Answers") -> None:
         self._server = server
-        self._answers = answers
-        self._kept = kept  # the graph that keeps our function registered
+        self._answers = answers  # TensorFlow's registry refers to it weakly
 
     def stop(self) -> None:
         """Ends it, and its decoding processes."""
@@ -108,7 +119,7 @@ class Worker:
 
 
 def start_worker(dispatcher: str, *, host: str = "localhost", port: int = 0, processes: int | None = None) -> Worker:
-    """Starts a worker; only one in a process, and before any other Python function is in a graph.
+    """Starts a worker; only one in a process.
 
     Args:
       dispatcher: HOST:PORT.
@@ -117,25 +128,27 @@ def start_worker(dispatcher: str, *, host: str = "localhost", port: int = 0, pro
       processes: that decode; by default one a core.
 
     Raises:
-      ConfigError: nothing listens there, or the port is taken.
+      ConfigError: nothing listens there, the port is taken, or there is no secret.
     """
     check_address(dispatcher)
-    tf = tensorflow()
-    answers = _Answers(processes or available_cores())
-    with tf.Graph().as_default() as graph:
-        tf.numpy_function(answers, [tf.constant(0)], [tf.int32])
-        operation = next(op for op in graph.get_operations() if op.type == "PyFunc")
-    token = operation.get_attr("token").decode()
-    if token != TOKEN:
-        raise RuntimeError(f"a worker's function is {token}, not {TOKEN}: start it in a process of its own")
-    service = tf.data.experimental.service
+    service = tensorflow().data.experimental.service
+    secret = read_secret()
+    answers = _Answers(processes or available_cores(), secret)
+    _register(function_name(secret), answers)
     settings = service.WorkerConfig(
         dispatcher_address=dispatcher, worker_address=f"{host}:%port%", port=port, protocol=PROTOCOL
     )
     try:
-        return Worker(service.WorkerServer(settings), answers, graph)
+        return Worker(service.WorkerServer(settings), answers)
     except Exception as error:  # TensorFlow raises a RuntimeError or an error of its own
         raise ConfigError(f"no worker can serve {dispatcher}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _register(name: str, function: Any) -> None:
+    """Let graphs call a function by a name of our choice; TensorFlow's own API numbers them, "pyfunc_0"."""
+    from tensorflow.python.ops import script_ops
+
+    script_ops._py_funcs._funcs[name] = function
 
 
 def check_address(address: str) -> None:
@@ -157,13 +170,19 @@ class _Answers:
     What it raises comes out at the trainer's end.
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, secret: bytes) -> None:
         self._processes = processes
+        self._secret = secret
         self._lock = threading.Lock()
         self._open: collections.OrderedDict[bytes, _Serving] = collections.OrderedDict()
 
-    def __call__(self, recipe: bytes, seed: Any, videos: Any, position: Any, index: Any, own: np.ndarray) -> list[Any]:
+    def __call__(
+        self, signed: bytes, recipe: bytes, seed: Any, videos: Any, position: Any, index: Any, own: np.ndarray
+    ) -> list[Any]:
         """video [n t h w c], seeds [n 2], index, valid, notes, and each label."""
+        expected = signature(self._secret, recipe.decode(), int(seed), int(videos))
+        if not hmac.compare_digest(expected.encode(), signed):
+            raise ConfigError(f"the request is not signed with this worker's secret (${VALUE} or ${FILE})")
         serving = self._serving(recipe, int(seed), int(videos))
         try:
             return serving(position, index, own)
@@ -198,7 +217,7 @@ class _Serving:
 
     def __init__(self, recipe: str, seed: int, videos: int, processes: int) -> None:
         # What is broken is counted by the trainer, over all workers.
-        loader = dataclasses.replace(build(from_json(recipe)), max_bad_fraction=1.0)
+        loader = dataclasses.replace(build(from_json(recipe), "loader"), max_bad_fraction=1.0)
         source = loader.source.open()
         if len(source) != videos:
             raise ConfigError(f"this worker finds {len(source)} videos where the trainer has {videos}")

@@ -6,10 +6,12 @@ line what is wrong. What it gives, a `Source`, has random access by number.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from vmae_jax.data.video import Encoded
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = [
@@ -47,8 +49,10 @@ class Opener(Protocol):
 
 
 PARTS = ("all", "train", "held_out")
+_TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
 
 
+@register("source")
 def folder(
     path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
 ) -> "Folder":
@@ -71,6 +75,7 @@ def folder(
     return Folder(path, labels, part, share, names)
 
 
+@register("source", otherwise="source")
 def folder_or(
     otherwise: Any,
     path: str | None = None,
@@ -88,6 +93,7 @@ def folder_or(
     return otherwise if path is None else folder(path, labels, part, share, names)
 
 
+@register("source")
 def paths(paths: Sequence[str]) -> "Paths":
     """Videos by name: files, and folders whose videos are all taken.
 
@@ -99,12 +105,13 @@ def paths(paths: Sequence[str]) -> "Paths":
     return Paths(tuple(paths))
 
 
+@register("source")
 def csv(
     path: str,
     root: str = "",
     columns: str | None = None,
     pictures: str = "img_{:05}.jpg",
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, str | None] | None = None,
 ) -> "CsvList":
     """A list of videos in the official formats, one a line, separated by spaces or commas.
 
@@ -128,6 +135,7 @@ def csv(
     return CsvList(path, root, columns, pictures, listed)
 
 
+@register("source", config="dataset")
 def tfds(
     name: str | None = None,
     directory: str | None = None,
@@ -142,12 +150,13 @@ def tfds(
     """A TFDS dataset: one of vmae_jax.data.builders, one that TFDS knows, or a prepared folder.
 
     Args:
-      name: the builder: a module of vmae_jax.data.builders, or a dataset of TFDS.
+      name: the builder: a module of vmae_jax.data.builders, or a dataset of TFDS as "name", "name/config" or
+        "name/config:1.0.0". Namespaces ("huggingface:…") are refused, because TFDS runs code that it downloads.
       directory: instead of `name`, a folder that holds a prepared dataset.
       split: a split as TFDS writes it, such as "train" or "train[:10%]".
       data_dir: where prepared datasets live; by default this user's cache folder.
       config: for a builder that takes one, such as
-        call("data.builders.moving_shapes.config", train=2000); or the name of a TFDS config.
+        call("data.builders.moving_shapes.config", train=2000).
       prepare: make the dataset when it is not there yet.
       video: the feature that holds the video: its encoded bytes, or `tfds.features.Video`.
       label: the feature that is the batch's "label"; every other feature of numbers is a label
@@ -156,6 +165,10 @@ def tfds(
     """
     if (name is None) == (directory is None):
         raise ConfigError("a TFDS source takes either name= or directory=")
+    if name is not None and not _TFDS_NAME.fullmatch(name):
+        raise ConfigError(
+            f"name={name!r}: a dataset of TFDS is given as name, name/config or name/config:1.0.0, without a namespace"
+        )
     return Tfds(name, directory, split, data_dir, config, prepare, (video, label, key))
 
 

@@ -182,7 +182,7 @@ class _Process:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vmae_jax.data.worker", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-m", "vmae_jax.data.worker", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from flax.core import meta
 from vmae_jax.eval.collect import About, Programs, Results, labelled, whole
 from vmae_jax.eval.judge import judge
 from vmae_jax.eval.scores import single
+from vmae_jax.registry import register
 from vmae_jax.types import Array, Batch, Method, Output, Params
 
 __all__ = ["AttentiveProbe", "attentive_probe"]
@@ -138,6 +139,7 @@ class AttentiveProbe:
         return weights
 
 
+@register("evaluator", train="loader", pool="pool")
 def attentive_probe(
     train: Any,
     pool: Any,

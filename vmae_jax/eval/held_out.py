@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.eval.collect import About
+from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Extra, Mean, Method, Params
 
 __all__ = ["HeldOut", "held_out"]
@@ -61,6 +62,7 @@ class HeldOut:
         return measure
 
 
+@register("evaluator")
 def held_out(seed: int = 0) -> HeldOut:
     """Loss, its terms and the method's metrics over all videos, each counted once, no drop path.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.eval.collect import About, Results, embed, embed_both, unit
+from vmae_jax.registry import register
 from vmae_jax.types import Batch, Method, Params
 
 __all__ = ["Knn", "Retrieval", "knn", "retrieval", "vote"]
@@ -75,6 +76,7 @@ class Retrieval:
         return Results(numbers | {"videos": float(len(mine))})
 
 
+@register("evaluator", train="loader")
 def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = None, label: str = "label") -> Knn:
     """Classification by the k nearest training videos, weighted (Wu et al. 2018; DINO).
 
@@ -95,6 +97,7 @@ def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = 
     return Knn(train, k, temperature, layer, label)
 
 
+@register("evaluator", train="loader")
 def retrieval(
     train: Any = None, ranks: Sequence[int] = (1, 5, 10, 20, 50), layer: int | None = None, label: str = "label"
 ) -> Retrieval:

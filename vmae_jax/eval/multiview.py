@@ -17,6 +17,7 @@ import numpy as np
 from vmae_jax.eval.collect import About, Found, Results, per_video
 from vmae_jax.eval.judge import jointly, judge
 from vmae_jax.eval.scores import finite
+from vmae_jax.registry import register
 from vmae_jax.types import Array, Batch, Extra, Method, Output, Params
 
 __all__ = ["Multiview", "multiview"]
@@ -65,6 +66,7 @@ class Multiview:
         return results
 
 
+@register("evaluator")
 def multiview(pictures: bool = True) -> Multiview:
     """The official test: scores averaged over all views of a video.
 

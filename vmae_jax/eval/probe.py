@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from vmae_jax.eval.collect import About, Results, embed_both
+from vmae_jax.registry import register
 from vmae_jax.types import Batch, Method, Params
 
 __all__ = ["Probe", "fit", "probe"]
@@ -64,6 +65,7 @@ class Probe:
         return max(self.penalties, key=score)
 
 
+@register("evaluator", train="loader")
 def probe(
     train: Any,
     penalties: Sequence[float] = (1e-2, 1e-1, 1e-3, 1e-4),

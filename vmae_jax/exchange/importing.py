@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vmae_jax import spec
 from vmae_jax.exchange.infer import config_of
 from vmae_jax.exchange.subject import Subject, fresh_params, leaves, normalized, outputs, probe, subject
 from vmae_jax.interop import names, tensors, torch_network, verify
@@ -19,6 +18,8 @@ from vmae_jax.interop.atomic import NotWrittenError, replaced
 from vmae_jax.interop.fit import Account, fit
 from vmae_jax.interop.videomae import MismatchError, to_official
 from vmae_jax.io.checkpoint import Checkpoints, SaveError
+from vmae_jax.io.paths import Workdir
+from vmae_jax.io.run_config import write_config
 from vmae_jax.spec import ConfigError
 
 __all__ = ["import_weights"]
@@ -157,7 +158,7 @@ def _verify(one: Subject, params: Any, found: names.Weights, account: Account, b
 
 def _write(workdir: pathlib.Path, config: ConfigDict, state: Any, origin: str) -> None:
     workdir.mkdir()
-    (workdir / "config.json").write_text(spec.to_json(config), encoding="utf-8")
+    write_config(Workdir(workdir), config)
     checkpoints = Checkpoints(workdir / "checkpoints", asynchronous=False)
     try:
         checkpoints.save(0, state, {"imported_from": pathlib.Path(origin).name})

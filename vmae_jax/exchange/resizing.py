@@ -11,6 +11,7 @@ from vmae_jax.interop import resize
 from vmae_jax.interop.videomae import MismatchError
 from vmae_jax.io.checkpoint import locate, read_tree
 from vmae_jax.io.paths import Workdir
+from vmae_jax.io.run_config import read_config
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Grid
 
@@ -46,17 +47,19 @@ def read_resized(
     if not isinstance(tree, Mapping):
         raise ConfigError(f"init_from: select={select!r} is one array; select {select.rpartition('/')[0]!r}")
     folder, _ = locate(path)
-    old: Any = spec.from_json(Workdir(folder.parent).config_json.read_text()).method
+    old: Any = read_config(Workdir(folder.parent)).get("method")
     new: Any = config.method
     # The networks in `frozen` have models of their own: frozen/teacher is that of method.teacher.
     root, *parts = select.split("/")
     model = "model" if root == "params" else parts.pop(0) if parts else ""
-    if model not in old or "model" not in new:
+    if not isinstance(old, ConfigDict) or model not in old or "model" not in new:
         return tree, {}
     for name in reversed(parts):
         tree = {name: tree}
     try:
-        tree, changed = resized(tree, spec.build(old[model]), spec.build(new.model), channels=channels)
+        tree, changed = resized(
+            tree, spec.build(old[model], "model"), spec.build(new.model, "model"), channels=channels
+        )
     except MismatchError as error:
         raise ConfigError(f"init_from: {path}: {error}") from None
     for name in parts:

@@ -14,6 +14,7 @@ from vmae_jax.interop.fit import fit
 from vmae_jax.interop.videomae import MismatchError
 from vmae_jax.io.checkpoint import DamagedCheckpointError, locate, read_newest
 from vmae_jax.io.paths import Workdir
+from vmae_jax.io.run_config import read_config
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
 
@@ -42,9 +43,7 @@ def read_checkpoint(path: Any, *, ema: bool = False) -> Checkpoint:
     """
     folder, _ = locate(path)
     workdir = Workdir(folder.parent)
-    if not workdir.config_json.exists():
-        raise ConfigError(f"{workdir.path}: no config.json beside its checkpoints")
-    config = spec.from_json(workdir.config_json.read_text())
+    config = read_config(workdir)
     select = "extra/ema" if ema else "params"
     try:
         step, params = read_newest(path, select=select)
@@ -74,7 +73,7 @@ def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
     """
     if _is_run(path):
         one = read_checkpoint(path, ema=ema)
-        return spec.build(one.config.method), one.params
+        return spec.build(one.config.get("method"), "method"), one.params
     try:
         weights = names.official(tensors.read_file(path))
         one = subject(config_of(weights))

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from vmae_jax import spec
+from vmae_jax.errors import short
 from vmae_jax.interop.fit import sinusoid
 from vmae_jax.interop.videomae import Layout
 from vmae_jax.methods.masked import Masked
@@ -56,15 +57,16 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
     Raises:
       ConfigError: a method without a model of `models.variants.vit`.
     """
-    section: Any = config.method
-    node = section.copy_and_resolve_references()
-    if "model" not in node or "call" not in node.model or not node.model.call.startswith("models.variants."):
-        raise ConfigError(f"method {node.get('call')!r} has no `model` of models.variants.vit to exchange")
-    node.model.dtype = dtype
-    model = spec.build(node.model)
+    section = config.get("method")
+    node: Any = section.copy_and_resolve_references() if isinstance(section, ConfigDict) else section
+    given: Any = node.get("model") if isinstance(node, ConfigDict) else None
+    if not isinstance(given, ConfigDict) or not str(given.get("call")).startswith("models.variants."):
+        raise ConfigError(f"method {short(_name(node))} has no `model` of models.variants.vit to exchange")
+    given.dtype = dtype
+    method, model = spec.build(node, "method"), spec.build(given, "model")
     masked, pixels = None, None
     if node.call == MASKED:
-        arguments = spec.build(ConfigDict({key: node[key] for key in node if key != "call"}, convert_dict=False))
+        arguments = spec.arguments(node, "method")
         masked = Masked(**arguments | {"model": model, "decoder_mask": None})
         pixels = next((n for n, one in masked.objectives.items() if hasattr(one.target, "render")), None)
     layout = Layout(
@@ -78,13 +80,17 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
         layer_scale=bool(model.encoder.blocks["layer_scale"]),
         head=f"head_{pixels or 'pixels'}",
     )
-    return Subject(config, spec.build(node), model, layout, masked, pixels)
+    return Subject(config, method, model, layout, masked, pixels)
+
+
+def _name(node: Any) -> Any:
+    return node.get("call") if isinstance(node, ConfigDict) else node
 
 
 def compute_dtype(config: ConfigDict) -> Any:
     """The dtype of the matrix products of a config's model, "auto" resolved as on this machine."""
     section: Any = config.method
-    return spec.build(section.model).encoder.dtype
+    return spec.build(section.model, "model").encoder.dtype
 
 
 def fresh_params(one: Subject, seed: int | None = 0) -> Any:

@@ -37,6 +37,11 @@ class Workdir:
         return self.path / "config.json"
 
     @property
+    def plugins_json(self) -> epath.Path:
+        """The packages of the user that the config names."""
+        return self.path / "plugins.json"
+
+    @property
     def init_from(self) -> epath.Path:
         """What became of every array that the run began from."""
         return self.path / "init_from.json"

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.masking.core import Masker, check_ratio, ranks
+from vmae_jax.registry import register
 from vmae_jax.types import Grid, stream
 
 __all__ = ["block"]
 
 
+@register("mask")
 def block(ratio: float = 0.9, count: int = 8, share: float = 0.15, full_time: bool = False) -> Masker:
     """Hides int(ratio * n) tokens, those under the most of `count` random boxes first.
 

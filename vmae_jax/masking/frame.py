@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 
 from vmae_jax.masking.core import Masker, check_ratio, ranks
+from vmae_jax.registry import register
 
 __all__ = ["frame"]
 
 
+@register("mask")
 def frame(ratio: float = 0.5) -> Masker:
     """Hides int(ratio * t) of the t time slots, each whole.
 

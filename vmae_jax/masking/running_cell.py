@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax.masking.core import Masker
+from vmae_jax.registry import register
 from vmae_jax.types import Grid
 
 __all__ = ["running_cell"]
@@ -12,6 +13,7 @@ __all__ = ["running_cell"]
 CELL = 2  # tokens on a side of a cell
 
 
+@register("mask")
 def running_cell(ratio: float = 0.5) -> Masker:
     """Drops `ratio` of each 2x2 cell of each slot, a running quarter further at every slot.
 

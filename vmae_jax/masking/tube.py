@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 
 from vmae_jax.masking.core import Masker, check_ratio, ranks
+from vmae_jax.registry import register
 
 __all__ = ["tube"]
 
 
+@register("mask")
 def tube(ratio: float = 0.9) -> Masker:
     """Hides int(ratio * h * w) places of every time slot, the same in each.
 

@@ -16,6 +16,7 @@ from vmae_jax.models.classifier import Classifier, everything
 from vmae_jax.models.pooling import Pool
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify
+from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, row_keys, stream
 
 __all__ = ["Classify", "build"]
@@ -152,6 +153,7 @@ def classifier(
     return Classify(model, network, heads, erase, mix)
 
 
+@register("method", model="model", heads="head", erase="erasing", mix="mixing", pool="pool")
 def build(
     model: Model,
     classes: int | None = None,

@@ -23,6 +23,7 @@ from vmae_jax.models.layers import Dense
 from vmae_jax.models.pooling import Pool
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify, unpatchify
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, row_keys, stream
 
@@ -118,6 +119,16 @@ class Distill:
         return Dense(self.teacher.model.encoder.width, ("embed", None))
 
 
+@register(
+    "method",
+    model="model",
+    teacher="model",
+    erase="erasing",
+    mix="mixing",
+    heads="head",
+    pool="pool",
+    teacher_pool="pool",
+)
 def build(
     model: Model,
     teacher: Model,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Mean, Output
 
@@ -83,6 +84,7 @@ class Head(Output):
         return "teacher_square" if self.kind == "numbers" else "kl"
 
 
+@register("head")
 def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
     """One class of several, softmax; labels are indices, or distributions.
 
@@ -98,6 +100,7 @@ def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: floa
     return _head(Head("one", classes, label, weight, smoothing), least=2)
 
 
+@register("head")
 def many(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
     """Any number of classes at once, a sigmoid each; labels are 0 or 1 for every class.
 
@@ -107,6 +110,7 @@ def many(classes: int, smoothing: float = 0.0, label: str = "label", weight: flo
     return _head(Head("many", classes, label, weight, smoothing))
 
 
+@register("head")
 def numbers(outputs: int = 1, label: str = "label", weight: float = 1.0) -> Head:
     """Regression: the mean square error of numbers.
 

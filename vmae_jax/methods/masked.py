@@ -19,6 +19,7 @@ from vmae_jax.methods.pictures import reconstruction
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather_cubes, patchify
+from vmae_jax.registry import register
 from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Pictures, Term, row_keys, stream
@@ -130,6 +131,7 @@ class Masked:
         return self.model.make_decoder(sizes)
 
 
+@register("method", model="model", encoder_mask="mask", decoder_mask="mask", objectives="objective", annotate="guide")
 def build(
     model: Model,
     encoder_mask: Masker,

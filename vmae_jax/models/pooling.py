@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from vmae_jax.models.attention import attend
 from vmae_jax.models.layers import Dense, LayerNorm, Mlp, named
+from vmae_jax.registry import register
 
 __all__ = ["AttentivePool", "Pool", "attentive"]
 
@@ -45,6 +46,7 @@ class AttentivePool(nn.Module):
         return x[:, 0]
 
 
+@register("pool")
 def attentive(heads: int | None = None, mlp_ratio: float = 4.0) -> Pool:
     """Cross-attention from one learned query, for `methods.classify.build(pool=…)` and `eval.probe`.
 

@@ -9,6 +9,7 @@ import numpy as np
 from flax.linen import initializers
 from jaxtyping import Array, Float, Int
 
+from vmae_jax.registry import register
 from vmae_jax.types import Grid
 
 __all__ = ["Positions", "learned", "separable", "sincos_3d", "sinusoid_1d"]
@@ -57,11 +58,13 @@ def _table(module: nn.Module, name: str, length: int, width: int) -> Array:
     return jnp.asarray(module.param(name, init, (length, width)))
 
 
+@register("positions")
 def sinusoid_1d() -> Positions:
     """Fixed sinusoid over the flattened index: sine on even channels, cosine on odd (VideoMAE)."""
     return lambda grid, width: Fixed(_sinusoid_1d, grid, width)
 
 
+@register("positions")
 def sincos_3d(base: float = 10_000.0) -> Positions:
     """Fixed sines and cosines of t, h and w side by side, a third of the channels each.
 
@@ -77,11 +80,13 @@ def sincos_3d(base: float = 10_000.0) -> Positions:
     return lambda grid, width: Fixed(functools.partial(_sincos_3d, base=base), grid, width)
 
 
+@register("positions")
 def learned() -> Positions:
     """A learned table over the grid (MotionMAE and others)."""
     return Learned
 
 
+@register("positions")
 def separable() -> Positions:
     """Learned places plus learned times (MAE-ST)."""
     return Separable

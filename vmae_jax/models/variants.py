@@ -14,6 +14,7 @@ from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.layers import REMAT
 from vmae_jax.models.positions import Positions, sinusoid_1d
 from vmae_jax.patches import Patch
+from vmae_jax.registry import register
 from vmae_jax.types import Grid
 
 __all__ = ["VARIANTS", "Model", "Variant", "vit"]
@@ -95,6 +96,7 @@ class Model:
         return Decoder(**self.decoder, heads=dict(heads))
 
 
+@register("model", positions="positions")
 def vit(
     size: str = "B",
     frames: int = 16,

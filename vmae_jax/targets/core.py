@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vmae_jax.registry import register
+
 __all__ = ["Objective", "Penalty", "Target", "l1", "l2", "objective", "smooth_l1"]
 
 Target = Callable[..., Array]  # (batch, decode [b k], patch) -> [b k p], float32
@@ -25,6 +27,7 @@ class Objective(NamedTuple):
         return penalty(prediction.astype(jnp.float32), target.astype(jnp.float32)).mean(axis=-1)
 
 
+@register("objective", target="target", penalty="penalty")
 def objective(target: Target, weight: float = 1.0, penalty: Penalty | None = None) -> Objective:
     """An objective for a config; the penalty is the squared error unless another is given."""
     if weight < 0:
@@ -32,16 +35,19 @@ def objective(target: Target, weight: float = 1.0, penalty: Penalty | None = Non
     return Objective(target, weight, penalty)
 
 
+@register("penalty")
 def l2() -> Penalty:
     """The squared error."""
     return lambda prediction, target: jnp.square(prediction - target)
 
 
+@register("penalty")
 def l1() -> Penalty:
     """The absolute error."""
     return lambda prediction, target: jnp.abs(prediction - target)
 
 
+@register("penalty")
 def smooth_l1(beta: float = 1.0) -> Penalty:
     """Squared below `beta`, linear above (Huber's, divided by beta, as PyTorch's SmoothL1Loss)."""
     if beta <= 0:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from vmae_jax.patches import Patch, gather_cubes
+from vmae_jax.registry import register
 from vmae_jax.types import Batch, typed
 
 __all__ = ["Pixels", "pixels", "statistics", "to_unit"]
@@ -42,6 +43,7 @@ class Pixels:
         return jnp.clip(prediction, 0.0, 1.0)
 
 
+@register("target")
 def pixels(normalize: bool = True, mean: float = 0.0, deviation: float = 1.0) -> Pixels:
     """The pixels of the decoded cubes in [0, 1], normalised per cube and channel or left raw.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Params
@@ -87,6 +88,7 @@ class Report:
         return {"weights": source, "arrays": dict(sorted(became.items())), "unused": dict(sorted(self.unused.items()))}
 
 
+@register("weights")
 def weights(
     path: str,
     select: str = "params",

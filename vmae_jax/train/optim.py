@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Float
 
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.train.schedule import Clock, Rate, Schedule
 from vmae_jax.train.sharding import unbox
@@ -119,6 +120,7 @@ class Optimizer:
         return "\n".join(lines) + "\n"
 
 
+@register("optimizer", schedule="schedule")
 def adamw(
     schedule: Schedule,
     b1: float = 0.9,

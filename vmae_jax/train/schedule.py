@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Clock", "Rate", "Schedule", "constant", "length_in_steps", "warmup_cosine"]
@@ -152,6 +153,7 @@ class Schedule:
         )
 
 
+@register("schedule")
 def warmup_cosine(
     peak: float,
     final: float = 1e-5,
@@ -183,6 +185,7 @@ def warmup_cosine(
     return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate)
 
 
+@register("schedule")
 def constant(value: float) -> Schedule:
     """The same learning rate at every step, whatever the batch.
 

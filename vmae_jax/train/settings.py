@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from vmae_jax.registry import register
 from vmae_jax.train.spikes import Spikes
 
 __all__ = ["Checkpointing", "Evaluation", "Mesh", "Training"]
@@ -14,6 +15,7 @@ ON_NONFINITE = ("stop", "skip", "rollback")
 ON_ERROR = ("stop", "continue")
 
 
+@register("training", spikes="spikes")
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How long and how to train.
@@ -55,6 +57,7 @@ class Training:
             raise ValueError(f"train.ema_decay lies in [0, 1), not {self.ema_decay}")
 
 
+@register("checkpointing")
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
     """When to save, and what to keep.
@@ -81,6 +84,7 @@ class Checkpointing:
             raise ValueError(f"checkpoint.keep_last is at least 1, not {self.keep_last}")
 
 
+@register("evaluation", data="loader", evaluators="evaluator")
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What is measured on other data.
@@ -98,6 +102,7 @@ class Evaluation:
     ema: bool = False
 
 
+@register("mesh")
 @dataclasses.dataclass(frozen=True)
 class Mesh:
     """How devices are laid out: sizes of the axes data, fsdp, tensor; one may be -1, the rest.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["WATCHED", "Spikes", "empty", "judge"]
@@ -20,6 +21,7 @@ _NORMAL = 1.4826  # median absolute deviation of a normal distribution -> standa
 _LEAST = 1e-3  # of the median: a window without any spread must not make spikes of rounding
 
 
+@register("spikes")
 @dataclasses.dataclass(frozen=True)
 class Spikes:
     """When a step counts as a spike: (value - median) / spread > limit, over the last `window` steps.

@@ -20,6 +20,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["builder", "builder_config", "config"]
@@ -30,6 +31,7 @@ QUARTER = (900.0, 1800.0)  # the seconds of every movie that are annotated
 ACTION = re.compile(r'name:\s*"([^"]*)"\s+(?:label_)?id:\s*(\d+)')
 
 
+@register("dataset")
 def config(
     seconds: float = 3.0,
     clips: str = "annotated",

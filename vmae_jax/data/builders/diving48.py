@@ -13,12 +13,14 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split
+from vmae_jax.registry import register
 
 __all__ = ["builder", "builder_config", "config"]
 
 LAYOUT = "Diving48_V2_train.json, Diving48_V2_test.json, Diving48_vocab.json and rgb/*.mp4"
 
 
+@register("dataset")
 def config(directory: str | None = None) -> listed_builder.Settings:
     """Diving48 with its cleaned labels (V2), splits "train" and "test".
 

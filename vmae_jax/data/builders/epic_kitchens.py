@@ -15,6 +15,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split
+from vmae_jax.registry import register
 
 __all__ = ["builder", "builder_config", "config"]
 
@@ -22,6 +23,7 @@ LAYOUT = "EPIC_100_train.csv, EPIC_100_validation.csv, EPIC_100_{verb,noun}_clas
 FILES = {"train": "train", "validation": "validation", "test": "test_timestamps"}
 
 
+@register("dataset")
 def config(short_side: int = 320, directory: str | None = None) -> listed_builder.Settings:
     """Epic-Kitchens-100 with the labels "verb" and "noun" (-1 in "test", whose are held back).
 

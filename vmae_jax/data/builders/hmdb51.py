@@ -14,6 +14,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split
+from vmae_jax.registry import register
 
 __all__ = ["builder", "builder_config", "config"]
 
@@ -21,6 +22,7 @@ LAYOUT = "testTrainMulti_7030_splits/{class}_test_split1.txt, … and hmdb51_org
 PARTS = {"0": None, "1": "train", "2": "test"}  # what the lists say of a video; 0 is in neither
 
 
+@register("dataset")
 def config(split: int = 1, directory: str | None = None) -> listed_builder.Settings:
     """One of the three splits, into "train" and "test".
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split, Videos, class_numbers
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["RENAMES", "builder", "builder_config", "config"]
@@ -48,6 +49,7 @@ RENAMES = {
 }
 
 
+@register("dataset")
 def config(version: str = "400", directory: str | None = None) -> listed_builder.Settings:
     """A version of Kinetics.
 

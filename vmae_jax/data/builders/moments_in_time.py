@@ -16,6 +16,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split, class_numbers
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["builder", "builder_config", "config"]
@@ -24,6 +25,7 @@ LAYOUT = "moments_categories.txt, trainingSet.csv, validationSet.csv, training/ 
 FILES = {"train": "training", "validation": "validation"}
 
 
+@register("dataset")
 def config(version: str = "v1", directory: str | None = None) -> listed_builder.Settings:
     """Moments in Time ("label") or Multi-Moments in Time ("labels").
 

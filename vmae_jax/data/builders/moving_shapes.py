@@ -21,6 +21,7 @@ import numpy as np
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.order import fold
 from vmae_jax.data.shapes import MOTIONS, Scene, draw
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Settings", "builder", "builder_config", "config", "make_clip"]
@@ -47,6 +48,7 @@ class Settings:
         return f"{self.scene.size}px_{self.frames}f_{self.train}_{digest}"
 
 
+@register("dataset")
 def config(
     train: int = 1000,
     validation: int = 100,

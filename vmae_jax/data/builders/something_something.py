@@ -17,6 +17,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split, class_numbers
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["builder", "builder_config", "config"]
@@ -25,6 +26,7 @@ RATE = 12.0  # frames a second of both versions, as their owners say
 SPLITS = ("train", "validation", "test")
 
 
+@register("dataset")
 def config(version: str = "v2", directory: str | None = None) -> listed_builder.Settings:
     """A version of Something-Something; the labels of its test split are held back, hence -1.
 

@@ -13,12 +13,14 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split
+from vmae_jax.registry import register
 
 __all__ = ["builder", "builder_config", "config"]
 
 LAYOUT = "ucfTrainTestlist/classInd.txt, trainlist01.txt, testlist01.txt, … and UCF-101/{class}/*.avi"
 
 
+@register("dataset")
 def config(split: int = 1, directory: str | None = None) -> listed_builder.Settings:
     """One of the three splits, into "train" and "test".
 

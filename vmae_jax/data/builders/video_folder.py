@@ -15,6 +15,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split, class_numbers
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["builder", "builder_config", "config"]
@@ -22,6 +23,7 @@ __all__ = ["builder", "builder_config", "config"]
 SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
 
+@register("dataset")
 def config(directory: str, labels: str = "none") -> listed_builder.Settings:
     """A folder of videos.
 

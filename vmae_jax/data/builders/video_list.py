@@ -15,11 +15,13 @@ from typing import Any
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Split
 from vmae_jax.data.video import Encoded
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["builder", "builder_config", "config"]
 
 
+@register("dataset")
 def config(
     train: str, validation: str | None = None, test: str | None = None, root: str = "", columns: str | None = None
 ) -> listed_builder.Settings:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split
+from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["builder", "builder_config", "config"]
@@ -20,6 +21,7 @@ __all__ = ["builder", "builder_config", "config"]
 FILES = {"train": "train", "validation": "val"}
 
 
+@register("dataset")
 def config(version: str = "2M", share: float = 1.0, directory: str | None = None) -> listed_builder.Settings:
     """WebVid; captions are the feature "text".
 

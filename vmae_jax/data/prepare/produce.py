@@ -117,7 +117,7 @@ def _attempt(
 def _start(errors: Any) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-m", "vmae_jax.data.prepare.child"],
+        [sys.executable, "-P", "-m", "vmae_jax.data.prepare.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

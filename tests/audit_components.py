@@ -1,0 +1,128 @@
+"""Build every registered component with hostile arguments while every event of the interpreter is audited.
+
+A process of its own (`python audit_components.py`), because an audit hook cannot be removed. It prints one JSON
+object: how many builds there were, the events that building caused, and the exceptions that are no ConfigError.
+"""
+
+import collections.abc
+import importlib
+import inspect
+import json
+import pkgutil
+import sys
+import typing
+
+import jax
+
+from vmae_jax import registry
+from vmae_jax.spec import ConfigError, build, from_json
+
+RUN = {"call": "runtime.supervisor.supervise", "command": ["sh", "-c", "id"], "processes": 1, "restarts": 0}
+TEXTS = (
+    "/etc/passwd", "/tmp/vmae_audit_marker", "~/x", "../../../x", "file:///etc/passwd", "http://127.0.0.1:9/x",
+    "gs://bucket/x", "huggingface:x/y", "$(id > /tmp/vmae_audit_marker)", "; id", "os.system", "subprocess", "pickle",
+    "__import__('os').system('id')", "vmae_jax.commands.config.load_config", "\0", "%s%n{0.__class__}", "a" * 10_000,
+    "\u202e\ud800", "",
+)  # fmt: skip
+NUMBERS = (0, 1, -1, 2**31, 10**12, -(10**12), 10**400, 0.5, 1e308, -1e308, float("inf"), float("nan"), True, None)
+CALLS = (
+    RUN,
+    {"call": "commands.config.load_config", "target": "/tmp/x.py"},
+    {"call": "plugins.allow_plugins", "packages": ["subprocess"]},
+    {"call": "io.paths.write_text", "path": "/tmp/vmae_audit_marker", "text": "x"},
+    {"call": "subprocess.getoutput", "cmd": "id"},
+    {"call": "data.worker.main", "arguments": ["0", "1"]},
+    {"call": "data.records.open_tfds", "source": None},
+    {"call": None},
+    {"call": ["masking.tube"]},
+    {"call": {"call": "masking.tube"}},
+    {"call": "masking.tube"},
+    {"call": "data.sources.folder", "path": "/etc"},
+    {"call": "train.settings.Mesh"},
+)
+PLAIN = (*TEXTS, *NUMBERS, [], {}, [[]], ["/etc/passwd"], {"a": "/etc/passwd"}, [1, "x", None], {"steps": 10**400})
+HOSTILE = (*PLAIN, *CALLS, *([one] for one in CALLS), *({"x": one} for one in CALLS), [[RUN]], {"x": {"y": RUN}})
+# What computing a value may cause: nothing that reaches outside of the process.
+HARMLESS = {"object.__getattr__", "object.__setattr__", "object.__delattr__", "sys._getframe", "builtins.id"}
+
+
+def modules() -> list[str]:
+    """Import every module of the component packages; return their names."""
+    names = []
+    for name in registry.COMPONENTS:
+        package = importlib.import_module(f"vmae_jax.{name}")
+        names += [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    for name in names:
+        importlib.import_module(name)
+    return names
+
+
+def sample(kind: str) -> dict:
+    """Return a call of a kind that builds."""
+    path, function = next(
+        (path, one) for path, one in registry.components().items() if registry.registered(one).kind == kind
+    )
+    return example(path, function)
+
+
+def example(path: str, function: typing.Any) -> dict:
+    """Return a call of a component with nothing but its required arguments."""
+    accepts, known = registry.registered(function).accepts, {"length": {"steps": 1}, "old_labels": None}
+    config = {"call": path.removeprefix("vmae_jax.")}
+    for key, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if parameter.default is not inspect.Parameter.empty:
+            continue
+        origin = typing.get_origin(parameter.annotation)
+        if key not in accepts:
+            config[key] = known.get(key, {str: "x", int: 2, float: 0.5}.get(parameter.annotation, ["x"]))
+        elif origin is collections.abc.Mapping:
+            config[key] = {"x": sample(accepts[key][0])}
+        else:
+            one = sample(accepts[key][0])
+            config[key] = [one] if origin is collections.abc.Sequence else one
+    return config
+
+
+def main() -> None:
+    modules()
+    jax.devices()
+    events, odd, count, armed = set(), {}, 0, False
+
+    def hook(event: str, arguments: tuple) -> None:
+        if armed and event not in HARMLESS:
+            events.add(f"{event}{arguments!r:.200}")
+
+    def attempt(config: dict) -> bool:
+        nonlocal armed, count
+        # As a config.json holds it, where it can: the text of a stranger.
+        config = from_json(json.dumps(config))
+        armed, count = True, count + 1
+        try:
+            build(config)
+            return True
+        except ConfigError as error:
+            if "\n" in str(error):
+                odd[str(config)[:300]] = f"a message of several lines: {error}"
+            return False
+        except Exception as error:
+            odd[str(config)[:300]] = f"{type(error).__name__}: {str(error)[:200]}"
+            return False
+        finally:
+            armed = False
+
+    components = registry.components()
+    unbuilt = []
+    sys.addaudithook(hook)
+    for path, function in components.items():
+        config = example(path, function)
+        if not attempt(config):
+            unbuilt.append(path)
+        for key in inspect.signature(function).parameters:
+            for value in HOSTILE:
+                attempt(config | {key: value})
+    found = {"components": len(components), "builds": count, "unbuilt": unbuilt, "events": sorted(events), "odd": odd}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
