@@ -192,7 +192,7 @@ def test_a_move_in_a_bucket_that_is_killed_loses_nothing_and_leaves_nothing_that
 
 
 def test_a_whole_step_in_a_bucket_is_listed_and_a_half_deleted_one_is_not(bucket):
-    from vmae_jax.io.stored import WHOLE, whole_steps
+    from vmae_jax.io.steps import WHOLE, whole_steps
 
     folder = bucket / "checkpoints"
     for step in (3, 6):

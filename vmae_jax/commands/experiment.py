@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vmae_jax.io.checkpoint import Checkpoints
-from vmae_jax.io.paths import Workdir, write_text
+from vmae_jax.io.paths import Workdir, check_folder, write_text
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
@@ -198,8 +198,7 @@ def read_config(workdir: Workdir) -> ConfigDict:
     Raises:
       ConfigError: no such workdir, or one without a readable config.
     """
-    if not workdir.path.exists():
-        raise ConfigError(f"--workdir={workdir.path}: there is no such folder")
+    check_folder(workdir.path)
     if not workdir.config_json.exists():
         raise ConfigError(f"--workdir={workdir.path}: not a workdir, it has no config.json")
     try:
@@ -214,6 +213,7 @@ def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
     Raises:
       ConfigError: method, optimizer, data order or seed differ from what the workdir was made with.
     """
+    check_folder(workdir.checkpoints, "--workdir: its checkpoints", exists=False)
     # A run that never came to a checkpoint has nothing to protect: a config with a mistake may be mended.
     if workdir.config_json.exists() and Checkpoints(workdir.checkpoints).steps():
         changed = differences(read_config(workdir), config)

@@ -9,7 +9,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from vmae_jax.io.paths import move
-from vmae_jax.io.stored import WHOLE, numbers, whole_steps
+from vmae_jax.io.steps import WHOLE, numbers, whole_steps
 
 __all__ = ["move_aside"]
 

@@ -19,9 +19,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from vmae_jax.io import aside, fingerprint, layout, shared
 from vmae_jax.io.paths import absolute, in_bucket
+from vmae_jax.io.steps import META, STATE, whole_steps
 from vmae_jax.io.stored import (
-    META,
-    STATE,
     DamagedCheckpointError,
     common,
     locate,
@@ -29,7 +28,6 @@ from vmae_jax.io.stored import (
     read_newest,
     read_tree,
     restore_step,
-    whole_steps,
 )
 from vmae_jax.spec import ConfigError
 
@@ -286,7 +284,7 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
                 # On a disk a rename is atomic, a deletion is not. A bucket has no rename: a step that
-                # lost any of the files that are written last is not listed (`stored.WHOLE`).
+                # lost any of the files that are written last is not listed (`steps.WHOLE`).
                 todelete_subdir=None if in_bucket(self.path) else _TRASH,
                 cleanup_tmp_directories=True,
                 save_root_metadata=False,

@@ -5,6 +5,7 @@ which runs beside the training and needs no accelerator.
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -150,8 +151,17 @@ def facts(config_text: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def check_disk(path: str) -> None:
-    """Raises ConfigError where a local folder has next to no room."""
+def check_disk(path: str, *, resuming: bool = False) -> None:
+    """Refuse a local folder with next to no room.
+
+    Args:
+      path: the folder, which need not exist.
+      resuming: whether a run is there already, which a full disk interrupted and room on it lets go on.
+
+    Raises:
+      ConfigError: if there is less than 1 GiB for a new run.
+      OSError: ENOSPC, if there is less for a run that goes on.
+    """
     if "://" in path:
         return
     folder = os.path.abspath(path)
@@ -159,7 +169,10 @@ def check_disk(path: str) -> None:
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     if free < _LEAST_DISK:
-        raise ConfigError(f"only {free / 2**30:.2f} GiB free at {folder}: make room, or use another --workdir")
+        message = f"only {free / 2**30:.2f} GiB free at {folder}, at least {_LEAST_DISK / 2**30:g} are needed"
+        if resuming:
+            raise OSError(errno.ENOSPC, message)
+        raise ConfigError(f"{message}: make room, or use another --workdir")
 
 
 def rank() -> int:
