@@ -10,7 +10,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.course import Course, devices, read_skips
+from vmae_jax.commands.course import Course, began_at, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.measure import Measurement, check_classes
 from vmae_jax.data.device import host_rows
@@ -105,7 +105,7 @@ def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
         if start:
             log.info("resumed at step %d", start)
-            writers.event(start, "resumed", devices=devices(), steps=clock.steps)
+            writers.event(start, "resumed", devices=devices(), steps=clock.steps, **began_at())
         else:
             _introduce(made, state, clock, rate, course.placement, data)
         compiled = step.compile_step(

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from vmae_jax.io import clock
 from vmae_jax.io.paths import in_bucket, write_bytes
 from vmae_jax.spec import ConfigError
 
@@ -57,7 +58,7 @@ class Holder(NamedTuple):
 
     def here(self) -> bool:
         """Return whether this machine runs, or ran, the holder, so that the kernel's lock decides."""
-        return self.boot == _boot() and (bool(self.boot) or self.host == socket.gethostname())
+        return self.boot == clock.boot() and (bool(self.boot) or self.host == socket.gethostname())
 
     def alive(self) -> bool | None:
         """Return whether the process exists; None where that cannot be seen from here."""
@@ -261,21 +262,12 @@ def _myself() -> Holder:
         host=socket.gethostname(),
         pid=os.getpid(),
         ticks=_ticks(os.getpid()),
-        boot=_boot(),
+        boot=clock.boot(),
         space=_space(),
         since=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         renewed=time.time(),
         count=0,
     )
-
-
-def _boot() -> str:
-    """The running kernel: another one after every start of the machine."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def _space() -> str:

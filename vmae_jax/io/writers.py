@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+from vmae_jax.io import clock
 from vmae_jax.io.paths import Log, read_lines
 
 __all__ = ["JsonlWriter", "TensorBoardWriter", "Writer", "Writers", "number", "read_rows"]
@@ -72,12 +73,13 @@ class JsonlWriter:
         self._cut: int | None = None  # what is written past this step has still to be dropped
         self._flush_seconds = flush_seconds
         self._flushed = time.monotonic()
+        self._epoch = time.time() - clock.steady()  # so that a clock that is set does not move the rows of a run
 
     def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         taken = [name for name in values if name in _IDENTITY]
         if taken:
             raise ValueError(f"a metric cannot be called {taken[0]!r}")
-        self._add({"kind": kind, "step": int(step), "time": time.time()} | {k: number(v) for k, v in values.items()})
+        self._add({"kind": kind, "step": int(step), "time": self._now()} | {k: number(v) for k, v in values.items()})
         if kind != "train":
             self.flush()
 
@@ -85,7 +87,7 @@ class JsonlWriter:
         """Rows hold no pictures; those are files in `media/`."""
 
     def event(self, step: int, name: str, **details: Any) -> None:
-        row = {"kind": "event", "step": int(step), "time": time.time(), "event": name}
+        row = {"kind": "event", "step": int(step), "time": self._now(), "event": name}
         self._add(row | {key: _plain(value) for key, value in details.items() if key not in row})
         self.flush()
 
@@ -110,6 +112,9 @@ class JsonlWriter:
 
     def close(self) -> None:
         self.flush()
+
+    def _now(self) -> float:
+        return self._epoch + clock.steady()
 
     def _add(self, row: dict[str, Any]) -> None:
         self._rows.append((row["step"], json.dumps(row, allow_nan=False, ensure_ascii=False)))

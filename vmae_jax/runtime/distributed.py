@@ -26,9 +26,11 @@ from vmae_jax.spec import ConfigError
 __all__ = [
     "PeerError",
     "check_disk",
+    "coordinator",
     "facts",
     "lost_peer",
     "naming_lost_peers",
+    "patience",
     "publish",
     "rank",
     "start",
@@ -43,6 +45,7 @@ T = TypeVar("T")
 EXPLICIT = ("VMAE_COORDINATOR", "VMAE_PROCESSES", "VMAE_PROCESS")
 PERIOD = 1.0  # seconds between two signs of life
 _LEAST_DISK = 2**30
+_HEARTBEAT = 100
 
 
 class PeerError(RuntimeError):
@@ -66,7 +69,7 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         return
     seconds: dict[str, Any] = {
         "initialization_timeout": _number(environment, "VMAE_START_TIMEOUT", 300),
-        "heartbeat_timeout_seconds": _number(environment, "VMAE_HEARTBEAT", 100),
+        "heartbeat_timeout_seconds": _number(environment, "VMAE_HEARTBEAT", _HEARTBEAT),
         "shutdown_timeout_seconds": 60,
     }
     given = [name for name in EXPLICIT if environment.get(name)]
@@ -188,6 +191,19 @@ def publish(text: str, count: int) -> None:
     if client is not None:
         note = json.dumps({"host": socket.gethostname(), "at": text, "count": count})
         client.key_value_set(f"vmae/alive/{rank()}", note, allow_overwrite=True)
+
+
+def patience(environment: Mapping[str, str] = os.environ) -> float:
+    """Return the seconds that the coordinator may take to answer: less than JAX's own limit, past which it aborts."""
+    return 0.6 * _number(environment, "VMAE_HEARTBEAT", _HEARTBEAT)
+
+
+def coordinator() -> str:
+    """Return host 0, in words."""
+    from jax._src import distributed
+
+    address = distributed.global_state.coordinator_address
+    return f"host 0 ({address})" if address else "host 0"
 
 
 def whereabouts(patience: float = 4 * PERIOD) -> str:
