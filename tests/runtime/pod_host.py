@@ -118,8 +118,9 @@ def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int
 
     with Watchdog() as dog, Preemption() as preemption, distributed.naming_lost_peers(), dog.phase("compile"):
         print("ready", flush=True)
+        used = Tolerant(saver, Writers([])) if number else saver
         parts = loop.Parts(
-            step=compiled, batches=Batches(mesh, start, pause), saver=Tolerant(saver, Writers([])) if number else saver, write=write, flush=lambda: None,
+            step=compiled, batches=Batches(mesh, start, pause), saver=used, write=write, flush=lambda: None,
             preempted=preemption.requested, meta=lambda step: {}, videos=CLIPS, clips=CLIPS, show=False,
             compare=replicas.compare,
         )  # fmt: skip
