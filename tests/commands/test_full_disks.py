@@ -178,8 +178,8 @@ def test_metrics_pictures_and_tensorboard_go_on(storage, caplog):
         writers.attempt("pictures", lambda: write_whole(folder / "media" / "sheet.png", b"png"))
         writers.flush()
     assert set(writers.errors) >= {"JsonlWriter", "pictures"}
-    told = [record.message for record in caplog.records]
-    assert len(told) == len(set(told)) == len(writers.errors)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == len(set(warnings)) == len(writers.errors)
     storage.full = False
     writers.flush()
     assert len(read_rows(folder / "metrics.jsonl")) == 6

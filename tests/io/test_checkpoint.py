@@ -448,7 +448,7 @@ def test_kill_at_any_moment_leaves_whole_steps(tmp_path):
 
 
 def forged(path: pathlib.Path, step: int, change) -> None:
-    """The signed table of leaves of a step, changed and signed anew, as a stranger may."""
+    """The signed table of leaves of a step, changed and signed again, as a stranger may."""
     document = path / str(step) / "meta" / "metadata"
     body = json.loads(document.read_text())
     del body["digest"]

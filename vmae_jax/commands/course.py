@@ -225,7 +225,7 @@ def read_skips(workdir: Workdir) -> list[Skip]:
 
 
 def began_at() -> dict[str, Any]:
-    """What an attempt's first event says about the time, beside the time of day."""
+    """The moment by the steady clock, for the first event of an attempt."""
     moment = clock.now()
     return {"boot": moment["boot"], "uptime": moment["uptime"]}
 

@@ -4,7 +4,7 @@ On a disk the kernel holds the lock (`flock`) and drops it when the process ends
 also holds who has it, for the message that another run gets, and a lease for storage on which the kernel's lock
 does not reach other machines: the running job renews it every `RENEW` seconds, and one that was not renewed for
 `LEASE` seconds has expired. In a bucket, which has no locks, the lease is all there is: the last of several that
-claim it at once has it. Clocks of machines are not compared: who finds a lease watches whether it is renewed.
+claim it at once has it. Clocks of machines are not compared: a run that finds a lease watches whether it is renewed.
 """
 
 import contextlib
@@ -121,7 +121,7 @@ class Lock:
                 found = self._read()
                 if found is not None and found.token == self._mine.token:
                     self._path.unlink()
-            except OSError as error:  # the kernel's lock goes all the same, and the lease expires
+            except OSError as error:  # the kernel's lock ends with the process, and the lease expires
                 log.warning("%s was not removed: %s", self._path, error)
             self._mine = None
         self._close()
@@ -154,7 +154,7 @@ class Lock:
             if self._same(file):
                 self._file = file
                 return
-            os.close(file)  # whoever had it removed the file at this moment
+            os.close(file)  # its holder removed the file at this moment
 
     def _same(self, file: int) -> bool:
         try:

@@ -42,7 +42,7 @@ def number_of(name: str) -> int | None:
 
 
 def _examined(look: Callable[[], bool]) -> bool:
-    """`look()`; False where the storage does not permit it, which says nothing about other steps."""
+    """`look()`; False where the storage does not permit it, which is no evidence against other steps."""
     try:
         return look()
     except (PermissionError, NotADirectoryError) as error:
