@@ -198,7 +198,14 @@ def test_a_full_disk_does_not_keep_a_run_from_its_workdir(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(locks.os, "pwrite", full)
+    monkeypatch.setattr(locks, "RENEW", 0.01)
+    monkeypatch.setattr(Lock, "_lost", lambda *_: pytest.fail("it takes what a dead run left for another run"))
+    gone = locks._myself()._replace(token="gone", pid=os.getppid(), ticks="1")
+    (tmp_path / FILE).write_text(json.dumps(gone._asdict()))
     with Lock(tmp_path) as lock, Lock(tmp_path) as second:
         lock.acquire()
+        time.sleep(0.2)
+        assert lock._thread.is_alive()
+        monkeypatch.setattr(locks, "DYING", 0.1)
         with pytest.raises(ConfigError, match="another run is training there"):
             second.acquire()

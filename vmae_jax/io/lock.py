@@ -83,6 +83,7 @@ class Lock:
         self._file: int | None = None  # whose lock the kernel holds
         self._kernel = not in_bucket(self._folder)
         self._mine: Holder | None = None
+        self._left = ""  # the token of a holder that is gone: where a full disk kept this run from writing its own
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -96,14 +97,17 @@ class Lock:
         """Take the lock, and renew it until `release`.
 
         Raises:
-          ConfigError: if another run has it.
-          OSError: if the folder cannot be written.
+          ConfigError: if another run has it, or this user may not write there.
+          OSError: if the storage cannot be written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if self._kernel:
-            self._lock_file()
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if self._kernel:
+                self._lock_file()
             self._take()
+        except PermissionError as error:
+            self._close()
+            raise ConfigError(f"--workdir={self._folder} cannot be written: {error}. Use another --workdir") from error
         except BaseException:
             self._close()
             raise
@@ -114,14 +118,14 @@ class Lock:
         """Give the lock back, if it was taken."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(RENEW)  # it may wait for storage that hangs
             self._thread = None
         if self._mine is not None:
             try:
                 found = self._read()
                 if found is not None and found.token == self._mine.token:
                     self._path.unlink()
-            except OSError as error:  # the kernel's lock ends with the process, and the lease expires
+            except Exception as error:  # the kernel's lock ends with the process, and the lease expires
                 log.warning("%s was not removed: %s", self._path, error)
             self._mine = None
         self._close()
@@ -166,6 +170,7 @@ class Lock:
         found = self._read()
         if found is not None and not self._stale(found):
             self._await_expiry(found)
+        self._left = found.token if found is not None else ""
         self._mine = _myself()
         self._write(self._mine)
         if not self._kernel:
@@ -211,11 +216,11 @@ class Lock:
             assert self._mine is not None
             try:
                 found = self._read()
-                if found is not None and found.token != self._mine.token:
+                if found is not None and found.token not in (self._mine.token, self._left):
                     self._lost(found)
                 self._mine = self._mine._replace(renewed=time.time(), count=self._mine.count + 1)
                 self._write(self._mine)
-            except OSError as error:
+            except Exception as error:  # a bucket has errors of its own; the next attempt may be better
                 log.debug("%s was not renewed: %s", self._path, error)
 
     def _lost(self, found: Holder) -> None:
