@@ -346,7 +346,7 @@ class Chaos:
     def listed(self) -> list[int]:
         from etils import epath
 
-        from vmae_jax.io.stored import whole_steps
+        from vmae_jax.io.steps import whole_steps
 
         return whole_steps(epath.Path(self.work / "checkpoints"))
 
@@ -446,7 +446,8 @@ def checkpoints_of(folder: pathlib.Path) -> tuple[list[str], list[str]]:
     from etils import epath
 
     from vmae_jax.io import fingerprint, layout
-    from vmae_jax.io.stored import read_tree, whole_steps
+    from vmae_jax.io.steps import whole_steps
+    from vmae_jax.io.stored import read_tree
 
     problems, prints = [], []
     for step in whole_steps(epath.Path(folder)):

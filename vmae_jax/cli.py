@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from vmae_jax.commands.config import overrides
 from vmae_jax.plugins import allow_plugins
+from vmae_jax.runtime import streams
 from vmae_jax.runtime.allocator import keep_freed_memory
 from vmae_jax.runtime.leaving import leave
 from vmae_jax.runtime.virtual_devices import patient
@@ -43,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    with streams.forgiving():
+        return _execute(arguments)
+
+
+def _execute(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     patient()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -65,10 +71,10 @@ def _run(arguments: list[str]) -> int:
 
 def _failed(error: Exception) -> int:
     """Tells an error as its kind deserves: the user's mistakes without a traceback."""
-    from vmae_jax.commands.errors import exit_status, expected
+    from vmae_jax.commands.errors import describe, exit_status, expected
 
     status = exit_status(error)
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = describe(error)
     if not expected(error):
         traceback.print_exception(error)
     print(message if message.startswith("vmae") else f"vmae: {message}", file=sys.stderr)
@@ -228,9 +234,10 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
     from vmae_jax.commands import config, train
     from vmae_jax.io import run_config
-    from vmae_jax.io.paths import Workdir
+    from vmae_jax.io.paths import Workdir, check_folder
     from vmae_jax.runtime import watchdog
 
+    check_folder(args.workdir, exists=False)
     workdir = Workdir(args.workdir)
     if args.config is not None:
         chosen = config.load_config(args.config, args.overrides)
@@ -297,13 +304,17 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.eval import report
+    from vmae_jax.io.paths import check_folder
 
+    check_folder(args.workdir)
     return {"report": str(report.write(args.workdir))}
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.io.paths import check_folder
     from vmae_jax.runtime import doctor
 
+    check_folder(args.workdir, exists=False)
     checks = doctor.examine(args.workdir)
     print(doctor.format(checks), file=sys.stderr)
     return doctor.report(checks)

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import pathlib
+import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -15,11 +17,12 @@ import numpy as np
 import pytest
 from numbered_videos import numbered_frames
 
+from vmae_jax.data import process
 from vmae_jax.data.clips import dense
 from vmae_jax.data.decode import read_clips
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.video import BadVideo, Encoded
-from vmae_jax.data.workers import Closed, Workers
+from vmae_jax.data.workers import KILLS, Closed, NoWorkerError, Workers
 
 SEED = np.array([1, 2], np.uint32)
 FRAMES = numbered_frames(20)
@@ -41,6 +44,15 @@ class Hostile:
             if not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how in ("stop", "often"):
+            times = len(list(pathlib.Path(self.folder).iterdir()))
+            pathlib.Path(self.folder, str(times)).touch()
+            if times < (1 if self.how == "stop" else KILLS - 1):
+                os.kill(os.getpid(), signal.SIGSTOP if self.how == "stop" else signal.SIGKILL)
+        elif self.how == "spin":
+            pathlib.Path(self.folder, str(os.getpid())).touch()
+            while True:
+                pass
         elif self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.how == "segfault":
@@ -123,7 +135,9 @@ def test_many_threads_share_few_workers(make, encoded):
 @pytest.mark.parametrize(
     ("how", "words"), [("kill", "SIGKILL"), ("segfault", "SIGSEGV"), ("hang", "longer than"), ("memory", "memory")]
 )
-def test_it_costs_one_example(make, encoded, how, words):
+def test_it_costs_one_example(make, encoded, how, words, monkeypatch):
+    monkeypatch.setattr("vmae_jax.data.process.STILL", 2.0)  # "hang" does not use the processor
+    monkeypatch.setattr("vmae_jax.data.workers.PAUSE_SECONDS", 0.01)
     workers = make(1, sampler=Hostile(how), timeout=1.0 if how == "hang" else 20.0)
     with pytest.raises(BadVideo, match=words):
         workers.decode(encoded, UNLUCKY)
@@ -137,10 +151,113 @@ def test_a_worker_killed_from_outside_costs_nothing(make, encoded, tmp_path):
     assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
 
 
+def test_a_worker_killed_again_and_again_costs_nothing(make, encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr("vmae_jax.data.workers.PAUSE_SECONDS", 0.01)
+    workers = make(1, sampler=Hostile("often", str(tmp_path)))
+    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
+    assert len(list(tmp_path.iterdir())) == KILLS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_killed_while_they_start_are_replaced(make, encoded, monkeypatch, seed):
+    """Four kills at random moments of a start, of which several may strike at once."""
+    monkeypatch.setattr("vmae_jax.data.workers.PAUSE_SECONDS", 0.01)
+    random = np.random.default_rng(seed)
+    workers, killed, over = make(2, sampler=dense(4, 2)), set(), threading.Event()
+
+    def kill():
+        while not over.is_set() and len(killed) < 4:
+            for pid in processes(workers):
+                if pid not in killed and len(killed) < 4:
+                    time.sleep(random.uniform(0, 0.3))
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    results, callers = [], []
+    for _ in range(6):
+        callers.append(threading.Thread(target=lambda: results.append(workers.decode(encoded, SEED))))
+        callers[-1].start()
+    for caller in callers:
+        caller.join()
+    over.set()
+    killer.join()
+    assert len(results) == 6
+    assert all(np.array_equal(result.clips, results[0].clips) for result in results)
+
+
+@pytest.mark.parametrize("moment", ["before it imports", "before it is ready"])
+def test_every_first_start_that_is_killed_is_tried_again(make, encoded, monkeypatch, moment):
+    monkeypatch.setattr("vmae_jax.data.workers.PAUSE_SECONDS", 0.01)
+    seen, wait_ready = [], process.Process.wait_ready
+
+    def disturbed(self):
+        seen.append(self._process.pid)
+        if len(seen) <= 3:
+            if moment == "before it is ready":
+                process.send(self._socket, pickle.dumps(self._settings))
+                time.sleep(0.05)
+            os.kill(self._process.pid, signal.SIGKILL)
+        wait_ready(self)
+
+    monkeypatch.setattr(process.Process, "wait_ready", disturbed)
+    assert make(1, sampler=dense(4, 2)).decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
+    assert len(seen) == 4
+
+
+class Absent:
+    """A sampler of a module that the workers do not have."""
+
+    frames, views = 4, 1
+
+
+def test_workers_that_can_never_start_are_an_error_with_the_reason(make, encoded, monkeypatch):
+    monkeypatch.setattr("vmae_jax.data.workers.PAUSE_SECONDS", 0.01)
+    module = types.ModuleType("not_installed")
+    module.Absent = Absent
+    monkeypatch.setitem(sys.modules, "not_installed", module)
+    monkeypatch.setattr(Absent, "__module__", "not_installed")
+    with pytest.raises(NoWorkerError, match=r"5 attempts failed.*No module named 'not_installed'"):
+        make(1, sampler=Absent()).decode(encoded, SEED)
+
+
+def test_a_worker_that_is_stopped_is_replaced_and_the_video_is_good(make, encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr("vmae_jax.data.process.STILL", 2.0)
+    workers = make(1, sampler=Hostile("stop", str(tmp_path)), timeout=1.0)
+    quiet = make(1, sampler=Hostile("none"), timeout=60.0).decode(encoded, UNLUCKY)
+    np.testing.assert_array_equal(workers.decode(encoded, UNLUCKY).clips, quiet.clips)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_waiting_does_not_count(make, encoded):
+    workers = make(1, sampler=Hostile("slow"), timeout=0.5)  # sleeps for three times as long
+    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
+
+
+def test_a_decoder_that_loops_is_tried_twice(make, encoded, tmp_path):
+    workers = make(1, sampler=Hostile("spin", str(tmp_path)), timeout=0.5)
+    with pytest.raises(BadVideo, match=r"longer than 0\.5 s to decode"):
+        workers.decode(encoded, UNLUCKY)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_without_memory_to_share_no_video_is_broken(make, encoded):
+    workers = make(1, sampler=dense(4, 2))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limit[1]))
+    try:
+        with pytest.raises(NoWorkerError, match="ulimit -f"):
+            workers.decode(encoded, SEED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
 def test_a_machine_that_was_suspended_says_nothing_against_the_video(make, encoded, monkeypatch):
     workers = make(1, sampler=Hostile("slow"), timeout=20.0)
     hours = iter(range(0, 1 << 30, 3600))
-    monkeypatch.setattr("vmae_jax.data.workers.time", types.SimpleNamespace(monotonic=lambda: next(hours)))
+    monkeypatch.setattr("vmae_jax.data.process.time", types.SimpleNamespace(monotonic=lambda: next(hours)))
     assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
 
 

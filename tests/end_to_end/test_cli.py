@@ -121,6 +121,32 @@ def test_killed_and_resumed_is_the_same_run_to_the_bit(trained, environment, tmp
     assert_same_run(trained[0], tmp_path / "run")
 
 
+def test_a_second_run_in_a_workdir_is_refused_and_changes_nothing(trained, environment, tmp_path, vmae):
+    """While the first one stands still, which keeps its lock; killed, it is taken up at once."""
+    command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]
+    command.append("--config.checkpoint.every.steps=5")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vmae_jax", *command],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        saver = Checkpoints(tmp_path / "run" / "checkpoints")
+        limit = time.monotonic() + 240
+        while not saver.steps() and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        answer = vmae(*command, status=2)
+        assert f"another run is training there (process {process.pid} on " in answer["error"]
+        assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    finally:
+        process.kill()
+        process.wait()
+    vmae(*command)
+    assert not (tmp_path / "run" / "checkpoints" / "aside").exists()
+    assert_same_run(trained[0], tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_sigterm_saves_and_exits_75_and_the_same_command_ends_the_same(trained, environment, tmp_path, vmae):
     command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]
@@ -227,6 +253,37 @@ def test_a_mistake_is_one_clear_line_and_status_2(here, name):
     assert message in answer["error"]
     assert "\n" not in answer["error"]
     assert "Traceback" not in err
+
+
+WORKDIRS = {
+    "train": [SMOKE],
+    "train, resumed": [],
+    "eval": [],
+    "reconstruct": ["--out=x"],
+    "features": ["--videos=.", "--out=x"],
+    "export": ["--format=hf", "--out=x"],
+    "report": [],
+    "doctor": [],
+}
+
+
+@pytest.mark.parametrize("command", WORKDIRS)
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_file_for_a_workdir_is_a_mistake(here, tmp_path, command, below):
+    (tmp_path / "file").write_text("")
+    given = f"--workdir={tmp_path}/file{below}"
+    status, answer, err = here([command.split(",")[0], *WORKDIRS[command], given])
+    assert status == 2, err
+    assert "file" in answer["error"]
+    assert "is a file" in answer["error"]
+    assert "Traceback" not in err
+
+
+def test_a_folder_that_is_not_there_is_not_one_without_a_checkpoint(here, tmp_path):
+    status, answer, _ = here(["eval", f"--workdir={tmp_path}/absent"])
+    assert (status, "there is no such folder" in answer["error"]) == (2, True)
+    status, answer, _ = here(["eval", f"--workdir={tmp_path}"])
+    assert (status, "has no checkpoint" in answer["error"]) == (2, True)
 
 
 @pytest.mark.parametrize("make", [False, True])

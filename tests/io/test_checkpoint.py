@@ -22,8 +22,16 @@ from flax import struct
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vmae_jax.io import checkpoint
-from vmae_jax.io.checkpoint import Checkpoints, DamagedCheckpointError, NotFiniteError, SaveError, read_meta, read_tree
+from vmae_jax.io import checkpoint, layout, steps
+from vmae_jax.io.checkpoint import (
+    Checkpoints,
+    DamagedCheckpointError,
+    NotFiniteError,
+    SaveError,
+    locate,
+    read_meta,
+    read_tree,
+)
 from vmae_jax.spec import ConfigError
 
 # Reads that Orbax started and nobody awaits end after its event loop did.
@@ -437,3 +445,108 @@ def test_kill_at_any_moment_leaves_whole_steps(tmp_path):
             tree = read_tree(tmp_path / str(step), select="")
             assert (tree["x"] == step).all()
             assert tree["y"]["19"] == step
+
+
+def forged(path: pathlib.Path, step: int, change) -> None:
+    """The signed table of leaves of a step, changed and signed again, as a stranger may."""
+    document = path / str(step) / "meta" / "metadata"
+    body = json.loads(document.read_text())
+    del body["digest"]
+    change(body)
+    document.write_text(json.dumps(body | {"digest": layout._digest(body)}))
+
+
+ROWS = {
+    "object": ["object", [3], "00000000"],
+    "object, empty": ["object", [0, 3], "00000000"],
+    "no dtype": ["no such", [3], "00000000"],
+    "a list for a dtype": [["float32"], [3], "00000000"],
+    "a key, empty": ["key<fry>", [0], "00000000"],
+    "huge": ["float32", [1 << 40, 1 << 40], "00000000"],
+    "huge, empty": ["float32", [0, 1 << 62], "00000000"],
+    "negative": ["float32", [-1], "00000000"],
+    "many dimensions": ["float32", [1] * 100, "00000000"],
+    "a word for a size": ["float32", ["3"], "00000000"],
+    "true for a size": ["float32", [True], "00000000"],
+    "no shape": ["float32", 3, "00000000"],
+    "a number for a fingerprint": ["float32", [3], 5],
+    "too short": ["float32", [3]],
+    "no row": 7,
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_hostile_row_of_the_table_is_damage(tmp_path, name):
+    saved(tmp_path, 1, 2).close()
+    forged(tmp_path, 2, lambda body: body["leaves"].update({"params/more": ROWS[name]}))
+    restored = Checkpoints(tmp_path).restore(jax.eval_shape(lambda: make()))
+    assert (restored.step, [step for step, _ in restored.skipped]) == (1, [2])
+    np.testing.assert_array_equal(read_tree(tmp_path)["encoder"]["bias"], np.ones(8, np.float32))
+    with pytest.raises(DamagedCheckpointError, match="no readable checkpoint"):
+        read_tree(tmp_path / "2")
+
+
+def test_names_that_contradict_each_other_are_damage(tmp_path):
+    saved(tmp_path, 1, 2).close()
+    forged(tmp_path, 2, lambda body: body["leaves"].update({"params/half/inside": ["float32", [3], "00000000"]}))
+    with pytest.raises(DamagedCheckpointError, match="lies inside another leaf"):
+        read_tree(tmp_path, step=2)
+
+
+def test_an_array_larger_than_the_table_has_it_is_not_read(tmp_path):
+    """The table has a smaller shape than the store's own files, which decide how much memory is taken."""
+    saved(tmp_path, 1).close()
+    forged(tmp_path, 1, lambda body: body["leaves"]["params/encoder/kernel"].__setitem__(1, [2, 8]))
+    with pytest.raises(DamagedCheckpointError, match=r"stored with the shape \[16, 8\].*saved as float32\[2, 8\]"):
+        read_tree(tmp_path)
+
+
+def test_more_than_the_memory_of_the_machine_is_refused_before_it_is_read(tmp_path):
+    saved(tmp_path, 1).close()
+    forged(tmp_path, 1, lambda body: body["leaves"]["params/encoder/kernel"].__setitem__(1, [1 << 24, 1 << 24]))
+    with pytest.raises(ConfigError, match=r"declares 1048576\.0 GiB of arrays, and this machine has"):
+        read_tree(tmp_path)
+
+
+def test_what_is_not_named_as_a_step_is_in_no_steps_way(tmp_path):
+    saved(tmp_path, 1, 2).close()
+    for name in ("²", "007", "+5", " 5", "1٣", "3_000", "-1", "9" * 30):
+        shutil.copytree(tmp_path / "2", tmp_path / name)
+    for name in ("5", "6"):
+        (tmp_path / name).write_text("a file in place of a folder")
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [1, 2]
+    assert checkpoints.restore(jax.eval_shape(lambda: make())).step == 2
+    assert locate(tmp_path) == (checkpoints.path, None)
+    for step in (5, 9):
+        assert checkpoints.save(step, make(step), {})
+    assert checkpoints.wait() == [5, 9]
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [2, 5, 9]
+    assert (tmp_path / "aside" / "5-0").read_text() == "a file in place of a folder"
+    assert (tmp_path / "007" / "meta" / "metadata").exists()
+
+
+def test_a_step_that_may_not_be_looked_at_is_passed_over(tmp_path, monkeypatch, caplog):
+    saved(tmp_path, 1, 2).close()
+    whole = steps._whole
+
+    def look(step):
+        if step.name == "2":
+            raise PermissionError(13, "Permission denied", str(step))
+        return whole(step)
+
+    monkeypatch.setattr(steps, "_whole", look)
+    assert Checkpoints(tmp_path).steps() == [1]
+    assert "a step is passed over" in caplog.text
+
+
+def test_a_file_where_the_checkpoints_should_be(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    assert Checkpoints(tmp_path / "checkpoints").steps() == []
+    with pytest.raises(ConfigError, match="has no checkpoint"):
+        locate(tmp_path)
+    with pytest.raises(ConfigError, match=r"--checkpoint=.*checkpoints is a file: name a folder"):
+        locate(tmp_path / "checkpoints")
+    with pytest.raises(ConfigError, match=r"--checkpoint=.*absent: there is no such folder"):
+        locate(tmp_path / "absent")

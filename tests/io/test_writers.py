@@ -1,14 +1,17 @@
 """Metrics are full precision, valid JSON, never doubled; a failing writer stops nothing."""
 
 import builtins
+import errno
 import json
 import logging
 import math
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax.io import paths
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers, number, read_rows
 
 
@@ -158,3 +161,69 @@ def test_a_failing_writer_stops_nothing(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "Failing failed, training goes on without what it should have written: disk full"
     ]
+
+
+def test_a_clock_that_is_set_does_not_move_the_rows_of_a_run(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(path)
+    writer.scalars(1, {"loss": 1.0})
+    real = time.time
+    for jump in (-3.15e7, 3.15e7):
+        monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+        writer.event(1, "saved")
+        writer.scalars(2, {"loss": 1.0})
+    writer.close()
+    times = [row["time"] for row in read_rows(path)]
+    assert len(times) == 5
+    assert times == sorted(times)
+    assert times[-1] - times[0] < 3600
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_rows_wait_for_a_truncation_that_a_full_disk_refused(tmp_path, monkeypatch):
+    """A run went back to step 2 while the disk was full: no step is there twice once it is not."""
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(path)
+    for step in range(1, 6):
+        writer.scalars(step, {"loss": 1.0})
+    writer.flush()
+    writers = Writers([writer])
+    with monkeypatch.context() as patch:
+        patch.setattr(paths, "write_bytes", full)  # a shorter copy takes room; appending still works
+        writers.truncate_after(3)
+        writers.scalars(4, {"loss": 2.0})
+        writers.flush()
+        writers.truncate_after(2)
+        writers.event(2, "rolled back")
+        for step in (3, 4):
+            writers.scalars(step, {"loss": 3.0})
+        writers.flush()
+    assert writers.errors == {"JsonlWriter": 5}
+    writers.close()
+    rows = read_rows(path)
+    assert [(row["step"], row.get("loss")) for row in rows] == [(1, 1.0), (2, 1.0), (2, None), (3, 3.0), (4, 3.0)]
+
+
+def test_tensorboard_goes_on_when_a_full_disk_has_room_again(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    monkeypatch.setattr("vmae_jax.io.writers._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("threading.excepthook", lambda args: None)
+    writers = Writers([TensorBoardWriter(tmp_path / "tensorboard")])
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        for step in range(50):
+            writers.scalars(step, {"loss": 1.0})
+        writers.flush()
+    failed = writers.errors["TensorBoardWriter"]
+    assert failed
+    for step in range(50, 60):
+        writers.scalars(step, {"loss": 1.0})
+    writers.flush()
+    writers.close()
+    assert writers.errors["TensorBoardWriter"] <= failed + 1  # the thread's error is seen by the next call
+    assert max(file.stat().st_size for file in (tmp_path / "tensorboard").iterdir()) > 300

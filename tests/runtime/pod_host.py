@@ -2,21 +2,28 @@
 
     python pod_host.py WORKDIR STEPS SECONDS_A_STEP SECONDS_LATE
 
-The job is in the environment, as for `vmae train`; tests/train is on PYTHONPATH. Process 0
+The job is in the environment, as for `vmae train`; tests/train is on PYTHONPATH. With FAILING_SAVE=N the N-th save
+fails on process 1 alone, after the others began to wait for it, and training goes on. Process 0
 writes rows to WORKDIR/rows.jsonl; the others come later than it to where a save clears its way.
 """
 
+import errno
+import itertools
 import json
+import os
 import pathlib
 import sys
 import time
 
 import jax
+import orbax.checkpoint as ocp
 from toy_method import spec_of, toy, toy_batch, toy_tx
 
 from vmae_jax.data.device import host_rows, to_device
 from vmae_jax.io import aside, replicas
 from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.saving import Tolerant
+from vmae_jax.io.writers import Writers
 from vmae_jax.runtime import distributed
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.runtime.watchdog import Watchdog, watched
@@ -61,6 +68,25 @@ def late(seconds: float):
     aside.move_aside = move_aside
 
 
+class Full:
+    """What is written in the background, on a disk that is full."""
+
+    def result(self, timeout=None):
+        time.sleep(1.0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def failing(number: int):
+    """The save of that number fails on process 1."""
+    started, calls = ocp.PyTreeCheckpointHandler.async_save, itertools.count(1)
+
+    async def async_save(*args, **kwargs):
+        futures = await started(*args, **kwargs)
+        return [*futures, Full()] if next(calls) == number and jax.process_index() == 1 else futures
+
+    ocp.PyTreeCheckpointHandler.async_save = async_save
+
+
 def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int:
     late(lateness)
     distributed.start()
@@ -69,6 +95,9 @@ def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int
     mesh = sharding.make_mesh()
     init = make_init(method, tx, ema=True)
     saver = Checkpoints(folder / "checkpoints")
+    number = int(os.environ.get("FAILING_SAVE", "0"))
+    if number:
+        failing(number)
     start, skipped = 0, []
     if saver.latest() is None:
         state, placement = sharding.create(init, jax.random.key(0), spec, mesh)
@@ -89,8 +118,9 @@ def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int
 
     with Watchdog() as dog, Preemption() as preemption, distributed.naming_lost_peers(), dog.phase("compile"):
         print("ready", flush=True)
+        used = Tolerant(saver, Writers([])) if number else saver
         parts = loop.Parts(
-            step=compiled, batches=Batches(mesh, start, pause), saver=saver, write=write, flush=lambda: None,
+            step=compiled, batches=Batches(mesh, start, pause), saver=used, write=write, flush=lambda: None,
             preempted=preemption.requested, meta=lambda step: {}, videos=CLIPS, clips=CLIPS, show=False,
             compare=replicas.compare,
         )  # fmt: skip

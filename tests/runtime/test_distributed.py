@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from vmae_jax.commands.errors import exit_status
 from vmae_jax.runtime import distributed
 from vmae_jax.spec import ConfigError
 
@@ -41,18 +42,22 @@ def test_one_process_alone():
 
 def test_a_full_disk_is_told(monkeypatch, tmp_path):
     distributed.check_disk(str(tmp_path / "not" / "there"))
-    distributed.check_disk("gs://bucket/run")
+    distributed.check_disk("gs://bucket/run", resuming=True)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**30))
     distributed.check_disk(str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**30 - 1))
     with pytest.raises(ConfigError, match="GiB free at"):
         distributed.check_disk(str(tmp_path))
+    with pytest.raises(OSError, match="GiB free at") as caught:  # the run goes on when there is room again
+        distributed.check_disk(str(tmp_path), resuming=True)
+    assert exit_status(caught.value) == 75
 
 
 _HOST = """
 import json, os, sys, time
 import jax
 jax.config.update("jax_platforms", "cpu")
+from vmae_jax.commands.errors import exit_status
 from vmae_jax.runtime import distributed
 from vmae_jax.spec import ConfigError
 distributed.start()

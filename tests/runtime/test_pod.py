@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 class Job:
     """The processes of a job; they end with the test."""
 
-    def __init__(self, folder, count, pause=0.0, heartbeat=100, late=0.0):
+    def __init__(self, folder, count, pause=0.0, heartbeat=100, late=0.0, **environment):
         folder.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -30,7 +30,7 @@ class Job:
         keep = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         # Four virtual devices, however many processes share them.
         keep["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={4 // count}"
-        keep |= {"VMAE_HEARTBEAT": str(heartbeat), "JAX_PLATFORMS": "cpu"}
+        keep |= {"VMAE_HEARTBEAT": str(heartbeat), "JAX_PLATFORMS": "cpu"} | environment
         keep["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "train")])
         if count > 1:
             keep |= {"VMAE_COORDINATOR": f"127.0.0.1:{port}", "VMAE_PROCESSES": str(count)}
@@ -138,3 +138,25 @@ def test_one_is_killed_and_the_others_end_and_name_it(tmp_path):
     # Whoever notices first says which: our own naming, or JAX's client in C++.
     named = r"host 3 \([^)]*\) is silent|stopped sending heartbeats\):\s*(?:\d+\s+)*3\b|Task 3 heartbeat timeout"
     assert re.search(named, told), told
+
+
+def test_a_coordinator_that_is_stopped_is_named(tmp_path):
+    with Job(tmp_path / "run", 2, pause=0.15, heartbeat=20) as job:
+        job.until(4)
+        job.processes[0].send_signal(signal.SIGSTOP)
+        assert job.processes[1].wait(LIMIT) == 75, job.told()
+        assert re.search(r"host 0 \(127\.0\.0\.1:\d+\), the coordinator of the job, has not answered for", job.told())
+
+
+def test_a_save_that_fails_on_one_host_is_given_up_by_all_and_a_later_one_is_good(alone, tmp_path):
+    with Job(tmp_path / "run", 2, pause=0.3, FAILING_SAVE="2") as job:
+        statuses, _ = job.ended()
+        assert statuses == [0, 0], job.told()
+        said = job.told(most=100_000)
+    assert "step 6 was not saved" in said
+    assert "No space left on device" in said
+    assert "host 1 could not save its part" in said
+    steps = {int(path.name) for path in (job.folder / "checkpoints").iterdir() if path.name.isdigit()}
+    assert 6 not in steps
+    assert {3, 12} <= steps
+    assert losses(job.folder) == pytest.approx(alone, rel=1e-5)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vmae_jax.runtime import distributed
 from vmae_jax.runtime.watchdog import LIMITS, Watchdog, parse_limits, watched
 from vmae_jax.spec import ConfigError
 
@@ -48,6 +49,33 @@ def test_phases_inside_have_their_own_limit_and_give_the_outer_one_a_new_beginni
             time.sleep(0.5)
             dog.turn("step", f"step {number}")
     time.sleep(0.3)
+    assert ended.status is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_coordinator_that_does_not_answer_is_named(rank, capfd, monkeypatch):
+    ended, answered = Ended(), threading.Event()
+    monkeypatch.setattr(distributed, "PERIOD", 0.01)
+    monkeypatch.setattr(distributed, "patience", lambda: 0.5)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "coordinator", lambda: "host 0 (10.0.0.1:1234)")
+    monkeypatch.setattr(distributed, "publish", lambda text, count: count > 3 and answered.wait(20))
+    with Watchdog({}, end=ended):
+        assert ended.event.wait(2 if rank == 0 else 20) == (rank != 0)
+        answered.set()
+    assert ended.status == (75 if rank else None)
+    said = capfd.readouterr().err
+    assert ("host 0 (10.0.0.1:1234), the coordinator of the job, has not answered for" in said) == (rank != 0)
+
+
+def test_a_coordinator_that_answers_late_is_waited_for(monkeypatch):
+    ended = Ended()
+    monkeypatch.setattr(distributed, "PERIOD", 0.01)
+    monkeypatch.setattr(distributed, "patience", lambda: 1.0)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "publish", lambda text, count: time.sleep(0.3))
+    with Watchdog({}, end=ended):
+        time.sleep(2.0)
     assert ended.status is None
 
 

@@ -12,6 +12,7 @@ from vmae_jax.commands.begin_from import begin_from, keep
 from vmae_jax.commands.checked import checked
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.data.device import host_rows, prefetch_to_device
+from vmae_jax.io import clock
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Log, Workdir
 from vmae_jax.io.writers import Writers, read_rows
@@ -23,7 +24,7 @@ from vmae_jax.train.rows import Refused
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Batch
 
-__all__ = ["Course", "devices", "read_skips"]
+__all__ = ["Course", "began_at", "devices", "read_skips"]
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,8 @@ class Course:
     def _carry(self, rows: Sequence[Any] | None, start: int) -> None:
         """Takes over what earlier attempts took; going back within this one keeps its own marks."""
         if rows is not None:
-            self._account.carry(goodput.carried(rows, start, self._account.began()))
+            began = goodput.Moment(**clock.now(ago=self._account.running()))
+            self._account.carry(goodput.carried(rows, start, began))
             self._account.mark(start)
 
     def _fresh(self) -> TrainState:
@@ -165,7 +167,9 @@ class Course:
             if jax.process_index() == 0:
                 keep(self._workdir.init_from, reports)
                 log.info("every array: %s", self._workdir.init_from)
-        self._writers.event(0, "started", devices=devices(), seconds=round(time.perf_counter() - began, 3))
+        self._writers.event(
+            0, "started", devices=devices(), seconds=round(time.perf_counter() - began, 3), **began_at()
+        )
         return state
 
 
@@ -218,6 +222,12 @@ def read_skips(workdir: Workdir) -> list[Skip]:
         return [Skip(**json.loads(line)) for line in Log(workdir.skipped).lines()]
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{workdir.skipped} is not what a run wrote: {error}") from error
+
+
+def began_at() -> dict[str, Any]:
+    """The moment by the steady clock, for the first event of an attempt."""
+    moment = clock.now()
+    return {"boot": moment["boot"], "uptime": moment["uptime"]}
 
 
 def devices() -> str:

@@ -1,8 +1,12 @@
-"""Which exit status an error deserves."""
+"""Which exit status an error deserves, and what is printed for it."""
 
-__all__ = ["exit_status", "expected"]
+import errno
+
+__all__ = ["describe", "exit_status", "expected"]
 
 USER, RESUME, FAULT = 2, 75, 1
+# Storage that is full, over its quota, limited in the size of files, failing or read-only: no work is lost by stopping.
+STORAGE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE})
 
 
 def exit_status(error: Exception) -> int:
@@ -13,16 +17,29 @@ def exit_status(error: Exception) -> int:
 
     if isinstance(error, ConfigError):
         return USER
-    return RESUME if isinstance(error, SaveError) or lost_peer(error) else FAULT
+    return RESUME if isinstance(error, SaveError) or of_storage(error) or lost_peer(error) else FAULT
 
 
 def expected(error: Exception) -> bool:
     """True for faults whose message says all there is to say, so that no traceback is shown."""
     from vmae_jax.data.faults import TooManyBadVideos
+    from vmae_jax.data.workers import NoWorkerError
     from vmae_jax.io.checkpoint import DamagedCheckpointError, SaveError
     from vmae_jax.runtime.distributed import lost_peer
     from vmae_jax.spec import ConfigError
 
-    return lost_peer(error) or isinstance(
-        error, ConfigError | SaveError | DamagedCheckpointError | TooManyBadVideos | ArithmeticError
-    )
+    known = ConfigError | SaveError | DamagedCheckpointError | TooManyBadVideos | NoWorkerError | ArithmeticError
+    return lost_peer(error) or of_storage(error) or isinstance(error, known)
+
+
+def describe(error: Exception) -> str:
+    """Return the error as one line."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if of_storage(error):
+        return f"{message}: free space or make it writable, then run the same command again"
+    return message
+
+
+def of_storage(error: Exception) -> bool:
+    """Return whether an error is one of the storage, and not of the program."""
+    return isinstance(error, OSError) and error.errno in STORAGE

@@ -10,13 +10,14 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.course import Course, devices, read_skips
+from vmae_jax.commands.course import Course, began_at, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.measure import Measurement, check_classes
 from vmae_jax.data.device import host_rows
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.saving import Tolerant
@@ -57,16 +58,21 @@ def run(
       {"step", "status": "done" | "preempted", "metrics", "workdir"}.
 
     Raises:
-      ConfigError: the user's mistake.
+      ConfigError: the user's mistake, or another run in this workdir.
       loop.NotFiniteError, loop.SpikeError, io.replicas.ReplicaError, io.checkpoint.SaveError,
         data.faults.TooManyBadVideos: as they say.
       runtime.distributed.PeerError: another host did not come.
     """
     dog = watchdog.Watchdog(limits)  # it also keeps the time, from here on
+    with Lock(workdir.path) as lock:
+        return _run(config, workdir, progress=progress, dog=dog, lock=lock)
+
+
+def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.Watchdog, lock: Lock) -> dict[str, Any]:
     distributed.start()
     enable_cache()
     made, data, measured = distributed.together(
-        "start", lambda: _open(config, workdir), facts=lambda all_: _facts(config, workdir, all_)
+        "start", lambda: _open(config, workdir, lock), facts=lambda all_: _facts(config, workdir, all_)
     )
     mesh = made.mesh
     clock = made.clock(data.steps_per_epoch)
@@ -99,7 +105,7 @@ def run(
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
         if start:
             log.info("resumed at step %d", start)
-            writers.event(start, "resumed", devices=devices(), steps=clock.steps)
+            writers.event(start, "resumed", devices=devices(), steps=clock.steps, **began_at())
         else:
             _introduce(made, state, clock, rate, course.placement, data)
         compiled = step.compile_step(
@@ -126,13 +132,15 @@ def run(
     }
 
 
-def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any, Measurement | None]:
-    """The experiment, its data open, what evaluates it (or None), and its workdir checked."""
-    distributed.check_disk(str(workdir.path))
+def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> tuple[Experiment, Any, Measurement | None]:
+    """The experiment, its data open, what evaluates it (or None), and its workdir locked by host 0 and checked."""
+    distributed.check_disk(str(workdir.path), resuming=workdir.config_json.exists())
     made = experiment(config)
     data = made.loader.open()
     measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
     check_classes(made, data, measured.data if measured and measured.heads else None)
+    if jax.process_index() == 0:
+        lock.acquire()
     open_workdir(workdir, config)
     return made, data, measured
 
@@ -219,12 +227,18 @@ def _parts(
 ) -> loop.Parts:
     peak = flops.peak(jax.devices())
     shown = made.train.pictures_every is not None and made.method.reconstruct is not None
+    quarantine = Quarantine(workdir.quarantine)
+
+    def flush() -> None:
+        writers.flush()
+        quarantine.flush()
+
     return loop.Parts(
         step=compiled,
         batches=course.batches(start),
         saver=saver if made.checkpoint.on_error == "stop" else Tolerant(saver, writers),
         write=writers.write,
-        flush=writers.flush,
+        flush=flush,
         preempted=preemption.requested,
         meta=functools.partial(_meta, made, course, account),
         videos=made.loader.global_batch,
@@ -235,7 +249,7 @@ def _parts(
         spent=account.seconds,
         pictures=drawing(made, workdir, data, writers) if shown else None,
         evaluate=None if measured is None else _evaluation(made, measured),
-        faults=Quarantine(workdir.quarantine).add,
+        faults=quarantine.add,
         flops=made.model_flops() if peak else None,
         peak=peak,
         show=progress and sys.stderr is not None and jax.process_index() == 0,
@@ -272,7 +286,8 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
         pictures = jax.device_get(compiled(params, state.step, state.extra["method"], state.frozen, batch))
         if jax.process_index() == 0:
             sheet = reconstruction.draw(pictures)
-            reconstruction.save(pictures, workdir.media / f"reconstruction_{at:08d}.png")
+            file = workdir.media / f"reconstruction_{at:08d}.png"
+            writers.attempt("pictures", lambda: reconstruction.save(pictures, file))
             writers.images(at, {"reconstruction": sheet})
 
     return draw

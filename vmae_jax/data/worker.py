@@ -6,8 +6,8 @@ one at the other end of the socket); an answer is JSON, and pixels in memory tha
 unpickle.
 
 It never outlives its use: an idle worker ends when the socket closes, which the kernel does even
-for a trainer that was killed; a busy one is ended by its own alarm clock, even inside a decoder's
-endless loop, and by a thread that watches for a change of parent.
+for a trainer that was killed; a busy one is ended by its own alarms (one counts processor time, a later
+one the time of day), even inside a decoder's endless loop, and by a thread that watches for a change of parent.
 """
 
 import json
@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,28 +67,37 @@ def main(arguments: list[str]) -> int:
     connection = socket.socket(fileno=int(arguments[0]))
     parent = int(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when to stop
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends this process, whatever it is in
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, signal.SIG_DFL)  # ends this process, whatever it is in
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     try:
         settings = pickle.loads(receive(connection))
         sys.path[:] = settings["path"]  # where the trainer finds its samplers, so do we
         _limit_memory(settings["memory"])
-        serve(connection, pickle.loads(settings["job"]), settings["timeout"])
+        alarms = {signal.ITIMER_PROF: settings["timeout"], signal.ITIMER_REAL: settings["still"]}
+        serve(connection, pickle.loads(settings["job"]), alarms)
     except (EOFError, ConnectionError):
         pass  # the trainer closed the socket or is gone: the end of the work
     return 0
 
 
-def serve(connection: socket.socket, job: dict[str, Any], timeout: float) -> None:
-    """Answers each example with its clips or with the reason why there are none."""
+def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, float]) -> None:
+    """Answer each example with its clips or with the reason why there are none.
+
+    Args:
+      connection: to the trainer.
+      job: the sampler, the crop and the channels.
+      alarms: timer -> seconds that an example may take by it.
+    """
     from vmae_jax.data import decode
 
     send(connection, b'{"ready": true}')
     given = _Given(connection)
     while True:
         encoded, seed, wanted = pickle.loads(receive(connection))
-        signal.setitimer(signal.ITIMER_REAL, timeout)
+        for timer, seconds in alarms.items():
+            signal.setitimer(timer, seconds)
         began = time.process_time()
         try:
             read = decode.read_clips(encoded, job["sampler"], seed, wanted, crop=job["crop"],
@@ -103,7 +113,8 @@ def serve(connection: socket.socket, job: dict[str, Any], timeout: float) -> Non
         except Exception as error:  # a sampler's own fault: told, not hidden
             answer = {"fault": f"{type(error).__name__}: {error}"}
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            for timer in alarms:
+                signal.setitimer(timer, 0)
         send(connection, json.dumps(answer).encode())
 
 

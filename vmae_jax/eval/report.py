@@ -29,6 +29,7 @@ _CURVES = {
     "goodput": ("Goodput: share of wall time in steps that were kept", "%"),
 }
 _NOT_DRAWN = ("loss", "examples_seen", "examples_per_second", "step_seconds", *_CURVES)
+_NOT_SHOWN = ("kind", "step", "time", "event", "boot", "uptime")
 
 
 def write(workdir: epath.PathLike) -> epath.Path:
@@ -183,7 +184,9 @@ def _events(run: Run) -> str:
     told = [event for event in run.events if event.get("event") != wall_time.EVENT]  # it has a section of its own
     for event in _merged(told)[-_ROWS:]:
         name = str(event.get("event", ""))
-        details = {key: value for key, value in event.items() if key not in ("kind", "step", "time", "event")}
+        details = {
+            key: value for key, value in event.items() if key not in ("kind", "step", "time", "event", "boot", "uptime")
+        }
         told = ", ".join(f"{key} {_short(value)}" for key, value in details.items())
         cells = f'<td class="num">{event["step"]:,}</td><td class="word">{_e(name)}</td><td>{_e(told)}</td>'
         rows.append(f'<tr>{cells}<td class="num wide">{_e(_time(event.get("time")))}</td></tr>')

@@ -8,13 +8,14 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from vmae_jax.io.paths import move
-from vmae_jax.io.stored import WHOLE, numbers, whole_steps
+from vmae_jax.io.paths import move, write_bytes
+from vmae_jax.io.steps import WHOLE, numbers, whole_steps
 
 __all__ = ["move_aside"]
 
 log = logging.getLogger(__name__)
 _FOLDER = "aside"
+_PROBE, _PROBE_BYTES = ".room", 1 << 16
 
 
 def move_aside(path: epath.Path, step: int, damaged: Collection[int]) -> bool:
@@ -23,20 +24,25 @@ def move_aside(path: epath.Path, step: int, damaged: Collection[int]) -> bool:
     Every process takes part, and all are told whether there was any. Process 0 alone looks: another one that
     looked later would find nothing to move any more, and not wait where process 0 does.
 
+    With several processes, process 0 also writes a small file and removes it: a store that takes nothing is then
+    known to all before any of them waits for it.
+
     Raises:
-      Exception: process 0 could not move one; on it, its own error.
+      Exception: process 0 could not move one or write; on it, its own error.
     """
     failure: Exception | None = None
     moved = 0
     if jax.process_index() == 0:
         try:
             moved = _move(path, step, damaged)
+            if jax.process_count() > 1:
+                write_bytes(path / _PROBE, bytes(_PROBE_BYTES)).unlink()
         except Exception as error:
             failure, moved = error, -1
     if jax.process_count() > 1:
         moved = int(multihost_utils.broadcast_one_to_all(np.int32(moved)))
     if moved < 0:
-        raise failure or RuntimeError("process 0 could not move away an older checkpoint")
+        raise failure or RuntimeError("process 0 could not write to the folder of checkpoints")
     return moved > 0
 
 

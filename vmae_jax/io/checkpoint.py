@@ -9,7 +9,7 @@ for all steps (`shared`); a damaged newest step passed over, and said so; nothin
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +18,10 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from vmae_jax.io import aside, fingerprint, layout, shared
+from vmae_jax.io.agreement import Agreement, PeerSaveError
 from vmae_jax.io.paths import absolute, in_bucket
+from vmae_jax.io.steps import META, STATE, whole_steps
 from vmae_jax.io.stored import (
-    META,
-    STATE,
     DamagedCheckpointError,
     common,
     locate,
@@ -29,7 +29,6 @@ from vmae_jax.io.stored import (
     read_newest,
     read_tree,
     restore_step,
-    whole_steps,
 )
 from vmae_jax.spec import ConfigError
 
@@ -47,6 +46,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 _TRASH = "trash"
+_CLOSING = 10.0  # seconds to learn at the end what became of a save on other hosts
 SLOW = 10.0  # seconds of a save after which training that waits for it says why
 
 
@@ -110,6 +110,8 @@ class Checkpoints:
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._check_finite = asynchronous, check_finite
         self._manager: ocp.CheckpointManager | None = None
+        self._agreement: Agreement | None = None  # of the hosts, from the first save on
+        self._own = False  # this host's part of the pending save is done
         self._pending: int | None = None  # being written, since `_began`
         self._began = 0.0
         self._saved: list[int] = []  # committed by this object
@@ -171,13 +173,15 @@ class Checkpoints:
                 META: ocp.args.JsonSave(layout.document(step, meta, table)),
             }
         )
-        self._pending, self._began = step, time.monotonic()
+        self._pending, self._own, self._began = step, False, time.monotonic()
+        agreement = self._agreement = self._agreement or Agreement()
+        agreement.begin()
         try:
             if aside.move_aside(self.path, step, self._damaged):
                 self._damaged.clear()
                 if self._manager is not None:
                     self._manager.reload()
-            shared.write(frozen, {name: leaves[name] for name in still})
+            shared.write(frozen, {name: leaves[name] for name in still}, agreement.barrier)
             if not self._open().save(step, args=args, force=True):
                 raise RuntimeError("the checkpoint manager declined")
         except Exception as error:
@@ -233,6 +237,8 @@ class Checkpoints:
     def close(self) -> list[int]:
         """`wait`, then lets go of the threads of the store."""
         try:
+            if self._agreement is not None:
+                self._agreement.patience = _CLOSING  # the others may be gone, or have no reason to look
             return self._tell(block=True)
         finally:
             if self._manager is not None:
@@ -254,13 +260,19 @@ class Checkpoints:
         return news
 
     def _settle(self, *, block: bool) -> None:
-        """Finds out what became of the save in the background."""
+        """Finds out what became of the save in the background, on this host and on the others."""
         if self._pending is None or self._manager is None or (not block and self._manager.is_saving_in_progress()):
             return
+        assert self._agreement is not None
         try:
-            self._manager.wait_until_finished()
-            if self._pending not in self.steps():
-                raise RuntimeError("it is not there after its commit")
+            if not self._own:
+                self._manager.wait_until_finished()
+                if self._pending not in self.steps():
+                    raise RuntimeError("it is not there after its commit")
+                self._own = True
+                self._agreement.good()
+            if not self._agreement.settled(block=block):
+                return
         except Exception as error:
             self._fail(error)
         self._saved.append(self._pending)
@@ -276,6 +288,8 @@ class Checkpoints:
                 self._manager.close()
             self._manager = None
         reason = " ".join(str(error).split())[:400] or type(error).__name__
+        if self._agreement is not None and not isinstance(error, PeerSaveError):
+            self._agreement.failed(reason)
         raise SaveError(f"step {step} was not saved in {self.path}: {reason}", step) from error
 
     def _open(self) -> ocp.CheckpointManager:
@@ -286,14 +300,18 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
                 # On a disk a rename is atomic, a deletion is not. A bucket has no rename: a step that
-                # lost any of the files that are written last is not listed (`stored.WHOLE`).
+                # lost any of the files that are written last is not listed (`steps.WHOLE`).
                 todelete_subdir=None if in_bucket(self.path) else _TRASH,
                 cleanup_tmp_directories=True,
                 save_root_metadata=False,
                 enable_async_checkpointing=self._asynchronous,
+                async_options=ocp.AsyncOptions(barrier_sync_fn=self._barrier()),
             )
             self._manager = ocp.CheckpointManager(self.path, options=options)
         return self._manager
+
+    def _barrier(self) -> Callable[..., None] | None:
+        return self._agreement.barrier if self._agreement is not None and self._asynchronous else None
 
 
 def _remove(folder: epath.Path) -> None:

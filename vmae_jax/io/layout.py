@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax.spec import ConfigError
@@ -20,6 +21,17 @@ from vmae_jax.spec import ConfigError
 __all__ = ["FORMAT", "Leaf", "compare", "describe", "document", "flat", "nest", "parse", "under"]
 
 FORMAT = 1
+DTYPES = frozenset(
+    str(jnp.dtype(name))
+    for name in (
+        *("bool", "complex64", "complex128", "bfloat16", "float16", "float32", "float64", "float4_e2m1fn"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64)),
+        *("float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz"),
+        *("float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    )
+)
+_DIMENSIONS = 32
+_ELEMENTS = 1 << 50
 _SHOWN = 4  # offending leaves named in an error
 
 
@@ -34,6 +46,16 @@ class Leaf(NamedTuple):
     def empty(self) -> bool:
         """True when there is nothing to store, which the array store refuses to."""
         return math.prod(self.shape) == 0
+
+    @property
+    def typed(self) -> bool:
+        """True for a key of `jax.random`, which is stored as words of 32 bits in one more dimension."""
+        return self.dtype not in DTYPES
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory, at most 16 words of each key."""
+        return math.prod(self.shape) * (64 if self.typed else jnp.dtype(self.dtype).itemsize)
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -117,8 +139,27 @@ def parse(data: Any, step: int) -> tuple[dict[str, Any], dict[str, Leaf]]:
         raise ConfigError(f"a checkpoint of format {body['format']}: this version reads format {FORMAT}")
     if body["step"] != step:
         raise ValueError(f"it was written as step {body['step']}")
-    leaves = {name: Leaf(dtype, tuple(shape), print_) for name, (dtype, shape, print_) in body["leaves"].items()}
+    if not isinstance(body["leaves"], dict) or not isinstance(body["meta"], dict):
+        raise ValueError("its table of leaves has no rows")
+    leaves = {name: _leaf(name, row) for name, row in body["leaves"].items()}
+    nest(leaves)
     return body["meta"], leaves
+
+
+def _leaf(name: str, row: Any) -> Leaf:
+    """A row of the table, as far as a file can be believed: what is not an array of numbers is not read as one."""
+    if not isinstance(row, list) or len(row) != 3:
+        raise ValueError(f"{name!r} has a row that is not [dtype, shape, fingerprint]")
+    dtype, shape, print_ = row
+    if not isinstance(dtype, str) or not (dtype in DTYPES or dtype.startswith("key<")):
+        raise ValueError(f"{name!r} has the dtype {dtype!r}, which no array of a state has")
+    sizes = isinstance(shape, list) and len(shape) <= _DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
+    if not sizes or math.prod(max(n, 1) for n in shape) > _ELEMENTS:
+        raise ValueError(f"{name!r} has the shape {str(shape)[:80]}, which no array has")
+    leaf = Leaf(dtype, tuple(shape), print_)
+    if not isinstance(print_, str) or (leaf.empty and dtype not in DTYPES):
+        raise ValueError(f"{name!r} is not a leaf of a state")
+    return leaf
 
 
 def compare(stored: Mapping[str, Leaf], wanted: Mapping[str, Leaf], where: str) -> None:

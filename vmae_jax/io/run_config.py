@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax import registry
 from vmae_jax.errors import ConfigError
-from vmae_jax.io.paths import Workdir, write_text
+from vmae_jax.io.paths import Workdir, check_folder, write_text
 from vmae_jax.plugins import NAME, digest
 from vmae_jax.spec import calls, from_json, to_json
 
@@ -26,8 +26,7 @@ def read_config(workdir: Workdir) -> ConfigDict:
     Raises:
       ConfigError: if there is no such workdir, its config cannot be read, or it names plugins that were not given.
     """
-    if not workdir.path.exists():
-        raise ConfigError(f"--workdir={workdir.path}: there is no such folder")
+    check_folder(workdir.path)
     if not workdir.config_json.exists():
         raise ConfigError(f"--workdir={workdir.path}: not a workdir, it has no config.json")
     _check_plugins(workdir)

@@ -7,7 +7,7 @@ they are, and another teacher is another folder.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -43,13 +43,19 @@ def is_whole(folder: epath.Path) -> bool:
     return all((folder / name).exists() for name in _WHOLE)
 
 
-def write(folder: epath.Path, leaves: Mapping[str, Any]) -> None:
-    """Writes the leaves, unless they are there; every process takes part, and waits for the end."""
+def write(folder: epath.Path, leaves: Mapping[str, Any], barrier: Callable[..., None] | None = None) -> None:
+    """Writes the leaves, unless they are there; every process takes part, and waits for the end.
+
+    Args:
+      folder: from `holder`.
+      leaves: name -> array.
+      barrier: where the processes meet (`agreement.Agreement.barrier`); None for the store's own.
+    """
     there = is_whole(folder)
     if jax.process_count() > 1:  # all must agree, whatever each of them sees
         there = bool(multihost_utils.broadcast_one_to_all(np.int32(there)))
     if there or not leaves:
         return
-    with ocp.StandardCheckpointer() as writer:
+    with ocp.StandardCheckpointer(async_options=ocp.AsyncOptions(barrier_sync_fn=barrier)) as writer:
         writer.save(folder, layout.nest(leaves), force=True)
         writer.wait_until_finished()

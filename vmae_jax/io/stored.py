@@ -5,6 +5,8 @@ Nothing here writes, so any number of readers may look at a run that is still tr
 
 import gc
 import logging
+import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -15,29 +17,22 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from vmae_jax.io import fingerprint, layout, shared
-from vmae_jax.io.paths import absolute
+from vmae_jax.io.paths import absolute, check_folder
+from vmae_jax.io.steps import META, STATE, number_of, whole_steps
 from vmae_jax.spec import ConfigError
 
 __all__ = [
-    "META",
-    "STATE",
-    "WHOLE",
     "DamagedCheckpointError",
     "common",
     "locate",
-    "numbers",
     "read_meta",
     "read_tree",
     "restore_step",
-    "whole_steps",
 ]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-STATE, META = "state", "meta"
 _TRIED = 64  # newest steps that are tried one after the other
-# What the store writes last and removes at any time: a step that lacks one is half deleted.
-WHOLE = (f"{META}/metadata", f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -88,10 +83,11 @@ def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     """The folder of checkpoints that `path` means, and the step where it names one.
 
     Raises:
-      ConfigError: it is neither a workdir nor checkpoints nor a step, or has none.
+      ConfigError: if there is no such folder, or it is neither a workdir nor checkpoints nor a step, or has none.
     """
     path = absolute(path)
-    if path.name.isdigit() and (path / META).exists():
+    check_folder(path, "--checkpoint")
+    if number_of(path.name) is not None and (path / META).exists():
         if int(path.name) not in whole_steps(path.parent):
             raise ConfigError(f"{path} is not a whole checkpoint")
         return path.parent, int(path.name)
@@ -183,10 +179,11 @@ def _read(path: epath.Path, step: int, select: str) -> Any:
     if not chosen:
         known = sorted({"/".join(name.split("/")[: select.count("/") + 1]) for name in table})
         raise ConfigError(f"{path} has no {select!r}; it has {', '.join(known[:20])}")
-    stored = [name for name, leaf in chosen.items() if not leaf.empty]
+    stored = {name: leaf for name, leaf in chosen.items() if not leaf.empty}
+    _check_memory(path, sum(leaf.bytes for leaf in stored.values()))
     read: dict[str, Any] = {}
-    for folder, names in _places(path, table, stored).items():
-        read |= _read_arrays(folder, names)
+    for folder, names in _places(path, table, list(stored)).items():
+        read |= _read_arrays(folder, {name: stored[name] for name in names})
     read |= {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in chosen.items() if leaf.empty}
     _verify(table, list(chosen), [fingerprint.of_numpy(np.asarray(read[name])) for name in chosen])
     if select in chosen:
@@ -194,7 +191,16 @@ def _read(path: epath.Path, step: int, select: str) -> Any:
     return layout.nest({str(layout.under(name, select)): np.asarray(read[name]) for name in chosen})
 
 
-def _read_arrays(folder: epath.Path, names: list[str]) -> dict[str, Any]:
+def _check_memory(path: epath.Path, size: int) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise ConfigError(
+            f"{path} declares {size / 2**30:.1f} GiB of arrays, and this machine has {memory / 2**30:.1f} GiB of memory"
+        )
+
+
+def _read_arrays(folder: epath.Path, leaves: Mapping[str, layout.Leaf]) -> dict[str, Any]:
+    names = list(leaves)
     arguments = ocp.args.PyTreeRestore(
         item=layout.nest(dict.fromkeys(names, 0)),
         restore_args=layout.nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}),
@@ -203,7 +209,25 @@ def _read_arrays(folder: epath.Path, names: list[str]) -> dict[str, Any]:
     alone = _alone()
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        # The store makes arrays of the size that its own files declare, whatever the signed table has.
+        _attempt(lambda: _check_shapes(handler.metadata(folder), leaves))
         return _attempt(lambda: layout.flat(reader.restore(folder, args=arguments)))
+
+
+def _check_shapes(metadata: Any, leaves: Mapping[str, layout.Leaf]) -> None:
+    """Raises ValueError where the store's files declare other shapes than the table of leaves."""
+    for name, leaf in leaves.items():
+        found: Any = getattr(metadata, "tree", metadata)
+        for part in name.split("/"):
+            found = found[part]
+        shape = tuple(found.shape)
+        if (shape[: len(leaf.shape)] if leaf.typed else shape) != leaf.shape or math.prod(shape) > _most(leaf):
+            raise ValueError(f"{name} is stored with the shape {list(shape)[:8]}, and was saved as {leaf}")
+
+
+def _most(leaf: layout.Leaf) -> int:
+    """The elements that a leaf may have in the store: a typed key is several words."""
+    return math.prod(leaf.shape) * (16 if leaf.typed else 1)
 
 
 def _places(path: epath.Path, table: Mapping[str, layout.Leaf], names: list[str]) -> dict[epath.Path, list[str]]:
@@ -256,17 +280,3 @@ def _attempt(read: Callable[[], T]) -> T:
 
 def _target(leaf: Any, here: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
-
-
-def numbers(folder: epath.Path) -> list[int]:
-    """Every numbered folder, whole or not, ascending."""
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.exists() else []
-
-
-def whole_steps(folder: epath.Path) -> list[int]:
-    """The numbered folders that were committed and are not half deleted, ascending."""
-    if not folder.exists():
-        return []
-    committed = set(ocp.utils.checkpoint_steps(folder))
-    whole = lambda number: all((folder / str(number) / name).exists() for name in WHOLE)  # noqa: E731
-    return sorted(number for number in committed if whole(number))

@@ -17,12 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+from vmae_jax.io import clock
 from vmae_jax.io.paths import Log, read_lines
 
 __all__ = ["JsonlWriter", "TensorBoardWriter", "Writer", "Writers", "number", "read_rows"]
 
 log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 2.0
+_RETRY_SECONDS = 60.0
 _IDENTITY = ("kind", "step", "time")
 
 
@@ -67,14 +69,17 @@ class JsonlWriter:
 
     def __init__(self, path: epath.PathLike, *, flush_seconds: float = _FLUSH_SECONDS):
         self._log = Log(path)
+        self._rows: list[tuple[int, str]] = []  # (step, line), not written yet
+        self._cut: int | None = None  # what is written past this step has still to be dropped
         self._flush_seconds = flush_seconds
         self._flushed = time.monotonic()
+        self._epoch = time.time() - clock.steady()  # so that a clock that is set does not move the rows of a run
 
     def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         taken = [name for name in values if name in _IDENTITY]
         if taken:
             raise ValueError(f"a metric cannot be called {taken[0]!r}")
-        self._add({"kind": kind, "step": int(step), "time": time.time()} | {k: number(v) for k, v in values.items()})
+        self._add({"kind": kind, "step": int(step), "time": self._now()} | {k: number(v) for k, v in values.items()})
         if kind != "train":
             self.flush()
 
@@ -82,23 +87,37 @@ class JsonlWriter:
         """Rows hold no pictures; those are files in `media/`."""
 
     def event(self, step: int, name: str, **details: Any) -> None:
-        row = {"kind": "event", "step": int(step), "time": time.time(), "event": name}
+        row = {"kind": "event", "step": int(step), "time": self._now(), "event": name}
         self._add(row | {key: _plain(value) for key, value in details.items() if key not in row})
         self.flush()
 
     def truncate_after(self, step: int) -> None:
-        """Drops rows and events past `step`, so that a step is never there twice."""
-        self._log.keep(lambda line: (row := _parsed(line)) is not None and row.get("step", 0) <= step)
+        """Drops rows and events past `step`, so that a step is never there twice.
+
+        Where the storage refuses, nothing is written before it was done.
+        """
+        self._rows = [(at, line) for at, line in self._rows if at <= step]
+        self._cut = step if self._cut is None else min(step, self._cut)
+        self.flush()
 
     def flush(self) -> None:
         self._flushed = time.monotonic()
+        cut = self._cut
+        if cut is not None:
+            self._log.keep(lambda line: (row := _parsed(line)) is not None and row.get("step", 0) <= cut)
+            self._cut = None
+        self._log.append(line for _, line in self._rows)
+        self._rows.clear()
         self._log.flush()
 
     def close(self) -> None:
         self.flush()
 
+    def _now(self) -> float:
+        return self._epoch + clock.steady()
+
     def _add(self, row: dict[str, Any]) -> None:
-        self._log.append([json.dumps(row, allow_nan=False, ensure_ascii=False)])
+        self._rows.append((row["step"], json.dumps(row, allow_nan=False, ensure_ascii=False)))
         if time.monotonic() - self._flushed >= self._flush_seconds:
             self.flush()
 
@@ -114,6 +133,7 @@ class TensorBoardWriter:
         self._path = str(epath.Path(path))
         self._writer: Any = None
         self._available = True
+        self._again = 0.0  # when a writer that failed is replaced
 
     def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         self._add(
@@ -136,11 +156,12 @@ class TensorBoardWriter:
         if modules is not None:
             event_pb2 = modules[1]
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=int(step) + 1, session_log=start))
+            event = event_pb2.Event(wall_time=time.time(), step=int(step) + 1, session_log=start)
+            self._try(lambda writer: writer.add_event(event))
 
     def flush(self) -> None:
         if self._writer is not None:
-            self._writer.flush()
+            self._try(lambda writer: writer.flush())
 
     def close(self) -> None:
         if self._writer is not None:
@@ -152,11 +173,20 @@ class TensorBoardWriter:
         if modules is not None:
             summary_pb2, event_pb2 = modules
             summary = summary_pb2.Summary(value=values(summary_pb2))
-            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=int(step), summary=summary))
+            event = event_pb2.Event(wall_time=time.time(), step=int(step), summary=summary)
+            self._try(lambda writer: writer.add_event(event))
+
+    def _try(self, write: Callable[[Any], None]) -> None:
+        """Calls `write`; a writer whose thread failed takes nothing any more and is replaced after a while."""
+        try:
+            write(self._writer)
+        except OSError:
+            self._writer, self._again = None, time.monotonic() + _RETRY_SECONDS
+            raise
 
     def _open(self) -> tuple[Any, Any] | None:
         """The protocol modules, imported late: they bring TensorFlow where it is installed."""
-        if not self._available:
+        if not self._available or (self._writer is None and time.monotonic() < self._again):
             return None
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
@@ -211,15 +241,18 @@ class Writers:
     def close(self) -> None:
         self._each(lambda writer: writer.close())
 
+    def attempt(self, name: str, write: Callable[[], Any]) -> None:
+        """Calls `write`; where it fails, that is counted under `name` and reported once."""
+        try:
+            write()
+        except Exception as error:
+            self.errors[name] = self.errors.get(name, 0) + 1
+            if self.errors[name] == 1:
+                log.warning("%s failed, training goes on without what it should have written: %s", name, error)
+
     def _each(self, tell: Callable[[Writer], None]) -> None:
         for writer in self._writers:
-            try:
-                tell(writer)
-            except Exception as error:
-                name = type(writer).__name__
-                self.errors[name] = self.errors.get(name, 0) + 1
-                if self.errors[name] == 1:
-                    log.warning("%s failed, training goes on without what it should have written: %s", name, error)
+            self.attempt(type(writer).__name__, lambda writer=writer: tell(writer))
 
 
 def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:

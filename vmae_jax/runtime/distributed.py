@@ -5,6 +5,7 @@ which runs beside the training and needs no accelerator.
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -25,11 +26,13 @@ from vmae_jax.spec import ConfigError
 __all__ = [
     "PeerError",
     "check_disk",
+    "coordinator",
     "facts",
     "leave_note",
     "lost_peer",
     "naming_lost_peers",
     "notes",
+    "patience",
     "publish",
     "rank",
     "start",
@@ -43,6 +46,7 @@ T = TypeVar("T")
 EXPLICIT = ("VMAE_COORDINATOR", "VMAE_PROCESSES", "VMAE_PROCESS")
 PERIOD = 1.0  # seconds between two signs of life
 _LEAST_DISK = 2**30
+_HEARTBEAT = 100
 
 
 class PeerError(RuntimeError):
@@ -66,7 +70,7 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         return
     seconds: dict[str, Any] = {
         "initialization_timeout": _number(environment, "VMAE_START_TIMEOUT", 300),
-        "heartbeat_timeout_seconds": _number(environment, "VMAE_HEARTBEAT", 100),
+        "heartbeat_timeout_seconds": _number(environment, "VMAE_HEARTBEAT", _HEARTBEAT),
         "shutdown_timeout_seconds": 60,
     }
     given = [name for name in EXPLICIT if environment.get(name)]
@@ -140,8 +144,17 @@ def facts(config_text: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def check_disk(path: str) -> None:
-    """Raises ConfigError where a local folder has next to no room."""
+def check_disk(path: str, *, resuming: bool = False) -> None:
+    """Refuse a local folder with next to no room.
+
+    Args:
+      path: the folder, which need not exist.
+      resuming: whether a run is there already, which a full disk interrupted and room on it lets go on.
+
+    Raises:
+      ConfigError: if there is less than 1 GiB for a new run.
+      OSError: ENOSPC, if there is less for a run that goes on.
+    """
     if "://" in path:
         return
     folder = os.path.abspath(path)
@@ -149,7 +162,10 @@ def check_disk(path: str) -> None:
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     if free < _LEAST_DISK:
-        raise ConfigError(f"only {free / 2**30:.2f} GiB free at {folder}: make room, or use another --workdir")
+        message = f"only {free / 2**30:.2f} GiB free at {folder}, at least {_LEAST_DISK / 2**30:g} are needed"
+        if resuming:
+            raise OSError(errno.ENOSPC, message)
+        raise ConfigError(f"{message}: make room, or use another --workdir")
 
 
 def rank() -> int:
@@ -178,6 +194,19 @@ def notes(what: str) -> dict[int, Any]:
         return {}
     found = client.key_value_dir_get(f"vmae/{what}/")
     return {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
+
+
+def patience(environment: Mapping[str, str] = os.environ) -> float:
+    """Return the seconds that the coordinator may take to answer: less than JAX's own limit, past which it aborts."""
+    return 0.6 * _number(environment, "VMAE_HEARTBEAT", _HEARTBEAT)
+
+
+def coordinator() -> str:
+    """Return host 0, in words."""
+    from jax._src import distributed
+
+    address = distributed.global_state.coordinator_address
+    return f"host 0 ({address})" if address else "host 0"
 
 
 def whereabouts(patience: float = 4 * PERIOD) -> str:

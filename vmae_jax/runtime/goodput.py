@@ -5,11 +5,11 @@ While a process trains, its watchdog knows which phase it is in. What came befor
 one was lost, and from its last row to the new start the run was down.
 """
 
-import time
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["EVENT", "KINDS", "Account", "carried", "shares"]
+__all__ = ["EVENT", "KINDS", "Account", "Moment", "carried", "shares"]
 
 EVENT = "time spent"
 # Kinds of time, with the watchdog's phases that make them up ("": outside of all).
@@ -23,6 +23,25 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "lost": (),
     "down": (),
 }
+
+
+class Moment(NamedTuple):
+    """A point in time (`io.clock.now`).
+
+    Attributes:
+      time: seconds since 1970, by a clock that may be set.
+      boot: which start of which machine `uptime` is of; "" where that is not known.
+      uptime: seconds of a clock that only goes forward.
+    """
+
+    time: float
+    boot: str = ""
+    uptime: float = 0.0
+
+    def until(self, later: "Moment") -> float:
+        """Return the seconds from here to `later`, never less than 0."""
+        same = self.boot and self.boot == later.boot
+        return max(0.0, later.uptime - self.uptime if same else later.time - self.time)
 
 
 class Account:
@@ -48,9 +67,9 @@ class Account:
         own = {kind: sum(phases.get(name, 0.0) for name in names) for kind, names in KINDS.items()}
         return {kind: self._before[kind] + own[kind] for kind in KINDS}
 
-    def began(self) -> float:
-        """When this process began to count, in seconds since 1970: until then the run was down."""
-        return time.time() - sum(self._spent().values())
+    def running(self) -> float:
+        """The seconds that this process has counted: until then the run was down."""
+        return sum(self._spent().values())
 
     def mark(self, step: int) -> None:
         """Remembers the account at a step that the run may go back to."""
@@ -66,25 +85,35 @@ class Account:
         self._at = {at: account for at, account in self._at.items() if at <= step}
 
 
-def carried(rows: Sequence[Mapping[str, Any]], start: int, now: float | None = None) -> dict[str, float]:
+def carried(rows: Sequence[Mapping[str, Any]], start: int, now: Moment) -> dict[str, float]:
     """What the attempts that left `rows` took, by kind, when the run goes on from step `start`.
 
     Args:
       rows: of `metrics.jsonl`, as they were before those past `start` were dropped.
       start: the step of the checkpoint; 0 to begin anew.
-      now: when this attempt began (`Account.began`), in seconds since 1970.
+      now: when this attempt began.
     """
-    rows = [row for row in rows if isinstance(row.get("time"), int | float)]
+    # An evaluation may be that of another process, at any time.
+    rows = [row for row in rows if isinstance(row.get("time"), int | float) and row.get("kind") != "eval"]
     if not rows:
         return {}
-    now = time.time() if now is None else now
-    kept = [row for row in rows if row.get("event") == EVENT and row.get("step", 0) <= start and start > 0]
-    base = {kind: float(kept[-1].get(kind, 0.0)) for kind in KINDS} if kept else dict.fromkeys(KINDS, 0.0)
-    since = kept[-1]["time"] if kept else min(row["time"] for row in rows)
-    last = max(row["time"] for row in rows)
-    base["lost"] += max(0.0, last - since)
-    base["down"] += max(0.0, now - last)
+    kept = [i for i, row in enumerate(rows) if row.get("event") == EVENT and row.get("step", 0) <= start and start > 0]
+    base = {kind: float(rows[kept[-1]].get(kind, 0.0)) for kind in KINDS} if kept else dict.fromkeys(KINDS, 0.0)
+    after = _moments(rows)[kept[-1] if kept else 0 :]
+    base["lost"] += sum(one.until(next_) for one, next_ in itertools.pairwise(after))
+    base["down"] += after[-1].until(now)
     return base
+
+
+def _moments(rows: Sequence[Mapping[str, Any]]) -> list[Moment]:
+    """When the rows were written: an attempt's steady clock goes on from the event that it began with."""
+    moments, boot, ahead = [], "", 0.0
+    for row in rows:
+        at = float(row["time"])
+        if isinstance(row.get("boot"), str) and isinstance(row.get("uptime"), int | float):
+            boot, ahead = row["boot"], row["uptime"] - at
+        moments.append(Moment(at, boot, at + ahead))
+    return moments
 
 
 def shares(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -120,7 +120,8 @@ class Preemption:
             self._signal = number
             # It may have interrupted a write to the same stream: os.write is safe, logging is not.
             name = signal.Signals(number).name
-            os.write(2, f"\n{name}: saving after this step; once more to end at once\n".encode())
+            with contextlib.suppress(OSError):  # a full disk under the log must not stop the save
+                os.write(2, f"\n{name}: saving after this step; once more to end at once\n".encode())
             if self._service is not None:
                 self._service(signal.SIGTERM)
 

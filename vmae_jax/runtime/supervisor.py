@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from vmae_jax.runtime import streams
+
 __all__ = ["RESTART", "main", "supervise"]
 
 # Preempted or saved for later; SIGABRT, SIGKILL, SIGTERM.
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command or args.processes < 1:
         parser.error("give a command after --, and at least one process")
-    return supervise(command, processes=args.processes, restarts=args.restarts, grace=args.grace, wait=args.wait)
+    with streams.forgiving():
+        return supervise(command, processes=args.processes, restarts=args.restarts, grace=args.grace, wait=args.wait)
 
 
 def supervise(command: Sequence[str], *, processes: int, restarts: int, grace: float, wait: float) -> int:

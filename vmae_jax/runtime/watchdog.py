@@ -2,7 +2,8 @@
 
 A process whose peer is stuck waits for ever, and JAX never tells. The watchdog writes which hosts
 give no sign of life and the stacks of all threads here, and ends the process with the status that
-a supervisor restarts.
+a supervisor restarts. A coordinator that does not answer is named in the same way, before JAX would abort the
+process without a word about it.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ __all__ = ["LIMITS", "STATUS", "Watchdog", "parse_limits", "watched"]
 # Seconds; generous, for what they guard against lasts for ever. 0 is no limit.
 LIMITS = {"restore": 3600.0, "compile": 7200.0, "data": 1800.0, "step": 1800.0, "save": 3600.0, "evaluate": 7200.0}
 STATUS = 75
+_TICK = 0.2  # seconds between two looks
 
 
 def parse_limits(items: list[str], names: Iterable[str] = LIMITS) -> dict[str, float]:
@@ -69,6 +71,7 @@ class Watchdog:
         self._charged = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._asking = 0  # the number of the sign of life that the coordinator has not answered yet; 0 for none
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "Watchdog":
@@ -121,12 +124,29 @@ class Watchdog:
             return self._phases[-1] if self._phases else None
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.2):
+        asked, waited, before = 0, 0.0, time.monotonic()
+        while not self._stop.wait(_TICK):
+            now = time.monotonic()
+            # A process that was itself suspended for long gives the coordinator the time to answer.
+            waited = waited + min(now - before, 2 * _TICK) if self._asking and self._asking == asked else 0.0
+            asked, before = self._asking, now
+            if waited > distributed.patience() and distributed.rank():
+                self._deserted(waited)
+                return
             current = self.current()
             limit = self._limits.get(current[0], 0.0) if current else 0.0
             if current and limit and time.monotonic() - current[2] > limit:
                 self._bark(current[1], limit)
                 return
+
+    def _deserted(self, seconds: float) -> None:
+        host = f"host {distributed.rank()} ({socket.gethostname()})"
+        print(
+            f"\nwatchdog: {host}: {distributed.coordinator()}, the coordinator of the job, has not answered for "
+            f"{seconds:.0f} s, it is stopped or cut off; this process ends with status {STATUS}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        self._end(STATUS)
 
     def _bark(self, what: str, limit: float) -> None:
         host = f"host {distributed.rank()} ({socket.gethostname()})"
@@ -145,10 +165,13 @@ class Watchdog:
         while not self._stop.wait(distributed.PERIOD):
             current = self.current()
             count += 1
+            self._asking = count
             try:
                 distributed.publish(current[1] if current else "between steps", count)
             except RuntimeError:  # the service ends before this thread
                 return
+            finally:
+                self._asking = 0
 
 
 def watched(parts: Any, dog: Watchdog, start: int = 0) -> Any:

@@ -1,0 +1,118 @@
+"""A host whose part of a save failed leaves no other waiting at the store's barriers."""
+
+import itertools
+import threading
+
+import jax
+import pytest
+
+from vmae_jax.io import agreement
+from vmae_jax.io.agreement import Agreement, PeerSaveError
+
+
+class Service:
+    """The coordination service of a job, for hosts that are threads."""
+
+    def __init__(self, count):
+        self.count, self.values, self.barriers, self.lock = count, {}, {}, threading.Lock()
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        assert allow_overwrite
+        self.values[key] = value
+
+    def key_value_dir_get(self, folder):
+        return [item for item in list(self.values.items()) if item[0].startswith(folder)]
+
+    def wait_at_barrier(self, key, timeout_ms):
+        with self.lock:
+            barrier = self.barriers.setdefault(key, threading.Barrier(self.count))
+        barrier.wait(timeout_ms / 1000)
+
+
+@pytest.fixture
+def hosts(monkeypatch):
+    """Agreements of hosts that are threads, named by their number."""
+    service = Service(3)
+    monkeypatch.setattr(agreement, "_LOOK", 0.02)
+    monkeypatch.setattr(jax, "process_count", lambda: service.count)
+    monkeypatch.setattr(jax, "process_index", lambda: int(threading.current_thread().name))
+    made = []
+    for _ in range(service.count):
+        monkeypatch.setattr(agreement, "_instances", itertools.count())
+        made.append(Agreement())
+        made[-1]._client, made[-1]._prefix = service, "vmae/saves/0"
+    return made
+
+
+def on_each(function, count=3):
+    results = [None] * count
+
+    def run(rank):
+        try:
+            results[rank] = function(rank)
+        except Exception as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,), name=str(rank), daemon=True) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive(), "a host waits for ever"
+    return results
+
+
+def save(host, *, fails=False):
+    """What the store does in a save: it sets that it is busy, writes, meets the others twice, sets that it is done."""
+    host.begin()
+    error = None
+    for key in ("p_set_value_start", "p_set_value_end"):
+        host.barrier(key=key, timeout_ms=60_000)
+    try:
+        if fails:
+            raise OSError("No space left on device")
+        for key in ("async_write_complete.6", "async_commit_complete.6"):
+            host.barrier(key=key, timeout_ms=60_000)
+    except Exception as problem:
+        error = problem
+    for key in ("p_set_value_start", "p_set_value_end"):
+        host.barrier(key=key, timeout_ms=60_000)
+    if error is not None:
+        if not isinstance(error, PeerSaveError):
+            host.failed(str(error))
+        raise error
+    host.good()
+    return host.settled(block=True)
+
+
+def test_a_host_that_fails_is_named_to_the_others_who_do_not_wait(hosts):
+    first = on_each(lambda rank: save(hosts[rank], fails=rank == 2))
+    assert isinstance(first[2], OSError)
+    for error in first[:2]:
+        assert isinstance(error, PeerSaveError)
+        assert "host 2 could not save its part" in str(error)
+    assert on_each(lambda rank: save(hosts[rank])) == [True] * 3
+
+
+def test_a_save_counts_when_every_host_left_a_note(hosts):
+    def act(rank):
+        hosts[rank].begin()
+        if rank:
+            hosts[rank].good()
+        return hosts[rank].settled(block=False)
+
+    assert on_each(act) == [False] * 3
+
+    def close(rank):
+        hosts[rank].patience = 0.2
+        return hosts[rank].settled(block=True)
+
+    assert all(isinstance(error, TimeoutError) for error in on_each(close))
+
+
+def test_one_process_agrees_with_itself():
+    alone = Agreement()
+    alone.begin()
+    alone.barrier(key="async_write_complete", timeout_ms=1)
+    alone.failed("never read")
+    assert alone.settled(block=False)

@@ -1,0 +1,257 @@
+"""One decoding process, as the trainer holds it: its socket, its shared memory and its time limit."""
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vmae_jax.data.slabs import Slabs
+from vmae_jax.data.video import BadVideo
+from vmae_jax.data.worker import SLAB, receive, send
+
+__all__ = ["Decoded", "Died", "NoWorkerError", "Process", "TimedOut", "processor_seconds", "settings"]
+
+START_SECONDS = 120.0
+STILL = 10.0  # times `timeout`: how long a worker may stand still, for what waits does not use the processor
+OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # no decoder ends itself by these: the system or a person did
+GRACE_SECONDS = 5.0  # the worker's own alarm rings this much later than the trainer's
+SLICE_SECONDS = 0.5  # of waiting for an answer; a longer one counts double at most: we were suspended ourselves
+
+
+class Decoded(NamedTuple):
+    """What a worker made of a video.
+
+    Attributes:
+      clips: uint8 [clips t h w c], in memory that is used again once nothing refers to it.
+      decoding: seconds of processor time for opening and decoding.
+      cropping: seconds of processor time for cropping and scaling.
+    """
+
+    clips: np.ndarray
+    decoding: float
+    cropping: float
+
+
+class NoWorkerError(RuntimeError):
+    """Decoding workers cannot run on this machine; no video is at fault."""
+
+
+class Died(Exception):  # noqa: N818 - turned into BadVideo
+    """The worker ended in the middle of a job; the message is how.
+
+    Attributes:
+      outside: whether it was killed from outside.
+    """
+
+    def __init__(self, message: str, *, outside: bool = False):
+        super().__init__(message)
+        self.outside = outside
+
+
+class TimedOut(Died):
+    """The worker had to be ended, because the job took too long."""
+
+
+def settings(job: dict[str, Any], *, timeout: float, memory: int) -> dict[str, Any]:
+    """Return what a process is started with.
+
+    Args:
+      job: the sampler, the crop and the channels; they must be importable in the process.
+      timeout: seconds of processor time that a video may take.
+      memory: bytes of address space.
+    """
+    return {
+        "path": [path or os.getcwd() for path in sys.path],
+        "memory": memory,
+        "timeout": timeout + GRACE_SECONDS,
+        "still": STILL * timeout + GRACE_SECONDS,
+        "job": pickle.dumps(job),
+    }
+
+
+class Process:
+    """One worker process and our end of its socket."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._socket, theirs = socket.socketpair()
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(self._socket.close)
+            self._errors = undo.enter_context(tempfile.TemporaryFile())
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "vmae_jax.data.worker", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(settings["path"])},
+                start_new_session=True,  # an interrupt from the keyboard is the trainer's business
+            )
+            undo.pop_all()
+        self.alive = True
+        self.jobs = 0
+        self._slabs = Slabs()
+        self._given: set[int] = set()  # numbers of the slabs that the worker has
+
+    def running(self) -> bool:
+        """Return whether the process still exists."""
+        return self.alive and self._process.poll() is None
+
+    def wait_ready(self) -> None:
+        """Wait until the process takes jobs.
+
+        Raises:
+          NoWorkerError: if it ends before, or is not ready in time; that is no video's fault.
+        """
+        try:
+            self._socket.settimeout(START_SECONDS)
+            send(self._socket, pickle.dumps(self._settings))
+            receive(self._socket)
+        except TimeoutError as error:
+            self.kill()
+            raise NoWorkerError(f"not ready after {START_SECONDS:g} s") from error
+        except (OSError, EOFError) as error:
+            self.kill()
+            raise NoWorkerError(self._how_it_ended()) from error
+
+    def run(self, job: tuple[Any, ...], timeout: float) -> Decoded:
+        """Run one job.
+
+        Raises:
+          BadVideo: if the video cannot be read.
+          Died: if the process ended, or was ended because the job took too long.
+        """
+        self.jobs += 1
+        clips = None
+        try:
+            self._socket.settimeout(STILL * timeout)
+            clock = _Patience(self._process.pid, timeout)
+            send(self._socket, pickle.dumps(job))
+            answer = self._answer(clock)
+            if "shape" in answer:
+                clips = self._give(answer["shape"])
+                answer = self._answer(clock)
+            if "decoding" in answer and clips is not None:
+                return Decoded(clips, answer["decoding"], answer["cropping"])
+        except TimedOut:
+            self.kill()
+            raise
+        except TimeoutError as error:
+            self.kill()
+            raise TimedOut(f"its decoder stood still for {STILL * timeout:g} s") from error
+        except (OSError, EOFError) as error:
+            self.kill()
+            raise self._death() from error
+        if "bad" in answer:
+            raise BadVideo(answer["bad"])
+        raise RuntimeError(f"sampling frames failed in the worker: {answer.get('fault')}")
+
+    def _answer(self, clock: "_Patience") -> dict[str, Any]:
+        """Return the worker's next message; `clock` raises TimedOut when it is over."""
+        ready = select.poll()
+        ready.register(self._socket, select.POLLIN)
+        while True:
+            began, slice_ = time.monotonic(), clock.slice()
+            if ready.poll(1000 * slice_):
+                return json.loads(receive(self._socket))
+            clock.waited(min(time.monotonic() - began, 2 * slice_))
+
+    def _give(self, shape: list[int]) -> np.ndarray:
+        """Hands the worker memory for clips of this shape."""
+        size = math.prod(shape)
+        if size > self._settings["memory"]:
+            self.kill()  # it waits for an answer
+            raise BadVideo("needs more memory than a decoder may use")
+        try:
+            slab, gone = self._slabs.take(size)
+        except OSError as error:
+            self.kill()
+            raise NoWorkerError(
+                f"no shared memory of {size >> 20} MiB for a decoded video ({error.strerror or error}): raise the "
+                f"limits of this process (`ulimit -f`, `ulimit -n`) or free memory"
+            ) from error
+        new = slab.number not in self._given
+        message = SLAB.pack(slab.number, slab.size, gone, new)
+        if new:
+            socket.send_fds(self._socket, [message], [slab.handle])
+            self._given = {number for number in self._given if number != gone} | {slab.number}
+        else:
+            self._socket.sendall(message)
+        return self._slabs.array(slab, tuple(shape))
+
+    def kill(self) -> None:
+        """Ends the process and waits until it is gone; a thread reading from it wakes."""
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+
+    def release(self) -> None:
+        """Ends the process and closes what was held for it; only by the thread that uses it."""
+        self.kill()
+        self._socket.close()
+        self._errors.close()
+        self._slabs.close()
+
+    def _death(self) -> Died:
+        ended = self._how_it_ended()
+        if -(self._process.returncode or 0) in (signal.SIGPROF, signal.SIGALRM):  # its own alarms
+            return TimedOut(f"takes longer than {self._settings['timeout'] - GRACE_SECONDS:g} s to decode")
+        return Died(ended, outside=-(self._process.returncode or 0) in OUTSIDE)
+
+    def _how_it_ended(self) -> str:
+        status = self._process.returncode
+        self._errors.seek(0)
+        words = self._errors.read().decode(errors="replace").strip().splitlines()
+        if words:
+            return words[-1][:300]
+        return signal.Signals(-status).name if status and status < 0 else f"exit status {status}"
+
+
+class _Patience:
+    """The time that a job may take: processor time of the worker, and a longer one in which it may stand still.
+
+    Where a process's own time cannot be read (no /proc), the longer one alone counts.
+    """
+
+    def __init__(self, pid: int, timeout: float) -> None:
+        self._pid, self._timeout = pid, timeout
+        self._began = processor_seconds(pid)
+        self._waited = 0.0
+
+    def slice(self) -> float:
+        """Return the seconds to wait before `waited` looks again."""
+        return min(SLICE_SECONDS, self._timeout / 4)
+
+    def waited(self, seconds: float) -> None:
+        """Count `seconds` of waiting in which this process ran itself.
+
+        Raises:
+          TimedOut: if the job takes too long.
+        """
+        self._waited += seconds
+        now = processor_seconds(self._pid)
+        if now is not None and self._began is not None and now - self._began > self._timeout:
+            raise TimedOut(f"takes longer than {self._timeout:g} s to decode")
+        if self._waited > STILL * self._timeout:
+            raise TimedOut(f"takes longer than {STILL * self._timeout:g} s to decode, most of it waiting")
+
+
+def processor_seconds(pid: int) -> float | None:
+    """Return the processor time of a process so far; None where the system does not show it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
