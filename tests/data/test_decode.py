@@ -217,7 +217,7 @@ def test_pictures_and_sound_are_not_videos():
 
 def test_a_name_is_never_a_url(tmp_path):
     for name in ("concat:/etc/passwd", "http://127.0.0.1:1/x.mp4", "pipe:0"):
-        with pytest.raises(BadVideo, match="cannot be opened"):
+        with pytest.raises(BadVideo, match="does not exist"):
             probe(Encoded(path=name))
 
 

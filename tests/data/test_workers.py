@@ -162,7 +162,7 @@ def test_a_samplers_own_fault_is_no_videos_fault(make, encoded):
 
 def test_broken_videos_have_their_reason(make):
     workers = make(1, sampler=dense(4, 2))
-    with pytest.raises(BadVideo, match="cannot be opened"):
+    with pytest.raises(BadVideo, match="does not exist"):
         workers.decode(Encoded(path="/nowhere.mp4"), SEED)
     with pytest.raises(BadVideo, match="no readable video"):
         workers.decode(Encoded(data=b"text"), SEED)

@@ -31,7 +31,7 @@ from av.video.frame import VideoFrame
 from vmae_jax.data.formats import CODECS, CONTAINERS
 from vmae_jax.data.pictures import pictures
 from vmae_jax.data.slices import Slice
-from vmae_jax.data.video import BadVideo, Limits, VideoInfo
+from vmae_jax.data.video import BadVideo, Limits, VideoInfo, unreadable
 
 __all__ = ["Video", "open_video"]
 
@@ -57,7 +57,7 @@ def open_video(source: bytes | str, *, span: tuple[int, int] | None = None, limi
         else:
             file = Slice(source, *span) if span else open(source, "rb")  # noqa: SIM115
     except OSError as error:
-        raise BadVideo(f"cannot be opened: {error.strerror or error}") from error
+        raise unreadable(error) from error
     try:
         if not file.read(1):
             raise BadVideo("is an empty file")

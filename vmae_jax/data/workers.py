@@ -27,7 +27,7 @@ import numpy as np
 
 from vmae_jax.data.decode import Sampler, Wanted
 from vmae_jax.data.slabs import Slabs
-from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.video import BadVideo, Encoded, MachineFault
 from vmae_jax.data.worker import SLAB, receive, send
 
 __all__ = ["Closed", "Decoded", "Workers", "available_cores"]
@@ -225,7 +225,9 @@ class _Process:
             self.kill()
             raise _Died(self._how_it_ended()) from error
         if "bad" in answer:
-            raise BadVideo(answer["bad"])
+            raise BadVideo(answer["bad"], answer["kind"])
+        if "machine" in answer:
+            raise MachineFault(answer["machine"])
         raise RuntimeError(f"sampling frames failed in the worker: {answer.get('fault')}")
 
     def _answer(self, timeout: float) -> dict[str, Any]:

@@ -23,18 +23,19 @@ class Quarantine:
     def __init__(self, path: epath.PathLike) -> None:
         self._log = Log(path)
 
-    def add(self, faults: Iterable[tuple[str, str, int]]) -> None:
-        """Lists broken videos (key, reason, number in the source) that are not listed yet.
+    def add(self, faults: Iterable[tuple[str, str, int, str]]) -> None:
+        """Lists videos (key, reason, number in the source, kind) that are not listed yet.
 
         What is listed is read from the disk each time: faults are rare, and another host, or this
         run before it was restarted, may have met the same video.
         """
         listed = {json.dumps([entry["path"], entry["index"]]) for entry in map(json.loads, self._log.lines())}
-        for key, reason, index in faults:
+        for key, reason, index, kind in faults:
             name = json.dumps([key, index])
             if name in listed:
                 continue
             listed.add(name)
-            self._log.append([json.dumps({"path": key, "reason": reason, "index": index}, ensure_ascii=False)])
+            entry = {"path": key, "kind": kind, "reason": reason, "index": index}
+            self._log.append([json.dumps(entry, ensure_ascii=False)])
             log.warning("%s could not be read and was replaced by a neighbour: %s", key, reason)
         self._log.flush()

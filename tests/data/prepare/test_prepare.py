@@ -164,8 +164,8 @@ def test_archives_are_read_where_they_lie(video_folder, kept, tmp_path):
         manifest = prepare(archive, out, origin={"labels": "folders"}, shard_count=3, runner=in_this_process)
         assert [entry["sha256"] for entry in manifest["shards"]] == [entry["sha256"] for entry in kept[1]["shards"]]
         assert manifest["rejected"] == [
-            ["../outside.mp4", "has a name that leads out of the archive"],
-            ["even/link.mp4", "is a link in the archive"],
+            ["../outside.mp4", "broken", "has a name that leads out of the archive"],
+            ["even/link.mp4", "broken", "is a link in the archive"],
         ]
         assert not (out / ".preparing").exists()
     (tmp_path / "no.tar").write_bytes(b"no archive at all" * 100)
@@ -182,7 +182,7 @@ def test_tfds_datasets_and_lists(video_folder, kept, tmp_path):
     manifest = prepare(
         video_folder.parent / "list.csv", tmp_path / "list", origin={"root": str(video_folder)}, runner=in_this_process
     )
-    assert manifest["rejected"] == [["gone.mp4", "cannot be opened: No such file or directory"]]
+    assert manifest["rejected"] == [["gone.mp4", "missing", "does not exist"]]
     labels = {key: encoded.labels for key, encoded in records(tmp_path / "list").items()}
     assert labels == {
         "videos/even/video_0.mp4": {"label": 3},

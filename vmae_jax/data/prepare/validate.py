@@ -100,7 +100,7 @@ def validate(
         jobs = [_CheckJob(i, inputs.part(group), least, timeout) for i, group in enumerate(groups)]
         run_jobs(jobs, workers, hear=hear, progress=progress)
     told = [{"key": inputs.keys[i], "kind": kind, "reason": reason} for i in sorted(found) for kind, reason in found[i]]
-    told += [{"key": key, "kind": "broken", "reason": reason} for key, reason in inputs.refused]
+    told += [{"key": key, "kind": kind, "reason": reason} for key, kind, reason in inputs.refused]
     bad = {entry["key"] for entry in told if entry["kind"] in BROKEN}
     return {"videos": len(order) + len(inputs.refused), "broken": len(bad), "found": told}
 
