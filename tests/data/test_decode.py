@@ -223,7 +223,7 @@ def test_a_name_is_never_a_url(tmp_path):
 
 def test_codecs_that_are_not_named_are_refused():
     data = write_video(numbered_frames(3), container="avi", codec="ffv1")
-    with pytest.raises(BadVideo, match="not allowed"):
+    with pytest.raises(BadVideo, match="is coded as ffv1, which is not decoded"):
         probe(Encoded(data=data))
 
 
