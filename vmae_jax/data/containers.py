@@ -155,7 +155,7 @@ class Video:
         """
         stamps: list[int] = []
         keys: list[int] = []
-        packets = 0
+        packets, latest = 0, -(1 << 63)
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
                 continue  # the flush at the end
@@ -164,8 +164,10 @@ class Video:
                 raise BadVideo(f"is damaged or cut off at frame {packets}")
             if packet.pts is None:
                 self._timed = False
-            elif packet.is_keyframe:
-                keys.append(packet.pts)
+            else:
+                if packet.is_keyframe and packet.pts > latest:  # else frames that it comes before were stored earlier
+                    keys.append(packet.pts)
+                latest = max(latest, packet.pts)
             if not packet.is_discard:  # what an edit list hides is decoded but never shown
                 stamps.append(len(stamps) if packet.pts is None else packet.pts)
             if packets > self._limits.frames:
@@ -253,7 +255,7 @@ class Video:
             self._container.seek(key, stream=self._stream)
             packets = self._container.demux(self._stream)
             start = next(packets, None)
-            if start is not None and start.pts is not None and start.is_keyframe and start.pts <= first:
+            if start is not None and start.pts in self._keys and start.pts <= first:
                 yield start
                 yield from packets
                 return
@@ -271,7 +273,7 @@ class Video:
             self._container.seek(key, stream=self._stream)
             frames = stamped(self._container.decode(self._stream))
             start = next(frames, None)
-            if start is not None and start[0] <= first:
+            if start is not None and start[0] in self._keys and start[0] <= first:
                 yield start
                 yield from frames
                 return
