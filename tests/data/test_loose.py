@@ -122,5 +122,5 @@ def test_prepared_from_the_owners_files(k400, tmp_path, capsys):
     }
     assert len(sources.tfds(directory=out, split="validation").open()) == 1
     manifest = json.loads((tmp_path / "records" / "prepared" / "train.json").read_text())
-    assert manifest["rejected"] == [["gone_000003_000013", "is not in the folder"]]
+    assert manifest["rejected"] == [["gone_000003_000013", "missing", "is not in the folder"]]
     assert manifest["name"] == "kinetics"

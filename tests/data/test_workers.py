@@ -21,7 +21,7 @@ from vmae_jax.data import process
 from vmae_jax.data.clips import dense
 from vmae_jax.data.decode import read_clips
 from vmae_jax.data.encode import encode_h264
-from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.video import BadVideo, Encoded, MachineFault
 from vmae_jax.data.workers import KILLS, Closed, NoWorkerError, Workers
 
 SEED = np.array([1, 2], np.uint32)
@@ -243,17 +243,6 @@ def test_a_decoder_that_loops_is_tried_twice(make, encoded, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_without_memory_to_share_no_video_is_broken(make, encoded):
-    workers = make(1, sampler=dense(4, 2))
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limit[1]))
-    try:
-        with pytest.raises(NoWorkerError, match="ulimit -f"):
-            workers.decode(encoded, SEED)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-
-
 def test_a_machine_that_was_suspended_says_nothing_against_the_video(make, encoded, monkeypatch):
     workers = make(1, sampler=Hostile("slow"), timeout=20.0)
     hours = iter(range(0, 1 << 30, 3600))
@@ -290,10 +279,24 @@ def test_a_samplers_own_fault_is_no_videos_fault(make, encoded):
 
 def test_broken_videos_have_their_reason(make):
     workers = make(1, sampler=dense(4, 2))
-    with pytest.raises(BadVideo, match="cannot be opened"):
+    with pytest.raises(BadVideo, match="does not exist"):
         workers.decode(Encoded(path="/nowhere.mp4"), SEED)
     with pytest.raises(BadVideo, match="no readable video"):
         workers.decode(Encoded(data=b"text"), SEED)
+
+
+def test_a_limit_on_the_size_of_files_is_no_videos_fault(make, encoded):
+    workers = make(1, sampler=dense(4, 2))
+    workers.decode(encoded, SEED)  # the process is there, and has a slab that is too small for what comes
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    larger = Encoded(data=encode_h264(np.zeros((8, 640, 640, 3), np.uint8)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(MachineFault, match=r"shared memory .*raise the limits .*ulimit -f"):
+            workers.decode(larger, SEED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert workers.decode(larger, SEED).clips.shape == (1, 4, 640, 640, 3)
 
 
 def test_closing_ends_calls_that_wait(make, encoded):

@@ -11,24 +11,28 @@ STORAGE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.E
 
 def exit_status(error: Exception) -> int:
     """2 for the user's mistake, 75 where the same command resumes, 1 where a person should look."""
+    from vmae_jax.data.video import MachineFault
     from vmae_jax.io.checkpoint import SaveError
     from vmae_jax.runtime.distributed import lost_peer
     from vmae_jax.spec import ConfigError
 
     if isinstance(error, ConfigError):
         return USER
-    return RESUME if isinstance(error, SaveError) or of_storage(error) or lost_peer(error) else FAULT
+    resumes = isinstance(error, SaveError | MachineFault) or of_storage(error) or lost_peer(error)
+    return RESUME if resumes else FAULT
 
 
 def expected(error: Exception) -> bool:
     """True for faults whose message says all there is to say, so that no traceback is shown."""
     from vmae_jax.data.faults import TooManyBadVideos
+    from vmae_jax.data.video import MachineFault
     from vmae_jax.data.workers import NoWorkerError
     from vmae_jax.io.checkpoint import DamagedCheckpointError, SaveError
     from vmae_jax.runtime.distributed import lost_peer
     from vmae_jax.spec import ConfigError
 
-    known = ConfigError | SaveError | DamagedCheckpointError | TooManyBadVideos | NoWorkerError | ArithmeticError
+    known = ConfigError | SaveError | DamagedCheckpointError | TooManyBadVideos | ArithmeticError
+    known |= MachineFault | NoWorkerError
     return lost_peer(error) or of_storage(error) or isinstance(error, known)
 
 

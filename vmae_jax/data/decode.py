@@ -16,13 +16,14 @@ from av.video.frame import VideoFrame
 from vmae_jax.data.containers import open_video
 from vmae_jax.data.scaling import Scaler, View, planes
 from vmae_jax.data.stills import open_stills
-from vmae_jax.data.video import BadVideo, Encoded, Limits, VideoInfo
+from vmae_jax.data.video import BadVideo, Encoded, Limits, MachineFault, VideoInfo
 
 __all__ = [
     "LIMITS",
     "BadVideo",
     "Encoded",
     "Limits",
+    "MachineFault",
     "Read",
     "Reader",
     "Sampler",

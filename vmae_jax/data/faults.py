@@ -3,6 +3,8 @@
 import threading
 from typing import NamedTuple
 
+from vmae_jax.data.video import Kind
+
 __all__ = ["Fault", "Ledger", "TooManyBadVideos"]
 
 MINIMUM = 32  # reads before a share says anything
@@ -10,11 +12,12 @@ _SHOWN = 10
 
 
 class Fault(NamedTuple):
-    """A broken video: its name, why it cannot be read, its number in the source."""
+    """A video that cannot be read: its name, the reason, its number in the source, and its kind (`BadVideo`)."""
 
     key: str
     reason: str
     index: int
+    kind: Kind = "broken"
 
 
 class TooManyBadVideos(RuntimeError):  # noqa: N818 - reads as what it is

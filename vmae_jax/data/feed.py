@@ -199,7 +199,7 @@ class Reader:
             word = fold(self._plan.seed, position, _FRAMES)
             decoded = self.workers.decode(encoded, np.array([word >> 32, word & 0xFFFFFFFF], np.uint32), wanted)
         except BadVideo as error:
-            self.ledger.bad(Fault(key, str(error), index))
+            self.ledger.bad(Fault(key, str(error), index, error.kind))
             return None
         labels = [
             field.array(encoded.labels.get(name), f"loader: labels[{name!r}]: {key}")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmae_jax.data.formats import VIDEO_SUFFIXES
+from vmae_jax.data.formats import VIDEO_SUFFIXES, unsupported
 from vmae_jax.data.labels import read_names
-from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.video import BadVideo, Encoded, Kind
 from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["Entry", "Files", "expand", "holds_videos", "is_remote", "open_folder", "open_paths", "walk"]
@@ -36,8 +36,10 @@ class Files:
         root: str,
         label_names: Mapping[str, tuple[str, ...]] | None = None,
         pictures: str = "",
+        refused: Sequence[tuple[str, Kind, str]] = (),
     ) -> None:
         self.label_names = label_names or {}
+        self.refused = refused  # (key, kind, reason) of files that are not among the videos
         self.record_bytes = _REMOTE if any(is_remote(entry.path) for entry in entries) else 0
         self._entries = entries
         self._root = root
@@ -94,15 +96,18 @@ def open_paths(paths: Sequence[str]) -> Files:
       ConfigError: a path that is not there, or a folder without a video.
     """
     entries: list[Entry] = []
+    refused: list[tuple[str, Kind, str]] = []
     for path in paths:
         root = expand(path)
         if _is_folder(root):
-            entries += open_folder(path)._entries
+            found = open_folder(path)
+            entries += found._entries
+            refused += [(os.path.join(root, key), kind, reason) for key, kind, reason in found.refused]
         elif is_remote(root) or os.path.isfile(root):
             entries.append(Entry(root))
         else:
             raise ConfigError(f"data source: there is no video or folder {path!r}")
-    return Files(entries, root="")
+    return Files(entries, root="", refused=refused)
 
 
 def open_folder(
@@ -116,12 +121,14 @@ def open_folder(
     root = expand(path)
     if not _is_folder(root):
         raise ConfigError(f"data source: there is no folder {path!r}")
-    found = sorted(walk(root))
+    every = sorted(_walk(root))
+    found = [file for file in every if _is_video(file)]
+    refused = [(file[len(root) :].lstrip("/"), "unsupported", why) for file in every if (why := unsupported(file))]
     if not found:
         raise ConfigError(f"data source: no video in {path!r} (looked for {' '.join(VIDEO_SUFFIXES)})")
     chosen = set(found) if part == "all" else _part(found, root, part, share)
     if labels == "none":
-        return Files([Entry(file) for file in found if file in chosen], root=root)
+        return Files([Entry(file) for file in found if file in chosen], root=root, refused=refused)
     classes = [os.path.dirname(file)[len(root) :].strip("/").split("/")[0] for file in found]
     if "" in classes:
         raise ConfigError(
@@ -135,7 +142,7 @@ def open_folder(
             raise ConfigError(f"data source: {file!r}: unknown label {name!r}{did_you_mean(name, known)}")
     pairs = [(file, name) for file, name in zip(found, classes, strict=True) if file in chosen]
     return Files([Entry(file, labels={"label": number[name]}) for file, name in pairs], root=root,
-                 label_names={"label": known})  # fmt: skip
+                 label_names={"label": known}, refused=refused)  # fmt: skip
 
 
 def _part(found: Sequence[str], root: str, part: str, share: float) -> set[str]:
@@ -149,6 +156,14 @@ def _part(found: Sequence[str], root: str, part: str, share: float) -> set[str]:
 
 def walk(root: str) -> Iterator[str]:
     """Video files below `root`; links to folders are followed, once each; hidden names are not."""
+    return filter(_is_video, _walk(root))
+
+
+def _is_video(path: str) -> bool:
+    return path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def _walk(root: str) -> Iterator[str]:
     if is_remote(root):
         yield from _walk_remote(root)
         return
@@ -161,7 +176,7 @@ def walk(root: str) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            if name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith("."):
+            if not name.startswith("."):
                 yield os.path.join(folder, name)
 
 
@@ -189,7 +204,7 @@ def _walk_remote(root: str) -> Iterator[str]:
             continue
         if child.is_dir():
             yield from _walk_remote(os.fspath(child))
-        elif child.name.lower().endswith(VIDEO_SUFFIXES):
+        else:
             yield os.fspath(child)
 
 

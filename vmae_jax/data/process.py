@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vmae_jax.data.slabs import Slabs
-from vmae_jax.data.video import BadVideo
+from vmae_jax.data.video import BadVideo, MachineFault
 from vmae_jax.data.worker import SLAB, receive, send
 
 __all__ = ["Decoded", "Died", "NoWorkerError", "Process", "TimedOut", "processor_seconds", "settings"]
@@ -130,6 +130,7 @@ class Process:
 
         Raises:
           BadVideo: if the video cannot be read.
+          MachineFault: if this machine cannot read it, whatever is in it.
           Died: if the process ended, or was ended because the job took too long.
         """
         self.jobs += 1
@@ -154,7 +155,9 @@ class Process:
             self.kill()
             raise self._death() from error
         if "bad" in answer:
-            raise BadVideo(answer["bad"])
+            raise BadVideo(answer["bad"], answer["kind"])
+        if "machine" in answer:
+            raise MachineFault(answer["machine"])
         raise RuntimeError(f"sampling frames failed in the worker: {answer.get('fault')}")
 
     def _answer(self, clock: "_Patience") -> dict[str, Any]:
@@ -177,9 +180,9 @@ class Process:
             slab, gone = self._slabs.take(size)
         except OSError as error:
             self.kill()
-            raise NoWorkerError(
-                f"no shared memory of {size >> 20} MiB for a decoded video ({error.strerror or error}): raise the "
-                f"limits of this process (`ulimit -f`, `ulimit -n`) or free memory"
+            raise MachineFault(
+                f"no shared memory of {size >> 20} MiB for decoded frames ({error.strerror or error}); raise the limits "
+                f"on memory, open files (ulimit -n) and file size (ulimit -f)"
             ) from error
         new = slab.number not in self._given
         message = SLAB.pack(slab.number, slab.size, gone, new)

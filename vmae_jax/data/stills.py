@@ -80,7 +80,7 @@ def _open_picture(frame: str | bytes, index: int, limits: Limits) -> Image.Image
     try:
         picture = Image.open(io.BytesIO(frame) if isinstance(frame, bytes) else frame, formats=PICTURE_FORMATS)
     except FileNotFoundError as error:
-        raise BadVideo(f"frame {index} is missing: {frame!r}") from error
+        raise BadVideo(f"frame {index} is missing: {frame!r}", "missing") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadVideo(f"frame {index} is no {', '.join(PICTURE_FORMATS)} picture") from error
     if picture.width * picture.height > limits.pixels:

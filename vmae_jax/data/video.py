@@ -5,16 +5,68 @@ neither TensorFlow nor JAX: they run in small worker processes.
 """
 
 import dataclasses
+import errno
 from collections.abc import Mapping
-from typing import Any
+from fractions import Fraction
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["BadVideo", "Encoded", "Limits", "VideoInfo"]
+__all__ = [
+    "ADVICE",
+    "BadVideo",
+    "Encoded",
+    "Kind",
+    "Limits",
+    "MachineFault",
+    "VideoInfo",
+    "fault_of_machine",
+    "unreadable",
+]
+
+Kind = Literal["broken", "unsupported", "missing"]
+ADVICE: Mapping[Kind, str] = {
+    "broken": "fetch or export the file again, or take it out",
+    "unsupported": "convert it, for example with: ffmpeg -i IN -c:v libx264 -c:a aac OUT.mp4",
+    "missing": "put the file where it is listed, or take it out of the list",
+}
 
 
 class BadVideo(ValueError):  # noqa: N818 - reads as what it is
-    """A video that cannot be read; the message is the reason, in one line."""
+    """A video that cannot be read; the message is the reason, in one line.
+
+    Attributes:
+      kind: "broken" (damaged, cut off, or beyond the limits), "unsupported" (a valid file of a format
+        that is not decoded) or "missing" (listed, and not there). `ADVICE` has what to do about each.
+    """
+
+    def __init__(self, reason: str, kind: Kind = "broken") -> None:
+        super().__init__(reason)
+        self.kind: Kind = kind
+
+
+class MachineFault(RuntimeError):  # noqa: N818 - reads as what it is
+    """This machine cannot read videos now (a full disk, a resource limit); no video is to blame."""
+
+
+_OF_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS,
+}  # fmt: skip
+
+
+def fault_of_machine(error: OSError) -> bool:
+    """Return whether an error comes from the machine's limits and not from a file's contents."""
+    return error.errno in _OF_THE_MACHINE
+
+
+def unreadable(error: OSError) -> BadVideo | MachineFault:
+    """Return what to raise for a video file that the system cannot open or read."""
+    reason = error.strerror or str(error)
+    if fault_of_machine(error):
+        return MachineFault(f"this machine cannot read videos: {reason}")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return BadVideo("does not exist", "missing")
+    return BadVideo(f"cannot be read: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +109,11 @@ class VideoInfo:
       num_frames: the frames that can be asked for.
       rate: the mean frames a second.
       times: when each frame is shown, in seconds from the first, float64 [num_frames].
-      height: pixels, as stored (frames that carry a quarter turn come out turned).
-      width: pixels, as stored.
+      height: of a frame in square pixels (frames that carry a quarter turn come out turned).
+      width: of a frame in square pixels.
       codec: the codec's name.
       container: the container's name.
+      pixel_aspect: width of a stored pixel over its height.
     """
 
     num_frames: int
@@ -70,6 +123,7 @@ class VideoInfo:
     width: int
     codec: str = ""
     container: str = ""
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,9 +105,11 @@ def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, f
             spent = time.process_time() - began
             answer = {"decoding": spent - read.cropping, "cropping": read.cropping}
         except decode.BadVideo as error:
-            answer = {"bad": str(error)}
+            answer = {"bad": str(error), "kind": error.kind}
+        except decode.MachineFault as error:
+            answer = {"machine": str(error)}
         except MemoryError:
-            answer = {"bad": "needs more memory than a decoder may use"}
+            answer = {"bad": "needs more memory than a decoder may use", "kind": "broken"}
         except (EOFError, ConnectionError):
             raise  # the trainer is gone
         except Exception as error:  # a sampler's own fault: told, not hidden

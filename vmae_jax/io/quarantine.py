@@ -25,8 +25,8 @@ class Quarantine:
         self._waiting: set[str] = set()  # names of entries that the storage did not take yet
         self._failed = False
 
-    def add(self, faults: Iterable[tuple[str, str, int]]) -> None:
-        """Lists broken videos (key, reason, number in the source) that are not listed yet.
+    def add(self, faults: Iterable[tuple[str, str, int, str]]) -> None:
+        """Lists videos (key, reason, number in the source, kind) that are not listed yet.
 
         What is listed is read from the disk each time: faults are rare, and another host, or this
         run before it was restarted, may have met the same video. Storage that fails stops no run: what it did
@@ -37,12 +37,13 @@ class Quarantine:
         except OSError as error:
             self._warn(error)
             listed = set()
-        for key, reason, index in faults:
+        for key, reason, index, kind in faults:
             name = json.dumps([key, index])
             if name in listed or name in self._waiting:
                 continue
             self._waiting.add(name)
-            self._log.append([json.dumps({"path": key, "reason": reason, "index": index}, ensure_ascii=False)])
+            entry = {"path": key, "kind": kind, "reason": reason, "index": index}
+            self._log.append([json.dumps(entry, ensure_ascii=False)])
             log.warning("%s could not be read and was replaced by a neighbour: %s", key, reason)
         self.flush()
 

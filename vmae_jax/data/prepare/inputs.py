@@ -13,7 +13,7 @@ from vmae_jax.data import sources
 from vmae_jax.data.loose import open_dataset
 from vmae_jax.data.prepare.record import LabelKind, label_kind
 from vmae_jax.data.tars import TAR_SUFFIXES, open_tars
-from vmae_jax.data.video import Encoded
+from vmae_jax.data.video import Encoded, Kind
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Inputs", "Origin", "Part", "open_inputs"]
@@ -60,7 +60,7 @@ class Inputs:
       sizes: bytes of each; -1 where that is not known.
       kinds: the labels that they have.
       label_names: of the classes, by label.
-      refused: (name, reason) of what is not even tried.
+      refused: (name, kind, reason) of what is not even tried (see `BadVideo`).
       source: gives a `Part`.
     """
 
@@ -69,7 +69,7 @@ class Inputs:
     sizes: Sequence[int]
     kinds: Mapping[str, LabelKind]
     label_names: Mapping[str, tuple[str, ...]]
-    refused: Sequence[tuple[str, str]]
+    refused: Sequence[tuple[str, Kind, str]]
     source: Any
 
     def part(self, indices: Sequence[int]) -> Part:
@@ -97,7 +97,8 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
     if origin.dataset is not None:
         if len(paths) != 1:
             raise ConfigError(f"--dataset={origin.dataset} reads one folder, not {len(paths)} paths")
-        return _listed(*open_dataset(origin.dataset, paths[0], origin.source_split))
+        rows, absent = open_dataset(origin.dataset, paths[0], origin.source_split)
+        return _listed(rows, [(key, "missing", reason) for key, reason in absent])
     if len(paths) == 1 and paths[0].startswith("tfds:"):
         name, _, config = paths[0].removeprefix("tfds:").partition("/")
         return _records(sources.tfds(name=name, config=config or None, split=origin.source_split))
@@ -106,8 +107,9 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
     if all(path.lower().endswith(TAR_SUFFIXES) for path in paths):
         local = [os.path.abspath(os.path.expanduser(path)) for path in paths]
         tar, refused = open_tars(local, scratch=scratch, labels=origin.labels)
-        return _listed(tar, [(member.key, member.refused) for member in refused])
-    return _listed(_files(origin), [])
+        return _listed(tar, [(member.key, "broken", member.refused) for member in refused])
+    files = _files(origin)
+    return _listed(files, files.refused)
 
 
 def _files(origin: Origin) -> Any:
@@ -126,7 +128,7 @@ def _files(origin: Origin) -> Any:
     return found
 
 
-def _listed(source: Any, refused: Sequence[tuple[str, str]]) -> Inputs:
+def _listed(source: Any, refused: Sequence[tuple[str, Kind, str]]) -> Inputs:
     """Of a source whose names, sizes and labels are known without reading a video."""
     count = len(source)
     values: dict[str, list[Any]] = collections.defaultdict(list)

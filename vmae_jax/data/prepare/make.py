@@ -1,6 +1,7 @@
 """Makes one shard: every video of it in turn, each record written as soon as it is encoded."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -16,7 +17,7 @@ from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.metadata import write_whole
 from vmae_jax.data.prepare.record import serialize, stored_label
 from vmae_jax.data.prepare.shards import ShardJob
-from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.video import BadVideo, Encoded, Kind, MachineFault
 
 __all__ = ["make_shard"]
 
@@ -40,7 +41,7 @@ def make_shard(job: ShardJob, crashed: Mapping[int, str], say: Callable[..., Non
                 try:
                     _write_video(job, index, crashed, write, total)
                 except BadVideo as error:
-                    total.reject(_key(job, index), str(error))
+                    total.reject(_key(job, index), error)
                 say(done=index, rejected=len(total.rejected), seconds=total.seconds)
         report = {
             "shard": job.number,
@@ -61,7 +62,7 @@ class _Total:
         self.seconds = 0.0
         self.bytes = 0
         self.videos = 0
-        self.rejected: list[tuple[str, str]] = []
+        self.rejected: list[tuple[str, Kind, str]] = []
         self.notes: list[str] = []
         self._before = 0
 
@@ -74,9 +75,10 @@ class _Total:
         self.frames += fields["num_frames"]
         self.seconds += fields["num_frames"] / fields["rate"]
 
-    def reject(self, key: str, reason: str) -> None:
+    def reject(self, key: str, error: BadVideo) -> None:
         kept = self.lengths - self._before
-        self.rejected.append((key, f"{reason} (the {kept} parts before are kept)" if kept else reason))
+        note = f" (the {kept} parts before are kept)" if kept else ""
+        self.rejected.append((key, error.kind, f"{error}{note}"))
 
     def asdict(self) -> dict[str, Any]:
         return {
@@ -117,16 +119,23 @@ def _writer(path: str, file_format: str) -> Iterator[Callable[[bytes], Any]]:
     if file_format == "tfrecord":
         from vmae_jax.data.tf import tensorflow
 
-        with tensorflow().io.TFRecordWriter(path) as writer:
-            yield writer.write
-        return
-    from array_record.python.array_record_module import ArrayRecordWriter
+        failures: type[Exception] = tensorflow().errors.OpError
+        writer: Any = tensorflow().io.TFRecordWriter(path)
+    else:
+        from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(path, _ARRAY_RECORD)
+        failures, writer = RuntimeError, ArrayRecordWriter(path, _ARRAY_RECORD)
+
+    def call(function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except failures as error:  # a full disk, a limit on the size of files
+            raise MachineFault(f"{path} cannot be written: {' '.join(str(error).split())[:200]}") from error
+
     try:
-        yield writer.write
+        yield functools.partial(call, writer.write)
     finally:
-        writer.close()
+        call(writer.close)
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner) -> dict
         manifest = _manifest(plan)
         if not manifest["examples"]:
             rejected = manifest["rejected"]
-            shown = "; ".join(f"{key} {reason}" for key, reason in rejected[:_SHOWN])
+            shown = "; ".join(f"{key} {reason}" for key, _, reason in rejected[:_SHOWN])
             plan.forget()
             raise TooManyBadVideos(f"none of the {len(rejected)} videos can be read: {shown}")
         metadata.write(layout, manifest)

@@ -4,9 +4,13 @@ import collections
 import re
 from typing import Any
 
+from vmae_jax.data.video import ADVICE
+
 __all__ = ["in_short", "in_words"]
 
 _SHOWN = 10
+# Reasons that differ in a number count as one; a digit inside a name ("ffv1", "h264") is no number.
+_NUMBER = re.compile(r"(?<![A-Za-z\d.])\d+(\.\d+)?(?=x\d|\b)|(?<=\dx)\d+\b")
 
 
 def in_short(manifest: dict[str, Any], out: str) -> dict[str, Any]:
@@ -35,12 +39,14 @@ def in_words(manifest: dict[str, Any], out: str) -> str:
         f"({rate / 2**30:.2f} GiB an hour) in {short['shards']} shards"
     ]
     if manifest["rejected"]:
-        kinds = collections.Counter(re.sub(r"\d+(\.\d+)?", "N", reason) for _, reason in manifest["rejected"])
+        reasons = collections.Counter(_NUMBER.sub("N", reason) for _, _, reason in manifest["rejected"])
         lines.append(
             f"{len(manifest['rejected'])} rejected: "
-            + "; ".join(f"{n} x {kind}" for kind, n in kinds.most_common(_SHOWN))
+            + "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(_SHOWN))
         )
-        lines += [f"  {key}: {reason}" for key, reason in manifest["rejected"][:_SHOWN]]
+        lines += [f"  {key}: {kind}: {reason}" for key, kind, reason in manifest["rejected"][:_SHOWN]]
+        kinds = {kind for _, kind, _ in manifest["rejected"]}
+        lines += [f"  {kind} files: {advice}" for kind, advice in ADVICE.items() if kind in kinds]
         if len(manifest["rejected"]) > _SHOWN:
             lines.append(f"  … {short['manifest']} has them all")
     lines += [f"note: {note}" for note in manifest["notes"][:_SHOWN]]
