@@ -6,7 +6,6 @@ Progress and logs go to standard error. The last line of standard output is one 
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vmae_jax.names import json_text
 from vmae_jax.runtime.allocator import keep_freed_memory
 from vmae_jax.runtime.leaving import leave
 from vmae_jax.runtime.virtual_devices import patient
@@ -73,7 +73,7 @@ def _failed(error: Exception) -> int:
 
 
 def _finish(status: int, result: dict[str, Any]) -> int:
-    print(json.dumps(result, ensure_ascii=False, default=str), flush=True)
+    print(json_text(result, encoding=sys.stdout.encoding or "utf-8", default=str), flush=True)
     return status
 
 

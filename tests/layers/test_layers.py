@@ -8,11 +8,12 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
-FOUNDATION = {"types", "spec", "patches", "__version__"}
+FOUNDATION = {"types", "spec", "patches", "names", "__version__"}
 ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "types": set(),
     "spec": set(),
     "patches": set(),
+    "names": set(),
     "masking": set(),
     "targets": set(),
     "augment": set(),

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 from vmae_jax.data import sources
 from vmae_jax.data.files import holds_videos
 from vmae_jax.data.frames import Frames, open_frames
+from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
 
 __all__ = ["named_videos"]
+
+_LONGEST, _KEPT = 200, 180  # bytes of a name: a file system takes 255, and suffixes are added
 
 
 def named_videos(videos: Sequence[str], rate: float) -> tuple[Any, list[str]]:
@@ -24,14 +28,21 @@ def named_videos(videos: Sequence[str], rate: float) -> tuple[Any, list[str]]:
         for i in range(len(one)):
             key = one.key(i)
             if not item.endswith(".csv"):
-                key = os.path.relpath("/" + key if root.startswith("/") else key, base)
-                key = os.path.basename(root) if key == "." else key  # the folder itself is the video
-            names.append(key if whole else os.path.splitext(key)[0])
+                key = os.path.relpath("/" + key if root.startswith("/") else key, as_text(base))
+                key = as_text(os.path.basename(root)) if key == "." else key  # the folder itself is the video
+            names.append("/".join(map(_fitting, (key if whole else os.path.splitext(key)[0]).split("/"))))
         opened.append(one)
     for name, count in collections.Counter(names).items():
         if count > 1 or ".." in name.split("/"):
             raise ConfigError(f"--videos: {name!r} would be no name of its own in the output; name the folders above")
     return _Joined(opened, rate), names
+
+
+def _fitting(part: str) -> str:
+    """A part of a name as a file can be called: one that is too long, as text, ends in its digest."""
+    if len(part.encode()) <= _LONGEST:
+        return part
+    return part.encode()[:_KEPT].decode(errors="ignore") + "~" + hashlib.sha256(part.encode()).hexdigest()[:16]
 
 
 def _opened(item: str) -> list[Any]:

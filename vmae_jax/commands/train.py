@@ -1,9 +1,11 @@
 """`vmae train`: runs any stage of any method; on a workdir that exists, it resumes."""
 
+import contextlib
+import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,8 +15,11 @@ from ml_collections import ConfigDict
 from vmae_jax.commands.course import Course, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.measure import Measurement, check_classes
+from vmae_jax.commands.skipped import Skipped
+from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.device import host_rows
-from vmae_jax.eval import reconstruction
+from vmae_jax.data.faults import TooManyBadVideos
+from vmae_jax.eval import reconstruction, report
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
@@ -54,7 +59,8 @@ def run(
       limits: seconds that compiling, a step, … may take before the watchdog ends the process.
 
     Returns:
-      {"step", "status": "done" | "preempted", "metrics", "workdir"}.
+      {"step", "status": "done" | "preempted", "metrics", "workdir"}, and "skipped": the videos that could not
+      be read, by kind, where there are any.
 
     Raises:
       ConfigError: the user's mistake.
@@ -108,13 +114,19 @@ def run(
             mesh,
             made.batch_spec,
         )
-        with dog.phase("compile", f"compiling and step {start + 1}"), _Closing(course):
+        skipped = _skipped(made, workdir, data, writers)
+        with (
+            dog.phase("compile", f"compiling and step {start + 1}"),
+            _Closing(course),
+            _listing_the_last(skipped, course, workdir),
+        ):
             parts = _parts(
                 made, workdir, data, measured, compiled, course, start, saver, writers, preemption, account, progress
             )
-            parts = watchdog.watched(parts, dog, start)
+            parts = watchdog.watched(dataclasses.replace(parts, faults=skipped), dog, start)
             every = _every(made, clock)
             _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
+            left_out = skipped.summary()
     waited = outcome.metrics.get("data_wait_fraction", 0.0)
     if waited > STARVED:
         log.info("the devices waited %.0f%% of the time for data; `vmae bench input` says what bounds it", 100 * waited)
@@ -123,6 +135,7 @@ def run(
         "status": outcome.status,
         "metrics": dict(outcome.metrics),
         "workdir": str(workdir.path),
+        **({"skipped": left_out} if left_out else {}),
     }
 
 
@@ -141,8 +154,8 @@ def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, 
     """What all hosts must have in common before they train together."""
     return distributed.facts(
         to_json(config),
-        videos=len(opened[1]),
-        evaluation=opened[2].videos() if opened[2] else None,
+        **facts_of(opened[1].source),
+        **(opened[2].facts() if opened[2] else {}),
         checkpoints=Checkpoints(workdir.checkpoints).steps()[-3:],
         skipped=read_skips(workdir),
     )
@@ -164,6 +177,34 @@ class _Closing:
             if error is None:
                 raise
             log.exception("while ending after the error below")
+
+
+def _skipped(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Skipped:
+    """What takes the videos that cannot be read; files of the folder that are no videos are listed at once."""
+    skipped = Skipped(
+        Quarantine(workdir.quarantine) if jax.process_index() == 0 else None,
+        writers,
+        videos=len(data),
+        batch=made.loader.global_batch,
+        limit=made.loader.max_bad_fraction,
+    )
+    skipped.pass_over(getattr(data.source, "refused", ()))
+    return skipped
+
+
+@contextlib.contextmanager
+def _listing_the_last(skipped: Skipped, course: Course, workdir: Workdir) -> Iterator[None]:
+    """Before a run ends for its data: the rest of the list, an event, and the report's page."""
+    try:
+        yield
+    except TooManyBadVideos as error:
+        skipped.last(course.faults(), str(error))
+        if jax.process_index() == 0:
+            try:
+                report.write(workdir.path)
+            except OSError as problem:
+                log.warning("the report could not be written: %s", problem)
+        raise
 
 
 def _writers(workdir: Workdir) -> Writers:
@@ -235,7 +276,6 @@ def _parts(
         spent=account.seconds,
         pictures=_pictures(made, workdir, data, writers) if shown else None,
         evaluate=None if measured is None else _evaluation(made, measured),
-        faults=Quarantine(workdir.quarantine).add,
         flops=made.model_flops() if peak else None,
         peak=peak,
         show=progress and sys.stderr is not None and jax.process_index() == 0,

@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from vmae_jax.io.paths import Log, read_lines
+from vmae_jax.names import json_text
 
 __all__ = ["JsonlWriter", "TensorBoardWriter", "Writer", "Writers", "number", "read_rows"]
 
@@ -98,7 +99,7 @@ class JsonlWriter:
         self.flush()
 
     def _add(self, row: dict[str, Any]) -> None:
-        self._log.append([json.dumps(row, allow_nan=False, ensure_ascii=False)])
+        self._log.append([json_text(row, allow_nan=False)])
         if time.monotonic() - self._flushed >= self._flush_seconds:
             self.flush()
 
