@@ -17,7 +17,7 @@ NAMES = [
     b"bell\x07\x1b[31mred.mp4",
     b"\xed\xa0\x80.mp4",
     "right\u202eleft\u2028.mp4".encode(),
-    b"..\\..\\up.mp4",
+    b"up\\..\\..\\up.mp4",
     b" space .mp4",
     b"<img src=x onerror=alert(1)>.mp4",
     b"=cmd|' !A0.mp4",

@@ -91,7 +91,8 @@ class Measurement:
           TooManyBadVideos: if more of the videos cannot be read than their loader allows.
         """
         about = About(self.data.label_names, getattr(self.data.source, "key", None), carried, self._programs)
-        results, broken = Results({}), {}
+        results = Results({})
+        broken: dict[str, list[Fault]] = {}
         for name, evaluator in self._made.eval.evaluators.items():
             more = {"about": about} if "about" in inspect.signature(evaluator).parameters else {}
             told, passes = functools.partial(alive, name), {"": self.data}
@@ -110,10 +111,10 @@ class Measurement:
                 results.files |= {f"{name}_{file}": content for file, content in found.files.items()}
         if any(broken.values()):
             results.tables[BROKEN] = self._listed(broken)
-        for of, faults in broken.items():
+        for of, bad in broken.items():
             data, option = (self._known[of], f"evaluators.{of}.train") if of else (self.data, "data")
             videos, limit = len(data), data.loader.max_bad_fraction
-            refuse_too_many(faults, videos, videos, limit, f"config.eval.{option}.max_bad_fraction")
+            refuse_too_many(bad, videos, videos, limit, f"config.eval.{option}.max_bad_fraction")
         return results
 
     def facts(self) -> dict[str, Any]:

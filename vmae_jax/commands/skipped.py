@@ -1,20 +1,24 @@
 """What a training skips: videos that cannot be read, listed, counted, and compared with the limit."""
 
 import collections
+import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vmae_jax.commands.experiment import Experiment
 from vmae_jax.data.faults import Fault, TooManyBadVideos, too_many
+from vmae_jax.eval import report
+from vmae_jax.io.paths import Workdir
 from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.writers import Writers
 
-__all__ = ["Skipped", "of_all_hosts", "refuse_too_many"]
+__all__ = ["Skipped", "listing_the_last", "of_all_hosts", "refuse_too_many", "skipped_of"]
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +103,40 @@ class Skipped:
         self._logged += len(new)
         if new:
             self._writers.event(self._step, "videos skipped", count=len(new), **_kinds(new))
+
+
+def skipped_of(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Skipped:
+    """Return what takes the unreadable videos of a run; files beside its videos are listed at once."""
+    skipped = Skipped(
+        Quarantine(workdir.quarantine) if jax.process_index() == 0 else None,
+        writers,
+        videos=len(data),
+        batch=made.loader.global_batch,
+        limit=made.loader.max_bad_fraction,
+    )
+    skipped.pass_over(getattr(data.source, "refused", ()))
+    return skipped
+
+
+@contextlib.contextmanager
+def listing_the_last(skipped: Skipped, faults: Callable[[], Sequence[Fault]], workdir: Workdir) -> Iterator[None]:
+    """Write the rest of the list, an event and the report's page before a run ends for its data.
+
+    Args:
+      skipped: of the run.
+      faults: gives what was met since `skipped` was called last.
+      workdir: of the run.
+    """
+    try:
+        yield
+    except TooManyBadVideos as error:
+        skipped.last(faults(), str(error))
+        if jax.process_index() == 0:
+            try:
+                report.write(workdir.path)
+            except OSError as problem:
+                log.warning("the report could not be written: %s", problem)
+        raise
 
 
 def refuse_too_many(

@@ -1,11 +1,10 @@
 """`vmae train`: runs any stage of any method; on a workdir that exists, it resumes."""
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,15 +14,13 @@ from ml_collections import ConfigDict
 from vmae_jax.commands.course import Course, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.measure import Measurement, check_classes
-from vmae_jax.commands.skipped import Skipped
+from vmae_jax.commands.skipped import listing_the_last, skipped_of
 from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.device import host_rows
-from vmae_jax.data.faults import TooManyBadVideos
-from vmae_jax.eval import reconstruction, report
+from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
-from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.saving import Tolerant
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
 from vmae_jax.plan import flops
@@ -114,11 +111,11 @@ def run(
             mesh,
             made.batch_spec,
         )
-        skipped = _skipped(made, workdir, data, writers)
+        skipped = skipped_of(made, workdir, data, writers)
         with (
             dog.phase("compile", f"compiling and step {start + 1}"),
             _Closing(course),
-            _listing_the_last(skipped, course, workdir),
+            listing_the_last(skipped, course.faults, workdir),
         ):
             parts = _parts(
                 made, workdir, data, measured, compiled, course, start, saver, writers, preemption, account, progress
@@ -177,34 +174,6 @@ class _Closing:
             if error is None:
                 raise
             log.exception("while ending after the error below")
-
-
-def _skipped(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Skipped:
-    """What takes the videos that cannot be read; files of the folder that are no videos are listed at once."""
-    skipped = Skipped(
-        Quarantine(workdir.quarantine) if jax.process_index() == 0 else None,
-        writers,
-        videos=len(data),
-        batch=made.loader.global_batch,
-        limit=made.loader.max_bad_fraction,
-    )
-    skipped.pass_over(getattr(data.source, "refused", ()))
-    return skipped
-
-
-@contextlib.contextmanager
-def _listing_the_last(skipped: Skipped, course: Course, workdir: Workdir) -> Iterator[None]:
-    """Before a run ends for its data: the rest of the list, an event, and the report's page."""
-    try:
-        yield
-    except TooManyBadVideos as error:
-        skipped.last(course.faults(), str(error))
-        if jax.process_index() == 0:
-            try:
-                report.write(workdir.path)
-            except OSError as problem:
-                log.warning("the report could not be written: %s", problem)
-        raise
 
 
 def _writers(workdir: Workdir) -> Writers:

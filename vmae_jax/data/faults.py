@@ -107,6 +107,8 @@ class Ledger:
                 del self._met[key]
                 self._given.add(key)
             drawn = {index for _, (index, drawn) in due if drawn}
+            for index in drawn:
+                self._met.pop((index, False), None)  # a neighbour of later positions: nothing new
             keys = [(index, flag) for _, (index, flag) in due if flag or index not in drawn]
             return [self._faults[index]._replace(drawn=flag) for index, flag in keys]
 

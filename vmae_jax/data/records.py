@@ -249,8 +249,9 @@ def _builder(name: str, config: Any, data_dir: str) -> Any:
         made = own.builder_config(config) if config is not None else None
         with calm():
             return own.builder()(config=made, data_dir=data_dir, file_format="array_record")
-    for file in epath.Path(data_dir).glob(f"{glob.escape(name)}/**/features.json"):
-        check_prepared(os.fspath(file.parent))
+    for levels in ("", "*/", "*/*/"):  # TFDS reads what is there already, NAME/CONFIG/VERSION
+        for file in epath.Path(data_dir).glob(f"{glob.escape(name)}/{levels}features.json"):
+            check_prepared(os.fspath(file.parent))
     try:
         with calm():
             return tfds.builder(name, config=config, data_dir=data_dir)

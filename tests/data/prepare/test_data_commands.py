@@ -42,11 +42,13 @@ def test_mistakes_leave_nothing_behind(vmae, tmp_path):
         assert status == 2
         assert told["status"] == "error"
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "text.mp4").write_bytes(b"no video")
-    for command in (("prepare", tmp_path, f"--out={tmp_path / 'out'}"), ("validate", tmp_path)):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "text.mp4").write_bytes(b"no video")
+    for command in (("prepare", videos, f"--out={tmp_path / 'out'}"), ("validate", videos)):
         status, told, _ = vmae(*command, "--timeout=0")
         assert (status, told["error"]) == (2, "timeout=0: above 0, in seconds")
-    status, told, _ = vmae("prepare", tmp_path, f"--out={tmp_path / 'out'}", "--workers=1")
+    status, told, _ = vmae("prepare", videos, f"--out={tmp_path / 'out'}", "--workers=1")
     assert (status, "none of the 1 videos can be read" in told["error"]) == (1, True)
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left == []
