@@ -109,6 +109,33 @@ def open_paths(paths: Sequence[str]) -> Files:
     """
     entries: list[Entry] = []
     refused: list[tuple[str, Kind, str]] = []
+    for path in paths:
+        root = expand(path)
+        if _is_folder(root):
+            found = open_folder(path)
+            entries += found._entries
+            refused += [(f"{as_text(root)}/{key}", kind, reason) for key, kind, reason in found.refused]
+        elif is_remote(root) or os.path.isfile(root):
+            entries.append(Entry(root))
+        else:
+            raise ConfigError(f"data source: there is no video or folder {path!r}")
+    return Files(entries, root="", refused=refused)
+
+
+def open_folder(
+    path: str, *, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
+) -> Files:
+    """Every video file under `path`; see `sources.folder`.
+
+    Raises:
+      ConfigError: no such folder, no video in it, a video outside any class folder, or in one that `names` lacks.
+    """
+    root = expand(path)
+    if not _is_folder(root):
+        raise ConfigError(f"data source: there is no folder {path!r}")
+    every = sorted(_walk(root))
+    found = [file for file in every if _is_video(file)]
+    refused: list[tuple[str, Kind, str]] = []
     for file in every:
         if reason := unsupported(file):
             refused.append((_key(file, root), "unsupported", reason))
