@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
     for number in range(args.rounds):
         for name, way in WAYS.items():
-            found[name].append(measure(videos, options(sound=False, **way), args.clips, quality=number == 0))
+            chosen = options(sound=way["codec"] == "keep", **way)
+            found[name].append(measure(videos, chosen, args.clips, quality=number == 0))
             print(f"round {number + 1}  {name}  {found[name][-1]}", file=sys.stderr, flush=True)
     rows = [summed(name, rounds) for name, rounds in found.items()]
     told = {"machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}", "rows": rows}

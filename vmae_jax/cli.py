@@ -7,7 +7,6 @@ Progress and logs go to standard error. The last line of standard output is one 
 
 import argparse
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vmae_jax.commands.config import overrides
+from vmae_jax.names import json_text
 from vmae_jax.plugins import allow_plugins
 from vmae_jax.runtime import streams
 from vmae_jax.runtime.allocator import keep_freed_memory
@@ -82,7 +82,7 @@ def _failed(error: Exception) -> int:
 
 
 def _finish(status: int, result: dict[str, Any]) -> int:
-    print(json.dumps(result, ensure_ascii=False, default=str), flush=True)
+    print(json_text(result, encoding=sys.stdout.encoding or "utf-8", default=str), flush=True)
     return status
 
 

@@ -79,8 +79,8 @@ class Batches:
         self.position += 1
         return {"x": np.full((8,), self.position)}
 
-    def faults(self):
-        return ["one"]
+    def faults(self, before=None):
+        return ["all"] if before is None else [f"before {before}"]
 
     def close(self):
         self.closed = True
@@ -92,10 +92,11 @@ def test_prefetch_gives_every_batch_and_the_position_of_the_consumer():
             assert ahead.position == number
             np.testing.assert_array_equal(next(ahead)["x"], np.full(8, number + 1))
         assert ahead.position == 6
-        assert ahead.faults() == ["one"]
+        assert ahead.faults() == ["before 6"]  # not those of batches that wait
         for _ in range(2):
             with pytest.raises(StopIteration):
                 next(ahead)
+        assert ahead.faults() == ["all"]
 
 
 def test_an_error_is_raised_in_its_place():

@@ -138,7 +138,7 @@ def test_folders_of_pictures(tmp_path, touch):
         ("a.mp4 1\na.mp4 walking\n", "line 2"),
         ("../a.mp4 1\n", "leads out of"),
         ("folder 0 0\n", "0 pictures"),
-        ("gone/b.mp4 0 -1\n", "none is there"),
+        ("gone/b.mp4 0 -1\n", r"1 of the 1 videos of .* are not there"),
     ],
 )
 def test_list_mistakes(tmp_path, touch, text, words):
@@ -151,9 +151,10 @@ def test_list_mistakes(tmp_path, touch, text, words):
 def test_lists_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         sources.csv(str(tmp_path / "none.csv")).open()
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ConfigError, match="no UTF-8 text"):
-        sources.csv(str(tmp_path / "binary.csv")).open()
+    for data, words in ((b"\xff\xfe\x00\xd8", "no UTF-16 text"), (b"a.mp4\0\n", "is no text: it holds zero bytes")):
+        (tmp_path / "binary.csv").write_bytes(data)
+        with pytest.raises(ConfigError, match=words):
+            sources.csv(str(tmp_path / "binary.csv")).open()
     with pytest.raises(ConfigError, match="columns="):
         sources.csv(write_list(tmp_path, "a.mp4"), columns="label path").open()
 

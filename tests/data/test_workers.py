@@ -292,7 +292,7 @@ def test_a_limit_on_the_size_of_files_is_no_videos_fault(make, encoded):
     larger = Encoded(data=encode_h264(np.zeros((8, 640, 640, 3), np.uint8)))
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(MachineFault, match=r"shared memory .*raise the limits .*ulimit -f"):
+        with pytest.raises(MachineFault, match=r"shared memory .*raise the limits.*ulimit -f"):
             workers.decode(larger, SEED)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -8,7 +8,18 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
-FOUNDATION = {"types", "spec", "patches", "annotations", "errors", "lookup", "plugins", "registry", "__version__"}
+FOUNDATION = {
+    "types",
+    "spec",
+    "patches",
+    "annotations",
+    "errors",
+    "lookup",
+    "names",
+    "plugins",
+    "registry",
+    "__version__",
+}
 ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "types": set(),
     "spec": set(),
@@ -18,6 +29,7 @@ ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "lookup": set(),
     "plugins": set(),
     "registry": set(),
+    "names": set(),
     "masking": set(),
     "targets": set(),
     "augment": set(),

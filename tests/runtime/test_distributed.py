@@ -58,6 +58,7 @@ import json, os, sys, time
 import jax
 jax.config.update("jax_platforms", "cpu")
 from vmae_jax.commands.errors import exit_status
+from vmae_jax.data import agreement, sources
 from vmae_jax.runtime import distributed
 from vmae_jax.spec import ConfigError
 distributed.start()
@@ -69,6 +70,8 @@ def act():
         raise ConfigError("data: there is no such folder")
     return rank
 def facts(result):
+    if case == "data":
+        return distributed.facts("a", **agreement.facts_of(sources.folder(sys.argv[2 + rank]).open()))
     return distributed.facts("b" if case == "differs" and rank == 1 else "a", videos=7)
 try:
     told = ["ok", distributed.together("start", act, facts=facts, timeout=3)]
@@ -81,7 +84,7 @@ os._exit(0)
 """
 
 
-def job(case):
+def job(case, *folders):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -89,7 +92,7 @@ def job(case):
     environment |= {"VMAE_COORDINATOR": f"127.0.0.1:{port}", "VMAE_PROCESSES": "2"}
     hosts = [
         subprocess.Popen(
-            [sys.executable, "-c", _HOST, case],
+            [sys.executable, "-c", _HOST, case, *folders],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
             env=environment | {"VMAE_PROCESS": str(rank)},
         )
@@ -116,6 +119,21 @@ def test_a_host_that_differs_is_named():
         assert "differs from host 0" in text
         assert "config " in text
         assert "jax" not in text
+
+
+@pytest.mark.slow
+def test_hosts_with_other_videos_of_the_same_names(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            (tmp_path / folder / f"{number}.mp4").write_bytes(folder.encode())
+    folders = [str(tmp_path / folder) for folder in ("one", "two")]
+    for kind, text in job("data", *folders):
+        assert kind == "ConfigError"
+        assert "host 1 (" in text
+        assert "contents of the videos" in text
+        assert "names" not in text
+    assert job("data", folders[0], folders[0]) == [["ok", 0], ["ok", 1]]
 
 
 @pytest.mark.slow

@@ -83,6 +83,10 @@ class Course:
         self._stream = prefetch_to_device(checked(stream, self._made.method.check), place, clips=clips)
         return self._stream
 
+    def faults(self) -> list[Any]:
+        """Return the videos of the batches so far that could not be read; after an error, of all."""
+        return [] if self._stream is None else self._stream.faults()
+
     def close(self) -> None:
         """Ends the batches that were given."""
         if self._stream is not None:
@@ -200,10 +204,10 @@ class _Skipping(Iterator[Batch]):
         """Of the next batch, in videos."""
         return self._at * self._videos
 
-    def faults(self) -> list[Any]:
-        """The broken videos met since the last call."""
-        told, self._faults = [*self._faults, *self._stream.faults()], []
-        return told
+    def faults(self, before: int | None = None) -> list[Any]:
+        """Return the videos that could not be read, as `Batches.faults` of the data."""
+        found, self._faults = [*self._faults, *self._stream.faults(before)], []
+        return found
 
     def close(self) -> None:
         self._stream.close()

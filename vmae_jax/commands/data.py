@@ -2,13 +2,14 @@
 
 import argparse
 import collections
-import json
 import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from vmae_jax.commands import serve
+from vmae_jax.names import json_text
+from vmae_jax.spec import ConfigError
 
 __all__ = ["add_commands"]
 
@@ -35,7 +36,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add("--short-side", type=int, metavar="PIXELS", help="shrink the shorter side to this")
     add("--rate", type=float, metavar="FPS", help="frames a second (default: all, at their own times)")
     add("--seconds", type=float, help="cut longer videos into equal parts of at most this")
-    add("--gop", type=int, default=12, help="frames from one key frame of h264 to the next (default 12)")
+    add("--gop", type=int, help="frames from one key frame of h264 to the next (default 12)")
     add("--no-sound", action="store_true", help="leave the sound out (keep has it in the original bytes)")
     add("--format", default="array_record", help="array_record (random access, default) or tfrecord (for tf.data)")
     add("--shards", type=int, help="how many files (default: 128 MiB of the sources each)")
@@ -63,13 +64,12 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
         "TFDS folder, or tfds:NAME")  # fmt: skip
     add(
         "--labels",
-        default="none",
         help="of folders and archives: none (default), or folders: the first names the class",
     )
     add("--names", help="a file with the classes' names, one a line")
-    add("--root", default="", help="of a list: what its paths are relative to (default: its folder)")
+    add("--root", help="of a list: what its paths are relative to (default: its folder)")
     add("--columns", help='of a list: its columns, such as "path label", where they cannot be told by their number')
-    add("--pictures", default="img_{:05}.jpg", help="of a list of picture folders: the pictures' names")
+    add("--pictures", help="of a list of picture folders: the pictures' names (default img_{:05}.jpg)")
     add("--source-split", help="of a TFDS dataset: the split to read (default train)")
     add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder as this data set's owners hand it out: "
         "kinetics:version=710, ucf101:split=2, … (data/builders says what each takes)")  # fmt: skip
@@ -94,6 +94,8 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     def plan() -> run.Plan:
         return run.Plan(_origin(args), layout, chosen, shards=args.shards, timeout=args.timeout)
 
+    if args.beam is not None and args.workers is not None:
+        raise ConfigError("--workers is of the preparation on this machine; with --beam the runner's arguments say it")
     if args.beam is None:
         runner = local.local_runner(args.workers, progress=not args.quiet)
     else:
@@ -117,7 +119,7 @@ def _validate(args: argparse.Namespace) -> dict[str, Any]:
     )
     print(validate.in_words(result), file=sys.stderr)
     if args.json:
-        write_text(args.json, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        write_text(args.json, json_text(result, indent=1) + "\n")
     kinds = collections.Counter(entry["kind"] for entry in result["found"])
     counts = {name: result[name] for name in ("videos", "unreadable", *validate.UNREADABLE)}
     summary: dict[str, Any] = {**counts, "found": dict(kinds)}
@@ -129,9 +131,11 @@ def _validate(args: argparse.Namespace) -> dict[str, Any]:
 def _origin(args: argparse.Namespace) -> Any:
     from vmae_jax.data.prepare.inputs import Origin
 
-    names = ("labels", "names", "root", "columns", "pictures", "dataset")
-    split = args.source_split or (getattr(args, "split", "train") if args.dataset else "train")
-    return Origin(tuple(args.source), source_split=split, **{name: getattr(args, name) for name in names})
+    names = ("labels", "names", "root", "columns", "pictures", "source_split", "dataset")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.dataset and args.source_split is None:
+        given["source_split"] = getattr(args, "split", "train")
+    return Origin(tuple(args.source), **given)
 
 
 def _info(args: argparse.Namespace) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:
 def _facts(opened: tuple[Trained, bool, Measurement]) -> dict[str, Any]:
     """What all hosts must have in common before they measure together."""
     trained, averaged, measured = opened
-    return distributed.facts(to_json(trained.made.config), step=trained.step, ema=averaged, videos=measured.videos())
+    return distributed.facts(to_json(trained.made.config), step=trained.step, ema=averaged, **measured.facts())
 
 
 def _write(folder: Any, results: Results) -> list[str]:

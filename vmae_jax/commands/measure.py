@@ -4,17 +4,16 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from vmae_jax.commands.experiment import Experiment
+from vmae_jax.commands.skipped import of_all_hosts, refuse_too_many
+from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.pipeline import Opened
@@ -89,9 +88,11 @@ class Measurement:
 
         Raises:
           ConfigError: an evaluator that this data or this method does not suit.
+          TooManyBadVideos: if more of the videos cannot be read than their loader allows.
         """
         about = About(self.data.label_names, getattr(self.data.source, "key", None), carried, self._programs)
-        results, broken = Results({}), {}
+        results = Results({})
+        broken: dict[str, list[Fault]] = {}
         for name, evaluator in self._made.eval.evaluators.items():
             more = {"about": about} if "about" in inspect.signature(evaluator).parameters else {}
             told, passes = functools.partial(alive, name), {"": self.data}
@@ -101,7 +102,7 @@ class Measurement:
             with _as_mistake(f"config.eval.evaluators.{name}"), contextlib.ExitStack() as stack:
                 batches = [stack.enter_context(self._once(data, told)) for data in passes.values()]
                 found = evaluator(self._made.method, params, *(one.rows for one in batches), **more)
-                faults = {prefix: _of_all_hosts(one.faults()) for prefix, one in zip(passes, batches, strict=True)}
+                faults = {prefix: of_all_hosts(one.faults()) for prefix, one in zip(passes, batches, strict=True)}
             results.update({f"{name}/{key}": float(value) for key, value in found.items()})
             results.update({f"{name}/{prefix}broken": float(len(bad)) for prefix, bad in faults.items() if bad})
             broken |= {name if prefix else "": bad for prefix, bad in faults.items()}
@@ -110,11 +111,18 @@ class Measurement:
                 results.files |= {f"{name}_{file}": content for file, content in found.files.items()}
         if any(broken.values()):
             results.tables[BROKEN] = self._listed(broken)
+        for of, bad in broken.items():
+            data, option = (self._known[of], f"evaluators.{of}.train") if of else (self.data, "data")
+            videos, limit = len(data), data.loader.max_bad_fraction
+            refuse_too_many(bad, videos, videos, limit, f"config.eval.{option}.max_bad_fraction")
         return results
 
-    def videos(self) -> dict[str, int]:
-        """How many there are, of the held-out data ("") and of what evaluators compare with."""
-        return {"": len(self.data)} | {name: len(data) for name, data in self._known.items()}
+    def facts(self) -> dict[str, Any]:
+        """Return what hosts compare of the held-out data and of what evaluators compare with (see `facts_of`)."""
+        found = facts_of(self.data.source, "held-out ")
+        for name, data in self._known.items():
+            found |= facts_of(data.source, f"{name} training ")
+        return found
 
     def _listed(self, broken: dict[str, list[Fault]]) -> list[list[Any]]:
         """The table of broken videos, of the held-out data ("") and what evaluators compare with; each logged once."""
@@ -218,16 +226,3 @@ def _followed(batches: Iterator[Batch], told: Callable[[str], None]) -> Iterator
         told(f"batch {number}")
         yield batch
     told("what follows from its batches")
-
-
-def _of_all_hosts(faults: Sequence[Fault]) -> list[Fault]:
-    """The broken videos that any host has met, each once, in the order of their numbers."""
-    told = [json.dumps(faults).encode()]
-    if jax.process_count() > 1:
-        sizes = multihost_utils.process_allgather(np.int32(len(told[0])))
-        padded = np.zeros(int(sizes.max()), np.uint8)
-        padded[: len(told[0])] = np.frombuffer(told[0], np.uint8)
-        rows = multihost_utils.process_allgather(padded)
-        told = [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
-    found = [Fault(*fault) for text in told for fault in json.loads(text)]
-    return [*{fault.index: fault for fault in sorted(found, key=lambda fault: fault.index)}.values()]

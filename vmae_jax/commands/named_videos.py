@@ -1,6 +1,7 @@
 """Videos named on a command line, as one source, and the names of what is made of each."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 from vmae_jax.data import sources
 from vmae_jax.data.files import holds_videos
 from vmae_jax.data.frames import Frames, open_frames
+from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
 
 __all__ = ["NAMES", "named_videos"]
 
 NAMES = ("stem", "path")
+
+_LONGEST, _KEPT = 200, 180  # bytes of a name: a file system takes 255, and suffixes are added
 
 
 def named_videos(
@@ -37,9 +41,9 @@ def named_videos(
         for i in range(len(one)):
             key = one.key(i)
             if not item.endswith(".csv"):
-                key = os.path.relpath("/" + key if root.startswith("/") else key, base)
-                key = os.path.basename(root) if key == "." else key  # the folder itself is the video
-            names.append(key if whole else os.path.splitext(key)[0])
+                key = os.path.relpath("/" + key if root.startswith("/") else key, as_text(base))
+                key = as_text(os.path.basename(root)) if key == "." else key  # the folder itself is the video
+            names.append("/".join(map(_fitting, (key if whole else os.path.splitext(key)[0]).split("/"))))
             paths.append(key)
         opened.append(one)
     _check(names, paths, name, files)
@@ -59,6 +63,13 @@ def _check(names: Sequence[str], paths: Sequence[str], how: str, files: Callable
                 option = " or pass --name=path" if how == "stem" and not same else ", or name a folder above both"
                 raise ConfigError(f"--videos: {both} would both be written to {file}; rename one{option}")
             writer[file] = path
+
+
+def _fitting(part: str) -> str:
+    """A part of a name as a file can be called: one that is too long, as text, ends in its digest."""
+    if len(part.encode()) <= _LONGEST:
+        return part
+    return part.encode()[:_KEPT].decode(errors="ignore") + "~" + hashlib.sha256(part.encode()).hexdigest()[:16]
 
 
 def _opened(item: str) -> list[Any]:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dispatcher", metavar="HOST:PORT", help="work for this dispatcher (default: be one)")
     add("--port", type=int, default=0, help="to listen on (default: any that is free)")
-    add("--host", default="localhost", help="of a worker: the name under which the trainer reaches this machine")
+    add("--host", help="of a worker: the name under which the trainer reaches this machine (default localhost)")
     add("--workers", type=int, help="of a worker: processes that decode (default: one a core)")
     add("--open", action="store_true", help="needed: TensorFlow's servers listen on every network interface and "
         "authenticate nobody, so they belong behind a firewall or on a private network")  # fmt: skip
@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "vmae data serve: TensorFlow's servers listen on every network interface, and whoever reaches them can run "
             "TensorFlow graphs here: give --open where a firewall or a private network keeps strangers away"
         )
+    unused = [name for name in ("host", "workers", "plugins") if getattr(args, name)]
+    if args.dispatcher is None and unused:
+        raise ConfigError(f"vmae data serve: --{unused[0]} is of a worker; it needs --dispatcher=HOST:PORT")
     from vmae_jax.data import secret, service
 
     secret.read_secret(make=True)
@@ -45,7 +48,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             told = {"role": "dispatcher", "port": server.port}
             text = f"dispatching on port {server.port}; workers: vmae data serve --open --dispatcher=HOST:{server.port}"
         else:
-            server = service.start_worker(args.dispatcher, host=args.host, port=args.port, processes=args.workers)
+            server = service.start_worker(
+                args.dispatcher, host=args.host or "localhost", port=args.port, processes=args.workers
+            )
             told = {"role": "worker", "dispatcher": args.dispatcher}
             text = f"decoding for {args.dispatcher}"
         print(f"{text} (SIGTERM or Ctrl-C ends it)\n{_open(secret)}", file=sys.stderr, flush=True)

@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 from vmae_jax.commands.course import Course, began_at, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.measure import Measurement, check_classes
+from vmae_jax.commands.skipped import Skipped, listing_the_last, skipped_of
+from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.device import host_rows
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir
-from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.saving import Tolerant
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
 from vmae_jax.plan import flops
@@ -55,7 +56,8 @@ def run(
       limits: seconds that compiling, a step, … may take before the watchdog ends the process.
 
     Returns:
-      {"step", "status": "done" | "preempted", "metrics", "workdir"}.
+      {"step", "status": "done" | "preempted", "metrics", "workdir"}, and "skipped": the videos that could not
+      be read, by kind, where there are any.
 
     Raises:
       ConfigError: the user's mistake, or another run in this workdir.
@@ -114,13 +116,20 @@ def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.
             mesh,
             made.batch_spec,
         )
-        with dog.phase("compile", f"compiling and step {start + 1}"), _Closing(course):
+        skipped = skipped_of(made, workdir, data, writers)
+        with (
+            dog.phase("compile", f"compiling and step {start + 1}"),
+            _Closing(course),
+            listing_the_last(skipped, course.faults, workdir),
+        ):
             parts = _parts(
-                made, workdir, data, measured, compiled, course, start, saver, writers, preemption, account, progress
-            )
+                made, workdir, data, measured, compiled, course, start, saver, writers, preemption, account, skipped,
+                progress,
+            )  # fmt: skip
             parts = watchdog.watched(parts, dog, start)
             every = _every(made, clock)
             _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
+            left_out = skipped.summary()
     waited = outcome.metrics.get("data_wait_fraction", 0.0)
     if waited > STARVED:
         log.info("the devices waited %.0f%% of the time for data; `vmae bench input` says what bounds it", 100 * waited)
@@ -129,6 +138,7 @@ def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.
         "status": outcome.status,
         "metrics": dict(outcome.metrics),
         "workdir": str(workdir.path),
+        **({"skipped": left_out} if left_out else {}),
     }
 
 
@@ -149,8 +159,8 @@ def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, 
     """What all hosts must have in common before they train together."""
     return distributed.facts(
         to_json(config),
-        videos=len(opened[1]),
-        evaluation=opened[2].videos() if opened[2] else None,
+        **facts_of(opened[1].source),
+        **(opened[2].facts() if opened[2] else {}),
         checkpoints=Checkpoints(workdir.checkpoints).steps()[-3:],
         skipped=read_skips(workdir),
     )
@@ -223,15 +233,15 @@ def _parts(
     writers: Writers,
     preemption: Preemption,
     account: goodput.Account,
+    skipped: Skipped,
     progress: bool,
 ) -> loop.Parts:
     peak = flops.peak(jax.devices())
     shown = made.train.pictures_every is not None and made.method.reconstruct is not None
-    quarantine = Quarantine(workdir.quarantine)
 
     def flush() -> None:
         writers.flush()
-        quarantine.flush()
+        skipped.flush()
 
     return loop.Parts(
         step=compiled,
@@ -249,7 +259,7 @@ def _parts(
         spent=account.seconds,
         pictures=drawing(made, workdir, data, writers) if shown else None,
         evaluate=None if measured is None else _evaluation(made, measured),
-        faults=quarantine.add,
+        faults=skipped,
         flops=made.model_flops() if peak else None,
         peak=peak,
         show=progress and sys.stderr is not None and jax.process_index() == 0,

@@ -102,8 +102,8 @@ class Prefetch(Iterator[B], Generic[B]):
         return batch
 
     def faults(self) -> list[Any]:
-        """The broken videos met since the last call, those of batches still waiting included."""
-        return self._batches.faults()
+        """Return the videos of the batches taken so far that could not be read, each once; after an error, of all."""
+        return self._batches.faults(self.position if self._ended is None else None)
 
     def close(self) -> None:
         """Ends the thread and the batches it reads."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from vmae_jax.data.budget import fitted, record_bytes
 from vmae_jax.data.decode import Wanted
-from vmae_jax.data.faults import Fault, Ledger
+from vmae_jax.data.faults import ENOUGH, Fault, Ledger, none_readable
 from vmae_jax.data.mixture import Epoch, epoch_of, index_at
 from vmae_jax.data.order import clip_seeds, fold
 from vmae_jax.data.sources import Source
@@ -90,7 +90,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
         Raises:
           StopIteration: the one pass is over.
-          TooManyBadVideos: more videos are broken than the config allows.
+          TooManyBadVideos: if nothing can be read.
           Closed: `close` was called.
         """
         if self._over:
@@ -108,9 +108,15 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         self.position += self._loader.global_batch
         return batch if self._place is None else {key: value[self._place] for key, value in batch.items()}
 
-    def faults(self) -> list[Fault]:
-        """The broken videos met since the last call: (key, reason, index), each told once."""
-        return self._reader.ledger.drain()
+    def faults(self, before: int | None = None) -> list[Fault]:
+        """Return the videos that could not be read, of positions not given out yet.
+
+        Args:
+          before: positions below this one; by default those of the batches so far, or all after an error.
+        """
+        if before is None and self._reader.error is None and not self._over:
+            before = self.position
+        return self._reader.ledger.drain(before)
 
     @property
     def worker_seconds(self) -> float:
@@ -144,9 +150,10 @@ class Reader:
 
     def __init__(self, loader: "Loader", source: Source, plan: Plan, workers: Workers) -> None:
         self.workers = workers
-        self.ledger = Ledger(loader.max_bad_fraction)
+        self.ledger = Ledger()
         self.error: Exception | None = None
         self.seconds = 0.0
+        self._good = False  # some video was read
         self._loader = loader
         self.source = source
         self._plan = plan
@@ -178,19 +185,21 @@ class Reader:
         """The clips, their labels and the number of their video; None for a row that is not valid."""
         if self._plan.stop is None:
             return self._first_good(index, position, wanted)
-        return self._try(index, position, wanted) if position < self._plan.stop else None
+        return self._try(index, position, wanted, drawn=True) if position < self._plan.stop else None
 
     def _first_good(self, index: int, position: int, wanted: list[Wanted]) -> _Found:
         """The video, or the next one in the source that can be read: a rule, not chance."""
         videos = len(self.source)
         for step in range(videos):
-            found = self._try((index + step) % videos, position, wanted)
+            if step >= ENOUGH and not self._good and self._loader.max_bad_fraction < 1:
+                raise none_readable(videos, step, self.ledger.faults())
+            found = self._try((index + step) % videos, position, wanted, drawn=step == 0)
             if found is not None:
                 return found
-        raise self.ledger.all_bad(videos)
+        raise none_readable(videos, videos, self.ledger.faults())
 
-    def _try(self, index: int, position: int, wanted: list[Wanted]) -> _Found | None:
-        if self.ledger.known(index):
+    def _try(self, index: int, position: int, wanted: list[Wanted], *, drawn: bool) -> _Found | None:
+        if self.ledger.known(index, position, drawn=drawn):
             return None
         key = f"video {index}"
         try:
@@ -199,13 +208,13 @@ class Reader:
             word = fold(self._plan.seed, position, _FRAMES)
             decoded = self.workers.decode(encoded, np.array([word >> 32, word & 0xFFFFFFFF], np.uint32), wanted)
         except BadVideo as error:
-            self.ledger.bad(Fault(key, str(error), index, error.kind))
+            self.ledger.bad(Fault(key, str(error), index, error.kind, drawn), position)
             return None
         labels = [
             field.array(encoded.labels.get(name), f"loader: labels[{name!r}]: {key}")
             for name, field in self._loader.labels.items()
         ]
-        self.ledger.good()
+        self._good = True
         self.seconds += decoded.decoding + decoded.cropping
         return decoded.clips, labels, index
 

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from vmae_jax.data.formats import VIDEO_SUFFIXES, unsupported
 from vmae_jax.data.labels import read_names
+from vmae_jax.data.missing import Missing
 from vmae_jax.data.video import BadVideo, Encoded, Kind
+from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["Entry", "Files", "expand", "holds_videos", "is_remote", "open_folder", "open_paths", "walk"]
@@ -37,9 +39,11 @@ class Files:
         label_names: Mapping[str, tuple[str, ...]] | None = None,
         pictures: str = "",
         refused: Sequence[tuple[str, Kind, str]] = (),
+        missing: Missing | None = None,
     ) -> None:
         self.label_names = label_names or {}
         self.refused = refused  # (key, kind, reason) of files that are not among the videos
+        self.missing = missing
         self.record_bytes = _REMOTE if any(is_remote(entry.path) for entry in entries) else 0
         self._entries = entries
         self._root = root
@@ -74,13 +78,21 @@ class Files:
             return -1
         return os.path.getsize(entry.path)
 
+    def files(self) -> list[str]:
+        """The local files in the order of the videos; the first picture of a folder of pictures."""
+        return [
+            os.path.join(entry.path, self._pictures.format(entry.start)) if entry.count > 0 else entry.path
+            for entry in self._entries
+            if not is_remote(entry.path)
+        ]
+
     def subset(self, indices: Sequence[int]) -> "Files":
         """Some of the videos, as a source of their own."""
         entries = [self._entries[index] for index in indices]
         return Files(entries, root=self._root, label_names=self.label_names, pictures=self._pictures)
 
     def _key(self, entry: Entry) -> str:
-        return entry.path.removeprefix(self._root).lstrip("/")
+        return _key(entry.path, self._root)
 
 
 def holds_videos(path: str) -> bool:
@@ -102,7 +114,7 @@ def open_paths(paths: Sequence[str]) -> Files:
         if _is_folder(root):
             found = open_folder(path)
             entries += found._entries
-            refused += [(os.path.join(root, key), kind, reason) for key, kind, reason in found.refused]
+            refused += [(f"{as_text(root)}/{key}", kind, reason) for key, kind, reason in found.refused]
         elif is_remote(root) or os.path.isfile(root):
             entries.append(Entry(root))
         else:
@@ -123,13 +135,16 @@ def open_folder(
         raise ConfigError(f"data source: there is no folder {path!r}")
     every = sorted(_walk(root))
     found = [file for file in every if _is_video(file)]
-    refused = [(file[len(root) :].lstrip("/"), "unsupported", why) for file in every if (why := unsupported(file))]
+    refused: list[tuple[str, Kind, str]] = []
+    for file in every:
+        if reason := unsupported(file):
+            refused.append((_key(file, root), "unsupported", reason))
     if not found:
         raise ConfigError(f"data source: no video in {path!r} (looked for {' '.join(VIDEO_SUFFIXES)})")
     chosen = set(found) if part == "all" else _part(found, root, part, share)
     if labels == "none":
         return Files([Entry(file) for file in found if file in chosen], root=root, refused=refused)
-    classes = [os.path.dirname(file)[len(root) :].strip("/").split("/")[0] for file in found]
+    classes = [as_text(os.path.dirname(file)[len(root) :].strip("/").split("/")[0]) for file in found]
     if "" in classes:
         raise ConfigError(
             f"data source: labels='folders' needs every video in a folder named after its class; "
@@ -145,11 +160,16 @@ def open_folder(
                  label_names={"label": known}, refused=refused)  # fmt: skip
 
 
+def _key(path: str, root: str) -> str:
+    """The name of a file for people, below the folder that holds it."""
+    return as_text(path.removeprefix(root).lstrip("/"))
+
+
 def _part(found: Sequence[str], root: str, part: str, share: float) -> set[str]:
     """The files of one side of the split: those whose names have the smallest digests are held out."""
     if len(found) < 2:
         raise ConfigError(f"data source: one video cannot be split into training and held-out ones, in {root!r}")
-    by_digest = sorted(found, key=lambda file: hashlib.sha256(file[len(root) :].encode()).digest())
+    by_digest = sorted(found, key=lambda file: hashlib.sha256(os.fsencode(file[len(root) :])).digest())
     count = max(1, round(share * len(found)))
     return set(by_digest[:count] if part == "held_out" else by_digest[count:])
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vmae_jax.data.files import expand, is_remote
 from vmae_jax.data.video import Encoded
+from vmae_jax.names import as_text
 
 __all__ = ["PICTURE_SUFFIXES", "Frames", "open_frames"]
 
@@ -24,7 +25,7 @@ class Frames:
 
     def key(self, index: int) -> str:
         """The folder."""
-        return self._folders[index].lstrip("/")
+        return as_text(self._folders[index].lstrip("/"))
 
     def fetch(self, index: int) -> Encoded:
         """The folder's pictures, not decoded."""

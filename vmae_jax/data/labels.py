@@ -133,7 +133,7 @@ def read_names(path: str, what: str = "data source") -> tuple[str, ...]:
     from etils import epath
 
     try:
-        lines = epath.Path(path).expanduser().read_text().splitlines()
+        lines = epath.Path(path).expanduser().read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what}: {path} is no list of names: {getattr(error, 'strerror', None) or error}") from None
     names = tuple(line.strip() for line in lines if line.strip())

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vmae_jax.data.files import walk
+from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Absent", "Listing", "Manual", "Row", "Split", "Videos", "class_numbers"]
@@ -60,6 +61,7 @@ class Split:
 
     def add(self, key: str, video: str | tuple[str, ...] | None, **more: Any) -> None:
         """Adds a row, or what is `absent`: a video that was not found, a name that came before."""
+        key = plain(key)
         if key in self._keys:
             self.absent.append(Absent(key, "is listed twice"))
         elif not video:

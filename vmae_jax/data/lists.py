@@ -1,5 +1,6 @@
 """Lists of videos in the official formats, and their labels."""
 
+import codecs
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,8 @@ from typing import NamedTuple
 from vmae_jax.data.files import Entry, Files, expand, is_remote
 from vmae_jax.data.formats import VIDEO_SUFFIXES
 from vmae_jax.data.labels import RESERVED, read_column, read_names
+from vmae_jax.data.missing import check_missing, look_for
+from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
 __all__ = ["open_csv"]
@@ -20,7 +23,6 @@ _NUMBERS = re.compile(rf"(.*?)((?:[\s,]+{_NUMBER}(?:;{_NUMBER})*)*)")
 _HEADERS = {"path", "video", "videos", "video_path", "file", "filename", "name", "video_id", "youtube_id", "label"}
 _COLUMNS = {1: ("path",), 2: ("path", "label"), 3: ("path", "start", "count"), 4: ("path", "start", "count", "label")}
 _PLACE = ("path", "start", "count")  # the columns that are no labels
-_PROBES = 16
 
 
 def open_csv(
@@ -34,7 +36,7 @@ def open_csv(
     """The videos of a list; see `sources.csv`.
 
     Raises:
-      ConfigError: no such list, an empty one, or a line that cannot be read (with its number).
+      ConfigError: if there is no such list, it is empty, a line cannot be read (with its number), or no video is there.
     """
     lines = _lines(path)
     where = lambda row: f"{path}, line {lines[row][0]}"  # noqa: E731
@@ -49,9 +51,13 @@ def open_csv(
     found = {name: read_column([row[3][name] for row in rows], listed.get(name, ()), where) for name in told}
     labels = zip(*(values for values, _ in found.values()), strict=True) if told else [()] * len(rows)
     entries = [Entry(*row[:3], dict(zip(told, values, strict=True))) for row, values in zip(rows, labels, strict=True)]
-    _check_present(entries, path, base)
     label_names = {name: known for name, (_, known) in found.items() if known}
-    return Files(entries, root=base + "/", label_names=label_names, pictures=pictures)
+    local = [entry.path for entry in entries if not is_remote(entry.path)]
+    hint = f"; root={base!r} is what relative paths are relative to"
+    missing = look_for(local, repr(path), hint) if local else None
+    if missing is not None and missing.count == missing.looked:
+        check_missing(missing, limit=1.0)
+    return Files(entries, root=base + "/", label_names=label_names, pictures=pictures, missing=missing)
 
 
 class _Line(NamedTuple):
@@ -64,14 +70,14 @@ class _Line(NamedTuple):
 def _lines(path: str) -> list[tuple[int, _Line]]:
     """Every line that is not empty, with its number."""
     try:
-        text = _read_text(expand(path))
+        text = _read_text(path)
     except OSError as error:
         raise ConfigError(f"data source: the list {path!r} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"data source: the list {path!r} is no UTF-8 text ({error})") from error
+        raise ConfigError(f"data source: the list {path!r} is no UTF-16 text ({error})") from error
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):  # a name may hold other breaks
+        line = line.strip(" \t")
         if not line or (not found and set(re.split(r"[\s,]+", line.lower())) & _HEADERS and not _VIDEO.fullmatch(line)):
             continue
         found.append((number, _split(line)))
@@ -131,7 +137,7 @@ def _row(line: _Line, names: tuple[str, ...], base: str, where: str) -> tuple[st
         raise ConfigError(f"data source: {where}: a folder of 0 pictures (a video has -1)")
     if "count" in fields and "start" not in fields:
         start = 1  # the official picture files count from 1
-    labels = {name: text for name, text in fields.items() if name not in _PLACE}
+    labels = {name: plain(text) for name, text in fields.items() if name not in _PLACE}
     return _join(base, fields["path"], where), start, count, labels
 
 
@@ -144,18 +150,13 @@ def _join(base: str, path: str, where: str) -> str:
     return joined
 
 
-def _check_present(entries: Sequence[Entry], path: str, base: str) -> None:
-    """A wrong root shows at once, not as thousands of broken videos."""
-    some = entries[:: max(1, len(entries) // _PROBES)][:_PROBES]
-    if any(is_remote(entry.path) or os.path.exists(entry.path) for entry in some):
-        return
-    raise ConfigError(
-        f"data source: of the videos in {path!r} none is there (such as {some[0].path!r}); "
-        f"root={base!r} is what relative paths are relative to"
-    )
-
-
 def _read_text(path: str) -> str:
+    """The list's text: UTF-8, UTF-16 with its mark, or names in any encoding as the file system has them."""
     from etils import epath
 
-    return epath.Path(path).read_text()
+    data = epath.Path(expand(path)).read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    if b"\0" in data:
+        raise ConfigError(f"data source: the list {path!r} is no text: it holds zero bytes")
+    return os.fsdecode(data.removeprefix(codecs.BOM_UTF8))

@@ -9,13 +9,13 @@ reads them this way, too.
 import inspect
 import os
 import pkgutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmae_jax.data import builders
 from vmae_jax.data.listed_builder import Settings
 from vmae_jax.data.listing import Listing, Row
+from vmae_jax.data.missing import Missing
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, build, call, did_you_mean, resolve
@@ -48,18 +48,15 @@ class Loose:
 
     def open(self) -> "Rows":
         """Reads the annotations. Raises ConfigError: a file that is missing or wrong, no such split, no video."""
-        rows, absent = _open(self._settings, self._split)
-        if absent:
-            told = f"{self._settings.dataset}, {self._split}: {len(absent)} of {len(absent) + len(rows)} videos"
-            print(f"{told} are not there, such as {absent[0][0]}", file=sys.stderr)
-        return rows
+        return _open(self._settings, self._split)[0]
 
 
 class Rows:
     """The rows of a split as a source (see `sources.Source`)."""
 
-    def __init__(self, rows: Sequence[Row], listing: Listing) -> None:
+    def __init__(self, rows: Sequence[Row], listing: Listing, missing: Missing | None = None) -> None:
         self.label_names = dict(listing.names)
+        self.missing = missing
         self._rows = rows
         self._short_side = listing.short_side
 
@@ -69,7 +66,7 @@ class Rows:
     def fetch(self, index: int) -> Encoded:
         """The example: its file, its pictures, or a moment of a long file."""
         row = self._rows[index]
-        more: dict[str, Any] = {"labels": self.labels(index), "key": row.key}
+        more: dict[str, Any] = {"labels": self.labels(index), "key": self.key(index)}
         if isinstance(row.video, tuple):
             return Encoded(frames=row.video, rate=row.rate, **more)
         moment = (*row.span, self._short_side) if row.span else None
@@ -87,6 +84,10 @@ class Rows:
         """The bytes of its file; -1 of pictures, and of a part of a file."""
         row = self._rows[index]
         return os.path.getsize(row.video) if isinstance(row.video, str) and row.span is None else -1
+
+    def files(self) -> list[str]:
+        """The file of each video, or its first picture."""
+        return [row.video if isinstance(row.video, str) else row.video[0] for row in self._rows]
 
     def subset(self, indices: Sequence[int]) -> "Rows":
         """Some of the videos, as a source of their own."""
@@ -135,7 +136,9 @@ def _open(settings: Settings, split: str) -> tuple[Rows, list[tuple[str, str]]]:
     if not part.rows:
         such = f", such as {part.absent[0].key}, which {part.absent[0].reason}" if part.absent else ""
         raise ConfigError(f"{settings.dataset}: no video of {split!r} is there{such}")
-    return Rows(part.rows, listing), [(one.key, one.reason) for one in part.absent]
+    names = tuple(one.key for one in part.absent[:3])
+    missing = Missing(f"{settings.dataset}, {split}", len(part.absent), part.listed, part.listed, names)
+    return Rows(part.rows, listing, missing), [(one.key, one.reason) for one in part.absent]
 
 
 def _typed(text: str, key: str, value: str, default: Any) -> Any:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.budget import record_bytes
+from vmae_jax.data.missing import Missing
 from vmae_jax.data.order import fold, video_at
 from vmae_jax.data.sources import Opener, Source
 from vmae_jax.data.video import Encoded
@@ -180,20 +181,38 @@ class Mixed:
     def __init__(self, parts: Sequence[tuple[str, Part]], sources: Sequence[Source], epoch: Epoch) -> None:
         self.epoch = epoch
         self._parts = parts
-        self._sources = sources
+        self.sources = sources
         self._firsts = [int(first) for first in np.cumsum([0, *epoch.videos])]
         names = [source.label_names for source in sources]
         self.label_names, self._numbers = _merged(names)
+        self.refused = [
+            (f"{name}/{key}", kind, reason)
+            for (name, _), source in zip(parts, sources, strict=True)
+            for key, kind, reason in getattr(source, "refused", ())
+        ]
         self.record_bytes = max(record_bytes(source) for source in sources)
 
     def __len__(self) -> int:
         return self._firsts[-1]
 
+    @property
+    def missing(self) -> Missing | None:
+        """What the lists of the parts name and is not there, in all."""
+        found = [(getattr(source, "missing", None), len(source)) for source in self.sources]
+        absent = [one for one, _ in found if one is not None and one.count]
+        if not absent:
+            return None
+        names = [name for one in absent for name in one.names[:1]]
+        where = ", ".join(one.where for one in absent)
+        looked = sum(videos if one is None else one.looked for one, videos in found)
+        listed = sum(videos if one is None else one.listed for one, videos in found)
+        return Missing(where, sum(one.count for one in absent), looked, listed, tuple(names[:3]), absent[0].hint)
+
     def fetch(self, index: int) -> Encoded:
         """The example of the part that has this number, with the mixture's class numbers and the part's stride."""
         number = bisect.bisect_right(self._firsts, index) - 1
         name, one = self._parts[number]
-        encoded = self._sources[number].fetch(index - self._firsts[number])
+        encoded = self.sources[number].fetch(index - self._firsts[number])
         changes = self._numbers[number]
         labels = {
             label: _renumbered(value, changes[label]) if label in changes else value

@@ -18,6 +18,7 @@ import numpy as np
 
 from vmae_jax.data.budget import Budget, fitted, record_bytes
 from vmae_jax.data.labels import Field, fields
+from vmae_jax.data.missing import check_missing
 from vmae_jax.data.mixture import epoch_of
 from vmae_jax.data.sources import Opener, Source
 from vmae_jax.data.transforms import Crop, Transform, leading, output_size
@@ -65,7 +66,8 @@ def loader(
       workers: decoding processes of this host; by default one a core.
       prefetch: batches made ahead.
       timeout: seconds that decoding one video may take.
-      max_bad_fraction: the share of broken videos above which reading stops with their list.
+      max_bad_fraction: the share of videos that may be unreadable or missing; above it training ends with their
+        list. It is judged over different videos, after 20 of them; up to four, if no more than half, never count.
       memory: GiB of this host that reading ahead may take, by default half of what there is; where
         prefetch and workers would take more, they are lowered.
       service: HOST:PORT of `vmae data serve`, whose workers decode for the training: the same clips in
@@ -164,8 +166,13 @@ class Loader:
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def open(self) -> "Opened":
-        """Opens the source. Raises ConfigError: it is not there, empty, or has not these labels."""
+        """Open the source.
+
+        Raises:
+          ConfigError: if it is not there or empty, has not these labels, or too many of its files are missing.
+        """
         source = self.source.open()
+        check_missing(getattr(source, "missing", None), self.max_bad_fraction)
         for name, field in self.labels.items():
             names = source.label_names.get(name, ())
             if field.kind == "many" and len(names) > field.size:

@@ -181,8 +181,8 @@ class Process:
         except OSError as error:
             self.kill()
             raise MachineFault(
-                f"no shared memory of {size >> 20} MiB for decoded frames ({error.strerror or error}); raise the limits "
-                f"on memory, open files (ulimit -n) and file size (ulimit -f)"
+                f"no shared memory of {size >> 20} MiB for decoded frames ({error.strerror or error}); raise the "
+                f"limits on memory, open files (ulimit -n) and file size (ulimit -f)"
             ) from error
         new = slab.number not in self._given
         message = SLAB.pack(slab.number, slab.size, gone, new)

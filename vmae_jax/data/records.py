@@ -5,6 +5,7 @@ array_record has random access built in; `tfrecords` gives it to tfrecord.
 
 import contextlib
 import glob
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -12,14 +13,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from vmae_jax.data.missing import Missing, check_missing
 from vmae_jax.data.prepare.record import FIELDS
+from vmae_jax.data.prepared_files import check_prepared
 from vmae_jax.data.sources import Tfds
 from vmae_jax.data.tf import tensorflow, tensorflow_datasets
 from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.names import as_text, plain
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Records", "cache_folder", "calm", "from_directory", "open_tfds"]
@@ -40,9 +46,15 @@ class Records:
         kinds: Mapping[str, str] | None = None,
         pictures: bool = False,
         record_bytes: int = 0,
+        files: Sequence[str] = (),
+        fingerprint: str = "",
+        missing: Missing | None = None,
     ) -> None:
         self.label_names = label_names
         self.record_bytes = record_bytes
+        self.fingerprint = fingerprint
+        self.missing = missing
+        self._files = files
         self._kinds = kinds or {}
         self._pictures = pictures
         self._records = records
@@ -52,6 +64,10 @@ class Records:
     def __len__(self) -> int:
         return len(self._records)
 
+    def files(self) -> Sequence[str]:
+        """The shards."""
+        return self._files
+
     def fetch(self, index: int) -> Encoded:
         """The example: an encoded video, or the still pictures of `tfds.features.Video`."""
         from google.protobuf.message import DecodeError
@@ -59,12 +75,14 @@ class Records:
         try:
             fields = tensorflow().train.Example.FromString(self._records[index]).features.feature
         except (OSError, RuntimeError, ValueError, DecodeError) as error:  # a shard that is damaged or gone
-            raise BadVideo(f"record {index} of {self._name} cannot be read: {_first_line(error)}") from error
+            kind = "missing" if "No such file" in str(error) else "broken"
+            raise BadVideo(f"record {index} of {self._name} cannot be read: {_first_line(error)}", kind) from error
         videos: tuple[bytes, ...] = (*fields[self._video].bytes_list.value,)
         if not videos:
             raise BadVideo(f"record {index} of {self._name} has no {self._video!r}")
         labels = dict(self._labels(fields))
-        key = fields[self._key].bytes_list.value[0].decode(errors="replace") if self._key in fields else str(index)
+        named = fields[self._key].bytes_list.value if self._key in fields else ()
+        key = plain(os.fsdecode(named[0])) if named else str(index)
         if self._pictures or len(videos) > 1:
             rate = fields["rate"].float_list.value[0] if "rate" in fields else None
             return Encoded(frames=videos, rate=rate, labels=labels, key=f"{self._name}/{key}")
@@ -116,7 +134,27 @@ def open_tfds(source: Tfds) -> Records:
         kinds=_kinds(info, label),
         pictures=isinstance(info.features[video], tensorflow_datasets().features.Sequence),
         record_bytes=split.num_bytes // max(1, split.num_examples),
+        files=[os.fspath(instruction.filename) for instruction in split.file_instructions],
+        fingerprint=_fingerprint(source.directory) if source.directory else "",
+        missing=_missing(split, info),
     )
+
+
+def _missing(split: Any, info: Any) -> Missing | None:
+    """The records whose shards are not there."""
+    local = [one for one in split.file_instructions if "://" not in os.fspath(one.filename)]
+    absent = [one for one in local if not os.path.exists(one.filename)]
+    if not absent:
+        return None
+    names = tuple(as_text(os.path.basename(one.filename)) for one in absent[:3])
+    count, every = sum(map(_taken, absent)), split.num_examples
+    return Missing(f"{info.full_name} ({len(absent)} of its {len(local)} shards)", count, every, every, names)
+
+
+def _fingerprint(directory: str) -> str:
+    """A digest of what `vmae data prepare` wrote about the records; "" where others made them."""
+    files = sorted((epath.Path(os.path.expanduser(directory)) / "prepared").glob("*.json"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
 
 
 def label_kinds(source: Tfds) -> dict[str, str]:
@@ -160,6 +198,7 @@ def _random_access(split: Any, info: Any) -> Any:
 
         return ArrayRecordDataSource(instructions)
     if kind == "tfrecord":
+        check_missing(_missing(split, info), limit=0.0)  # what is in a shard is found by reading it
         return TFRecords([(os.fspath(i.filename), i.skip, _taken(i)) for i in instructions])
     raise ConfigError(
         f"data source: {info.full_name} is stored as {kind}, which has no random access; prepare it as array_record"
@@ -174,8 +213,9 @@ def from_directory(directory: str) -> Any:
     """The TFDS builder of a prepared folder.
 
     Raises:
-      ConfigError: the folder holds no prepared dataset.
+      ConfigError: if the folder holds no prepared dataset, or one that `check_prepared` refuses.
     """
+    check_prepared(directory)
     tfds = tensorflow_datasets()
     path = os.path.expanduser(directory)
     try:
@@ -209,6 +249,9 @@ def _builder(name: str, config: Any, data_dir: str) -> Any:
         made = own.builder_config(config) if config is not None else None
         with calm():
             return own.builder()(config=made, data_dir=data_dir, file_format="array_record")
+    for levels in ("", "*/", "*/*/"):  # TFDS reads what is there already, NAME/CONFIG/VERSION
+        for file in epath.Path(data_dir).glob(f"{glob.escape(name)}/{levels}features.json"):
+            check_prepared(os.fspath(file.parent))
     try:
         with calm():
             return tfds.builder(name, config=config, data_dir=data_dir)

@@ -56,7 +56,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         self.position = plan.start  # of the next batch, in videos
         self._loader, self._source, self._plan = loader, source, plan
         self._rows = np.sort(np.asarray(rows))
-        self._ledger = Ledger(loader.max_bad_fraction)
+        self._ledger = Ledger()
         self._stop = threading.Event()
         self._failed: BaseException | None = None
         self._ready: queue.Queue[Clip | BaseException] = queue.Queue((loader.prefetch + 1) * len(rows))
@@ -67,7 +67,6 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         """The next batch.
 
         Raises:
-          TooManyBadVideos: more videos are broken than the config allows.
           ConfigError: a worker cannot read the run's data.
           Closed: `close` was called.
           RuntimeError: no worker gives anything.
@@ -76,8 +75,8 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         self.position += self._loader.global_batch
         return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
 
-    def faults(self) -> list[Fault]:
-        """The broken videos met since the last call, each told once."""
+    def faults(self, before: int | None = None) -> list[Fault]:
+        """Return the videos that could not be read, whatever their positions: clips come in any order."""
         return self._ledger.drain()
 
     @property
@@ -194,8 +193,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
 
     def _count(self, notes: bytes) -> None:
         for fault in json.loads(notes):
-            self._ledger.bad(Fault(*fault))
-        self._ledger.good()
+            self._ledger.bad(Fault(*fault), position=0)
 
     def _request(self, start: int, missing: set[int]) -> Iterator[tuple[Any, ...]]:
         """What the workers answer to the videos numbered `missing` of the window at `start`."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from vmae_jax.data.formats import VIDEO_SUFFIXES
 from vmae_jax.data.video import Encoded
+from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
 
 __all__ = ["TAR_SUFFIXES", "Member", "Tar", "open_tars"]
@@ -63,6 +64,10 @@ class Tar:
         """The bytes of an example."""
         return self._members[index].size
 
+    def files(self) -> list[str]:
+        """The archives."""
+        return list(dict.fromkeys(member.path for member in self._members))
+
     def subset(self, indices: Sequence[int]) -> "Tar":
         """Some of the videos, as a source of their own."""
         return Tar([self._members[index] for index in indices], self.label_names)
@@ -82,7 +87,7 @@ def open_tars(paths: Sequence[str], *, scratch: str, labels: str = "none") -> tu
     """
     found: list[Member] = []
     for number, path in enumerate(paths):
-        prefix = f"{os.path.basename(path)}/" if len(paths) > 1 else ""
+        prefix = f"{as_text(os.path.basename(path))}/" if len(paths) > 1 else ""
         found += _members(_plain(path, os.path.join(scratch, f"archive-{number}.tar")), path, prefix)
     videos = [member for member in found if not member.refused]
     if not videos:
@@ -111,7 +116,7 @@ def _members(path: str, given: str, prefix: str) -> Iterator[Member]:
                 name = info.name.removeprefix("./")
                 if info.isdir() or (info.isreg() and not name.lower().endswith(VIDEO_SUFFIXES)):
                     continue
-                yield Member(prefix + name, path, info.offset_data, info.size, refused=_refusal(info, name))
+                yield Member(prefix + as_text(name), path, info.offset_data, info.size, refused=_refusal(info, name))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ConfigError(f"data source: {given!r} cannot be read as a tar archive: {error}") from error
 

@@ -42,7 +42,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
       ConfigError: there is no such folder.
     """
     run = read(workdir)
-    return write_whole(run.path / "report.html", render(run).encode())
+    return write_whole(run.path / "report.html", render(run).encode("utf-8", "backslashreplace"))
 
 
 def render(run: Run) -> str:
@@ -75,6 +75,8 @@ def _header(run: Run) -> str:
 
 def _status(run: Run) -> tuple[str, str, str]:
     """How the run stands: a colour, a word, and a sentence where one is needed."""
+    if run.events and run.events[-1].get("event") == "too many videos cannot be read":
+        return "bad", "stopped", str(run.events[-1].get("message", ""))
     if not run.train:
         where = (
             "config.json is there, so the run was started" if run.config is not None else "nor is there a config.json"
@@ -116,7 +118,7 @@ def _summary(run: Run) -> str:
     if saves:
         cards.append(_card("Last checkpoint", f"step {saves[-1]:,}", f"{len(saves):,} saved in all"))
     if run.quarantine:
-        cards.append(_card("Broken videos", f"{len(run.quarantine):,}", "replaced, and listed below"))
+        cards.append(_card("Videos not read", f"{len(run.quarantine):,}", "listed below"))
     return f'<dl class="cards">{"".join(cards)}</dl>'
 
 
@@ -211,13 +213,13 @@ def _quarantine(run: Run) -> str:
         return ""
     rows = ""
     for row in run.quarantine[:_ROWS]:
-        video, reason = row.get("path", row.get("key", "")), row.get("reason", "")
-        rows += f"<tr><td>{_e(_short(video, 300))}</td><td>{_e(_short(reason, 300))}</td></tr>"
+        cells = (row.get("path", ""), row.get("kind", "broken"), row.get("reason", ""))
+        rows += f"<tr>{''.join(f'<td>{_e(_short(cell, 300))}</td>' for cell in cells)}</tr>"
     more = len(run.quarantine) - _ROWS
     rest = f'<p class="sub">and {more:,} more in quarantine.jsonl</p>' if more > 0 else ""
-    intro = '<p class="sub">These could not be read; each was replaced by another video, the same at every run.</p>'
-    table = f"<table><tr><th>Video</th><th>Reason</th></tr>{rows}</table>"
-    return f'<section><h2>Broken videos</h2>{intro}<div class="wrap">{table}</div>{rest}</section>'
+    intro = '<p class="sub">These could not be read; where one was due, its neighbour was used.</p>'
+    table = f"<table><tr><th>Video</th><th>Kind</th><th>Reason</th></tr>{rows}</table>"
+    return f'<section><h2>Videos not read</h2>{intro}<div class="wrap">{table}</div>{rest}</section>'
 
 
 def _config(run: Run) -> str:

@@ -1,12 +1,15 @@
 """`quarantine.jsonl`: the videos of a run that could not be read, each listed once, also across restarts."""
 
+import collections
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from etils import epath
 
 from vmae_jax.io.paths import Log
+from vmae_jax.names import json_text
 
 __all__ = ["Quarantine"]
 
@@ -14,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """The list on disk.
+    """The list on disk. Where it cannot be written, its rows wait in memory, and the run goes on.
 
     Args:
       path: the file; made with the first entry.
@@ -22,45 +25,50 @@ class Quarantine:
 
     def __init__(self, path: epath.PathLike) -> None:
         self._log = Log(path)
-        self._waiting: set[str] = set()  # names of entries that the storage did not take yet
         self._failed = False
+        self._rows = [row for line in self._log.lines() if (row := _row(line)) is not None]
+        self._listed = {_name(row["path"], row["index"]) for row in self._rows}
 
-    def add(self, faults: Iterable[tuple[str, str, int, str]]) -> None:
-        """Lists videos (key, reason, number in the source, kind) that are not listed yet.
+    def add(self, faults: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
+        """List videos (key, reason, number in the source, kind, …) that are not listed yet.
 
-        What is listed is read from the disk each time: faults are rare, and another host, or this
-        run before it was restarted, may have met the same video. Storage that fails stops no run: what it did
-        not take is written by a later call, or by `flush`.
+        Returns:
+          the new rows.
         """
-        try:
-            listed = self._listed()
-        except OSError as error:
-            self._warn(error)
-            listed = set()
-        for key, reason, index, kind in faults:
-            name = json.dumps([key, index])
-            if name in listed or name in self._waiting:
-                continue
-            self._waiting.add(name)
-            entry = {"path": key, "kind": kind, "reason": reason, "index": index}
-            self._log.append([json.dumps(entry, ensure_ascii=False)])
-            log.warning("%s could not be read and was replaced by a neighbour: %s", key, reason)
+        new = []
+        for key, reason, index, kind, *_ in faults:
+            if _name(key, index) not in self._listed:
+                self._listed.add(_name(key, index))
+                new.append({"path": key, "kind": kind, "reason": reason, "index": index})
+        self._rows += new
+        self._log.append(json_text(row) for row in new)
         self.flush()
+        return new
 
     def flush(self) -> None:
-        """Writes the entries that the storage did not take before."""
+        """Write the rows that wait; a full disk is logged once, and they are tried again with the next call."""
         try:
             self._log.flush()
-        except OSError as error:
-            self._warn(error)
-        else:
-            self._waiting.clear()
             self._failed = False
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s cannot be written, its rows wait: %s", self._log.path, error)
+            self._failed = True
 
-    def _listed(self) -> set[str]:
-        return {json.dumps([entry["path"], entry["index"]]) for entry in map(json.loads, self._log.lines())}
+    def counts(self) -> dict[str, int]:
+        """Return how many videos are listed, by kind, the rows of earlier attempts included."""
+        kinds = collections.Counter(str(row.get("kind", "broken")) for row in self._rows)
+        return dict(sorted(kinds.items()))
 
-    def _warn(self, error: OSError) -> None:
-        if not self._failed:
-            log.warning("%s cannot be written now, training goes on: %s", self._log.path, error)
-        self._failed = True
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A row of the file; None of a line that no run wrote."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "path" in row and "index" in row else None
+
+
+def _name(key: Any, index: Any) -> str:
+    return json.dumps([key, index])

@@ -19,6 +19,7 @@ from etils import epath
 
 from vmae_jax.io import clock
 from vmae_jax.io.paths import Log, read_lines
+from vmae_jax.names import json_text
 
 __all__ = ["JsonlWriter", "TensorBoardWriter", "Writer", "Writers", "number", "read_rows"]
 
@@ -117,7 +118,7 @@ class JsonlWriter:
         return self._epoch + clock.steady()
 
     def _add(self, row: dict[str, Any]) -> None:
-        self._rows.append((row["step"], json.dumps(row, allow_nan=False, ensure_ascii=False)))
+        self._rows.append((row["step"], json_text(row, allow_nan=False)))
         if time.monotonic() - self._flushed >= self._flush_seconds:
             self.flush()
 

@@ -5,7 +5,7 @@ gives it functions, so that it can be read and tested by itself.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -36,8 +36,8 @@ class Batches(Protocol):
         """Seconds that the consumer has waited for data, in all."""
         ...
 
-    def faults(self) -> list[tuple[str, str, int]]:
-        """Broken videos met since the last call: (key, reason, index)."""
+    def faults(self) -> Sequence[Any]:
+        """Return the videos of the batches so far that could not be read, each once."""
         ...
 
 
@@ -79,7 +79,8 @@ class Parts:
       compare: (state, step), raises where the copies of a parameter on several devices differ.
       spent: seconds of wall time so far by what they went into, earlier attempts included.
       pictures, evaluate: (state, step) -> None and -> results; None does without.
-      faults: takes the broken videos that were met.
+      faults: (step, batches, videos): takes the videos that could not be read in so many batches; called at
+        the same steps on every host. It may raise, which ends the run.
       flops: model FLOPs of one step, for `mfu`; None where the devices' peak is not known.
       peak: FLOPs a second of all devices together.
       show: a progress bar on standard error.
@@ -100,7 +101,7 @@ class Parts:
     spent: Callable[[], Mapping[str, float]] | None = None
     pictures: Callable[[TrainState, int], None] | None = None
     evaluate: Callable[[TrainState, int], Mapping[str, float]] | None = None
-    faults: Callable[[list[tuple[str, str, int]]], None] | None = None
+    faults: Callable[[int, int, Sequence[Any]], None] | None = None
     flops: float | None = None
     peak: float | None = None
     show: bool = True
@@ -151,6 +152,7 @@ class _Stretch:
     def __init__(self, parts: Parts, every: Every, start: int, stop: int, bar: tqdm):
         self.parts, self.every, self.start, self.stop, self.bar = parts, every, start, stop, bar
         self.window = Window(parts, start)
+        self.counted = start  # the step up to which unreadable videos were handed on
         self.last: dict[str, float] = {}
 
     def run(self, state: TrainState) -> "tuple[TrainState, Outcome] | _Back":
@@ -164,10 +166,14 @@ class _Stretch:
                 parts.write({"kind": "event", "step": step, "event": "first step", "seconds": round(seconds, 3)})
             preempted = parts.preempted(step)
             saving = self.due(every.save, step) or preempted
-            if (self.due(every.log, step) or saving) and (refused := self._look()):
-                return _Back(refused, step)
-            if self.due(every.log, step):
+            looking = self.due(every.log, step) or saving
+            refused = self._look() if looking else None
+            if self.due(every.log, step) and refused is None:
                 self._row(step)
+            if looking:
+                self._faults(step)
+            if refused is not None:
+                return _Back(refused, step)
             if self.due(every.pictures, step) or self.due(every.evaluate, step) or saving:
                 jax.block_until_ready(metrics)  # the steps' own time ends here
             with self.window.paused():
@@ -198,7 +204,12 @@ class _Stretch:
             self.last["goodput"] = _goodput(self.parts.spent())
         self.parts.write({"kind": "train", "step": step, **self.last})
         self.bar.set_postfix_str(_told(self.last), refresh=False)
-        _broken(self.parts, step)
+
+    def _faults(self, step: int) -> None:
+        """Hands on the videos that could not be read since the last call."""
+        if self.parts.faults is not None:
+            self.parts.faults(step, step - self.counted, self.parts.batches.faults())
+        self.counted = step
 
     def _between(self, state: TrainState, step: int) -> None:
         """Pictures, evaluation, the comparison of replicas: what comes before a save of the same step."""
@@ -266,15 +277,6 @@ def _tell_saved(parts: Parts, steps: list[int]) -> None:
     """Says "saved" of a step only now that it is committed."""
     for step in steps:
         parts.write({"kind": "event", "step": step, "event": "saved"})
-
-
-def _broken(parts: Parts, step: int) -> None:
-    """Counts the broken videos met since the last row among the metrics, and hands them on."""
-    faults = parts.batches.faults()
-    if faults:
-        parts.write({"kind": "event", "step": step, "event": "broken videos", "count": len(faults)})
-        if parts.faults is not None:
-            parts.faults(faults)
 
 
 def _told(row: Mapping[str, float]) -> str:

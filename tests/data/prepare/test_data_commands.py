@@ -1,6 +1,7 @@
 """`vmae data …` as people call it: what it prints last, and its exit status."""
 
 import json
+import shutil
 
 import pytest
 
@@ -41,11 +42,13 @@ def test_mistakes_leave_nothing_behind(vmae, tmp_path):
         assert status == 2
         assert told["status"] == "error"
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "text.mp4").write_bytes(b"no video")
-    for command in (("prepare", tmp_path, f"--out={tmp_path / 'out'}"), ("validate", tmp_path)):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "text.mp4").write_bytes(b"no video")
+    for command in (("prepare", videos, f"--out={tmp_path / 'out'}"), ("validate", videos)):
         status, told, _ = vmae(*command, "--timeout=0")
         assert (status, told["error"]) == (2, "timeout=0: above 0, in seconds")
-    status, told, _ = vmae("prepare", tmp_path, f"--out={tmp_path / 'out'}", "--workers=1")
+    status, told, _ = vmae("prepare", videos, f"--out={tmp_path / 'out'}", "--workers=1")
     assert (status, "none of the 1 videos can be read" in told["error"]) == (1, True)
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left == []
@@ -65,3 +68,54 @@ def test_validate_says_what_is_broken(vmae, video_folder, tmp_path):
     assert "text.mp4: is no readable video" in words
     (entry,) = json.loads((tmp_path / "found.json").read_text())["found"]
     assert entry["key"] == "text.mp4"
+
+
+def test_records_are_not_written_among_the_videos(vmae, video_folder, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(video_folder, videos)
+    (tmp_path / "link").symlink_to(videos)
+    (tmp_path / "list.csv").write_text("videos/even/video_0.mp4\n")
+    for source, out, words in (
+        (videos, videos, "is the source"),
+        (videos, tmp_path / "link", "is the source"),
+        (videos, videos / "records", "is inside the source"),
+        (videos / "even", videos, "holds the source"),
+        (tmp_path / "list.csv", tmp_path, "holds the source"),
+        (videos / "even/video_0.mp4", videos / "even", "holds the source"),
+    ):
+        status, told, _ = vmae("prepare", source, f"--out={out}", "--quiet", "--workers=1")
+        assert (status, words in told["error"]) == (2, True)
+    assert sorted(path.name for path in videos.iterdir()) == ["even", "odd"]
+    assert not list(tmp_path.rglob(".preparing"))
+
+
+def test_an_option_that_would_be_ignored_is_an_error(vmae, video_folder, tmp_path):
+    (tmp_path / "list.csv").write_text(f"{video_folder}/even/video_0.mp4\n")
+    (tmp_path / "names.txt").write_text("even\nodd\n")
+    records, video = tmp_path / "records", video_folder / "even/video_0.mp4"
+    assert vmae("prepare", video_folder, f"--out={records}", "--quiet", "--workers=1")[0] == 0
+    for source, option in (
+        (records, "--labels=folders"),
+        (records, "--names=x"),
+        (video_folder, "--columns=path label"),
+        (video_folder, "--root=/"),
+        (video_folder, "--pictures=%d.jpg"),
+        (video_folder, "--source-split=train"),
+        (video_folder, f"--names={tmp_path / 'names.txt'}"),
+        (tmp_path / "list.csv", "--labels=folders"),
+        (video, "--labels=folders"),
+        (video, "--root=/"),
+        ("tfds:moving_shapes", "--labels=folders"),
+        (tmp_path / "x.tar", "--names=x"),
+    ):
+        for command in ("prepare", "validate"):
+            more = [f"--out={tmp_path / 'out'}"] if command == "prepare" else []
+            status, told, _ = vmae(command, source, option, *more)
+            assert (status, told["error"].startswith(option.partition("=")[0])) == (2, True), (source, option, told)
+    for options in (["--gop=5"], ["--codec=jpeg", "--gop=5"], ["--no-sound"], ["--beam", "--workers=2"]):
+        status, told, _ = vmae("prepare", video_folder, f"--out={tmp_path / 'out'}", *options)
+        assert status == 2, (options, told)
+    for options in (["--host=here"], ["--workers=2"]):
+        status, told, _ = vmae("serve", "--open", *options)
+        assert (status, "is of a worker" in told["error"]) == (2, True)
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,7 @@ from typing import Any
 
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Manual, Split, class_numbers
+from vmae_jax.names import as_text
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
@@ -34,9 +35,9 @@ def config(directory: str, labels: str = "none") -> listed_builder.Settings:
     if labels not in ("none", "folders"):
         raise ConfigError(f"video_folder: labels={labels!r}: it is 'none' or 'folders'")
     path = os.path.abspath(os.path.expanduser(directory))
-    digest = hashlib.sha256(f"{path} {labels}".encode()).hexdigest()[:10]
+    digest = hashlib.sha256(os.fsencode(f"{path} {labels}")).hexdigest()[:10]
     listing = functools.partial(_listing, path, labels)
-    return listed_builder.Settings("video_folder", f"{os.path.basename(path) or 'root'}_{digest}", listing)
+    return listed_builder.Settings("video_folder", f"{_file_name(path) or 'root'}_{digest}", listing)
 
 
 def builder_config(settings: Any) -> Any:
@@ -50,6 +51,10 @@ def builder() -> type:
     return listed_builder.builder_class("video_folder", description="A folder of videos.")
 
 
+def _file_name(path: str) -> str:
+    return as_text(os.path.basename(path)).replace("\\", "_")
+
+
 def _listing(directory: str, labels: str) -> Listing:
     manual = Manual("video_folder", directory, layout="videos, in train/, validation/ and test/ or anyhow")
     roots = {split: root for split, names in SPLITS.items() if (root := manual.find(*names))}
@@ -58,11 +63,11 @@ def _listing(directory: str, labels: str) -> Listing:
     loose = next((key for found in keys.values() for key in found if os.sep not in key), None)
     if labels == "folders" and loose is not None:
         raise manual.error(f"labels='folders', but {loose} lies in no folder of a class")
-    names = tuple(sorted({key.split(os.sep)[0] for found in keys.values() for key in found}))
+    names = tuple(sorted({as_text(key.split(os.sep)[0]) for found in keys.values() for key in found}))
     number = class_numbers(names)
     splits = {split: Split() for split in roots}
     for split, root in roots.items():
         for key in keys[split]:
-            more = {"label": number[key.split(os.sep)[0]]} if labels == "folders" else {}
-            splits[split].add(key, os.path.join(root, key), labels=more)
+            more = {"label": number[as_text(key.split(os.sep)[0])]} if labels == "folders" else {}
+            splits[split].add(as_text(key), os.path.join(root, key), labels=more)
     return Listing({"label": names} if labels == "folders" else {}, splits)

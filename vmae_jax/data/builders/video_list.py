@@ -15,6 +15,7 @@ from typing import Any
 from vmae_jax.data import listed_builder
 from vmae_jax.data.listing import Listing, Split
 from vmae_jax.data.video import Encoded
+from vmae_jax.names import as_text
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
@@ -37,7 +38,7 @@ def config(
     lists = {"train": train, "validation": validation, "test": test}
     given = {split: os.path.abspath(os.path.expanduser(path)) for split, path in lists.items() if path}
     digest = hashlib.sha256(repr((given, root, columns)).encode()).hexdigest()[:10]
-    name = os.path.splitext(os.path.basename(given["train"]))[0]
+    name = as_text(os.path.splitext(os.path.basename(given["train"]))[0]).replace("\\", "_")
     return listed_builder.Settings("video_list", f"{name}_{digest}", functools.partial(_listing, given, root, columns))
 
 

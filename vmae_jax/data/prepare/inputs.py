@@ -25,23 +25,39 @@ class Origin:
 
     Attributes:
       paths: a folder, a list, tar files, video files, a prepared TFDS dataset, or `tfds:NAME`.
-      labels: "none" or "folders", of folders and archives.
+      labels: "none" (default) or "folders", of folders and archives.
       names: a text file with the classes' names.
       root: what a list's paths are relative to.
       columns: the columns of a list by name.
       pictures: the names of a list's pictures.
-      source_split: of a TFDS dataset, or of a data set of owners' files.
+      source_split: of a TFDS dataset, or of a data set of owners' files (default "train").
       dataset: a builder and its arguments, whose owners' files lie in the one path (see `data.loose`).
     """
 
     paths: tuple[str, ...]
-    labels: str = "none"
+    labels: str | None = None
     names: str | None = None
-    root: str = ""
+    root: str | None = None
     columns: str | None = None
-    pictures: str = "img_{:05}.jpg"
-    source_split: str = "train"
+    pictures: str | None = None
+    source_split: str | None = None
     dataset: str | None = None
+
+    def check_used(self, what: str, *used: str) -> None:
+        """Check that no option was given which this kind of source has no use for.
+
+        Raises:
+          ConfigError: if one was; `used` are those that it has a use for.
+        """
+        fields = ("labels", "names", "root", "columns", "pictures", "source_split")
+        unused = [name for name in fields if name not in used and getattr(self, name) is not None]
+        if unused:
+            takes = " and ".join(_option(name) for name in used) or "none of these options"
+            raise ConfigError(f"{_option(unused[0])}={getattr(self, unused[0])}: {what} takes {takes}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 class Part(Protocol):
@@ -93,20 +109,24 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
     Raises:
       ConfigError: they are not there, or nothing is.
     """
-    paths = origin.paths
+    paths, split = origin.paths, origin.source_split or "train"
     if origin.dataset is not None:
+        origin.check_used("--dataset", "source_split")
         if len(paths) != 1:
             raise ConfigError(f"--dataset={origin.dataset} reads one folder, not {len(paths)} paths")
-        rows, absent = open_dataset(origin.dataset, paths[0], origin.source_split)
+        rows, absent = open_dataset(origin.dataset, paths[0], split)
         return _listed(rows, [(key, "missing", reason) for key, reason in absent])
     if len(paths) == 1 and paths[0].startswith("tfds:"):
+        origin.check_used("a TFDS dataset", "source_split")
         name, _, config = paths[0].removeprefix("tfds:").partition("/")
-        return _records(sources.tfds(name=name, config=config or None, split=origin.source_split))
+        return _records(sources.tfds(name=name, config=config or None, split=split))
     if len(paths) == 1 and os.path.exists(os.path.join(os.path.expanduser(paths[0]), "dataset_info.json")):
-        return _records(sources.tfds(directory=paths[0], split=origin.source_split))
+        origin.check_used("a prepared folder, which has its labels itself,", "source_split")
+        return _records(sources.tfds(directory=paths[0], split=split))
     if all(path.lower().endswith(TAR_SUFFIXES) for path in paths):
+        origin.check_used("an archive", "labels")
         local = [os.path.abspath(os.path.expanduser(path)) for path in paths]
-        tar, refused = open_tars(local, scratch=scratch, labels=origin.labels)
+        tar, refused = open_tars(local, scratch=scratch, labels=origin.labels or "none")
         return _listed(tar, [(member.key, "broken", member.refused) for member in refused])
     files = _files(origin)
     return _listed(files, files.refused)
@@ -118,12 +138,18 @@ def _files(origin: Origin) -> Any:
 
     path = origin.paths[0]
     if len(origin.paths) > 1 or path.lower().endswith(VIDEO_SUFFIXES):
+        origin.check_used("a source of several paths, or of one video,")
         found = sources.paths(origin.paths).open()
     elif os.path.isfile(os.path.expanduser(path)):
+        origin.check_used("a list", "names", "root", "columns", "pictures")
         names = {"label": origin.names} if origin.names else None
-        found = sources.csv(path, origin.root, origin.columns, origin.pictures, names).open()
+        pictures = {"pictures": origin.pictures} if origin.pictures else {}
+        found = sources.csv(path, origin.root or "", origin.columns, names=names, **pictures).open()
     else:
-        found = sources.folder(path, labels=origin.labels, names=origin.names).open()
+        origin.check_used("a folder", "labels", "names")
+        if origin.names and origin.labels != "folders":
+            raise ConfigError(f"--names={origin.names}: a folder has classes with --labels=folders alone")
+        found = sources.folder(path, labels=origin.labels or "none", names=origin.names).open()
     assert isinstance(found, Files)
     return found
 
@@ -148,12 +174,17 @@ def _listed(source: Any, refused: Sequence[tuple[str, Kind, str]]) -> Inputs:
 
 
 def _different(keys: Sequence[str]) -> list[str]:
-    """A name that comes again gets a number: a list may name a video twice."""
-    seen: collections.Counter[str] = collections.Counter()
+    """A name that comes again gets a number that makes it another: a list may name a video twice."""
+    counts: collections.Counter[str] = collections.Counter()
+    taken = set(keys)
     result = []
     for key in keys:
-        seen[key] += 1
-        result.append(key if seen[key] == 1 else f"{key}~{seen[key]}")
+        counts[key] += 1
+        name = key
+        while counts[key] > 1 and (name := f"{key}~{counts[key]}") in taken:
+            counts[key] += 1
+        taken.add(name)
+        result.append(name)
     return result
 
 

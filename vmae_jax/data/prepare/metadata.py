@@ -1,6 +1,5 @@
 """What TFDS reads beside the records, so that any process opens them: dataset_info.json, features.json."""
 
-import json
 import uuid
 from typing import Any
 
@@ -10,10 +9,16 @@ from vmae_jax.data.prepare.inputs import Inputs
 from vmae_jax.data.prepare.options import Options, options
 from vmae_jax.data.prepare.record import features
 from vmae_jax.data.prepare.shards import Layout
+from vmae_jax.data.prepared_files import bounded_json
+from vmae_jax.names import json_text
 from vmae_jax.spec import ConfigError
 
 __all__ = ["check_alike", "manifests", "write", "write_whole"]
 
+_MANIFEST = {
+    "name": str, "split": str, "identity": dict, "examples": int, "frames": int, "bytes": int, "videos": int,
+    "seconds": int | float, "labels": dict, "label_names": dict, "rejected": list, "notes": list, "shards": list,
+}  # fmt: skip
 _DESCRIPTION = """\
 Videos prepared by vmae_jax (`vmae data prepare`); codec {codec}.
 "video" is the encoded clip, "times_us" says when each of its "num_frames" frames is shown, in
@@ -21,10 +26,29 @@ microseconds from the first; "start_us" where the clip begins in the video that 
 
 
 def manifests(out: str) -> dict[str, dict[str, Any]]:
-    """What was prepared into a folder, by split; {} of a folder that was prepared otherwise."""
+    """Return what was prepared into a folder, by split; {} of a folder that was prepared otherwise.
+
+    Raises:
+      ConfigError: if a file there is not what `vmae data prepare` writes.
+    """
     folder = epath.Path(out) / "prepared"
     files = sorted(folder.glob("*.json")) if folder.exists() else []
-    return {file.stem: json.loads(file.read_text()) for file in files}
+    return {file.stem: _manifest(file) for file in files}
+
+
+def _manifest(file: epath.Path) -> dict[str, Any]:
+    try:
+        manifest = bounded_json(file)
+        wrong = [name for name, kind in _MANIFEST.items() if not isinstance(manifest[name], kind)]
+        wrong += [name for name in ("options", "source") if name not in manifest["identity"]]
+        if not isinstance(manifest["identity"]["options"], dict) or wrong:
+            raise ValueError(f"{', '.join(wrong) or 'options'} is missing or malformed")
+        _options(manifest["identity"]["options"])
+        return manifest
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise ConfigError(
+            f"{file} is not what vmae data prepare writes ({error}); remove it or prepare again"
+        ) from error
 
 
 def check_alike(layout: Layout, chosen: Options, inputs: Inputs) -> None:
@@ -81,7 +105,7 @@ def write(layout: Layout, manifest: dict[str, Any]) -> None:
 
 def write_whole(path: epath.Path, value: Any) -> None:
     """Writes JSON; the file is whole or not there."""
-    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    text = json_text(value, indent=1) + "\n"
     if "://" in str(path):
         path.write_text(text)
         return
@@ -91,8 +115,9 @@ def write_whole(path: epath.Path, value: Any) -> None:
 
 
 def _options(stored: dict[str, Any]) -> Options:
-    keep = stored["codec"] == "keep"
-    return options(**{**stored, "quality": None if keep else stored["quality"]})
+    keep, gop = stored["codec"] == "keep", stored["gop"] if stored["codec"] == "h264" else None
+    sound = True if keep else stored["sound"]
+    return options(**{**stored, "quality": None if keep else stored["quality"], "gop": gop, "sound": sound})
 
 
 def _signature(name: str, chosen: dict[str, Any], kinds: Any, label_names: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ __all__ = ["CODECS", "FORMATS", "Options", "check_timeout", "options"]
 
 CODECS = ("keep", "h264", "jpeg")
 FORMATS = ("array_record", "tfrecord")
+_GOP = 12
 _QUALITY = {"keep": 0, "h264": 23, "jpeg": 85}
 _QUALITIES = {"keep": (0, 0), "h264": (1, 51), "jpeg": (1, 95)}
 
@@ -38,7 +39,7 @@ def options(
     short_side: int | None = None,
     rate: float | None = None,
     seconds: float | None = None,
-    gop: int = 12,
+    gop: int | None = None,
     sound: bool = True,
     file_format: str = "array_record",
 ) -> Options:
@@ -50,7 +51,7 @@ def options(
       short_side: pixels that the shorter side is shrunk to; smaller videos stay as they are.
       rate: frames a second, taken by the real time stamps; by default every frame, at its own time.
       seconds: that a record holds at most: longer videos are cut into equal parts.
-      gop: frames from one key frame of h264 to the next.
+      gop: frames from one key frame of h264 to the next (default 12).
       sound: store the sound beside the video (with "keep" it is in the original bytes).
       file_format: "array_record" (random access) or "tfrecord" (for tf.data).
 
@@ -64,6 +65,10 @@ def options(
         raise ConfigError(
             "codec=keep stores videos as they are: quality, short side, rate and seconds need h264 or jpeg"
         )
+    if codec == "keep" and not sound:
+        raise ConfigError("codec=keep stores videos as they are, with their sound: --no-sound needs h264 or jpeg")
+    if codec != "h264" and gop is not None:
+        raise ConfigError(f"gop={gop}: only codec=h264 has key frames to set, not {codec}")
     chosen = _QUALITY[codec] if quality is None else quality
     lowest, highest = _QUALITIES[codec]
     if not lowest <= chosen <= highest:
@@ -76,7 +81,7 @@ def options(
     ):
         if value is not None and not least <= value < 1e6:
             raise ConfigError(f"{name}={value}: at least {least}")
-    return Options(codec, chosen, short_side, rate, seconds, gop, sound, file_format)
+    return Options(codec, chosen, short_side, rate, seconds, _GOP if gop is None else gop, sound, file_format)
 
 
 def check_timeout(timeout: float) -> None:

@@ -13,7 +13,7 @@ from vmae_jax.data.faults import TooManyBadVideos
 from vmae_jax.data.prepare import metadata
 from vmae_jax.data.prepare.inputs import Inputs, Origin, open_inputs
 from vmae_jax.data.prepare.options import Options, check_timeout
-from vmae_jax.data.prepare.shards import Layout, ShardJob, deal, default_shards
+from vmae_jax.data.prepare.shards import Layout, ShardJob, check_apart, deal, default_shards
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Plan", "Runner", "prepare"]
@@ -40,6 +40,7 @@ class Plan:
         self, origin: Origin, layout: Layout, options: Options, *, shards: int | None = None, timeout: float = 60.0
     ) -> None:
         check_timeout(timeout)
+        check_apart(origin.paths, layout.out)
         self.layout, self.options, self._timeout = layout, options, timeout
         self.inputs: Inputs = open_inputs(origin, scratch=os.fspath(layout.work))
         count = len(self.inputs.keys)
@@ -101,7 +102,7 @@ def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner) -> dict
     with _lock(layout):
         plan = plan_of()
         if layout.manifest.exists():
-            manifest = json.loads(layout.manifest.read_text())
+            manifest = metadata.manifests(layout.out)[layout.split]
             _same(manifest["identity"], plan.identity, layout)
             _clear(layout)
             return manifest

@@ -23,7 +23,7 @@ from vmae_jax.data.prepare.inputs import Part
 from vmae_jax.data.prepare.options import Options
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Layout", "ShardJob", "deal", "default_shards", "layout"]
+__all__ = ["Layout", "ShardJob", "check_apart", "deal", "default_shards", "layout"]
 
 _SHARD_BYTES = 128 << 20
 _VIDEOS = 16  # of a shard, while there are few shards
@@ -103,6 +103,24 @@ def layout(out: str, *, name: str, split: str, file_format: str) -> Layout:
             raise ConfigError(f"{what}={text}: letters, digits and _, beginning with a letter")
     remote = "://" in out
     return Layout(out if remote else os.path.abspath(os.path.expanduser(out)), name, split, file_format)
+
+
+def check_apart(sources: Sequence[str], out: str) -> None:
+    """Check that neither the records are written among the videos, nor the videos stand among the records.
+
+    Raises:
+      ConfigError: if `out` is one of the sources, inside one, or holds one.
+    """
+    target = _real(out)
+    for given in sources:
+        source = _real(given)
+        if source == target or target.startswith(source + "/") or source.startswith(target + "/"):
+            how = "is" if source == target else "is inside" if target.startswith(source + "/") else "holds"
+            raise ConfigError(f"--out={out} {how} the source {given}: choose a folder beside the videos")
+
+
+def _real(path: str) -> str:
+    return path.rstrip("/") if "://" in path else os.path.realpath(os.path.expanduser(path)).rstrip("/")
 
 
 def default_shards(sizes: Sequence[int]) -> int:
