@@ -265,7 +265,7 @@ def test_what_only_the_config_says(exports, small, tmp_path):
     assert [note.split()[2] for note in report["notes"]] == ["has"]
     assert list(read_checkpoint(tmp_path / "two").config.method.model.mean) == [0.5, 0.5, 0.5]
     for values, said in (
-        ({"num_frames": "16"}, "num_frames='16', which is no size"),
+        ({"num_frames": "16"}, "num_frames='16', where a whole number"),
         ({"image_size": 17}, "clips of 17 pixels"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
     ):
