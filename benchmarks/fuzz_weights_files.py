@@ -7,6 +7,7 @@ import pathlib
 import pickletools
 import struct
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -135,7 +136,8 @@ def _entries(data: bytes) -> dict[str, bytes]:
 
 def _zipped(entries: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", compression) as archive:
+        warnings.simplefilter("ignore")  # two entries of one name are meant
         for name, content in entries:
             archive.writestr(name, content)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """Export, import and load without PyTorch: whole, accounted for, or nothing at all."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -34,6 +35,12 @@ def exports(runs, tmp_path_factory):
                 report = export_checkpoint(workdir, format=format_, out=out)
                 made[kind, name] = out, report
     return made
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def params_of(workdir):
@@ -78,6 +85,7 @@ def test_hf_folder(exports):
     prepare = json.loads((folder / "preprocessor_config.json").read_text())
     assert prepare["image_mean"] == [0.485, 0.456, 0.406]
     assert prepare["rescale_factor"] == 1 / 255
+    assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o666 & ~umask()}
     names = set(safetensors.numpy.load_file(folder / "model.safetensors"))
     assert "videomae.layernorm.weight" in names
     assert not any("key.bias" in name or "qkv" in name for name in names)
