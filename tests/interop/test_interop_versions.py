@@ -141,7 +141,7 @@ def opened(request, exported, packages, tmp_path_factory):
 def test_every_version_reads_our_export(opened, exported, kind):
     folder, report, version = opened
     found = report[kind]
-    assert not (found["missing_keys"] or found["mismatched_keys"] or found["error_msgs"]), found
+    assert [found[key] for key in ("missing_keys", "mismatched_keys", "error_msgs")] == [[], [], []]
     assert all(name.endswith(("_bias", "query.bias", "key.bias", "value.bias")) for name in found["unexpected_keys"])
     theirs = dict(np.load(folder / f"{kind}-out.npz"))
     # Its processor, read from our preprocessor_config.json, normalises as the model does here.
