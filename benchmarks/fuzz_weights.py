@@ -12,6 +12,7 @@ command goes on where it was stopped. Ends with 1 if a case is a crash.
 import argparse
 import collections
 import json
+import os
 import pathlib
 import resource
 import signal
@@ -153,7 +154,7 @@ def _outcome(
         watch.active = True
         state = _convert(path)
     except REFUSALS as error:
-        message = str(error)
+        message = str(error).replace(f"{folder}{os.sep}", "")
         bad = "\n" in message or not message.isprintable() or len(message) > 2000
         result = "crash" if bad else "refused"
     except Exception as error:

@@ -140,6 +140,54 @@ def test_shapes_of_no_model(model, name, shape, said):
         config_of(read(model[2] | {prefix + name: np.zeros(shape, np.float32)}, about))
 
 
+NAMES = (
+    "pos_embed", "encoder.pos_embed_spatial", "encoder.pos_embed_temporal", "encoder.cls_token", "cls_token",
+    "decoder_pos_embed_temporal", "decoder_pred.weight", "mask_token", "decoder_embed.bias", "decoder_cls_token",
+    "encoder.blocks.0.attn.scale", "encoder.blocks.0.gamma_1", "blocks.0.attn.q.weight", "head.weight",
+    "fc_norm.weight", "blocks.7.norm1.weight", "encoder.blocks.0.attn.qkv.bias", "decoder_embed.weight",
+    "patch_embed.proj.weight",
+)  # fmt: skip
+SHAPES = (
+    (),
+    (1,),
+    (24,),
+    (0,),
+    (1, 1, 24),
+    (1, 8, 24),
+    (5, 24),
+    (72, 24),
+    (2, 1, 1),
+    (24, 3, 2, 8, 8),
+    (3,) * 6,
+    (71,),
+)
+
+
+def test_shapes_and_names_at_random(model):
+    """Tensors removed, added, turned round or of other shapes: understood or refused, never another error."""
+    rng = np.random.default_rng(0)
+    about = {"num_frames": 4, "image_size": 16, "num_attention_heads": 2, "decoder_num_attention_heads": 2}
+    kind, refused = "classifier" if "head.weight" in model[2] else "pretraining", 0
+    for number in range(400):
+        state = dict(model[2]) if number % 2 else huggingface.to_state(model[2], kind)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            name, shape = list(state)[rng.integers(len(state))], SHAPES[rng.integers(len(SHAPES))]
+            match rng.integers(4):
+                case 0:
+                    del state[name]
+                case 1:
+                    state[name] = np.ones(shape, np.float32)
+                case 2:
+                    state[NAMES[rng.integers(len(NAMES))]] = np.ones(shape, np.float32)
+                case 3:
+                    state[name] = state[name].T
+        try:
+            config_of(read(state, about))
+        except (MismatchError, ConfigError):
+            refused += 1
+    assert 100 < refused < 400
+
+
 def test_a_full_qkv_bias(model):
     """timm's fused bias: the keys' third is dropped."""
     state = dict(model[2])

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 VERSIONS = ("4.57.1", "5.4.0", "5.8.1", "5.14.1", "5.17.0", "5.23.0")
 ZERO_BIASES = ("5.8.1", "5.14.1", "5.17.0")
 KINDS = ("pretraining", "classifier")
-TORCH = "torch>=2.6"
+TORCH = "torch==2.13.0"
 
 SCRIPT = """
 import json, pathlib, sys

@@ -106,7 +106,9 @@ def import_weights(
 def _same_function(one: Subject, found: names.Weights) -> None:
     """Refuses what only a file's own config says: other heads, another activation."""
     if found.about.get("hidden_act", "gelu") != "gelu":
-        raise MismatchError(f"the weights are of a model with hidden_act {shown(found.about['hidden_act'])}, not 'gelu'")
+        raise MismatchError(
+            f"the weights are of a model with hidden_act {shown(found.about['hidden_act'])}, not 'gelu'"
+        )
     for ours, theirs in (("heads", "num_attention_heads"), ("decoder_heads", "decoder_num_attention_heads")):
         have, want = found.about.get(theirs), getattr(one.layout, ours)
         if have not in (None, want) and (ours == "heads" or found.kind == "pretraining"):

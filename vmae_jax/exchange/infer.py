@@ -28,13 +28,16 @@ def config_of(weights: Weights) -> ConfigDict:
     """
     dims, about = dims_of(weights.state), weights.about
     about = _grid_of(weights.state, dims) | about
+    frames, resolution = about.get("num_frames", 16), _resolution(about, dims)
+    tubelet = dims.tubelet or about.get("tubelet_size", 2)
+    _check_size(weights, dims, max(frames // tubelet, 1) * (resolution // dims.patch) ** 2)
     model = call(
         "models.variants.vit",
         size="B",
-        frames=about.get("num_frames", 16),
-        resolution=_resolution(about, dims),
+        frames=frames,
+        resolution=resolution,
         channels=dims.channels,
-        tubelet=dims.tubelet or about.get("tubelet_size", 2),
+        tubelet=tubelet,
         patch=dims.patch,
         width=dims.width,
         depth=dims.depth,
@@ -46,7 +49,6 @@ def config_of(weights: Weights) -> ConfigDict:
     )
     if any(name.removeprefix("encoder.") == "cls_token" for name in weights.state):
         model.prefix = 1
-    _check_size(weights, dims, model)
     if dims.decoder_width:
         given = about.get("decoder_num_attention_heads")
         if given is None and weights.family == "mae-st":
@@ -70,7 +72,7 @@ def config_of(weights: Weights) -> ConfigDict:
     return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
 
 
-def _check_size(weights: Weights, dims: Dims, model: ConfigDict) -> None:
+def _check_size(weights: Weights, dims: Dims, tokens: int) -> None:
     """Raise ConfigError where shapes and config describe a model far larger than the weights.
 
     A few long vectors and a number in a config would otherwise allocate any amount of memory.
@@ -78,7 +80,6 @@ def _check_size(weights: Weights, dims: Dims, model: ConfigDict) -> None:
     have = sum(array.size for array in weights.state.values())
     blocks = dims.depth * dims.width * (4 * dims.width + 2 * dims.hidden)
     blocks += dims.decoder_depth * dims.decoder_width * (4 * dims.decoder_width + 2 * dims.decoder_hidden)
-    tokens = max(model.frames // model.tubelet, 1) * max(model.resolution // model.patch, 1) ** 2
     if blocks > 4 * have + (1 << 26) or tokens > MAX_TOKENS or tokens * max(dims.width, dims.decoder_width) > 1 << 28:
         raise ConfigError(
             f"the weights' shapes and config describe a model of {blocks} parameters and {tokens} tokens, "

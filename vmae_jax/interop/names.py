@@ -189,7 +189,7 @@ def _sum(name: str, array: np.ndarray, other: np.ndarray | None) -> np.ndarray:
 
 def _same_decoder(state: Mapping[str, np.ndarray]) -> bool:
     """Whether the decoder is one of ours: separable positions, and a cube is predicted whole (HVM-1's)."""
-    cube = state["patch_embed.proj.weight"]
+    cube = state.get("patch_embed.proj.weight", np.empty(0))
     rows = state.get("decoder_pred.weight", np.empty(0)).shape[0]
     return "decoder_pos_embed_temporal" in state and cube.ndim == 5 and rows == cube[0].size
 
