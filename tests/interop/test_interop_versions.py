@@ -63,12 +63,17 @@ for kind in ("pretraining", "classifier"):
 """
 
 
-def pip(*arguments):
-    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
-    if answer.returncode:
-        lines = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-        pytest.skip(f"pip cannot install {arguments[-1]} here: {lines[-1][:200]}")
+def install(target, requirement, failures):
+    """Install a package and what it needs into a folder; skip where pip cannot, which is tried once."""
+    if not failures:
+        command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
+        command += ["--retries=1", f"--target={target}", requirement]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
+        if answer.returncode == 0:
+            return
+        lines = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")] or ["ERROR: pip failed"]
+        failures.append(f"pip cannot install {requirement} here: {lines[-1][:200]}")
+    pytest.skip(failures[0])
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +83,14 @@ def packages():
     root = pathlib.Path(os.environ.get("VMAE_TRANSFORMERS") or default)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     assert root.stat().st_uid == os.getuid(), f"{root} belongs to another user"
+    failures: list[str] = []
 
     def folder(requirement):
-        made = root / requirement.replace("=", "").replace(">", "-")
+        made = root / requirement.replace("==", "-")
         if not made.exists():
-            half = pathlib.Path(tempfile.mkdtemp(dir=root))
-            pip("--target", str(half), requirement)
-            half.rename(made)
+            half = tempfile.mkdtemp(dir=root)
+            install(half, requirement, failures)
+            os.rename(half, made)
         return made
 
     def folders(version):

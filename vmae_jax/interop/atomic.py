@@ -50,7 +50,7 @@ def replaced(out: Any) -> Iterator[pathlib.Path]:
         reason = "the disk is full" if full else error.strerror or str(error)
         raise NotWrittenError(f"{out}: not written: {reason}{kept}") from None
     except Exception as error:
-        if "No space left" in str(error) or "os error 28" in str(error):  # told by a library, in its own class
+        if "No space left" in str(error) or "os error 28" in str(error):  # in a class of the library that wrote
             kept = "; what was there before is as it was" if out.exists() else ""
             raise NotWrittenError(f"{out}: not written: the disk is full{kept}") from None
         raise

@@ -88,8 +88,8 @@ def is_spelling(name: str) -> bool:
 def from_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """transformers' weights, of any version, under official names; q, k and v still apart.
 
-    A name that is not known is kept and reported later. A key bias of zeros, which changes nothing and
-    says nothing, is not.
+    A name that is not known is kept and reported later. A key bias of zeros, which changes no
+    output, is left out.
 
     Raises:
       MismatchError: if the two spellings of a bias have different values.

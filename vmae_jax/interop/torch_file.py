@@ -1,7 +1,7 @@
 """Reads PyTorch's `.pth` files without PyTorch, and without running anything in them.
 
 A `.pth` is a zip of raw storages and a pickle that describes how tensors are cut out of them. The
-pickle is interpreted by `pickles`, which knows the dozen names that tensors are made of and makes
+pickle is interpreted by `pickles`, which has the dozen names that tensors are made of and makes
 plain values of them. What else a training script leaves in a checkpoint (its arguments) is inert.
 Every size is compared with the file's own before anything is allocated.
 """
