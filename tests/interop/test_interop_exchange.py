@@ -1,6 +1,7 @@
 """Export, import and load without PyTorch: whole, accounted for, or nothing at all."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -34,6 +35,12 @@ def exports(runs, tmp_path_factory):
                 report = export_checkpoint(workdir, format=format_, out=out)
                 made[kind, name] = out, report
     return made
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def params_of(workdir):
@@ -78,6 +85,7 @@ def test_hf_folder(exports):
     prepare = json.loads((folder / "preprocessor_config.json").read_text())
     assert prepare["image_mean"] == [0.485, 0.456, 0.406]
     assert prepare["rescale_factor"] == 1 / 255
+    assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o666 & ~umask()}
     names = set(safetensors.numpy.load_file(folder / "model.safetensors"))
     assert "videomae.layernorm.weight" in names
     assert not any("key.bias" in name or "qkv" in name for name in names)
@@ -263,7 +271,7 @@ def test_what_only_the_config_says(exports, small, tmp_path):
     assert [note.split()[2] for note in report["notes"]] == ["has"]
     assert list(read_checkpoint(tmp_path / "two").config.method.model.mean) == [0.5, 0.5, 0.5]
     for values, said in (
-        ({"num_frames": "16"}, "num_frames='16', which is no size"),
+        ({"num_frames": "16"}, "num_frames='16', where a whole number"),
         ({"image_size": 17}, "clips of 17 pixels"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
     ):

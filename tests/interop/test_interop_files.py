@@ -9,6 +9,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from vmae_jax.interop import tensors, torch_file
 from vmae_jax.interop.atomic import NotWrittenError, replaced
@@ -173,3 +174,31 @@ def test_replaced_is_whole_or_absent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     with pytest.raises(NotWrittenError, match="local path"), replaced("gs://bucket/export"):
         pass
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_replaced_files_have_the_mode_of_new_ones(tmp_path, mask):
+    """Also those that a library wrote through a private temporary file."""
+    before = os.umask(mask)
+    try:
+        with replaced(tmp_path / "folder") as new:
+            (new / "deep").mkdir(parents=True)
+            for name in ("private", "deep/open"):
+                (new / name).write_text("x")
+                (new / name).chmod(0o600 if name == "private" else 0o777)
+        with replaced(tmp_path / "file") as new:
+            new.write_text("x")
+            new.chmod(0o600)
+    finally:
+        os.umask(before)
+    for name in ("folder/private", "folder/deep/open", "file"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_the_reference_library_reads_ours_and_we_read_its(tmp_path):
+    tensors.write_safetensors(tmp_path / "ours.safetensors", STATE, {"heads": 2})
+    assert_same(safetensors.numpy.load_file(tmp_path / "ours.safetensors"), STATE)
+    safetensors.numpy.save_file(STATE, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    assert_same(tensors.read_file(tmp_path / "theirs.safetensors").state, STATE)
+    with pytest.raises(ValueError, match="no dtype complex64"):
+        tensors.write_safetensors(tmp_path / "no.safetensors", {"a": np.zeros(1, np.complex64)}, {})

@@ -61,22 +61,131 @@ def test_half_precision_and_buffers(model):
 
 
 def test_transformers_names(model):
-    """Version 4 writes q_bias; version 5 calls it query.bias in memory; a key bias changes nothing."""
+    """Versions before 5.5.1 have q_bias, later ones query.bias and a key bias; our exports have all of them."""
     state = model[2]
-    kind = "classifier" if "head.weight" in state else "pretraining"
-    four = huggingface.to_state(state, kind)
-    assert not any("qkv" in name for name in four)
-    five = {}
-    for name, array in four.items():
-        five[
-            name.replace("attention.q_bias", "attention.query.bias").replace("attention.v_bias", "attention.value.bias")
-        ] = array
-    assert_same_params(model, read(four))
-    assert_same_params(model, read(five))
-    keys = {name.replace("query.bias", "key.bias"): array for name, array in five.items() if "query.bias" in name}
-    account = assert_same_params(model, read(five | keys))
+    both = huggingface.to_state(state, "classifier" if "head.weight" in state else "pretraining")
+    assert not any("qkv" in name for name in both)
+    old = {name: array for name, array in both.items() if not name.endswith(("query.bias", "key.bias", "value.bias"))}
+    new = {name: array for name, array in both.items() if not name.endswith(("q_bias", "v_bias"))}
+    layers = sum(name.endswith("q_bias") for name in both)
+    assert (len(both) - len(old), len(both) - len(new)) == (3 * layers, 2 * layers)
+    for name in [name for name in both if name.endswith("q_bias")]:
+        np.testing.assert_array_equal(both[name], both[name.replace("q_bias", "query.bias")])
+        np.testing.assert_array_equal(
+            both[name.replace("q_bias", "v_bias")], both[name.replace("q_bias", "value.bias")]
+        )
+        assert not both[name.replace("q_bias", "key.bias")].any()
+    for spelling in (both, old, new):
+        assert not assert_same_params(model, read(spelling)).dropped
+    keys = {name: array + 1 for name, array in new.items() if name.endswith("key.bias")}
+    account = assert_same_params(model, read(new | keys))  # trained further by a version with a key bias
     assert len(account.dropped) == len(keys)
     assert all("softmax" in reason for reason in account.dropped.values())
+
+
+@pytest.mark.parametrize("which", ["q_bias", "v_bias", "query.bias", "value.bias"])
+def test_spellings_that_contradict_each_other(model, which):
+    both = huggingface.to_state(model[2], "classifier" if "head.weight" in model[2] else "pretraining")
+    name = next(name for name in both if name.endswith(which))
+    with pytest.raises(MismatchError, match="one bias in two spellings, and their values differ"):
+        read(both | {name: both[name] * 0})
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"num_frames": 0}, "num_frames=0, where a whole number"),
+        ({"num_frames": True}, "num_frames=True"),
+        ({"num_frames": 16384, "image_size": 16384}, "tokens"),
+        ({"num_attention_heads": 7}, "do not divide a width"),
+        ({"num_attention_heads": "12"}, "num_attention_heads='12'"),
+        ({"num_attention_heads": -2}, "num_attention_heads=-2"),
+        ({"image_size": [[16]]}, "image_size=a list"),
+        ({"image_size": []}, "image_size=a list"),
+        ({"image_size": {"a": 1}}, "image_size=a dict"),
+        ({"layer_norm_eps": "x" * 5000}, "layer_norm_eps='xxx"),
+        ({"hidden_act": {"relu": []}}, "hidden_act=a dict"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean=a list"),
+        ({"image_std": "abc"}, "image_std='abc'"),
+        ({"image_std": [0, 1, 1]}, "image_std is not 3 numbers"),
+        ({"norm_pix_loss": []}, "norm_pix_loss=a list"),
+        ({"model_config": {"num_heads": 10**30}}, "num_attention_heads=a int"),
+    ],
+)
+def test_configs_of_no_model(model, about, said):
+    good = {"num_frames": 4, "image_size": 16, "num_attention_heads": 2, "decoder_num_attention_heads": 2}
+    with pytest.raises((MismatchError, ConfigError), match=said) as error:
+        config_of(read(model[2], good | about))
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("patch_embed.proj.weight", (24,), "4 or 5 axes"),
+        ("patch_embed.proj.weight", (24, 3, 2, 0, 8), "none of length 0"),
+        ("blocks.0.attn.qkv.weight", (72,), "2 axes"),
+        ("blocks.0.mlp.fc1.weight", (), "2 axes"),
+        ("blocks.0.norm1.weight", (24, 1), "1 axes"),
+        ("blocks.0.attn.qkv.bias", (71,), "three times a width"),
+        ("pos_embed", (5,), "3 axes"),
+        ("patch_embed.proj.weight", (1 << 16, 3, 2, 8, 1), "describe a model of"),
+    ],
+)
+def test_shapes_of_no_model(model, name, shape, said):
+    """Also a few long vectors that describe a model of many gigabytes."""
+    prefix = "" if "head.weight" in model[2] else "encoder."
+    about = {"num_frames": 4, "image_size": 16, "num_attention_heads": 2, "decoder_num_attention_heads": 2}
+    with pytest.raises((MismatchError, ConfigError), match=said):
+        config_of(read(model[2] | {prefix + name: np.zeros(shape, np.float32)}, about))
+
+
+NAMES = (
+    "pos_embed", "encoder.pos_embed_spatial", "encoder.pos_embed_temporal", "encoder.cls_token", "cls_token",
+    "decoder_pos_embed_temporal", "decoder_pred.weight", "mask_token", "decoder_embed.bias", "decoder_cls_token",
+    "encoder.blocks.0.attn.scale", "encoder.blocks.0.gamma_1", "blocks.0.attn.q.weight", "head.weight",
+    "fc_norm.weight", "blocks.7.norm1.weight", "encoder.blocks.0.attn.qkv.bias", "decoder_embed.weight",
+    "patch_embed.proj.weight",
+)  # fmt: skip
+SHAPES = (
+    (),
+    (1,),
+    (24,),
+    (0,),
+    (1, 1, 24),
+    (1, 8, 24),
+    (5, 24),
+    (72, 24),
+    (2, 1, 1),
+    (24, 3, 2, 8, 8),
+    (3,) * 6,
+    (71,),
+)
+
+
+def test_shapes_and_names_at_random(model):
+    """Tensors removed, added, turned round or of other shapes: understood or refused, never another error."""
+    rng = np.random.default_rng(0)
+    about = {"num_frames": 4, "image_size": 16, "num_attention_heads": 2, "decoder_num_attention_heads": 2}
+    kind, refused = "classifier" if "head.weight" in model[2] else "pretraining", 0
+    for number in range(400):
+        state = dict(model[2]) if number % 2 else huggingface.to_state(model[2], kind)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            name, shape = list(state)[rng.integers(len(state))], SHAPES[rng.integers(len(SHAPES))]
+            match rng.integers(4):
+                case 0:
+                    del state[name]
+                case 1:
+                    state[name] = np.ones(shape, np.float32)
+                case 2:
+                    state[NAMES[rng.integers(len(NAMES))]] = np.ones(shape, np.float32)
+                case 3:
+                    state[name] = state[name].T
+        try:
+            config_of(read(state, about))
+        except (MismatchError, ConfigError):
+            refused += 1
+    assert 100 < refused < 400
 
 
 def test_a_full_qkv_bias(model):

@@ -49,6 +49,35 @@ def test_missing_and_old_packages(monkeypatch):
     assert doctor.report(checks)["status"] == "error"
 
 
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [
+        ("4.57.6", False),
+        ("5.5.0", False),
+        ("5.5.1", True),
+        ("5.6.0", True),
+        ("5.14.1", True),
+        ("5.17.0", True),
+        ("5.18.0", False),
+        ("5.23.0", False),
+        (None, False),
+    ],
+)
+def test_versions_of_transformers_that_lose_biases(monkeypatch, version, affected):
+    real = importlib.metadata.version
+
+    def versions(name):
+        if name == "transformers" and version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version if name == "transformers" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", versions)
+    check = next(check for check in doctor._optional() if check.name == "transformers")
+    assert check.status == ("warn" if affected else "ok")
+    assert ("zero biases" in check.detail) == affected
+    assert ("transformers>=5.18" in check.fix and "vmae import" in check.fix) == affected
+
+
 def test_a_check_that_breaks_is_a_finding(monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("no encoder\nhere")

@@ -15,6 +15,7 @@ from vmae_jax.exchange.infer import config_of
 from vmae_jax.exchange.subject import Subject, fresh_params, leaves, normalized, outputs, probe, subject
 from vmae_jax.interop import names, tensors, torch_network, verify
 from vmae_jax.interop.atomic import NotWrittenError, replaced
+from vmae_jax.interop.checks import shown
 from vmae_jax.interop.fit import Account, fit
 from vmae_jax.interop.videomae import MismatchError, to_official
 from vmae_jax.io.checkpoint import Checkpoints, SaveError
@@ -106,7 +107,9 @@ def import_weights(
 def _same_function(one: Subject, found: names.Weights) -> None:
     """Refuses what only a file's own config says: other heads, another activation."""
     if found.about.get("hidden_act", "gelu") != "gelu":
-        raise MismatchError(f"the weights are of a model with hidden_act {found.about['hidden_act']!r}, not 'gelu'")
+        raise MismatchError(
+            f"the weights are of a model with hidden_act {shown(found.about['hidden_act'])}, not 'gelu'"
+        )
     for ours, theirs in (("heads", "num_attention_heads"), ("decoder_heads", "decoder_num_attention_heads")):
         have, want = found.about.get(theirs), getattr(one.layout, ours)
         if have not in (None, want) and (ours == "heads" or found.kind == "pretraining"):

@@ -16,6 +16,7 @@ __all__ = ["config_of"]
 # Heads cannot be read off weights. These are the published models' (VideoMAE, VideoMAE V2).
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 DECODER_HEADS = {96: 3, 192: 3, 384: 6, 512: 8, 640: 8}
+MAX_TOKENS = 1 << 17
 MAE_ST = {"decoder_heads": 16, "mean": 0.45, "std": 0.225}  # of MAE-ST and HVM-1, which no file of theirs says
 
 
@@ -27,13 +28,16 @@ def config_of(weights: Weights) -> ConfigDict:
     """
     dims, about = dims_of(weights.state), weights.about
     about = _grid_of(weights.state, dims) | about
+    frames, resolution = about.get("num_frames", 16), _resolution(about, dims)
+    tubelet = dims.tubelet or about.get("tubelet_size", 2)
+    _check_size(weights, dims, max(frames // tubelet, 1) * (resolution // dims.patch) ** 2)
     model = call(
         "models.variants.vit",
         size="B",
-        frames=_number(about, "num_frames", 16),
-        resolution=_resolution(about, dims),
+        frames=frames,
+        resolution=resolution,
         channels=dims.channels,
-        tubelet=dims.tubelet or _number(about, "tubelet_size", 2),
+        tubelet=tubelet,
         patch=dims.patch,
         width=dims.width,
         depth=dims.depth,
@@ -68,6 +72,21 @@ def config_of(weights: Weights) -> ConfigDict:
     return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
 
 
+def _check_size(weights: Weights, dims: Dims, tokens: int) -> None:
+    """Raise ConfigError where shapes and config describe a model far larger than the weights.
+
+    A few long vectors and a number in a config would otherwise allocate any amount of memory.
+    """
+    have = sum(array.size for array in weights.state.values())
+    blocks = dims.depth * dims.width * (4 * dims.width + 2 * dims.hidden)
+    blocks += dims.decoder_depth * dims.decoder_width * (4 * dims.decoder_width + 2 * dims.decoder_hidden)
+    if blocks > 4 * have + (1 << 26) or tokens > MAX_TOKENS or tokens * max(dims.width, dims.decoder_width) > 1 << 28:
+        raise ConfigError(
+            f"the weights' shapes and config describe a model of {blocks} parameters and {tokens} tokens, "
+            f"and there are {have} numbers: give --config"
+        )
+
+
 def _statistics(weights: Weights, channels: int) -> dict[str, list[float]]:
     """Mean and deviation of the pixels: what a preprocessor_config.json says, or MAE-ST's."""
     about = weights.about
@@ -98,13 +117,6 @@ def _learned(name: str, array: np.ndarray) -> bool:
     return name.endswith("pos_embed") and np.abs(array[0] - sinusoid(*array.shape[1:])).max() > 1e-4
 
 
-def _number(about: dict[str, Any], name: str, default: int) -> int:
-    value = about.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
-        raise ConfigError(f"the weights' own config has {name}={value!r}, which is no size: give --config")
-    return value
-
-
 def _resolution(about: dict[str, Any], dims: Dims) -> int:
     size = about.get("image_size", 224)
     if isinstance(size, list) and len(set(size)) == 1:
@@ -115,7 +127,9 @@ def _resolution(about: dict[str, Any], dims: Dims) -> int:
 
 
 def _heads(given: Any, known: dict[int, int], width: int, name: str) -> int:
-    if isinstance(given, int) and given > 0:
+    if given is not None:
+        if width % given:
+            raise ConfigError(f"the weights' own config has {given} {name}, which do not divide a width of {width}")
         return given
     if width not in known:
         raise ConfigError(f"weights do not say how many {name} a width of {width} has: give --config")

@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -32,8 +33,9 @@ def replaced(out: Any) -> Iterator[pathlib.Path]:
     new, old = (out.parent / f".{out.name}.{word}-{token}{out.suffix}" for word in ("new", "old"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        mode = _normal_mode(new)
         yield new
-        _sync(new)
+        _sync(new, mode)
         if out.exists():
             os.rename(out, old)
         try:
@@ -48,7 +50,7 @@ def replaced(out: Any) -> Iterator[pathlib.Path]:
         reason = "the disk is full" if full else error.strerror or str(error)
         raise NotWrittenError(f"{out}: not written: {reason}{kept}") from None
     except Exception as error:
-        if "No space left" in str(error) or "os error 28" in str(error):  # told by a library, in its own class
+        if "No space left" in str(error) or "os error 28" in str(error):  # in a class of the library that wrote
             kept = "; what was there before is as it was" if out.exists() else ""
             raise NotWrittenError(f"{out}: not written: the disk is full{kept}") from None
         raise
@@ -57,12 +59,26 @@ def replaced(out: Any) -> Iterator[pathlib.Path]:
             _remove(path)
 
 
-def _sync(path: pathlib.Path) -> None:
-    """Has the file system say now whether it can keep the bytes."""
+def _normal_mode(path: pathlib.Path) -> int:
+    """The permissions that the umask (or an access list of the folder) gives a new file at `path`."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+        path.unlink()
+
+
+def _sync(path: pathlib.Path, mode: int) -> None:
+    """Flush every file, so that a full disk is an error now, and give it the permissions of a new one.
+
+    Libraries write to temporary files that only their owner may read, and rename them.
+    """
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
+                os.fchmod(handle.fileno(), mode)
 
 
 def _remove(path: pathlib.Path) -> None:

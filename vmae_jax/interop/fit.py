@@ -205,6 +205,8 @@ def _needless(prefix: str, have: Mapping[str, np.ndarray], weights: Weights, dro
 def _old_grid(have: Mapping[str, np.ndarray], grid: Grid) -> Grid:
     if "pos_embed" in have:
         return _grid(have["pos_embed"].shape[1], grid)
+    if len(have) == 1:
+        raise MismatchError(f"the weights have {next(iter(have))}, and not the positions of the other axis")
     slot = _grid(have["pos_embed_spatial"].shape[1], Grid(1, grid.h, grid.w))
     return Grid(have["pos_embed_temporal"].shape[1], slot.h, slot.w)
 

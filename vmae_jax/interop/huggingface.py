@@ -1,7 +1,12 @@
 """The layout of VideoMAE in Hugging Face `transformers`, in terms of the official names.
 
 What transformers cannot represent is refused, never dropped: cosine attention, layer scale, and
-positions other than the fixed 1-D sinusoid. Measured against transformers 4.57 and 5.23.
+positions other than the fixed 1-D sinusoid.
+
+The biases of attention have two spellings. Up to 5.5.0 the model has `q_bias` and `v_bias`; since 5.5.1
+it has `query.bias` and `value.bias` (and `key.bias` up to 5.17), and only 5.18 and later also read the
+old names. A file with the old names alone opens with zero biases in 5.5.1 to 5.17, one with the new
+names alone with arbitrary biases before, and both only warn. So exports have both.
 """
 
 import json
@@ -14,7 +19,7 @@ import numpy as np
 from vmae_jax.interop.dims import Dims
 from vmae_jax.interop.videomae import MismatchError
 
-__all__ = ["ARCHITECTURES", "IMAGENET", "as_text", "config", "from_names", "preprocessor", "to_state"]
+__all__ = ["ARCHITECTURES", "IMAGENET", "as_text", "config", "from_names", "is_spelling", "preprocessor", "to_state"]
 
 ARCHITECTURES = {
     "pretraining": "VideoMAEForPreTraining",
@@ -41,6 +46,12 @@ BLOCK = {
     "attn.q_bias": "attention.attention.q_bias",
     "attn.v_bias": "attention.attention.v_bias",
 }
+# How versions before 5.5.1 call a bias, and how later ones do.
+NEW_BIASES = {
+    "attention.attention.q_bias": "attention.attention.query.bias",
+    "attention.attention.v_bias": "attention.attention.value.bias",
+}
+BIASES = (*NEW_BIASES, *NEW_BIASES.values(), "attention.attention.key.bias")
 DECODER = {"norm": "decoder.norm", "head": "decoder.head"}
 _BLOCK = re.compile(r"(?:encoder\.)?(decoder\.)?blocks\.(\d+)\.(.+?)(\.weight|\.bias)?")
 
@@ -48,7 +59,7 @@ _BLOCK = re.compile(r"(?:encoder\.)?(decoder\.)?blocks\.(\d+)\.(.+?)(\.weight|\.
 def to_state(state: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
     """Official weights under transformers' names, the fused qkv split in three.
 
-    Biases are written as `q_bias` and `v_bias` with no key bias: every version reads those.
+    Biases have both spellings, and a key bias of zero, so that every version reads them.
 
     Raises:
       MismatchError: a tensor that transformers' VideoMAE has no place for.
@@ -59,21 +70,45 @@ def to_state(state: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray
             for letter, part in zip("qkv", np.split(array, 3), strict=True):
                 result[_their_name(name.replace("attn.qkv", f"attn.{letter}"), kind)] = part
         else:
-            result[_their_name(name, kind)] = array
+            theirs = _their_name(name, kind)
+            result[theirs] = array
+            for old, new in NEW_BIASES.items():
+                if theirs.endswith(old):
+                    result[theirs.removesuffix(old) + new] = array
+            if theirs.endswith("attention.attention.q_bias"):
+                result[theirs.removesuffix("q_bias") + "key.bias"] = np.zeros_like(array)
     return result
+
+
+def is_spelling(name: str) -> bool:
+    """Whether a tensor is a bias of attention, of which a file has a spelling that its reader does not use."""
+    return name.endswith(BIASES)
 
 
 def from_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """transformers' weights, of any version, under official names; q, k and v still apart.
 
-    A name that is not known is kept, so that it is told of later.
+    A name that is not known is kept and reported later. A key bias of zeros, which changes no
+    output, is left out.
+
+    Raises:
+      MismatchError: if the two spellings of a bias have different values.
     """
     kind = "encoder"
     if any(name.startswith("decoder.") for name in state):
         kind = "pretraining"
     elif any(name.startswith(("fc_norm.", "classifier.")) for name in state):
         kind = "classifier"
-    return {_official_name(name, kind): array for name, array in state.items()}
+    result: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    for name, array in state.items():
+        official = _official_name(name, kind)
+        if name.endswith("attention.attention.key.bias") and not array.any():
+            continue
+        if official in result and not np.array_equal(result[official], array):
+            raise MismatchError(f"{origin[official]} and {name} are one bias in two spellings, and their values differ")
+        result[official], origin[official] = array, name
+    return result
 
 
 def config(
@@ -199,8 +234,8 @@ def _official_name(name: str, kind: str) -> str:
     if match:
         decoder, number, part = match.groups()
         blocks = "decoder.blocks" if decoder else f"{prefix}blocks"
-        part = part.replace("attention.attention.query.bias", "attention.attention.q_bias")
-        part = part.replace("attention.attention.value.bias", "attention.attention.v_bias")
+        for old, new in NEW_BIASES.items():
+            part = old if part == new else part
         for ours, theirs in BLOCK.items():
             if part == theirs or part in (f"{theirs}.weight", f"{theirs}.bias"):
                 return f"{blocks}.{number}.{ours}{part.removeprefix(theirs)}"

@@ -6,12 +6,13 @@ backbones leave behind.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vmae_jax.interop import huggingface
+from vmae_jax.interop.checks import shown
 from vmae_jax.interop.dims import kind_of
 from vmae_jax.interop.tensors import File
 from vmae_jax.interop.videomae import MismatchError
@@ -25,7 +26,53 @@ MMACTION = (
     (".mlp.layers.1.", ".mlp.fc2."),
     ("cls_head.fc_cls.", "head."),
 )
+# How many axes tensors have in every family, by the ends of their names.
+AXES = (
+    (re.compile(r"(norm\w*\.weight|[._]bias|\.gamma_\d)$"), (1,)),
+    (
+        re.compile(r"(qkv|\.[qkv]|query|key|value|fc[12]|dense|head|classifier|pred|_to_decoder|attn\.proj)\.weight$"),
+        (2,),
+    ),
+    (re.compile(r"patch_embed\w*\.proj(ection)?\.weight$"), (4, 5)),
+    (re.compile(r"(pos_embed\w*|_token|attn\.scale)$"), (3,)),
+)
 HUB = {"num_heads": "num_attention_heads", "num_frames": "num_frames", "img_size": "image_size"}
+
+
+def _whole(limit: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: type(value) is int and 0 < value <= limit, f"a whole number from 1 to {limit}"
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 64 and all(map(_number, value))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= 1e6  # which a NaN is not
+
+
+def _size(value: Any) -> bool:
+    sides = value if isinstance(value, list) else [value]
+    return 0 < len(sides) <= 2 and all(map(_whole(1 << 14)[0], sides))
+
+
+# What is used of a file's own config: whether a value is possible, and the description of those that are.
+FLAG = (lambda value: isinstance(value, bool), "true or false")
+LIST = (_numbers, "a list of numbers")
+ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "num_attention_heads": _whole(1024),
+    "decoder_num_attention_heads": _whole(1024),
+    "num_frames": _whole(1 << 14),
+    "tubelet_size": _whole(1 << 10),
+    "image_size": (_size, f"one whole number or two, from 1 to {1 << 14},"),
+    "norm_pix_loss": FLAG,
+    "qkv_bias": FLAG,
+    "qv_bias": FLAG,
+    "hidden_act": (lambda value: isinstance(value, str), "a name"),
+    "layer_norm_eps": (_number, "a number"),
+    "image_mean": LIST,
+    "image_std": LIST,
+}
 K_BIAS = "a bias of the keys adds the same to every logit of a query, which the softmax cancels"
 OTHER_DECODER = "a decoder of another form: positions that are not separable, or other frames than the encoder's"
 MAE_DECODER = (
@@ -68,6 +115,7 @@ def official(file: File) -> Weights:
             raise MismatchError(f"two tensors are called {short} once prefixes are taken off (one is {name})")
         if array.dtype.kind in "iub":
             continue
+        _check_axes(name, array)
         state[short] = array
     dropped = {name: "whole numbers, no weights" for name, array in file.state.items() if array.dtype.kind in "iub"}
     family = _family(state)
@@ -84,6 +132,14 @@ def official(file: File) -> Weights:
     state = _fuse(state, dropped)
     _finite(state)
     return Weights(state, kind_of(state), family, dropped, _about(file.about))
+
+
+def _check_axes(name: str, array: np.ndarray) -> None:
+    """Raise MismatchError where a tensor has other axes than its name has in every family."""
+    for pattern, axes in AXES:
+        if pattern.search(name) and (array.ndim not in axes or not array.size):
+            wanted = " or ".join(map(str, axes))
+            raise MismatchError(f"{name} has shape {list(array.shape)}; {wanted} axes, none of length 0, are needed")
 
 
 def _family(state: Mapping[str, np.ndarray]) -> str:
@@ -114,17 +170,26 @@ def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[
         if "pos_embed" in ours:
             first, ours["pos_embed"] = np.split(ours["pos_embed"], [1], axis=1)
         else:
-            first = ours.pop("pos_embed_class", 0.0)
-        ours["cls_token"] = ours["cls_token"] + first
+            first = ours.pop("pos_embed_class", None)
+        ours["cls_token"] = _sum("cls_token", ours["cls_token"], first)
     if _same_decoder(state):
         return _prefixed(ours) | _decoder(theirs)
     dropped |= dict.fromkeys(theirs, OTHER_DECODER)
     return ours
 
 
+def _sum(name: str, array: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+    """`array` plus what goes into it, which has the same width and one row (or none to add)."""
+    if other is None:
+        return array
+    if other.shape != (1, 1, array.shape[-1]):
+        raise MismatchError(f"{name} has shape {list(array.shape)}, what is added to it {list(other.shape)}")
+    return array + other
+
+
 def _same_decoder(state: Mapping[str, np.ndarray]) -> bool:
     """Whether the decoder is one of ours: separable positions, and a cube is predicted whole (HVM-1's)."""
-    cube = state["patch_embed.proj.weight"]
+    cube = state.get("patch_embed.proj.weight", np.empty(0))
     rows = state.get("decoder_pred.weight", np.empty(0)).shape[0]
     return "decoder_pos_embed_temporal" in state and cube.ndim == 5 and rows == cube[0].size
 
@@ -136,13 +201,16 @@ def _prefixed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _decoder(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """MAE-ST's decoder. Ours projects without a bias: it goes into the positions, and out of the mask token."""
     rest = dict(state)
-    bias = rest.pop("decoder_embed.bias")
-    rest["mask_token"] = rest["mask_token"] - bias
-    rest["decoder_pos_embed_temporal"] = rest["decoder_pos_embed_temporal"] + bias
+    absent = [name for name in ("decoder_embed.bias", "mask_token") if name not in rest]
+    if absent:
+        raise MismatchError(f"{absent[0]} is missing from the weights")
+    bias = rest.pop("decoder_embed.bias")[None, None]
+    rest["mask_token"] = _sum("mask_token", rest["mask_token"], -bias)
+    rest["decoder_pos_embed_temporal"] = _sum("decoder_pos_embed_temporal", rest["decoder_pos_embed_temporal"], bias)
     result = {}
     if "decoder_cls_token" in rest:
-        token = rest.pop("decoder_cls_token") + rest.pop("decoder_pos_embed_class", 0.0)
-        result["decoder.cls_token"] = token
+        token = rest.pop("decoder_cls_token")
+        result["decoder.cls_token"] = _sum("decoder_cls_token", token, rest.pop("decoder_pos_embed_class", None))
     for name, array in rest.items():
         for before, after in MAE_DECODER:
             if name.startswith(before):
@@ -152,10 +220,18 @@ def _decoder(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _about(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says, with the V2 hub's `model_config` in transformers' terms."""
+    """The entries of a file's own config that are used, with the V2 hub's `model_config` in transformers' terms.
+
+    Raises:
+      MismatchError: if one of them has a value that no model has.
+    """
     hub = about.get("model_config")
     hub = hub if isinstance(hub, Mapping) else {}
-    return dict(about) | {ours: hub[theirs] for theirs, ours in HUB.items() if theirs in hub}
+    entries = dict(about) | {ours: hub[theirs] for theirs, ours in HUB.items() if theirs in hub}
+    for name, (allowed, text) in ABOUT.items():
+        if name in entries and not allowed(entries[name]):
+            raise MismatchError(f"the weights' own config has {name}={shown(entries[name])}, where {text} is needed")
+    return {name: entries[name] for name in ABOUT if name in entries}
 
 
 def _fuse(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
@@ -168,9 +244,13 @@ def _fuse(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str,
             absent = [part for part in parts if part not in state]
             if absent:
                 raise MismatchError(f"{absent[0]} is missing from the weights")
+            if len({state[part].shape for part in parts}) > 1:
+                raise MismatchError(f"{', '.join(parts)} have different shapes")
             result[f"{stem}qkv.weight"] = np.concatenate([result.pop(part) for part in parts])
         elif name.endswith("attn.qkv.bias"):
             stem = name.removesuffix("qkv.bias")
+            if len(state[name]) % 3:
+                raise MismatchError(f"{name} has {len(state[name])} values, which is not three times a width")
             result[f"{stem}q_bias"], _, result[f"{stem}v_bias"] = np.split(result.pop(name), 3)
             dropped[f"{name} (the keys' third)"] = K_BIAS
         elif re.search(r"attn\.[qv]\.bias$", name):

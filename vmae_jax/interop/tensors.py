@@ -1,15 +1,16 @@
-"""Files of weights as flat dicts of arrays, whatever their kind; nothing in them is ever run."""
+"""Files of weights as flat dicts of arrays, whatever their format; nothing in them is ever run."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from vmae_jax.interop import torch_file
+from vmae_jax.interop.checks import UnreadableFileError, check_name, parse_json, read_bytes, shown
+from vmae_jax.interop.safetensors_file import read_safetensors, write_safetensors
 
 __all__ = ["File", "UnreadableFileError", "read_file", "read_json", "write_safetensors"]
 
@@ -17,10 +18,8 @@ __all__ = ["File", "UnreadableFileError", "read_file", "read_json", "write_safet
 CONTAINERS = ("model", "module", "state_dict", "model_state", "model_state_dict")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
-
-
-class UnreadableFileError(ValueError):
-    """A file of weights that is absent, damaged, unsafe or of another kind."""
+PICKLED = (".bin", ".pth", ".pt")
+MAX_JSON = 32 << 20
 
 
 class File(NamedTuple):
@@ -48,44 +47,39 @@ def read_file(path: Any, *, key: str | None = None) -> File:
       UnreadableFileError: one line that says what is wrong with which file.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _read_folder(path, key)
-    if not path.exists():
-        raise UnreadableFileError(f"{path}: there is no such file or folder")
     if path.name.endswith(".index.json"):
         return File(_read_shards(path), {})
-    if path.suffix == ".safetensors":
-        return File(*_read_safetensors(path))
-    try:
-        contents = torch_file.read_pth(path)
-    except torch_file.UnsafeFileError as error:
-        raise UnreadableFileError(str(error)) from None
-    return _unwrap(path, contents, key)
-
-
-def write_safetensors(path: Any, state: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Writes a flat dict of arrays; `metadata` is kept as JSON texts in the header.
-
-    "format": "pt" is what PyTorch programs look for.
-    """
-    notes = {"format": "pt", **{key: json.dumps(value) for key, value in metadata.items()}}
-    arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
-    safetensors.numpy.save_file(arrays, str(path), metadata=notes)
+    return _read_single(path, key)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-      UnreadableFileError: it is not one.
+      UnreadableFileError: if it is absent, larger than any such file needs to be, or holds another value.
     """
+    data = read_bytes(path, MAX_JSON)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnreadableFileError(f"{path}: not a JSON file ({' '.join(str(error).split())})") from None
-    if not isinstance(data, dict):
-        raise UnreadableFileError(f"{path}: a JSON object was expected")
-    return data
+        return parse_json(data)
+    except UnreadableFileError as error:
+        raise UnreadableFileError(f"{path}: {error}") from None
+
+
+def _read_single(path: pathlib.Path, key: str | None) -> File:
+    if path.suffix == ".safetensors":
+        return _checked(path, File(*_read_safetensors(path)))
+    return _checked(path, _unwrap(path, torch_file.read_pth(path), key))
+
+
+def _checked(path: pathlib.Path, file: File) -> File:
+    for name in file.state:
+        try:
+            check_name(name)
+        except UnreadableFileError as error:
+            raise UnreadableFileError(f"{path}: {error}") from None
+    return file
 
 
 def _read_folder(folder: pathlib.Path, key: str | None) -> File:
@@ -104,38 +98,45 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> File:
 
 
 def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of every file that an index names, each from the file it says."""
+    """The tensors of every file that an index names, each from the file that it gives."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise UnreadableFileError(f"{index}: no weight_map in it")
     state: dict[str, np.ndarray] = {}
-    for name in sorted(set(map(str, places.values()))):
-        if name in ("", ".", "..") or pathlib.PurePath(name).name != name or "\\" in name:
-            raise UnreadableFileError(f"{index}: refused: it names {name!r}, which is not a plain file of its folder")
-        if not (index.parent / name).resolve().is_relative_to(index.parent.resolve()):
-            raise UnreadableFileError(f"{index}: refused: {name!r} is a link out of its folder")
-        for tensor, array in read_file(index.parent / name).state.items():
+    for name in _shard_names(index, places):
+        for tensor, array in _read_single(index.parent / name, None).state.items():
             if places.get(tensor) != name:
-                raise UnreadableFileError(f"{index}: {tensor} lies in {name}, where the index does not put it")
+                raise UnreadableFileError(f"{index}: {tensor} is in {name}, where the index does not put it")
             state[tensor] = array
     absent = sorted(set(places) - set(state))
     if absent:
-        raise UnreadableFileError(f"{index}: {absent[0]} is in none of its files ({len(absent)} are absent)")
+        raise UnreadableFileError(f"{index}: {_label(absent[0])} is in none of its files ({len(absent)} are absent)")
     return state
 
 
+def _shard_names(index: pathlib.Path, places: Mapping[str, Any]) -> list[str]:
+    """The files that an index names: weights in its own folder, which are no links out of it."""
+    for name in places.values():
+        plain = isinstance(name, str) and name.isprintable() and len(name.encode()) <= 255 and "\\" not in name
+        plain = plain and pathlib.PurePath(name).name == name
+        if not plain or pathlib.PurePath(name).suffix not in (".safetensors", *PICKLED):
+            raise UnreadableFileError(
+                f"{index}: refused: it names {shown(name)}, which is not a plain file of weights in its folder"
+            )
+    names, folder = sorted(set(places.values())), os.path.realpath(index.parent)
+    for name in names:
+        if not pathlib.Path(os.path.realpath(index.parent / name)).is_relative_to(folder):
+            raise UnreadableFileError(f"{index}: refused: {name!r} is a link out of its folder")
+    return names
+
+
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    try:
-        with safetensors.safe_open(str(path), framework="np") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise UnreadableFileError(f"{path}: damaged or truncated ({' '.join(str(error).split())})") from None
+    state, metadata = read_safetensors(path)
     about = {}
     for key, text in metadata.items():
         try:
             about[key] = json.loads(text)
-        except ValueError:  # other programs keep plain text there
+        except (ValueError, RecursionError):  # other programs keep plain text there
             about[key] = text
     return state, about
 
@@ -153,13 +154,18 @@ def _unwrap(path: pathlib.Path, contents: Any, key: str | None) -> File:
     else:
         found = [name for name in CONTAINERS if isinstance(contents.get(name), Mapping)]
         state = contents[found[0]] if found else contents
-    arrays = {str(name): value for name, value in state.items() if isinstance(value, np.ndarray)}
+    arrays = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
     if not arrays:
         raise UnreadableFileError(f"{path}: no tensors in it; it has {_some(contents)}")
     other = [name for name in contents if contents[name] is not state and name != "vmae_jax"]
-    return File(arrays, about, tuple(map(str, other)) if state is not contents else ())
+    return File(arrays, about, tuple(map(_label, other)) if state is not contents else ())
 
 
 def _some(names: Mapping[str, Any]) -> str:
-    listed = [str(name) for name in names][:6]
+    listed = [_label(name) for name in list(names)[:6]]
     return ", ".join(listed) + (", …" if len(names) > 6 else "") or "nothing"
+
+
+def _label(name: Any) -> str:
+    """A key as it is, where it can be printed."""
+    return shown(name).strip("'")

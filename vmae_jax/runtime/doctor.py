@@ -39,6 +39,8 @@ _OPTIONAL = {
     "torch": "reading .pth weights, comparing with PyTorch",
     "transformers": "checking exports to Hugging Face",
 }
+# Versions whose VideoMAE opens checkpoints of the old layout with zero biases: from, up to but without.
+_ZERO_BIASES = ((5, 5, 1), (5, 18))
 _GIB = 2**30
 _HIDDEN = """
 from vmae_jax.data.tf import tensorflow
@@ -139,7 +141,19 @@ def _optional() -> list[Check]:
         detail = found or f"not installed (optional: {purpose})"
         status: Status = "warn" if name == "tensorboard" and found is None else "ok"
         checks.append(Check(name, status, detail, f"pip install {name}"))
-    return checks
+    return [_zero_biases(check) if check.name == "transformers" else check for check in checks]
+
+
+def _zero_biases(check: Check) -> Check:
+    """The finding about transformers, with a warning where its version misreads VideoMAE's old layout."""
+    found, (first, fixed) = _version("transformers"), _ZERO_BIASES
+    if found is None or not first <= _numbers(found) < fixed:
+        return check
+    detail = (
+        f"{found} opens VideoMAE checkpoints that have q_bias and v_bias with zero biases (exports of ours are safe)"
+    )
+    fix = "pip install 'transformers>=5.18', or rewrite such checkpoints with `vmae import` and `vmae export`"
+    return Check(check.name, "warn", detail, fix)
 
 
 def _devices() -> list[Check]:
