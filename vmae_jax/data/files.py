@@ -102,7 +102,8 @@ def open_paths(paths: Sequence[str]) -> Files:
         if _is_folder(root):
             found = open_folder(path)
             entries += found._entries
-            refused += [(os.path.join(root, key), kind, reason) for key, kind, reason in found.refused]
+            for key, kind, reason in found.refused:
+                refused.append((os.path.join(root, key), kind, reason))
         elif is_remote(root) or os.path.isfile(root):
             entries.append(Entry(root))
         else:
@@ -123,7 +124,9 @@ def open_folder(
         raise ConfigError(f"data source: there is no folder {path!r}")
     every = sorted(_walk(root))
     found = [file for file in every if _is_video(file)]
-    refused = [(file[len(root) :].lstrip("/"), "unsupported", why) for file in every if (why := unsupported(file))]
+    refused: list[tuple[str, Kind, str]] = [
+        (file[len(root) :].lstrip("/"), "unsupported", why) for file in every if (why := unsupported(file))
+    ]
     if not found:
         raise ConfigError(f"data source: no video in {path!r} (looked for {' '.join(VIDEO_SUFFIXES)})")
     chosen = set(found) if part == "all" else _part(found, root, part, share)
