@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from av.filter import Graph
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -80,7 +81,8 @@ class Display:
 
 def _field_graph(pixels: str, width: int, height: int) -> Graph:
     graph = Graph()
-    source = graph.add_buffer(width=width, height=height, format=pixels, time_base=Fraction(1, 25))
+    layout = VideoFormat(pixels, width, height)
+    source = graph.add_buffer(width=width, height=height, format=layout, time_base=Fraction(1, 25))
     field, sink = graph.add("field", "type=top"), graph.add("buffersink")
     source.link_to(field)
     field.link_to(sink)

@@ -114,7 +114,8 @@ def open_paths(paths: Sequence[str]) -> Files:
         if _is_folder(root):
             found = open_folder(path)
             entries += found._entries
-            refused += [(f"{as_text(root)}/{key}", kind, reason) for key, kind, reason in found.refused]
+            for key, kind, reason in found.refused:
+                refused.append((f"{as_text(root)}/{key}", kind, reason))
         elif is_remote(root) or os.path.isfile(root):
             entries.append(Entry(root))
         else:
@@ -135,10 +136,9 @@ def open_folder(
         raise ConfigError(f"data source: there is no folder {path!r}")
     every = sorted(_walk(root))
     found = [file for file in every if _is_video(file)]
-    refused: list[tuple[str, Kind, str]] = []
-    for file in every:
-        if reason := unsupported(file):
-            refused.append((_key(file, root), "unsupported", reason))
+    refused: list[tuple[str, Kind, str]] = [
+        (_key(file, root), "unsupported", why) for file in every if (why := unsupported(file))
+    ]
     if not found:
         raise ConfigError(f"data source: no video in {path!r} (looked for {' '.join(VIDEO_SUFFIXES)})")
     chosen = set(found) if part == "all" else _part(found, root, part, share)

@@ -77,9 +77,11 @@ def _container(file: Any) -> InputContainer:
     if not head:
         raise BadVideo("is an empty file")
     try:
-        return av.open(file, mode="r", options=_OPTIONS, buffer_size=_BUFFER)
+        container = av.open(file, mode="r", options=_OPTIONS, buffer_size=_BUFFER)
     except (FFmpegError, OSError, ValueError) as error:
         name = next((name for at, magic, name in _SIGNATURES if head[at : at + len(magic)] == magic), None)
         if name:
             raise BadVideo(f"is {name}, which is not decoded", "unsupported") from error
         raise BadVideo(f"is no readable video ({reason(error)})") from error
+    assert isinstance(container, InputContainer)
+    return container
