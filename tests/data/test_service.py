@@ -206,7 +206,7 @@ def test_the_secret_is_written_once_for_this_user_alone(tmp_path, monkeypatch):
     monkeypatch.delenv(secret.VALUE)
     path = tmp_path / "config" / "secret"
     monkeypatch.setenv(secret.FILE, str(path))
-    with pytest.raises(ConfigError, match="no secret in .*vmae data serve writes one"):
+    with pytest.raises(ConfigError, match=r"no secret in .*vmae data serve writes one"):
         secret.read_secret()
     made = secret.read_secret(make=True)
     assert path.stat().st_mode & 0o777 == 0o600
