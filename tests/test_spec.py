@@ -1,8 +1,11 @@
 """The config language: what it accepts, fills in, stores, and refuses."""
 
+import json
+
 import pytest
 from ml_collections import ConfigDict
 
+from vmae_jax import registry
 from vmae_jax.masking.core import Masker
 from vmae_jax.spec import ConfigError, build, call, calls, from_json, resolve, to_json
 from vmae_jax.types import Method
@@ -84,10 +87,68 @@ def test_mistakes_are_told_in_one_line(make, message):
         "../evil",
         "",
         7,
+        # exported, but not registered
+        "runtime.supervisor.supervise",
+        "runtime.supervisor.main",
+        "commands.config.load_config",
+        "plugins.allow_plugins",
+        "io.paths.write_text",
+        "io.paths.read_lines",
+        "spec.build",
+        "registry.admit",
+        "cli.main",
+        "masking.core.Masker",
+        "data.records.open_tfds",
+        "data.worker.main",
+        "data.service.start_worker",
+        "train.init_from.apply",
+        "eval.report.write",
     ],
 )
-def test_only_exported_functions_of_the_package_can_be_named(name):
+def test_only_what_is_registered_can_be_named(name):
     with pytest.raises(ConfigError):
         resolve(name)
     with pytest.raises(ConfigError):
         build({"call": name})
+
+
+def test_the_primitives_of_an_attack_are_refused(tmp_path):
+    """What a stranger's config.json could do when everything exported could be named."""
+    admitted = registry.admitted()
+    (tmp_path / "config.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    for config in (
+        {"call": "runtime.supervisor.main", "argv": ["--", "touch", str(tmp_path / "marker")]},
+        {"call": "commands.config.load_config", "target": str(tmp_path / "config.py")},
+        {"call": "io.paths.write_text", "path": str(tmp_path / "marker"), "text": "x"},
+        {"call": "io.paths.read_lines", "path": "/etc/passwd"},
+        {"call": "plugins.allow_plugins", "packages": ["subprocess"]},
+        {"call": "spec.allow_plugins", "packages": ["subprocess"]},
+        {"call": "subprocess.getoutput", "cmd": f"touch {tmp_path / 'marker'}"},
+    ):
+        for attack in (
+            config,
+            {"call": "masking.tube", "ratio": config},
+            {"call": "targets.core.objective", "target": config},
+        ):
+            with pytest.raises(ConfigError):
+                build(from_json(json.dumps(attack)))
+    assert not (tmp_path / "marker").exists()
+    assert registry.admitted() == admitted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"a": ' * 70 + "1" + "}" * 70,
+        '{"update": 1}',
+        '{"a.b": 1}',
+        '{"a": {"__class__": 1}}',
+        '{"a": ' + "9" * 5000 + "}",
+    ],
+)
+def test_a_file_that_no_config_can_hold_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match="not a config") as error:
+        from_json(text)
+    assert len(str(error.value)) < 500

@@ -156,6 +156,8 @@ def vit(
     width, depth, heads = width or v.width, depth or v.depth, heads or v.heads
     decoder_width, decoder_heads = decoder_width or v.decoder_width, decoder_heads or v.decoder_heads
     patch, mlp_ratio = patch or v.patch, mlp_ratio or v.mlp_ratio
+    if not 1 <= channels <= 1024:
+        raise ValueError(f"channels={channels}: 1 to 1024")
     if prefix < 0:
         raise ValueError(f"prefix={prefix}: a number of tokens, at least 0")
     _check_dims(frames, resolution, tubelet, patch, [(width, heads), (decoder_width, decoder_heads)])
