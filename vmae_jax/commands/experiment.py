@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vmae_jax.io.checkpoint import Checkpoints
-from vmae_jax.io.paths import Workdir, check_folder, write_text
+from vmae_jax.io.folders import check_folder
+from vmae_jax.io.paths import Workdir, write_text
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
