@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-
 from configs import quickstart
+
 from vmae_jax import plugins, registry
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config, write_config

@@ -234,7 +234,8 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
     from vmae_jax.commands import config, train
     from vmae_jax.io import run_config
-    from vmae_jax.io.paths import Workdir, check_folder
+    from vmae_jax.io.folders import check_folder
+    from vmae_jax.io.paths import Workdir
     from vmae_jax.runtime import watchdog
 
     check_folder(args.workdir, exists=False)
@@ -304,14 +305,14 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.eval import report
-    from vmae_jax.io.paths import check_folder
+    from vmae_jax.io.folders import check_folder
 
     check_folder(args.workdir)
     return {"report": str(report.write(args.workdir))}
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_jax.io.paths import check_folder
+    from vmae_jax.io.folders import check_folder
     from vmae_jax.runtime import doctor
 
     check_folder(args.workdir, exists=False)

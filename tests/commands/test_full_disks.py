@@ -96,7 +96,6 @@ PLACES = {
     "eval/report:write": STOPS,
     "io/aside:_move": RAISES,
     "io/aside:move_aside": RAISES,  # Checkpoints.save: SaveError
-    "io/checkpoint:Checkpoints._open": STOPS,  # or goes on, by checkpoint.on_error
     "io/lock:Lock._lock_file": STOPS,
     "io/lock:Lock._write": GOES_ON,
     "io/lock:Lock.acquire": STOPS,
@@ -110,6 +109,7 @@ PLACES = {
     "io/paths:write_text": RAISES,
     "io/quarantine:Quarantine.__init__": GOES_ON,
     "io/shared:write": RAISES,  # Checkpoints.save: SaveError
+    "io/store:manager": STOPS,  # or goes on, by checkpoint.on_error
     "io/stored:_read_onto": NOTHING,
     "io/writers:JsonlWriter.__init__": GOES_ON,
     "io/writers:TensorBoardWriter._open": GOES_ON,

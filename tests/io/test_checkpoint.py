@@ -177,7 +177,7 @@ def test_read_tree_of_any_part(tmp_path):
     assert read_tree(tmp_path, select="").keys() == {"step", "params", "opt_state", "extra", "first_bad_step"}
     with pytest.raises(ConfigError, match=r"no 'params/enc'; it has .*params/encoder"):
         read_tree(tmp_path, select="params/enc")
-    with pytest.raises(ConfigError, match="has no checkpoint"):
+    with pytest.raises(ConfigError, match="there is no such folder"):
         read_tree(tmp_path / "nowhere")
 
 
@@ -525,6 +525,7 @@ def test_what_is_not_named_as_a_step_is_in_no_steps_way(tmp_path):
     assert Checkpoints(tmp_path).steps() == [2, 5, 9]
     assert (tmp_path / "aside" / "5-0").read_text() == "a file in place of a folder"
     assert (tmp_path / "007" / "meta" / "metadata").exists()
+    assert (tmp_path / "aside" / "1٣-0" / "meta" / "metadata").exists()
 
 
 def test_a_step_that_may_not_be_looked_at_is_passed_over(tmp_path, monkeypatch, caplog):

@@ -11,8 +11,7 @@ from etils.epath import gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from vmae_jax.io import paths
-from vmae_jax.io.paths import Log, Workdir, absolute, check_folder, move, read_lines, write_text
-from vmae_jax.spec import ConfigError
+from vmae_jax.io.paths import Log, Workdir, absolute, move, read_lines, write_text
 
 
 class Bucket(MemoryFileSystem):
@@ -202,27 +201,3 @@ def test_a_whole_step_in_a_bucket_is_listed_and_a_half_deleted_one_is_not(bucket
     assert whole_steps(folder) == [3, 6]
     (folder / "6" / WHOLE[0]).unlink()
     assert whole_steps(folder) == [3]
-
-
-def test_a_file_is_no_folder(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("")
-    for exists in (False, True):
-        with pytest.raises(ConfigError, match=rf"--out={file} is a file: name a folder"):
-            check_folder(file, "--out", exists=exists)
-        with pytest.raises(ConfigError, match=rf"--workdir={file}/a/b cannot be a folder, for {file} is a file"):
-            check_folder(file / "a" / "b", exists=exists)
-        with pytest.raises(ConfigError, match=r"File name too long: name another folder"):
-            check_folder(tmp_path / ("x" * 300), exists=exists)
-        check_folder(tmp_path, exists=exists)
-    check_folder(tmp_path / "not" / "yet", exists=False)
-    with pytest.raises(ConfigError, match=rf"--workdir={tmp_path}/not: there is no such folder"):
-        check_folder(tmp_path / "not")
-    check_folder("gs://bucket/anything")
-
-
-@pytest.mark.parametrize("exists", [False, True])
-def test_a_folder_without_permission(tmp_path, monkeypatch, exists):
-    monkeypatch.setattr(paths.os, "access", lambda path, mode: False)  # the tests may run as root
-    with pytest.raises(ConfigError, match=f"cannot be {'read' if exists else 'written'} by this user"):
-        check_folder(tmp_path, exists=exists)

@@ -9,7 +9,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from vmae_jax.io.paths import move, write_bytes
-from vmae_jax.io.steps import WHOLE, numbers, whole_steps
+from vmae_jax.io.steps import WHOLE, numbers, strays, whole_steps
 
 __all__ = ["move_aside"]
 
@@ -48,11 +48,12 @@ def move_aside(path: epath.Path, step: int, damaged: Collection[int]) -> bool:
 
 def _move(path: epath.Path, step: int, damaged: Collection[int]) -> int:
     whole = set(whole_steps(path)) - set(damaged)
-    doomed = [number for number in numbers(path) if number >= step or number not in whole]
+    doomed = [str(number) for number in numbers(path) if number >= step or number not in whole]
+    doomed += strays(path)  # the store would keep them in place of the newest steps
     folder = path / _FOLDER
-    for number in doomed:
+    for name in doomed:
         folder.mkdir(parents=True, exist_ok=True)
-        turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{number}-"))
-        move(path / str(number), folder / f"{number}-{turn}", first=WHOLE)
-        log.warning("checkpoint %d of %s was moved to %s", number, path, folder / f"{number}-{turn}")
+        turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{name}-"))
+        move(path / name, folder / f"{name}-{turn}", first=WHOLE)
+        log.warning("checkpoint %s of %s was moved to %s", name, path, folder / f"{name}-{turn}")
     return len(doomed)

@@ -9,17 +9,16 @@ for all steps (`shared`); a damaged newest step passed over, and said so; nothin
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers
 
-from vmae_jax.io import aside, fingerprint, layout, shared
+from vmae_jax.io import aside, fingerprint, layout, shared, store
 from vmae_jax.io.agreement import Agreement, PeerSaveError
-from vmae_jax.io.paths import absolute, in_bucket
+from vmae_jax.io.paths import absolute
 from vmae_jax.io.steps import META, STATE, whole_steps
 from vmae_jax.io.stored import (
     DamagedCheckpointError,
@@ -45,7 +44,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-_TRASH = "trash"
 _CLOSING = 10.0  # seconds to learn at the end what became of a save on other hosts
 SLOW = 10.0  # seconds of a save after which training that waits for it says why
 
@@ -278,7 +276,7 @@ class Checkpoints:
         self._saved.append(self._pending)
         self._news.append(self._pending)
         self._pending = None
-        _remove(self.path / _TRASH)
+        _remove(self.path / store.TRASH)
 
     def _fail(self, error: Exception) -> None:
         assert self._pending is not None
@@ -294,24 +292,10 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            keep: list[Any] = [checkpoint_managers.LatestN(self._keep_last)]
-            if self._keep_every is not None:
-                keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-                # On a disk a rename is atomic, a deletion is not. A bucket has no rename: a step that
-                # lost any of the files that are written last is not listed (`steps.WHOLE`).
-                todelete_subdir=None if in_bucket(self.path) else _TRASH,
-                cleanup_tmp_directories=True,
-                save_root_metadata=False,
-                enable_async_checkpointing=self._asynchronous,
-                async_options=ocp.AsyncOptions(barrier_sync_fn=self._barrier()),
-            )
-            self._manager = ocp.CheckpointManager(self.path, options=options)
+            meet = self._agreement.barrier if self._agreement is not None and self._asynchronous else None
+            kept = {"keep_last": self._keep_last, "keep_every": self._keep_every}
+            self._manager = store.manager(self.path, **kept, asynchronous=self._asynchronous, barrier=meet)
         return self._manager
-
-    def _barrier(self) -> Callable[..., None] | None:
-        return self._agreement.barrier if self._agreement is not None and self._asynchronous else None
 
 
 def _remove(folder: epath.Path) -> None:

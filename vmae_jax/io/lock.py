@@ -235,6 +235,8 @@ class Lock:
 
     def _read(self) -> Holder | None:
         try:
+            if not self._path.exists():  # a bucket's client has errors of its own for what is not there
+                return None
             content = self._path.read_bytes()
         except FileNotFoundError:
             return None

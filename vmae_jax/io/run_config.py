@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from vmae_jax import registry
 from vmae_jax.errors import ConfigError
-from vmae_jax.io.paths import Workdir, check_folder, write_text
+from vmae_jax.io.folders import check_folder
+from vmae_jax.io.paths import Workdir, write_text
 from vmae_jax.plugins import NAME, digest
 from vmae_jax.spec import calls, from_json, to_json
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import orbax.checkpoint as ocp
 from etils import epath
 
-__all__ = ["META", "STATE", "WHOLE", "number_of", "numbers", "whole_steps"]
+__all__ = ["META", "STATE", "WHOLE", "number_of", "numbers", "strays", "whole_steps"]
 
 log = logging.getLogger(__name__)
 STATE, META = "state", "meta"
@@ -25,6 +25,14 @@ def numbers(folder: epath.Path) -> list[int]:
     except NotADirectoryError:  # a file is there
         return []
     return sorted(number for name in names if (number := number_of(name)) is not None)
+
+
+def strays(folder: epath.Path) -> list[str]:
+    """Names that the store takes for steps and this project does not: other digits, numbers past any training."""
+    if not folder.is_dir():
+        return []
+    names = [entry.name for entry in folder.iterdir()]
+    return sorted(name for name in names if re.fullmatch(r"[1-9]\d*", name) and number_of(name) is None)
 
 
 def whole_steps(folder: epath.Path) -> list[int]:

@@ -17,7 +17,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from vmae_jax.io import fingerprint, layout, shared
-from vmae_jax.io.paths import absolute, check_folder
+from vmae_jax.io.folders import check_folder
+from vmae_jax.io.paths import absolute
 from vmae_jax.io.steps import META, STATE, number_of, whole_steps
 from vmae_jax.spec import ConfigError
 

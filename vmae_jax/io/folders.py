@@ -1,0 +1,56 @@
+"""Whether a path that a user gave can be a folder."""
+
+import os
+
+from etils import epath
+
+from vmae_jax.io.paths import absolute, in_bucket
+from vmae_jax.spec import ConfigError
+
+__all__ = ["check_folder"]
+
+
+def check_folder(path: epath.PathLike, option: str = "--workdir", *, exists: bool = True) -> None:
+    """Check that a local path can serve as a folder; paths in a bucket pass.
+
+    Args:
+      path: what the user gave.
+      option: by which option, for the message.
+      exists: whether it must be there, to be read; otherwise it may be made, and is written to.
+
+    Raises:
+      ConfigError: if it is a file or below one, not permitted, or missing.
+    """
+    if in_bucket(path):
+        return
+    path = absolute(path)
+    try:
+        found = _first_existing(os.fspath(path))
+        is_folder = os.path.isdir(found)
+    except OSError as error:  # a name that is too long, a loop of links
+        raise ConfigError(f"{option}={path}: {error.strerror}: name another folder") from error
+    if not is_folder:
+        what = "is a file" if found == os.fspath(path) else f"cannot be a folder, for {found} is a file"
+        raise ConfigError(f"{option}={path} {what}: name a folder")
+    if exists and found != os.fspath(path):
+        raise ConfigError(f"{option}={path}: there is no such folder")
+    if not os.access(found, os.R_OK | os.X_OK if exists else os.R_OK | os.W_OK | os.X_OK):
+        way = "read" if exists else "written"
+        raise ConfigError(f"{option}={path}: {found} cannot be {way} by this user: name another folder")
+
+
+def _first_existing(path: str) -> str:
+    """The path, or the nearest above it that exists.
+
+    Raises:
+      OSError: if it cannot be looked at.
+    """
+    while True:
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            path = os.path.dirname(path)
+        except PermissionError:
+            return os.path.dirname(path)
+        else:
+            return path

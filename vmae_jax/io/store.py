@@ -1,0 +1,47 @@
+"""The store that writes checkpoints, set up for what a run needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from vmae_jax.io.paths import in_bucket
+
+__all__ = ["TRASH", "manager"]
+
+TRASH = "trash"
+
+
+def manager(
+    path: epath.Path,
+    *,
+    keep_last: int,
+    keep_every: int | None,
+    asynchronous: bool,
+    barrier: Callable[..., None] | None,
+) -> ocp.CheckpointManager:
+    """Open the folder of a run's checkpoints for saving.
+
+    Args:
+      path: the folder.
+      keep_last: how many of the newest steps stay.
+      keep_every: steps divisible by it stay; None for none.
+      asynchronous: write in the background.
+      barrier: where the background threads of several processes meet; None for the store's own.
+    """
+    keep: list[Any] = [checkpoint_managers.LatestN(keep_last)]
+    if keep_every is not None:
+        keep.append(checkpoint_managers.EveryNSteps(keep_every))
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+        # On a disk a rename is atomic, a deletion is not. A bucket has no rename: a step that
+        # lost any of the files that are written last is not listed (`steps.WHOLE`).
+        todelete_subdir=None if in_bucket(path) else TRASH,
+        cleanup_tmp_directories=True,
+        save_root_metadata=False,
+        enable_async_checkpointing=asynchronous,
+        async_options=ocp.AsyncOptions(barrier_sync_fn=barrier),
+    )
+    return ocp.CheckpointManager(path, options=options)
