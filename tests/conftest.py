@@ -31,12 +31,15 @@ jax.config.update("jax_threefry_partitionable", True)
 
 
 @pytest.fixture(scope="session")
-def clips() -> pathlib.Path:
-    """The folder of real clips, where this machine has one ($VMAE_CLIPS)."""
-    folder = os.environ.get("VMAE_CLIPS", "")
-    if not os.path.isdir(folder):
-        pytest.skip("no real clips here (VMAE_CLIPS names a folder of them)")
-    return pathlib.Path(folder)
+def clips(tmp_path_factory) -> pathlib.Path:
+    """A folder of real clips: those of tests/clips, and those of the folder that $VMAE_CLIPS names, where it is set."""
+    folder = tmp_path_factory.mktemp("clips")
+    shipped = ROOT / "tests" / "clips"
+    for where in {shipped, pathlib.Path(os.environ.get("VMAE_CLIPS") or shipped).resolve()}:
+        for path in where.iterdir():
+            if path.suffix in (".mp4", ".avi"):
+                (folder / path.name).symlink_to(path)
+    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from broken_videos import BAD, EITHER, GOOD, broken_videos, four_k
 
 from vmae_jax.data import clips, pipeline, sources, transforms
 from vmae_jax.data.prepare.inputs import Origin
-from vmae_jax.data.prepare.validate import BROKEN, validate
+from vmae_jax.data.prepare.validate import UNREADABLE, validate
 from vmae_jax.io.quarantine import Quarantine
 
 
@@ -76,10 +76,10 @@ def test_validate_finds_them_and_the_strange_ones(tmp_path):
     found = {}
     for entry in result["found"]:
         found.setdefault(entry["key"], {})[entry["kind"]] = entry["reason"]
-    broken = {key for key, kinds in found.items() if set(kinds) & set(BROKEN)}
+    broken = {key for key, kinds in found.items() if set(kinds) & set(UNREADABLE)}
     assert broken == {name for name, kind in expected.items() if kind == BAD}
-    assert result["broken"] == len(broken)
-    assert "no video" in found["sound.mp4"]
+    assert result["unreadable"] == len(broken)
+    assert found["sound.mp4"] == {"unsupported": "has no video stream"}
     assert set(found["one_frame.mp4"]) == {"short"}
     assert set(found["rotated.mp4"]) == {"rotated"}
     assert "variable" in found["variable_rate.mp4"]

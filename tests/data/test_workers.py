@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from numbered_videos import numbered_frames
 from vmae_jax.data.clips import dense
 from vmae_jax.data.decode import read_clips
 from vmae_jax.data.encode import encode_h264
-from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.video import BadVideo, Encoded, MachineFault
 from vmae_jax.data.workers import Closed, Workers
 
 SEED = np.array([1, 2], np.uint32)
@@ -166,6 +167,20 @@ def test_broken_videos_have_their_reason(make):
         workers.decode(Encoded(path="/nowhere.mp4"), SEED)
     with pytest.raises(BadVideo, match="no readable video"):
         workers.decode(Encoded(data=b"text"), SEED)
+
+
+def test_a_limit_on_the_size_of_files_is_no_videos_fault(make, encoded):
+    workers = make(1, sampler=dense(4, 2))
+    workers.decode(encoded, SEED)  # the process is there, and has a slab that is too small for what comes
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    larger = Encoded(data=encode_h264(np.zeros((8, 640, 640, 3), np.uint8)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(MachineFault, match=r"shared memory .*raise the limits .*ulimit -f"):
+            workers.decode(larger, SEED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert workers.decode(larger, SEED).clips.shape == (1, 4, 640, 640, 3)
 
 
 def test_closing_ends_calls_that_wait(make, encoded):

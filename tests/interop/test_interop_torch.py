@@ -73,7 +73,7 @@ def test_transformers_gives_our_outputs(transformers, runs, tmp_path, kind):
 def test_a_real_clip_is_compared_too(transformers, runs, clips, tmp_path):
     import av
 
-    with av.open(str(clips / "part_0.mp4")) as container:
+    with av.open(str(clips / "turned.mp4")) as container:
         frames = [
             f.to_ndarray(width=16, height=16, format="rgb24") for _, f in zip(range(4), container.decode(video=0))
         ]

@@ -1,4 +1,8 @@
-"""Frame sampling equals the official loaders', for every row of every recipes file of $VMAE_GOLDENS."""
+"""Frame sampling equals the official loaders': every row of every recipes file of $VMAE_GOLDENS, and whole tables.
+
+The tables (`goldens/sampling/README.md`) hold every length from 1 to 100 with every clip from 2 to 32 frames: odd and
+short videos, which a few examples leave out.
+"""
 
 import json
 import os
@@ -71,3 +75,90 @@ def test_classification_reads_the_official_frames(row):
 def test_there_are_goldens_to_compare_with():
     assert rows("pretrain_clip_sampling"), f"no recipes*.json with clip sampling in {GOLDENS}"
     assert rows("classification_clip_sampling")
+
+
+TABLES = pathlib.Path(__file__).parent.parent / "goldens" / "sampling" / "tables.npz"
+LENGTHS, FRAMES, STRIDES = range(1, 101), range(2, 33), (1, 4)
+SPARSE = [(length, frames) for length in LENGTHS for frames in FRAMES]
+DENSE = [(*case, stride) for case in SPARSE for stride in STRIDES]
+
+
+class Draw:
+    """A generator that always draws the lowest, or the highest, number that it may."""
+
+    def __init__(self, high):
+        self.high = high
+
+    def integers(self, low, high=None, size=None):
+        low, high = (0, low) if high is None else (low, high)
+        return np.full(() if size is None else size, high - 1 if self.high else low)
+
+
+@pytest.fixture
+def draw(monkeypatch):
+    def fix(high):
+        monkeypatch.setattr(clips, "generator", lambda seed: Draw(high))
+
+    return fix
+
+
+def table(name, cases):
+    """The official frames of each case."""
+    with np.load(TABLES) as tables:
+        rows = tables[name]
+    assert len(rows) == len(cases)
+    return [row[row != -2] for row in rows]
+
+
+def frames_of(sampler, length):
+    return sampler(info(length), np.zeros(2, np.uint32))
+
+
+def test_every_pretraining_clip(draw):
+    cases = [(*case, high) for case in DENSE for high in (False, True)]
+    for (length, frames, stride, high), want in zip(cases, table("pretrain", cases), strict=True):
+        draw(high)
+        np.testing.assert_array_equal(frames_of(clips.dense(frames, stride), length)[0], want)
+
+
+@pytest.mark.parametrize(("name", "random", "high"), [
+    ("dense_validation", False, False), ("dense_train_low", True, False), ("dense_train_high", True, True)
+])  # fmt: skip
+def test_every_dense_clip_of_classification(draw, name, random, high):
+    draw(high)
+    for (length, frames, stride), want in zip(DENSE, table(name, DENSE), strict=True):
+        np.testing.assert_array_equal(frames_of(clips.dense_finetune(frames, stride, random), length)[0], want)
+
+
+def test_every_dense_test_view():
+    for (length, frames, stride), loaded in zip(DENSE, table("dense_test", DENSE), strict=True):
+        for views in (2, 5):
+            step = max((len(loaded) - frames) / (views - 1), 0)  # the official rule, which is not in the table
+            want = [loaded[int(view * step) :][:frames] for view in range(views)]
+            np.testing.assert_array_equal(frames_of(clips.multiview(frames, stride, views), length), want)
+
+
+def test_every_sparse_test_view():
+    for (length, frames), loaded in zip(SPARSE, table("sparse_test", SPARSE), strict=True):
+        views = frames_of(clips.multiview(frames, 1, 2, sparse=True), length)
+        np.testing.assert_array_equal(views, [loaded[0::2], loaded[1::2]])
+
+
+def test_every_sparse_validation_clip():
+    """Of videos; where the official loader reads frame -1 of a short video, the one for pictures has a rule."""
+    tables = zip(
+        SPARSE, table("sparse_validation_video", SPARSE), table("sparse_validation_pictures", SPARSE), strict=True
+    )
+    for (length, frames), video, pictures in tables:
+        got = frames_of(clips.uniform(frames, random=False), length)[0]
+        np.testing.assert_array_equal(got, video if length >= frames else pictures)
+        part = length // frames
+        if part:  # the rule itself: the frame with as many before it in its part as after it, or one fewer
+            np.testing.assert_array_equal(got, np.arange(frames) * part + [(part - 1) // 2])
+
+
+@pytest.mark.parametrize(("name", "high"), [("sparse_train_pictures_low", False), ("sparse_train_pictures_high", True)])
+def test_every_sparse_training_clip(draw, name, high):
+    draw(high)
+    for (length, frames), want in zip(SPARSE, table(name, SPARSE), strict=True):
+        np.testing.assert_array_equal(frames_of(clips.uniform(frames), length)[0], want)

@@ -121,10 +121,11 @@ def _validate(args: argparse.Namespace) -> dict[str, Any]:
     if args.json:
         write_text(args.json, json_text(result, indent=1) + "\n")
     kinds = collections.Counter(entry["kind"] for entry in result["found"])
-    told: dict[str, Any] = {"videos": result["videos"], "broken": result["broken"], "found": dict(kinds)}
-    if result["broken"]:
-        told |= {"exit": 1, "error": f"{result['broken']} of {result['videos']} videos are broken"}
-    return told
+    counts = {name: result[name] for name in ("videos", "unreadable", *validate.UNREADABLE)}
+    summary: dict[str, Any] = {**counts, "found": dict(kinds)}
+    if result["unreadable"]:
+        summary |= {"exit": 1, "error": f"{result['unreadable']} of {result['videos']} videos cannot be read"}
+    return summary
 
 
 def _origin(args: argparse.Namespace) -> Any:

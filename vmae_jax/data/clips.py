@@ -48,8 +48,9 @@ def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "D
 def uniform(frames: int = 16, random: bool = True) -> "Uniform":
     """Something-Something: the video in `frames` equal parts, one frame of each.
 
-    `random=False` takes the frame that the official validation takes, one before the middle of
-    the part (its picture files count from 1, its frame numbers from 0).
+    `random=False` takes the middle of each part, the earlier of two, as the official validation does
+    (VideoMAE V2's for video files; its loader of picture files takes the later of two). A video of fewer
+    than `frames` frames repeats its first frame and then shows each once.
     """
     return Uniform(_positive("frames", frames), random)
 
@@ -103,11 +104,11 @@ class Uniform:
 
     def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
         part = info.num_frames // self.frames
-        if part == 0:  # fewer frames than asked for: each in turn, held
-            return (np.arange(self.frames, dtype=np.int64) * info.num_frames // self.frames)[None]
-        starts = np.arange(self.frames, dtype=np.int64) * part
-        offset = generator(seed).integers(part, size=self.frames) if self.random else part // 2 - 1
-        return np.clip(starts + offset, 0, info.num_frames - 1)[None]
+        slots = np.arange(self.frames, dtype=np.int64)
+        if part == 0:
+            return np.maximum(slots - (self.frames - info.num_frames), 0)[None]
+        offset = generator(seed).integers(part, size=self.frames) if self.random else (part - 1) // 2
+        return (slots * part + offset)[None]
 
 
 @dataclasses.dataclass(frozen=True)

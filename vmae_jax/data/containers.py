@@ -12,69 +12,47 @@ the last; frames on the way that nothing refers to are skipped. A wanted frame t
 does not give (the tail of a copied cut) is what a player would show at that moment: the frame
 before it. If that happens to more than half of the wanted frames the video is broken.
 
-Rotation by quarter turns, as telephones write it, is honoured; any other angle is refused.
+Frames are shown as a player shows them (`display`): with square pixels, upright by quarter turns (any other angle
+is refused), and at the size that the video begins with.
 """
 
 import io
-import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-import av
-import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from vmae_jax.data.formats import CODECS, CONTAINERS
+from vmae_jax.data.display import square
+from vmae_jax.data.formats import CODECS
+from vmae_jax.data.opening import opened, reason
 from vmae_jax.data.pictures import pictures
-from vmae_jax.data.slices import Slice
-from vmae_jax.data.video import BadVideo, Limits, VideoInfo, unreadable
+from vmae_jax.data.stamps import ascending, seconds, stamped
+from vmae_jax.data.video import BadVideo, Limits, VideoInfo
 
 __all__ = ["Video", "open_video"]
 
-_OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS}
 _SKIPPING = {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"}  # decoders that can skip from packet to packet
 _TIMED = {"mov", "matroska"}  # containers whose time stamps and key frames can be trusted
-_BUFFER = 1 << 16
-
-av.logging.set_level(av.logging.PANIC)  # a broken file is told once, by BadVideo
 
 
 def open_video(source: bytes | str, *, span: tuple[int, int] | None = None, limits: Limits) -> "Video":
     """Opens a video file (its bytes, or a local path, or a span of one) and counts its frames.
 
-    The file is read through a Python file object, so a name can never be taken for a URL.
-
     Raises:
-      BadVideo: it cannot be opened, is of a kind that is not allowed, or is beyond the limits.
+      BadVideo: if it cannot be opened, is of a format that is not decoded, or is beyond the limits.
+      MachineFault: if this machine cannot open any file.
     """
-    try:
-        if isinstance(source, bytes):
-            file = io.BytesIO(source)
-        else:
-            file = Slice(source, *span) if span else open(source, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise unreadable(error) from error
-    try:
-        if not file.read(1):
-            raise BadVideo("is an empty file")
-        file.seek(0)
-        container = av.open(file, mode="r", options=_OPTIONS, buffer_size=_BUFFER)
-    except BadVideo:
-        file.close()
-        raise
-    except (FFmpegError, OSError, ValueError) as error:
-        file.close()
-        raise BadVideo(f"is no readable video ({_reason(error)})") from error
+    container, file = opened(source, span)
     try:
         return Video(container, file, limits)
     except (FFmpegError, OSError) as error:
         container.close()
         file.close()
-        raise BadVideo(f"cannot be read ({_reason(error)})") from error
+        raise BadVideo(f"cannot be read ({reason(error)})") from error
     except BaseException:
         container.close()
         file.close()
@@ -88,13 +66,18 @@ class Video:
         self._container = container
         self._file = file
         if not container.streams.video:
-            raise BadVideo("has no video stream")
+            raise BadVideo("has no video stream", "unsupported")
         self._stream = container.streams.video[0]
         codec = self._stream.codec_context
         if codec is None or codec.name not in CODECS.split(","):
-            raise BadVideo(f"is coded as {codec.name if codec else 'nothing known'}, which is not allowed")
+            name = f"as {codec.name}" if codec else "in an unknown format"
+            raise BadVideo(f"is coded {name}, which is not decoded", "unsupported")
         if not 0 < codec.width * codec.height <= limits.pixels:
             raise BadVideo(f"has {codec.width}x{codec.height} pixels; the limit is {limits.pixels}")
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        self._size = width, height = square(codec.width, codec.height, aspect)
+        if not 0 < width * height <= limits.pixels:
+            raise BadVideo(f"is shown at {width}x{height} pixels; the limit is {limits.pixels}")
         codec.thread_type = "NONE"  # measured: threads cost CPU; clips are what runs in parallel
         self._limits = limits
         self._timed = container.format.name.split(",")[0] in _TIMED
@@ -106,8 +89,9 @@ class Video:
             num_frames=len(times),
             rate=rate,
             times=times,
-            height=codec.height,
-            width=codec.width,
+            height=height,
+            width=width,
+            pixel_aspect=aspect,
             codec=codec.name,
             container=container.format.name,
         )
@@ -128,33 +112,41 @@ class Video:
             wanted = [self._pts[index] for index in indices]
             chosen = self._decode(wanted)
         except (FFmpegError, OSError) as error:
-            raise BadVideo(f"cannot be decoded ({_reason(error)})") from error
+            raise BadVideo(f"cannot be decoded ({reason(error)})") from error
         missing = sum(frame is None for frame in chosen)
         if 2 * missing > len(chosen):
             raise BadVideo(f"{missing} of the {len(chosen)} frames asked for cannot be decoded")
-        return pictures(chosen, channels)
+        return pictures(chosen, channels, self._size)
 
     def frames(self, first: int = 0) -> Iterator[tuple[int, VideoFrame]]:
-        """Every frame from number `first` that the decoder gives, as it is stored, in order and with its number.
+        """Every frame from number `first` that the decoder gives, as it is stored, with its number; numbers ascend.
+
+        A file with damaged time stamps may give frames in another order than they are to be shown in; they are put
+        in order, within `stamps.REORDER` frames.
 
         Raises:
           BadVideo: a frame cannot be decoded (the message has its number), or more than half are missing.
         """
-        number_of = {stamp: number for number, stamp in enumerate(self._pts)}
         given, last = 0, first - 1
         try:
-            for stamp, frame in self._frames_from(self._pts[first]):
+            for number, frame in ascending(self._numbered(first), first):
                 if frame.is_corrupt:
-                    raise BadVideo(f"frame {last + 1} is damaged")
-                last = number_of.get(stamp, last)
-                if number_of.get(stamp, -1) >= first:  # what an edit list hides is decoded as well
-                    given += 1
-                    yield last, frame
+                    raise BadVideo(f"frame {number} is damaged")
+                given, last = given + 1, number
+                yield number, frame
         except (FFmpegError, OSError) as error:
-            raise BadVideo(f"frame {last + 1} cannot be decoded ({_reason(error)})") from error
+            raise BadVideo(f"frame {last + 1} cannot be decoded ({reason(error)})") from error
         wanted = len(self._pts) - first
         if 2 * given < wanted:
             raise BadVideo(f"{wanted - given} of its {wanted} frames cannot be decoded")
+
+    def _numbered(self, first: int) -> Iterator[tuple[int, VideoFrame]]:
+        """Frames from number `first` in the decoder's order; what an edit list hides is left out."""
+        number_of = {stamp: number for number, stamp in enumerate(self._pts)}
+        for stamp, frame in self._frames_from(self._pts[first]):
+            number = number_of.get(stamp, -1)
+            if number >= first:
+                yield number, frame
 
     def _scan(self) -> tuple[list[int], list[int]]:
         """Reads through the packets: the time stamp of every frame to be shown, and of key frames.
@@ -163,7 +155,7 @@ class Video:
         """
         stamps: list[int] = []
         keys: list[int] = []
-        packets = 0
+        packets, latest = 0, -(1 << 63)
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
                 continue  # the flush at the end
@@ -172,8 +164,10 @@ class Video:
                 raise BadVideo(f"is damaged or cut off at frame {packets}")
             if packet.pts is None:
                 self._timed = False
-            elif packet.is_keyframe:
-                keys.append(packet.pts)
+            else:
+                if packet.is_keyframe and packet.pts > latest:  # else frames that it comes before were stored earlier
+                    keys.append(packet.pts)
+                latest = max(latest, packet.pts)
             if not packet.is_discard:  # what an edit list hides is decoded but never shown
                 stamps.append(len(stamps) if packet.pts is None else packet.pts)
             if packets > self._limits.frames:
@@ -205,24 +199,31 @@ class Video:
         else:
             rate = float(announced) if announced else 25.0
             times = np.arange(count) / rate
-        told = _seconds(self._stream.metadata.get("DURATION", "")) if self._timed else None  # Matroska
-        if told and times[-1] + 2 / rate < 0.95 * told:
-            raise BadVideo(f"is cut off: {times[-1]:.1f} of {told:.1f} s are there")
+        self._check_length(2 / rate)
         if times[-1] > self._limits.seconds:
             raise BadVideo(f"lasts {times[-1]:.0f} s; the limit is {self._limits.seconds:.0f} s")
         return times, rate
+
+    def _check_length(self, slack: float) -> None:
+        """Matroska has the second in which a stream ends, counted as its time stamps are: from before its start."""
+        ends = seconds(self._stream.metadata.get("DURATION", "")) if self._timed else None
+        last = float(self._pts[-1] * (self._stream.time_base or 1))
+        if ends and last + slack < 0.95 * ends:
+            raise BadVideo(f"is cut off: it ends after {last:.1f} of {ends:.1f} s")
 
     def _decode(self, wanted: Sequence[int]) -> list[VideoFrame | None]:
         """The decoded frame of each time stamp (or number) in `wanted`, None where there is none."""
         place = {stamp: row for row, stamp in enumerate(wanted)}
         chosen: list[VideoFrame | None] = [None] * len(wanted)
+        missing = len(wanted)
         for stamp, frame in self._needed(wanted) if self._timed else self._frames_from(wanted[0]):
             if frame.is_corrupt:
                 raise BadVideo(f"the frame at {stamp} is damaged")
             row = place.get(stamp)
             if row is not None:
                 chosen[row] = frame
-            if stamp >= wanted[-1]:
+                missing -= 1
+            if not missing or (stamp >= wanted[-1] and not self._timed):
                 break
         return chosen
 
@@ -239,10 +240,10 @@ class Video:
             for packet in self._packets_from(wanted[0]):
                 if decoder.name in _SKIPPING:
                     decoder.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
-                yield from _stamped(iter(packet.decode()))
+                yield from stamped(iter(packet.decode()))
                 missing.discard(packet.pts)
                 if not missing:
-                    yield from _stamped(iter(decoder.decode(None)))
+                    yield from stamped(iter(decoder.decode(None)))
                     return
         finally:
             decoder.skip_frame = "DEFAULT"
@@ -254,7 +255,7 @@ class Video:
             self._container.seek(key, stream=self._stream)
             packets = self._container.demux(self._stream)
             start = next(packets, None)
-            if start is not None and start.pts is not None and start.is_keyframe and start.pts <= first:
+            if start is not None and start.pts in self._keys and start.pts <= first:
                 yield start
                 yield from packets
                 return
@@ -270,31 +271,15 @@ class Video:
         key = max((stamp for stamp in self._keys if stamp <= first), default=None)
         if key is not None and key > self._keys[0]:
             self._container.seek(key, stream=self._stream)
-            frames = _stamped(self._container.decode(self._stream))
+            frames = stamped(self._container.decode(self._stream))
             start = next(frames, None)
-            if start is not None and start[0] <= first:
+            if start is not None and start[0] in self._keys and start[0] <= first:
                 yield start
                 yield from frames
                 return
         self._rewind()  # nothing to gain, or the seek went too far
-        yield from _stamped(self._container.decode(self._stream))
+        yield from stamped(self._container.decode(self._stream))
 
     def _rewind(self) -> None:
         start = self._stream.start_time
         self._container.seek(min(start, 0) if start is not None else 0, stream=self._stream)
-
-
-def _stamped(frames: Iterator[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
-    for frame in frames:
-        if frame.pts is not None:
-            yield frame.pts, frame
-
-
-def _seconds(clock: str) -> float | None:
-    """Seconds of a tag such as "00:01:02.500000000"; None when it is no such tag."""
-    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", clock.strip())
-    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:200]

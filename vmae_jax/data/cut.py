@@ -42,7 +42,7 @@ def cut(path: str, start: float, stop: float, *, short_side: int | None = None) 
             break
         if fit is None or writer is None:
             begin = reader.stamps[number]
-            fit = Fit(frame, chosen)
+            fit = Fit(frame, chosen, (reader.info.width, reader.info.height))
             rate = Fraction(reader.info.rate).limit_denominator(1001)
             writer = H264(
                 fit.width, fit.height, rate=rate, time_base=reader.time_base, group=chosen.gop, quality=chosen.quality

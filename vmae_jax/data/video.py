@@ -7,6 +7,7 @@ neither TensorFlow nor JAX: they run in small worker processes.
 import dataclasses
 import errno
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +50,7 @@ class MachineFault(RuntimeError):  # noqa: N818 - reads as what it is
 
 
 _OF_THE_MACHINE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS,
 }  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def unreadable(error: OSError) -> BadVideo | MachineFault:
         return MachineFault(f"this machine cannot read videos: {reason}")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return BadVideo("does not exist", "missing")
-    return BadVideo(f"cannot be opened: {reason}")
+    return BadVideo(f"cannot be read: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +109,11 @@ class VideoInfo:
       num_frames: the frames that can be asked for.
       rate: the mean frames a second.
       times: when each frame is shown, in seconds from the first, float64 [num_frames].
-      height: pixels, as stored (frames that carry a quarter turn come out turned).
-      width: pixels, as stored.
+      height: of a frame in square pixels (frames that carry a quarter turn come out turned).
+      width: of a frame in square pixels.
       codec: the codec's name.
       container: the container's name.
+      pixel_aspect: width of a stored pixel over its height.
     """
 
     num_frames: int
@@ -121,6 +123,7 @@ class VideoInfo:
     width: int
     codec: str = ""
     container: str = ""
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -250,7 +250,14 @@ class _Process:
         if size > self._settings["memory"]:
             self.kill()  # it waits for an answer
             raise BadVideo("needs more memory than a decoder may use")
-        slab, gone = self._slabs.take(size)
+        try:
+            slab, gone = self._slabs.take(size)
+        except OSError as error:
+            self.kill()
+            raise MachineFault(
+                f"{size >> 20} MiB of shared memory for decoded frames: {error.strerror or error}; raise the limits on "
+                "memory, open files (ulimit -n) and file size (ulimit -f)"
+            ) from error
         new = slab.number not in self._given
         message = SLAB.pack(slab.number, slab.size, gone, new)
         if new:

@@ -58,7 +58,10 @@ def test_validate_says_what_is_broken(vmae, video_folder, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "good.mp4").write_bytes((video_folder / "even/video_0.mp4").read_bytes())
-    assert vmae("validate", videos, "--quiet")[:2] == (0, {"status": "ok", "videos": 1, "broken": 0, "found": {}})
+    assert vmae("validate", videos, "--quiet")[:2] == (
+        0,
+        {"status": "ok", "videos": 1, "unreadable": 0, "broken": 0, "unsupported": 0, "missing": 0, "found": {}},
+    )
     (videos / "text.mp4").write_text("no video")
     status, told, words = vmae("validate", videos, "--quiet", f"--json={tmp_path / 'found.json'}")
     assert (status, told["broken"], told["found"]) == (1, 1, {"broken": 1})

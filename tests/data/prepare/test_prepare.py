@@ -1,18 +1,23 @@
 """`vmae data prepare`: any source to records that plain TFDS opens, the same bytes however it came there."""
 
 import contextlib
+import errno
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tarfile
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
-from numbered_videos import copied_cut, numbered_frames, write_video
+from numbered_videos import copied_cut, numbered_frames, swapped_stamps, write_video
 from prepared_sets import checksums, in_this_process, prepare, tar_of
 
+from vmae_jax.commands.errors import exit_status, expected
 from vmae_jax.data import sources
 from vmae_jax.data.decode import open_encoded, probe, read_frames
 from vmae_jax.data.faults import TooManyBadVideos
@@ -22,7 +27,7 @@ from vmae_jax.data.prepare.options import options
 from vmae_jax.data.prepare.produce import produce
 from vmae_jax.data.prepare.record import serialize
 from vmae_jax.data.prepare.shards import deal, default_shards
-from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.video import BadVideo, Encoded, MachineFault
 from vmae_jax.spec import ConfigError
 
 
@@ -334,8 +339,64 @@ def test_a_decoder_that_dies_costs_its_video(tmp_path, how, words):
 
 
 def test_a_full_disk_is_no_videos_fault(tmp_path):
-    with pytest.raises(RuntimeError, match="no space left"):
+    with pytest.raises(MachineFault, match="no space left; the same command resumes") as caught:
         produce(_Hostile("disk", str(tmp_path / "crashed")))
+    assert (exit_status(caught.value), expected(caught.value)) == (75, True)
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_a_limit_on_the_size_of_files_is_no_videos_fault(video_folder, tmp_path, file_format):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+    try:
+        with pytest.raises(MachineFault, match=r"cannot be written: .*File too large"):
+            prepare(video_folder, tmp_path, runner=in_this_process, file_format=file_format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    manifest = prepare(video_folder, tmp_path, runner=in_this_process, file_format=file_format)
+    assert (manifest["videos"], manifest["rejected"]) == (10, [])
+
+
+def test_damaged_time_stamps_do_not_end_a_preparation():
+    (clip,) = stored(swapped_stamps(write_video(numbered_frames(25), codec="mpeg4")), codec="h264", quality=8)
+    assert (clip["num_frames"], clip["times_us"]) == (25, [40_000 * k for k in range(25)])
+    assert probe(Encoded(data=clip["video"])).num_frames == 25
+
+
+def test_whatever_fails_while_a_video_is_encoded_is_its_finding(monkeypatch):
+    video = write_video(numbered_frames(4))
+    for error, kind in (
+        (av.error.ArgumentError(22, "Invalid argument"), BadVideo),
+        (MemoryError(), BadVideo),
+        (OSError(errno.ENOSPC, "No space left on device"), MachineFault),
+    ):
+
+        def add(self, frame, stamp, error=error):
+            raise error
+
+        monkeypatch.setattr("vmae_jax.data.encode.H264.add", add)
+        with pytest.raises(kind) as caught:
+            stored(video, codec="h264")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rotation", [None, 90])
+@pytest.mark.parametrize("codec", ["h264", "jpeg"])
+def test_what_is_stored_has_square_pixels(codec, rotation):
+    frames = np.ascontiguousarray(numbered_frames(4, size=96)[:, :72])
+    video = write_video(frames, aspect=Fraction(4, 3), rotation=rotation)
+    (kept,) = stored(video, codec="keep")
+    assert (kept["height"], kept["width"]) == ((72, 128) if rotation is None else (128, 72))
+    for more, shown in (({}, (72, 128)), ({"short_side": 36}, (36, 64))):
+        (clip,) = stored(video, codec=codec, **more)
+        data = {"data": clip["video"]} if codec == "h264" else {"frames": clip["video"]}
+        info = probe(Encoded(**data))
+        assert info.pixel_aspect == 1
+        assert (clip["height"], clip["width"]) == (info.height, info.width)
+        assert (info.height, info.width) == (shown if rotation is None else shown[::-1])
+        picture = read_frames(Encoded(**data), [3])[0].astype(int)
+        truth = read_frames(Encoded(data=video), [3])[0].astype(int)
+        assert np.abs(picture.mean((0, 1)) - truth.mean((0, 1))).max() < 4
 
 
 def test_the_process_ends_with_its_parent(tmp_path):
@@ -349,9 +410,7 @@ def test_the_process_ends_with_its_parent(tmp_path):
 
 
 def test_sound_is_copied(clips, tmp_path):
-    import av
-
-    data = (clips / "audio_video_10s.mp4").read_bytes()
+    data = (clips / "turned.mp4").read_bytes()
     parts = stored(data, codec="h264", seconds=5, short_side=64)
     assert len(parts) == 2
     for part in parts:

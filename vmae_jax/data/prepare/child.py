@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vmae_jax.data.video import MachineFault
+
 __all__ = ["HEADER", "alarm", "main"]
 
 HEADER = struct.Struct("<Q")
@@ -39,8 +41,8 @@ def main() -> int:
 
     try:
         job.run(crashed, say)
-    except OSError as error:  # of the disk, not of a video
-        say(error=str(error))
+    except (OSError, MachineFault) as error:  # of the disk, not of a video
+        say(machine=str(error))
         return 1
     return 0
 

@@ -13,24 +13,23 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from vmae_jax.data.decode import Reader, cut_out, open_encoded
+from vmae_jax.data.display import EXACT, Display, quarter_turns
 from vmae_jax.data.encode import H264
-from vmae_jax.data.pictures import quarter_turns
+from vmae_jax.data.opening import reason
 from vmae_jax.data.prepare.options import Options
 from vmae_jax.data.prepare.sound import BadSound, copied_sound
-from vmae_jax.data.video import BadVideo, Encoded, VideoInfo
+from vmae_jax.data.video import BadVideo, Encoded, MachineFault, VideoInfo, unreadable
 
 __all__ = ["KEEP_BYTES", "RECORD_BYTES", "Fit", "examples"]
 
 KEEP_BYTES = 128 << 20  # a file that is kept whole passes through memory
 RECORD_BYTES = 64 << 20  # past it, a clip is ended and another begun
 _Frames = Iterator[tuple[int, VideoFrame]]
-# The same pixels on every kind of processor.
-_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
 
 def examples(
@@ -51,15 +50,32 @@ def examples(
       alive: called at every frame.
 
     Raises:
-      BadVideo: it cannot be read to its end, also after some records were given; the message says which frame.
+      BadVideo: if it cannot be read to its end or written in the new form, also after some records were given; the
+        message names the frame.
+      MachineFault: if the machine fails, not the video.
     """
-    encoded = cut_out(encoded)
-    with contextlib.closing(open_encoded(encoded)) as reader:
-        frames = _watched(reader.frames(), alive)
-        if options.codec == "keep":
-            yield _kept(encoded, reader.info, frames, key)
-        else:
-            yield from _encoded(encoded, reader, frames, options, key, tell)
+    with _findings():
+        encoded = cut_out(encoded)
+        with contextlib.closing(open_encoded(encoded)) as reader:
+            frames = _watched(reader.frames(), alive)
+            if options.codec == "keep":
+                made = iter([_kept(encoded, reader.info, frames, key)])
+            else:
+                made = _encoded(encoded, reader, frames, options, key, tell)
+            yield from made
+
+
+@contextlib.contextmanager
+def _findings() -> Iterator[None]:
+    """Turns what goes wrong with a video into its `BadVideo`, so that one odd file does not end a preparation."""
+    try:
+        yield
+    except (BadVideo, MachineFault):
+        raise
+    except OSError as error:
+        raise unreadable(error) from error
+    except (FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError, RuntimeError) as error:
+        raise BadVideo(f"cannot be prepared ({type(error).__name__}: {reason(error)})") from error
 
 
 def _watched(frames: Iterator[Any], alive: Callable[[], None]) -> Iterator[Any]:
@@ -149,7 +165,7 @@ class _Clip:
         self._encoded, self._options = encoded, options
         self._first = first
         self._rate = options.rate or reader.info.rate
-        self._fit = Fit(first.frame, options)
+        self._fit = Fit(first.frame, options, (reader.info.width, reader.info.height))
         self.writer: Any = _Jpegs(options.quality)
         if options.codec == "h264":
             rate = Fraction(self._rate).limit_denominator(1001)
@@ -193,39 +209,42 @@ def _timing(seconds: np.ndarray, rate: float) -> dict[str, Any]:
 
 
 class Fit:
-    """Brings frames into the shape in which they are stored: upright, shrunk, of even sides for h264."""
+    """Brings frames into the shape in which they are stored: upright, square pixels, shrunk, even sides for h264.
 
-    def __init__(self, first: VideoFrame, options: Options) -> None:
-        self._convert = VideoReformatter()
+    Args:
+      first: a frame of the video.
+      options: how it is to be stored.
+      size: width and height of a frame in square pixels, before it is turned.
+    """
+
+    def __init__(self, first: VideoFrame, options: Options, size: tuple[int, int]) -> None:
+        self._show = Display()
         self._h264 = options.codec == "h264"
-        self._stored = (first.width, first.height)
         self._quarters = quarter_turns(first)
-        width, height = self._stored[:: -1 if self._quarters % 2 else 1]
+        width, height = self._turned(size)
         shrink = min(1.0, options.short_side / min(width, height)) if options.short_side else 1.0
-        self._scaled = shrink < 1.0
-        if self._scaled:
+        if shrink < 1.0:
             self.width, self.height = (max(2, 2 * round(side * shrink / 2)) for side in (width, height))
+            self._scaled = self._turned((self.width, self.height))
         else:
             self.width, self.height = (side - side % 2 if self._h264 else side for side in (width, height))
+            self._scaled = size
         if min(self.width, self.height) < 2:
             raise BadVideo(f"has {width}x{height} pixels, too few to encode")
-        self._cropped = not self._scaled and (self.width, self.height) != (width, height)
+        self._cropped = self._turned(self._scaled) != (self.width, self.height)
+
+    def _turned(self, size: tuple[int, int]) -> tuple[int, int]:
+        return (size[1], size[0]) if self._quarters % 2 else size
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
-        if (frame.width, frame.height) != self._stored:
-            first = "x".join(map(str, self._stored))
-            raise BadVideo(f"changes its size from {first} to {frame.width}x{frame.height}")
-        if self._quarters or self._cropped:
-            picture = self._convert.reformat(frame, format="rgb24", interpolation=_EXACT, threads=1).to_ndarray()
-            picture = np.rot90(picture.astype(np.uint8, copy=False), self._quarters)
-            if self._cropped:
-                picture = picture[: self.height, : self.width]
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        how: dict[str, Any] = {"dst_color_range": "MPEG"} if self._h264 else {}
         wanted = "yuv420p" if self._h264 else "rgb24"
-        return self._convert.reformat(
-            frame, width=self.width, height=self.height, format=wanted, interpolation=_EXACT,
-            dst_color_range="MPEG" if self._h264 else None, threads=1,
-        )  # fmt: skip
+        if not (self._quarters or self._cropped):
+            return self._show(frame, *self._scaled, wanted, interpolation=EXACT, **how)
+        picture = self._show(frame, *self._scaled, "rgb24", interpolation=EXACT).to_ndarray()
+        picture = np.rot90(picture.astype(np.uint8, copy=False), self._quarters)[: self.height, : self.width]
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        return self._show(frame, self.width, self.height, wanted, interpolation=EXACT, **how)
 
 
 class _Jpegs:

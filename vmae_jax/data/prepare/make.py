@@ -1,6 +1,7 @@
 """Makes one shard: every video of it in turn, each record written as soon as it is encoded."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -16,7 +17,7 @@ from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.metadata import write_whole
 from vmae_jax.data.prepare.record import serialize, stored_label
 from vmae_jax.data.prepare.shards import ShardJob
-from vmae_jax.data.video import BadVideo, Encoded, Kind
+from vmae_jax.data.video import BadVideo, Encoded, Kind, MachineFault
 
 __all__ = ["make_shard"]
 
@@ -118,16 +119,23 @@ def _writer(path: str, file_format: str) -> Iterator[Callable[[bytes], Any]]:
     if file_format == "tfrecord":
         from vmae_jax.data.tf import tensorflow
 
-        with tensorflow().io.TFRecordWriter(path) as writer:
-            yield writer.write
-        return
-    from array_record.python.array_record_module import ArrayRecordWriter
+        failures: type[Exception] = tensorflow().errors.OpError
+        writer: Any = tensorflow().io.TFRecordWriter(path)
+    else:
+        from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(path, _ARRAY_RECORD)
+        failures, writer = RuntimeError, ArrayRecordWriter(path, _ARRAY_RECORD)
+
+    def call(function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except failures as error:  # a full disk, a limit on the size of files
+            raise MachineFault(f"{path} cannot be written: {' '.join(str(error).split())[:200]}") from error
+
     try:
-        yield writer.write
+        yield functools.partial(call, writer.write)
     finally:
-        writer.close()
+        call(writer.close)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sized
 from typing import Any, Protocol
 
 from vmae_jax.data.prepare.child import HEADER
+from vmae_jax.data.video import MachineFault
 
 __all__ = ["Children", "Job", "produce"]
 
@@ -78,7 +79,8 @@ def produce(
       children: keeps the process, while it runs.
 
     Raises:
-      RuntimeError: the process cannot start, or fails where no video is to blame.
+      MachineFault: if this machine fails: a full disk, a limit on the size of files.
+      RuntimeError: if the process cannot start, or fails where no video is to blame.
     """
     crashed: dict[int, str] = {}
     deaths: dict[int, int] = {}
@@ -137,8 +139,9 @@ def _listen(
         child.stdin.flush()
         for raw in child.stdout:
             line = json.loads(raw)
+            if "machine" in line:
+                raise MachineFault(f"the preparation cannot go on: {line['machine']}; the same command resumes it")
             at = None if "done" in line else line.get("at", at)
-            words = line.get("error", words)
             hear(line)
     except BrokenPipeError:
         words = words or "it ended before it was told what to do"

@@ -9,6 +9,8 @@ from vmae_jax.data.video import ADVICE
 __all__ = ["in_short", "in_words"]
 
 _SHOWN = 10
+# Reasons that differ in a number count as one; a digit inside a name ("ffv1", "h264") is no number.
+_NUMBER = re.compile(r"(?<![A-Za-z\d.])\d+(\.\d+)?(?=x\d|\b)|(?<=\dx)\d+\b")
 
 
 def in_short(manifest: dict[str, Any], out: str) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def in_words(manifest: dict[str, Any], out: str) -> str:
         f"({rate / 2**30:.2f} GiB an hour) in {short['shards']} shards"
     ]
     if manifest["rejected"]:
-        reasons = collections.Counter(re.sub(r"\d+(\.\d+)?", "N", reason) for _, _, reason in manifest["rejected"])
+        reasons = collections.Counter(_NUMBER.sub("N", reason) for _, _, reason in manifest["rejected"])
         lines.append(
             f"{len(manifest['rejected'])} rejected: "
             + "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(_SHOWN))

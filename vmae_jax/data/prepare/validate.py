@@ -1,14 +1,18 @@
-"""`vmae data validate`: decodes every frame of every video, and says what is wrong with which.
+"""Decodes every frame of every video and lists what is wrong with which.
 
-    broken      cannot be read: the reason, and the frame that failed
-    no video    has no video stream
-    missing     some frames are announced, and no decoder gives them
-    short       fewer frames than a clip needs
-    variable    frames are not evenly spaced: sampling by number is not sampling by time
-    rotated     carries a quarter turn (read upright here; other programs may not)
-    odd size    a side is odd, which common H.264 does not have
+    broken         damaged, cut off or beyond the limits: the reason, and the frame that failed
+    unsupported    a valid file of a format that is not decoded, or sound without pictures
+    missing        listed, and not there
+    incomplete     some frames are announced, and no decoder gives them
+    short          fewer frames than a clip needs
+    variable       frames are not evenly spaced: sampling by number is not sampling by time
+    rotated        carries a rotation (read upright here; other programs may not)
+    wide pixels    pixels are not square (read here as a player shows them; other programs may not)
+    interlaced     holds fields (one of each two is read here)
+    changing size  frames are not all of one size (read at the size of the first)
+    odd size       a side is odd, which common H.264 does not have
 
-The first two keep a video from training; the others are worth knowing.
+The first three keep a video from training; the others are worth knowing.
 """
 
 import collections
@@ -20,19 +24,20 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from av.video.frame import VideoFrame
 
 from vmae_jax.data.decode import open_encoded
-from vmae_jax.data.pictures import quarter_turns
+from vmae_jax.data.display import quarter_turns
 from vmae_jax.data.prepare.child import alarm
 from vmae_jax.data.prepare.inputs import Origin, Part, open_inputs
 from vmae_jax.data.prepare.local import run_jobs
 from vmae_jax.data.prepare.options import check_timeout
-from vmae_jax.data.video import BadVideo, Encoded
+from vmae_jax.data.video import ADVICE, BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 
-__all__ = ["BROKEN", "check", "in_words", "validate"]
+__all__ = ["UNREADABLE", "check", "in_words", "validate"]
 
-BROKEN = ("broken", "no video")
+UNREADABLE = tuple(ADVICE)
 _JOB = 32  # videos
 _SHOWN = 10
 
@@ -77,7 +82,8 @@ def validate(
       progress: show a bar.
 
     Returns:
-      {"videos": checked, "broken": how many cannot be read, "found": [{"key", "kind", "reason"}, …]}.
+      {"videos": checked, "unreadable": how many cannot be read, "broken", "unsupported", "missing": how many of
+      these are of each kind, "found": [{"key", "kind", "reason"}, …]}.
 
     Raises:
       ConfigError: there are no videos, or a number that makes no sense.
@@ -95,14 +101,16 @@ def validate(
 
         def hear(job: int, line: dict[str, Any]) -> str:
             found[groups[job][line["done"]]] = line["found"]
-            return f"{sum(kind in BROKEN for told in found.values() for kind, _ in told)} broken"
+            return f"{sum(kind in UNREADABLE for kinds in found.values() for kind, _ in kinds)} unreadable"
 
         jobs = [_CheckJob(i, inputs.part(group), least, timeout) for i, group in enumerate(groups)]
         run_jobs(jobs, workers, hear=hear, progress=progress)
     told = [{"key": inputs.keys[i], "kind": kind, "reason": reason} for i in sorted(found) for kind, reason in found[i]]
     told += [{"key": key, "kind": kind, "reason": reason} for key, kind, reason in inputs.refused]
-    bad = {entry["key"] for entry in told if entry["kind"] in BROKEN}
-    return {"videos": len(order) + len(inputs.refused), "broken": len(bad), "found": told}
+    counts = collections.Counter(entry["kind"] for entry in told)
+    unreadable = {kind: counts[kind] for kind in UNREADABLE}
+    videos = len(order) + len(inputs.refused)
+    return {"videos": videos, "unreadable": sum(unreadable.values()), **unreadable, "found": told}
 
 
 def check(encoded: Encoded, *, least: int = 16, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[str, str]]:
@@ -115,32 +123,62 @@ def check(encoded: Encoded, *, least: int = 16, alive: Callable[[], None] = lamb
     """
     try:
         with contextlib.closing(open_encoded(encoded)) as reader:
-            info, given, turned = reader.info, 0, False
-            for _, frame in reader.frames():
+            info, seen = reader.info, _Seen()
+            for number, frame in reader.frames():
                 alive()
-                given += 1
-                turned = turned or quarter_turns(frame) != 0
+                seen.add(number, frame)
     except BadVideo as error:
-        yield ("no video" if "no video stream" in str(error) else "broken"), str(error)
+        yield error.kind, str(error)
         return
-    if given < info.num_frames:
-        yield "missing", f"{info.num_frames - given} of {info.num_frames} frames cannot be decoded"
-    if given < least:
-        yield "short", f"has {given} frames, fewer than {least}"
+    if seen.count < info.num_frames:
+        yield "incomplete", f"{info.num_frames - seen.count} of {info.num_frames} frames cannot be decoded"
+    if seen.count < least:
+        yield "short", f"has {seen.count} frames, fewer than {least}"
     gaps = np.diff(info.times)
     if len(gaps) and (gaps.max() > 1.5 * np.median(gaps) or gaps.min() < 0.5 * np.median(gaps)):
         yield "variable", f"has frames {gaps.min() * 1e3:.0f} to {gaps.max() * 1e3:.0f} ms apart"
-    if turned:
-        yield "rotated", "carries a quarter turn"
-    if info.width % 2 or info.height % 2:
-        yield "odd size", f"is {info.width}x{info.height}"
+    if info.pixel_aspect != 1:
+        yield "wide pixels", f"has pixels of {info.pixel_aspect}; it is shown at {info.width}x{info.height}"
+    yield from seen.findings()
+
+
+class _Seen:
+    """What decoded frames have in common."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: tuple[int, int] | None = None
+        self._change = ""
+        self._rotation = 0
+        self._interlaced = 0
+
+    def add(self, number: int, frame: VideoFrame) -> None:
+        size = (frame.width, frame.height)
+        self._first = self._first or size
+        if size != self._first and not self._change:
+            first = "x".join(map(str, self._first))
+            self._change = f"changes size from {first} to {frame.width}x{frame.height} at frame {number}"
+        self.count += 1
+        self._rotation = self._rotation or 90 * quarter_turns(frame)
+        self._interlaced += frame.interlaced_frame
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if self._rotation:
+            turn = {90: "a quarter turn", 180: "half a turn", 270: "a quarter turn"}[self._rotation]
+            yield "rotated", f"carries {turn}"
+        if self._interlaced:
+            yield "interlaced", f"holds fields in {self._interlaced} of {self.count} frames"
+        if self._change:
+            yield "changing size", self._change
+        if self._first and any(side % 2 for side in self._first):
+            yield "odd size", f"is {'x'.join(map(str, self._first))}"
 
 
 def _check_one(part: Part, index: int, least: int, alive: Callable[[], None]) -> Iterator[tuple[str, str]]:
     try:
         encoded = part.fetch(index)
     except BadVideo as error:
-        yield "broken", str(error)
+        yield error.kind, str(error)
         return
     yield from check(encoded, least=least, alive=alive)
 
@@ -150,9 +188,10 @@ def in_words(result: Mapping[str, Any]) -> str:
     kinds = collections.defaultdict(list)
     for entry in result["found"]:
         kinds[entry["kind"]].append(entry)
-    lines = [f"{result['videos']} videos, {result['broken']} broken"]
-    for kind, entries in sorted(kinds.items(), key=lambda item: item[0] not in BROKEN):
-        lines.append(f"{kind}: {len(entries)}")
+    counts = ", ".join(f"{result[kind]} {kind}" for kind in UNREADABLE)
+    lines = [f"{result['videos']} videos, {counts}"]
+    for kind, entries in sorted(kinds.items(), key=lambda item: item[0] not in UNREADABLE):
+        lines.append(f"{kind}: {len(entries)}" + (f" ({ADVICE[kind]})" if kind in UNREADABLE else ""))
         lines += [f"  {entry['key']}: {entry['reason']}" for entry in entries[:_SHOWN]]
         lines += [f"  … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
     return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""How the stored frames of a video are shown: whole pictures, square pixels, upright.
+
+A stored pixel may be wider or higher than a square (DV, DVD, broadcasts): `square` has the size at which the
+picture is shown, and frames are scaled to it while they are converted, in one step. The side that is too short
+grows, so no detail is lost.
+
+A frame marked as interlaced holds two fields, each half of the lines, that were filmed one after the other.
+Only its upper field is shown, scaled to the full height: half of the vertical detail, no combs, and no need of
+the frames around it, so a frame is the same whether the whole video or that frame alone is read.
+"""
+
+from fractions import Fraction
+from typing import Any
+
+from av.filter import Graph
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from vmae_jax.data.video import BadVideo
+
+__all__ = ["EXACT", "Display", "quarter_turns", "square"]
+
+# The same pixels on every kind of processor.
+EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+
+
+def square(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """Return the width and height at which a picture of `width` x `height` pixels has square ones.
+
+    Args:
+      width: of the picture, as it is stored.
+      height: of the picture, as it is stored.
+      aspect: width of a stored pixel over its height.
+    """
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """Return how many counter-clockwise quarter turns show a frame upright.
+
+    Raises:
+      BadVideo: if it is rotated by another angle.
+    """
+    if frame.rotation % 90:
+        raise BadVideo(f"is rotated by {frame.rotation} degrees; only quarter turns are read", "unsupported")
+    return (frame.rotation // 90) % 4
+
+
+class Display:
+    """Scales and converts the frames of one video; rotation is left to the caller."""
+
+    def __init__(self) -> None:
+        self._convert = VideoReformatter()
+        self._fields: dict[tuple[str, int, int], Graph] = {}
+
+    def __call__(self, frame: VideoFrame, width: int, height: int, pixels: str, **more: Any) -> VideoFrame:
+        """Return a frame at a size, in a pixel format; `more` goes to libswscale.
+
+        A frame that keeps its size is only converted, by libswscale's default unless `more` has another method.
+        """
+        if frame.interlaced_frame:
+            frame = self._field(frame)
+        if (frame.width, frame.height) == (width, height):
+            return self._convert.reformat(frame, format=pixels, threads=1, **more)
+        more = {"interpolation": EXACT} | more
+        return self._convert.reformat(frame, width=width, height=height, format=pixels, threads=1, **more)
+
+    def _field(self, frame: VideoFrame) -> VideoFrame:
+        """The upper field: every other line, from the first."""
+        key = (frame.format.name, frame.width, frame.height)
+        if key not in self._fields:
+            self._fields = {key: _field_graph(*key)}
+        graph = self._fields[key]
+        frame.pts = None  # frames come in any order
+        graph.push(frame)
+        field = graph.pull()
+        assert isinstance(field, VideoFrame)
+        return field
+
+
+def _field_graph(pixels: str, width: int, height: int) -> Graph:
+    graph = Graph()
+    source = graph.add_buffer(width=width, height=height, format=pixels, time_base=Fraction(1, 25))
+    field, sink = graph.add("field", "type=top"), graph.add("buffersink")
+    source.link_to(field)
+    field.link_to(sink)
+    graph.configure()
+    return graph

@@ -1,0 +1,85 @@
+"""Opens files that may be videos, in the named containers alone, and names what is valid and not read.
+
+A file is read through a Python file object, so a name can never be taken for a URL.
+"""
+
+import io
+from typing import Any
+
+import av
+import av.logging
+from av.container import InputContainer
+from av.error import FFmpegError
+
+from vmae_jax.data.formats import CODECS, CONTAINERS
+from vmae_jax.data.slices import Slice
+from vmae_jax.data.video import BadVideo, unreadable
+
+__all__ = ["opened", "reason"]
+
+_OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS}
+_BUFFER = 1 << 16
+_HEAD = 16  # bytes that signatures need
+_SIGNATURES = (
+    (0, b"GIF8", "a GIF animation"),
+    (0, b"\x06\x0e\x2b\x34\x02\x05\x01\x01", "an MXF file"),
+    (0, b".RMF", "a RealMedia file"),
+    (0, b"FWS", "a Flash file"),
+    (0, b"CWS", "a Flash file"),
+    (0, b"ZWS", "a Flash file"),
+    (0, b"DKIF", "an IVF file"),
+    (0, b"YUV4MPEG2 ", "a YUV4MPEG2 file"),
+    (0, b"nut/multimedia", "a NUT file"),
+    (0, b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    (0, b"\xff\xd8\xff", "a JPEG picture"),
+    (8, b"WEBP", "a WebP picture"),
+    (8, b"WAVE", "a WAV sound file"),
+    (0, b"ID3", "an MP3 sound file"),
+    (0, b"fLaC", "a FLAC sound file"),
+)
+
+
+av.logging.set_level(av.logging.PANIC)  # a broken file is reported once, by BadVideo
+
+
+def opened(source: bytes | str, span: tuple[int, int] | None = None) -> tuple[InputContainer, Any]:
+    """Return the container of a file (its bytes, a local path, or a span of one), and the open file behind it.
+
+    Raises:
+      BadVideo: if it is not there, cannot be opened, or is no container of a named format.
+      MachineFault: if this machine cannot open any file.
+    """
+    try:
+        if isinstance(source, bytes):
+            file: Any = io.BytesIO(source)
+        else:
+            file = Slice(source, *span) if span else open(source, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise unreadable(error) from error
+    try:
+        return _container(file), file
+    except BaseException:
+        file.close()
+        raise
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message in one short line."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:200]
+
+
+def _container(file: Any) -> InputContainer:
+    try:
+        head = file.read(_HEAD)
+        file.seek(0)
+    except OSError as error:
+        raise unreadable(error) from error
+    if not head:
+        raise BadVideo("is an empty file")
+    try:
+        return av.open(file, mode="r", options=_OPTIONS, buffer_size=_BUFFER)
+    except (FFmpegError, OSError, ValueError) as error:
+        name = next((name for at, magic, name in _SIGNATURES if head[at : at + len(magic)] == magic), None)
+        if name:
+            raise BadVideo(f"is {name}, which is not decoded", "unsupported") from error
+        raise BadVideo(f"is no readable video ({reason(error)})") from error
