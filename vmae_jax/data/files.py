@@ -114,8 +114,7 @@ def open_paths(paths: Sequence[str]) -> Files:
         if _is_folder(root):
             found = open_folder(path)
             entries += found._entries
-            for key, kind, reason in found.refused:
-                refused.append((f"{as_text(root)}/{key}", kind, reason))
+            refused.extend((f"{as_text(root)}/{key}", kind, reason) for key, kind, reason in found.refused)
         elif is_remote(root) or os.path.isfile(root):
             entries.append(Entry(root))
         else:
