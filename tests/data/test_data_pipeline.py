@@ -1,5 +1,6 @@
 """The loader's promise: a batch is a function of (seed, position), whoever reads it from wherever."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -140,12 +141,25 @@ def test_position_counts_videos_consumed(opened):
         next(batches)
 
 
+def children():
+    """The processes that this one has started and that are not over."""
+    found = set()
+    for file in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = file.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.add(int(file.parent.name))
+    return found
+
+
 def test_once_is_every_video_once_and_padding(video_folder):
-    opened = make(video_folder, repeat=1).open()
+    opened, before = make(video_folder, repeat=1).open(), children()
     feed = opened.once(rows=range(4))
-    batches = list(feed)
+    batches = [next(feed)]
+    assert children() > before, "processes read"
+    batches += feed
     assert len(batches) == 3
-    assert not feed._reader.workers._running  # over, so nothing runs on
+    assert children() == before  # over, so nothing runs on
     with pytest.raises(StopIteration):
         next(feed)
     index, valid = (np.concatenate([batch[key] for batch in batches]) for key in ("index", "valid"))

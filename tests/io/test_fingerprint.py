@@ -27,6 +27,19 @@ def test_host_and_device_agree(dtype, shape):
     assert of(jnp.asarray(array)) == [fingerprint.of_numpy(array)]
 
 
+@pytest.mark.parametrize(
+    ("array", "known"),
+    [
+        (np.array([1, 2, 2**32 - 1, 0], np.uint32), "3e884694"),
+        (np.array([1.0, -2.5, 3e38], np.float32), "2b794a11"),
+        (np.array([250, 0, 7], np.uint8), "0d686cf5"),
+    ],
+)
+def test_fingerprints_stay_what_they_are(array, known):
+    """Worked out in whole numbers. Any other constant would make every stored checkpoint a damaged one."""
+    assert [fingerprint.of_numpy(array)] == of(jnp.asarray(array)) == [known]
+
+
 @pytest.mark.parametrize("spec", [P(), P("a"), P("a", "b"), P(None, "c"), P(("a", "b", "c"))])
 def test_sharding_does_not_matter(spec):
     mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(AxisType.Auto,) * 3)
