@@ -223,7 +223,7 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
                 break
             stopped = ""
     store.flush()
-    _tell_uncovered(uncovered)
+    _log_uncovered(uncovered)
     return {
         "step": job.trained.step,
         "videos": done,
@@ -236,7 +236,7 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
     }
 
 
-def _tell_uncovered(uncovered: dict[str, int]) -> None:
+def _log_uncovered(uncovered: dict[str, int]) -> None:
     """Logs which videos have frames that no window covers."""
     if uncovered:
         names = ", ".join(list(uncovered)[:SHOWN]) + (" …" if len(uncovered) > SHOWN else "")

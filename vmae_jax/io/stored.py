@@ -98,7 +98,8 @@ def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     for folder in (path / "checkpoints", path):
         if whole_steps(folder):
             return folder, None
-    raise ConfigError(f"{path} has no checkpoint: name a workdir, or WORKDIR/checkpoints/STEP")
+    missing = "has no checkpoint" if path.exists() else "does not exist"
+    raise ConfigError(f"{path} {missing}: name a workdir, or WORKDIR/checkpoints/STEP")
 
 
 def restore_step(path: epath.Path, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
