@@ -37,7 +37,7 @@ def test_the_mask_of_the_playbook_works():
 
 
 def test_the_config_of_the_readme_builds():
-    [code] = [block for block in blocks(ROOT / "README.md", "python") if "config.method" in block]
+    [code] = [block for block in blocks(ROOT / "README.md", "python") if "config.method = call" in block]
     from ml_collections import ConfigDict
 
     from vmae_jax.spec import build, call
@@ -45,6 +45,13 @@ def test_the_config_of_the_readme_builds():
     config = ConfigDict()
     exec(code, {"call": call, "config": config})
     assert build(config.method).reconstruct is not None
+
+
+def test_a_config_of_the_user_s_own_in_the_readme_builds_on_ours():
+    [code] = [block for block in blocks(ROOT / "README.md", "python") if "def get_config" in block]
+    names: dict = {}
+    exec(code, names)
+    assert names["get_config"]("S").method.encoder_mask.ratio == 0.75
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

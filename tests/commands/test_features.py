@@ -327,9 +327,9 @@ def test_files_that_share_a_stem_are_told_apart_by_their_paths(trained, tmp_path
         write_video(tmp_path / "in" / name, 9, seed=seed)
     command = ["features", f"--checkpoint={path}", "--videos", str(tmp_path / "in"), f"--out={tmp_path}/out"]
     assert main(command) == 2
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     both = "mm_test.avi and mm_test.mp4 would both be written to mm_test.npz"
-    assert told == f"--videos: {both}; rename one or pass --name=path"
+    assert answer == f"--videos: {both}; rename one or pass --name=path"
     assert main([*command, "--name=path"]) == 0
     one, other = (np.load(tmp_path / "out" / f"mm_test.{suffix}.npz")["features"] for suffix in ("mp4", "avi"))
     assert np.abs(one - other).max() > 1e-3
@@ -346,8 +346,8 @@ def test_windows_at_a_rate_are_equally_long_for_every_video(trained, tmp_path, c
         write_video(tmp_path / "in" / f"{rate}.mp4", rate, rate=rate)  # a second
     command = ["features", f"--checkpoint={path}", "--videos", str(tmp_path / "in"), f"--out={tmp_path}/out"]
     assert main([*command, "--fps=8"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["fps"], told["window"], told["stride"]) == (8.0, FRAMES, FRAMES)
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (answer["fps"], answer["window"], answer["stride"]) == (8.0, FRAMES, FRAMES)
     slow, fast = (np.load(tmp_path / "out" / f"{rate}.npz") for rate in (6, 120))
     np.testing.assert_allclose(slow["seconds"], [[0, 3 / 8], [4 / 8, 7 / 8]])
     np.testing.assert_allclose(fast["seconds"], slow["seconds"])
@@ -376,8 +376,8 @@ def test_frames_past_the_last_window_are_covered_or_counted_and_named(trained, v
     assert whole["frames"].tolist() == [[0, 6], [8, 14], [14, 20]]
     assert whole["uncovered"] == 0
     assert not caplog.records
-    told = features.run(path, videos=given, out=str(tmp_path / "drop"), options=features.Options(tail="drop"))
-    assert told["uncovered"] == {"videos": 1, "frames": 5}
+    answer = features.run(path, videos=given, out=str(tmp_path / "drop"), options=features.Options(tail="drop"))
+    assert answer["uncovered"] == {"videos": 1, "frames": 5}
     cut = np.load(tmp_path / "drop" / "a.npz")
     assert (cut["frames"].tolist(), int(cut["uncovered"])) == ([[0, 6], [8, 14]], 5)
     np.testing.assert_allclose(cut["features"], whole["features"][:2], atol=1e-5)
@@ -419,18 +419,18 @@ def test_any_number_of_shards_writes_the_same_files(trained, videos, tmp_path, m
     )
     alone = go("alone")
     assert (alone["videos"], alone["broken"], alone["complete"], "shard" in alone) == (5, ["broken"], True, False)
-    told = [go("shared", f"{part}/3") for part in (2, 0, 1)]
-    assert sum(one["videos"] for one in told) == 5
-    assert sorted(name for one in told for name in one["broken"]) == ["broken"]
-    assert [one["complete"] for one in told] == [False, False, True]
-    assert max(one["videos"] for one in told) < 5
-    assert told[0]["missing"] == 6 - told[0]["videos"] - len(told[0]["broken"])
+    answer = [go("shared", f"{part}/3") for part in (2, 0, 1)]
+    assert sum(one["videos"] for one in answer) == 5
+    assert sorted(name for one in answer for name in one["broken"]) == ["broken"]
+    assert [one["complete"] for one in answer] == [False, False, True]
+    assert max(one["videos"] for one in answer) < 5
+    assert answer[0]["missing"] == 6 - answer[0]["videos"] - len(answer[0]["broken"])
     assert_same_outputs(tmp_path / "alone", tmp_path / "shared")
     assert json.loads((tmp_path / "shared" / "complete.json").read_text()) == {"videos": 6, "broken": ["broken"]}
     if form == "array_record":
         assert {name for name, _ in read_shards(str(tmp_path / "shared"))} == set("01234")
 
-    write_video(folder / "broken.mp4", 9)  # mended: the whole is no longer complete until it is computed
+    write_video(folder / "broken.mp4", 9)  # readable now: the whole is not complete until it is computed
     again = go("shared")
     assert (again["videos"], again["already"], again["complete"]) == (1, 5, True)
     assert json.loads((tmp_path / "shared" / "complete.json").read_text()) == {"videos": 6, "broken": []}

@@ -49,9 +49,9 @@ def test_a_file_that_cannot_be_read_is_the_user_s_mistake_in_one_line(workdir, t
     command = ["reconstruct", f"--workdir={workdir}", f"--videos={videos / 'notes.mp4'}", f"--out={tmp_path}/out"]
     assert main(command) == 2
     out, err = capsys.readouterr()
-    told = json.loads(out.splitlines()[-1])["error"]
-    assert told.startswith("--videos: none of the 1 videos can be read: ")
-    assert "notes.mp4" in told
+    error = json.loads(out.splitlines()[-1])["error"]
+    assert error.startswith("--videos: none of the 1 videos can be read: ")
+    assert "notes.mp4" in error
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
 
@@ -59,3 +59,9 @@ def test_a_file_that_cannot_be_read_is_the_user_s_mistake_in_one_line(workdir, t
     command = ["reconstruct", f"--workdir={workdir}", f"--videos={videos}", f"--out={tmp_path}/out", "--clips=1"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["clips"] == 1
+
+
+def test_a_workdir_that_does_not_exist_is_named(tmp_path, capsys):
+    assert main(["reconstruct", f"--workdir={tmp_path}/none", f"--out={tmp_path}/out"]) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert error == f"{tmp_path}/none does not exist: name a workdir, or WORKDIR/checkpoints/STEP"

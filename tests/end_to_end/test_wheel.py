@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 def installed(tmp_path_factory):
     """The bin folder of a new environment with the wheel; the other packages are those of this environment.
 
-    Only pip's own index is asked, for the tools that build the wheel.
+    pip's own index provides the tools that build the wheel; nothing else is downloaded.
     """
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

@@ -177,6 +177,9 @@ def test_read_tree_of_any_part(tmp_path):
     assert read_tree(tmp_path, select="").keys() == {"step", "params", "opt_state", "extra", "first_bad_step"}
     with pytest.raises(ConfigError, match=r"no 'params/enc'; it has .*params/encoder"):
         read_tree(tmp_path, select="params/enc")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="has no checkpoint"):
+        read_tree(tmp_path / "empty")
     with pytest.raises(ConfigError, match="there is no such folder"):
         read_tree(tmp_path / "nowhere")
 

@@ -95,7 +95,8 @@ def _check_models(at: str, record: init_from.Weights, target: Any, option: str) 
     text = saved_config(record.path)
     root, *below = record.select.split("/")
     name = "model" if root == "params" else below[0] if below else ""
-    saved: Any = from_json(text).get("method", {}).get(name) if text else None
+    method: Any = from_json(text).get("method") if text else None
+    saved = method.get(name) if isinstance(method, ConfigDict) else None
     chosen: Any = target.method.get("model")
     if not all(isinstance(one, ConfigDict) and one.get("call") == VIT for one in (saved, chosen)):
         return

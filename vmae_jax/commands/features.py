@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from etils import epath
 
 from vmae_jax.commands.named_videos import NAMES, named_videos
 from vmae_jax.commands.restore import Trained, restore
-from vmae_jax.commands.windowed import computed, network
+from vmae_jax.commands.windowed import Video, computed, network
 from vmae_jax.data.feature_files import FILES, FeatureFiles, files_of
 from vmae_jax.data.shards import Shards
 from vmae_jax.data.windows import Windows, chunks
@@ -106,7 +106,7 @@ class _Job(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """What must be the same in every process."""
-        videos = hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:12]
+        videos = hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:12]
         return {"settings": self.written, "number of videos": len(self.names), "names of the videos": videos}
 
 
@@ -136,7 +136,7 @@ def run(
     with distributed.naming_lost_peers():
         job = distributed.together("features", lambda: _job(checkpoint, videos, folder, options), facts=_Job.facts)
         result = _compute(job, folder, part, options)
-        sharing.meet("the end of features", stopping="resume" in result)
+        sharing.meet("features_end", stopping="resume" in result)
     return result | _state(job, folder, part, result)
 
 
@@ -203,13 +203,20 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
         (folder / COMPLETE).unlink(missing_ok=True)
     pieces = chunks(job.source, todo, job.windows, size=model.video_shape[1], channels=model.video_shape[3],
                     antialias=not raw)  # fmt: skip
-    done, broken, uncovered, stopped = 0, dict[str, str](), dict[str, int](), ""
+    made = computed(pieces, compute, batch, np.float16 if options.half else np.float32)
+    result = _write(made, names, len(todo), store, folder)
+    return result | {"step": job.trained.step, "already": len(mine) - len(todo), "out": str(folder), **job.settings}
+
+
+def _write(videos: Iterator[Video], names: Sequence[str], count: int, store: Any, folder: epath.Path) -> dict[str, Any]:
+    """Writes what was made of `count` videos until all are there, or the job is to stop."""
+    done, broken, uncovered, stopped = 0, list[str](), dict[str, int](), ""
     with Preemption() as preemption:
-        for video in computed(pieces, compute, batch, np.float16 if options.half else np.float32):
+        for video in videos:
             name = names[video.number]
             mark = folder / f"{name}{BROKEN}"
             if video.arrays is None:
-                broken[name] = video.reason
+                broken.append(name)
                 log.warning("%s cannot be read: %s", name, video.reason)
                 write_text(mark, video.reason + "\n")
             else:
@@ -218,25 +225,19 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
                 done += 1
                 if video.arrays["uncovered"]:
                     uncovered[name] = int(video.arrays["uncovered"])
-            stopped = sharing.asked_to_stop(preemption)
-            if stopped and done + len(broken) < len(todo):
+            stopped = sharing.asked_to_stop(preemption) if done + len(broken) < count else ""
+            if stopped:
                 break
-            stopped = ""
     store.flush()
-    _tell_uncovered(uncovered)
-    return {
-        "step": job.trained.step,
-        "videos": done,
-        "already": len(mine) - len(todo),
-        "broken": list(broken),
-        "uncovered": {"videos": len(uncovered), "frames": sum(uncovered.values())},
-        "out": str(folder),
-        **job.settings,
-        **({"resume": True, "error": f"stopped by {stopped}; the same command goes on"} if stopped else {}),
-    }
+    _log_uncovered(uncovered)
+    result = {"videos": done, "broken": broken}
+    result |= {"uncovered": {"videos": len(uncovered), "frames": sum(uncovered.values())}}
+    if stopped:
+        result |= {"resume": True, "error": f"stopped by {stopped}; the same command goes on"}
+    return result
 
 
-def _tell_uncovered(uncovered: dict[str, int]) -> None:
+def _log_uncovered(uncovered: dict[str, int]) -> None:
     """Logs which videos have frames that no window covers."""
     if uncovered:
         names = ", ".join(list(uncovered)[:SHOWN]) + (" …" if len(uncovered) > SHOWN else "")

@@ -51,7 +51,7 @@ def named_videos(
 
 
 def _check(names: Sequence[str], paths: Sequence[str], how: str, files: Callable[[str], Sequence[str]]) -> None:
-    """Raises ConfigError where names do not tell videos apart, or leave the output's folder."""
+    """Raises ConfigError if two videos would be written to the same file, or one outside of the output's folder."""
     writer: dict[str, str] = {}
     for name, path in zip(names, paths, strict=True):
         if ".." in name.split("/"):

@@ -104,7 +104,7 @@ def computed(
         if chunk.video in bad:
             continue
         found.setdefault(chunk.video, [])
-        # A chunk is told apart from its windows: all are needed before the video is whole.
+        # Chunks are kept until all windows of the video are computed.
         about.setdefault(chunk.video, []).append(_without_clips(chunk))
         waiting += [(chunk.video, clip) for clip in chunk.clips]
         while len(waiting) >= batch:

@@ -25,7 +25,7 @@ _PATIENCE = 600.0  # seconds of work that a kill may cost
 
 def digest(name: str) -> int:
     """A number that depends on the name alone, by which videos are shared out."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big")
 
 
 class Shards:
@@ -81,7 +81,7 @@ class Shards:
         os.replace(aside, final)
         listed = f"{final}.json"
         with open(f"{listed}.tmp", "w") as file:  # the list comes last: the file is whole
-            json.dump(list(records), file, ensure_ascii=False)
+            json.dump(list(records), file)
         os.replace(f"{listed}.tmp", listed)
         self._done |= set(records)
         self._waiting, self._flushed = {}, time.monotonic()

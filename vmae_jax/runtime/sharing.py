@@ -12,7 +12,7 @@ from vmae_jax.spec import ConfigError
 __all__ = ["Share", "asked_to_stop", "meet", "share"]
 
 _STOP = "stop"
-_GRACE = 30.0  # seconds that a process which was asked to stop waits for the others
+_GRACE = 30.0  # seconds that a stopping process waits for the others
 
 
 class Share(NamedTuple):
