@@ -43,13 +43,13 @@ def _run(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     patient()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("vmae_jax").setLevel(logging.INFO)
     try:
         parser = _parser()
         args, rest = parser.parse_known_args(arguments)
         if rest and not hasattr(args, "config"):
             raise ConfigError(f"vmae: unknown argument {rest[0]!r}; --help lists those there are")
-        args.overrides = overrides(rest)
+        args.overrides, args.line = overrides(rest), ["vmae", *arguments]
+        _verbosity(args)
         allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
         result = args.command(args)
     except SystemExit as end:  # --help
@@ -58,6 +58,13 @@ def _run(arguments: list[str]) -> int:
         return _failed(error)
     status = RESUME if result.pop("resume", False) else result.pop("exit", 0)
     return _finish(status, {"status": "ok" if status == 0 else "error", **result})
+
+
+def _verbosity(args: argparse.Namespace) -> None:
+    quiet, verbose = (getattr(args, name, False) for name in ("quiet", "verbose"))
+    if quiet and verbose:
+        raise ConfigError("vmae: --quiet and --verbose exclude each other; give one of them")
+    logging.getLogger("vmae_jax").setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 def _failed(error: Exception) -> int:
@@ -84,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "run any stage; started again on the same workdir it resumes")
     _config_arguments(train)
     train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--quiet", action="store_true", help="only warnings, errors and the result")
+    train.add_argument("--verbose", action="store_true", help="all of the config and every parameter, too")
     _limit_argument(train, "restore, compile, data, step, save, evaluate")
 
     evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
@@ -219,7 +227,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     else:
         raise ConfigError(f"vmae train: --config is needed, for {workdir.path} is no workdir yet")
     limits = watchdog.parse_limits(args.limit)
-    result = train.run(chosen, workdir, progress=not args.quiet, limits=limits)
+    result = train.run(chosen, workdir, progress=not args.quiet, limits=limits, command=args.line)
     if result.pop("status") == "preempted":
         return {"resume": True, "error": "preempted; the same command resumes", **result}
     return result

@@ -11,7 +11,7 @@ from vmae_jax.data.files import holds_videos
 from vmae_jax.data.frames import Frames, open_frames
 from vmae_jax.spec import ConfigError
 
-__all__ = ["named_videos"]
+__all__ = ["name_of", "named_videos"]
 
 
 def named_videos(videos: Sequence[str], rate: float) -> tuple[Any, list[str]]:
@@ -32,6 +32,15 @@ def named_videos(videos: Sequence[str], rate: float) -> tuple[Any, list[str]]:
         if count > 1 or ".." in name.split("/"):
             raise ConfigError(f"--videos: {name!r} would be no name of its own in the output; name the folders above")
     return _Joined(opened, rate), names
+
+
+def name_of(source: Any, index: int) -> str:
+    """Return the name of a video in an opened source: its file, its key among records, else its number."""
+    key = getattr(source, "key", None)
+    try:
+        return str(key(index) if key is not None else source.fetch(index).key)
+    except (OSError, ValueError):  # a record that cannot be read has no key
+        return f"video {index}"
 
 
 def _opened(item: str) -> list[Any]:

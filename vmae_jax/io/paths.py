@@ -37,6 +37,16 @@ class Workdir:
         return self.path / "config.json"
 
     @property
+    def overview(self) -> epath.Path:
+        """The whole configuration and the table of parameters, for people."""
+        return self.path / "overview.txt"
+
+    @property
+    def environment(self) -> epath.Path:
+        """Command line, commit, versions and devices of every start, one a line."""
+        return self.path / "environment.jsonl"
+
+    @property
     def init_from(self) -> epath.Path:
         """What became of every array that the run began from."""
         return self.path / "init_from.json"
