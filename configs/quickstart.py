@@ -66,6 +66,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
                 transforms=[call("data.transforms.center_crop", size=SIZE)],
                 global_batch=32,
             ),
+            "every": {"steps": 250},
+            "at_start": True,
             "evaluators": {"held_out": call("eval.held_out")},
         },
     )

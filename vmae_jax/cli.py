@@ -1,7 +1,8 @@
 """The `vmae` command. Each subcommand is a small function; the work is done in `commands/`.
 
 Progress and logs go to standard error. The last line of standard output is one JSON object,
-`{"status": "ok" | "error", …}`. Exit status: 0 done; 2 the user's mistake, told in one line;
+`{"status": "ok" | "error", …}`; `vmae completion` alone prints a script instead. Exit status:
+0 done; 2 the user's mistake, told in one line;
 75 the same command resumes; 1 a fault that a person should look at.
 """
 
@@ -52,6 +53,8 @@ def _run(arguments: list[str]) -> int:
         _verbosity(args)
         allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
         result = args.command(args)
+        if result is None:  # its output is for another program, and whole
+            return 0
     except SystemExit as end:  # --help
         return int(end.code or 0)
     except Exception as error:
@@ -143,11 +146,15 @@ def _parser() -> argparse.ArgumentParser:
         "--rate", type=float, default=25.0, help="frames a second of folders of pictures (default 25)"
     )
 
-    report = _command(commands, "report", _report, "write a self-contained HTML page of a run")
-    report.add_argument("--workdir", required=True)
+    report = _command(commands, "report", _report, "write a run, or several compared, as one HTML page")
+    report.add_argument("--workdir", action="append", required=True, help="of a run; several times to compare runs")
+    report.add_argument("--out", help="the file to write (default: report.html in the workdir of a single run)")
 
     doctor = _command(commands, "doctor", _doctor, "say what this machine has, and what is missing")
     doctor.add_argument("--workdir", default=".", help="whose disk to look at")
+
+    completion = _command(commands, "completion", _completion, "print a script that completes this command in a shell")
+    completion.add_argument("shell", help="bash or zsh")
     return parser
 
 
@@ -285,7 +292,16 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.eval import report
 
-    return {"report": str(report.write(args.workdir))}
+    return {"report": str(report.write(args.workdir, args.out))}
+
+
+def _completion(args: argparse.Namespace) -> None:
+    from vmae_jax.commands import completion
+
+    if args.shell not in completion.SHELLS:
+        raise ConfigError(f"vmae completion: {args.shell!r} is not supported; use {' or '.join(completion.SHELLS)}")
+    print(completion.script(_parser(), args.shell))
+    return None
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:

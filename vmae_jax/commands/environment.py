@@ -1,6 +1,7 @@
 """What a run was started with: command line, commit, versions and devices, one row of `environment.jsonl` a start."""
 
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import platform
@@ -53,7 +54,7 @@ def record(workdir: Workdir, start: int, command: Sequence[str] = ()) -> dict[st
         "devices": devices(),
         "processes": jax.process_count(),
     }
-    config = next(filter(None, map(_config_file, command)), None)
+    config = _config_file(command)
     if config is not None and (commit := commit_of(config)) not in (None, row["commit"]):
         row["config_commit"] = commit
     if jax.process_index() == 0:
@@ -82,7 +83,7 @@ def command_line(command: Sequence[str]) -> str:
     """
     shown, hide = [], False
     for argument in command:
-        name, equals, value = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if hide and not argument.startswith("-"):
             argument, hide = HIDDEN, False
         elif argument.startswith("-") and _SECRET.search(name):
@@ -114,12 +115,14 @@ def _git(folder: pathlib.Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _config_file(argument: str) -> pathlib.Path | None:
-    """The file of `--config=FILE.py:arguments`."""
-    if not argument.startswith("--config="):
-        return None
-    file = pathlib.Path(argument.removeprefix("--config=").partition(":")[0])
-    return file if file.is_file() else None
+def _config_file(command: Sequence[str]) -> pathlib.Path | None:
+    """The file of `--config=FILE.py:arguments`, where it exists."""
+    words = [word for argument in command for word in argument.split("=", 1)]
+    for option, value in itertools.pairwise(words):
+        file = pathlib.Path(value.partition(":")[0])
+        if option == "--config" and file.is_file():
+            return file
+    return None
 
 
 def _version(package: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from clu import parameter_overview
+from ml_collections import ConfigDict
 
 from vmae_jax.commands.course import devices
 from vmae_jax.commands.experiment import Experiment
@@ -76,8 +77,8 @@ def introduce(
 
 def _method(section: Any) -> str:
     """The method and, where it has one model, what describes that best."""
-    model = section.get("model")
-    if not isinstance(model, Mapping) and not hasattr(model, "items"):
+    model: Any = section.get("model")
+    if not isinstance(model, ConfigDict):
         return str(section.call)
     shown = [f"{name} {model[name]}" for name in _SHOWN if name in model and model[name] is not None]
     return ", ".join([f"{section.call} with {model.call}", *shown])

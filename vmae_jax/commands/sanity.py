@@ -15,7 +15,7 @@ __all__ = ["EVENT", "doubts", "warn"]
 log = logging.getLogger(__name__)
 
 EVENT = "warning"  # of `metrics.jsonl`
-FEW = 20  # videos of an evaluation below which its figures are called meaningless
+FEW = 20  # videos of an evaluation below which its figures mean little
 
 
 def warn(found: list[str], writers: Writers, start: int) -> None:
@@ -63,8 +63,8 @@ def _sizes(batch: int, videos: int, measured: Mapping[str, int]) -> Iterator[str
         of = "config.eval.data" if not name else f"config.eval.evaluators.{name}.train"
         if count < FEW:
             yield (
-                f"{of} has {count:,} video{'' if count == 1 else 's'}, fewer than {FEW}: a single one changes an "
-                f"accuracy by {100 / max(count, 1):.3g} points; use more videos, or do not rely on these figures"
+                f"{of} has {count:,} video{'' if count == 1 else 's'}: too few for its figures to mean much (each "
+                f"is {100 / max(count, 1):.3g} points of an accuracy); use {FEW} or more"
             )
 
 

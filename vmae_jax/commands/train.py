@@ -22,7 +22,7 @@ from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.saving import Tolerant
-from vmae_jax.io.writers import Writers
+from vmae_jax.io.writers import Writers, read_rows
 from vmae_jax.plan import flops
 from vmae_jax.runtime import distributed, goodput, watchdog
 from vmae_jax.runtime.cache import enable_cache
@@ -124,6 +124,7 @@ def run(
             parts = watchdog.watched(parts, dog, start)
             every = _every(made, clock)
             _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
+    _tell_progress(workdir, outcome)
     waited = outcome.metrics.get("data_wait_fraction", 0.0)
     if waited > STARVED:
         log.info("the devices waited %.0f%% of the time for data; `vmae bench input` says what bounds it", 100 * waited)
@@ -145,6 +146,21 @@ def _open(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Any, Measur
     check_classes(made, data, measured.data if measured and measured.heads else None)
     open_workdir(workdir, config)
     return made, data, measured
+
+
+def _tell_progress(workdir: Workdir, outcome: loop.Outcome) -> None:
+    """Log what an evaluation before the first step found, beside the newest values of the same metrics."""
+    if jax.process_index() != 0 or outcome.status != "done":
+        return
+    rows = (row for row in read_rows(workdir.metrics) if row.get("kind") == "eval" and row.get("step") == 0)
+    before = next(rows, {})
+    pairs = [
+        f"{name} {float(before[name]):.4f} before training, {value:.4f} after"
+        for name, value in outcome.metrics.items()
+        if name in before and float(before[name]) != value
+    ]
+    if pairs:
+        log.info("evaluation: %s", "; ".join(pairs))
 
 
 def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, Measurement | None]) -> dict[str, Any]:

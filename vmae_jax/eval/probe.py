@@ -32,7 +32,7 @@ class Probe:
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
         about: About | None = None,
     ) -> Results:  # fmt: skip
-        """top1, top5 (of more than five classes), the accuracy on the training videos, and the penalty that was chosen."""
+        """top1, top5 (of more than five classes), the accuracy on the training videos, and the chosen penalty."""
         (known, label), (query, target) = embed_both(
             method, params, batches, train, about, layer=self.layer, label=self.label
         )

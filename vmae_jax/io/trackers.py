@@ -4,10 +4,10 @@ A service is opened with the first metrics. Where that fails it is left alone fr
 that cannot be reached costs one timeout and one warning, never the run (see `io.writers.Writers`).
 """
 
-import abc
 import contextlib
 import io
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _SECONDS = 30.0  # that opening a service may take
 
 
-class _Tracker(abc.ABC):
+class _Tracker:
     """What both services share.
 
     Args:
@@ -55,9 +55,9 @@ class _Tracker(abc.ABC):
     def close(self) -> None:
         """Send the rest and end the run of the service."""
         if self._run is not None:
-            run, self._run = self._run, None
             with _quietly():
-                run.finish()
+                self._finish()
+            self._run = None
 
     def _send(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
         if self._failed:
@@ -71,17 +71,21 @@ class _Tracker(abc.ABC):
                     raise
             self._log(step, values())
 
-    @abc.abstractmethod
     def _open(self) -> Any:
         """Open the run of the service."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def _log(self, step: int, values: dict[str, Any]) -> None:
         """Log values of a step."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def _image(self, picture: Image.Image) -> Any:
-        """A picture as the service takes it."""
+        """Return a picture as the service takes it."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """Send the rest and end the run of the service."""
+        self._run.finish()
 
 
 class WandbWriter(_Tracker):
@@ -97,8 +101,9 @@ class WandbWriter(_Tracker):
         self._folder = folder
 
     def _open(self) -> Any:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
+        os.environ.setdefault("WANDB_SILENT", "true")  # it writes to standard error, also before its settings hold
         settings = wandb.Settings(silent=True, console="off", init_timeout=_SECONDS, login_timeout=_SECONDS)
         run = wandb.init(
             project=self._project,
@@ -112,13 +117,14 @@ class WandbWriter(_Tracker):
         # A step of our own: the service's must grow, and a resumed run starts again at its checkpoint.
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
+        log.info("Weights & Biases: %s", run.url or f"offline, in {run.dir}; `wandb sync` uploads it")
         return run
 
     def _log(self, step: int, values: dict[str, Any]) -> None:
         self._run.log(values | {"step": step})
 
     def _image(self, picture: Image.Image) -> Any:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         return wandb.Image(picture)
 
@@ -127,18 +133,25 @@ class TrackioWriter(_Tracker):
     """Metrics and pictures for trackio, which keeps them on this machine (`trackio show`)."""
 
     def _open(self) -> Any:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         name = "-".join(filter(None, (self._name, self._identity())))
-        return trackio.init(project=self._project, name=name, resume="allow", config=self._config, embed=False)
+        run = trackio.init(project=self._project, name=name, resume="allow", config=self._config, embed=False)
+        log.info("trackio: run %s; `trackio show --project %s` shows it", name, self._project)
+        return run
 
     def _log(self, step: int, values: dict[str, Any]) -> None:
         self._run.log(values, step=step)
 
     def _image(self, picture: Image.Image) -> Any:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         return trackio.Image(picture)
+
+    def _finish(self) -> None:
+        import trackio  # pyright: ignore[reportMissingImports]
+
+        trackio.finish()  # the run's own `finish` leaves it to be ended once more, with words on standard output
 
 
 @contextlib.contextmanager

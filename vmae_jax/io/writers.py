@@ -219,7 +219,8 @@ class Writers:
                 name = type(writer).__name__
                 self.errors[name] = self.errors.get(name, 0) + 1
                 if self.errors[name] == 1:
-                    log.warning("%s failed, training goes on without what it should have written: %s", name, error)
+                    reason = " ".join(str(error).split())
+                    log.warning("%s failed, training goes on without what it should have written: %s", name, reason)
 
 
 def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:
