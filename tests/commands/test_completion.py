@@ -65,13 +65,13 @@ def test_zsh(tmp_path):
     drive = f"""
 zmodload zsh/zpty
 zpty -b shell {ZSH} -f -i
-zpty -w shell "cd {ROOT}; vmae() {{ echo RAN-$1; }}; source {tmp_path}/completion; echo REA''DY"
+zpty -w shell "cd {ROOT}; vmae() {{ echo RAN-\\$1; }}; source {tmp_path}/completion; echo REA''DY"
 zpty -r shell seen '*READY*'
 zpty -w -n shell $'vmae recons\\t\\n'
 zpty -r shell seen '*RAN-reconstruct*' && echo completed
 zpty -d shell
 """
-    done = subprocess.run([ZSH, "-f", "-c", drive], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([ZSH, "-f", "-c", drive], capture_output=True, text=True, check=False, timeout=30)
     assert "completed" in done.stdout
 
 

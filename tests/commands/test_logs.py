@@ -5,6 +5,7 @@ import pathlib
 import types
 
 import pytest
+from ml_collections import ConfigDict
 
 from vmae_jax.commands import logs
 from vmae_jax.commands.config import load_config
@@ -53,6 +54,6 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(name, m
 )  # fmt: skip
 def test_entries_that_mean_nothing_are_refused(logging, message):
     made = made_with()
-    made.config.train.logging = logging
+    made.config.train.logging = ConfigDict(logging)
     with pytest.raises(ConfigError, match=message):
         build(made.config.train)

@@ -6,14 +6,13 @@ import re
 
 import numpy as np
 import pytest
+from report_pages import EVIL, Outline, opened, run
 
 from vmae_jax.eval import charts, reconstruction, report
 from vmae_jax.eval.charts import Series
 from vmae_jax.eval.records import read
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Pictures
-
-from report_pages import EVIL, Outline, opened, run
 
 
 def test_the_summary(tmp_path):

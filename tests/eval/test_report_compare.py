@@ -3,12 +3,11 @@
 import json
 
 import pytest
+from report_pages import EVIL, Outline, run
 
 from vmae_jax.eval import compare, report
 from vmae_jax.eval.records import read
 from vmae_jax.spec import ConfigError
-
-from report_pages import EVIL, Outline, run
 
 
 def two(tmp_path, **more):

@@ -24,7 +24,7 @@ __all__ = ["command_line", "commit_of", "identity", "record"]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "av")
 HIDDEN = "***"
 _SECRET = re.compile(
-    r"(?:^|[._-])(?:\w*token|secret\w*|passw\w*|pwd|api_?key|access_?key|private_?key|credentials?)$", re.I
+    r"(?:^|[._-])(?:\w*token|secret\w*|passw\w*|pwd|api[-_]?key|access[-_]?key|private[-_]?key|credentials?)$", re.I
 )
 _URL_SECRET = re.compile(r"(?<=://)[^/@\s]+@")  # user:password@host
 _SIGNATURE = re.compile(r"(?<=\?)\S*(?:sig|token|key|credential)\S*", re.I)  # of a signed address

@@ -13,7 +13,7 @@ from vmae_jax.types import Pictures
 
 __all__ = ["KEY", "NOTE", "animate", "draw", "save", "write_whole"]
 
-KEY = "vmae"  # of the text in a PNG: {"rows": names, "borrowed": names, "videos": names}
+KEY = "vmae"  # of the text in a PNG: {"rows": names, "borrowed": names}, and "videos" where they have names
 NOTE = "uses the true patch mean and std"  # beside every row that a model alone could not draw
 _PAPER, _INK, _FAINT, _WARN = (22, 24, 29), (232, 234, 238), (140, 146, 156), (255, 190, 92)
 _MARGIN, _GAP, _BLOCK = 16, 3, 22
@@ -85,8 +85,8 @@ def save(
     """
     buffer = io.BytesIO()
     about = PngImagePlugin.PngInfo()  # so that a page can say of the file what it shows
-    said = {"rows": list(pictures.rows), "borrowed": list(pictures.borrowed), "videos": list(videos[:clips])}
-    about.add_itxt(KEY, json.dumps(said))
+    shown = {"videos": list(videos[:clips])} if videos else {}
+    about.add_itxt(KEY, json.dumps({"rows": list(pictures.rows), "borrowed": list(pictures.borrowed)} | shown))
     sheet = draw(pictures, frames=frames, clips=clips, size=size, videos=videos)
     sheet.save(buffer, "PNG", optimize=True, pnginfo=about)
     return write_whole(path, buffer.getvalue())

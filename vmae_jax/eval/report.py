@@ -36,7 +36,7 @@ def write(workdirs: epath.PathLike | Sequence[epath.PathLike], out: epath.PathLi
       ConfigError: if there is no such folder, a folder is given twice, or several have no `out`.
     """
     given = [workdirs] if isinstance(workdirs, str | os.PathLike) else list(workdirs)
-    places = [os.path.normpath(os.fspath(place)) for place in given]
+    places = [os.fspath(epath.Path(place)) for place in given]
     twice = next((place for number, place in enumerate(places) if place in places[:number]), None)
     if twice is not None:
         raise ConfigError(f"--workdir={twice} is given twice; give each run once")
