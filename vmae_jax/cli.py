@@ -1,7 +1,8 @@
 """The `vmae` command. Each subcommand is a small function; the work is done in `commands/`.
 
 Progress and logs go to standard error. The last line of standard output is one JSON object,
-`{"status": "ok" | "error", …}`. Exit status: 0 done; 2 the user's mistake, told in one line;
+`{"status": "ok" | "error", …}`; `vmae completion` alone prints a script instead. Exit status:
+0 done; 2 the user's mistake, told in one line;
 75 the same command resumes; 1 a fault that a person should look at.
 """
 
@@ -52,21 +53,30 @@ def _execute(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     patient()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("vmae_jax").setLevel(logging.INFO)
     try:
         parser = command_line()
         args, rest = parser.parse_known_args(arguments)
         if rest and not hasattr(args, "config"):
             raise ConfigError(f"vmae: unknown argument {rest[0]!r}; --help lists those there are")
-        args.overrides = overrides(rest)
+        args.overrides, args.line = overrides(rest), ["vmae", *arguments]
+        _verbosity(args)
         allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
         result = args.command(args)
+        if result is None:  # its output is for another program, and whole
+            return 0
     except SystemExit as end:  # --help
         return int(end.code or 0)
     except Exception as error:
         return _failed(error)
     status = RESUME if result.pop("resume", False) else result.pop("exit", 0)
     return _finish(status, {"status": "ok" if status == 0 else "error", **result})
+
+
+def _verbosity(args: argparse.Namespace) -> None:
+    quiet, verbose = (getattr(args, name, False) for name in ("quiet", "verbose"))
+    if quiet and verbose:
+        raise ConfigError("vmae: --quiet and --verbose exclude each other; give one of them")
+    logging.getLogger("vmae_jax").setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 def _failed(error: Exception) -> int:
@@ -94,7 +104,8 @@ def command_line() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "run any stage; started again on the same workdir it resumes")
     _config_arguments(train)
     train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--quiet", action="store_true", help="only warnings, errors and the result")
+    train.add_argument("--verbose", action="store_true", help="all of the config and every parameter, too")
     _limit_argument(train, "restore, compile, data, step, save, evaluate")
 
     evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
@@ -137,11 +148,15 @@ def command_line() -> argparse.ArgumentParser:
     features.add_argument("--out", required=True, help="folder; files that are there already are left alone")
     _features_arguments(features)
 
-    report = _command(commands, "report", _report, "write a self-contained HTML page of a run")
-    report.add_argument("--workdir", required=True)
+    report = _command(commands, "report", _report, "write a run, or several compared, as one HTML page")
+    report.add_argument("--workdir", action="append", required=True, help="of a run; several times to compare runs")
+    report.add_argument("--out", help="the file to write (default: report.html in the workdir of a single run)")
 
     doctor = _command(commands, "doctor", _doctor, "say what this machine has, and what is missing")
     doctor.add_argument("--workdir", default=".", help="whose disk to look at")
+
+    completion = _command(commands, "completion", _completion, "print a script that completes this command in a shell")
+    completion.add_argument("shell", help="bash or zsh")
     return parser
 
 
@@ -248,7 +263,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     else:
         raise ConfigError(f"vmae train: --config is needed, for {workdir.path} is no workdir yet")
     limits = watchdog.parse_limits(args.limit)
-    result = train.run(chosen, workdir, progress=not args.quiet, limits=limits)
+    result = train.run(chosen, workdir, progress=not args.quiet, limits=limits, command=args.line)
     if result.pop("status") == "preempted":
         return {"resume": True, "error": "preempted; the same command resumes", **result}
     return result
@@ -307,8 +322,18 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.eval import report
     from vmae_jax.io.folders import check_folder
 
-    check_folder(args.workdir)
-    return {"report": str(report.write(args.workdir))}
+    for place in args.workdir:
+        check_folder(place)
+    return {"report": str(report.write(args.workdir, args.out))}
+
+
+def _completion(args: argparse.Namespace) -> None:
+    from vmae_jax.commands import completion
+
+    if args.shell not in completion.SHELLS:
+        raise ConfigError(f"vmae completion: {args.shell!r} is not supported; use {' or '.join(completion.SHELLS)}")
+    print(completion.script(command_line(), args.shell))
+    return None
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vmae(environment):
-    def run(*arguments: str, status: int = 0, cwd: pathlib.Path | None = None) -> dict:
+    def run(*arguments: str, status: int = 0, cwd: pathlib.Path | None = None, log: pathlib.Path | None = None) -> dict:
         done = subprocess.run(
             [sys.executable, "-m", "vmae_jax", *arguments],
             env=environment,
@@ -39,6 +39,8 @@ def vmae(environment):
             check=False,
         )
         assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        if log is not None:
+            log.write_text(done.stderr)
         answer = json.loads(done.stdout.splitlines()[-1])
         assert answer["status"] == ("ok" if status == 0 else "error")
         if status == 2:
@@ -53,7 +55,8 @@ def vmae(environment):
 def trained(vmae, tmp_path_factory):
     """A run of 20 steps, with what it answered."""
     workdir = tmp_path_factory.mktemp("runs") / "straight"
-    return workdir, vmae("train", SMOKE, f"--workdir={workdir}", "--quiet", "--config.train.length.steps=20")
+    command = ["train", SMOKE, f"--workdir={workdir}", "--quiet", "--config.train.length.steps=20"]
+    return workdir, vmae(*command, log=workdir.parent / "errors.txt")
 
 
 def rows(workdir) -> dict[int, dict]:
@@ -94,6 +97,35 @@ def test_a_run_leaves_what_the_design_says(trained):
     assert list((workdir / "tensorboard").iterdir())
     kinds = {row["kind"] for row in read_rows(workdir / "metrics.jsonl")}
     assert kinds == {"train", "eval", "event"}
+
+
+def test_quiet_is_quiet_but_for_warnings(trained):
+    workdir, _ = trained
+    lines = (workdir.parent / "errors.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("warning: ")] == []
+    assert len(lines) == 3, "few test videos; checkpoints and evaluations further apart than the run is long"
+    events = [row for row in read_rows(workdir / "metrics.jsonl") if row.get("event") == "warning"]
+    assert [f"warning: {row['message']}" for row in events] == lines
+
+
+def test_a_start_is_summed_up_in_a_dozen_lines_and_recorded(trained, vmae, tmp_path):
+    command = ["train", SMOKE, "--config.train.length.steps=2", f"--workdir={tmp_path}/run"]
+    vmae(*command, log=tmp_path / "errors.txt")
+    lines = (tmp_path / "errors.txt").read_text().splitlines()
+    summary = lines[: next(i for i, line in enumerate(lines) if line.startswith("warning: "))]
+    assert len(summary) <= 12
+    for name in ("method", "parameters", "data", "evaluation", "length", "schedule", "devices", "workdir"):
+        assert [line for line in summary if line.startswith(f"{name} ")], name
+    assert [line for line in lines if line.startswith("evaluation: held_out/loss") and "before training" in line]
+    overview = (tmp_path / "run" / "overview.txt").read_text()
+    assert '"call": "methods.masked.build"' in overview
+    assert "decoder/head" in overview
+    [row] = [json.loads(line) for line in (tmp_path / "run" / "environment.jsonl").read_text().splitlines()]
+    assert row["command"] == f"vmae {' '.join(command)}"
+    steps = [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "eval"]
+    assert steps == [0, 2]
+    answer = vmae("report", f"--workdir={trained[0]}", f"--workdir={tmp_path}/run", f"--out={tmp_path}/compare.html")
+    assert "2 runs compared" in pathlib.Path(answer["report"]).read_text()
 
 
 def test_a_finished_run_says_so_and_changes_nothing(trained, vmae):
@@ -226,6 +258,9 @@ MISTAKES = {
     "no such config": (["train", "--config=nothing.py", "--workdir=x"], "there is no such file"),
     "no workdir": (["report", "--workdir=/nowhere/at/all"], "/nowhere/at/all"),
     "no checkpoint": (["reconstruct", "--workdir=/nowhere", "--out=x"], "/nowhere"),
+    "quiet and verbose": (["train", SMOKE, "--workdir=x", "--quiet", "--verbose"], "exclude each other"),
+    "several reports": (["report", "--workdir=a", "--workdir=b"], "needs --out=FILE.html"),
+    "no such shell": (["completion", "fish"], "use bash or zsh"),
     "outside": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.call=os.system"], "os.system"),
 }
 

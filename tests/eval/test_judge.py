@@ -207,3 +207,13 @@ def test_a_regression_is_drawn_with_a_dot_where_a_video_lies():
     wrong = blue(figures.regression(1.0 - true, true))
     assert np.abs(wrong[:, 0] + wrong[:, 1] - 239).max() > 200
     assert judge(HEADS["score"], np.zeros((3, 2)), np.ones((3, 2))).files["regression.png"][:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("classes", "named"), [(5, False), (6, True)])
+def test_top5_is_left_out_where_it_is_always_1(classes, named):
+    place = np.array([0, 3, classes - 1, 0])
+    found = scores.top(place, classes)
+    assert found["top1"] == 0.5
+    assert ("top5" in found) == named
+    if named:
+        assert found["top5"] == 0.75

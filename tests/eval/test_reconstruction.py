@@ -102,3 +102,14 @@ def test_bad_pictures(tmp_path):
         reconstruction.draw(good, frames=0)
     with pytest.raises(ValueError, match=r"\.webp or \.gif"):
         reconstruction.animate(good, tmp_path / "a.mp4")
+
+
+def test_a_sheet_names_its_videos(tmp_path):
+    video = np.zeros((2, 2, 16, 16, 3), np.uint8)
+    plain = reconstruction.draw(Pictures.of({"original": video}))
+    named = reconstruction.draw(Pictures.of({"original": video}), videos=["a.mp4", f"{'long/' * 99}b.mp4", "unseen"])
+    assert named.size[0] == plain.size[0], "a long path is shortened, not the sheet widened"
+    assert named.size[1] > plain.size[1]
+    path = reconstruction.save(Pictures.of({"original": video}), tmp_path / "r.png", videos=["a.mp4", "b.mp4"])
+    with Image.open(path) as image:
+        assert json.loads(image.text[reconstruction.KEY])["videos"] == ["a.mp4", "b.mp4"]

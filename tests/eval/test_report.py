@@ -1,79 +1,18 @@
 """The report holds what the run left, escapes all of it, and works on runs that are not whole."""
 
-import html.parser
 import json
 import math
 import re
 
 import numpy as np
 import pytest
+from report_pages import EVIL, Outline, opened, run
 
 from vmae_jax.eval import charts, reconstruction, report
 from vmae_jax.eval.charts import Series
 from vmae_jax.eval.records import read
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Pictures
-
-EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
-
-
-class Outline(html.parser.HTMLParser):
-    """Tags, attributes and text of a page; unbalanced tags fail."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "line", "path", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
-def run(path, *, steps=30, length=60, events=(), **more):
-    path.mkdir(parents=True, exist_ok=True)
-    rows = [{"kind": "event", "step": 0, "event": "started", "devices": "8 x TPU v5e", "steps": length}]
-    for step in range(1, steps + 1):
-        row = {
-            "kind": "train",
-            "step": step,
-            "loss": 1 / step,
-            "loss/pixels": 1 / step,
-            "learning_rate": 1e-4,
-            "grad_norm": 1.0,
-        }
-        row |= {
-            "clips_per_second": 1234.5,
-            "data_wait_fraction": 0.02,
-            "examples_seen": 64 * step,
-            "step_seconds": 0.25,
-        }
-        rows.append(row | more)
-    rows += events
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def opened(path) -> Outline:
-    return Outline(report.write(path).read_text())
 
 
 def test_the_summary(tmp_path):
@@ -161,7 +100,7 @@ def test_everything_is_escaped(tmp_path):
 def test_nothing_is_asked_of_a_network(tmp_path):
     page = opened(run(tmp_path))
     text = report.write(tmp_path).read_text()
-    assert not re.search(r"(?:src|href)=\"(?!data:)", text)
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
     assert "@import" not in text
     assert "url(" not in text
     policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv"))
@@ -286,3 +225,64 @@ def test_the_newest_evaluation_is_shown_with_its_pictures(tmp_path):
     assert "Beside them in eval/00000020/: test_<b>.csv" in outline.text
     [image] = [attributes for tag, attributes in outline.tags if tag == "img"]
     assert image["alt"] == "test_confusion.png"
+
+
+def test_single_values_are_a_table_and_changing_ones_charts(tmp_path):
+    events = [{"kind": "eval", "step": 30, "knn/top1": 0.25, "knn/videos": 64.0, "held_out/loss": 0.5}]
+    events += [{"kind": "eval", "step": 10, "held_out/loss": 0.75, "knn/videos": 64.0}]
+    page = opened(run(tmp_path, events=events))
+    drawn = [json.loads(attrs["data-chart"] or "") for _, attrs in page.tags if "data-chart" in attrs]
+    names = [one["name"] for chart in drawn for one in chart["series"]]
+    assert "held_out/loss" in names
+    assert not {"knn/top1", "knn/videos"} & set(names)
+    assert all(len(one["points"]) > 1 for chart in drawn for one in chart["series"])
+    assert "knn/top1 0.25 30" in page.text
+    assert "knn/videos 64 10 to 30" in page.text
+
+
+def test_a_run_with_one_row_draws_no_chart(tmp_path):
+    page = opened(run(tmp_path, steps=1))
+    assert not [attrs for _, attrs in page.tags if "data-chart" in attrs]
+    assert "grad_norm 1 1" in page.text
+
+
+def test_how_it_was_started(tmp_path):
+    path = run(tmp_path)
+    first = {"id": "a", "step": 0, "time": 1.7e9, "command": "vmae train --first", "commit": "0123abc"}
+    second = first | {"step": 20, "command": f"vmae train {EVIL}", "versions": {"jax": "0.10.2", EVIL: "1"}}
+    (path / "environment.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    page = opened(path)
+    for words in ("How it was started", f"vmae train {EVIL}", "0123abc", "jax 0.10.2", "1 earlier starts"):
+        assert " ".join(words.split()) in page.text, words
+    assert "vmae train --first" in page.text
+
+
+def test_broken_videos_are_linked_from_the_top_and_the_list_is_named(tmp_path):
+    path = run(tmp_path)
+    (path / "quarantine.jsonl").write_text(json.dumps({"path": "videos/cut off.mp4", "reason": "moov"}) + "\n")
+    page = opened(path)
+    assert [attrs["href"] for tag, attrs in page.tags if tag == "a"] == ["#broken"]
+    assert [tag for tag, attrs in page.tags if attrs.get("id") == "broken"] == ["section"]
+    assert f"The list as a file: {path}/quarantine.jsonl" in page.text
+    assert page.text.index("cut off.mp4") < page.text.index("Events")
+
+
+def test_broken_videos_are_listed_where_no_step_was_done(tmp_path):
+    (tmp_path / "quarantine.jsonl").write_text(json.dumps({"path": "a.mp4", "reason": "moov"}) + "\n")
+    page = opened(tmp_path)
+    assert "no metrics yet" in page.text
+    assert [attrs["href"] for tag, attrs in page.tags if tag == "a"] == ["#broken"]
+
+
+def test_warnings_stand_at_the_top_once(tmp_path):
+    warning = {"kind": "event", "step": 0, "event": "warning", "message": f"too few {EVIL}"}
+    page = opened(run(tmp_path, events=[warning, warning]))
+    assert page.text.count("too few") == 1
+    assert page.text.index("too few") < page.text.index("Training")
+
+
+def test_pictures_are_named_after_their_videos(tmp_path):
+    path = run(tmp_path)
+    rows = {"original": np.zeros((2, 2, 16, 16, 3), np.uint8)}
+    reconstruction.save(Pictures.of(rows), path / "media" / "r_30.png", videos=["run/a.mp4", f"jump/{EVIL}.mp4"])
+    assert f"From the top: run/a.mp4, jump/{' '.join(EVIL.split())}.mp4" in opened(path).text

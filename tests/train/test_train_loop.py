@@ -241,3 +241,19 @@ def test_broken_videos_are_handed_on():
     run.train()
     assert handed[0] == (2, 2, [("a.mp4", "truncated", 3)])
     assert sum(batches for _, batches, _ in handed) == handed[-1][0]  # every batch is counted once
+
+
+def test_an_evaluation_before_the_first_step_and_of_a_resumed_run_none():
+    seen = []
+    evaluate = lambda state, step: (seen.append((int(state), step)), {"top1": step / 10})[1]  # noqa: E731
+    run = Run(evaluate=evaluate)
+    _, outcome = run.train(evaluate=5, at_start=True)
+    assert seen == [(0, 0), (5, 5), (10, 10)]
+    assert [(row["step"], row["top1"]) for row in run.of("eval")] == [(0, 0.0), (5, 0.5), (10, 1.0)]
+    assert outcome.metrics["top1"] == 1.0
+    seen.clear()
+    Run(evaluate=evaluate).train(start=5, evaluate=5, at_start=True)
+    assert seen == [(10, 10)]
+    seen.clear()
+    Run(evaluate=evaluate).train(evaluate=5)
+    assert seen == [(5, 5), (10, 10)]

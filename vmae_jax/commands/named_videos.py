@@ -12,7 +12,7 @@ from vmae_jax.data.frames import Frames, open_frames
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
 
-__all__ = ["NAMES", "named_videos"]
+__all__ = ["NAMES", "name_of", "named_videos"]
 
 NAMES = ("stem", "path")
 
@@ -70,6 +70,15 @@ def _fitting(part: str) -> str:
     if len(part.encode()) <= _LONGEST:
         return part
     return part.encode()[:_KEPT].decode(errors="ignore") + "~" + hashlib.sha256(part.encode()).hexdigest()[:16]
+
+
+def name_of(source: Any, index: int) -> str:
+    """Return the name of a video in an opened source: its file, its key among records, else its number."""
+    key = getattr(source, "key", None)
+    try:
+        return str(key(index) if key is not None else source.fetch(index).key)
+    except (OSError, ValueError):  # a record that cannot be read has no key
+        return f"video {index}"
 
 
 def _opened(item: str) -> list[Any]:

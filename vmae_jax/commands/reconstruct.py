@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vmae_jax.commands.named_videos import name_of
 from vmae_jax.commands.restore import restore
 from vmae_jax.data import sources
 from vmae_jax.data.faults import TooManyBadVideos
@@ -55,14 +56,14 @@ def run(
     method = trained.made.method
     if method.reconstruct is None:
         raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
-    batch = sample(trained.made, videos, clips, seed)
+    batch, names = sample(trained.made, videos, clips, seed)
     context = Context(key=jax.random.key(seed), step=jnp.asarray(trained.step, jnp.int32), train=False)
     mesh = sharding.make_mesh({"data": 1}, devices=jax.local_devices()[:1])  # a few clips are work for one device
     pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     shown = int(batch["video"].shape[0])
-    sheet = reconstruction.save(pictures, folder / "reconstruction.png", clips=shown)
+    sheet = reconstruction.save(pictures, folder / "reconstruction.png", clips=shown, videos=names)
     animation = reconstruction.animate(pictures, folder / "reconstruction.webp", clips=shown)
     borrowed = list(pictures.borrowed)
     if borrowed:
@@ -70,8 +71,8 @@ def run(
     return {"step": trained.step, "clips": shown, "pictures": [str(sheet), str(animation)], "borrowed": borrowed}
 
 
-def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> dict[str, np.ndarray]:
-    """One clip each of `clips` videos, through the experiment's own sampler and transforms."""
+def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """One clip each of `clips` videos, through the experiment's own sampler and transforms; and their names."""
     loader = made.eval.data or made.loader
     if videos:
         loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels={})
@@ -82,7 +83,8 @@ def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> di
     rows = [i * loader.clips_per_video for i in range(count)]
     stream = Opened(loader, opened.source).batches(rows=rows, seed=seed)
     try:
-        return next(stream)
+        batch = next(stream)
+        return batch, [name_of(opened.source, int(index)) for index in batch["index"]]
     except TooManyBadVideos as error:
         if not videos:
             raise

@@ -3,32 +3,34 @@
 import functools
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from vmae_jax.commands import environment, sanity
 from vmae_jax.commands.course import Course, began_at, devices, read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
+from vmae_jax.commands.logs import check_trackers, open_writers
 from vmae_jax.commands.measure import Measurement, check_classes
+from vmae_jax.commands.named_videos import name_of
+from vmae_jax.commands.overview import introduce
 from vmae_jax.commands.skipped import Skipped, listing_the_last, skipped_of
 from vmae_jax.data.agreement import facts_of
-from vmae_jax.data.device import host_rows
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.saving import Tolerant
-from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers
+from vmae_jax.io.writers import Writers, read_rows
 from vmae_jax.plan import flops
 from vmae_jax.runtime import distributed, goodput, watchdog
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
-from vmae_jax.train import loop, sharding, step
+from vmae_jax.train import loop, step
 from vmae_jax.train.on_mesh import on_mesh
 from vmae_jax.train.state import TrainState, eval_params
 from vmae_jax.types import Context
@@ -46,6 +48,7 @@ def run(
     *,
     progress: bool = True,
     limits: Mapping[str, float] = watchdog.LIMITS,
+    command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains to the end of `config.train.length`; a length of 0 steps saves what `init_from` and the seed give.
 
@@ -54,6 +57,7 @@ def run(
       workdir: where the run lives; resumed where it has a checkpoint.
       progress: show a bar.
       limits: seconds that compiling, a step, … may take before the watchdog ends the process.
+      command: the command line, recorded in the workdir without its secrets.
 
     Returns:
       {"step", "status": "done" | "preempted", "metrics", "workdir"}, and "skipped": the videos that could not
@@ -89,7 +93,7 @@ def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.
     with (
         dog,
         _Closing(saver),
-        _Closing(_writers(workdir)) as writers,
+        _Closing(open_writers(made, workdir)) as writers,
         Preemption() as preemption,
         distributed.naming_lost_peers(),
     ):
@@ -105,11 +109,16 @@ def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.
                         writers.event(step_, "saved")
             log.info("already done: %s is at step %d of %d", workdir.path, start, clock.steps)
             return {"step": start, "status": "done", "metrics": {}, "workdir": str(workdir.path)}
+        environment.record(workdir, start, command)
         if start:
             log.info("resumed at step %d", start)
             writers.event(start, "resumed", devices=devices(), steps=clock.steps, **began_at())
         else:
-            _introduce(made, state, clock, rate, course.placement, data)
+            introduce(
+                made, workdir, state, clock=clock, rate=rate, placement=course.placement, data=data, measured=measured
+            )
+        videos = measured.videos() if measured else {}
+        sanity.warn(sanity.doubts(made, clock, rate, len(data), videos), writers, start)
         compiled = step.compile_step(
             made.make_step(tx, steps=clock.steps),
             course.placement,
@@ -130,6 +139,7 @@ def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.
             every = _every(made, clock)
             _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
             left_out = skipped.summary()
+    _tell_progress(workdir, outcome)
     waited = outcome.metrics.get("data_wait_fraction", 0.0)
     if waited > STARVED:
         log.info("the devices waited %.0f%% of the time for data; `vmae bench input` says what bounds it", 100 * waited)
@@ -146,6 +156,7 @@ def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> tuple[Experiment,
     """The experiment, its data open, what evaluates it (or None), and its workdir locked by host 0 and checked."""
     distributed.check_disk(str(workdir.path), resuming=workdir.config_json.exists())
     made = experiment(config)
+    check_trackers(made)
     data = made.loader.open()
     measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
     check_classes(made, data, measured.data if measured and measured.heads else None)
@@ -153,6 +164,21 @@ def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> tuple[Experiment,
         lock.acquire()
     open_workdir(workdir, config)
     return made, data, measured
+
+
+def _tell_progress(workdir: Workdir, outcome: loop.Outcome) -> None:
+    """Log what an evaluation before the first step found, beside the newest values of the same metrics."""
+    if jax.process_index() != 0 or outcome.status != "done":
+        return
+    rows = (row for row in read_rows(workdir.metrics) if row.get("kind") == "eval" and row.get("step") == 0)
+    before = next(rows, {})
+    pairs = [
+        f"{name} {float(before[name]):.4f} before training, {value:.4f} after"
+        for name, value in outcome.metrics.items()
+        if name in before and float(before[name]) != value
+    ]
+    if pairs:
+        log.info("evaluation: %s", "; ".join(pairs))
 
 
 def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, Measurement | None]) -> dict[str, Any]:
@@ -184,39 +210,13 @@ class _Closing:
             log.exception("while ending after the error below")
 
 
-def _writers(workdir: Workdir) -> Writers:
-    if jax.process_index() != 0:
-        return Writers([])
-    return Writers([JsonlWriter(workdir.metrics), TensorBoardWriter(workdir.tensorboard)])
-
-
-def _introduce(made: Experiment, state: TrainState, clock: Any, rate: Any, placement: Any, data: Any) -> None:
-    """Says what is about to be trained: config, parameters, schedule, data, mesh."""
-    if jax.process_index() != 0:
-        return
-    log.info("config:\n%s", to_json(made.config).rstrip())
-    log.info("parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
-    log.info("schedule: %s", rate.describe())
-    axes = ", ".join(f"{name} {size}" for name, size in made.mesh.shape.items())
-    log.info("devices: %s, mesh %s", devices(), axes)
-    for note in placement.replicated:
-        log.info("not split over the mesh: %s", note)
-    repeat = f", {made.loader.repeat} clips of each" if made.loader.repeat > 1 else ""
-    log.info(
-        "data: %d videos, %d a step%s; %.1f steps an epoch, %d steps in all",
-        len(data), made.loader.global_batch, repeat, clock.steps_per_epoch, clock.steps,
-    )  # fmt: skip
-    if made.loader.service is None:
-        rows = host_rows(sharding.batch_sharding(made.mesh), made.loader.clips_per_step)
-        log.info("host memory for reading ahead: %s", data.memory(rows).describe())
-
-
 def _every(made: Experiment, clock: Any) -> loop.Every:
     return loop.Every(
         log=max(1, clock.length(made.train.log_every)),
         save=max(1, clock.length(made.checkpoint.every)),
         pictures=None if made.train.pictures_every is None else max(1, clock.length(made.train.pictures_every)),
         evaluate=None if made.eval.every is None else max(1, clock.length(made.eval.every)),
+        at_start=made.eval.at_start,
         compare=None if made.train.replicas_every is None else max(1, clock.length(made.train.replicas_every)),
     )
 
@@ -282,6 +282,7 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
         batch = next(stream)
     finally:
         stream.close()
+    videos = [name_of(data.source, int(index)) for index in batch["index"]]
 
     def rows_of(params: Any, step: Any, extra: Any, frozen: Any, clips: Any) -> Any:
         context = Context(key=jax.random.key(made.seed), step=step, extra=extra, frozen=frozen, train=False)
@@ -295,9 +296,9 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
         params = eval_params(state, made.eval.ema)
         pictures = jax.device_get(compiled(params, state.step, state.extra["method"], state.frozen, batch))
         if jax.process_index() == 0:
-            sheet = reconstruction.draw(pictures)
+            sheet = reconstruction.draw(pictures, videos=videos)
             file = workdir.media / f"reconstruction_{at:08d}.png"
-            writers.attempt("pictures", lambda: reconstruction.save(pictures, file))
+            writers.attempt("pictures", lambda: reconstruction.save(pictures, file, videos=videos))
             writers.images(at, {"reconstruction": sheet})
 
     return draw

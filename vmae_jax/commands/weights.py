@@ -81,4 +81,4 @@ def _labels(path: str) -> list[str]:
 
 def _clip(checkpoint: str, video: str) -> np.ndarray:
     """One clip of a video, as the run's own frame sampler and transforms give it."""
-    return sample(restore(checkpoint).made, [video], 1, 0)["video"][0]
+    return sample(restore(checkpoint).made, [video], 1, 0)[0]["video"][0]

@@ -3,7 +3,7 @@
 Everything is as in `videomae_v2.py` (tube mask, running-cell decoder mask, normalised targets);
 the clips are small, and drawn by the program: textured shapes in motion. Your own videos:
 `--config.data.source.path=FOLDER`, a tenth of which is then held out for the evaluation.
-Arguments: clips=N (how many are drawn), steps=N, smoke.
+It is evaluated before training and every 250 steps. Arguments: clips=N (how many are drawn), steps=N, smoke.
 """
 
 from ml_collections import ConfigDict
@@ -69,6 +69,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
                 transforms=[call("data.transforms.center_crop", size=SIZE)],
                 global_batch=32,
             ),
+            "every": {"steps": 250},
+            "at_start": True,
             "evaluators": {"held_out": call("eval.held_out")},
         },
     )

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Series", "chart", "compact", "reduce_points", "ticks"]
+__all__ = ["Series", "chart", "colour", "compact", "reduce_points", "ticks"]
 
 _POINTS = 400  # of a curve, at most: more is not seen, and makes the page heavy
 _SMOOTH = 60  # a single curve of so many points or more gets a smoothed one on top
 _DOTS = 30  # a curve of so few points or fewer gets a dot for each
-_COLOURS = 6
+_COLOURS = 6  # further curves are dashed
 
 Points = Sequence[tuple[int, float]]
 
@@ -40,6 +40,7 @@ def chart(
     percent: bool = False,
     marks: Sequence[int] = (),
     smooth: bool = True,
+    several: bool = False,
 ) -> str:
     """One chart as HTML.
 
@@ -49,25 +50,31 @@ def chart(
       unit: behind every value, such as "clips/s".
       percent: values are shares of one.
       marks: steps at which the run was resumed, drawn as dashed lines.
-      smooth: draw a running mean over a long single curve.
+      smooth: draw a running mean over a long curve, where it is the only one or the run's only one.
+      several: the curves are of several runs: each keeps its colour where another has no points, and is named
+        in a legend.
 
     Returns:
       a `<figure>`, everything escaped; "" when there is not one finite value.
     """
-    series = [one for one in series if one.finite]
+    drawn = [(colour(number), one) for number, one in enumerate(series) if one.finite]
+    if not several:
+        drawn = [(colour(number), one) for number, (_, one) in enumerate(drawn)]
+    series = [one for _, one in drawn]
     if not series:
         return ""
     frame = _Frame.around([point for one in series for point in one.finite], percent)
     told: Callable[[float], str] = lambda value: _told(value, unit, percent)  # noqa: E731
     carried = {"series": [_carried(one) for one in series], "low": frame.first, "high": frame.last}
     data = json.dumps(carried | {"unit": "%" if percent else unit})
-    head = f'<h3>{_e(title)}</h3><p class="last">{_latest(series, told)}</p>'
+    smooth = smooth and (several or len(drawn) == 1)
+    head = f'<h3>{_e(title)}</h3><p class="last">{"" if several else _latest(series, told)}</p>'
     return (
         f'<figure class="chart"><figcaption>{head}</figcaption>'
         f'<div class="plot" tabindex="0" role="img" aria-label="{_e(_spoken(title, series, told))}"'
-        f' data-chart="{_e(data)}">{_drawing(series, frame, marks, smooth)}{_labels(frame, percent)}'
+        f' data-chart="{_e(data)}">{_drawing(drawn, frame, marks, smooth)}{_labels(frame, percent)}'
         '<i class="cursor" hidden></i><div class="tip" hidden></div></div>'
-        f"{_legend(series)}{_lost(series)}</figure>"
+        f"{_legend(drawn, several)}{_lost(series)}</figure>"
     )
 
 
@@ -146,7 +153,7 @@ def _carried(one: Series) -> dict[str, object]:
     return {"name": one.name, "points": [[step, value if math.isfinite(value) else None] for step, value in points]}
 
 
-def _drawing(series: Sequence[Series], frame: _Frame, marks: Sequence[int], smooth: bool) -> str:
+def _drawing(series: Sequence[tuple[str, Series]], frame: _Frame, marks: Sequence[int], smooth: bool) -> str:
     parts = [
         f'<line class="grid" x1="0" x2="100" y1="{frame.down(v):.2f}" y2="{frame.down(v):.2f}"/>' for v in frame.levels
     ]
@@ -155,15 +162,14 @@ def _drawing(series: Sequence[Series], frame: _Frame, marks: Sequence[int], smoo
             x = f"{frame.across(step):.2f}"
             parts.append(f'<line class="mark" x1="{x}" x2="{x}" y1="0" y2="100"/>')
     dots = []
-    for number, one in enumerate(series):
-        colour = f"c{number % _COLOURS}"
-        smooth = smooth and len(series) == 1 and len(one.points) >= _SMOOTH
-        parts.append(_path(reduce_points(one.points), frame, f"{colour} faint" if smooth else colour))
-        if smooth:
-            parts.append(_path(reduce_points(_smoothed(one.points)), frame, colour))
+    for kind, one in series:
+        smoothed = smooth and len(one.points) >= _SMOOTH
+        parts.append(_path(reduce_points(one.points), frame, f"{kind} faint" if smoothed else kind))
+        if smoothed:
+            parts.append(_path(reduce_points(_smoothed(one.points)), frame, kind))
         if len(one.points) <= _DOTS:
             dots += [
-                f'<b class="dot {colour}" style="left:{frame.across(step):.2f}%;top:{frame.down(value):.2f}%"></b>'
+                f'<b class="dot {kind}" style="left:{frame.across(step):.2f}%;top:{frame.down(value):.2f}%"></b>'
                 for step, value in one.finite
             ]
     svg = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{"".join(parts)}</svg>'
@@ -220,10 +226,15 @@ def _latest(series: Sequence[Series], told: Callable[[float], str]) -> str:
     return f"<strong>{_e(told(value))}</strong> at step {step:,}"
 
 
-def _legend(series: Sequence[Series]) -> str:
-    if len(series) < 2:
+def colour(number: int) -> str:
+    """Return the CSS classes of the curve with this number: a colour, and dashes once they repeat."""
+    return f"c{number % _COLOURS}" + (" dashed" if number // _COLOURS % 2 else "")
+
+
+def _legend(series: Sequence[tuple[str, Series]], several: bool) -> str:
+    if len(series) < 2 and not several:
         return ""
-    items = "".join(f'<li><b class="key c{n % _COLOURS}"></b>{_e(one.name)}</li>' for n, one in enumerate(series))
+    items = "".join(f'<li><b class="key {kind}"></b>{_e(one.name)}</li>' for kind, one in series)
     return f'<ul class="legend">{items}</ul>'
 
 

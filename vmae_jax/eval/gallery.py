@@ -22,7 +22,7 @@ def reconstructions(run: Run) -> str:
     if rest:
         shown = ", ".join(rest[:12]) + (", …" if len(rest) > 12 else "")
         parts.append(f'<p class="sub">{len(rest)} more in media/: {_e(shown)}</p>')
-    return f"<section><h2>Reconstructions</h2>{''.join(parts)}</section>"
+    return f'<section id="pictures"><h2>Reconstructions</h2>{"".join(parts)}</section>'
 
 
 def _picture(picture: Picture) -> str:
@@ -35,7 +35,8 @@ def _picture(picture: Picture) -> str:
     tags += [f'<span class="tag good">“{_e(name)}” uses nothing hidden</span>' for name in honest]
     said = f"Rows: {', '.join(picture.rows)}." if picture.rows else f"{picture.name}."
     image = _image(picture, f"Reconstructions at {title}. {said}")
-    caption = f"<figcaption><h3>{_e(title)}</h3>{''.join(tags)}</figcaption>"
+    videos = f'<p class="sub">From the top: {_e(", ".join(picture.videos))}</p>' if picture.videos else ""
+    caption = f"<figcaption><h3>{_e(title)}</h3>{''.join(tags)}{videos}</figcaption>"
     return f'<figure class="picture">{caption}<div class="pan" tabindex="0">{image}</div></figure>'
 
 

@@ -93,8 +93,7 @@ def _one(outputs: np.ndarray, label: np.ndarray, names: Sequence[str], title: st
     bins = scores.reliability(outputs.max(axis=1), place == 0)
     mixed = scores.confusion(label, predicted, classes)
     numbers = {
-        "top1": float((place == 0).mean()),
-        "top5": float((place < 5).mean()),
+        **scores.top(place, classes),
         "mean_class_accuracy": float(accuracy[counts > 0].mean()),
         "ece": scores.calibration(bins),
     }

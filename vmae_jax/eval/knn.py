@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.eval.collect import About, Results, embed, embed_both, unit
+from vmae_jax.eval.scores import top
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Method, Params
 
@@ -29,14 +30,14 @@ class Knn:
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
         about: About | None = None,
     ) -> Results:  # fmt: skip
-        """top1, top5 and the numbers of videos."""
+        """top1, top5 (of more than five classes) and the numbers of videos."""
         (known, label), (query, truth) = embed_both(
             method, params, batches, train, about, layer=self.layer, label=self.label
         )
         scores = vote(known, label, query, k=self.k, temperature=self.temperature)
-        best = np.argsort(-scores, axis=1, kind="stable")
-        hit = best == truth[:, None]
-        numbers = {"top1": float(hit[:, 0].mean()), "top5": float(hit[:, :5].any(axis=1).mean())}
+        hit = np.argsort(-scores, axis=1, kind="stable") == truth[:, None]
+        place = np.where(hit.any(axis=1), hit.argmax(axis=1), scores.shape[1])  # the training set may lack the class
+        numbers = top(place, scores.shape[1])
         return Results(numbers | {"videos": float(len(query)), "neighbours": float(len(known))})
 
 

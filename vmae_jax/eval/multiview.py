@@ -70,9 +70,9 @@ class Multiview:
 def multiview(pictures: bool = True) -> Multiview:
     """The official test: scores averaged over all views of a video.
 
-    Of one class: top1, top5, mean_class_accuracy and ece (the expected calibration error of the
-    averaged scores); of several: map and ece; of numbers: mae, rmse, r2, pearson and spearman. With
-    several heads each has its own, and joint_top1 (joint_top5 for two) asks for all at once, as
+    Of one class: top1, top5 (of more than five classes), mean_class_accuracy and ece (the expected
+    calibration error of the averaged scores); of several: map and ece; of numbers: mae, rmse, r2, pearson and
+    spearman. With several heads each has its own, and joint_top1 (joint_top5 for two) asks for all at once, as
     "action" does of verb and noun. `vmae eval` writes beside them: videos.csv, classes.csv,
     confusions.csv, calibration.csv, pictures of the last two, and predictions.npz with all scores.
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from vmae_jax.eval.collect import About, Results, embed_both
+from vmae_jax.eval.scores import places, top
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Method, Params
 
@@ -32,7 +33,7 @@ class Probe:
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
         about: About | None = None,
     ) -> Results:  # fmt: skip
-        """top1, top5, the accuracy on the training videos, and the penalty that was chosen."""
+        """top1, top5 (of more than five classes), the accuracy on the training videos, and the chosen penalty."""
         (known, label), (query, target) = embed_both(
             method, params, batches, train, about, layer=self.layer, label=self.label
         )
@@ -41,11 +42,7 @@ class Probe:
         x, y = (known - mean) / spread, (query - mean) / spread
         penalty = self._choose(x, label, classes)
         weights = fit(x, label, classes, penalty=penalty, iterations=self.iterations)
-        best = np.argsort(-_outputs(weights, y), axis=1, kind="stable")
-        hit = best == target[:, None]
-        numbers = {
-            "top1": float(hit[:, 0].mean()),
-            "top5": float(hit[:, :5].any(axis=1).mean()),
+        numbers = top(places(_outputs(weights, y), target), classes) | {
             "train_top1": float((_outputs(weights, x).argmax(axis=1) == label).mean()),
             "penalty": penalty,
             "videos": float(len(target)),

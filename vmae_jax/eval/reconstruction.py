@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -12,14 +13,16 @@ from vmae_jax.types import Pictures
 
 __all__ = ["KEY", "NOTE", "animate", "draw", "save", "write_whole"]
 
-KEY = "vmae"  # of the text in a PNG: {"rows": names, "borrowed": names}
+KEY = "vmae"  # of the text in a PNG: {"rows": names, "borrowed": names}, and "videos" where they have names
 NOTE = "uses the true patch mean and std"  # beside every row that a model alone could not draw
 _PAPER, _INK, _FAINT, _WARN = (22, 24, 29), (232, 234, 238), (140, 146, 156), (255, 190, 92)
 _MARGIN, _GAP, _BLOCK = 16, 3, 22
 _TEXT = 15
 
 
-def draw(pictures: Pictures, *, frames: int = 8, clips: int = 4, size: int = 112) -> Image.Image:
+def draw(
+    pictures: Pictures, *, frames: int = 8, clips: int = 4, size: int = 112, videos: Sequence[str] = ()
+) -> Image.Image:
     """One sheet: for each clip a block of rows, original first; time runs from left to right.
 
     Each row has its name above it, and a note where it borrows statistics of the truth.
@@ -30,6 +33,7 @@ def draw(pictures: Pictures, *, frames: int = 8, clips: int = 4, size: int = 112
       clips: how many clips to show, at most.
       size: about the shortest side of a frame, in pixels; small frames are enlarged by whole
         factors, frames of more than half as much again are made smaller.
+      videos: names of the clips' videos, each written above its block.
 
     Raises:
       ValueError: the rows are not videos of one shape, or nothing is asked for.
@@ -44,24 +48,36 @@ def draw(pictures: Pictures, *, frames: int = 8, clips: int = 4, size: int = 112
     across = len(times) * width + (len(times) - 1) * _GAP
     least = max(_text_width(font, name + (f"   {NOTE}" if name in pictures.borrowed else "")) for name in rows)
     shown = min(clips, first.shape[0])
-    block = len(rows) * (line + height + _GAP * 2)
+    names = [_shortened(name, font, max(across, least)) for name in videos[:shown]]
+    block = len(rows) * (line + height + _GAP * 2) + (line if names else 0)
     sheet = Image.new(
         "RGB", (2 * _MARGIN + max(across, least), 2 * _MARGIN + shown * block + (shown - 1) * _BLOCK), _PAPER
     )
     pen = ImageDraw.Draw(sheet)
     y = _MARGIN
     for clip in range(shown):
-        for name, videos in rows.items():
+        if names:
+            pen.text((_MARGIN, y), names[clip] if clip < len(names) else "", fill=_FAINT, font=font)
+            y += line
+        for name, row in rows.items():
             _label(pen, (_MARGIN, y), name, name in pictures.borrowed, font)
             y += line
             for place, time in enumerate(times):
-                sheet.paste(_picture(videos[clip, time], (height, width)), (_MARGIN + place * (width + _GAP), y))
+                sheet.paste(_picture(row[clip, time], (height, width)), (_MARGIN + place * (width + _GAP), y))
             y += height + 2 * _GAP
         y += _BLOCK
     return sheet
 
 
-def save(pictures: Pictures, path: epath.PathLike, *, frames: int = 8, clips: int = 4, size: int = 112) -> epath.Path:
+def save(
+    pictures: Pictures,
+    path: epath.PathLike,
+    *,
+    frames: int = 8,
+    clips: int = 4,
+    size: int = 112,
+    videos: Sequence[str] = (),
+) -> epath.Path:
     """Draws the sheet (see `draw`) and writes it as PNG; makes the folder.
 
     Returns:
@@ -69,8 +85,9 @@ def save(pictures: Pictures, path: epath.PathLike, *, frames: int = 8, clips: in
     """
     buffer = io.BytesIO()
     about = PngImagePlugin.PngInfo()  # so that a page can say of the file what it shows
-    about.add_itxt(KEY, json.dumps({"rows": list(pictures.rows), "borrowed": list(pictures.borrowed)}))
-    sheet = draw(pictures, frames=frames, clips=clips, size=size)
+    shown = {"videos": list(videos[:clips])} if videos else {}
+    about.add_itxt(KEY, json.dumps({"rows": list(pictures.rows), "borrowed": list(pictures.borrowed)} | shown))
+    sheet = draw(pictures, frames=frames, clips=clips, size=size, videos=videos)
     sheet.save(buffer, "PNG", optimize=True, pnginfo=about)
     return write_whole(path, buffer.getvalue())
 
@@ -187,6 +204,16 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size=size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     return font
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A path in `width` pixels: its end, which tells files apart, is kept."""
+    name = "".join(character if character.isprintable() else "?" for character in name)
+    if _text_width(font, name) <= width:
+        return name
+    while name and _text_width(font, f"…{name}") > width:
+        name = name[1:]
+    return f"…{name}"
 
 
 def _text_width(font: ImageFont.FreeTypeFont, text: str) -> int:

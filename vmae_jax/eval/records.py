@@ -22,7 +22,7 @@ _PICTURE_BYTES = 8 * 2**20
 
 
 class Picture(NamedTuple):
-    """A PNG of `media/`: its bytes, size in pixels, step (where its name has one), and what it shows."""
+    """A PNG of `media/`: its bytes, size in pixels, step (where its name has one), its rows, and their videos."""
 
     name: str
     content: bytes
@@ -30,6 +30,7 @@ class Picture(NamedTuple):
     step: int | None
     rows: tuple[str, ...]
     borrowed: tuple[str, ...]
+    videos: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Run:
       config: the config as plain data; None where there is none, or it cannot be read.
       train, evals, events: rows in the order of their steps.
       quarantine: the rows of `quarantine.jsonl`.
+      environment: the rows of `environment.jsonl`, one a start.
       problems: what could not be read, for the reader of the report.
     """
 
@@ -51,6 +53,7 @@ class Run:
     events: list[dict[str, Any]]
     quarantine: list[dict[str, Any]]
     problems: list[str]
+    environment: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -83,6 +86,37 @@ class Run:
         for name in names:
             node = node.get(name) if isinstance(node, Mapping) else None
         return node
+
+    def status(self) -> tuple[str, str, str]:
+        """How the run stands: a colour, a word, and a sentence where one is needed."""
+        if self.events and self.events[-1].get("event") == "too many videos cannot be read":
+            return "bad", "stopped", str(self.events[-1].get("message", ""))
+        if not self.train:
+            where = (
+                "config.json is there, so the run was started"
+                if self.config is not None
+                else "nor is there a config.json"
+            )
+            return (
+                "",
+                "no metrics yet",
+                f"There is no row of metrics in this folder ({where}). Write the report again later.",
+            )
+        after = [str(event.get("event", "")) for event in self.events if event["step"] >= self.step]
+        if "not finite" in after:
+            return "bad", "stopped", "The loss or its gradient was not finite in the last steps; see the events below."
+        if "spike" in after:
+            return "bad", "stopped", "The loss or its gradient stood far above those before it; see the events below."
+        if self.length is not None and self.step >= self.length:
+            return "good", "done", ""
+        if "preempted" in after:
+            return "", "preempted", "The run was asked to stop and saved its state: the same command resumes it."
+        return "", "not finished", ""
+
+    def warnings(self) -> list[str]:
+        """What was warned of before the first step, each once."""
+        found = (event.get("message") for event in self.events if event.get("event") == "warning")
+        return list(dict.fromkeys(str(message) for message in found if message))
 
     def told(self, key: str) -> Any:
         """The newest value of `key` in any event; None where no event has it."""
@@ -142,8 +176,9 @@ def read(workdir: epath.PathLike) -> Run:
     rows.sort(key=lambda row: row["step"])
     kinds = {kind: [row for row in rows if row.get("kind") == kind] for kind in ("train", "eval", "event")}
     quarantine = _rows(path / "quarantine.jsonl", problems)
+    environment = _rows(path / "environment.jsonl", problems)
     config = _config(path / "config.json", problems)
-    return Run(path, config, kinds["train"], kinds["eval"], kinds["event"], quarantine, problems)
+    return Run(path, config, kinds["train"], kinds["eval"], kinds["event"], quarantine, problems, environment)
 
 
 def _config(path: epath.Path, problems: list[str]) -> dict[str, Any] | None:
@@ -194,8 +229,10 @@ def _picture(file: epath.Path) -> Picture | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
     about = about if isinstance(about, dict) else {}
-    rows, borrowed = (tuple(str(name) for name in about.get(key, ()) or ()) for key in ("rows", "borrowed"))
-    return Picture(file.name, content, size, _step_of(file.name), rows, borrowed)
+    rows, borrowed, videos = (
+        tuple(str(name) for name in about.get(key, ()) or ()) for key in ("rows", "borrowed", "videos")
+    )
+    return Picture(file.name, content, size, _step_of(file.name), rows, borrowed, videos)
 
 
 def _step_of(name: str) -> int | None:

@@ -16,9 +16,11 @@ __all__ = [
     "ranks",
     "reliability",
     "single",
+    "top",
 ]
 
 BINS = 15
+BEST = 5  # of the top-5 accuracy
 SHOWN = 3  # offenders that an error lists
 
 
@@ -128,3 +130,14 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean(), b - b.mean()
     length = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / length if length else float("nan")
+
+
+def top(place: np.ndarray, classes: int) -> dict[str, float]:
+    """Return the top-1 accuracy, and the top-5 accuracy where there are more than five classes.
+
+    Args:
+      place: of the true class among the scores of each video, from 0.
+      classes: how many there are; with five or fewer the top-5 accuracy is always 1.
+    """
+    numbers = {"top1": float((place == 0).mean())}
+    return numbers | ({"top5": float((place < BEST).mean())} if classes > BEST else {})

@@ -41,6 +41,15 @@ class Workdir:
         """The packages of the user that the config names."""
         return self.path / "plugins.json"
 
+    def overview(self) -> epath.Path:
+        """The whole configuration and the table of parameters, for people."""
+        return self.path / "overview.txt"
+
+    @property
+    def environment(self) -> epath.Path:
+        """Command line, commit, versions and devices of every start, one a line."""
+        return self.path / "environment.jsonl"
+
     @property
     def init_from(self) -> epath.Path:
         """What became of every array that the run began from."""

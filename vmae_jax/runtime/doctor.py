@@ -36,6 +36,8 @@ _PACKAGES = {
 }
 _OPTIONAL = {
     "tensorboard": "TensorBoard logs",
+    "wandb": "metrics in Weights & Biases",
+    "trackio": "metrics in trackio",
     "torch": "reading .pth weights, comparing with PyTorch",
     "transformers": "checking exports to Hugging Face",
 }

@@ -51,13 +51,14 @@ class Saver(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """How often, in steps; None is never (besides the end)."""
+    """How often, in steps; None is never (besides the end). `at_start`: evaluate before the first step as well."""
 
     log: int
     save: int
     pictures: int | None = None
     evaluate: int | None = None
     compare: int | None = None
+    at_start: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,8 @@ def train(state: TrainState, *, start: int, stop: int, every: Every, parts: Part
       NotFiniteError: a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
       SpikeError: the same of a spike.
     """
+    if every.at_start and start == 0 and stop > 0:
+        _evaluate(parts, state, 0)
     with _bar(start, stop, parts.show) as bar:
         while True:
             end = _Stretch(parts, every, start, stop, bar).run(state)
@@ -217,10 +220,7 @@ class _Stretch:
         if parts.pictures is not None and self.due(every.pictures, step):
             parts.pictures(state, step)
         if parts.evaluate is not None and self.due(every.evaluate, step):
-            results = dict(parts.evaluate(state, step))
-            if results:
-                parts.write({"kind": "eval", "step": step, **results})
-            self.last = self.last | results
+            self.last = self.last | _evaluate(parts, state, step)
         if parts.compare is not None and self.due(every.compare, step):
             parts.compare(state, step)
 
@@ -254,6 +254,14 @@ def _error(bad: Refused) -> ArithmeticError:
         f"step {bad.step}: the loss or its gradient is not finite ({told}); the parameters were left as before it. "
         f"Look at the data and the learning rate, or set train.on_nonfinite to skip or rollback"
     )
+
+
+def _evaluate(parts: Parts, state: TrainState, step: int) -> dict[str, float]:
+    """The results of an evaluation, written as a row; {} where nothing evaluates."""
+    results = dict(parts.evaluate(state, step)) if parts.evaluate is not None else {}
+    if results:
+        parts.write({"kind": "eval", "step": step, **results})
+    return results
 
 
 def _goodput(spent: Mapping[str, float]) -> float:

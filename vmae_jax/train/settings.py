@@ -13,6 +13,7 @@ Length = Mapping[str, Any]  # {"steps": n}, {"epochs": n} or {"examples": n}
 
 ON_NONFINITE = ("stop", "skip", "rollback")
 ON_ERROR = ("stop", "continue")
+LOGGING = ("tensorboard", "wandb", "trackio")
 
 
 @register("training", spikes="spikes")
@@ -33,6 +34,8 @@ class Training:
       rollbacks: how often in a row, to the same checkpoint, before the run stops.
       spikes: `train.spikes.Spikes`, when a loss counts as a spike; None looks for none.
       replicas_every: how often copies of a parameter on several devices are compared; None never.
+      logging: where metrics go besides `metrics.jsonl`: {"tensorboard": True or False, "wandb": a project of
+        Weights & Biases or None, "trackio": a project of trackio or None}; what is left out is off.
     """
 
     length: Length
@@ -45,8 +48,12 @@ class Training:
     rollbacks: int = 3
     spikes: Spikes | None = None
     replicas_every: Length | None = dataclasses.field(default_factory=lambda: {"steps": 1000})
+    logging: Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: {"tensorboard": True, "wandb": None, "trackio": None}
+    )
 
     def __post_init__(self) -> None:
+        _check_logging(self.logging)
         if self.on_nonfinite not in ON_NONFINITE:
             raise ValueError(f"train.on_nonfinite is one of {', '.join(ON_NONFINITE)}, not {self.on_nonfinite!r}")
         if self.accumulate < 1 or self.pictures < 1 or self.rollbacks < 1:
@@ -55,6 +62,16 @@ class Training:
             raise ValueError("train.spikes is call('train.spikes.Spikes', …) or None")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay lies in [0, 1), not {self.ema_decay}")
+
+
+def _check_logging(logging: Mapping[str, Any]) -> None:
+    for name, value in logging.items():
+        if name not in LOGGING:
+            raise ValueError(f"train.logging has no entry {name!r}; its entries are {', '.join(LOGGING)}")
+        if name == "tensorboard" and not isinstance(value, bool):
+            raise ValueError(f"train.logging.tensorboard must be True or False, got {value!r}")
+        if name != "tensorboard" and value is not None and not (isinstance(value, str) and value.strip()):
+            raise ValueError(f"train.logging.{name} must be the name of a project, or None, got {value!r}")
 
 
 @register("checkpointing")
@@ -92,12 +109,14 @@ class Evaluation:
     Attributes:
       data: a `data.pipeline.loader` of held-out videos; None evaluates nothing.
       every: how often while training, besides at the end; None only at the end.
+      at_start: also before the first step, so that a curve shows what training changed.
       evaluators: name -> evaluator; their results are recorded as NAME/METRIC.
       ema: evaluate the averaged parameters.
     """
 
     data: Any = None
     every: Length | None = None
+    at_start: bool = False
     evaluators: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ema: bool = False
 
