@@ -99,11 +99,9 @@ def main() -> None:
 
     def attempt(config: dict) -> bool:
         nonlocal armed, count
-        # As a config.json holds it, where it can: the text of a stranger.
-        config = from_json(json.dumps(config))
         armed, count = True, count + 1
         try:
-            build(config)
+            build(from_json(json.dumps(config)))
             return True
         except ConfigError as error:
             if "\n" in str(error):

@@ -28,9 +28,12 @@ def test_links_lead_somewhere(path):
 
 def test_the_mask_of_the_playbook_works():
     [code] = [block for block in blocks(ROOT / "docs" / "playbooks.md", "python") if "checkerboard" in block]
-    names: dict = {}
+    names: dict = {"__name__": "playbook"}
     exec(code, names)
     grid = Grid(4, 4, 4)
+    for ratio in (0.25, 0.75, 0.9):  # as STRATEGIES of tests/masking calls it
+        made = plan(jax.random.split(jax.random.key(0), 2), {}, grid, names["checkerboard"](ratio))
+        assert made.decode.shape == (2, int(ratio * grid.size))
     made = plan(jax.random.split(jax.random.key(0), 6), {}, grid, names["checkerboard"]())
     assert made.visible.shape == (6, 32)
     assert len({np.asarray(row).tobytes() for row in made.visible}) == 2

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from configs import quickstart
@@ -46,7 +47,7 @@ def here(tmp_path, monkeypatch):
 
 def run_of(folder, *, given=True):
     """A workdir whose config names the plugin's mask."""
-    config = quickstart.get_config("smoke")
+    config: Any = quickstart.get_config("smoke")
     config.method.encoder_mask = call("users_masks.board.checkerboard")
     workdir = Workdir(folder / "run")
     workdir.path.mkdir()
