@@ -9,9 +9,9 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,6 +29,8 @@ from vmae_jax.names import as_text, plain
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Records", "cache_folder", "calm", "from_directory", "open_tfds"]
+
+log = logging.getLogger(__name__)
 
 _BUILDERS = "vmae_jax.data.builders"
 
@@ -276,7 +278,7 @@ def _prepare(builder: Any) -> None:
     A kill half way leaves nothing that is taken for a dataset. Where several processes make it at
     once, the first to finish wins and the others use its.
     """
-    print(f"preparing {builder.info.full_name} in {builder.data_dir} (once)", file=sys.stderr, flush=True)
+    log.info("preparing %s in %s (once)", builder.info.full_name, builder.data_dir)
     _sweep(os.path.dirname(builder.data_dir))
     tensorflow_datasets().disable_progress_bar()
     try:
