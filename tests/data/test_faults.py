@@ -30,6 +30,7 @@ from vmae_jax.data.faults import Fault, Ledger, too_many
         (0, 100, 100, 0.0, False),
         (99, 100, 100, 1.0, False),
         (60, 100, 100, 0.5, True),
+        (30, 20, 1000, 1.0, False),  # of readers that are ahead
     ],
 )
 def test_when_it_is_too_much(bad, seen, videos, limit, stops):

@@ -154,7 +154,7 @@ def refuse_too_many(
     """
     if not too_many(len(bad), seen, videos, limit):
         return
-    seen = min(seen, videos)
+    seen = min(max(seen, len(bad)), videos)
     which = f"{videos:,} videos" if seen == videos else f"the first {seen:,} of {videos:,} videos"
     kinds = _in_words(_kinds([fault._asdict() for fault in bad]))
     where = "see quarantine.jsonl" if option == "config.data.max_bad_fraction" else f"such as {bad[0].key}"

@@ -54,9 +54,9 @@ def too_many(bad: int, seen: int, videos: int, limit: float) -> bool:
     """
     if limit == 0 or bad == videos:
         return bad > 0
+    seen = min(max(seen, bad), videos)  # readers of the data service are ahead of the batches that are counted
     if seen < min(ENOUGH, videos):
         return False
-    seen = min(seen, videos)
     chance = _DEVIATIONS * math.sqrt(limit * (1 - limit) * seen * (1 - seen / videos))
     return bad > max(limit * seen + chance, min(_FEW, seen / 2))
 
