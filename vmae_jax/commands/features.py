@@ -219,12 +219,12 @@ def _write(videos: Iterator[Video], names: Sequence[str], count: int, store: Any
                 broken.append(name)
                 log.warning("%s cannot be read: %s", name, video.reason)
                 write_text(mark, video.reason + "\n")
-            else:
-                store.add(name, video.arrays)
-                mark.unlink(missing_ok=True)
-                done += 1
-                if video.arrays["uncovered"]:
-                    uncovered[name] = int(video.arrays["uncovered"])
+                continue
+            store.add(name, video.arrays)
+            mark.unlink(missing_ok=True)
+            done += 1
+            if video.arrays["uncovered"]:
+                uncovered[name] = int(video.arrays["uncovered"])
             stopped = sharing.asked_to_stop(preemption) if done + len(broken) < count else ""
             if stopped:
                 break
