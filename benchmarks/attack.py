@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.attacks import configs, files, room, runs, stored  # noqa: E402
+from benchmarks.attacks import configs, files, names, room, runs, stored  # noqa: E402
 
 __all__ = ["CATEGORIES", "Category", "attacked", "main", "table"]
 
@@ -46,8 +46,8 @@ CATEGORIES = {
     "videos": Category(files.fuzzed, 30),
     "videos, decoded": Category(files.decoded, 12),
     "odd files": Category(files.odd_file, 2 * len(files.ODD_FILES)),
-    "odd names": Category(files.odd_names, len(files.NAME_COMMANDS)),
-    "archives": Category(files.archive, len(files.ARCHIVES)),
+    "odd names": Category(names.odd_names, len(names.NAME_COMMANDS)),
+    "archives": Category(names.archive, len(names.ARCHIVES)),
     "pages": Category(runs.page, 40),
     "full disks": Category(runs.full_disk, 24),
     "workers": Category(runs.workers, 10),

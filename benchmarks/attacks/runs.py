@@ -23,8 +23,9 @@ __all__ = ["full_disk", "page", "two_runs", "workers"]
 
 INJECTIONS = (
     "</script><script>alert(1)</script>", "\"'><img src=x onerror=alert(2)>", "<iframe src=http://127.0.0.1:{port}/>",
-    "javascript:alert(1)", "]]></style><script src=//127.0.0.1:{port}/x.js></script>", "<svg onload=alert(1)>", "\ud800",
-    "&lt;script&gt;", "\u2028</title><script>1</script>", "<!--", "url(http://127.0.0.1:{port}/)", "\0", "a" * 100_000,
+    "javascript:alert(1)", "]]></style><script src=//127.0.0.1:{port}/x.js></script>", "<svg onload=alert(1)>",
+    "\ud800", "&lt;script&gt;", "\u2028</title><script>1</script>", "<!--", "url(http://127.0.0.1:{port}/)",
+    "\0", "a" * 100_000,
 )  # fmt: skip
 WRITERS = ("prepare", "validate --json", "report", "train", "quarantine", "metrics", "checkpoint")
 
@@ -158,9 +159,9 @@ def _write_much(what: str, disk: pathlib.Path) -> int:
         try:
             saver.save(1, {"a": np.random.default_rng(0).normal(size=100_000)}, {})
         except Exception as error:
-            assert exit_status(error) == 75, repr(error)
-            assert expected(error), repr(error)
-            return 0
+            if exit_status(error) == 75 and expected(error):
+                return 0
+            raise
         raise AssertionError("800 kB were saved on a full disk")
     return 0
 
