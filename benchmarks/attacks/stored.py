@@ -8,7 +8,6 @@ import signal
 import time
 from typing import Any
 
-from benchmarks import fuzz_weights
 from benchmarks.attacks.room import Found, Outcome, Room
 
 __all__ = ["damaged", "killed", "prepared", "weights"]
@@ -20,6 +19,8 @@ EVIL = "evil_features.Feature"
 
 def weights(number: int, room: Room) -> Found:
     """Mutated files of weights (`benchmarks/fuzz_weights.py`)."""
+    from benchmarks import fuzz_weights
+
     results = list(fuzz_weights.tried(room.random.randrange(1 << 30), FILES))
     crashes = [f"{one['family']}, {one['mutation']}: {one['message']}" for one in results if one["result"] == "crash"]
     return Found(f"files {number * FILES} to {(number + 1) * FILES - 1}", tuple(crashes), tried=FILES)
