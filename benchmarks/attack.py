@@ -79,9 +79,9 @@ def attacked(
 ) -> Iterator[dict[str, Any]]:
     """Run the cases, the first of every category, then the second; yield what became of each."""
     done = {(one["category"], one["case"], one["seed"]): one for one in _finished(out)}
-    end = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         building = room.Building(pathlib.Path(folder))
+        end = time.monotonic() + 60 * minutes  # after the imports, which take a busy machine minutes
         for number, (name, category) in itertools.product(
             range(max((one.cases for one in categories.values()), default=0)), categories.items()
         ):

@@ -122,7 +122,7 @@ class Room:
             for number, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(log / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
             os.chdir(self.work)
-            _watch(self.path, log / "events")
+            _watch((self.path, self.base), log / "events")
             status = function() or 0
         except BaseException:
             traceback.print_exc()
@@ -177,9 +177,12 @@ class Room:
 Attempt = Callable[[int, Room], Found]
 
 
-def _watch(inside: pathlib.Path, log: pathlib.Path) -> None:
+def _watch(inside: tuple[pathlib.Path, ...], log: pathlib.Path) -> None:
     """Note what this process runs, and which files it opens for writing outside of the room."""
-    file, allowed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), (str(inside), "/dev/", "/proc/")
+    file, allowed = (
+        os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (*(f"{folder}/" for folder in inside), "/dev/", "/proc/"),
+    )
 
     def note(text: str) -> None:
         os.write(file, text.replace("\n", " ").encode(errors="backslashreplace")[:300] + b"\n")
