@@ -1,9 +1,11 @@
 """Build every registered component with hostile arguments while every event of the interpreter is audited.
 
-A process of its own (`python audit_components.py`), because an audit hook cannot be removed. It prints one JSON
-object: how many builds there were, the events that building caused, and the exceptions that are no ConfigError.
+A process of its own (`python benchmarks/audit_components.py`), because an audit hook cannot be removed. It prints one
+JSON object: how many builds there were, the events that building caused, and the exceptions that are no ConfigError.
+With --count it does so many of the builds, drawn by --seed.
 """
 
+import argparse
 import collections.abc
 import contextlib
 import importlib
@@ -11,11 +13,14 @@ import inspect
 import json
 import pathlib
 import pkgutil
+import random
 import resource
 import sys
 import typing
 
 import jax
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from vmae_jax import registry
 from vmae_jax.spec import ConfigError, build, call
@@ -94,6 +99,10 @@ def example(path: str, function: typing.Any) -> dict:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--count", type=int, help="builds with hostile arguments (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
     modules()
     jax.devices()
     # No argument may make a build take memory without end: 2 GiB more than now, and not the machine's last.
@@ -128,13 +137,14 @@ def main() -> None:
         build({"call": "no.such_component"})  # the list of our own modules, for "did you mean", once
     unbuilt = []
     sys.addaudithook(hook)
-    for path, function in components.items():
-        config = example(path, function)
-        if not attempt(config):
-            unbuilt.append(path)
-        for key in inspect.signature(function).parameters:
-            for value in HOSTILE:
-                attempt(config | {key: value})
+    examples = {path: example(path, function) for path, function in components.items()}
+    unbuilt = [path for path, config in examples.items() if not attempt(config)]
+    places = [(path, key) for path, one in components.items() for key in inspect.signature(one).parameters]
+    hostile = [(path, key, value) for path, key in places for value in HOSTILE]
+    if given.count is not None:
+        hostile = random.Random(given.seed).sample(hostile, given.count)
+    for path, key, value in hostile:
+        attempt(examples[path] | {key: value})
     found = {"components": len(components), "builds": count, "unbuilt": unbuilt, "events": sorted(events), "odd": odd}
     print(json.dumps(found))
 
