@@ -135,7 +135,6 @@ def main() -> None:
         call(path.removeprefix("vmae_jax."))
     with contextlib.suppress(ConfigError):
         build({"call": "no.such_component"})  # the list of our own modules, for "did you mean", once
-    unbuilt = []
     sys.addaudithook(hook)
     examples = {path: example(path, function) for path, function in components.items()}
     unbuilt = [path for path, config in examples.items() if not attempt(config)]

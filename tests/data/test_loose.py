@@ -22,7 +22,7 @@ def k400(tmp_path):
     return kinetics(tmp_path / "k400", ["b/x1", "a/x2", "a/gone"], ["a/y"], absent=("gone",))
 
 
-def test_the_owners_files_are_a_source(k400, capsys):
+def test_the_owners_files_are_a_source(k400):
     config = spec.call(
         "data.loose", config=spec.call("data.builders.kinetics.config", version="400", directory=str(k400))
     )
@@ -33,7 +33,9 @@ def test_the_owners_files_are_a_source(k400, capsys):
         ("x2_000003_000013", {"label": 0}),
     ]
     assert probe(source.fetch(1)).num_frames == 6
-    assert "kinetics, train: 1 of 3 videos are not there, such as gone_000003_000013" in capsys.readouterr().err
+    missing = source.missing
+    assert (missing.where, missing.count, missing.listed) == ("kinetics, train", 1, 3)
+    assert missing.names == ("gone_000003_000013",)
 
 
 def test_rows_travel_to_the_processes_that_prepare(k400):
