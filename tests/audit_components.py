@@ -5,6 +5,7 @@ object: how many builds there were, the events that building caused, and the exc
 """
 
 import collections.abc
+import contextlib
 import importlib
 import inspect
 import json
@@ -17,7 +18,7 @@ import typing
 import jax
 
 from vmae_jax import registry
-from vmae_jax.spec import ConfigError, build, from_json
+from vmae_jax.spec import ConfigError, build, call
 
 RUN = {"call": "runtime.supervisor.supervise", "command": ["sh", "-c", "id"], "processes": 1, "restarts": 0}
 TEXTS = (
@@ -44,6 +45,12 @@ CALLS = (
 )
 PLAIN = (*TEXTS, *NUMBERS, [], {}, [[]], ["/etc/passwd"], {"a": "/etc/passwd"}, [1, "x", None], {"steps": 10**400})
 HOSTILE = (*PLAIN, *CALLS, *([one] for one in CALLS), *({"x": one} for one in CALLS), [[RUN]], {"x": {"y": RUN}})
+# What a component needs beside its required arguments.
+MORE = {
+    "data.sources.tfds": {"directory": "x"},
+    "methods.classify.build": {"classes": 2},
+    "methods.distill.build": {"classes": 2},
+}
 # What computing a value may cause: nothing that reaches outside of the process.
 HARMLESS = {"object.__getattr__", "object.__setattr__", "object.__delattr__", "sys._getframe", "builtins.id"}
 
@@ -68,9 +75,10 @@ def sample(kind: str) -> dict:
 
 
 def example(path: str, function: typing.Any) -> dict:
-    """Return a call of a component with nothing but its required arguments."""
-    accepts, known = registry.registered(function).accepts, {"length": {"steps": 1}, "old_labels": None}
-    config = {"call": path.removeprefix("vmae_jax.")}
+    """Return a call of a component with the arguments that it needs."""
+    accepts, known = registry.registered(function).accepts, {"length": {"steps": 1}}
+    name = path.removeprefix("vmae_jax.")
+    config = {"call": name, **MORE.get(name, {})}
     for key, parameter in inspect.signature(function, eval_str=True).parameters.items():
         if parameter.default is not inspect.Parameter.empty:
             continue
@@ -101,7 +109,7 @@ def main() -> None:
         nonlocal armed, count
         armed, count = True, count + 1
         try:
-            build(from_json(json.dumps(config)))
+            build(config)
             return True
         except ConfigError as error:
             if "\n" in str(error):
@@ -114,6 +122,10 @@ def main() -> None:
             armed = False
 
     components = registry.components()
+    for path in components:  # reading our own signatures evaluates their annotations, once
+        call(path.removeprefix("vmae_jax."))
+    with contextlib.suppress(ConfigError):
+        build({"call": "no.such_component"})  # the list of our own modules, for "did you mean", once
     unbuilt = []
     sys.addaudithook(hook)
     for path, function in components.items():

@@ -80,8 +80,14 @@ def test_a_mistake_in_the_decorator_is_an_error_at_import():
         ({"call": "models.variants.vit", "positions": "learned"}, "a call of kind positions, got 'learned'"),
         (
             {"call": "targets.core.objective", "target": {"a": {"b": {"call": "targets.pixels"}}}},
-            "target.a accepts a call of kind target, got {",
+            "target accepts a call of kind target, got {'a'",
         ),
+        (
+            {"call": "data.pipeline.loader", "source": True, "sampler": None, "transforms": None},
+            "source accepts a call, of kind source, got True",
+        ),
+        ({"call": "data.mixture", "parts": []}, "parts accepts a mapping of calls, of kind part, got []"),
+        ({"call": "data.mixture", "parts": {"a": 1}}, "parts.a accepts a call of kind part, got 1"),
         ({"call": None}, "None is not the name of a component"),
         ({"call": ["masking.tube"]}, "['masking.tube'] is not the name of a component"),
         ({"call": "masking.tubе"}, "is not the name of a component"),  # a Cyrillic letter

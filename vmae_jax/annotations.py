@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any
 
-__all__ = ["fits", "in_words", "scalar"]
+__all__ = ["fits", "in_words", "scalar", "shapes"]
 
 _LISTS = (list, tuple, collections.abc.Sequence)
 _MAPPINGS = (dict, collections.abc.Mapping)
@@ -41,6 +41,18 @@ def scalar(annotation: Any) -> type:
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     kinds = [one for one in (typing.get_args(annotation) if union else (annotation,)) if one in (int, float, str, bool)]
     return kinds[0] if len(kinds) == 1 else object
+
+
+def shapes(annotation: Any) -> set[Any]:
+    """Return what an argument that holds calls may be: `dict` and `list` of calls, `bool`, None; `object`: one call."""
+    origin = typing.get_origin(annotation) or annotation
+    if origin in (typing.Union, types.UnionType):
+        return {shape for one in typing.get_args(annotation) for shape in shapes(one)}
+    if annotation is None or annotation is type(None):
+        return {None}
+    if origin in _MAPPINGS:
+        return {dict}
+    return {list} if origin in _LISTS else {bool} if annotation is bool else {object}
 
 
 def in_words(annotation: Any) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from vmae_jax.annotations import fits, in_words, scalar
+from vmae_jax.annotations import fits, in_words, scalar, shapes
 from vmae_jax.errors import ConfigError, did_you_mean, short
 from vmae_jax.lookup import entry, resolve
 
@@ -165,7 +165,7 @@ def _arguments(name: str, function: Callable[..., Any], items: Mapping[str, Any]
     found = {}
     for key, value in items.items():
         if key in accepts:
-            found[key] = _of_kinds(f"{name}: {key}", value, accepts[key])
+            found[key] = _calls_in(f"{name}: {key}", value, accepts[key], parameters[key])
             continue
         found[key] = _without_calls(f"{name}: {key}", value)
         parameter = parameters.get(key)
@@ -174,22 +174,33 @@ def _arguments(name: str, function: Callable[..., Any], items: Mapping[str, Any]
     return found
 
 
-def _of_kinds(where: str, value: Any, kinds: tuple[str, ...], *, inside: bool = False) -> Any:
-    """Build a call of one of the kinds, or a list or mapping of such calls."""
+def _calls_in(where: str, value: Any, kinds: tuple[str, ...], parameter: inspect.Parameter) -> Any:
+    """Build the call, the list of calls or the mapping of calls that an argument accepts, as it is annotated."""
+    accepted = shapes(parameter.annotation)
+    if (value is None and (None in accepted or parameter.default is None)) or (value is True or value is False):
+        if value is None or bool in accepted:
+            return value
+    elif dict in accepted and isinstance(value, Mapping | ConfigDict) and not _is_call(value):
+        return {key: _one_call(f"{where}.{key}", one, kinds) for key, one in _present(value).items()}
+    elif list in accepted and isinstance(value, list | tuple):
+        return type(value)(_one_call(f"{where}[{i}]", one, kinds) for i, one in enumerate(value))
+    elif object in accepted:
+        return _one_call(where, value, kinds)
+    forms = {object: "a call", list: "a list of calls", dict: "a mapping of calls", bool: "true or false", None: "none"}
+    text = " or ".join(words for form, words in forms.items() if form in accepted)
+    raise ConfigError(f"{where} accepts {text}, of kind {' or '.join(kinds)}, got {short(value)}")
+
+
+def _one_call(where: str, value: Any, kinds: tuple[str, ...]) -> Any:
     if _is_call(value):
         name = _items(value)[0]
         kind = entry(resolve(name)).kind
-        if kind not in kinds:
-            raise ConfigError(f"{where} accepts a call of kind {' or '.join(kinds)}, got {name!r}, a {kind}")
-        return build(value)
-    if not inside and isinstance(value, Mapping | ConfigDict):
-        items = _present(value).items()
-        return {key: _of_kinds(f"{where}.{key}", one, kinds, inside=True) for key, one in items}
-    if not inside and isinstance(value, list | tuple):
-        return type(value)(_of_kinds(f"{where}[{i}]", one, kinds, inside=True) for i, one in enumerate(value))
-    if isinstance(value, int | float | str | Mapping | ConfigDict | list | tuple) and not isinstance(value, bool):
+        if kind in kinds:
+            return build(value)
+        raise ConfigError(f"{where} accepts a call of kind {' or '.join(kinds)}, got {name!r}, a {kind}")
+    if value is None or isinstance(value, int | float | str | Mapping | ConfigDict | list | tuple):
         raise ConfigError(f"{where} accepts a call of kind {' or '.join(kinds)}, got {short(value)}")
-    return value  # none, true or false, or an object that no file can hold
+    return value  # an object, which no file can hold
 
 
 def _without_calls(where: str, value: Any) -> Any:

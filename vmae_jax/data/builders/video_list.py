@@ -35,6 +35,8 @@ def config(
       root: what relative paths are relative to; by default the folder of each list.
       columns: as in `data.sources.csv`.
     """
+    if not train:
+        raise ConfigError("video_list: train names the list of the videos to train on, got ''")
     lists = {"train": train, "validation": validation, "test": test}
     given = {split: os.path.abspath(os.path.expanduser(path)) for split, path in lists.items() if path}
     digest = hashlib.sha256(repr((given, root, columns)).encode()).hexdigest()[:10]
