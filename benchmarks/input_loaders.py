@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.opened import open_loader
+
 FRAMES, STRIDE, SIDE, SAMPLES, BATCH = 16, 4, 224, 4, 4  # SAMPLES clips of a video, BATCH videos a step
 SCALES = (1, 0.875, 0.75, 0.66)
 AHEAD = 6  # batches that a loader may have made ahead
@@ -38,7 +40,7 @@ def ours(args: argparse.Namespace, *, records: bool) -> Iterator[Step]:
     made = loader(
         source, clips.dense(FRAMES, STRIDE), crops, global_batch=BATCH, repeat=SAMPLES, workers=args.workers
     )  # fmt: skip
-    with made.open().batches(rows=range(BATCH * SAMPLES), seed=0) as batches:
+    with open_loader(made).batches(rows=range(BATCH * SAMPLES), seed=0) as batches:
         yield lambda: len(next(batches)["video"])
 
 

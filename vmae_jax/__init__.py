@@ -3,10 +3,12 @@
 import os
 import typing
 
+from vmae_jax.version import VERSION
+
 if typing.TYPE_CHECKING:
     from vmae_jax.types import Method
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def load(path: "str | os.PathLike[str]", *, ema: bool = False) -> "tuple[Method, typing.Any]":

@@ -12,6 +12,7 @@ from benchmarks.learning import SETTING, SMOKE
 from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH
 from benchmarks.learning_runs import Job
 from vmae_jax.data.builders.moving_shapes import config
+from vmae_jax.data.opened import open_loader
 from vmae_jax.data.shapes import MOTIONS
 from vmae_jax.masking.core import plan
 from vmae_jax.methods.masked import Masked
@@ -36,7 +37,7 @@ def test_clips_are_those_of_moving_shapes(tmp_path, monkeypatch):
     monkeypatch.setattr(learning_clips, "CHUNK", 10)
     encoded = []
     monkeypatch.setattr("vmae_jax.data.builders.moving_shapes.encode_h264", lambda frames, rate: encoded.append(frames))
-    opened = loader(tmp_path, count=20, split="test").open()
+    opened = open_loader(loader(tmp_path, count=20, split="test"))
     from vmae_jax.data.builders.moving_shapes import make_clip
 
     labels = [make_clip(SCENE, "test", index)["label"] for index in range(20)]
@@ -47,7 +48,7 @@ def test_clips_are_those_of_moving_shapes(tmp_path, monkeypatch):
 
 def test_every_clip_once_an_epoch_and_from_any_position(tmp_path, monkeypatch):
     monkeypatch.setattr(learning_clips, "CHUNK", 10)
-    opened = loader(tmp_path, count=16, first=3).open()
+    opened = open_loader(loader(tmp_path, count=16, first=3))
     stream = opened.batches(rows=range(8), seed=5)
     seen = [next(stream) for _ in range(6)]
     for epoch in range(3):
@@ -66,7 +67,7 @@ def test_every_clip_once_an_epoch_and_from_any_position(tmp_path, monkeypatch):
 
 def test_a_pass_fills_up_its_last_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(learning_clips, "CHUNK", 10)
-    *_, last = loader(tmp_path).open().once(rows=range(8))
+    *_, last = open_loader(loader(tmp_path)).once(rows=range(8))
     assert last["valid"].tolist() == [True] * 4 + [False] * 4
     assert not last["video"][4:].any()
     assert last["index"].tolist() == [16, 17, 18, 19, -1, -1, -1, -1]

@@ -13,6 +13,7 @@ from vmae_jax.commands import evaluate, features, reconstruct
 from vmae_jax.commands.restore import restore
 from vmae_jax.configs import common
 from vmae_jax.data.decode import Encoded, read_frames
+from vmae_jax.data.opened import open_loader
 from vmae_jax.exchange.subject import fresh_params, subject
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
@@ -73,7 +74,7 @@ def test_features_of_imported_weights_are_those_of_the_run(imported, coloured, t
     # Where nobody says otherwise, frames are as far apart as in the papers' pre-training.
     assert restore(path).made.loader.sampler.stride == 4
     with pytest.raises(ConfigError, match="has weights and no data of its own: name the videos"):
-        restore(path).made.loader.open()
+        open_loader(restore(path).made.loader)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from configs import common
 from vmae_jax.commands import train
 from vmae_jax.commands.skipped import Skipped, refuse_too_many
 from vmae_jax.data.faults import Fault, TooManyBadVideos
+from vmae_jax.data.opened import open_loader
 from vmae_jax.io import paths
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.quarantine import Quarantine
@@ -116,16 +117,16 @@ def listed(coloured, path, there, gone):
 def test_missing_files_of_a_list_are_counted_before_the_first_step(coloured, tmp_path, caplog):
     source = listed(coloured, tmp_path / "list.csv", 29, 2)
     loader = lambda source: train.experiment(config(source, 4)).loader  # noqa: E731
-    opened = loader(source).open()
+    opened = open_loader(loader(source))
     assert len(opened) == 31
     line = "2 of the 31 videos of .* are not there .6%., such as /gone/0.mp4, /gone/1.mp4; they are skipped"
     assert [bool(re.search(line, message)) for message in caplog.messages] == [True]
     source = listed(coloured, tmp_path / "list.csv", 20, 11)
     with pytest.raises(ConfigError, match=r"11 of the 31 .*the limit is 5%.*--config\.data\.max_bad_fraction=0\.40"):
-        loader(source).open()
+        open_loader(loader(source))
     source = listed(coloured, tmp_path / "list.csv", 0, 11)
     with pytest.raises(ConfigError, match=r"11 of the 11 videos of .* are not there .*relative to"):
-        loader(source).open()
+        open_loader(loader(source))
 
 
 def skipped(tmp_path, **more):

@@ -6,6 +6,7 @@ import pytest
 from broken_videos import BAD, EITHER, GOOD, broken_videos, four_k
 
 from vmae_jax.data import clips, pipeline, sources, transforms
+from vmae_jax.data.opened import open_loader
 from vmae_jax.data.prepare.inputs import Origin
 from vmae_jax.data.prepare.validate import UNREADABLE, validate
 from vmae_jax.io.quarantine import Quarantine
@@ -31,7 +32,7 @@ def an_epoch(folder, quarantine, *, start=0):
         workers=2,
         max_bad_fraction=1.0,
     )
-    opened = loader.open()
+    opened = open_loader(loader)
     names = [opened.source.key(i) for i in range(len(opened))]
     seen = set()
     with opened.batches(rows=range(4), seed=1, start=start) as batches:

@@ -6,6 +6,7 @@ from numbered_videos import numbered_frames
 
 from vmae_jax.data import clips, labels, pipeline, sources, transforms
 from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.opened import open_loader
 from vmae_jax.spec import ConfigError
 
 
@@ -28,7 +29,7 @@ def batch(source, kinds):
         source, clips.dense(frames=2, stride=1), [transforms.multi_scale_crop(32)], global_batch=4, labels=kinds,
         shuffle=False, workers=1,
     )  # fmt: skip
-    with loader.open().once(rows=range(4)) as batches:
+    with open_loader(loader).once(rows=range(4)) as batches:
         found = next(batches)
     for name, spec in loader.spec().items():
         assert (found[name].shape, found[name].dtype) == (spec.shape, spec.dtype), name

@@ -21,6 +21,7 @@ from vmae_jax.data import clips, faults, sources, transforms
 from vmae_jax.data.clips import Dense
 from vmae_jax.data.decode import read_clips
 from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.opened import open_loader
 from vmae_jax.data.order import fold
 from vmae_jax.data.pipeline import Loader, loader
 from vmae_jax.data.rand_augment import rand_augment
@@ -53,7 +54,7 @@ def assert_same(left, right):
 
 @pytest.fixture(scope="module")
 def opened(video_folder):
-    return make(video_folder).open()
+    return open_loader(make(video_folder))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_batches_are_what_the_spec_says(opened, truth):
     assert len(opened) == 10
     assert opened.steps_per_epoch == 2
     assert opened.label_names == {"label": ("even", "odd")}
-    unlabelled = dataclasses.replace(opened.loader, labels={}).open()
+    unlabelled = open_loader(dataclasses.replace(opened.loader, labels={}))
     assert unlabelled.label_names == {}, "nobody reads them, so their names need not be those of other data"
 
 
@@ -105,7 +106,7 @@ def test_repeats_share_a_video_and_its_frames_but_nothing_else(truth):
 
 def test_one_window_for_all_repeats(video_folder):
     """As the official num_sample: one decode, then crops of their own. Without crops: equal."""
-    plain = make(video_folder, transforms=[transforms.resize(SIZE)], repeat=3).open()
+    plain = open_loader(make(video_folder, transforms=[transforms.resize(SIZE)], repeat=3))
     for batch in take(plain.batches(rows=range(12), seed=1), 3):
         videos = batch["video"].reshape(4, 3, *batch["video"].shape[1:])
         assert (videos == videos[:, :1]).all()
@@ -129,7 +130,9 @@ def test_another_seed_is_another_order(opened, truth):
 
 
 def test_the_number_of_workers_changes_nothing(video_folder, truth):
-    assert_same(take(make(video_folder, workers=1, prefetch=1).open().batches(rows=range(8), seed=5), 1)[0], truth[0])
+    assert_same(
+        take(open_loader(make(video_folder, workers=1, prefetch=1)).batches(rows=range(8), seed=5), 1)[0], truth[0]
+    )
 
 
 def test_position_counts_videos_consumed(opened):
@@ -153,7 +156,7 @@ def children():
 
 
 def test_once_is_every_video_once_and_padding(video_folder):
-    opened, before = make(video_folder, repeat=1).open(), children()
+    opened, before = open_loader(make(video_folder, repeat=1)), children()
     feed = opened.once(rows=range(4))
     batches = [next(feed)]
     assert children() > before, "processes read"
@@ -172,9 +175,9 @@ def test_once_is_every_video_once_and_padding(video_folder):
 
 
 def test_views_are_clips_of_their_own(video_folder):
-    opened = make(
-        video_folder, repeat=1, sampler=clips.multiview(4, 2, 3), transforms=[transforms.center_crop(SIZE)]
-    ).open()
+    opened = open_loader(
+        make(video_folder, repeat=1, sampler=clips.multiview(4, 2, 3), transforms=[transforms.center_crop(SIZE)])
+    )
     assert opened.loader.clips_per_step == 12
     batch = take(opened.once(rows=range(12)), 1)[0]
     assert batch["index"].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
@@ -183,14 +186,16 @@ def test_views_are_clips_of_their_own(video_folder):
 
 
 def test_grey(video_folder):
-    batch = take(make(video_folder, channels=1).open().batches(rows=[0, 1], seed=0), 1)[0]
+    batch = take(open_loader(make(video_folder, channels=1)).batches(rows=[0, 1], seed=0), 1)[0]
     assert batch["video"].shape == (2, 4, SIZE, SIZE, 1)
 
 
 @pytest.mark.parametrize(("frames", "size", "channels"), [(1, 15, 1), (5, 40, 3)])
 def test_any_number_of_frames_any_resolution_any_channels(video_folder, frames, size, channels):
     crops = [transforms.random_resized_crop(size)]
-    opened = make(video_folder, sampler=clips.dense(frames, 1), transforms=crops, channels=channels, repeat=1).open()
+    opened = open_loader(
+        make(video_folder, sampler=clips.dense(frames, 1), transforms=crops, channels=channels, repeat=1)
+    )
     [batch] = take(opened.batches(rows=range(4), seed=0), 1)
     assert {key: (part.shape, part.dtype) for key, part in batch.items()} == {
         key: (part.shape, part.dtype) for key, part in opened.loader.spec().items()
@@ -204,7 +209,7 @@ def test_a_batch_is_what_reading_and_transforming_by_hand_gives(video_folder):
         [transforms.multi_scale_crop(SIZE), transforms.flip()],
         [rand_augment(), transforms.random_resized_crop(SIZE), transforms.flip()],
     ):
-        opened = make(video_folder, transforms=chain, global_batch=1).open()
+        opened = open_loader(make(video_folder, transforms=chain, global_batch=1))
         [batch] = take(opened.batches(rows=range(2), seed=3, start=7), 1)
         word = fold(3, 7, -1)
         seed = np.array([word >> 32, word & 0xFFFFFFFF], np.uint32)
@@ -224,7 +229,7 @@ def broken_folder(video_folder, tmp_path):
 
 
 def test_a_broken_video_is_replaced_by_its_neighbour_and_told_once(broken_folder, truth):
-    opened = make(broken_folder, max_bad_fraction=0.5).open()
+    opened = open_loader(make(broken_folder, max_bad_fraction=0.5))
     with opened.batches(rows=range(8), seed=5) as batches:
         got = [next(batches) for _ in range(7)]
         told = batches.faults()
@@ -246,7 +251,7 @@ def test_a_broken_video_is_replaced_by_its_neighbour_and_told_once(broken_folder
 
 
 def test_a_broken_video_in_one_pass_is_not_valid(broken_folder):
-    batches = make(broken_folder, repeat=1).open().once(rows=range(4))
+    batches = open_loader(make(broken_folder, repeat=1)).once(rows=range(4))
     index = np.concatenate([batch["index"] for batch in batches])
     assert index.tolist() == [0, 1, -1, *range(3, 10), -1, -1]
     assert len(batches.faults()) == 1
@@ -255,7 +260,7 @@ def test_a_broken_video_in_one_pass_is_not_valid(broken_folder):
 def test_faults_are_those_of_the_batches_so_far_whatever_is_read_ahead(broken_folder, truth):
     """So that hosts, and a run that is repeated, find the same at the same step."""
     due = next(step for step, batch in enumerate(truth) if 2 in batch["index"])
-    opened = make(broken_folder, prefetch=4).open()
+    opened = open_loader(make(broken_folder, prefetch=4))
     with opened.batches(rows=range(8), seed=5) as batches:
         found = []
         for _ in range(due + 1):
@@ -268,7 +273,7 @@ def test_faults_are_those_of_the_batches_so_far_whatever_is_read_ahead(broken_fo
 def test_when_the_first_twenty_cannot_be_read_the_rest_is_not_tried(tmp_path):
     for number in range(200):
         (tmp_path / f"{number:03}.mp4").write_bytes(b"text")
-    opened = make(tmp_path, source=sources.folder(str(tmp_path)), labels=False).open()
+    opened = open_loader(make(tmp_path, source=sources.folder(str(tmp_path)), labels=False))
     words = "none of the first 20 of 200 videos can be read: "
     with opened.batches(rows=[0], seed=0) as batches:
         with pytest.raises(faults.TooManyBadVideos, match=words):
@@ -279,7 +284,7 @@ def test_when_the_first_twenty_cannot_be_read_the_rest_is_not_tried(tmp_path):
 def test_nothing_readable_is_one_clear_error(tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.mp4").write_bytes(b"text")
-    opened = make(tmp_path, source=sources.folder(str(tmp_path)), labels=False, max_bad_fraction=1.0).open()
+    opened = open_loader(make(tmp_path, source=sources.folder(str(tmp_path)), labels=False, max_bad_fraction=1.0))
     with opened.batches(rows=[0], seed=0) as batches, pytest.raises(faults.TooManyBadVideos, match="none of the 3"):
         next(batches)
 
@@ -296,7 +301,7 @@ class Stalls(Dense):
 
 def test_a_hang_is_cut_off_and_counted(broken_folder):
     (broken_folder / "even" / "video_4.mp4").write_bytes(encode_h264(numbered_frames(23)))
-    opened = make(broken_folder, sampler=Stalls(4, 2), timeout=1.0, max_bad_fraction=1.0, repeat=1).open()
+    opened = open_loader(make(broken_folder, sampler=Stalls(4, 2), timeout=1.0, max_bad_fraction=1.0, repeat=1))
     with opened.batches(rows=range(4), seed=2) as batches:
         index = np.concatenate([next(batches)["index"] for _ in range(8)])
         told = batches.faults()
@@ -306,7 +311,7 @@ def test_a_hang_is_cut_off_and_counted(broken_folder):
 
 def test_labels_must_be_there(video_folder):
     with pytest.raises(ConfigError, match="none at all"):
-        make(video_folder, source=sources.folder(str(video_folder))).open()
+        open_loader(make(video_folder, source=sources.folder(str(video_folder))))
 
 
 @pytest.mark.parametrize(
@@ -384,6 +389,6 @@ def test_tensorflow_sees_no_accelerator():
 
 def test_real_clips(clips):
     opened = make(clips, source=sources.folder(str(clips)), labels=False, transforms=[transforms.multi_scale_crop(224)])
-    batch = take(opened.open().batches(rows=range(8), seed=0), 1)[0]
+    batch = take(open_loader(opened).batches(rows=range(8), seed=0), 1)[0]
     assert batch["video"].shape == (8, 4, 224, 224, 3)
     assert batch["video"].std() > 10

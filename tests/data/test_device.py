@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vmae_jax.data.device import host_rows, prefetch_to_device, to_device
+from vmae_jax.data.opened import open_loader
 
 
 def sharding(shape, names, spec):
@@ -133,7 +134,7 @@ def test_with_a_real_loader(video_folder):
     loader = make(video_folder)
     where = SHARDINGS[0]
     rows = host_rows(where, loader.clips_per_step)
-    opened = loader.open()
+    opened = open_loader(loader)
     with opened.batches(rows=rows, seed=3) as host:
         truth = [next(host) for _ in range(3)]
     with prefetch_to_device(opened.batches(rows=rows, seed=3), where, clips=8) as ahead:

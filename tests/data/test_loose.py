@@ -9,10 +9,10 @@ from owners_files import kinetics, place, write
 from vmae_jax import spec
 from vmae_jax.data import loose
 from vmae_jax.data.clips import dense
-from vmae_jax.data.decode import cut_out, probe
+from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.options import options
-from vmae_jax.data.video import BadVideo
+from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.data.workers import Workers
 from vmae_jax.spec import ConfigError
 
@@ -66,8 +66,13 @@ def test_a_moment_of_a_long_file_is_cut_out_where_it_is_decoded(tmp_path):
     finally:
         workers.close()
     assert clips.shape[:2] == (1, 2)
-    (fields,) = examples(moment, options(codec="keep"), key="one")
-    assert (fields["num_frames"], fields["video"]) == (3, cut_out(moment).data)
+    whole = Encoded(path=moment.path)
+    np.testing.assert_array_equal(read_frames(moment, [0, 2]), read_frames(whole, [1, 3]))  # as they are stored
+    (kept,) = examples(moment, options(codec="keep"), key="one")
+    assert (kept["num_frames"], min(kept["height"], kept["width"])) == (3, 16)  # a file of its own, shrunk
+    assert probe(Encoded(data=kept["video"])).num_frames == 3
+    (coded,) = examples(moment, options(codec="jpeg"), key="one")
+    assert (coded["num_frames"], min(coded["height"], coded["width"])) == (3, 16)
 
 
 def test_arguments_have_the_types_of_their_defaults(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vmae_jax import spec
 from vmae_jax.data import clips, sources, transforms
 from vmae_jax.data.mixture import Epoch, Mixed, epoch_of, index_at, mixture, part, places
+from vmae_jax.data.opened import open_loader
 from vmae_jax.data.pipeline import loader
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.video import Encoded
@@ -129,7 +130,7 @@ def mixed_loader(folder, **options):
 
 
 def test_a_loader_reads_a_mixture(video_folder):
-    opened = mixed_loader(video_folder).open()
+    opened = open_loader(mixed_loader(video_folder))
     assert len(opened) == 10  # videos
     assert opened.steps_per_epoch == 3  # 15 places
     with opened.batches(rows=range(5), seed=3) as batches:

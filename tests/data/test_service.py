@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from vmae_jax import spec
 from vmae_jax.commands import serve
 from vmae_jax.data import secret
+from vmae_jax.data.opened import open_loader
 from vmae_jax.data.served import windows
 from vmae_jax.data.service import PROTOCOL, _Answers, _Serving
 from vmae_jax.data.tf import tensorflow
@@ -59,7 +60,7 @@ def config(folder, *more, **options):
 
 def opened(folder, *more, **options):
     written = config(folder, *more, **options)
-    return dataclasses.replace(spec.build(written), recipe=spec.to_json(written)).open()
+    return open_loader(dataclasses.replace(spec.build(written), recipe=spec.to_json(written)))
 
 
 def start(*arguments):

@@ -8,18 +8,7 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
-FOUNDATION = {
-    "types",
-    "spec",
-    "patches",
-    "annotations",
-    "errors",
-    "lookup",
-    "names",
-    "plugins",
-    "registry",
-    "__version__",
-}
+FOUNDATION = {"types", "spec", "patches", "names", "errors", "annotations", "lookup", "plugins", "registry", "version"}
 ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "types": set(),
     "spec": set(),
@@ -29,6 +18,7 @@ ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "lookup": set(),
     "plugins": set(),
     "registry": set(),
+    "version": set(),
     "names": set(),
     "masking": set(),
     "targets": set(),
@@ -111,6 +101,46 @@ sys.exit(bool(bad))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Also inside packages, inside functions and under TYPE_CHECKING: such imports hide a wrong order of layers."""
+    paths = {name_of(path): path for path in modules()}
+    edges = {
+        name: {known for found in imported(path) if (known := module_of(found, paths))} for name, path in paths.items()
+    }
+    assert circle(edges) is None
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) is None
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def name_of(path: pathlib.Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_of(found: str, known: dict[str, pathlib.Path]) -> str | None:
+    """The module that an imported name is, or is in."""
+    return found if found in known else next((name for name in [found.rpartition(".")[0]] if name in known), None)
+
+
+def circle(edges: dict[str, set[str]]) -> list[str] | None:
+    """A way from a module back to itself, or None."""
+    done: set[str] = set()
+
+    def walk(name: str, above: list[str]) -> list[str] | None:
+        if name in above:
+            return [*above[above.index(name) :], name]
+        if name in done:
+            return None
+        found = next(filter(None, (walk(one, [*above, name]) for one in sorted(edges[name] - {name}))), None)
+        done.add(name)
+        return found
+
+    return next(filter(None, (walk(name, []) for name in sorted(edges))), None)
 
 
 def test_files_stay_short():

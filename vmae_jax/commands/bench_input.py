@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from vmae_jax.bench.input import Rate, report, table, timed
 from vmae_jax.commands.experiment import Experiment, experiment
 from vmae_jax.data.device import host_rows, prefetch_to_device, to_device
+from vmae_jax.data.opened import open_loader
 from vmae_jax.data.stages import stages
 from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError
@@ -40,7 +41,7 @@ def run_input(
     served = made.loader.service is not None
     if served and (step_seconds is not None or hosts > 1):
         raise ConfigError("vmae bench input: --step-seconds and --hosts are of hosts that decode; data.service is set")
-    opened = made.loader.open()
+    opened = open_loader(made.loader)
     rates = {"transfer": _transfer(made, seconds)} if served else _stages(made, opened, seconds)
     whole = _together(made, opened, seconds)
     clips = made.loader.clips_per_step

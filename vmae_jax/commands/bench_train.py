@@ -11,6 +11,7 @@ from vmae_jax.bench.step import interleaved
 from vmae_jax.commands.bench_step import Running
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.data.device import host_rows, prefetch_to_device
+from vmae_jax.data.opened import open_loader
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 
@@ -39,7 +40,7 @@ def run_train(config: ConfigDict, *, rounds: int = 10) -> dict[str, Any]:
     place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
     ahead = made.loader.prefetch + 2
     block = max(BLOCK, 3 * ahead)
-    stream = made.loader.open().batches(rows=host_rows(place, clips), seed=made.seed)
+    stream = open_loader(made.loader).batches(rows=host_rows(place, clips), seed=made.seed)
     fixed, waited = running.batch, [0.0]
     with prefetch_to_device(stream, place, clips=clips) as batches:
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
-import vmae_jax
 from vmae_jax.commands.course import devices
 from vmae_jax.io.paths import Log, Workdir
+from vmae_jax.version import VERSION
 
 __all__ = ["command_line", "commit_of", "identity", "record"]
 
@@ -49,7 +49,7 @@ def record(workdir: Workdir, start: int, command: Sequence[str] = ()) -> dict[st
         "time": time.time(),
         "command": command_line(command),
         "commit": commit_of(pathlib.Path(vmae_jax.__file__)),
-        "versions": {"vmae_jax": vmae_jax.__version__, "python": platform.python_version()} | packages,
+        "versions": {"vmae_jax": VERSION, "python": platform.python_version()} | packages,
         "platform": f"{platform.system()} {platform.machine()}",
         "devices": devices(),
         "processes": jax.process_count(),

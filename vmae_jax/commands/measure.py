@@ -16,7 +16,7 @@ from vmae_jax.commands.skipped import of_all_hosts, refuse_too_many
 from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.data.faults import Fault
-from vmae_jax.data.pipeline import Opened
+from vmae_jax.data.opened import Opened, open_loader
 from vmae_jax.eval.attentive_probe import AttentiveProbe
 from vmae_jax.eval.collect import About, Programs, Results, labelled
 from vmae_jax.eval.knn import Knn, Retrieval
@@ -147,7 +147,7 @@ class Measurement:
             spec, own = loader.spec(), self._made.batch_spec
             if spec["video"].shape[1:] != own["video"].shape[1:]:
                 sharding.abstract(lambda key, batch: self._made.method.init(key, batch)[0], spec)
-            data = loader.open()
+            data = open_loader(loader)
             data.memory(host_rows(sharding.batch_sharding(self.mesh), loader.clips_per_step))
             return data
 

@@ -14,7 +14,7 @@ from vmae_jax.commands.named_videos import name_of
 from vmae_jax.commands.restore import restore
 from vmae_jax.data import sources
 from vmae_jax.data.faults import TooManyBadVideos
-from vmae_jax.data.pipeline import Opened
+from vmae_jax.data.opened import Opened, open_loader
 from vmae_jax.eval import reconstruction
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError
@@ -76,7 +76,7 @@ def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> tu
     loader = made.eval.data or made.loader
     if videos:
         loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels={})
-    opened = loader.open()
+    opened = open_loader(loader)
     count = min(clips, len(opened))
     # One clip a video, and as many videos a batch as are drawn.
     loader = dataclasses.replace(loader, global_batch=count, shuffle=not videos)

@@ -18,6 +18,7 @@ from vmae_jax.commands.named_videos import name_of
 from vmae_jax.commands.overview import introduce
 from vmae_jax.commands.skipped import Skipped, listing_the_last, skipped_of
 from vmae_jax.data.agreement import facts_of
+from vmae_jax.data.opened import open_loader
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
@@ -157,7 +158,7 @@ def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> tuple[Experiment,
     distributed.check_disk(str(workdir.path), resuming=workdir.config_json.exists())
     made = experiment(config)
     check_trackers(made)
-    data = made.loader.open()
+    data = open_loader(made.loader)
     measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
     check_classes(made, data, measured.data if measured and measured.heads else None)
     if jax.process_index() == 0:

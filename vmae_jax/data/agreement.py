@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vmae_jax.data.sources import Source
+from vmae_jax.data.source import Source
 
 __all__ = ["facts_of"]
 

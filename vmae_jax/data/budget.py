@@ -8,13 +8,10 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from vmae_jax.data.pipeline import Loader
+from vmae_jax.data.source import Source
 from vmae_jax.spec import ConfigError
-
-if TYPE_CHECKING:
-    from vmae_jax.data.pipeline import Loader
-    from vmae_jax.data.sources import Source
 
 __all__ = ["Budget", "available_memory", "budget", "fitted", "record_bytes"]
 
@@ -51,7 +48,7 @@ class Budget:
         )
 
 
-def budget(loader: "Loader", rows: Sequence[int], *, workers: int, record: int = 0) -> Budget:
+def budget(loader: Loader, rows: Sequence[int], *, workers: int, record: int = 0) -> Budget:
     """What reading `rows` of each step takes with so many decoding processes, and records of so many bytes."""
     frames, channels = loader.sampler.frames, loader.channels
     clip = frames * loader.size**2 * channels
@@ -68,12 +65,12 @@ def budget(loader: "Loader", rows: Sequence[int], *, workers: int, record: int =
     )
 
 
-def record_bytes(source: "Source") -> int:
+def record_bytes(source: Source) -> int:
     """The mean size of the examples that pass through this process; 0 of files that only the decoders open."""
     return getattr(source, "record_bytes", 0)
 
 
-def fitted(loader: "Loader", rows: Sequence[int], *, record: int = 0) -> Budget:
+def fitted(loader: Loader, rows: Sequence[int], *, record: int = 0) -> Budget:
     """What the loader asks for, or less read ahead, then by fewer processes, until it is within the limit.
 
     Args:

@@ -14,6 +14,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from vmae_jax.data.containers import open_video
+from vmae_jax.data.moments import Moment
 from vmae_jax.data.scaling import Scaler, View, planes
 from vmae_jax.data.stills import open_stills
 from vmae_jax.data.video import BadVideo, Encoded, Limits, MachineFault, VideoInfo
@@ -29,7 +30,6 @@ __all__ = [
     "Sampler",
     "VideoInfo",
     "Wanted",
-    "cut_out",
     "open_encoded",
     "probe",
     "read_clips",
@@ -173,33 +173,20 @@ def _fill(
     return out, cropping
 
 
-def cut_out(encoded: Encoded) -> Encoded:
-    """The example itself; one that is a moment of a long video, as the bytes of a video of its own.
-
-    Raises:
-      BadVideo: the video cannot be read, or has no frame there.
-    """
-    if encoded.moment is None:
-        return encoded
-    from vmae_jax.data.cut import cut  # which reads with this module
-
-    start, stop, short_side = encoded.moment
-    data = cut(str(encoded.path), start, stop, short_side=short_side)
-    return dataclasses.replace(encoded, data=data, path=None, moment=None)
-
-
 def open_encoded(encoded: Encoded, limits: Limits = LIMITS) -> Reader:
     """Opens an example for reading; whoever opens it closes it.
 
     Raises:
       BadVideo: as `probe`.
     """
-    encoded = cut_out(encoded)
     if encoded.frames is not None:
         return open_stills(encoded.frames, rate=encoded.rate, limits=limits)
     if encoded.data is not None:
         return open_video(encoded.data, limits=limits)
     assert encoded.path is not None
+    if encoded.moment is not None:
+        start, stop, _ = encoded.moment
+        return Moment(encoded.path, start, stop, limits=limits)
     return open_video(encoded.path, span=encoded.span, limits=limits)
 
 

@@ -11,7 +11,7 @@ import atexit
 import dataclasses
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,12 @@ from vmae_jax.data.decode import Wanted
 from vmae_jax.data.faults import ENOUGH, Fault, Ledger, none_readable
 from vmae_jax.data.mixture import Epoch, epoch_of, index_at
 from vmae_jax.data.order import clip_seeds, fold
-from vmae_jax.data.sources import Source
+from vmae_jax.data.pipeline import Loader
+from vmae_jax.data.source import Source
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.transforms import apply
 from vmae_jax.data.video import BadVideo
 from vmae_jax.data.workers import Closed, Workers, available_cores
-
-if TYPE_CHECKING:
-    from vmae_jax.data.pipeline import Loader
 
 __all__ = ["Batches", "Plan", "start_feed"]
 
@@ -45,7 +43,7 @@ class Plan:
     shuffle: bool
 
 
-def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
+def start_feed(loader: Loader, source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
     """Starts reading `rows` of each step of `plan`."""
     afforded = fitted(loader, rows, record=record_bytes(source))
     loader, workers = dataclasses.replace(loader, prefetch=afforded.prefetch), afforded.workers
@@ -55,7 +53,7 @@ def start_feed(loader: "Loader", source: Source, rows: Sequence[int], plan: Plan
     return Batches(dataset, reader, loader, plan, place=np.argsort(order))
 
 
-def start_reader(loader: "Loader", source: Source, plan: Plan, processes: int) -> "Reader":
+def start_reader(loader: Loader, source: Source, plan: Plan, processes: int) -> "Reader":
     """Starts the processes that decode; `reader.workers.close()` ends them."""
     pool = Workers(
         processes, sampler=loader.sampler, crop=loader.crop, channels=loader.channels, timeout=loader.timeout
@@ -63,7 +61,7 @@ def start_reader(loader: "Loader", source: Source, plan: Plan, processes: int) -
     return Reader(loader, source, plan, pool)
 
 
-def finished(loader: "Loader", video: Any, seed: Any, repeat: Any) -> Any:
+def finished(loader: Loader, video: Any, seed: Any, repeat: Any) -> Any:
     """A clip [t h w c] after the transforms that were not carried out while decoding."""
     done = len(loader.crop.parts) if loader.crop else 0
     video = apply(loader.transforms[done:], {"video": video, "repeat": repeat}, seed, first=done)["video"]
@@ -76,7 +74,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     It ends its processes by itself after one pass; what has no end is for `close`, or `with`.
     """
 
-    def __init__(self, dataset: Any, reader: "Reader", loader: "Loader", plan: Plan, *, place: np.ndarray) -> None:
+    def __init__(self, dataset: Any, reader: "Reader", loader: Loader, plan: Plan, *, place: np.ndarray) -> None:
         self._iterator: Iterator[Any] | None = dataset.as_numpy_iterator()  # views of TensorFlow's memory
         self._over = False
         self._reader = reader
@@ -148,7 +146,7 @@ _Found = tuple[np.ndarray, list[np.ndarray], int]  # clips, the labels of all of
 class Reader:
     """Reads the video at a position; called from tf.data's threads."""
 
-    def __init__(self, loader: "Loader", source: Source, plan: Plan, workers: Workers) -> None:
+    def __init__(self, loader: Loader, source: Source, plan: Plan, workers: Workers) -> None:
         self.workers = workers
         self.ledger = Ledger()
         self.error: Exception | None = None
@@ -219,7 +217,7 @@ class Reader:
         return decoded.clips, labels, index
 
 
-def _dataset(loader: "Loader", reader: Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
+def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
     tf = tensorflow()
     clips, fields = loader.clips_per_video, loader.labels
     slots, firsts = np.unique(rows // clips, return_index=True)  # this host's videos of a step

@@ -128,7 +128,7 @@ def make_example(row: Row, listing: Listing) -> dict[str, Any]:
         pictures = tuple(_bytes(path) for path in row.video)
         encoded, video = Encoded(frames=pictures, rate=row.rate), list(pictures)
     elif row.span is not None:
-        from vmae_jax.data.cut import cut
+        from vmae_jax.data.prepare.cut import cut
 
         video = cut(row.video, *row.span, short_side=listing.short_side)
         encoded = Encoded(data=video)

@@ -31,7 +31,7 @@ import numpy as np
 from vmae_jax.data.budget import record_bytes
 from vmae_jax.data.missing import Missing
 from vmae_jax.data.order import fold, video_at
-from vmae_jax.data.sources import Opener, Source
+from vmae_jax.data.source import Opener, Source
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError

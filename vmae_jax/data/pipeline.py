@@ -12,24 +12,17 @@ video * clips_per_video + clip, where the clips of a video are its repeats and t
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.budget import Budget, fitted, record_bytes
 from vmae_jax.data.labels import Field, fields
-from vmae_jax.data.missing import check_missing
-from vmae_jax.data.mixture import epoch_of
-from vmae_jax.data.sources import Opener, Source
+from vmae_jax.data.source import Opener
 from vmae_jax.data.transforms import Crop, Transform, leading, output_size
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
-if TYPE_CHECKING:
-    from vmae_jax.data.feed import Batches
-    from vmae_jax.data.served import ServedBatches
-
-__all__ = ["Loader", "Opened", "loader"]
+__all__ = ["Loader", "loader"]
 
 
 @register("loader", source="source", sampler="sampler", transforms="transform", labels="label")
@@ -164,87 +157,3 @@ class Loader:
         }
         shapes |= {name: ((b, *field.shape), field.dtype) for name, field in self.labels.items()}
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
-
-    def open(self) -> "Opened":
-        """Open the source.
-
-        Raises:
-          ConfigError: if it is not there or empty, has not these labels, or too many of its files are missing.
-        """
-        source = self.source.open()
-        check_missing(getattr(source, "missing", None), self.max_bad_fraction)
-        for name, field in self.labels.items():
-            names = source.label_names.get(name, ())
-            if field.kind == "many" and len(names) > field.size:
-                raise ConfigError(f"loader: labels[{name!r}] has {field.size} classes, the source {len(names)}")
-            if names:
-                continue
-            given = source.fetch(0).labels
-            if name not in given:
-                has = f"only {', '.join(given)}" if given else "none at all"
-                raise ConfigError(f"loader: labels ask for {name!r}, but the source has {has}")
-        return Opened(self, source)
-
-
-class Opened:
-    """A loader with its source open."""
-
-    def __init__(self, loader: Loader, source: Source) -> None:
-        self.loader = loader
-        self.source = source
-
-    def __len__(self) -> int:
-        """Videos."""
-        return len(self.source)
-
-    @property
-    def label_names(self) -> Mapping[str, tuple[str, ...]]:
-        """By label that the batches carry, its classes' names in order, where they have names."""
-        return {label: names for label, names in self.source.label_names.items() if label in self.loader.labels}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in a pass over the videos (at least 1), as the official schedules count.
-
-        Of a mixture with weights, a pass is its epoch.
-        """
-        return max(1, epoch_of(self.source).length // self.loader.global_batch)
-
-    def memory(self, rows: Sequence[int]) -> Budget:
-        """The host memory that reading these rows of each step takes. Raises ConfigError: too much."""
-        return fitted(self.loader, rows, record=record_bytes(self.source))
-
-    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches | ServedBatches":
-        """Batches without end.
-
-        Args:
-          rows: this host's rows of the global batch; its batches hold these, in this order.
-          seed: of the order and of everything random.
-          start: the position to begin at, in videos.
-        """
-        plan = {"seed": seed, "start": start, "stop": None, "shuffle": self.loader.shuffle}
-        if self.loader.service is None:
-            return self._feed(rows, **plan)
-        from vmae_jax.data.feed import Plan
-        from vmae_jax.data.served import ServedBatches
-
-        return ServedBatches(self.loader, self.source, self._checked(rows), Plan(**plan))
-
-    def once(self, *, rows: Sequence[int], seed: int = 0) -> "Batches":
-        """Every video once, in the source's order.
-
-        The last batch is filled up with rows that are not `valid` (and black, index -1); a broken
-        video's rows are not valid either, so that none counts twice.
-        """
-        return self._feed(rows, seed=seed, start=0, stop=len(self), shuffle=False)
-
-    def _feed(self, rows: Sequence[int], **plan: Any) -> "Batches":
-        from vmae_jax.data.feed import Plan, start_feed
-
-        return start_feed(self.loader, self.source, self._checked(rows), Plan(**plan))
-
-    def _checked(self, rows: Sequence[int]) -> Sequence[int]:
-        limit = self.loader.clips_per_step
-        if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= limit:
-            raise ValueError(f"rows must be different numbers from 0 to {limit - 1}, and some")
-        return rows

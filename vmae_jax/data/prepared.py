@@ -5,7 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from vmae_jax.data.sources import Tfds
+from vmae_jax.data.records import from_directory, open_tfds
+from vmae_jax.data.source import Stored
 from vmae_jax.spec import ConfigError
 
 __all__ = ["is_prepared", "open_prepared"]
@@ -27,8 +28,6 @@ def open_prepared(path: str, *, part: str = "all", share: float = 0.1, names: st
     Raises:
       ConfigError: names of classes, which the records have themselves.
     """
-    from vmae_jax.data.records import from_directory, open_tfds
-
     if names is not None:
         raise ConfigError(f"data source: {path!r} is prepared and has its classes' names itself; leave names= out")
     splits = from_directory(path).info.splits
@@ -43,4 +42,4 @@ def open_prepared(path: str, *, part: str = "all", share: float = 0.1, names: st
             raise ConfigError(f"data source: one record cannot be split into training and held-out ones, in {path!r}")
         cut = max(1, round(share * count))
         chosen = f"{training}[:{cut}]" if part == "held_out" else f"{training}[{cut}:]"
-    return open_tfds(Tfds(None, path, chosen, None, None, False, ("video", "label", "key")))
+    return open_tfds(Stored(None, path, chosen, None, None, False, ("video", "label", "key")))

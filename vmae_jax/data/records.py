@@ -21,7 +21,7 @@ from etils import epath
 from vmae_jax.data.missing import Missing, check_missing
 from vmae_jax.data.prepare.record import FIELDS
 from vmae_jax.data.prepared_files import check_prepared
-from vmae_jax.data.sources import Tfds
+from vmae_jax.data.source import Stored
 from vmae_jax.data.tf import tensorflow, tensorflow_datasets
 from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo, Encoded
@@ -108,7 +108,7 @@ def _numbers(feature: Any) -> Any:
     return tuple(feature.float_list.value) if kind == "float_list" else None
 
 
-def open_tfds(source: Tfds) -> Records:
+def open_tfds(source: Stored) -> Records:
     """The records of `sources.tfds`, made first where that was asked for.
 
     Raises:
@@ -159,7 +159,7 @@ def _fingerprint(directory: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
 
 
-def label_kinds(source: Tfds) -> dict[str, str]:
+def label_kinds(source: Stored) -> dict[str, str]:
     """The labels of a TFDS dataset as `prepare` stores them: "class", "classes" or "numbers", by name."""
     return _kinds(_builder_of(source).info, source.features[1])
 
@@ -182,7 +182,7 @@ def _names(feature: Any) -> tuple[str, ...]:
     return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
 
-def _builder_of(source: Tfds) -> Any:
+def _builder_of(source: Stored) -> Any:
     return from_directory(source.directory) if source.directory else _from_name(source)
 
 
@@ -229,7 +229,7 @@ def from_directory(directory: str) -> Any:
         ) from error
 
 
-def _from_name(source: Tfds) -> Any:
+def _from_name(source: Stored) -> Any:
     assert source.name is not None
     data_dir = os.path.expanduser(source.data_dir) if source.data_dir else cache_folder()
     builder = _builder(source.name, source.config, data_dir)

@@ -5,22 +5,20 @@ import json
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vmae_jax.data.faults import Fault, Ledger
+from vmae_jax.data.feed import Plan
 from vmae_jax.data.mixture import epoch_of, index_at
+from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.secret import FILE, VALUE, read_secret
 from vmae_jax.data.service import PROTOCOL, call_remote, check_address
-from vmae_jax.data.sources import Source
+from vmae_jax.data.source import Source
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.workers import Closed
 from vmae_jax.spec import ConfigError
-
-if TYPE_CHECKING:
-    from vmae_jax.data.feed import Plan
-    from vmae_jax.data.pipeline import Loader
 
 __all__ = ["ServedBatches", "windows"]
 
@@ -49,7 +47,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
       ConfigError: nothing listens at the service's address, or there is no secret to sign requests with.
     """
 
-    def __init__(self, loader: "Loader", source: Source, rows: Sequence[int], plan: "Plan") -> None:
+    def __init__(self, loader: Loader, source: Source, rows: Sequence[int], plan: Plan) -> None:
         assert loader.service is not None
         check_address(loader.service)
         self._secret = read_secret()

@@ -30,18 +30,16 @@ import hmac
 import json
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vmae_jax.data.feed import Plan, finished, start_reader
+from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.secret import FILE, VALUE, function_name, read_secret, signature
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError, build, from_json
-
-if TYPE_CHECKING:
-    from vmae_jax.data.pipeline import Loader
 
 __all__ = ["PROTOCOL", "Dispatcher", "Worker", "call_remote", "check_address", "start_dispatcher", "start_worker"]
 
@@ -50,7 +48,7 @@ _KEPT = 2  # loaders that a worker keeps open; a run has one
 
 
 def call_remote(
-    loader: "Loader", recipe: str, *, secret: bytes, seed: int, videos: int, position: Any, index: Any, own: Any
+    loader: Loader, recipe: str, *, secret: bytes, seed: int, videos: int, position: Any, index: Any, own: Any
 ) -> Any:
     """The clips `own` of the video `index` at `position`, in a graph that a worker carries out.
 
@@ -236,7 +234,7 @@ class _Serving:
         self._reader.workers.close()
 
 
-def _compiled(loader: "Loader") -> Any:
+def _compiled(loader: Loader) -> Any:
     """`feed.finished` as a function that is traced once."""
     tf = tensorflow()
     side = loader.size if loader.crop else None

@@ -8,8 +8,9 @@ line what is wrong. What it gives, a `Source`, has random access by number.
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from vmae_jax.data.source import Source, Stored
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
@@ -18,9 +19,7 @@ __all__ = [
     "CsvList",
     "Encoded",
     "Folder",
-    "Opener",
     "Paths",
-    "Source",
     "Tfds",
     "csv",
     "folder",
@@ -28,24 +27,6 @@ __all__ = [
     "paths",
     "tfds",
 ]
-
-
-class Source(Protocol):
-    """Videos by number. `label_names` holds, by label, the names of its classes in order, where they have names."""
-
-    label_names: Mapping[str, tuple[str, ...]]
-
-    def __len__(self) -> int: ...
-
-    def fetch(self, index: int) -> Encoded:
-        """The encoded example, not decoded. Raises BadVideo when it cannot be fetched."""
-        ...
-
-
-class Opener(Protocol):
-    """What a config holds: a source that is not open yet."""
-
-    def open(self) -> Source: ...
 
 
 PARTS = ("all", "train", "held_out")
@@ -223,16 +204,8 @@ class CsvList:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tfds:
+class Tfds(Stored):
     """See `tfds`."""
-
-    name: str | None
-    directory: str | None
-    split: str
-    data_dir: str | None
-    config: Any
-    prepare: bool
-    features: tuple[str, str, str]
 
     def open(self) -> Source:
         """Opens the records, making them first if `prepare`. Raises ConfigError: not there."""

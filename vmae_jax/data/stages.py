@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vmae_jax.data.decode import Wanted
-from vmae_jax.data.pipeline import Opened
+from vmae_jax.data.opened import Opened
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.transforms import apply
 from vmae_jax.data.video import BadVideo, Encoded

@@ -77,8 +77,8 @@ class Encoded:
       data: the bytes of a video file.
       path: a local video file.
       span: where in `path` the video is, (first byte, bytes); by default the whole file.
-      moment: of the video at `path`: (first second, last second, shorter side or None), cut out and encoded anew
-        by whoever reads it, which is not the trainer.
+      moment: seconds of the video at `path`, (first, last, shorter side or None), read as a video of its own; what
+        is stored of it is shrunk to the shorter side.
       frames: still pictures in order, each a local file or the bytes of one.
       rate: frames a second of `frames`, where it is known (a video file says its own).
       stride: frames from one that is seen to the next, in place of the sampler's (a mixture's parts may differ).

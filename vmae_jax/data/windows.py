@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vmae_jax.data.decode import probe
-from vmae_jax.data.sources import Source
+from vmae_jax.data.source import Source
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.transforms import leading, resize
 from vmae_jax.data.video import BadVideo, VideoInfo

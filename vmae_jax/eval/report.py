@@ -9,13 +9,13 @@ from typing import Any
 
 from etils import epath
 
-from vmae_jax import __version__
 from vmae_jax.eval import compare, curves, gallery, origin, page, wall_time
 from vmae_jax.eval.charts import compact
 from vmae_jax.eval.markup import card, escape, moment, section, short, table
 from vmae_jax.eval.reconstruction import write_whole
 from vmae_jax.eval.records import Run, read
 from vmae_jax.spec import ConfigError
+from vmae_jax.version import VERSION
 
 __all__ = ["render", "write"]
 
@@ -186,7 +186,7 @@ def _config(run: Run) -> str:
 
 def _footer() -> str:
     now = datetime.datetime.now(datetime.UTC)
-    return f"<footer>Written by vmae_jax {escape(__version__)} on {now:%Y-%m-%d at %H:%M} UTC.</footer>"
+    return f"<footer>Written by vmae_jax {escape(VERSION)} on {now:%Y-%m-%d at %H:%M} UTC.</footer>"
 
 
 def _mean(points: list[tuple[int, float]]) -> float | None:

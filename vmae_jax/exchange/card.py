@@ -8,13 +8,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vmae_jax import __version__
 from vmae_jax.exchange.source import Checkpoint
 from vmae_jax.exchange.subject import Subject
 from vmae_jax.interop.dims import Dims
 from vmae_jax.interop.huggingface import ARCHITECTURES
 from vmae_jax.io.writers import read_rows
 from vmae_jax.spec import to_json
+from vmae_jax.version import VERSION
 
 __all__ = ["card", "write_card"]
 
@@ -101,7 +101,7 @@ def _front_matter(dims: Dims, license: str) -> list[str]:  # noqa: A002
 
 def _training(config: ConfigDict, rows: list[dict[str, Any]]) -> list[str]:
     seen = max((row.get("examples_seen", 0) for row in rows if row.get("kind") == "train"), default=0)
-    lines = [f"Trained with vmae_jax {__version__}."]
+    lines = [f"Trained with vmae_jax {VERSION}."]
     if seen:
         lines.append(f"Videos seen, counted with repetitions: {seen:,}.")
     lines += ["The config:", "", "<details><summary>config.json of the run</summary>", ""]

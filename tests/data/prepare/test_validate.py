@@ -12,6 +12,7 @@ from numbered_videos import changing_size, numbered_frames, write_video
 from prepared_sets import in_this_process, prepare
 
 from vmae_jax.data import clips, pipeline, sources, transforms
+from vmae_jax.data.opened import open_loader
 from vmae_jax.data.prepare import summary
 from vmae_jax.data.prepare.inputs import Origin
 from vmae_jax.data.prepare.validate import check, in_words, validate
@@ -109,7 +110,7 @@ def test_training_lists_the_kind(mixed, tmp_path):
         max_bad_fraction=1.0,
     )
     quarantine = Quarantine(tmp_path / "quarantine.jsonl")
-    with loader.open().batches(rows=range(4), seed=1) as batches:
+    with open_loader(loader).batches(rows=range(4), seed=1) as batches:
         next(batches)
         quarantine.add(batches.faults())
     listed = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]

@@ -10,9 +10,9 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from vmae_jax.data.prepare.make import ShardJob
 from vmae_jax.data.prepare.produce import produce
 from vmae_jax.data.prepare.run import Runner
-from vmae_jax.data.prepare.shards import ShardJob
 from vmae_jax.spec import ConfigError
 
 __all__ = ["beam_runner"]

@@ -1,27 +1,59 @@
 """Makes one shard: every video of it in turn, each record written as soon as it is encoded."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from vmae_jax.data.prepare.child import alarm
 from vmae_jax.data.prepare.examples import examples
+from vmae_jax.data.prepare.inputs import Part
 from vmae_jax.data.prepare.metadata import write_whole
+from vmae_jax.data.prepare.options import Options
 from vmae_jax.data.prepare.record import serialize, stored_label
-from vmae_jax.data.prepare.shards import ShardJob
+from vmae_jax.data.prepare.shards import Layout
 from vmae_jax.data.video import BadVideo, Encoded, Kind, MachineFault
 
 __all__ = ["make_shard"]
 
 _ARRAY_RECORD = "group_size:1,uncompressed,max_parallelism:1"  # videos do not compress; little waits in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+    """All that the process which makes a shard has to know.
+
+    Attributes:
+      number: of the shard.
+      shards: how many there are.
+      layout: where it goes.
+      options: how videos are stored.
+      part: its videos.
+      keys: their names, or None: the source's records have their own.
+      kinds: the labels that are stored.
+      timeout: seconds in which a decoder has to give the next frame.
+    """
+
+    number: int
+    shards: int
+    layout: Layout
+    options: Options
+    part: Part
+    keys: Sequence[str] | None
+    kinds: dict[str, Any]
+    timeout: float
+
+    def run(self, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
+        """Makes the shard, in a process of its own; see `produce.Job`."""
+        make_shard(self, crashed, say)
 
 
 def make_shard(job: ShardJob, crashed: Mapping[int, str], say: Callable[..., None]) -> None:

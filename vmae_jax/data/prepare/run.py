@@ -12,8 +12,9 @@ from etils import epath
 from vmae_jax.data.faults import TooManyBadVideos
 from vmae_jax.data.prepare import metadata
 from vmae_jax.data.prepare.inputs import Inputs, Origin, open_inputs
+from vmae_jax.data.prepare.make import ShardJob
 from vmae_jax.data.prepare.options import Options, check_timeout
-from vmae_jax.data.prepare.shards import Layout, ShardJob, check_apart, deal, default_shards
+from vmae_jax.data.prepare.shards import Layout, check_apart, deal, default_shards
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Plan", "Runner", "prepare"]

@@ -14,16 +14,13 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from etils import epath
 
-from vmae_jax.data.prepare.inputs import Part
-from vmae_jax.data.prepare.options import Options
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Layout", "ShardJob", "check_apart", "deal", "default_shards", "layout"]
+__all__ = ["Layout", "check_apart", "deal", "default_shards", "layout"]
 
 _SHARD_BYTES = 128 << 20
 _VIDEOS = 16  # of a shard, while there are few shards
@@ -59,37 +56,6 @@ class Layout:
     def report(self, number: int) -> epath.Path:
         """Written once the shard is in its place."""
         return self.work / f"shard-{number:05d}.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardJob:
-    """All that the process which makes a shard has to know.
-
-    Attributes:
-      number: of the shard.
-      shards: how many there are.
-      layout: where it goes.
-      options: how videos are stored.
-      part: its videos.
-      keys: their names, or None: the source's records have their own.
-      kinds: the labels that are stored.
-      timeout: seconds in which a decoder has to give the next frame.
-    """
-
-    number: int
-    shards: int
-    layout: Layout
-    options: Options
-    part: Part
-    keys: Sequence[str] | None
-    kinds: dict[str, Any]
-    timeout: float
-
-    def run(self, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
-        """Makes the shard, in a process of its own; see `produce.Job`."""
-        from vmae_jax.data.prepare.make import make_shard
-
-        make_shard(self, crashed, say)
 
 
 def layout(out: str, *, name: str, split: str, file_format: str) -> Layout:

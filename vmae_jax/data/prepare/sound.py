@@ -32,6 +32,8 @@ def copied_sound(encoded: Encoded, start: float, end: float | None) -> bytes:
     """
     if encoded.frames is not None:
         return b""
+    if encoded.moment is not None:
+        start, end = start + encoded.moment[0], encoded.moment[1] if end is None else end + encoded.moment[0]
     with contextlib.ExitStack() as stack:
         container = _open(encoded, stack)
         streams = [stream for stream in container.streams.audio if stream.codec_context is not None]

@@ -1,45 +1,33 @@
-"""Cuts seconds out of long videos: examples that are moments of a movie."""
+"""Seconds of a long video as a file of their own, for records that store whole files."""
 
-import threading
 from fractions import Fraction
 
-import numpy as np
-
-from vmae_jax.data.containers import Video, open_video
 from vmae_jax.data.decode import LIMITS
 from vmae_jax.data.encode import H264
-from vmae_jax.data.prepare.examples import Fit
+from vmae_jax.data.moments import Moment
+from vmae_jax.data.prepare.fit import Fit
 from vmae_jax.data.prepare.options import options
 from vmae_jax.data.video import BadVideo
 
 __all__ = ["cut"]
 
-_open = threading.local()  # the file that this thread cut from last: its packets are counted once
-
 
 def cut(path: str, start: float, stop: float, *, short_side: int | None = None) -> bytes:
     """The frames shown from second `start` to before second `stop`, as an H.264 file of their own.
 
-    They keep their time stamps, counted from the first of them. Cuts from the same file one after
-    another, as rows of a data set come, read through its packets once.
+    They keep their time stamps, counted from the first of them.
 
     Args:
       short_side: pixels that the shorter side is shrunk to; smaller videos stay as they are.
 
     Raises:
-      BadVideo: the file cannot be read, or has no frame there.
+      BadVideo: if the file cannot be read, or has no frame there.
     """
-    reader = _reader(path)
-    times = np.asarray(reader.info.times)
-    first, last = (int(number) for number in np.searchsorted(times, (start - 1e-6, stop - 1e-6)))
-    if first >= last:
-        raise BadVideo(f"has no frame from second {start:g} to {stop:g}; it lasts {times[-1]:.1f} s")
+    reader = Moment(path, start, stop, limits=LIMITS)
     chosen = options(codec="h264", short_side=short_side)
     fit: Fit | None = None
     writer: H264 | None = None
-    for number, frame in reader.frames(first):
-        if number >= last:
-            break
+    for number, frame in reader.frames():
         if fit is None or writer is None:
             begin = reader.stamps[number]
             fit = Fit(frame, chosen, (reader.info.width, reader.info.height))
@@ -51,13 +39,3 @@ def cut(path: str, start: float, stop: float, *, short_side: int | None = None) 
     if writer is None:
         raise BadVideo(f"no frame from second {start:g} to {stop:g} can be decoded")
     return writer.finish()
-
-
-def _reader(path: str) -> Video:
-    if getattr(_open, "path", None) != path:
-        if getattr(_open, "path", None) is not None:
-            _open.reader.close()
-            _open.path = None
-        _open.reader = open_video(path, limits=LIMITS)
-        _open.path = path
-    return _open.reader

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numbered_videos import numbered_frames, write_video
 
-from vmae_jax.data.cut import cut
 from vmae_jax.data.decode import Encoded, probe, read_frames
+from vmae_jax.data.prepare.cut import cut
 from vmae_jax.data.video import BadVideo
 
 
