@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vmae_jax.commands import arguments
 from vmae_jax.commands.config import overrides
 from vmae_jax.names import json_text
 from vmae_jax.plugins import allow_plugins
@@ -102,27 +103,27 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
     train = _command(commands, "train", _train, "run any stage; started again on the same workdir it resumes")
-    _config_arguments(train)
+    arguments.config_arguments(train)
     train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
     train.add_argument("--quiet", action="store_true", help="only warnings, errors and the result")
     train.add_argument("--verbose", action="store_true", help="all of the config and every parameter, too")
-    _limit_argument(train, "restore, compile, data, step, save, evaluate")
+    arguments.limit_argument(train, "restore, compile, data, step, save, evaluate")
 
     evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
-    _checkpoint_arguments(evaluate)
-    _config_arguments(evaluate)
-    _limit_argument(evaluate, "restore, evaluate (a batch, or what follows from them)")
+    arguments.checkpoint_arguments(evaluate)
+    arguments.config_arguments(evaluate)
+    arguments.limit_argument(evaluate, "restore, evaluate (a batch, or what follows from them)")
 
     pictures = _command(commands, "reconstruct", _reconstruct, "draw original, masked and reconstructed videos")
-    _checkpoint_arguments(pictures)
-    _plugins_argument(pictures)
+    arguments.checkpoint_arguments(pictures)
+    arguments.plugins_argument(pictures)
     pictures.add_argument("--videos", nargs="+", help="files or folders (default: the run's own data)")
     pictures.add_argument("--out", required=True, help="folder for the pictures")
     pictures.add_argument("--clips", type=int, default=4, help="how many (default 4)")
     pictures.add_argument("--seed", type=int, default=0, help="of clips and masks (default 0)")
 
     plan = _command(commands, "plan", _plan, "compile a config's step for hardware that is not here: memory, FLOPs")
-    _config_arguments(plan)
+    arguments.config_arguments(plan)
     plan.add_argument("--topology", required=True, help="v5p:4x4x4, v5e:4x4, v4:…, v6e:… or cpu:N")
     plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
     plan.add_argument("--sweep", action="store_true", help="compare meshes, remat and micro-batches; recommend one")
@@ -132,21 +133,21 @@ def command_line() -> argparse.ArgumentParser:
     _data_commands(commands)
 
     export = _command(commands, "export", _export, "write a checkpoint for PyTorch, transformers or StableHLO")
-    _checkpoint_arguments(export)
-    _plugins_argument(export)
-    _export_arguments(export)
+    arguments.checkpoint_arguments(export)
+    arguments.plugins_argument(export)
+    arguments.export_arguments(export)
     imported = _command(commands, "import", _import, "make a workdir of weights that others trained")
-    _config_arguments(imported)
-    _import_arguments(imported)
+    arguments.config_arguments(imported)
+    arguments.import_arguments(imported)
 
     features = _command(commands, "features", _features, "features of whole videos, in sliding windows")
-    _checkpoint_arguments(features)
-    _plugins_argument(features)
+    arguments.checkpoint_arguments(features)
+    arguments.plugins_argument(features)
     features.add_argument(
         "--videos", nargs="+", required=True, help="files, folders, folders of pictures, or lists ending in .csv"
     )
     features.add_argument("--out", required=True, help="folder; files that are there already are left alone")
-    _features_arguments(features)
+    arguments.features_arguments(features)
 
     report = _command(commands, "report", _report, "write a run, or several compared, as one HTML page")
     report.add_argument("--workdir", action="append", required=True, help="of a run; several times to compare runs")
@@ -172,7 +173,7 @@ def _bench_commands(commands: Any) -> None:
     text = "measure how fast this machine is at the work of a config"
     group = commands.add_parser("bench", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     benches = group.add_subparsers(title="what is measured", metavar="WHAT", required=True, parser_class=_Parser)
-    bench.add_commands(benches, _command, _config_arguments)
+    bench.add_commands(benches, _command, arguments.config_arguments)
 
 
 def _data_commands(commands: Any) -> None:
@@ -183,66 +184,6 @@ def _data_commands(commands: Any) -> None:
     data.add_commands(
         group.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser), _command
     )
-
-
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", help="FILE.py or FILE.py:arguments; --config.a.b=value changes a value")
-    _plugins_argument(parser)
-
-
-def _plugins_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--plugins", default="", help="packages of yours whose registered components a config may "
-                        "name, separated by commas; installed ones, or in the current folder")  # fmt: skip
-
-
-def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", "--workdir", dest="checkpoint", required=True,
-                        help="a workdir (its newest good step) or WORKDIR/checkpoints/N")  # fmt: skip
-    parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
-
-
-def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", required=True, help="hf, videomae or stablehlo")
-    parser.add_argument("--out", required=True, help="folder (hf, stablehlo), or .pth or .safetensors file (videomae)")
-    parser.add_argument("--dtype", default="float32", help="of the weights: float32, float16, bfloat16")
-    parser.add_argument("--part", default="all", help="all, or encoder to leave the decoder out")
-    parser.add_argument("--labels", default="", help="a file with a classifier's class names, one a line")
-    parser.add_argument("--license", default="", help="for the model card, such as cc-by-nc-4.0")
-    parser.add_argument("--video", help="a real video that outputs are compared on, beside random pixels")
-
-
-def _import_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", required=True, help="a .pth or .safetensors file, an index of shards, or a folder")
-    parser.add_argument("--out", required=True, help="the workdir to make")
-    parser.add_argument("--key", help="entry of a .pth to take, such as model_ema")
-    parser.add_argument("--fresh", default="", help="parts that begin anew: decoder,head,norm,positions,prefix")
-    parser.add_argument("--resize", action="store_true", help="resample cubes, channels and positions that differ")
-    parser.add_argument("--inflation", default="average", help="of an image model's cubes: average or central")
-    parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
-
-
-def _features_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--like", default="pretraining", help="pretraining (default), or tad: as the official script "
-        "for action detection, consecutive frames, without ImageNet's normalisation")  # fmt: skip
-    add("--fps", type=float, help="sample at so many frames a second; --window and --stride then count samples")
-    add("--window", type=int, help="frames that a window covers, a multiple of the model's")
-    add("--stride", type=int, help="frames from one window to the next")
-    add("--tail", help="frames past the last whole window: end (a window that ends with the video), or drop (default: "
-        "end; drop with --like=tad)")  # fmt: skip
-    add("--layer", type=int, help="after how many blocks (default: the end)")
-    add("--tokens", action="store_true", help="every token instead of their mean")
-    add("--format", default="npz", help="npz (default) or hdf5 (features, frames, seconds), npy or array_record")
-    add("--name", default="stem", help="outputs are named after the videos: stem (default), or path, with the suffix")
-    add("--half", action="store_true", help="store float16")
-    add("--batch", type=int, default=16, help="windows at once (default 16)")
-    add("--rate", type=float, default=25.0, help="frames a second of folders of pictures (default 25)")
-    add("--shard", metavar="I/N", help="the I-th of N parts of the videos, from 0; all write to the same --out")
-
-
-def _limit_argument(parser: argparse.ArgumentParser, phases: str) -> None:
-    parser.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
-                        help=f"of {phases}; past it it ends with 75")  # fmt: skip
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:

@@ -117,6 +117,10 @@ class Measurement:
             refuse_too_many(bad, videos, videos, limit, f"config.eval.{option}.max_bad_fraction")
         return results
 
+    def videos(self) -> dict[str, int]:
+        """Return how many there are, of the held-out data ("") and of what evaluators compare with."""
+        return {"": len(self.data)} | {name: len(data) for name, data in self._known.items()}
+
     def facts(self) -> dict[str, Any]:
         """Return what hosts compare of the held-out data and of what evaluators compare with (see `facts_of`)."""
         found = facts_of(self.data.source, "held-out ")
