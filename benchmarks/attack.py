@@ -46,7 +46,7 @@ CATEGORIES = {
     "videos": Category(files.fuzzed, 30),
     "videos, decoded": Category(files.decoded, 12),
     "odd files": Category(files.odd_file, 2 * len(files.ODD_FILES)),
-    "odd names": Category(names.odd_names, len(names.NAME_COMMANDS)),
+    "odd names": Category(names.odd_names, 2 * len(names.NAME_COMMANDS)),
     "archives": Category(names.archive, len(names.ARCHIVES)),
     "pages": Category(runs.page, 40),
     "full disks": Category(runs.full_disk, 24),

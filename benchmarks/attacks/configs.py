@@ -35,7 +35,7 @@ PLUGINS = (
     ".",
     "evil,os",
 )
-TOKENS = ("pyfunc_0", "pyfunc_1", "vmae_decode", "vmae_", "vmae_" + "0" * 64, "")
+TOKENS = ("pyfunc_0", "pyfunc_1", "vmae_decode", "vmae_", "vmae_" + "0" * 64)
 
 
 def exploits(marker: pathlib.Path) -> list[dict[str, Any]]:

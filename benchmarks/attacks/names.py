@@ -24,7 +24,6 @@ NAME_COMMANDS = {
     "prepare a list": ["data", "prepare", "list.csv", "--out=out", "--workers=1", "--quiet"],
     "prepare an archive": ["data", "prepare", "odd.tar", "--out=out", "--workers=1", "--quiet"],
     "report": ["report", "--workdir=run"],
-    "features": ["features", "--workdir=run", "--videos", "videos", "--out=out"],
 }
 
 
@@ -51,7 +50,7 @@ def odd_names(number: int, room: Room) -> Found:
     outcome = room.call(lambda: _quarantine(room.work, paths))
     problems = room.problems(outcome, {0})
     outcome = room.vmae(*NAME_COMMANDS[what])
-    problems += room.problems(outcome, {"features": {2}, "validate": {0, 1}}.get(what, {0}))
+    problems += room.problems(outcome, {0, 1} if what == "validate" else {0})
     if what == "validate" and broken:
         found = json.loads((room.work / "found.json").read_text())["found"]
         keys = {from_text(one["key"]) for one in found if one["kind"] == "broken"}
@@ -89,7 +88,7 @@ ARCHIVES: dict[str, Any] = {
     "a device": [_member("a.mp4", tarfile.CHRTYPE)],
     "a FIFO": [_member("a.mp4", tarfile.FIFOTYPE)],
     "the same name twice": [_member("whole.mp4"), _member("./whole.mp4")],
-    "10,000 empty files": [_member(f"{index}.mp4", size=0) for index in range(10_000)],
+    "1,000 empty files": [_member(f"{index}.mp4", size=0) for index in range(1000)],
     "declares 1 TiB": [_member("a.mp4", size=1 << 40)],
     "a bomb of gzip": "gz",
     "a bomb of xz": "xz",

@@ -110,12 +110,14 @@ def full_disk(number: int, room: Room) -> Found:
     for name, content in clips(3).items():
         (videos / name).write_bytes(content)
     (videos / "broken.mp4").write_bytes(b"no video")
+    (room.work / "run").mkdir()
+    _lines(room.work / "run" / "metrics.jsonl", [{"kind": "train", "step": n, "loss": 1.0} for n in range(1, 9)])
     with _disk(disk, size):
         _fill(disk, room.random.choice([0, 4096]))
         commands = {
             "prepare": ["data", "prepare", videos, "--out=disk/out", "--workers=1", "--quiet"],
             "validate --json": ["data", "validate", videos, "--json=disk/found.json", "--workers=1", "--quiet"],
-            "report": ["report", "--workdir=videos", "--out=disk/page.html"],
+            "report": ["report", "--workdir=run", "--out=disk/page.html"],
             "train": ["train", "--config=configs/quickstart.py:smoke", "--workdir=disk/run", "--quiet"],
         }
         if what in commands:
@@ -178,8 +180,8 @@ def workers(number: int, room: Room) -> Found:
         from vmae_jax.data.video import Encoded
         from vmae_jax.data.workers import Workers
 
-        process.STILL = 3.0  # seconds after which a worker that stands still is replaced
-        pool, seed = Workers(2, sampler=dense(8, 2)), np.array([1, 2], np.uint32)
+        process.STILL = 1.5  # times the timeout: when a worker that stands still is replaced
+        pool, seed = Workers(2, sampler=dense(8, 2), timeout=4.0), np.array([1, 2], np.uint32)
         videos = [Encoded(data=content, key=name) for name, content in clips(4).items()]
         wanted = [read_clips(one, dense(8, 2), seed).clips for one in videos]
         over = threading.Event()
@@ -226,7 +228,8 @@ def two_runs(number: int, room: Room) -> Found:
         return 0
 
     first = room.start(hold)
-    while not (room.work / "held").exists():
+    end = time.monotonic() + 120
+    while not (room.work / "held").exists() and time.monotonic() < end:
         time.sleep(0.01)
     if number % 2:
         os.kill(first, signal.SIGSTOP)

@@ -131,7 +131,8 @@ def killed(number: int, room: Room) -> Found:
     del number
     folder = room.work / "checkpoints"
     pid = room.start(lambda: _save(folder, range(1, 500), asynchronous=True))
-    while not folder.exists() or len(list(folder.iterdir())) < 2:
+    end = time.monotonic() + 120
+    while (not folder.exists() or len(list(folder.iterdir())) < 2) and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(room.random.uniform(0.0, 0.5))
     os.kill(pid, signal.SIGKILL)
