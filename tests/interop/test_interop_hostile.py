@@ -205,7 +205,7 @@ def test_one_storage_is_not_many_gigabytes(tmp_path):
 
 def test_compressed_and_doubled_entries(tmp_path):
     big = packed(tmp_path / "x.pth", model(tensor(size=(75_000_000,), count=75_000_000)), 8, data=bytes(300_000_000))
-    assert os.path.getsize(big) < 100_000
+    assert os.path.getsize(big) < 400_000
     assert "is compressed" in refusal(big)
     with pytest.warns(UserWarning, match="Duplicate name"):
         packed(tmp_path / "y.pth", model(), **{"data.pkl": model()})
