@@ -72,11 +72,9 @@ def modules() -> list[str]:
 
 
 def sample(kind: str) -> dict:
-    """Return a call of a kind that builds."""
-    path, function = next(
-        (path, one) for path, one in registry.components().items() if registry.registered(one).kind == kind
-    )
-    return example(path, function)
+    """Return a call of a kind that builds: of the component with the fewest calls among its own arguments."""
+    of_kind = [(path, one) for path, one in registry.components().items() if registry.registered(one).kind == kind]
+    return example(*min(of_kind, key=lambda found: len(registry.registered(found[1]).accepts)))
 
 
 def example(path: str, function: typing.Any) -> dict:
