@@ -87,8 +87,12 @@ PLACES = {
     "commands/data:_validate": STOPS,
     "commands/evaluate:_write": STOPS,
     "commands/experiment:open_workdir": STOPS,
-    "commands/features:_Files.add": STOPS,
-    "commands/features:run": STOPS,
+    "commands/environment:identity": NOTHING,
+    "commands/environment:record": STOPS,
+    "commands/features:_compute": STOPS,
+    "commands/features:_state": STOPS,
+    "commands/features:_write": STOPS,
+    "commands/overview:introduce": STOPS,
     "commands/reconstruct:run": STOPS,
     "eval/reconstruction:animate": RAISES,
     "eval/reconstruction:save": RAISES,  # while training: Writers.attempt, GOES_ON
@@ -108,6 +112,7 @@ PLACES = {
     "io/paths:write_bytes": RAISES,
     "io/paths:write_text": RAISES,
     "io/quarantine:Quarantine.__init__": GOES_ON,
+    "io/run_config:write_config": RAISES,
     "io/shared:write": RAISES,  # Checkpoints.save: SaveError
     "io/store:manager": STOPS,  # or goes on, by checkpoint.on_error
     "io/stored:_read_onto": NOTHING,
@@ -158,14 +163,14 @@ def test_the_quarantine_goes_on_and_is_written_later(storage, caplog):
     path = pathlib.Path(storage.folder, "quarantine.jsonl")
     listed = Quarantine(path)
     for index in range(3):
-        listed.add([("broken.mp4", "is empty", index), ("broken.mp4", "is empty", 0)])
+        listed.add([("broken.mp4", "is empty", index, "broken"), ("broken.mp4", "is empty", 0, "broken")])
     listed.flush()
     assert storage.refused >= 3
     why = OSError(storage.number, os.strerror(storage.number), str(path))
-    warnings = [record.getMessage() for record in caplog.records if "cannot be written now" in record.getMessage()]
-    assert warnings == [f"{path} cannot be written now, training goes on: {why}"]
+    warnings = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert warnings == [f"{path} cannot be written, its rows wait: {why}"]
     storage.full = False
-    listed.add([("broken.mp4", "is empty", 1)])
+    listed.add([("broken.mp4", "is empty", 1, "broken")])
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1, 2]
 
 

@@ -87,7 +87,7 @@ def test_log_grows_and_shrinks(place, monkeypatch):
     monkeypatch.setattr(paths, "PART_BYTES", 60)
     path = place / "run" / "metrics.jsonl"
     assert read_lines(path) == []
-    wrote = []
+    wrote, log = [], Log(path)
     for start in range(0, 40, 4):
         log = Log(path) if start % 12 == 0 else log  # a restart now and then
         log.append(f"line {number}" for number in range(start, start + 4))

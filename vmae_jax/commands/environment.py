@@ -48,7 +48,7 @@ def record(workdir: Workdir, start: int, command: Sequence[str] = ()) -> dict[st
         "step": start,
         "time": time.time(),
         "command": command_line(command),
-        "commit": commit_of(pathlib.Path(vmae_jax.__file__)),
+        "commit": commit_of(pathlib.Path(__file__)),
         "versions": {"vmae_jax": VERSION, "python": platform.python_version()} | packages,
         "platform": f"{platform.system()} {platform.machine()}",
         "devices": devices(),

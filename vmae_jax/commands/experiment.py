@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.errors import short
 from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.io.folders import check_folder
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config, write_config
 from vmae_jax.plan import flops

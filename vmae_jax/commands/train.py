@@ -72,10 +72,12 @@ def run(
     """
     dog = watchdog.Watchdog(limits)  # it also keeps the time, from here on
     with Lock(workdir.path) as lock:
-        return _run(config, workdir, progress=progress, dog=dog, lock=lock)
+        return _run(config, workdir, progress=progress, dog=dog, lock=lock, command=command)
 
 
-def _run(config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.Watchdog, lock: Lock) -> dict[str, Any]:
+def _run(
+    config: ConfigDict, workdir: Workdir, *, progress: bool, dog: watchdog.Watchdog, lock: Lock, command: Sequence[str]
+) -> dict[str, Any]:
     distributed.start()
     enable_cache()
     made, data, measured = distributed.together(

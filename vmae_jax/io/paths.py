@@ -41,6 +41,7 @@ class Workdir:
         """The packages of the user that the config names."""
         return self.path / "plugins.json"
 
+    @property
     def overview(self) -> epath.Path:
         """The whole configuration and the table of parameters, for people."""
         return self.path / "overview.txt"
