@@ -291,11 +291,12 @@ def test_nothing_readable_is_one_clear_error(tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Stalls(Dense):
-    """A sampler that hangs on one video, as a decoder may on a crafted file."""
+    """A sampler that never comes to an end on one video, as a decoder may on a crafted file."""
 
     def __call__(self, info, seed):
-        if info.num_frames == 23:
-            time.sleep(60)
+        until = time.process_time() + 60
+        while info.num_frames == 23 and time.process_time() < until:
+            pass
         return super().__call__(info, seed)
 
 
@@ -364,7 +365,8 @@ def test_a_trainer_that_forgets_to_close_ends_quietly_and_cleanly(video_folder):
         import sys
         sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
         from test_data_pipeline import make
-        batches = make({str(video_folder)!r}).open().batches(rows=range(8), seed=0)
+        from vmae_jax.data.opened import open_loader
+        batches = open_loader(make({str(video_folder)!r})).batches(rows=range(8), seed=0)
         print(next(batches)["index"].shape, *[p._process.pid for p in batches._reader.workers._running])
     """
     done = subprocess.run(

@@ -259,7 +259,7 @@ MISTAKES = {
     "no workdir": (["report", "--workdir=/nowhere/at/all"], "/nowhere/at/all"),
     "no checkpoint": (["reconstruct", "--workdir=/nowhere", "--out=x"], "/nowhere"),
     "quiet and verbose": (["train", SMOKE, "--workdir=x", "--quiet", "--verbose"], "exclude each other"),
-    "several reports": (["report", "--workdir=a", "--workdir=b"], "needs --out=FILE.html"),
+    "several reports": (["report", "--workdir=/", "--workdir=/tmp"], "needs --out=FILE.html"),
     "no such shell": (["completion", "fish"], "use bash or zsh"),
     "outside": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.call=os.system"], "os.system"),
 }
