@@ -8,6 +8,7 @@ import os
 
 import pytest
 import small_runs
+from ml_collections import ConfigDict
 
 from vmae_jax.commands import train
 from vmae_jax.commands.errors import exit_status
@@ -42,7 +43,7 @@ def test_it_goes_on_to_its_end_says_75_and_resumes(tmp_path, monkeypatch, caplog
     config = small_runs.config_of(
         tmp_path / "videos", {}, train={"length": {"steps": STEPS}, "log_every": {"steps": 1}}
     )
-    config.checkpoint.every = {"steps": 2}
+    config.checkpoint.every = ConfigDict({"steps": 2})
     config.checkpoint.on_error = "continue"
     config.data.max_bad_fraction = 1.0
     workdir = Workdir(tmp_path / "run")
