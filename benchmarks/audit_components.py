@@ -73,13 +73,20 @@ def modules() -> list[str]:
 
 def sample(kind: str) -> dict:
     """Return a call of a kind that builds: of the component with the fewest calls among its own arguments."""
-    of_kind = [(path, one) for path, one in registry.components().items() if registry.registered(one).kind == kind]
-    return example(*min(of_kind, key=lambda found: len(registry.registered(found[1]).accepts)))
+    of_kind = [(path, one) for path, one in registry.components().items() if entry(one).kind == kind]
+    return example(*min(of_kind, key=lambda found: len(entry(found[1]).accepts)))
+
+
+def entry(function: typing.Any) -> registry.Registered:
+    """Return how a component is registered."""
+    found = registry.registered(function)
+    assert found is not None
+    return found
 
 
 def example(path: str, function: typing.Any) -> dict:
     """Return a call of a component with the arguments that it needs."""
-    accepts, known = registry.registered(function).accepts, {"length": {"steps": 1}}
+    accepts, known = entry(function).accepts, {"length": {"steps": 1}}
     name = path.removeprefix("vmae_jax.")
     config = {"call": name, **MORE.get(name, {})}
     for key, parameter in inspect.signature(function, eval_str=True).parameters.items():

@@ -13,10 +13,10 @@ import pathlib
 import sys
 from typing import Any
 
-from vmae_jax.commands.config import load_config
+from vmae_jax.commands.config import load_config, overrides
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.configs import recipes
-from vmae_jax.spec import ConfigError, calls, from_json, overrides, to_json
+from vmae_jax.spec import ConfigError, calls, from_json, to_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 V5P = 459e12  # FLOPs a second of a TPU v5p, bfloat16

@@ -43,7 +43,7 @@ def _matroska() -> bytes:
     import av
 
     file, source = io.BytesIO(), clips(1)["made_0.mp4"]
-    with av.open(io.BytesIO(source)) as read, av.open(file, "w", format="matroska") as out:
+    with av.open(io.BytesIO(source), mode="r") as read, av.open(file, mode="w", format="matroska") as out:
         stream = out.add_stream_from_template(read.streams.video[0])
         for packet in read.demux(read.streams.video[0]):
             if packet.dts is not None:
@@ -170,9 +170,10 @@ def _atom(path: pathlib.Path, room: Room) -> None:
 
 
 def _text(text: str) -> Callable[[pathlib.Path, Room], None]:
-    return lambda path, room: path.write_text(
-        text.format(url=f"http://127.0.0.1:{room.port}/x", file=room.outside / "secret.txt")
-    ) and None  # fmt: skip
+    def write(path: pathlib.Path, room: Room) -> None:
+        path.write_text(text.format(url=f"http://127.0.0.1:{room.port}/x", file=room.outside / "secret.txt"))
+
+    return write
 
 
 def _link(target: str) -> Callable[[pathlib.Path, Room], None]:

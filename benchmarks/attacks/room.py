@@ -161,7 +161,7 @@ class Room:
         left = sorted(str(file.relative_to(self.tmp)) for file in self.tmp.rglob("*") if file.is_file())
         return found + [f"a temporary file was left: {name}" for name in left]
 
-    def shared(self, name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    def shared(self, name: str, make: Callable[[pathlib.Path], Any]) -> pathlib.Path:
         """A folder that cases start from and do not change; made by the first that needs it."""
         folder = self.base / name
         if not folder.exists():

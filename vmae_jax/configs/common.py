@@ -122,7 +122,8 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
             if node.source.call == "data.sources.folder_or":
                 node.source.otherwise = shapes.copy_and_resolve_references()
             elif node.source.call == "data.mixture":
-                for part in node.source.parts.values():
+                parts: Any = node.source.parts
+                for part in parts.values():
                     part.source, part.stride = shapes.copy_and_resolve_references(), None
             else:
                 node.source = shapes.copy_and_resolve_references()

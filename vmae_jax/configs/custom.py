@@ -70,7 +70,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         return call("data.sources.csv", columns=columns, names=names)
 
     config: Any = finetune.supervised(method, recipe, begin, source=source, labels=labels)
-    for node in calls(config):  # clips as the model takes them
+    nodes: list[Any] = calls(config)
+    for node in nodes:  # clips as the model takes them
         if node.call.startswith("data.clips."):
             node.frames = model.frames
         elif node.call in ("data.transforms.random_resized_crop", "data.transforms.view_crop"):
