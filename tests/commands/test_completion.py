@@ -38,7 +38,7 @@ def complete(line: str, cwd=ROOT) -> list[str]:
         ("vmae train --workdir=x --v", ["--verbose"]),
         ("vmae report --", ["--help", "--out=", "--workdir="]),
         ("vmae train --config=configs/quick", ["configs/quickstart.py"]),
-        ("vmae train --config=configs/comm", ["configs/common.py"]),
+        ("vmae train --config=configs/comm", []),
         ("vmae train --config.seed=", []),
         ("vmae nothing --", ["--help"]),
     ],

@@ -1,7 +1,6 @@
 """What `train.logging` names is what metrics go to; a package that is missing is one clear line."""
 
 import importlib.util
-import pathlib
 import types
 
 import pytest
@@ -12,7 +11,7 @@ from vmae_jax.commands.config import load_config
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError, build
 
-CONFIG = f"{pathlib.Path(__file__).resolve().parents[2]}/configs/quickstart.py:smoke"
+CONFIG = "configs/quickstart.py:smoke"
 
 
 def made_with(*overrides):

@@ -1,7 +1,6 @@
 """A run that is valid and cannot mean anything is warned of, before its first step and in its report."""
 
 import logging
-import pathlib
 
 import pytest
 
@@ -10,7 +9,7 @@ from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.io.writers import JsonlWriter, Writers, read_rows
 
-CONFIG = f"{pathlib.Path(__file__).resolve().parents[2]}/configs/quickstart.py:smoke"
+CONFIG = "configs/quickstart.py:smoke"
 QUIET = {"checkpoint.every.steps": "2", "eval.every.steps": "2"}
 
 

@@ -8,12 +8,15 @@ from vmae_jax.io.quarantine import Quarantine
 def test_each_video_once_also_across_restarts(tmp_path):
     path = tmp_path / "quarantine.jsonl"
     first = Quarantine(path)
-    first.add([("a.mp4", "is empty", 3), ("b.mp4", "is text", 5), ("a.mp4", "is empty", 3)])
-    first.add([("b.mp4", "is text", 5)])
+    first.add(
+        [("a.mp4", "is empty", 3, "broken"), ("b.mp4", "is text", 5, "broken"), ("a.mp4", "is empty", 3, "broken")]
+    )
+    first.add([("b.mp4", "is text", 5, "broken")])
     with open(path, "a") as file:
         file.write('{"path": "torn')  # the run was killed while it wrote
     again = Quarantine(path)
-    again.add([("a.mp4", "is empty", 3), ("c.mp4", "hangs", 7), ("a.mp4", "another a.mp4 of the list", 9)])
+    again.add([("a.mp4", "is empty", 3, "broken"), ("c.mp4", "hangs", 7, "broken")])
+    again.add([("a.mp4", "another a.mp4 of the list", 9, "broken")])
     listed = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(entry["path"], entry["index"]) for entry in listed] == [
         ("a.mp4", 3),

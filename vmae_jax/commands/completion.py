@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Iterator
 
+from vmae_jax.commands.config import packaged
+
 __all__ = ["SHELLS", "script"]
 
 SHELLS = ("bash", "zsh")
@@ -39,12 +41,11 @@ _vmae() {{
   return 0
 }}
 
-# Configs: those of the project, and any other Python file or folder.
+# Configs: those of the package, and any other Python file or folder.
 _vmae_configs() {{
   local file
-  for file in configs/*.py; do
+  for file in {configs}; do
     case $file in
-      configs/common.py | configs/__init__.py | "configs/*.py") ;;
       "$1"*) echo "$file" ;;
     esac
   done
@@ -80,7 +81,10 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     known = " | ".join(f'"{"".join(f" {n}" for n in path[:-1])} {path[-1]}"' for path, _ in found if path)
     option = " -o nospace" if shell == "zsh" else ""  # zsh has no compopt, and "--out= " would be wrong
     use = f"echo 'source <(vmae completion {shell})' >> ~/.{shell}rc"
-    text = _SCRIPT.format(shell=shell, use=use, known=f"      {known})", cases="\n".join(cases), option=option)
+    configs = " ".join(f"configs/{name}.py" for name in packaged())
+    text = _SCRIPT.format(
+        shell=shell, use=use, known=f"      {known})", cases="\n".join(cases), option=option, configs=configs
+    )
     if shell == "zsh":
         text = f"autoload -U +X compinit && compinit -u\nautoload -U +X bashcompinit && bashcompinit\n{text}"
     return text

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from vmae_jax import configs
 from vmae_jax.spec import ConfigError, did_you_mean, resolve
 
-__all__ = ["apply_overrides", "load_config", "overrides"]
+__all__ = ["apply_overrides", "load_config", "overrides", "packaged"]
 
 PACKAGED = pathlib.Path(configs.__file__).parent
 UNITS = {"steps", "epochs", "examples"}
@@ -99,6 +99,11 @@ def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
+def packaged() -> list[str]:
+    """Return the names of the package's configs."""
+    return sorted(one.stem for one in PACKAGED.glob("*.py") if one.stem not in ("__init__", "common", "recipes"))
+
+
 def _module(path: str) -> Any:
     file = _file(path)
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
@@ -127,7 +132,7 @@ def _file(path: str) -> pathlib.Path:
     if file.is_file():
         return file
     if file.parent == pathlib.Path("configs"):
-        names = sorted(one.stem for one in PACKAGED.glob("*.py") if one.stem not in ("__init__", "common"))
+        names = packaged()
         if file.stem in names and file.suffix == ".py":
             return PACKAGED / file.name
         hint = did_you_mean(file.stem, names)
