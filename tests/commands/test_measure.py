@@ -169,7 +169,7 @@ class Once(list):
 def draw(monkeypatch, tmp_path):
     """Draws two clips, which eight devices cannot share, as training does; gives what would be saved."""
     drawn = []
-    monkeypatch.setattr(reconstruction, "save", lambda pictures, path: drawn.append(pictures))
+    monkeypatch.setattr(reconstruction, "save", lambda pictures, path, videos=(): drawn.append(pictures))
 
     def run(attention, **axes):
         config = videomae_v2.get_config("B,smoke")
@@ -180,7 +180,8 @@ def draw(monkeypatch, tmp_path):
         clips = {name: np.zeros((2, *leaf.shape[1:]), leaf.dtype) for name, leaf in made.batch_spec.items()}
         clips["video"] = np.random.default_rng(0).integers(0, 256, clips["video"].shape).astype(np.uint8)
         clips["seed"] = np.arange(4, dtype=np.uint32).reshape(2, 2)
-        data = SimpleNamespace(batches=lambda **_: Once([clips]))
+        source = SimpleNamespace(key=lambda index: f"{index}.mp4")
+        data = SimpleNamespace(batches=lambda **_: Once([clips]), source=source)
         init = made.make_init(made.optimizer_without_data())
         state, _ = sharding.create(init, jax.random.key(0), made.batch_spec, made.mesh)
         train.drawing(made, Workdir(tmp_path), data, Writers([]))(state, 1)
