@@ -194,7 +194,8 @@ def _watch(inside: tuple[pathlib.Path, ...], log: pathlib.Path) -> None:
             note(f"{event} {arguments[:2]!r}")
         elif event == "open" and isinstance(arguments[0], str | bytes) and _writes(arguments[1], arguments[2]):
             path = os.path.abspath(os.fsdecode(arguments[0]))
-            if not path.startswith(allowed):
+            # A folder is opened for writing only to make a temporary file in it that has no name.
+            if not path.startswith(allowed) and not os.path.isdir(path):
                 note(f"open {path!r} for writing")
 
     sys.addaudithook(hook)

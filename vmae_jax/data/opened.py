@@ -15,12 +15,14 @@ from vmae_jax.spec import ConfigError
 __all__ = ["Opened", "open_loader"]
 
 
-def open_loader(loader: Loader) -> "Opened":
-    """Open the source of a loader.
+def open_loader(loader: Any) -> Any:
+    """Open the source of a loader; a loader of a plugin opens itself.
 
     Raises:
       ConfigError: if it is not there or empty, has not these labels, or too many of its files are missing.
     """
+    if not isinstance(loader, Loader):
+        return loader.open()
     source = loader.source.open()
     check_missing(getattr(source, "missing", None), loader.max_bad_fraction)
     for name, field in loader.labels.items():
