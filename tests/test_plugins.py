@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 import pytest
-from configs import quickstart
 
 from vmae_jax import plugins, registry
+from vmae_jax.configs import quickstart
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config, write_config
 from vmae_jax.spec import ConfigError, build, call, to_json

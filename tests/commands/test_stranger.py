@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from configs import quickstart
 
 from vmae_jax import cli
+from vmae_jax.configs import quickstart
 from vmae_jax.exchange.source import load
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.spec import ConfigError, to_json
