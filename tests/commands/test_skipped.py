@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from configs import common
 
 from vmae_jax.commands import train
 from vmae_jax.commands.skipped import Skipped, refuse_too_many
+from vmae_jax.configs import common
 from vmae_jax.data.faults import Fault, TooManyBadVideos
 from vmae_jax.data.opened import open_loader
 from vmae_jax.io import paths

@@ -76,7 +76,9 @@ def test_the_command_line_refuses_it_too(run, tmp_path):
         check=False, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("vmae: config.seed must be a whole number of at most 64 bits, got {")
+    assert done.stderr.splitlines()[-1].startswith(
+        "vmae: config.seed must be a whole number of at most 64 bits, got call: "
+    )
     assert not (tmp_path / "marker").exists()
 
 

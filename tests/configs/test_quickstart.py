@@ -1,7 +1,6 @@
 """What the quick start promises of its report."""
 
-from configs import quickstart
-
+from vmae_jax.configs import quickstart
 from vmae_jax.spec import build
 
 
