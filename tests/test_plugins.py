@@ -120,7 +120,8 @@ def test_a_workdir_alone_imports_no_plugin(here):
         (here / "run" / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
         status, error = vmae(here, command, f"--workdir={workdir.path}", *more.get(command, []))
         assert status == 2
-        assert "give the same option" in error
+        # A command that needs a checkpoint looks for it first; none of them imports anything.
+        assert ("give the same option" if command == "train" else "run") in error
     assert not (here / "marker").exists()
 
 
