@@ -18,6 +18,7 @@ import numpy as np
 
 from vmae_jax.data.budget import Budget, available_memory
 from vmae_jax.data.builders.moving_shapes import SPLITS, Settings
+from vmae_jax.data.faults import Fault
 from vmae_jax.data.order import clip_seeds, fold
 from vmae_jax.data.shapes import MOTIONS, draw
 from vmae_jax.registry import register
@@ -41,6 +42,8 @@ class Memory:
     repeat: int = 1
     views: int = 1
     clips_per_video: int = 1
+    prefetch: int = 0
+    max_bad_fraction: float = 0.0
     service: None = None  # as the pipeline's loader tells it: nothing is decoded elsewhere
 
     @property
@@ -128,8 +131,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             batch["label"] = np.where(valid, (loader.first + places) % len(MOTIONS), 0).astype(np.int32)
         return batch
 
-    def faults(self) -> list[tuple[str, str, int]]:
+    def faults(self, before: int | None = None) -> list[Fault]:
         """None: nothing is decoded that could be broken."""
+        del before
         return []
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLACES = ("vmae_jax/masking", "vmae_jax/targets", "vmae_jax/methods", "vmae_jax/train/step.py", "vmae_jax/io")
-COPIED = ("vmae_jax", "configs", "tests", "benchmarks", "launch", "docs", "pyproject.toml", "README.md")
+COPIED = ("vmae_jax", "tests", "benchmarks", "launch", "docs", "pyproject.toml", "README.md")
 PRELOADED = (
     "jax", "jax.numpy", "flax.linen", "optax", "orbax.checkpoint", "hypothesis", "numpy.testing", "clu.metric_writers",
     "etils.epath", "ml_collections", "einops", "safetensors.numpy", "PIL.Image",

@@ -60,8 +60,11 @@ def test_text_of_others_stays_where_it_is_printable():
     assert plain("a\nb\udce9") == r"a\nb\xe9"
 
 
-def test_json_can_be_written_and_read_whatever_is_in_it():
-    value = {"path": os.fsdecode(b"caf\xe9/\n.mp4"), "é": ["視"]}
-    assert json.loads(json_text(value).encode().decode()) == value
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9/\n.mp4"), "a\x85b\u2028c\u2029d\x1ce\r"])
+def test_json_can_be_written_and_read_whatever_is_in_it(name):
+    value = {"path": name, "é": ["視"]}
+    text = json_text(value)
+    assert json.loads(text.encode().decode()) == value
+    assert text.splitlines() == [text]
     assert json_text({"é": 1}) == '{"é": 1}'
     assert json_text({"é": 1}, encoding="ascii") == '{"\\u00e9": 1}'

@@ -16,6 +16,8 @@ __all__ = ["as_text", "from_text", "json_text", "plain"]
 _SHORT = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _LONG = {text: char for char, text in _SHORT.items()}
 _ESCAPE = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+# What Unicode calls a line's end, and JSON leaves as it is.
+_LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 _BYTE = 0xDC00  # where Python puts a byte from 0x80 on that is not UTF-8
 
 
@@ -54,13 +56,16 @@ def plain(text: str) -> str:
 
 
 def json_text(value: Any, *, encoding: str = "utf-8", **options: Any) -> str:
-    """Return JSON that `encoding` can hold: characters as they are where it can, else escaped (and equal when read)."""
+    """Return JSON that `encoding` can hold: characters as they are where it can, else escaped (and equal when read).
+
+    Without indentation it is one line for every reader: what Unicode calls a line's end is escaped.
+    """
     text = json.dumps(value, ensure_ascii=False, **options)
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
         return json.dumps(value, ensure_ascii=True, **options)
-    return text
+    return text.translate(_LINE_ENDS)
 
 
 def _part_as_text(part: str) -> str:

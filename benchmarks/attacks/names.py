@@ -67,7 +67,9 @@ def _quarantine(work: pathlib.Path, paths: list[pathlib.Path]) -> int:
     from vmae_jax.io.quarantine import Quarantine
 
     for _ in range(2):
-        Quarantine(work / "run" / "quarantine.jsonl").add([(str(path), "is empty", n) for n, path in enumerate(paths)])
+        Quarantine(work / "run" / "quarantine.jsonl").add(
+            [(str(path), "is empty", n, "broken") for n, path in enumerate(paths)]
+        )
     lines = (work / "run" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in lines] == list(range(len(paths))), lines
     return 0

@@ -145,7 +145,7 @@ def _write_much(what: str, disk: pathlib.Path) -> int:
     if what == "quarantine":
         listed = Quarantine(disk / "quarantine.jsonl")
         for index in range(500):
-            listed.add([(f"{index}.mp4", "is empty " * 20, index)])
+            listed.add([(f"{index}.mp4", "is empty " * 20, index, "broken")])
         (disk / "filler").unlink()
         listed.flush()
         rows = [json.loads(line) for line in (disk / "quarantine.jsonl").read_text().splitlines()]
@@ -222,7 +222,8 @@ def two_runs(number: int, room: Room) -> Found:
     def hold() -> int:
         from vmae_jax.io.lock import Lock
 
-        with Lock(run):
+        with Lock(run) as lock:
+            lock.acquire()
             (room.work / "held").touch()
             time.sleep(600)
         return 0
@@ -242,8 +243,9 @@ def two_runs(number: int, room: Room) -> Found:
     def take() -> int:
         from vmae_jax.io.lock import Lock
 
-        with Lock(run):
-            return 0
+        with Lock(run) as lock:
+            lock.acquire()
+        return 0
 
     outcome = room.call(take, limit=30)
     problems += [f"after the kill: {one}" for one in room.problems(outcome, {0})]

@@ -127,8 +127,12 @@ def test_other_settings_live_in_other_folders():
 @pytest.mark.slow
 def test_a_kill_half_way_leaves_nothing_that_looks_finished(tmp_path):
     code = textwrap.dedent(f"""
+        import logging
         from vmae_jax.data import sources
         from vmae_jax.data.builders import moving_shapes
+        logging.getLogger("vmae_jax").setLevel(logging.INFO)
+        logging.getLogger("vmae_jax").propagate = False
+        logging.getLogger("vmae_jax").addHandler(logging.StreamHandler())
         config = moving_shapes.config(train=COUNT, validation=0, test=0, size=16, frames=4)
         source = sources.tfds(name="moving_shapes", data_dir={str(tmp_path)!r}, prepare=True, config=config).open()
         print(len(source))

@@ -38,7 +38,7 @@ def start(cloud, place, *more):
     """`vmae train` with data and workdir in `place`."""
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     command = [
-        sys.executable, "-m", "vmae_jax", "train", "--config=configs/quickstart.py:smoke", "--quiet",
+        sys.executable, "-m", "vmae_jax", "train", "--config=configs/quickstart.py:smoke",
         f"--workdir={place}/run", f"--config.data.source.path={place}/videos", f"--config.train.length.steps={STEPS}",
         f"--config.checkpoint.every.steps={EVERY}", "--config.train.pictures_every=none", "--config.eval.data=none",
         *more,

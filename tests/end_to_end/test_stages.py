@@ -61,7 +61,7 @@ def vmae(tmp_path_factory):
 
 
 def train(vmae, config, workdir, *more, status=0):
-    return vmae("train", f"--config=configs/{config}", f"--workdir={workdir}", "--quiet", *more, status=status)
+    return vmae("train", f"--config=configs/{config}", f"--workdir={workdir}", *more, status=status)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -169,7 +170,7 @@ class Manual:
 
     def lines(self, path: str) -> list[str]:
         """Every line that is not empty."""
-        return [line.strip() for line in self.text(path).splitlines() if line.strip()]
+        return [line.strip() for line in re.split(r"\r\n?|\n", self.text(path)) if line.strip()]
 
     def json(self, path: str, kind: type) -> Any:
         """A file's JSON, a `list` or a `dict`. Raises ConfigError: it is none."""

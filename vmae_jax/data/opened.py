@@ -1,7 +1,7 @@
 """A loader with its source open: batches from any position."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from vmae_jax.data.budget import Budget, fitted, record_bytes
 from vmae_jax.data.feed import Batches, Plan, start_feed
@@ -12,16 +12,46 @@ from vmae_jax.data.served import ServedBatches
 from vmae_jax.data.source import Source
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Opened", "open_loader"]
+__all__ = ["Opened", "OwnLoader", "open_loader"]
 
 
-def open_loader(loader: Any) -> Any:
+@runtime_checkable
+class OwnLoader(Protocol):
+    """What a plugin registers as a "loader": it opens itself, and `open` returns what has the methods of `Opened`.
+
+    The attributes are those of `data.pipeline.Loader`; `service` is None where nothing is read by another program.
+    """
+
+    global_batch: int
+    clips_per_video: int
+    repeat: int
+    prefetch: int
+    max_bad_fraction: float
+    service: Any
+
+    @property
+    def clips_per_step(self) -> int: ...
+
+    def spec(self) -> Mapping[str, Any]: ...
+
+    def open(self) -> Any: ...
+
+
+_OWN = {name for name in (*OwnLoader.__annotations__, *vars(OwnLoader)) if not name.startswith("_")}
+
+
+def open_loader(loader: Loader | OwnLoader) -> Any:
     """Open the source of a loader; a loader of a plugin opens itself.
 
     Raises:
       ConfigError: if it is not there or empty, has not these labels, or too many of its files are missing.
     """
     if not isinstance(loader, Loader):
+        if not isinstance(loader, OwnLoader):
+            lacking = [name for name in sorted(_OWN) if not hasattr(loader, name)]
+            raise ConfigError(
+                f"loader: {type(loader).__name__} has no {', '.join(lacking)} (see data.opened.OwnLoader)"
+            )
         return loader.open()
     source = loader.source.open()
     check_missing(getattr(source, "missing", None), loader.max_bad_fraction)

@@ -200,7 +200,7 @@ def _rows(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
     rows, bad = [], 0
     for file in files:
         text = file.read_bytes().decode("utf-8", errors="replace")
-        for line in text[: text.rfind("\n") + 1].splitlines():  # a line still being written has no end
+        for line in text[: text.rfind("\n") + 1].split("\n"):  # a line still being written has no end
             try:
                 row = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):

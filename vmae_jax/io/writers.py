@@ -249,7 +249,8 @@ class Writers:
         except Exception as error:
             self.errors[name] = self.errors.get(name, 0) + 1
             if self.errors[name] == 1:
-                log.warning("%s failed, training goes on without what it should have written: %s", name, error)
+                reason = " ".join(str(error).split()) or type(error).__name__
+                log.warning("%s failed, training goes on without what it should have written: %s", name, reason)
 
     def _each(self, tell: Callable[[Writer], None]) -> None:
         for writer in self._writers:

@@ -54,8 +54,8 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     peaks = []
     for frames in (500, 4000):
         folder = tmp_path / str(frames)
-        folder.mkdir()
-        (folder / "long.mp4").write_bytes(encode_h264(numbered_frames(frames, size=128)))
+        (folder / "videos").mkdir(parents=True)
+        (folder / "videos" / "long.mp4").write_bytes(encode_h264(numbered_frames(frames, size=128)))
         path = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
         subprocess.run([sys.executable, "-c", _PEAK, str(folder)], check=True, timeout=240, env=os.environ | path)
         peaks.append(int((folder / "peak").read_text()))
@@ -71,7 +71,7 @@ from vmae_jax.data.prepare.inputs import Origin
 folder = sys.argv[1]
 settings = options.options(codec="jpeg", seconds=4)
 layout = shards.layout(folder + "/out", name="videos", split="train", file_format="array_record")
-in_this_process(run.Plan(Origin((folder,)), layout, settings).jobs())
+in_this_process(run.Plan(Origin((folder + "/videos",)), layout, settings).jobs())
 assert "tensorflow" not in sys.modules
 [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]  # KiB, since exec
 open(folder + "/peak", "w").write(peak)
