@@ -5,8 +5,10 @@ not kept up with it. `jax.export` is part of JAX, promises six months of compati
 a symbolic batch.
 """
 
+import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = "weights.safetensors"
 TOLERANCE = 1e-4
 SERVED = ("encoder", "fc_norm", "pooled", "head")  # not the decoder, nor what only distillation has
+
+# A module may reach beyond its arguments by these operations alone; exports have only calls that XLA itself resolves.
+_LEAVES_XLA = re.compile(r"(?:custom_call\b(?: *@(\w+))?|\b(?:infeed|outfeed|send|recv)\b)")
+_OWN_CALLS = ("shape_assertion", "Sharding")
 
 
 def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.ndarray | None = None) -> dict[str, Any]:
@@ -60,6 +66,7 @@ def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.nda
             "format": "jax.export",
             "jax": jax.__version__,
             "functions": {name: f"{name}.stablehlo" for name in functions},
+            "sha256": {name: _digest((new / f"{name}.stablehlo").read_bytes()) for name in functions},
             "arguments": ["weights: the tensors of weights.safetensors, by name", "video: uint8 [b t h w c]"],
             "video": list(one.model.video_shape),
             "weights": WEIGHTS,
@@ -94,21 +101,47 @@ def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.nda
 
 
 def run(folder: Any, name: str = "features") -> Callable[[np.ndarray], np.ndarray]:
-    """An exported function, ready to be called with uint8 clips [b t h w c].
+    """Return an exported function, ready to be called with uint8 clips [b t h w c].
+
+    A module that calls anything but StableHLO's own operations (a library of the machine, a host callback) is
+    refused before it is compiled, and a damaged one before it is read. Beyond that, a module is a program, and
+    MLIR's reader of bytecode is not made for hostile input: run exports of people you trust.
 
     Raises:
-      ConfigError: no such function in the folder, or a damaged one.
+      ConfigError: if the folder has no such function, or one that is damaged or calls foreign code.
     """
     folder = pathlib.Path(folder)
     try:
         manifest = tensors.read_json(folder / "manifest.json")
-        if name not in manifest.get("functions", {}):
-            raise ConfigError(f"{folder} has no function {name!r}: {', '.join(manifest.get('functions', {}))}")
-        module = jax.export.deserialize(bytearray((folder / f"{name}.stablehlo").read_bytes()))
+        functions, digests = manifest.get("functions"), manifest.get("sha256")
+        if not isinstance(functions, dict) or name not in functions:
+            raise ConfigError(f"{folder} has no function {name!r}: {', '.join(map(str, functions or ())) or 'none'}")
+        module = _read_module(folder / f"{name}.stablehlo", digests.get(name) if isinstance(digests, dict) else None)
         weights = tensors.read_file(folder / WEIGHTS).state
     except (tensors.UnreadableFileError, OSError) as error:
         raise ConfigError(f"{folder}: {error}") from None
     return lambda video: np.asarray(module.call(weights, video))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_module(path: pathlib.Path, digest: Any) -> jax.export.Exported:
+    """Read a module whose every operation is StableHLO's own. Raises ConfigError: if it is damaged or has others."""
+    content = path.read_bytes()
+    if _digest(content) != digest:
+        raise ConfigError(f"{path} is damaged: its SHA-256 is not the one in manifest.json")
+    try:
+        module = jax.export.deserialize(bytearray(content))
+        text = module.mlir_module()
+    except Exception as error:  # the readers of flatbuffers and of MLIR raise whatever the bytes lead to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(f"{path} is no StableHLO module that this JAX reads: {reason}") from None
+    foreign = sorted({found[0].strip('"') for found in _LEAVES_XLA.finditer(text) if found[1] not in _OWN_CALLS})
+    if foreign:
+        raise ConfigError(f"{path} calls code outside of StableHLO ({', '.join(foreign)[:200]}): it is not run")
+    return module
 
 
 def _functions(one: Subject, params: Any) -> dict[str, Callable[[Any, Any], Any]]:
