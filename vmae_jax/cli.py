@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vmae_jax.commands import arguments
+from vmae_jax.commands.arguments import check_paths
 from vmae_jax.commands.config import overrides
 from vmae_jax.names import json_text
 from vmae_jax.plugins import allow_plugins
@@ -61,6 +62,7 @@ def _execute(arguments: list[str]) -> int:
             raise ConfigError(f"vmae: unknown argument {rest[0]!r}; --help lists those there are")
         args.overrides, args.line = overrides(rest), ["vmae", *arguments]
         _verbosity(args)
+        check_paths(args)
         allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
         result = args.command(args)
         if result is None:  # its output is for another program, and whole

@@ -29,13 +29,13 @@ def weights(number: int, room: Room) -> Found:
 def damaged(number: int, room: Room) -> Found:
     """A file of the newest step, that reading needs, is changed, cut off or deleted; sometimes of both steps."""
     base = room.shared("checkpoints", _two_steps)
-    needed = json.loads((base / "needed.json").read_text())
+    needed = json.loads((base / "needed.json").read_text())  # by step
     folder = room.work / "checkpoints"
     shutil.copytree(base / "checkpoints", folder)
     steps = STEPS if number % 10 == 9 else STEPS[1:]
     done = []
     for step in steps:
-        name = room.random.choice(needed)
+        name = room.random.choice(needed[str(step)])
         file, how = folder / str(step) / name, room.random.choice(["flip", "truncate", "delete", "zero", "swap"])
         _damage(room, file, how)
         done.append(f"{how} {step}/{name}")
@@ -46,15 +46,18 @@ def damaged(number: int, room: Room) -> Found:
 def _two_steps(folder: pathlib.Path) -> None:
     """Two steps, and which of a step's files reading needs."""
     _save(folder / "checkpoints", STEPS)
-    whole = folder / "checkpoints" / str(STEPS[-1])
-    needed = []
-    for file in sorted(one for one in whole.rglob("*") if one.is_file()):
-        content = file.read_bytes()
-        file.unlink()
-        if _newest(folder / "checkpoints") != f"step {STEPS[-1]}":
-            needed.append(str(file.relative_to(whole)))
-        file.write_bytes(content)
-    assert needed, "reading needs no file"
+    needed: dict[int, list[str]] = {step: [] for step in STEPS}
+    for step in STEPS:
+        whole, alone = folder / "checkpoints" / str(step), folder / "alone" / str(step)
+        shutil.copytree(whole, alone)
+        for file in sorted(one for one in alone.rglob("*") if one.is_file()):
+            content = file.read_bytes()
+            file.unlink()
+            if _newest(alone.parent) != f"step {step}":
+                needed[step].append(str(file.relative_to(alone)))
+            file.write_bytes(content)
+        shutil.rmtree(alone.parent)
+    assert all(needed.values()), "reading needs no file"
     (folder / "needed.json").write_text(json.dumps(needed))
 
 

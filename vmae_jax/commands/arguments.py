@@ -1,8 +1,13 @@
 """Options that commands share, and those of commands with many."""
 
 import argparse
+import os
+
+from vmae_jax.names import as_text
+from vmae_jax.spec import ConfigError
 
 __all__ = [
+    "check_paths",
     "checkpoint_arguments",
     "config_arguments",
     "export_arguments",
@@ -11,6 +16,29 @@ __all__ = [
     "limit_argument",
     "plugins_argument",
 ]
+
+_WRITTEN = ("workdir", "checkpoint", "out")
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Check that the paths of a run and of outputs are UTF-8: TensorFlow and TensorStore open no others.
+
+    Videos may have any names.
+
+    Raises:
+      ConfigError: if a path is not.
+    """
+    for option in _WRITTEN:
+        given = getattr(args, option, None)
+        for path in given if isinstance(given, list) else [given] if given else []:
+            whole = path if "://" in path else os.path.abspath(path)
+            try:
+                whole.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(
+                    f"--{option}={as_text(path)}: {as_text(whole)} is not valid UTF-8; use a path that is "
+                    "(the names of videos may be anything)"
+                ) from None
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from etils import epath
 
 from vmae_jax.io import aside, fingerprint, layout, shared, store
 from vmae_jax.io.agreement import Agreement, PeerSaveError
+from vmae_jax.io.failures import in_one_line
 from vmae_jax.io.paths import absolute
 from vmae_jax.io.steps import META, STATE, whole_steps
 from vmae_jax.io.stored import (
@@ -104,6 +105,7 @@ class Checkpoints:
     ):
         if keep_last < 1 or (keep_every is not None and keep_every < 1):
             raise ConfigError(f"keep_last={keep_last}, keep_every={keep_every}: both count steps, from 1")
+        in_one_line()
         self.path = absolute(path)
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._check_finite = asynchronous, check_finite

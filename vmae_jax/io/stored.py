@@ -17,6 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from vmae_jax.io import fingerprint, layout, shared
+from vmae_jax.io.failures import in_one_line
 from vmae_jax.io.folders import check_folder
 from vmae_jax.io.paths import absolute
 from vmae_jax.io.steps import META, STATE, number_of, whole_steps
@@ -260,6 +261,7 @@ def _attempt(read: Callable[[], T]) -> T:
 
     What fails for want of memory, or does not fit the config, is not the file's fault.
     """
+    in_one_line()
     try:
         return read()
     except (ConfigError, MemoryError):
