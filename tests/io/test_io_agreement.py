@@ -94,6 +94,19 @@ def test_a_host_that_fails_is_named_to_the_others_who_do_not_wait(hosts):
     assert on_each(lambda rank: save(hosts[rank])) == [True] * 3
 
 
+def test_no_host_begins_to_write_before_all_can(hosts):
+    def act(rank, fails):
+        hosts[rank].begin()
+        if rank == fails:
+            hosts[rank].failed("No space left on device")
+            return None
+        return hosts[rank].ready()
+
+    first = on_each(lambda rank: act(rank, fails=1))
+    assert [type(first[rank]) for rank in (0, 2)] == [PeerSaveError] * 2
+    assert on_each(lambda rank: act(rank, fails=None)) == [None] * 3
+
+
 def test_a_save_counts_when_every_host_left_a_note(hosts):
     def act(rank):
         hosts[rank].begin()

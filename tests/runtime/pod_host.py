@@ -3,7 +3,7 @@
     python pod_host.py WORKDIR STEPS SECONDS_A_STEP SECONDS_LATE
 
 The job is in the environment, as for `vmae train`; tests/train is on PYTHONPATH. With FAILING_SAVE=N the N-th save
-fails on process 1 alone, after the others began to wait for it, and training goes on. Process 0
+fails on process 1 alone, at FAILING_WHERE (`failing`), and training goes on. Process 0
 writes rows to WORKDIR/rows.jsonl; the others come later than it to where a save clears its way.
 """
 
@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from toy_method import spec_of, toy, toy_batch, toy_tx
 
 from vmae_jax.data.device import host_rows, to_device
-from vmae_jax.io import aside, replicas
+from vmae_jax.io import aside, replicas, store
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.saving import Tolerant
 from vmae_jax.io.writers import Writers
@@ -76,15 +76,28 @@ class Full:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def failing(number: int):
-    """The save of that number fails on process 1."""
-    started, calls = ocp.PyTreeCheckpointHandler.async_save, itertools.count(1)
+def failing(number: int, where: str):
+    """The save of that number fails on process 1: while it is "written", or at the "probe" before anything is."""
+    calls = itertools.count(1)
+
+    def due():
+        return next(calls) == number and jax.process_index() == 1
+
+    started, probed = ocp.PyTreeCheckpointHandler.async_save, store.probe
 
     async def async_save(*args, **kwargs):
         futures = await started(*args, **kwargs)
-        return [*futures, Full()] if next(calls) == number and jax.process_index() == 1 else futures
+        return [*futures, Full()] if due() else futures
 
-    ocp.PyTreeCheckpointHandler.async_save = async_save
+    def probe(path):
+        if due():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        probed(path)
+
+    if where == "written":
+        ocp.PyTreeCheckpointHandler.async_save = async_save
+    else:
+        store.probe = probe
 
 
 def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int:
@@ -97,7 +110,7 @@ def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int
     saver = Checkpoints(folder / "checkpoints")
     number = int(os.environ.get("FAILING_SAVE", "0"))
     if number:
-        failing(number)
+        failing(number, os.environ["FAILING_WHERE"])
     start, skipped = 0, []
     if saver.latest() is None:
         state, placement = sharding.create(init, jax.random.key(0), spec, mesh)

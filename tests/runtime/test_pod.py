@@ -148,8 +148,9 @@ def test_a_coordinator_that_is_stopped_is_named(tmp_path):
         assert re.search(r"host 0 \(127\.0\.0\.1:\d+\), the coordinator of the job, has not answered for", job.told())
 
 
-def test_a_save_that_fails_on_one_host_is_given_up_by_all_and_a_later_one_is_good(alone, tmp_path):
-    with Job(tmp_path / "run", 2, pause=0.3, FAILING_SAVE="2") as job:
+@pytest.mark.parametrize("where", ["probe", "written"])
+def test_a_save_that_fails_on_one_host_is_given_up_by_all_and_a_later_one_is_good(alone, tmp_path, where):
+    with Job(tmp_path / "run", 2, pause=0.3, FAILING_SAVE="2", FAILING_WHERE=where) as job:
         statuses, _ = job.ended()
         assert statuses == [0, 0], job.told()
         said = job.told(most=100_000)

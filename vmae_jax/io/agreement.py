@@ -98,6 +98,16 @@ class Agreement:
         """Leave a note that this host did its part."""
         self._note("good", "")
 
+    def ready(self) -> None:
+        """Wait until every host can begin to write. What the store then does in front has barriers that no host leaves.
+
+        Raises:
+          PeerSaveError: if one of them cannot.
+          TimeoutError: if there is no word of one for `patience` seconds.
+        """
+        self._note("ready", "")
+        self._all_left("ready", block=True)
+
     def settled(self, *, block: bool) -> bool:
         """Return whether every host did its part; without `block`, False also where that is not known yet.
 
@@ -105,12 +115,15 @@ class Agreement:
           PeerSaveError: if one of them failed.
           TimeoutError: if there is no word of one for `patience` seconds.
         """
+        return self._all_left("good", block=block)
+
+    def _all_left(self, kind: str, *, block: bool) -> bool:
         if self._client is None:
             return True
         end = time.monotonic() + self.patience
         while True:
             self._raise_failures()
-            if len(self._notes("good")) == jax.process_count():
+            if len(self._notes(kind)) == jax.process_count():
                 return True
             if not block:
                 return False

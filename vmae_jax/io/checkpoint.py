@@ -182,6 +182,9 @@ class Checkpoints:
                 if self._manager is not None:
                     self._manager.reload()
             shared.write(frozen, {name: leaves[name] for name in still}, agreement.barrier)
+            if jax.process_count() > 1:
+                store.probe(self.path)
+                agreement.ready()
             if not self._open().save(step, args=args, force=True):
                 raise RuntimeError("the checkpoint manager declined")
         except Exception as error:

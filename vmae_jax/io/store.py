@@ -1,5 +1,6 @@
 """The store that writes checkpoints, set up for what a run needs."""
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,10 @@ from orbax.checkpoint import checkpoint_managers
 
 from vmae_jax.io.paths import in_bucket
 
-__all__ = ["TRASH", "manager"]
+__all__ = ["TRASH", "manager", "probe"]
 
 TRASH = "trash"
+_BLOCK = 4096  # the least that takes room on a disk
 
 
 def manager(
@@ -45,3 +47,12 @@ def manager(
         async_options=ocp.AsyncOptions(barrier_sync_fn=barrier),
     )
     return ocp.CheckpointManager(path, options=options)
+
+
+def probe(path: epath.Path) -> None:
+    """Write a block beside the checkpoints and delete it again. Raises OSError: if this host cannot."""
+    file = (path if path.exists() else path.parent) / f".probe-{uuid.uuid4().hex}"
+    try:
+        file.write_bytes(bytes(_BLOCK))
+    finally:
+        file.unlink(missing_ok=True)
