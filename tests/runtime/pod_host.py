@@ -28,6 +28,7 @@ from vmae_jax.runtime import distributed
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.runtime.watchdog import Watchdog, watched
 from vmae_jax.train import loop, sharding
+from vmae_jax.train.rows import Work
 from vmae_jax.train.state import make_init
 from vmae_jax.train.step import compile_step, make_step
 
@@ -54,6 +55,23 @@ class Batches:
 
     def faults(self):
         return []
+
+
+class Rows:
+    """Rows in a file, which process 0 has."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, row):
+        if self.file is not None:
+            print(json.dumps(row), file=self.file, flush=True)
+
+    def flush(self):
+        pass
+
+    def spent(self):
+        return {}
 
 
 def late(seconds: float):
@@ -125,20 +143,15 @@ def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int
     compiled = compile_step(make_step(method, tx, ema_decay=0.9), placement, mesh, spec)
     rows = (folder / "rows.jsonl").open("a") if jax.process_index() == 0 else None
 
-    def write(row):
-        if rows is not None:
-            print(json.dumps(row), file=rows, flush=True)
-
     with Watchdog() as dog, Preemption() as preemption, distributed.naming_lost_peers(), dog.phase("compile"):
         print("ready", flush=True)
         used = Tolerant(saver, Writers([])) if number else saver
-        parts = loop.Parts(
-            step=compiled, batches=Batches(mesh, start, pause), saver=used, write=write, flush=lambda: None,
-            preempted=preemption.requested, meta=lambda step: {}, videos=CLIPS, clips=CLIPS, show=False,
-            compare=replicas.compare,
+        run = loop.Run(
+            step=compiled, batches=Batches(mesh, start, pause), saver=used, journal=Rows(rows), work=Work(CLIPS, CLIPS),
+            log_every=1, save_every=3, hooks=[loop.Hook("comparison", 4, replicas.compare)],
+            preempted=preemption.requested, show=False,
         )  # fmt: skip
-        every = loop.Every(log=1, save=3, compare=4)
-        _, outcome = loop.train(state, start=start, stop=steps, every=every, parts=watched(parts, dog, start))
+        _, outcome = loop.train(state, start=start, stop=steps, run=watched(run, dog, start))
     saver.close()
     ended = {"status": outcome.status, "step": outcome.step, "start": start, "skipped": [step for step, _ in skipped]}
     print(json.dumps(ended), flush=True)

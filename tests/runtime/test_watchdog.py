@@ -10,6 +10,7 @@ import pytest
 from vmae_jax.runtime import distributed
 from vmae_jax.runtime.watchdog import LIMITS, Watchdog, parse_limits, watched
 from vmae_jax.spec import ConfigError
+from vmae_jax.train.loop import Hook
 
 
 class Ended:
@@ -83,9 +84,7 @@ def test_a_coordinator_that_answers_late_is_waited_for(monkeypatch):
 class Parts:
     saver: Any
     preempted: Any
-    pictures: Any = None
-    evaluate: Any = None
-    compare: Any = None
+    hooks: Any
     go_back: Any = None
     batches: Any = dataclasses.field(default_factory=lambda: iter("abc"))
 
@@ -117,7 +116,9 @@ def test_every_part_of_the_loop_is_watched():
         return "state", 7, Data()
 
     dog, seen = Watchdog(LIMITS), []
-    parts = watched(Parts(Saver(), lambda at: at == 3, None, evaluate, go_back=go_back, batches=Data()), dog, 2)
+    parts = watched(
+        Parts(Saver(), lambda at: at == 3, [Hook("evaluation", 1, evaluate)], go_back=go_back, batches=Data()), dog, 2
+    )
     with dog.phase("compile"):
         assert next(parts.batches) == "batch"
         state, at, batches = parts.go_back("refused", 9)
@@ -127,8 +128,7 @@ def test_every_part_of_the_loop_is_watched():
         assert dog.current()[:2] == ("step", "step 3")
         assert parts.saver.save(3, None, {}) is True
         assert (parts.saver.poll(), parts.saver.wait()) == ([1], [2])
-        assert parts.evaluate(None, 3) == {"x": 1.0}
-        assert parts.pictures is None
+        assert parts.hooks[0].run(None, 3) == {"x": 1.0}
         assert parts.preempted(3) is True
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from vmae_jax.train import loop
+from vmae_jax.train.rows import Work
 
 
 class Batches:
@@ -46,7 +47,8 @@ class Saver:
 
 
 class Run:
-    def __init__(self, *, bad=(), stop_at=None, **options):
+    def __init__(self, *, bad=(), stop_at=None, spent=None, **options):
+        self.time_spent = spent or {}
         self.said, self.rows, self.batches = [], [], Batches()
         self.saver = Saver(self.said)
         bad = set(bad)
@@ -57,23 +59,32 @@ class Run:
             metrics = {"loss": jnp.float32(value), "grad_norm": jnp.float32(value), "finite": jnp.float32(finite)}
             return state + 1, metrics
 
-        self.parts = loop.Parts(
+        self.run = loop.Run(
             step=step,
             batches=self.batches,
             saver=self.saver,
-            write=lambda row: (self.rows.append(dict(row)), self.said.append(("row", row["step"])))[0],
-            flush=lambda: self.said.append(("flush",)),
+            journal=self,
+            work=Work(4, 8),
+            log_every=2,
+            save_every=5,
             preempted=lambda step: step == stop_at,
             meta=lambda step: {"data_position": 4 * step},
-            videos=4,
-            clips=8,
             show=False,
             **options,
         )
 
-    def train(self, start=0, stop=10, **every):
-        every = {"log": 2, "save": 5} | every
-        return loop.train(start, start=start, stop=stop, every=loop.Every(**every), parts=self.parts)
+    def write(self, row):
+        self.rows.append(dict(row))
+        self.said.append(("row", row["step"]))
+
+    def flush(self):
+        self.said.append(("flush",))
+
+    def spent(self):
+        return self.time_spent
+
+    def train(self, start=0, stop=10, **options):
+        return loop.train(start, start=start, stop=stop, run=dataclasses.replace(self.run, **options))
 
     def of(self, kind, event=None):
         return [r for r in self.rows if r["kind"] == kind and (event is None or r.get("event") == event)]
@@ -97,7 +108,7 @@ def test_steps_rows_and_saves():
 
 def test_rows_are_on_disk_before_the_checkpoint_that_relies_on_them():
     run = Run()
-    run.train(log=1)
+    run.train(log_every=1)
     for i, said in enumerate(run.said):
         if said[0] == "save":
             assert run.said[i - 1] == ("flush",)
@@ -106,7 +117,7 @@ def test_rows_are_on_disk_before_the_checkpoint_that_relies_on_them():
 
 def test_saved_is_said_only_when_committed():
     run = Run()
-    run.parts.saver.wait = lambda: []
+    run.run.saver.wait = lambda: []
     run.train()
     assert not run.of("event", "saved")
 
@@ -157,13 +168,13 @@ def rolls_back(run, *, save=5, times=9, batches=None):
         return start, start, run.batches
 
     run.backs = []
-    return dataclasses.replace(run.parts, go_back=go_back, on_nonfinite="rollback")
+    return dataclasses.replace(run.run, go_back=go_back, on_nonfinite="rollback")
 
 
 def test_roll_back_goes_to_the_last_save_and_on_with_other_batches():
     run = Run(bad=[7])
     bad = {7}
-    inner = run.parts.step
+    inner = run.run.step
 
     def step(state, batch):
         found = inner(state, batch)
@@ -172,9 +183,9 @@ def test_roll_back_goes_to_the_last_save_and_on_with_other_batches():
             return found
         return found[0], found[1] | {"finite": jnp.float32(1), "loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
 
-    run.parts = dataclasses.replace(run.parts, step=step)
-    run.parts = rolls_back(run)
-    state, outcome = run.train(log=2)
+    run.run = dataclasses.replace(run.run, step=step)
+    run.run = rolls_back(run)
+    state, outcome = run.train(log_every=2)
     assert run.backs == [(7, "not finite", 8)]
     assert (state, outcome.status) == (10, "done")
     assert run.batches.taken == 5
@@ -185,18 +196,18 @@ def test_roll_back_goes_to_the_last_save_and_on_with_other_batches():
 def test_nothing_is_saved_that_was_not_looked_at():
     """Step 4 is bad and 5 is saved: the run goes back before the save, though no row is due."""
     run = Run(bad=[4])
-    run.parts = rolls_back(run, times=2)
+    run.run = rolls_back(run, times=2)
     with pytest.raises(loop.NotFiniteError, match="too often"):
-        run.train(log=100)
+        run.train(log_every=100)
     assert run.backs == [(4, "not finite", 5)] * 3
     assert not [said for said in run.said if said[0] == "save"]
 
 
 def test_spikes_are_told_as_such():
     run = Run()
-    inner = run.parts.step
+    inner = run.run.step
     spiky = lambda state, batch: (state + 1, inner(state, batch)[1] | {"spike": jnp.float32(state + 1 == 3)})  # noqa: E731
-    run.parts = dataclasses.replace(run.parts, step=spiky)
+    run.run = dataclasses.replace(run.run, step=spiky)
     with pytest.raises(loop.SpikeError, match=r"step 3: .* far above"):
         run.train()
     assert run.of("event", "spike")[0]["step"] == 3
@@ -205,17 +216,17 @@ def test_spikes_are_told_as_such():
 
 def test_replicas_are_compared_when_due_and_before_a_save():
     seen = []
-    run = Run(compare=lambda state, step: seen.append(("compare", step)))
+    run = Run(hooks=[loop.Hook("comparison", 5, lambda state, step: seen.append(("compare", step)))])
     run.said, saver = seen, run.saver
     saver.said = seen
-    run.train(compare=5)
+    run.train()
     assert [said[:2] for said in seen if said[0] in ("compare", "save")] == [
         ("compare", 5), ("save", 5), ("compare", 10), ("save", 10),
     ]  # fmt: skip
 
 
 def test_time_spent_is_told_before_every_save_and_in_every_row():
-    run = Run(spent=lambda: {"trained": 3.0, "saved": 1.0})
+    run = Run(spent={"trained": 3.0, "saved": 1.0})
     run.train()
     assert {row["goodput"] for row in run.of("train")} == {0.75}
     events = run.of("event", "time spent")
@@ -224,11 +235,12 @@ def test_time_spent_is_told_before_every_save_and_in_every_row():
 
 def test_pictures_and_evaluation_come_when_due_and_before_the_last_save():
     calls = []
-    run = Run(
-        pictures=lambda state, step: calls.append(("pictures", step)),
-        evaluate=lambda state, step: calls.append(("evaluate", step)) or {"accuracy": 0.5},
+    pictures = loop.Hook("pictures", 4, lambda state, step: calls.append(("pictures", step)))
+    evaluation = loop.Hook(
+        "evaluation", None, lambda state, step: calls.append(("evaluate", step)) or {"accuracy": 0.5}
     )
-    _, outcome = run.train(pictures=4, evaluate=None)
+    run = Run(hooks=[pictures, evaluation])
+    _, outcome = run.train()
     assert calls == [("pictures", 4), ("pictures", 8), ("pictures", 10), ("evaluate", 10)]
     assert outcome.metrics["accuracy"] == 0.5
     assert run.said.index(("row", 10)) < next(i for i, s in enumerate(run.said) if s[:2] == ("save", 10))
@@ -246,14 +258,15 @@ def test_broken_videos_are_handed_on():
 def test_an_evaluation_before_the_first_step_and_of_a_resumed_run_none():
     seen = []
     evaluate = lambda state, step: (seen.append((int(state), step)), {"top1": step / 10})[1]  # noqa: E731
-    run = Run(evaluate=evaluate)
-    _, outcome = run.train(evaluate=5, at_start=True)
+    hooks = [loop.Hook("evaluation", 5, evaluate, at_start=True)]
+    run = Run(hooks=hooks)
+    _, outcome = run.train()
     assert seen == [(0, 0), (5, 5), (10, 10)]
     assert [(row["step"], row["top1"]) for row in run.of("eval")] == [(0, 0.0), (5, 0.5), (10, 1.0)]
     assert outcome.metrics["top1"] == 1.0
     seen.clear()
-    Run(evaluate=evaluate).train(start=5, evaluate=5, at_start=True)
+    Run(hooks=hooks).train(start=5)
     assert seen == [(10, 10)]
     seen.clear()
-    Run(evaluate=evaluate).train(evaluate=5)
+    Run(hooks=[hooks[0]._replace(at_start=False)]).train()
     assert seen == [(5, 5), (10, 10)]

@@ -1,9 +1,10 @@
 """`vmae train`: runs any stage of any method; on a workdir that exists, it resumes."""
 
+import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
 from vmae_jax.train import loop, step
 from vmae_jax.train.on_mesh import on_mesh
+from vmae_jax.train.rows import Work
 from vmae_jax.train.state import TrainState, eval_params
 from vmae_jax.types import Context
 
@@ -134,13 +136,23 @@ def _run(
             _Closing(course),
             listing_the_last(skipped, course.faults, workdir),
         ):
-            parts = _parts(
-                made, workdir, data, measured, compiled, course, start, saver, writers, preemption, account, skipped,
-                progress,
-            )  # fmt: skip
-            parts = watchdog.watched(parts, dog, start)
-            every = _every(made, clock)
-            _, outcome = loop.train(state, start=start, stop=clock.steps, every=every, parts=parts)
+            one = loop.Run(
+                step=compiled,
+                batches=course.batches(start),
+                saver=saver if made.checkpoint.on_error == "stop" else Tolerant(saver, writers),
+                journal=_Journal(writers, skipped, account),
+                work=_work(made),
+                log_every=max(1, clock.length(made.train.log_every)),
+                save_every=max(1, clock.length(made.checkpoint.every)),
+                hooks=[*_hooks(made, workdir, data, measured, writers, clock)],
+                preempted=preemption.requested,
+                meta=functools.partial(_meta, made, course, account),
+                faults=skipped,
+                on_nonfinite=made.train.on_nonfinite,
+                go_back=course.go_back,
+                show=progress and sys.stderr is not None and jax.process_index() == 0,
+            )
+            _, outcome = loop.train(state, start=start, stop=clock.steps, run=watchdog.watched(one, dog, start))
             left_out = skipped.summary()
     _tell_progress(workdir, outcome)
     waited = outcome.metrics.get("data_wait_fraction", 0.0)
@@ -213,59 +225,44 @@ class _Closing:
             log.exception("while ending after the error below")
 
 
-def _every(made: Experiment, clock: Any) -> loop.Every:
-    return loop.Every(
-        log=max(1, clock.length(made.train.log_every)),
-        save=max(1, clock.length(made.checkpoint.every)),
-        pictures=None if made.train.pictures_every is None else max(1, clock.length(made.train.pictures_every)),
-        evaluate=None if made.eval.every is None else max(1, clock.length(made.eval.every)),
-        at_start=made.eval.at_start,
-        compare=None if made.train.replicas_every is None else max(1, clock.length(made.train.replicas_every)),
-    )
+@dataclasses.dataclass(frozen=True)
+class _Journal:
+    """The writers of a run, the list of its unreadable videos and the account of its time."""
+
+    writers: Writers
+    skipped: Skipped
+    account: goodput.Account
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.writers.write(row)
+
+    def flush(self) -> None:
+        self.writers.flush()
+        self.skipped.flush()
+
+    def spent(self) -> Mapping[str, float]:
+        return self.account.seconds()
 
 
-def _parts(
-    made: Experiment,
-    workdir: Workdir,
-    data: Any,
-    measured: Measurement | None,
-    compiled: Any,
-    course: Course,
-    start: int,
-    saver: Checkpoints,
-    writers: Writers,
-    preemption: Preemption,
-    account: goodput.Account,
-    skipped: Skipped,
-    progress: bool,
-) -> loop.Parts:
+def _hooks(
+    made: Experiment, workdir: Workdir, data: Any, measured: Measurement | None, writers: Writers, clock: Any
+) -> Iterator[loop.Hook]:
+    """Yield what runs between steps, in this order."""
+
+    def steps(length: Any) -> int | None:
+        return None if length is None else max(1, clock.length(length))
+
+    if made.train.pictures_every is not None and made.method.reconstruct is not None:
+        yield loop.Hook("pictures", steps(made.train.pictures_every), drawing(made, workdir, data, writers))
+    if measured is not None:
+        yield loop.Hook("evaluation", steps(made.eval.every), _evaluation(made, measured), made.eval.at_start)
+    yield loop.Hook("the comparison of replicas", steps(made.train.replicas_every), replicas.compare)
+
+
+def _work(made: Experiment) -> Work:
     peak = flops.peak(jax.devices())
-    shown = made.train.pictures_every is not None and made.method.reconstruct is not None
-
-    def flush() -> None:
-        writers.flush()
-        skipped.flush()
-
-    return loop.Parts(
-        step=compiled,
-        batches=course.batches(start),
-        saver=saver if made.checkpoint.on_error == "stop" else Tolerant(saver, writers),
-        write=writers.write,
-        flush=flush,
-        preempted=preemption.requested,
-        meta=functools.partial(_meta, made, course, account),
-        videos=made.loader.global_batch,
-        clips=made.loader.clips_per_step,
-        on_nonfinite=made.train.on_nonfinite,
-        go_back=course.go_back,
-        compare=replicas.compare,
-        spent=account.seconds,
-        pictures=drawing(made, workdir, data, writers) if shown else None,
-        evaluate=None if measured is None else _evaluation(made, measured),
-        faults=skipped,
-        flops=made.model_flops() if peak else None,
-        peak=peak,
-        show=progress and sys.stderr is not None and jax.process_index() == 0,
+    return Work(
+        made.loader.global_batch, made.loader.clips_per_step, flops=made.model_flops() if peak else None, peak=peak
     )
 
 

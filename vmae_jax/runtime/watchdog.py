@@ -174,44 +174,39 @@ class Watchdog:
                 self._asking = 0
 
 
-def watched(parts: Any, dog: Watchdog, start: int = 0) -> Any:
-    """What the training loop works with (`train.loop.Parts`), each part under its own limit.
+def watched(run: Any, dog: Watchdog, start: int = 0) -> Any:
+    """Return what the training loop works with (`train.loop.Run`), each part under its own limit.
 
     Args:
-      parts: of the loop.
+      run: of the loop.
       dog: the watchdog.
       start: the step that training goes on from.
     """
 
     def preempted(at: int) -> bool:
-        asked = parts.preempted(at)
+        asked = run.preempted(at)
         dog.turn("step", f"step {at + 1}")  # from here to the next call: batch, step, metrics
         return asked
 
     def go_back(refused: Any, at: int) -> tuple[Any, int, Any]:
         with dog.phase("restore", f"going back from step {at}"):
-            state, start, batches = parts.go_back(refused, at)
+            state, start, batches = run.go_back(refused, at)
         return state, start, _Batches(batches, dog, start)
 
-    def limited(function: Callable[..., Any] | None, what: str) -> Callable[..., Any] | None:
-        if function is None:
-            return None
-
+    def limited(hook: Any) -> Any:
         def run(state: Any, at: int) -> Any:
-            with dog.phase("evaluate", f"{what} at step {at}"):
-                return function(state, at)
+            with dog.phase("evaluate", f"{hook.name} at step {at}"):
+                return hook.run(state, at)
 
-        return run
+        return hook._replace(run=run)
 
     return dataclasses.replace(
-        parts,
-        batches=_Batches(parts.batches, dog, start),
-        go_back=go_back if parts.go_back is not None else None,
-        saver=_Saver(parts.saver, dog),
+        run,
+        batches=_Batches(run.batches, dog, start),
+        go_back=go_back if run.go_back is not None else None,
+        saver=_Saver(run.saver, dog),
         preempted=preempted,
-        compare=limited(parts.compare, "the comparison of replicas"),
-        pictures=limited(parts.pictures, "pictures"),
-        evaluate=limited(parts.evaluate, "evaluation"),
+        hooks=[limited(hook) for hook in run.hooks],
     )
 
 

@@ -1,6 +1,7 @@
-"""The steps since the last row of metrics: what they said, how fast they were, which were refused."""
+"""The steps since the last row of metrics: their metrics, how fast they were, which were refused."""
 
 import collections
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-__all__ = ["Refused", "Window"]
+__all__ = ["Refused", "Window", "Work"]
 
 RUN_AHEAD = 2  # steps dispatched before the loop waits for an older one: bounds the batches in flight
 _FLAGS = ("finite", "spike")  # said by events, not by rows
@@ -23,37 +24,46 @@ class Refused(NamedTuple):
     grad_norm: float
 
 
-class _Rates(Protocol):
-    """What of `loop.Parts` the speed is computed from."""
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one step does.
+
+    Attributes:
+      videos, clips: of a step.
+      flops: model FLOPs of a step, for `mfu`; None where the devices' peak is not known.
+      peak: FLOPs a second of all devices together.
+    """
+
+    videos: int
+    clips: int
+    flops: float | None = None
+    peak: float | None = None
+
+
+class _Waiting(Protocol):
+    """Batches that count how long they were waited for."""
 
     @property
-    def batches(self) -> Any: ...
-    @property
-    def videos(self) -> int: ...
-    @property
-    def clips(self) -> int: ...
-    @property
-    def flops(self) -> float | None: ...
-    @property
-    def peak(self) -> float | None: ...
+    def wait_seconds(self) -> float: ...
 
 
 class Window:
-    """Metrics stay on the devices until they are asked for: a fetch a step would wait for every step.
+    """Metrics stay on the devices until they are needed: a fetch a step would wait for every step.
 
     Args:
-      parts: of the loop.
+      work: of a step.
+      batches: of the loop.
       start: the step before the first.
     """
 
-    def __init__(self, parts: _Rates, start: int):
-        self._parts = parts
+    def __init__(self, work: Work, batches: _Waiting, start: int):
+        self._work, self._batches = work, batches
         self._step = start  # up to which metrics were fetched
         self._pending: list[dict[str, jax.Array]] = []
         self._fetched: list[dict[str, np.ndarray]] = []  # since the last row
         self._in_flight: collections.deque[jax.Array] = collections.deque()
         self._untimed = 0  # steps of the row that come before `_since`
-        self._waited = parts.batches.wait_seconds
+        self._waited = batches.wait_seconds
         self._since = time.perf_counter()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -68,7 +78,7 @@ class Window:
         jax.block_until_ready(self._pending)
         seconds = time.perf_counter() - self._since
         self._untimed = 1
-        self._waited, self._since = self._parts.batches.wait_seconds, time.perf_counter()
+        self._waited, self._since = self._batches.wait_seconds, time.perf_counter()
         return seconds
 
     def look(self) -> list[Refused]:
@@ -86,9 +96,9 @@ class Window:
     def row(self) -> dict[str, float]:
         """The metrics of the newest step that was looked at, and the speed since the last row."""
         now = time.perf_counter()
-        waits = self._parts.batches.wait_seconds
+        waits = self._batches.wait_seconds
         row = {name: float(value) for name, value in self._fetched[-1].items() if name not in _FLAGS}
-        row["examples_seen"] = self._step * self._parts.videos
+        row["examples_seen"] = self._step * self._work.videos
         steps, seconds = len(self._fetched) - self._untimed, now - self._since
         if steps > 0 and seconds > 0:
             row |= self._speed(steps, seconds, waits - self._waited)
@@ -102,12 +112,12 @@ class Window:
     def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, float]:
         row = {
             "step_seconds": seconds / steps,
-            "examples_per_second": steps * self._parts.videos / seconds,
-            "clips_per_second": steps * self._parts.clips / seconds,
+            "examples_per_second": steps * self._work.videos / seconds,
+            "clips_per_second": steps * self._work.clips / seconds,
             "data_wait_fraction": min(1.0, waited / seconds),
         }
-        if self._parts.flops and self._parts.peak:
-            row["mfu"] = self._parts.flops * steps / seconds / self._parts.peak
+        if self._work.flops and self._work.peak:
+            row["mfu"] = self._work.flops * steps / seconds / self._work.peak
         return row
 
 
