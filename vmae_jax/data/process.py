@@ -1,4 +1,8 @@
-"""One decoding process, as the trainer holds it: its socket, its shared memory and its time limit."""
+"""Child processes that may die, as their parent holds them: the socket, how they end, and what a decoding one shares.
+
+Everything that opens a stranger's files runs in such a process, of training as of preparation. Messages are framed
+by `worker.send`: what the parent sends is pickled, what comes back is JSON, and the child ends with its parent.
+"""
 
 import contextlib
 import json
@@ -12,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +25,17 @@ from vmae_jax.data.slabs import Slabs
 from vmae_jax.data.video import BadVideo, MachineFault
 from vmae_jax.data.worker import SLAB, receive, send
 
-__all__ = ["Decoded", "Died", "NoWorkerError", "Process", "TimedOut", "processor_seconds", "settings"]
+__all__ = [
+    "Child",
+    "Decoded",
+    "Died",
+    "NoWorkerError",
+    "Process",
+    "TimedOut",
+    "opening",
+    "processor_seconds",
+    "settings",
+]
 
 START_SECONDS = 120.0
 STILL = 10.0  # times `timeout`: how long a worker may stand still, for what waits does not use the processor
@@ -71,42 +86,98 @@ def settings(job: dict[str, Any], *, timeout: float, memory: int) -> dict[str, A
       timeout: seconds of processor time that a video may take.
       memory: bytes of address space.
     """
-    return {
-        "path": [path or os.getcwd() for path in sys.path],
-        "memory": memory,
-        "timeout": timeout + GRACE_SECONDS,
-        "still": STILL * timeout + GRACE_SECONDS,
-        "job": pickle.dumps(job),
-    }
+    limits = {"timeout": timeout + GRACE_SECONDS, "still": STILL * timeout + GRACE_SECONDS}
+    return opening(job, memory=memory) | limits
 
 
-class Process:
-    """One worker process and our end of its socket."""
+def opening(job: Any, *, memory: int) -> dict[str, Any]:
+    """Return what the parent sends a child first (`worker.begin`).
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    Args:
+      job: pickled; it must be importable in the process.
+      memory: bytes of address space.
+    """
+    return {"path": [path or os.getcwd() for path in sys.path], "memory": memory, "job": pickle.dumps(job)}
+
+
+class Child:
+    """A child process that may die, and our end of its socket.
+
+    Args:
+      module: that the process runs; it calls `worker.begin` before anything else.
+      settings: see `opening`.
+    """
+
+    def __init__(self, module: str, settings: dict[str, Any]) -> None:
         self._settings = settings
         self._socket, theirs = socket.socketpair()
         with contextlib.ExitStack() as undo, theirs:
             undo.callback(self._socket.close)
             self._errors = undo.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "vmae_jax.data.worker", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(settings["path"])},
-                start_new_session=True,  # an interrupt from the keyboard is the trainer's business
+                start_new_session=True,  # an interrupt from the keyboard is the parent's business
             )
             undo.pop_all()
         self.alive = True
-        self.jobs = 0
-        self._slabs = Slabs()
-        self._given: set[int] = set()  # numbers of the slabs that the worker has
 
     def running(self) -> bool:
         """Return whether the process still exists."""
         return self.alive and self._process.poll() is None
+
+    def begin(self) -> None:
+        """Send the settings.
+
+        Raises:
+          OSError: if the process is gone.
+        """
+        send(self._socket, pickle.dumps(self._settings))
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """Yield what the process sends until it ends."""
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                yield json.loads(receive(self._socket))
+
+    def status(self) -> int:
+        """Wait for the end of the process and return its exit status."""
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End the process and wait until it is gone; a thread reading from it wakes."""
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+
+    def release(self) -> None:
+        """End the process and close what was held for it; only by the thread that uses it."""
+        self.kill()
+        self._socket.close()
+        self._errors.close()
+
+    def last_words(self) -> str:
+        """Return the last line that the process wrote to standard error, or the name of what ended it."""
+        status = self._process.returncode
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        if lines:
+            return lines[-1][:300]
+        return signal.Signals(-status).name if status and status < 0 else f"exit status {status}"
+
+
+class Process(Child):
+    """A process that decodes."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__("vmae_jax.data.worker", settings)
+        self.jobs = 0
+        self._slabs = Slabs()
+        self._given: set[int] = set()  # numbers of the slabs that the worker has
 
     def wait_ready(self) -> None:
         """Wait until the process takes jobs.
@@ -116,14 +187,14 @@ class Process:
         """
         try:
             self._socket.settimeout(START_SECONDS)
-            send(self._socket, pickle.dumps(self._settings))
+            self.begin()
             receive(self._socket)
         except TimeoutError as error:
             self.kill()
             raise NoWorkerError(f"not ready after {START_SECONDS:g} s") from error
         except (OSError, EOFError) as error:
             self.kill()
-            raise NoWorkerError(self._how_it_ended()) from error
+            raise NoWorkerError(self.last_words()) from error
 
     def run(self, job: tuple[Any, ...], timeout: float) -> Decoded:
         """Run one job.
@@ -193,32 +264,16 @@ class Process:
             self._socket.sendall(message)
         return self._slabs.array(slab, tuple(shape))
 
-    def kill(self) -> None:
-        """Ends the process and waits until it is gone; a thread reading from it wakes."""
-        self.alive = False
-        self._process.kill()
-        self._process.wait()
-
     def release(self) -> None:
-        """Ends the process and closes what was held for it; only by the thread that uses it."""
-        self.kill()
-        self._socket.close()
-        self._errors.close()
+        """End the process and close what was held for it; only by the thread that uses it."""
+        super().release()
         self._slabs.close()
 
     def _death(self) -> Died:
-        ended = self._how_it_ended()
+        ended = self.last_words()
         if -(self._process.returncode or 0) in (signal.SIGPROF, signal.SIGALRM):  # its own alarms
             return TimedOut(f"takes longer than {self._settings['timeout'] - GRACE_SECONDS:g} s to decode")
         return Died(ended, outside=-(self._process.returncode or 0) in OUTSIDE)
-
-    def _how_it_ended(self) -> str:
-        status = self._process.returncode
-        self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip().splitlines()
-        if words:
-            return words[-1][:300]
-        return signal.Signals(-status).name if status and status < 0 else f"exit status {status}"
 
 
 class _Patience:
