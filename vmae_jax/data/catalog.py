@@ -78,6 +78,8 @@ def catalog(**choices: Sequence[Any]) -> Callable[[Callable[_P, Listing]], Calla
 class Rows:
     """The rows of a split as a source (see `source.Source`).
 
+    `label_names` has the names of the classes in the order of their numbers, by label.
+
     Args:
       rows: in order.
       listing: that they are of.
@@ -90,15 +92,13 @@ class Rows:
     ) -> None:
         self.missing = missing
         self._rows, self._label = rows, label
+        self.label_names: Mapping[str, tuple[str, ...]] = {
+            self._renamed(name): names for name, names in listing.names.items()
+        }
         self._listing = dataclasses.replace(listing, splits={})  # other rows do not travel to processes that prepare
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @property
-    def label_names(self) -> Mapping[str, tuple[str, ...]]:
-        """The names of the classes in the order of their numbers, by label."""
-        return {self._renamed(name): names for name, names in self._listing.names.items()}
 
     @property
     def kinds(self) -> Mapping[str, str]:

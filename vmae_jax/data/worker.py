@@ -69,7 +69,7 @@ def begin(arguments: list[str]) -> tuple[socket.socket, dict[str, Any]]:
       arguments: the number of the socket's descriptor, and the parent's process number.
 
     Returns:
-      the socket, and the settings that the parent sent first (`process.opening`).
+      the socket, and the settings that the parent sent first (`sandbox.opening`).
 
     Raises:
       EOFError: if the parent closed the socket.

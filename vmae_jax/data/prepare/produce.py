@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sized
 from typing import Any, Protocol
 
-from vmae_jax.data.process import Child, opening
+from vmae_jax.data.sandbox import Child, opening
 from vmae_jax.data.video import MachineFault
 
 __all__ = ["MEMORY", "Children", "Job", "produce"]
