@@ -461,13 +461,13 @@ def checkpoints_of(folder: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def make_videos(folder: pathlib.Path) -> None:
-    from vmae_jax.data.builders.moving_shapes import config, make_clip
+    from vmae_jax.data.synthetic.moving_shapes import make_clip, settings
 
     folder.mkdir()
-    settings = config(train=VIDEOS, size=48, frames=16)
+    drawn = settings(train=VIDEOS, size=48, frames=16)
     for index in range(VIDEOS):
         name = ("%02d.mp4", "%02d \"é\", a 'quoted' name.mp4", "%02d\ttwo\nlines.mp4")[index % 3] % index
-        (folder / name).write_bytes(make_clip(settings, "train", index)["video"])
+        (folder / name).write_bytes(make_clip(drawn, "train", index))
 
 
 def told(text: str) -> None:

@@ -65,7 +65,7 @@ class Setting:
     """What all arms share.
 
     Attributes:
-      scene: of `data.builders.moving_shapes.config`.
+      scene: of `data.synthetic.moving_shapes.settings`.
       model: of `models.variants.vit`.
       encoder, ratio: the encoder's mask; every hidden token is decoded unless the arm says otherwise.
       normalize: each cube's target by its own mean and deviation.
@@ -130,7 +130,7 @@ def clips(setting: Setting, split: str, count: int, *, first: int = 0, batch: in
     """A loader of drawn clips."""
     return call(
         "benchmarks.learning_clips.memory",
-        settings=call("data.builders.moving_shapes.config", **setting.scene),
+        settings=call("data.synthetic.moving_shapes.settings", **setting.scene),
         split=split,
         count=count,
         first=first,

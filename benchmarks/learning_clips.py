@@ -1,4 +1,4 @@
-"""moving_shapes in memory: the clips of `vmae_jax.data.shapes`, drawn once and kept as uint8.
+"""moving_shapes in memory: the clips of `vmae_jax.data.synthetic.shapes`, drawn once and kept as uint8.
 
 A loader as `data.pipeline.loader` is one, without video files and decoding between the program
 that draws the clips and the one that learns from them. Clips are a function of settings, split
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.budget import Budget, available_memory
-from vmae_jax.data.builders.moving_shapes import SPLITS, Settings
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.order import clip_seeds, fold
-from vmae_jax.data.shapes import MOTIONS, draw
+from vmae_jax.data.synthetic.moving_shapes import SPLITS, Settings
+from vmae_jax.data.synthetic.shapes import MOTIONS, draw
 from vmae_jax.registry import register
 
 __all__ = ["Memory", "drawn", "memory"]
@@ -147,7 +147,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         return np.random.Generator(np.random.Philox(key=fold(self.seed, epoch))).permutation(len(self.opened))
 
 
-@register("loader", settings="dataset")
+@register("loader", settings="drawing")
 def memory(
     settings: Settings,
     split: str = "train",
@@ -160,7 +160,7 @@ def memory(
     """A loader of clips that are drawn by the program and kept in memory.
 
     Args:
-      settings: `data.builders.moving_shapes.config`; its numbers of clips are not used.
+      settings: `data.synthetic.moving_shapes.settings`; its numbers of clips are not used.
       split: one of its splits.
       count, first: which clips of the split; a multiple of ten holds every class equally often.
       global_batch: clips a step.
@@ -202,6 +202,6 @@ def _draw_chunk(settings: Settings, split: str, first: int, folder: pathlib.Path
 
 
 def _clip(settings: Settings, split: str, index: int) -> np.ndarray:
-    """What `builders.moving_shapes.make_clip` would encode."""
+    """What `synthetic.moving_shapes.make_clip` would encode."""
     generator = np.random.Generator(np.random.Philox(key=fold(settings.seed, SPLITS.index(split), index)))
     return draw(settings.scene, MOTIONS[index % len(MOTIONS)], generator)

@@ -11,16 +11,16 @@ from benchmarks import learning, learning_arms, learning_clips, learning_report,
 from benchmarks.learning import SETTING, SMOKE
 from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH
 from benchmarks.learning_runs import Job
-from vmae_jax.data.builders.moving_shapes import config
 from vmae_jax.data.opened import open_loader
-from vmae_jax.data.shapes import MOTIONS
+from vmae_jax.data.synthetic.moving_shapes import Clips, settings
+from vmae_jax.data.synthetic.shapes import MOTIONS
 from vmae_jax.masking.core import plan
 from vmae_jax.methods.masked import Masked
 from vmae_jax.plugins import allow_plugins
 from vmae_jax.spec import ConfigError, build
 from vmae_jax.types import MaskPlan
 
-SCENE = config(size=16, frames=4, shapes=1, clutter=0)
+SCENE = settings(size=16, frames=4, shapes=1, clutter=0)
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +36,12 @@ def test_clips_are_those_of_moving_shapes(tmp_path, monkeypatch):
     """What is drawn into memory is what the data set would encode."""
     monkeypatch.setattr(learning_clips, "CHUNK", 10)
     encoded = []
-    monkeypatch.setattr("vmae_jax.data.builders.moving_shapes.encode_h264", lambda frames, rate: encoded.append(frames))
+    monkeypatch.setattr(
+        "vmae_jax.data.synthetic.moving_shapes.encode_h264", lambda frames, rate: encoded.append(frames) or b"video"
+    )
     opened = open_loader(loader(tmp_path, count=20, split="test"))
-    from vmae_jax.data.builders.moving_shapes import make_clip
-
-    labels = [make_clip(SCENE, "test", index)["label"] for index in range(20)]
+    clips = Clips(SCENE, "test", range(20))
+    labels = [clips.fetch(index).labels["label"] for index in range(20)]
     np.testing.assert_array_equal(opened.clips, np.stack(encoded))
     [*batches] = opened.once(rows=range(8))
     assert np.concatenate([b["label"][b["valid"]] for b in batches]).tolist() == labels

@@ -133,7 +133,7 @@ def test_folders_of_pictures_and_array_records_hold_what_files_do(trained, video
     """The same frames, as pictures without loss, give the same features; a second run writes nothing."""
     from PIL import Image
 
-    from vmae_jax.data.shards import read_shards
+    from vmae_jax.features.shards import read_shards
 
     path, _ = trained
     frames = tmp_path / "frames" / "deep" / "a"
@@ -160,7 +160,7 @@ def test_folders_of_pictures_and_array_records_hold_what_files_do(trained, video
 
 
 def test_shards_that_were_not_finished_are_made_again(tmp_path):
-    from vmae_jax.data.shards import Shards, read_shards
+    from vmae_jax.features.shards import Shards, read_shards
 
     arrays = {"features": np.arange(6, dtype=np.float32).reshape(2, 3), "frames": np.zeros((2, 2), np.int64)}
     names = ["a", "c", "d", "e", "sub/b"]
@@ -405,7 +405,7 @@ def assert_same_outputs(one, other):
 
 @pytest.mark.parametrize("form", ["npz", "array_record"])
 def test_any_number_of_shards_writes_the_same_files(trained, videos, tmp_path, monkeypatch, form):
-    from vmae_jax.data.shards import read_shards
+    from vmae_jax.features.shards import read_shards
 
     path, _ = trained
     monkeypatch.setattr(features, "SHARD", 2)

@@ -57,6 +57,8 @@ def load(target: str, extra: str = ""):
     for one in calls(config):
         if one.call in ("data.sources.folder", "data.sources.csv") and not _given(one, "path"):
             one.path = "videos"
+        elif one.call.startswith("data.catalogs.") and not _given(one, "directory"):
+            one.directory = "videos"
         elif one.call == "train.init_from.weights" and not _given(one, "path"):
             one.path = "workdir"
     return config

@@ -215,7 +215,9 @@ def test_hvm1_is_its_sheet(resolution, visible, tokens):
 
 
 def test_ava_asks_for_several_classes_a_clip():
-    made = experiment(load_config("configs/finetune.py:B,ava,v1,weights=workdir"))
+    folder = [("data.source.catalog.directory", "ava")]
+    made = experiment(load_config("configs/finetune.py:B,ava,v1,weights=workdir", folder))
+    assert made.eval.data.source.catalog.arguments["directory"] == "ava"  # one override names the folder of both
     assert made.batch_spec["label"].shape == (256, 60)
     assert made.method.heads["actions"].kind == "many"
 
@@ -242,7 +244,7 @@ def test_own_data_of_any_labels_need_a_config_and_no_code(said, kinds, shapes):
 def test_own_data_shrink_to_what_the_drawn_shapes_know(said):
     config = load_config(f"configs/custom.py:tiny,{said},smoke")
     assert config.data.labels is True or set(config.data.labels) == {"label"}
-    assert config.data.source.get("otherwise", config.data.source).call == "data.sources.tfds"
+    assert config.data.source.get("otherwise", config.data.source).call == "data.synthetic.moving_shapes"
     for head in (config.method.get("heads") or {}).values():
         assert head.label == "label"
         assert head.get("classes", 10) >= 10

@@ -1,9 +1,8 @@
 """Sources: folders, lists in every official format, TFDS records; each mistake told in one line."""
 
 import os
-import pathlib
+import shutil
 import struct
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +11,11 @@ from numbered_videos import numbered_frames
 
 from vmae_jax import spec
 from vmae_jax.data import sources
-from vmae_jax.data.builders import moving_shapes
 from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.prepare import local, options, run, shards
+from vmae_jax.data.prepare.inputs import listed
+from vmae_jax.data.synthetic import moving_shapes
 from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo
 from vmae_jax.spec import ConfigError
@@ -161,14 +162,13 @@ def test_lists_that_cannot_be_read(tmp_path):
         sources.csv(write_list(tmp_path, "a.mp4"), columns="label path").open()
 
 
-SMALL = dict(train=12, validation=3, test=2, size=16, frames=6)  # noqa: C408
+SMALL = moving_shapes.settings(train=12, validation=3, test=2, size=16, frames=6)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("tfds"))
-    opener = sources.tfds(name="moving_shapes", data_dir=folder, prepare=True, config=moving_shapes.config(**SMALL))
-    return folder, opener.open()
+    return folder, moving_shapes.moving_shapes(SMALL, directory=folder).open()
 
 
 def test_tfds_records_at_random(prepared):
@@ -182,30 +182,31 @@ def test_tfds_records_at_random(prepared):
 
 def test_tfds_splits_and_directories(prepared):
     folder, source = prepared
-    config = moving_shapes.config(**SMALL)
-    by_name = sources.tfds(name="moving_shapes", data_dir=folder, config=config, split="train[4:7]").open()
-    assert [by_name.fetch(i).key for i in range(3)] == [source.fetch(i).key for i in range(4, 7)]
-    directory = os.path.join(folder, "moving_shapes", config.name, "1.0.0")
+    part = moving_shapes.moving_shapes(SMALL, "train[4:7]", directory=folder).open()
+    assert [part.fetch(i).key for i in range(3)] == [source.fetch(i).key for i in range(4, 7)]
+    assert len(moving_shapes.moving_shapes(SMALL, "validation", directory=folder).open()) == 3
+    directory = os.path.join(folder, "moving_shapes", SMALL.name)
     by_folder = sources.tfds(directory=directory, split="validation").open()
     assert len(by_folder) == 3
     assert by_folder.label_names == source.label_names
+    again = sources.tfds(directory=directory).open()  # of the same records, whatever splits were added since
+    assert again.fingerprint == source.fingerprint
+    assert by_folder.fingerprint != source.fingerprint
 
 
 def test_tfrecords_give_the_same_as_array_records(prepared, tmp_path):
     _, source = prepared
-    builder = moving_shapes.builder()(
-        config=moving_shapes.builder_config(moving_shapes.config(**SMALL)),
-        data_dir=str(tmp_path),
-        file_format="tfrecord",
-    )
-    builder.download_and_prepare()
-    other = sources.tfds(directory=builder.data_dir).open()
-    assert {path.suffix[:9] for path in pathlib.Path(builder.data_dir).glob("moving_shapes-*")} == {".tfrecord"}
+    chosen = options.options(file_format="tfrecord")
+    layout = shards.layout(str(tmp_path), name="moving_shapes", split="train", file_format="tfrecord")
+    inputs = listed(moving_shapes.Clips(SMALL, "train", range(12)))
+    run.prepare(lambda: run.Plan(inputs, layout, chosen), layout, local.local_runner(1, progress=False))
+    other = sources.tfds(directory=str(tmp_path)).open()
+    assert {path.suffix[:9] for path in tmp_path.glob("moving_shapes-*")} == {".tfrecord"}
     assert len(other) == 12
     by_key = {source.fetch(i).key: source.fetch(i) for i in range(12)}
     for index in (7, 0, 11, 3):
         assert other.fetch(index) == by_key[other.fetch(index).key]
-    part = sources.tfds(directory=builder.data_dir, split="train[2:5]").open()
+    part = sources.tfds(directory=str(tmp_path), split="train[2:5]").open()
     assert [part.fetch(i).key for i in range(3)] == [other.fetch(i).key for i in range(2, 5)]
 
 
@@ -218,13 +219,13 @@ def test_a_truncated_tfrecord_is_told(tmp_path):
 
 def test_tfds_mistakes(prepared, tmp_path):
     folder, _ = prepared
-    config = moving_shapes.config(**SMALL)
+    directory = os.path.join(folder, "moving_shapes", SMALL.name)
     cases = [
-        (sources.tfds(name="no_such_set", data_dir=folder), "neither vmae_jax"),
-        (sources.tfds(name="moving_shapes", data_dir=str(tmp_path)), "set prepare=True"),
+        (sources.tfds(name="no_such_set", data_dir=folder), "TFDS has no dataset 'no_such_set'"),
+        (sources.tfds(name="ucf101/ucf101_1", data_dir=str(tmp_path)), "is not prepared in .*; prepare it with TFDS"),
         (sources.tfds(directory=str(tmp_path)), "holds no prepared TFDS dataset"),
-        (sources.tfds(name="moving_shapes", data_dir=folder, config=config, split="nope"), "no split 'nope'"),
-        (sources.tfds(name="moving_shapes", data_dir=folder, config=config, video="clip"), "no feature 'clip'"),
+        (sources.tfds(directory=directory, split="nope"), "no split 'nope'"),
+        (sources.tfds(directory=directory, video="clip"), "no feature 'clip'"),
     ]
     for opener, words in cases:
         with pytest.raises(ConfigError, match=words) as caught:
@@ -232,17 +233,18 @@ def test_tfds_mistakes(prepared, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="either name= or directory="):
         sources.tfds()
+    with pytest.raises(ConfigError, match="data_dir='x' belongs to name="):
+        sources.tfds(directory="y", data_dir="x")
 
 
-def test_leavings_of_a_killed_preparation_are_removed_after_a_day(tmp_path):
-    config = moving_shapes.config(train=2, validation=0, test=0, size=16, frames=2)
-    folder = tmp_path / "moving_shapes" / config.name
-    for name, age in (("incomplete.OLD_1.0.0", 2 * 86400), ("incomplete.NEW_1.0.0", 60)):
-        (folder / name).mkdir(parents=True)
-        os.utime(folder / name, (time.time() - age,) * 2)
-    source = sources.tfds(name="moving_shapes", data_dir=str(tmp_path), prepare=True, config=config)
-    assert len(source.open()) == 2
-    assert sorted(os.listdir(folder)) == ["1.0.0", "incomplete.NEW_1.0.0"]
+def test_a_dataset_by_its_name(prepared, tmp_path, monkeypatch):
+    """As TFDS keeps what it has prepared: in its own folder, NAME/VERSION."""
+    folder, source = prepared
+    shutil.copytree(os.path.join(folder, "moving_shapes", SMALL.name), tmp_path / "moving_shapes" / "1.0.0")
+    by_name = sources.tfds(name="moving_shapes", data_dir=str(tmp_path)).open()
+    assert [by_name.fetch(i).key for i in range(12)] == [source.fetch(i).key for i in range(12)]
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(sources.tfds(name="moving_shapes", split="train[:5]").open()) == 5
 
 
 def test_features_video_of_tfds_is_read_as_pictures(tmp_path):
@@ -270,15 +272,11 @@ def test_features_video_of_tfds_is_read_as_pictures(tmp_path):
 
 def test_configs_build_without_touching_anything(tmp_path):
     """A config names sources on disks that are not here."""
-    config = spec.call(
-        "data.sources.tfds",
-        name="moving_shapes",
-        data_dir="/nowhere",
-        config=spec.call("data.builders.moving_shapes.config", train=50),
-    )
+    settings = spec.call("data.synthetic.moving_shapes.settings", train=50)
+    config = spec.call("data.synthetic.moving_shapes", directory="/nowhere", settings=settings)
     again = spec.from_json(spec.to_json(config))
     opener = spec.build(again)
-    assert opener.config.train == 50
+    assert opener.settings.train == 50
     assert spec.build(spec.call("data.sources.folder", path="/nowhere")).path == "/nowhere"
     spec.build(spec.call("data.sources.csv", path="/nowhere.csv"))
 

@@ -11,7 +11,7 @@ import time
 import pytest
 from fake_bucket import Cloud
 
-from vmae_jax.data.builders.moving_shapes import config, make_clip
+from vmae_jax.data.synthetic.moving_shapes import make_clip, settings
 
 STEPS, EVERY, LIMIT = 30, 5, 900.0
 
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def cloud(tmp_path):
     with Cloud(tmp_path) as cloud:
-        settings = config(train=8, size=48, frames=16)
+        drawn = settings(train=8, size=48, frames=16)
         (tmp_path / "videos").mkdir()
         for index in range(8):
-            video = make_clip(settings, "train", index)["video"]
+            video = make_clip(drawn, "train", index)
             (tmp_path / "videos" / f"{index}.mp4").write_bytes(video)
             cloud.objects["bucket", f"videos/{index}.mp4"] = (index + 1, video)
         cloud.programs = []

@@ -19,7 +19,6 @@ import jax
 import orbax.checkpoint as ocp
 from toy_method import spec_of, toy, toy_batch, toy_tx
 
-from vmae_jax.data.device import host_rows, to_device
 from vmae_jax.io import aside, replicas, store
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.saving import Tolerant
@@ -28,6 +27,7 @@ from vmae_jax.runtime import distributed
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.runtime.watchdog import Watchdog, watched
 from vmae_jax.train import loop, sharding
+from vmae_jax.train.device import host_rows, to_device
 from vmae_jax.train.rows import Work
 from vmae_jax.train.state import make_init
 from vmae_jax.train.step import compile_step, make_step

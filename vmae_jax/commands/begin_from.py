@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from vmae_jax.data.builders.kinetics import RENAMES
+from vmae_jax.data.catalogs.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
 from vmae_jax.exchange.resizing import read_resized
 from vmae_jax.io.paths import saved_config, write_text

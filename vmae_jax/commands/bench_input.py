@@ -9,13 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vmae_jax.bench.input import Rate, report, table, timed
+from vmae_jax.bench.stages import stages
 from vmae_jax.commands.experiment import Experiment, experiment
-from vmae_jax.data.device import host_rows, prefetch_to_device, to_device
 from vmae_jax.data.opened import open_loader
-from vmae_jax.data.stages import stages
 from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
+from vmae_jax.train.device import host_rows, prefetch_to_device, to_device
 
 __all__ = ["run_input"]
 

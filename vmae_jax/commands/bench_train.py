@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from vmae_jax.bench.step import interleaved
 from vmae_jax.commands.bench_step import Running
 from vmae_jax.commands.experiment import experiment
-from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.data.opened import open_loader
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
+from vmae_jax.train.device import host_rows, prefetch_to_device
 
 __all__ = ["run_train"]
 

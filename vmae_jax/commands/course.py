@@ -11,7 +11,6 @@ import jax
 from vmae_jax.commands.begin_from import begin_from, keep
 from vmae_jax.commands.checked import checked
 from vmae_jax.commands.experiment import Experiment
-from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.io import clock
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Log, Workdir
@@ -19,6 +18,7 @@ from vmae_jax.io.writers import Writers, read_rows
 from vmae_jax.runtime import goodput
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import loop, sharding
+from vmae_jax.train.device import host_rows, prefetch_to_device
 from vmae_jax.train.rollback import Skip, batch_of, in_a_row, runs
 from vmae_jax.train.rows import Refused
 from vmae_jax.train.state import TrainState

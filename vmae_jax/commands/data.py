@@ -72,7 +72,7 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pictures", help="of a list of picture folders: the pictures' names (default img_{:05}.jpg)")
     add("--source-split", help="of a TFDS dataset: the split to read (default train)")
     add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder as this data set's owners hand it out: "
-        "kinetics:version=710, ucf101:split=2, … (data/builders says what each takes)")  # fmt: skip
+        "kinetics:version=710, ucf101:split=2, … (docs/data.md lists what each accepts)")  # fmt: skip
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     layout = shards.layout(args.out, name=name, split=args.split, file_format=chosen.file_format)
 
     def plan() -> run.Plan:
-        return run.Plan(_origin(args), layout, chosen, shards=args.shards, timeout=args.timeout)
+        return run.Plan.of(_origin(args), layout, chosen, shards=args.shards, timeout=args.timeout)
 
     if args.beam is not None and args.workers is not None:
         raise ConfigError("--workers is of the preparation on this machine; with --beam the runner's arguments say it")

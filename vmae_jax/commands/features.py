@@ -14,9 +14,9 @@ from etils import epath
 from vmae_jax.commands.named_videos import NAMES, named_videos
 from vmae_jax.commands.restore import Trained, restore
 from vmae_jax.commands.windowed import Video, computed, network
-from vmae_jax.data.feature_files import FILES, FeatureFiles, files_of
-from vmae_jax.data.shards import Shards
-from vmae_jax.data.windows import Windows, chunks
+from vmae_jax.features.files import FILES, FeatureFiles, files_of
+from vmae_jax.features.shards import Shards
+from vmae_jax.features.windows import Windows, chunks
 from vmae_jax.io.paths import write_bytes, write_text
 from vmae_jax.runtime import distributed, sharing
 from vmae_jax.runtime.cache import enable_cache
@@ -55,7 +55,7 @@ class Options:
       layer: the tokens after so many blocks; None is the end.
       tokens: every token instead of their mean.
       format: "npz" or "hdf5" (features, frames, seconds, uncovered), "npy" (features; seconds beside it) or
-        "array_record" (files of 64 videos or so, each record the npz of one; `data.shards.read_shards` reads them).
+        "array_record" (files of 64 videos or so, each record the npz of one; `features.shards.read_shards` reads them).
       name: outputs are named after a video's path below what was given, "stem" without the suffix, "path" with it.
       half: store float16.
       batch: windows computed at once.

@@ -14,7 +14,6 @@ import jax
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.commands.skipped import of_all_hosts, refuse_too_many
 from vmae_jax.data.agreement import facts_of
-from vmae_jax.data.device import host_rows, prefetch_to_device
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.opened import Opened, open_loader
 from vmae_jax.eval.attentive_probe import AttentiveProbe
@@ -23,6 +22,7 @@ from vmae_jax.eval.knn import Knn, Retrieval
 from vmae_jax.eval.probe import Probe
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
+from vmae_jax.train.device import host_rows, prefetch_to_device
 from vmae_jax.train.on_mesh import on_mesh
 from vmae_jax.types import Batch, Extra, Params
 

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from vmae_jax.commands.course import devices
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.commands.measure import Measurement
-from vmae_jax.data.device import host_rows
 from vmae_jax.io.paths import Workdir, write_text
 from vmae_jax.spec import to_json
 from vmae_jax.train import sharding
+from vmae_jax.train.device import host_rows
 from vmae_jax.train.state import TrainState
 
 __all__ = ["introduce"]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vmae_jax.commands.restore import Trained
-from vmae_jax.data.windows import Chunk
+from vmae_jax.features.windows import Chunk
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.on_mesh import on_mesh, replicated
@@ -68,7 +68,7 @@ def computed(
     """Each video, when all its windows are computed; batches go across videos.
 
     Args:
-      pieces: as `data.windows.chunks` gives them.
+      pieces: as `features.windows.chunks` gives them.
       compute: of `batch` clips.
       dtype: of the features.
     """

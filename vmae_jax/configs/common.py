@@ -1,5 +1,6 @@
 """What the configs share: their `:arguments`, their sections, and how `smoke` shrinks any of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -101,8 +102,8 @@ def saved_model(path: str | None) -> Any:
 
 def smoke(config: Any, steps: int = 4) -> ConfigDict:
     """Shrinks any config until it trains in seconds on a CPU: same calls, tiny numbers."""
-    settings = call("data.builders.moving_shapes.config", train=16, validation=8, test=8, size=48, frames=16)
-    shapes = call("data.sources.tfds", name="moving_shapes", config=settings, prepare=True)
+    settings = call("data.synthetic.moving_shapes.settings", train=16, validation=8, test=8, size=48, frames=16)
+    shapes = call("data.synthetic.moving_shapes", settings=settings)
     nodes: list[Any] = calls(config)
     for node in nodes:
         name = node.call
@@ -160,7 +161,7 @@ def unlabeled_hybrid(records: str | None = None, own: str | None = None) -> Conf
 
     Args:
       records: the folder of k710/, ssv2/, ava/ and webvid/ as `vmae data prepare` made them; by default the
-        builders' own records.
+        owners' files, in the folders that `--config.data.source.parts.NAME.source.catalog.directory=` name.
       own: a list of videos, in an official format.
     """
     parts = {
@@ -170,29 +171,48 @@ def unlabeled_hybrid(records: str | None = None, own: str | None = None) -> Conf
         "webvid": (("webvid", {"version": "2M", "share": 0.1}), None),
     }
     made = {
-        name: call("data.mixture.part", source=_records(name, builder, records), stride=stride)
-        for name, (builder, stride) in parts.items()
+        name: call("data.mixture.part", source=_splits(name, catalog, records)("train"), stride=stride)
+        for name, (catalog, stride) in parts.items()
     }
     if own is not None:
         made["own"] = call("data.mixture.part", source=call("data.sources.csv", path=own))
     return call("data.mixture", parts=made)
 
 
-def labeled_hybrid(split: str = "train", records: str | None = None) -> ConfigDict:
+def splits(name: str, label: str = "label", **arguments: Any) -> Callable[[str], ConfigDict]:
+    """Return a function from a split of a catalog to its source; all have the directory of "train".
+
+    Args:
+      name: of the catalog.
+      label: as in `data.sources.catalog`.
+      **arguments: of the catalog.
+    """
+    train = call(f"data.catalogs.{name}.read", **arguments)
+
+    def source(split: str) -> ConfigDict:
+        read = train
+        if split != "train":
+            read = call(f"data.catalogs.{name}.read", **arguments)
+            read.directory = train.get_ref("directory")
+        return call("data.sources.catalog", catalog=read, split=split, label=label)
+
+    return source
+
+
+def labeled_hybrid(records: str | None = None) -> Callable[[str], ConfigDict]:
     """LabeledHybrid is Kinetics-710 [code]: 658,340 training and 66,803 validation clips, 710 classes.
 
     Args:
-      split: train or validation.
       records: as in `unlabeled_hybrid`.
     """
-    return _records("k710", _K710, records, split)
+    return _splits("k710", _K710, records)
 
 
 _K710 = ("kinetics", {"version": "710"})
 
 
-def _records(name: str, builder: tuple[str, dict[str, Any]], records: str | None, split: str = "train") -> ConfigDict:
-    if records is not None:
-        return call("data.sources.tfds", directory=f"{records.rstrip('/')}/{name}", split=split)
-    settings = call(f"data.builders.{builder[0]}.config", **builder[1])
-    return call("data.sources.tfds", name=builder[0], config=settings, split=split)
+def _splits(name: str, catalog: tuple[str, dict[str, Any]], records: str | None) -> Callable[[str], ConfigDict]:
+    if records is None:
+        return splits(catalog[0], **catalog[1])
+    folder = f"{records.rstrip('/')}/{name}"
+    return lambda split: call("data.sources.tfds", directory=folder, split=split)

@@ -6,7 +6,7 @@ Kinetics-710, or `from=distilled`, a student of one; their heads' rows are taken
 the classes (k400, k600, k700): `labels_from=FILE,labels_to=FILE`. The figures, and which of these have a recipe,
 are in `recipes.csv`. The videos are `records=FOLDER`, as `vmae data prepare --dataset=…` made it,
 or lists (`path label` a line), `--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's
-clips with all their actions are otherwise the records of the builder `ava`.
+clips with all their actions are otherwise read from its owners' files, `--config.data.source.catalog.directory=`.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         head = {"heads": {"actions": call("methods.labels.many", classes=recipe.classes)}}
     method = call("methods.classify.build", **network(args.size, recipe), **head, **regularised(recipe))
     labels = {"label": call("data.labels.many", classes=recipe.classes)} if several else True
-    source = prepared(args.data, args.records) if args.records else ava if args.data == "ava" else listed
+    owners = common.splits("ava", label="labels") if several else listed  # annotated moments, with all their actions
+    source = prepared(args.data, args.records) if args.records else owners
     config = supervised(method, recipe, begin(args), source=source, labels=labels)
     return common.smoke(config) if args.smoke else config
 
@@ -87,12 +88,6 @@ def listed(split: str) -> ConfigDict:
     """A list of videos that the user names."""
     del split
     return call("data.sources.csv")
-
-
-def ava(split: str) -> ConfigDict:
-    """AVA's annotated moments, with the actions of all their people."""
-    settings = call("data.builders.ava.config")
-    return call("data.sources.tfds", name="ava", config=settings, split=split, label="labels")
 
 
 def prepared(data: str, records: str) -> Callable[[str], ConfigDict]:

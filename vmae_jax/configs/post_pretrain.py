@@ -7,8 +7,6 @@ records (see `docs/data.md`); otherwise the lists of videos are `--config.data.s
 `--config.eval.data.source.path=`.
 """
 
-import functools
-
 from ml_collections import ConfigDict
 
 from vmae_jax.configs import common, finetune, recipes
@@ -28,6 +26,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
     if args.records is not None and not args.hybrid:
         raise ConfigError("configs/post_pretrain.py: records= belongs to hybrid; without it, name data.source.path")
-    source = functools.partial(common.labeled_hybrid, records=args.records) if args.hybrid else finetune.listed
+    source = common.labeled_hybrid(args.records) if args.hybrid else finetune.listed
     config = finetune.supervised(method, recipe, init_from, source=source)
     return common.smoke(config) if args.smoke else config

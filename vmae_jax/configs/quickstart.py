@@ -20,7 +20,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     def shapes(split: str) -> ConfigDict:
         settings = call(
-            "data.builders.moving_shapes.config",
+            "data.synthetic.moving_shapes.settings",
             train=args.clips,
             validation=64,
             size=SIZE,
@@ -29,7 +29,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             drift=2,
             light=1.0,
         )
-        return call("data.sources.tfds", name="moving_shapes", split=split, config=settings, prepare=True)
+        return call("data.synthetic.moving_shapes", settings=settings, split=split)
 
     train = call("data.sources.folder_or", otherwise=shapes("train"), part="train")
     held_out = call("data.sources.folder_or", otherwise=shapes("validation"), part="held_out")

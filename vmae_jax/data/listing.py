@@ -1,8 +1,7 @@
-"""What a data set consists of, before anything is read: its rows, splits and class names.
+"""What a dataset consists of, before any video is read: its rows, splits and class names.
 
-The owners of a data set hand out videos and annotation files. A builder (`data.builders`) reads
-the annotations in a folder of the user's and gives a `Listing`; `listed_builder` makes records of it.
-Nothing about a data set is written down here that its own files say.
+The owners of a dataset hand out videos and annotation files. A catalog (`data.catalogs`) reads the annotations in a
+folder of the user and gives a `Listing`: class names, splits and labels come from the owners' files alone.
 """
 
 import csv
@@ -74,20 +73,18 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a data set consists of.
+    """What a dataset consists of.
 
     Attributes:
       names: the classes' names in the order of their numbers, by label ("label", "verb", …).
       splits: the splits by name.
       text: rows have a "text" (a caption).
-      pictures: videos are folders of pictures.
-      short_side: pixels that what is cut out of a long file is shrunk to.
+      short_side: pixels that a stored part of a long file is shrunk to.
     """
 
     names: Mapping[str, tuple[str, ...]]
     splits: Mapping[str, Split]
     text: bool = False
-    pictures: bool = False
     short_side: int | None = None
 
 
@@ -115,22 +112,20 @@ class Videos:
 
 
 class Manual:
-    """A folder that a user filled with what the owners of a data set hand out.
+    """A folder that a user filled with what the owners of a dataset hand out.
 
     Args:
-      dataset: the builder's name, for messages.
+      dataset: its name, for messages.
       directory: the folder.
       layout: what belongs in it, in one line, for messages.
 
     Raises:
-      ConfigError: no folder was named, or it is not there.
+      ConfigError: if there is no such folder.
     """
 
-    def __init__(self, dataset: str, directory: str | None, *, layout: str) -> None:
+    def __init__(self, dataset: str, directory: str, *, layout: str) -> None:
         self.dataset = dataset
         self.layout = layout
-        if directory is None:
-            raise ConfigError(f"{dataset}: directory= names the folder with the owners' files: {layout}")
         self.directory = os.path.abspath(os.path.expanduser(directory))
         if not os.path.isdir(self.directory):
             raise ConfigError(f"{dataset}: there is no folder {self.directory}; it should hold {layout}")

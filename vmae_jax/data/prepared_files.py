@@ -1,7 +1,7 @@
 """The metadata of a prepared folder, checked before TFDS reads it: they are data, also where a stranger wrote them.
 
-`features.json` names Python classes, which TFDS imports: only those that `vmae data prepare` and the builders of
-this package write are accepted. Names of splits, files and features stay in the folder, and sizes are bounded.
+`features.json` names Python classes, which TFDS imports: only those that `vmae data prepare` writes and `Video` are
+accepted. Names of splits, files and features stay in the folder, and sizes are bounded.
 """
 
 import json

@@ -1,6 +1,5 @@
 """One decoding process, as the trainer holds it: its socket, its shared memory and its time limit."""
 
-import contextlib
 import json
 import math
 import os
@@ -8,14 +7,12 @@ import pickle
 import select
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vmae_jax.data.sandbox import Child, opening
 from vmae_jax.data.slabs import Slabs
 from vmae_jax.data.video import BadVideo, MachineFault
 from vmae_jax.data.worker import SLAB, receive, send
@@ -71,42 +68,18 @@ def settings(job: dict[str, Any], *, timeout: float, memory: int) -> dict[str, A
       timeout: seconds of processor time that a video may take.
       memory: bytes of address space.
     """
-    return {
-        "path": [path or os.getcwd() for path in sys.path],
-        "memory": memory,
-        "timeout": timeout + GRACE_SECONDS,
-        "still": STILL * timeout + GRACE_SECONDS,
-        "job": pickle.dumps(job),
-    }
+    limits = {"timeout": timeout + GRACE_SECONDS, "still": STILL * timeout + GRACE_SECONDS}
+    return opening(job, memory=memory) | limits
 
 
-class Process:
-    """One worker process and our end of its socket."""
+class Process(Child):
+    """A process that decodes."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
-        self._socket, theirs = socket.socketpair()
-        with contextlib.ExitStack() as undo, theirs:
-            undo.callback(self._socket.close)
-            self._errors = undo.enter_context(tempfile.TemporaryFile())
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "vmae_jax.data.worker", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(settings["path"])},
-                start_new_session=True,  # an interrupt from the keyboard is the trainer's business
-            )
-            undo.pop_all()
-        self.alive = True
+        super().__init__("vmae_jax.data.worker", settings)
         self.jobs = 0
         self._slabs = Slabs()
         self._given: set[int] = set()  # numbers of the slabs that the worker has
-
-    def running(self) -> bool:
-        """Return whether the process still exists."""
-        return self.alive and self._process.poll() is None
 
     def wait_ready(self) -> None:
         """Wait until the process takes jobs.
@@ -116,14 +89,14 @@ class Process:
         """
         try:
             self._socket.settimeout(START_SECONDS)
-            send(self._socket, pickle.dumps(self._settings))
+            self.begin()
             receive(self._socket)
         except TimeoutError as error:
             self.kill()
             raise NoWorkerError(f"not ready after {START_SECONDS:g} s") from error
         except (OSError, EOFError) as error:
             self.kill()
-            raise NoWorkerError(self._how_it_ended()) from error
+            raise NoWorkerError(self.last_words()) from error
 
     def run(self, job: tuple[Any, ...], timeout: float) -> Decoded:
         """Run one job.
@@ -193,32 +166,16 @@ class Process:
             self._socket.sendall(message)
         return self._slabs.array(slab, tuple(shape))
 
-    def kill(self) -> None:
-        """Ends the process and waits until it is gone; a thread reading from it wakes."""
-        self.alive = False
-        self._process.kill()
-        self._process.wait()
-
     def release(self) -> None:
-        """Ends the process and closes what was held for it; only by the thread that uses it."""
-        self.kill()
-        self._socket.close()
-        self._errors.close()
+        """End the process and close what was held for it; only by the thread that uses it."""
+        super().release()
         self._slabs.close()
 
     def _death(self) -> Died:
-        ended = self._how_it_ended()
+        ended = self.last_words()
         if -(self._process.returncode or 0) in (signal.SIGPROF, signal.SIGALRM):  # its own alarms
             return TimedOut(f"takes longer than {self._settings['timeout'] - GRACE_SECONDS:g} s to decode")
         return Died(ended, outside=-(self._process.returncode or 0) in OUTSIDE)
-
-    def _how_it_ended(self) -> str:
-        status = self._process.returncode
-        self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip().splitlines()
-        if words:
-            return words[-1][:300]
-        return signal.Signals(-status).name if status and status < 0 else f"exit status {status}"
 
 
 class _Patience:

@@ -1,4 +1,4 @@
-"""Sources of records: prepared TFDS datasets, read one record at a time by number.
+"""Sources of records: folders that `vmae data prepare` or TFDS made, read one record at a time by number.
 
 array_record has random access built in; `tfrecords` gives it to tfrecord.
 """
@@ -6,13 +6,8 @@ array_record has random access built in; `tfrecords` gives it to tfrecord.
 import contextlib
 import glob
 import hashlib
-import importlib
-import importlib.util
-import io
-import logging
 import os
-import shutil
-import time
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,11 +23,9 @@ from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.names import as_text, plain
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Records", "cache_folder", "calm", "from_directory", "open_tfds"]
+__all__ = ["Records", "calm", "from_directory", "is_prepared", "open_prepared", "open_tfds"]
 
-log = logging.getLogger(__name__)
-
-_BUILDERS = "vmae_jax.data.builders"
+_HELD_OUT = ("validation", "val", "test")
 
 
 class Records:
@@ -109,10 +102,10 @@ def _numbers(feature: Any) -> Any:
 
 
 def open_tfds(source: Stored) -> Records:
-    """The records of `sources.tfds`, made first where that was asked for.
+    """Return the records of `sources.tfds`.
 
     Raises:
-      ConfigError: no such dataset, split or feature, or it is not prepared.
+      ConfigError: if there is no such dataset, split or feature, or it is not prepared.
     """
     info = _builder_of(source).info
     try:
@@ -137,7 +130,7 @@ def open_tfds(source: Stored) -> Records:
         pictures=isinstance(info.features[video], tensorflow_datasets().features.Sequence),
         record_bytes=split.num_bytes // max(1, split.num_examples),
         files=[os.fspath(instruction.filename) for instruction in split.file_instructions],
-        fingerprint=_fingerprint(source.directory) if source.directory else "",
+        fingerprint=_fingerprint(source.directory, source.split) if source.directory else "",
         missing=_missing(split, info),
     )
 
@@ -153,10 +146,12 @@ def _missing(split: Any, info: Any) -> Missing | None:
     return Missing(f"{info.full_name} ({len(absent)} of its {len(local)} shards)", count, every, every, names)
 
 
-def _fingerprint(directory: str) -> str:
-    """A digest of what `vmae data prepare` wrote about the records; "" where others made them."""
-    files = sorted((epath.Path(os.path.expanduser(directory)) / "prepared").glob("*.json"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
+def _fingerprint(directory: str, split: str) -> str:
+    """A digest of what `vmae data prepare` wrote about the records of a split; "" where others made them."""
+    folder = epath.Path(os.path.expanduser(directory)) / "prepared"
+    files = [folder / f"{name}.json" for name in sorted(set(re.findall(r"[A-Za-z]\w*", split)))]
+    written = [file.read_bytes() for file in files if file.exists()]
+    return hashlib.sha256(b"".join(written)).hexdigest() if written else ""
 
 
 def label_kinds(source: Stored) -> dict[str, str]:
@@ -184,12 +179,6 @@ def _names(feature: Any) -> tuple[str, ...]:
 
 def _builder_of(source: Stored) -> Any:
     return from_directory(source.directory) if source.directory else _from_name(source)
-
-
-def cache_folder() -> str:
-    """Where prepared datasets are kept when a config names no place."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "vmae_jax", "datasets")
 
 
 def _random_access(split: Any, info: Any) -> Any:
@@ -230,77 +219,32 @@ def from_directory(directory: str) -> Any:
 
 
 def _from_name(source: Stored) -> Any:
+    """Return the builder of a dataset that TFDS has prepared under its name."""
     assert source.name is not None
-    data_dir = os.path.expanduser(source.data_dir) if source.data_dir else cache_folder()
-    builder = _builder(source.name, source.config, data_dir)
-    with calm():
-        ready = builder.is_prepared()
-    if not ready:
-        if not source.prepare:
-            raise ConfigError(f"data source: {source.name!r} is not prepared in {data_dir!r}; set prepare=True")
-        _prepare(builder)
-        builder = _builder(source.name, source.config, data_dir)
-    return builder
-
-
-def _builder(name: str, config: Any, data_dir: str) -> Any:
     tfds = tensorflow_datasets()
-    module = f"{_BUILDERS}.{name}"
-    if name.isidentifier() and importlib.util.find_spec(module):
-        own = importlib.import_module(module)
-        made = own.builder_config(config) if config is not None else None
-        with calm():
-            return own.builder()(config=made, data_dir=data_dir, file_format="array_record")
+    folder = os.path.expanduser(source.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     for levels in ("", "*/", "*/*/"):  # TFDS reads what is there already, NAME/CONFIG/VERSION
-        for file in epath.Path(data_dir).glob(f"{glob.escape(name)}/{levels}features.json"):
+        for file in epath.Path(folder).glob(f"{glob.escape(source.name)}/{levels}features.json"):
             check_prepared(os.fspath(file.parent))
     try:
         with calm():
-            return tfds.builder(name, config=config, data_dir=data_dir)
+            builder = tfds.builder(source.name, data_dir=folder)
+            ready = builder.is_prepared()
     except tfds.core.DatasetNotFoundError as error:
-        ours = sorted(name for name in _own_builders() if not name.startswith("_"))
-        raise ConfigError(
-            f"data source: neither vmae_jax ({', '.join(ours)}) nor TFDS has a dataset {name!r}"
-        ) from error
+        raise ConfigError(f"data source: TFDS has no dataset {source.name!r}") from error
     except ValueError as error:
-        raise ConfigError(f"data source: {name!r}: {_first_line(error)}") from error
-
-
-def _own_builders() -> list[str]:
-    import pkgutil
-
-    return [found.name for found in pkgutil.iter_modules(importlib.import_module(_BUILDERS).__path__)]
-
-
-def _prepare(builder: Any) -> None:
-    """Makes the dataset in a folder aside, which TFDS renames when it is whole.
-
-    A kill half way leaves nothing that is taken for a dataset. Where several processes make it at
-    once, the first to finish wins and the others use its.
-    """
-    log.info("preparing %s in %s (once)", builder.info.full_name, builder.data_dir)
-    _sweep(os.path.dirname(builder.data_dir))
-    tensorflow_datasets().disable_progress_bar()
-    try:
-        with calm(), contextlib.redirect_stdout(io.StringIO()):  # standard output is the command's
-            builder.download_and_prepare()
-    except OSError as error:
-        if not builder.is_prepared():
-            raise ConfigError(
-                f"data source: {builder.info.full_name} cannot be prepared: {_first_line(error)}"
-            ) from error
-
-
-def _sweep(folder: str) -> None:
-    """Removes what preparations that were killed left, once it is a day old."""
-    for left in glob.glob(os.path.join(glob.escape(folder), "incomplete.*")):
-        if time.time() - os.path.getmtime(left) > 24 * 3600:
-            shutil.rmtree(left, ignore_errors=True)  # another process may be sweeping too
+        raise ConfigError(f"data source: {source.name!r}: {_first_line(error)}") from error
+    if not ready:
+        raise ConfigError(
+            f"data source: {source.name!r} is not prepared in {folder!r}; prepare it with TFDS, or name its folder "
+            "with data_dir="
+        )
+    return builder
 
 
 @contextlib.contextmanager
 def calm() -> Iterator[None]:
-    """Without TFDS's warnings about what is meant (a config of our own, files made here)."""
+    """Silence TFDS's warnings about folders that it did not write itself."""
     from absl import logging
 
     before = logging.get_verbosity()
@@ -313,3 +257,34 @@ def calm() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def is_prepared(path: str) -> bool:
+    """True for a folder with a dataset's metadata."""
+    return (epath.Path(os.path.expanduser(path)) / "dataset_info.json").exists()
+
+
+def open_prepared(path: str, *, part: str = "all", share: float = 0.1, names: str | None = None) -> Any:
+    """Return the records of a prepared folder where a folder of videos is named; see `sources.folder`.
+
+    Where there is a split "validation" (or "test"), it is what is held out; otherwise the first `share` of the
+    records is, whose order means nothing.
+
+    Raises:
+      ConfigError: if names of classes are given, which the records have themselves.
+    """
+    if names is not None:
+        raise ConfigError(f"data source: {path!r} is prepared and has its classes' names itself; leave names= out")
+    splits = from_directory(path).info.splits
+    training = "train" if "train" in splits else next(iter(splits))
+    held_out = next((split for split in _HELD_OUT if split in splits and split != training), None)
+    chosen = training
+    if part == "held_out" and held_out:
+        chosen = held_out
+    elif part != "all" and not held_out:
+        count = splits[training].num_examples
+        if count < 2:
+            raise ConfigError(f"data source: one record cannot be split into training and held-out ones, in {path!r}")
+        cut = max(1, round(share * count))
+        chosen = f"{training}[:{cut}]" if part == "held_out" else f"{training}[{cut}:]"
+    return open_tfds(Stored(None, path, chosen))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from vmae_jax.data.video import Encoded
 
@@ -29,12 +29,10 @@ class Opener(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Records of a dataset of TFDS; the attributes are the arguments of `sources.tfds`, `features` the last three."""
+    """Records that TFDS opens; the attributes are the arguments of `sources.tfds`, `features` the last three."""
 
     name: str | None
     directory: str | None
     split: str
-    data_dir: str | None
-    config: Any
-    prepare: bool
-    features: tuple[str, str, str]
+    data_dir: str | None = None
+    features: tuple[str, str, str] = ("video", "label", "key")

@@ -1,8 +1,8 @@
 """Where videos come from. A config names one of these; nothing is touched until it is opened.
 
-`folder`, `csv` and `tfds` give openers: frozen values that touch no disk and import no
-TensorFlow, so that a config can be built on any machine. `open()` does the work, and says in one
-line what is wrong. What it gives, a `Source`, has random access by number.
+`folder`, `csv`, `catalog` and `tfds` give openers: frozen values that touch no disk and import no
+TensorFlow, so that a config can be built on any machine. `open()` does the work, and reports in one
+line what is wrong. It returns a `Source`, which has random access by number.
 """
 
 import dataclasses
@@ -10,17 +10,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vmae_jax.data.catalog import Catalog, open_catalog
 from vmae_jax.data.source import Source, Stored
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = [
+    "Cataloged",
     "CsvList",
     "Encoded",
     "Folder",
     "Paths",
     "Tfds",
+    "catalog",
     "csv",
     "folder",
     "folder_or",
@@ -116,29 +119,37 @@ def csv(
     return CsvList(path, root, columns, pictures, listed)
 
 
-@register("source", config="dataset")
+@register("source", catalog="catalog")
+def catalog(catalog: Any, split: str = "train", label: str = "label") -> "Cataloged":
+    """A split of a dataset of `data.catalogs`, from its owners' files.
+
+    Args:
+      catalog: such as call("data.catalogs.kinetics.read", directory="k400", version="400").
+      split: its name.
+      label: the field that is the batch's "label"; every other field is a label of its own name, such as "labels",
+        "verb" or "noun".
+    """
+    return Cataloged(catalog, split, label)
+
+
+@register("source")
 def tfds(
     name: str | None = None,
     directory: str | None = None,
     split: str = "train",
     data_dir: str | None = None,
-    config: Any = None,
-    prepare: bool = False,
     video: str = "video",
     label: str = "label",
     key: str = "key",
 ) -> "Tfds":
-    """A TFDS dataset: one of vmae_jax.data.builders, one that TFDS knows, or a prepared folder.
+    """Records: a folder that `vmae data prepare` or TFDS made, or a dataset that TFDS has prepared under its name.
 
     Args:
-      name: the builder: a module of vmae_jax.data.builders, or a dataset of TFDS as "name", "name/config" or
-        "name/config:1.0.0". Namespaces ("huggingface:…") are refused, because TFDS runs code that it downloads.
-      directory: instead of `name`, a folder that holds a prepared dataset.
+      name: instead of `directory`, a dataset of TFDS as "name", "name/config" or "name/config:1.0.0". Namespaces
+        ("huggingface:…") are refused, because TFDS runs code that it downloads.
+      directory: a folder that holds a prepared dataset.
       split: a split as TFDS writes it, such as "train" or "train[:10%]".
-      data_dir: where prepared datasets live; by default this user's cache folder.
-      config: for a builder that takes one, such as
-        call("data.builders.moving_shapes.config", train=2000).
-      prepare: make the dataset when it is not there yet.
+      data_dir: where datasets named by `name` are; by default the folder of TFDS.
       video: the feature that holds the video: its encoded bytes, or `tfds.features.Video`.
       label: the feature that is the batch's "label"; every other feature of numbers is a label
         of its own name, such as "labels", "verb" or "noun".
@@ -150,7 +161,9 @@ def tfds(
         raise ConfigError(
             f"name={name!r}: a dataset of TFDS is given as name, name/config or name/config:1.0.0, without a namespace"
         )
-    return Tfds(name, directory, split, data_dir, config, prepare, (video, label, key))
+    if directory is not None and data_dir is not None:
+        raise ConfigError(f"data_dir={data_dir!r} belongs to name=; directory= is the whole path")
+    return Tfds(name, directory, split, data_dir, (video, label, key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +179,7 @@ class Folder:
     def open(self) -> Source:
         """Lists the folder, or opens its records. Raises ConfigError: no such folder, or no video in it."""
         from vmae_jax.data.files import open_folder
-        from vmae_jax.data.prepared import is_prepared, open_prepared
+        from vmae_jax.data.records import is_prepared, open_prepared
 
         if is_prepared(self.path):
             return open_prepared(self.path, part=self.part, share=self.share, names=self.names)
@@ -204,11 +217,24 @@ class CsvList:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cataloged:
+    """See `catalog`."""
+
+    catalog: Catalog
+    split: str
+    label: str
+
+    def open(self) -> Source:
+        """Reads the annotations. Raises ConfigError: a missing or malformed file, no such split, no video."""
+        return open_catalog(self.catalog, self.split, label=self.label)[0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Tfds(Stored):
     """See `tfds`."""
 
     def open(self) -> Source:
-        """Opens the records, making them first if `prepare`. Raises ConfigError: not there."""
+        """Opens the records. Raises ConfigError: they are not there."""
         from vmae_jax.data.records import open_tfds
 
         return open_tfds(self)

@@ -28,7 +28,7 @@ import numpy as np
 
 from vmae_jax.data.slabs import filled
 
-__all__ = ["SLAB", "main", "receive", "send"]
+__all__ = ["SLAB", "begin", "main", "receive", "send"]
 
 HEADER = struct.Struct("<Q")
 SLAB = struct.Struct("<QQQ?")  # number, bytes, one to forget (0: none), whether the handle comes along
@@ -62,19 +62,34 @@ def _exactly(connection: socket.socket, size: int) -> bytearray:
     return data
 
 
-def main(arguments: list[str]) -> int:
-    """Serves jobs until the trainer closes the socket."""
+def begin(arguments: list[str]) -> tuple[socket.socket, dict[str, Any]]:
+    """Turn this process into one that may die at no cost: limited, ended by its alarms and with its parent.
+
+    Args:
+      arguments: the number of the socket's descriptor, and the parent's process number.
+
+    Returns:
+      the socket, and the settings that the parent sent first (`sandbox.opening`).
+
+    Raises:
+      EOFError: if the parent closed the socket.
+    """
     connection = socket.socket(fileno=int(arguments[0]))
-    parent = int(arguments[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     for alarm in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(alarm, signal.SIG_DFL)  # ends this process, whatever it is in
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch, args=(int(arguments[1]),), daemon=True).start()
+    settings = pickle.loads(receive(connection))
+    sys.path[:] = settings["path"]  # where the parent finds its modules, so does this process
+    _limit_memory(settings["memory"])
+    return connection, settings
+
+
+def main(arguments: list[str]) -> int:
+    """Serves jobs until the trainer closes the socket."""
     try:
-        settings = pickle.loads(receive(connection))
-        sys.path[:] = settings["path"]  # where the trainer finds its samplers, so do we
-        _limit_memory(settings["memory"])
+        connection, settings = begin(arguments)
         alarms = {signal.ITIMER_PROF: settings["timeout"], signal.ITIMER_REAL: settings["still"]}
         serve(connection, pickle.loads(settings["job"]), alarms)
     except (EOFError, ConnectionError):

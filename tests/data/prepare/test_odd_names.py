@@ -15,8 +15,8 @@ from vmae_jax.commands.named_videos import named_videos
 from vmae_jax.data import sources
 from vmae_jax.data.prepare.inputs import Origin, open_inputs
 from vmae_jax.data.prepare.validate import validate
-from vmae_jax.data.shards import Shards, read_shards
 from vmae_jax.eval import records, report
+from vmae_jax.features.shards import Shards, read_shards
 from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, read_rows
 from vmae_jax.names import from_text

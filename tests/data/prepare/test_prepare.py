@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tarfile
+import time
 from fractions import Fraction
 
 import av
@@ -21,7 +22,6 @@ from vmae_jax.commands.errors import exit_status, expected
 from vmae_jax.data import sources
 from vmae_jax.data.decode import open_encoded, probe, read_frames
 from vmae_jax.data.faults import TooManyBadVideos
-from vmae_jax.data.prepare.child import HEADER
 from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.options import options
 from vmae_jax.data.prepare.produce import produce
@@ -399,14 +399,43 @@ def test_what_is_stored_has_square_pixels(codec, rotation):
         assert np.abs(picture.mean((0, 1)) - truth.mean((0, 1))).max() < 4
 
 
-def test_the_process_ends_with_its_parent(tmp_path):
-    import pickle
+class _Endless:
+    """A job that never ends."""
 
-    child = subprocess.Popen([sys.executable, "-m", "vmae_jax.data.prepare.child"], stdin=subprocess.PIPE)
-    message = pickle.dumps((_Hostile("hang", ""), {}))
-    child.stdin.write(HEADER.pack(len(message)) + message)
-    child.stdin.close()
-    assert child.wait(timeout=30) != 0
+    number, part, timeout = 0, (0,), 60.0
+
+    def run(self, crashed, report):
+        import time
+
+        report(at=os.getpid())
+        time.sleep(600)
+
+
+def test_the_process_ends_with_its_parent():
+    code = f"""
+import sys
+sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.path.dirname(os.path.dirname(__file__))!r}]
+from test_prepare import _Endless
+from vmae_jax.data.prepare.produce import produce
+produce(_Endless(), hear=lambda message: print(message["at"], flush=True))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)  # it is there
+        parent.kill()
+    end = time.monotonic() + 30
+    while _exists(child):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def _exists(pid):
+    """Whether a process runs; one that ended may wait for someone to read its status."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_sound_is_copied(clips, tmp_path):

@@ -71,7 +71,7 @@ from vmae_jax.data.prepare.inputs import Origin
 folder = sys.argv[1]
 settings = options.options(codec="jpeg", seconds=4)
 layout = shards.layout(folder + "/out", name="videos", split="train", file_format="array_record")
-in_this_process(run.Plan(Origin((folder + "/videos",)), layout, settings).jobs())
+in_this_process(run.Plan.of(Origin((folder + "/videos",)), layout, settings).jobs())
 assert "tensorflow" not in sys.modules
 [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]  # KiB, since exec
 open(folder + "/peak", "w").write(peak)

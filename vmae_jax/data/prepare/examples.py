@@ -22,9 +22,9 @@ from vmae_jax.data.decode import Reader, open_encoded
 from vmae_jax.data.display import quarter_turns
 from vmae_jax.data.encode import H264
 from vmae_jax.data.opening import reason
-from vmae_jax.data.prepare.cut import cut
 from vmae_jax.data.prepare.fit import Fit
 from vmae_jax.data.prepare.options import Options
+from vmae_jax.data.prepare.options import options as make_options
 from vmae_jax.data.prepare.sound import BadSound, copied_sound
 from vmae_jax.data.video import BadVideo, Encoded, MachineFault, VideoInfo, unreadable
 
@@ -57,21 +57,26 @@ def examples(
         message names the frame.
       MachineFault: if the machine fails, not the video.
     """
+    begin = round(1e6 * encoded.moment[0]) if encoded.moment else 0
     with _findings():
         if encoded.moment is not None:
-            if options.codec == "keep":  # there is no file of it that could be kept
-                start, stop, short_side = encoded.moment
-                data = cut(str(encoded.path), start, stop, short_side=short_side)
-                encoded = dataclasses.replace(encoded, data=data, path=None, moment=None)
-            else:
-                options = dataclasses.replace(options, short_side=options.short_side or encoded.moment[2])
+            options = _of_moment(options, encoded.moment[2])
         with contextlib.closing(open_encoded(encoded)) as reader:
             frames = _watched(reader.frames(), alive)
             if options.codec == "keep":
                 made = iter([_kept(encoded, reader.info, frames, key)])
             else:
                 made = _encoded(encoded, reader, frames, options, key, tell)
-            yield from made
+            for fields in made:
+                yield fields | {"start_us": begin + fields["start_us"]}
+
+
+def _of_moment(options: Options, short_side: int | None) -> Options:
+    """How a moment of a long file is stored: there is no file of it to keep, so it becomes one of H.264."""
+    side = options.short_side or short_side
+    if options.codec == "keep":
+        return make_options(codec="h264", short_side=side, sound=False, file_format=options.file_format)
+    return dataclasses.replace(options, short_side=side)
 
 
 @contextlib.contextmanager
@@ -132,8 +137,9 @@ def _encoded(
         if clip is None:
             clip = _Clip(encoded, options, reader, moment, part, time_base)
         clip.add(moment)
-    if clip is not None:
-        yield clip.finish(_name(key, count, parts), None, tell)
+    if clip is None:
+        raise BadVideo("has no frame that can be decoded")
+    yield clip.finish(_name(key, count, parts), None, tell)
 
 
 def _name(key: str, count: int, parts: int) -> str:

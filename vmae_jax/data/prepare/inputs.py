@@ -1,4 +1,4 @@
-"""What is to be prepared: the videos of a folder, a list, archives or a TFDS dataset, each with its name."""
+"""What is to be prepared: the videos of a folder, a list, archives, a catalog or records, each with its name."""
 
 import collections
 import dataclasses
@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from vmae_jax.data import sources
-from vmae_jax.data.loose import open_dataset
+from vmae_jax.data.catalog import catalog_named, open_catalog
 from vmae_jax.data.prepare.record import LabelKind, label_kind
 from vmae_jax.data.tars import TAR_SUFFIXES, open_tars
 from vmae_jax.data.video import Encoded, Kind
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Inputs", "Origin", "Part", "open_inputs"]
+__all__ = ["Inputs", "Origin", "Part", "listed", "open_inputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Origin:
       root: what a list's paths are relative to.
       columns: the columns of a list by name.
       pictures: the names of a list's pictures.
-      source_split: of a TFDS dataset, or of a data set of owners' files (default "train").
-      dataset: a builder and its arguments, whose owners' files lie in the one path (see `data.loose`).
+      source_split: of a TFDS dataset or a catalog (default "train").
+      dataset: a catalog and its arguments, whose owners' files are in the one path (see `catalog.catalog_named`).
     """
 
     paths: tuple[str, ...]
@@ -114,12 +114,11 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
         origin.check_used("--dataset", "source_split")
         if len(paths) != 1:
             raise ConfigError(f"--dataset={origin.dataset} reads one folder, not {len(paths)} paths")
-        rows, absent = open_dataset(origin.dataset, paths[0], split)
-        return _listed(rows, [(key, "missing", reason) for key, reason in absent])
+        rows, absent = open_catalog(catalog_named(origin.dataset, paths[0]), split)
+        return listed(rows, [(key, "missing", reason) for key, reason in absent])
     if len(paths) == 1 and paths[0].startswith("tfds:"):
         origin.check_used("a TFDS dataset", "source_split")
-        name, _, config = paths[0].removeprefix("tfds:").partition("/")
-        return _records(sources.tfds(name=name, config=config or None, split=split))
+        return _records(sources.tfds(name=paths[0].removeprefix("tfds:"), split=split))
     if len(paths) == 1 and os.path.exists(os.path.join(os.path.expanduser(paths[0]), "dataset_info.json")):
         origin.check_used("a prepared folder, which has its labels itself,", "source_split")
         return _records(sources.tfds(directory=paths[0], split=split))
@@ -127,9 +126,9 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
         origin.check_used("an archive", "labels")
         local = [os.path.abspath(os.path.expanduser(path)) for path in paths]
         tar, refused = open_tars(local, scratch=scratch, labels=origin.labels or "none")
-        return _listed(tar, [(member.key, "broken", member.refused) for member in refused])
+        return listed(tar, [(member.key, "broken", member.refused) for member in refused])
     files = _files(origin)
-    return _listed(files, files.refused)
+    return listed(files, files.refused)
 
 
 def _files(origin: Origin) -> Any:
@@ -154,14 +153,10 @@ def _files(origin: Origin) -> Any:
     return found
 
 
-def _listed(source: Any, refused: Sequence[tuple[str, Kind, str]]) -> Inputs:
-    """Of a source whose names, sizes and labels are known without reading a video."""
+def listed(source: Any, refused: Sequence[tuple[str, Kind, str]] = ()) -> Inputs:
+    """Return the videos of a source whose names, sizes and labels are known without reading a video."""
     count = len(source)
-    values: dict[str, list[Any]] = collections.defaultdict(list)
-    for index in range(count):
-        for name, value in source.labels(index).items():
-            values[name].append(value)
-    kinds = {name: kind for name, given in values.items() if (kind := label_kind(name, given))}
+    kinds = source.kinds if hasattr(source, "kinds") else _kinds(source)
     return Inputs(
         keys=_different([source.key(index) for index in range(count)]),
         named=True,
@@ -171,6 +166,15 @@ def _listed(source: Any, refused: Sequence[tuple[str, Kind, str]]) -> Inputs:
         refused=refused,
         source=source,
     )
+
+
+def _kinds(source: Any) -> dict[str, LabelKind]:
+    """The labels that the videos of a source have, and how records store each."""
+    values: dict[str, list[Any]] = collections.defaultdict(list)
+    for index in range(len(source)):
+        for name, value in source.labels(index).items():
+            values[name].append(value)
+    return {name: kind for name, given in values.items() if (kind := label_kind(name, given))}
 
 
 def _different(keys: Sequence[str]) -> list[str]:

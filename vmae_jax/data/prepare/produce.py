@@ -1,20 +1,17 @@
 """Does a job on videos in a process that may die: the same here and on the machines of an Apache Beam pipeline."""
 
-import json
-import os
-import pickle
+import contextlib
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sized
 from typing import Any, Protocol
 
-from vmae_jax.data.prepare.child import HEADER
+from vmae_jax.data.sandbox import Child, opening
 from vmae_jax.data.video import MachineFault
 
-__all__ = ["Children", "Job", "produce"]
+__all__ = ["MEMORY", "Children", "Job", "produce"]
+
+MEMORY = 16 << 30  # bytes of address space: a crafted file cannot exhaust the host
 
 
 class Job(Protocol):
@@ -27,12 +24,12 @@ class Job(Protocol):
     @property
     def timeout(self) -> float: ...
 
-    def run(self, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
-        """Does it.
+    def run(self, crashed: Mapping[int, str], report: Callable[..., None], /) -> None:
+        """Do it.
 
         Args:
           crashed: videos that are not to be tried again, and why.
-          say: told `at=`, the number of the video that is begun, and `done=` with what came of it.
+          report: called with `at=`, the number of the video that is begun, and with `done=` and what came of it.
         """
         ...
 
@@ -41,11 +38,11 @@ class Children:
     """The processes at work, so that they can be ended together."""
 
     def __init__(self) -> None:
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Child] = set()
         self._lock = threading.Lock()
         self._closed = False
 
-    def add(self, child: subprocess.Popen[bytes]) -> None:
+    def add(self, child: Child) -> None:
         """Raises RuntimeError: after `kill`."""
         with self._lock:
             self._running.add(child)
@@ -54,7 +51,7 @@ class Children:
             child.kill()
             raise RuntimeError("the preparation was stopped")
 
-    def remove(self, child: subprocess.Popen[bytes]) -> None:
+    def remove(self, child: Child) -> None:
         with self._lock:
             self._running.discard(child)
 
@@ -89,7 +86,7 @@ def produce(
         if status == 0:
             return
         if status > 0 or at is None or at in crashed:
-            raise RuntimeError(f"job {job.number} failed: {words or f'status {status}'}")
+            raise RuntimeError(f"job {job.number} failed: {words}")
         deaths[at] = deaths.get(at, 0) + 1
         if deaths[at] > 1:  # once may have been somebody from outside, or a machine that was suspended
             crashed[at] = (
@@ -102,47 +99,25 @@ def produce(
 def _attempt(
     job: Job, crashed: dict[int, str], hear: Callable[[dict[str, Any]], None], children: Children
 ) -> tuple[int, int | None, str]:
-    """The process's exit status, the video it was in the middle of, and what it said of its end."""
-    with tempfile.TemporaryFile() as errors, _start(errors) as child:
-        children.add(child)
-        try:
-            at, words = _listen(child, pickle.dumps((job, crashed)), hear)
-            status = child.wait()
-        finally:
-            child.kill()
-            children.remove(child)
-        errors.seek(0)
-        told = errors.read().decode(errors="replace").strip().splitlines()
-        return status, at, words or (told[-1][:300] if told else "")
-
-
-def _start(errors: Any) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "vmae_jax.data.prepare.child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env=os.environ | {"PYTHONPATH": path},
-        start_new_session=True,  # an interrupt from the keyboard is the parent's business
-    )
-
-
-def _listen(
-    child: subprocess.Popen[bytes], message: bytes, hear: Callable[[dict[str, Any]], None]
-) -> tuple[int | None, str]:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    at, words = None, ""
+    """Return the process's exit status, the video it was in the middle of, and its last words."""
+    child = Child("vmae_jax.data.prepare.child", opening((job, crashed), memory=MEMORY))
     try:
-        child.stdin.write(HEADER.pack(len(message)) + message)
-        child.stdin.flush()
-        for raw in child.stdout:
-            line = json.loads(raw)
-            if "machine" in line:
-                raise MachineFault(f"the preparation cannot go on: {line['machine']}; the same command resumes it")
-            at = None if "done" in line else line.get("at", at)
-            hear(line)
-    except BrokenPipeError:
-        words = words or "it ended before it was told what to do"
-    return at, words
+        children.add(child)
+        at = _listen(child, hear)
+        return child.status(), at, child.last_words()
+    finally:
+        children.remove(child)
+        child.release()
+
+
+def _listen(child: Child, hear: Callable[[dict[str, Any]], None]) -> int | None:
+    """Pass on what the process reports to its end; return the video that it had begun and not finished."""
+    at = None
+    with contextlib.suppress(ConnectionError):  # it ended at once; its status is looked at next
+        child.begin()
+    for message in child.messages():
+        if "machine" in message:
+            raise MachineFault(f"the preparation cannot go on: {message['machine']}; the same command resumes it")
+        at = None if "done" in message else message.get("at", at)
+        hear(message)
+    return at

@@ -8,7 +8,8 @@
     times_us    when each frame is shown, in microseconds from the first
     start_us    where in the original video the clip begins
     audio       (not with keep) the sound of the clip as a Matroska file, empty where there is none
-    label, …    what the source says of the video
+    label, …    the labels of the video
+    text        its caption, where the dataset has captions
 
 Records are `tf.train.Example`s, written here without TensorFlow: the processes that prepare stay small.
 """
@@ -23,7 +24,7 @@ from vmae_jax.spec import ConfigError
 __all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize"]
 
 FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio")
-LabelKind = str  # "class", "classes" or "numbers"
+LabelKind = str  # "class", "classes", "numbers" or "text"
 NO_CLASS = -1
 
 
@@ -63,6 +64,9 @@ def features(options: Options, labels: Mapping[str, LabelKind], label_names: Map
     if options.sound and options.codec != "keep":
         made["audio"] = tfds.Tensor(shape=(), dtype=tf.string)
     for name, kind in labels.items():
+        if kind == "text":
+            made[name] = tfds.Text()
+            continue
         names = label_names.get(name)
         one = tfds.ClassLabel(names=list(names)) if names else tfds.Scalar(dtype=tf.int64)
         if kind == "numbers":
@@ -89,7 +93,9 @@ def label_kind(name: str, values: Iterable[Any]) -> LabelKind | None:
 
 
 def stored_label(kind: LabelKind, value: Any) -> Any:
-    """A label's value as a record holds it: -1 is no class, [] none of several."""
+    """A label's value as a record holds it: -1 is no class, [] none of several, and no text is an empty one."""
+    if kind == "text":
+        return value or ""
     if kind == "class":
         return NO_CLASS if value is None else int(value)
     many = () if value is None else value if isinstance(value, Sequence) else (value,)

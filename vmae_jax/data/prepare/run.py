@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -24,31 +24,41 @@ _SHOWN = 3
 
 
 class Plan:
-    """A preparation that was begun: its videos dealt to shards.
+    """A preparation: its videos dealt to shards.
 
     Args:
-      origin: where the videos are.
+      inputs: the videos.
       layout: where the records go.
       options: how videos are stored.
       shards: how many; by default by the sources' size.
       timeout: seconds in which a decoder has to give the next frame.
 
     Raises:
-      ConfigError: no videos, a number that makes no sense, or another preparation lies in that place.
+      ConfigError: if a number is out of range.
     """
 
     def __init__(
-        self, origin: Origin, layout: Layout, options: Options, *, shards: int | None = None, timeout: float = 60.0
+        self, inputs: Inputs, layout: Layout, options: Options, *, shards: int | None = None, timeout: float = 60.0
     ) -> None:
         check_timeout(timeout)
-        check_apart(origin.paths, layout.out)
-        self.layout, self.options, self._timeout = layout, options, timeout
-        self.inputs: Inputs = open_inputs(origin, scratch=os.fspath(layout.work))
+        self.inputs, self.layout, self.options, self._timeout = inputs, layout, options, timeout
         count = len(self.inputs.keys)
         if shards is not None and not 1 <= shards <= count:
             raise ConfigError(f"shards={shards}: 1 to {count}, the number of videos")
         self.shards = shards or default_shards(self.inputs.sizes)
         self._parts = deal(self.inputs.keys, self.shards)
+
+    @classmethod
+    def of(cls, origin: Origin, layout: Layout, options: Options, *, timeout: float = 60.0, **more: Any) -> "Plan":
+        """Return the plan for the videos of a place.
+
+        Raises:
+          ConfigError: if there are no videos, `layout` is among them, or a number is out of range.
+        """
+        check_timeout(timeout)
+        check_apart(origin.paths, layout.out)
+        inputs = open_inputs(origin, scratch=os.fspath(layout.work))
+        return cls(inputs, layout, options, timeout=timeout, **more)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -85,22 +95,23 @@ class Plan:
         return ShardJob(number, self.shards, self.layout, self.options, part, keys, kinds, self._timeout)
 
 
-def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner) -> dict[str, Any]:
-    """Makes what is missing of the records, then what TFDS needs to open them.
+def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner, *, wait: bool = False) -> dict[str, Any]:
+    """Make what is missing of the records, then what TFDS needs to open them.
 
     Args:
       plan_of: makes the plan, once the place is locked.
       layout: where the records go.
       runner: makes the shards of some jobs.
+      wait: while another process prepares into the same place.
 
     Returns:
       the manifest: options, counts, sizes, checksums of the shards, rejected videos.
 
     Raises:
-      ConfigError: as `Plan`, or another process prepares into the same place.
-      TooManyBadVideos: not one video can be read.
+      ConfigError: as `Plan`, or if another process prepares into the same place and `wait` is False.
+      TooManyBadVideos: if not one video can be read.
     """
-    with _lock(layout):
+    with _lock(layout, layout.split, wait=wait):
         plan = plan_of()
         if layout.manifest.exists():
             manifest = metadata.manifests(layout.out)[layout.split]
@@ -116,7 +127,8 @@ def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner) -> dict
             shown = "; ".join(f"{key} {reason}" for key, _, reason in rejected[:_SHOWN])
             plan.forget()
             raise TooManyBadVideos(f"none of the {len(rejected)} videos can be read: {shown}")
-        metadata.write(layout, manifest)
+        with _lock(layout, ".metadata", wait=True):  # the splits of a dataset share it
+            metadata.write(layout, manifest)
         _clear(layout)
         return manifest
 
@@ -180,25 +192,39 @@ def _clear(layout: Layout) -> None:
 
 
 @contextlib.contextmanager
-def _lock(layout: Layout) -> Iterator[None]:
-    """One preparation of a split at a time; a process that was killed leaves no lock."""
+def _lock(layout: Layout, name: str, *, wait: bool) -> Iterator[None]:
+    """Hold a lock of a dataset, such as that of a split; a process that was killed leaves none."""
     root = epath.Path(layout.out) / ".preparing"
-    root.mkdir(parents=True, exist_ok=True)
     if "://" in layout.out:
+        root.mkdir(parents=True, exist_ok=True)
         yield
         return
-    path = os.fspath(root / f"{layout.split}.lock")
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"--out={layout.out}: another process prepares the split {layout.split!r} there"
-            ) from None
+    path = os.fspath(root / f"{name}.lock")
+    file = _locked(path, wait)
+    if file is None:
+        raise ConfigError(f"--out={layout.out}: another process prepares the split {layout.split!r} there")
+    with file:
         try:
             yield
         finally:
             os.unlink(path)
-            with contextlib.suppress(OSError):  # what is not empty is wanted
+            with contextlib.suppress(OSError):  # folders that are not empty are still needed
                 os.rmdir(root)
                 os.rmdir(layout.out)
+
+
+def _locked(path: str, wait: bool) -> TextIO | None:
+    """Return an open file that is locked, or None if another process has it locked and `wait` is False."""
+    while True:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(open(path, "w"))
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    stack.pop_all()
+                    return file
+            except BlockingIOError:
+                return None
+            except FileNotFoundError:  # whoever held the lock has removed the file, so it locks nothing
+                continue

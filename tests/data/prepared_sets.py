@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 
+from vmae_jax.data import sources
 from vmae_jax.data.prepare import local, options, run, shards
 from vmae_jax.data.prepare.inputs import Origin
 
@@ -14,10 +15,17 @@ def prepare(source, out, *, split="train", origin=None, shard_count=None, worker
     layout = shards.layout(str(out), name="videos", split=split, file_format=settings.file_format)
     where = Origin((str(source),), **(origin or {}))
     return run.prepare(
-        lambda: run.Plan(where, layout, settings, shards=shard_count),
+        lambda: run.Plan.of(where, layout, settings, shards=shard_count),
         layout,
         runner or local.local_runner(workers, progress=False),
     )
+
+
+def prepared_catalog(dataset, folder, out, split="train", **chosen):
+    """Records of a split of a catalog, opened, and the manifest."""
+    origin = {"dataset": dataset, "source_split": split}
+    manifest = prepare(folder, out, split=split, origin=origin, runner=in_this_process, **chosen)
+    return sources.tfds(directory=str(out), split=split).open(), manifest
 
 
 def checksums(folder):

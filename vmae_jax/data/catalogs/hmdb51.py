@@ -1,56 +1,37 @@
 """HMDB51, its three splits, from the owners' files.
 
-    call("data.sources.tfds", name="hmdb51", prepare=True,
-         config=call("data.builders.hmdb51.config", split=1, directory="hmdb51"))
+    call("data.sources.catalog", catalog=call("data.catalogs.hmdb51.read", directory="hmdb51", split=1))
 
 The directory holds `testTrainMulti_7030_splits/{class}_test_split{1,2,3}.txt` (of the archive
 test_train_splits) and the videos, `{class}/*.avi` below `hmdb51_org/` or `videos/`.
 """
 
-import functools
 import os
 import re
-from typing import Any
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split
-from vmae_jax.registry import register
 
-__all__ = ["builder", "builder_config", "config"]
+__all__ = ["read"]
 
 LAYOUT = "testTrainMulti_7030_splits/{class}_test_split1.txt, … and hmdb51_org/{class}/*.avi"
 PARTS = {"0": None, "1": "train", "2": "test"}  # what the lists say of a video; 0 is in neither
 
 
-@register("dataset")
-def config(split: int = 1, directory: str | None = None) -> listed_builder.Settings:
-    """One of the three splits, into "train" and "test".
+@catalog(split=(1, 2, 3))
+def read(directory: str, split: int = 1) -> Listing:
+    """Read one of the three splits of HMDB51, into "train" and "test".
 
     Args:
+      directory: the folder with the owners' files.
       split: 1, 2 or 3.
-      directory: the folder with the owners' files; not needed once it is prepared.
     """
-    return listed_builder.numbered("hmdb51", split, _listing, directory)
-
-
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("hmdb51", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("hmdb51", description="51 human motions, one of three splits.")
-
-
-def _listing(directory: str | None, number: int) -> Listing:
     manual = Manual("hmdb51", directory, layout=LAYOUT)
     folder = manual.need("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits")
-    lists = sorted(name for name in os.listdir(folder) if re.fullmatch(rf".+_test_split{number}\.txt", name))
+    lists = sorted(name for name in os.listdir(folder) if re.fullmatch(rf".+_test_split{split}\.txt", name))
     if not lists:
-        raise manual.error(f"there is no list of split {number} in {folder}")
-    names = tuple(name.removesuffix(f"_test_split{number}.txt") for name in lists)
+        raise manual.error(f"there is no list of split {split} in {folder}")
+    names = tuple(name.removesuffix(f"_test_split{split}.txt") for name in lists)
     videos = manual.videos("hmdb51_org", "videos")
     splits = {"train": Split(), "test": Split()}
     for label, file in enumerate(lists):

@@ -1,7 +1,6 @@
 """Something-Something v1 (folders of pictures) and v2 (videos), from the owners' files.
 
-    call("data.sources.tfds", name="something_something", prepare=True,
-         config=call("data.builders.something_something.config", version="v2", directory="ssv2"))
+    call("data.sources.catalog", catalog=call("data.catalogs.something_something.read", directory="ssv2"))
 
 The directory of v2 holds `something-something-v2-labels.json`, `-train.json`, `-validation.json` and,
 where it was handed out, `-test.json` (or `labels.json`, `train.json`, …; in it or in `labels/`), and the
@@ -10,48 +9,31 @@ videos `{id}.webm` (or mp4) anywhere below it. That of v1 holds
 and the folders of pictures `20bn-something-something-v1/{id}/00001.jpg`, ….
 """
 
-import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split, class_numbers
-from vmae_jax.registry import register
-from vmae_jax.spec import ConfigError
 
-__all__ = ["builder", "builder_config", "config"]
+__all__ = ["read"]
 
 RATE = 12.0  # frames a second of both versions, as their owners say
 SPLITS = ("train", "validation", "test")
 
 
-@register("dataset")
-def config(version: str = "v2", directory: str | None = None) -> listed_builder.Settings:
-    """A version of Something-Something; the labels of its test split are held back, hence -1.
+@catalog(version=("v1", "v2"))
+def read(directory: str, version: str = "v2") -> Listing:
+    """Read a version of Something-Something; the labels of its test split are held back, hence -1.
 
     Args:
+      directory: the folder with the owners' files.
       version: v1 or v2.
-      directory: the folder with the owners' files; not needed once it is prepared.
     """
-    if version not in ("v1", "v2"):
-        raise ConfigError(f"something_something: version={version!r}; there are v1 and v2")
-    listing = functools.partial(_pictures if version == "v1" else _videos, directory)
-    return listed_builder.Settings("something_something", version, listing)
+    return _pictures(directory) if version == "v1" else _videos(directory)
 
 
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("something_something", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("something_something", description="People doing things with objects.")
-
-
-def _videos(directory: str | None) -> Listing:
+def _videos(directory: str) -> Listing:
     layout = "something-something-v2-labels.json, -train.json, -validation.json and the videos {id}.webm"
     manual = Manual("something_something v2", directory, layout=layout)
     numbers = {name: int(number) for name, number in manual.json(_file(manual, "v2", "labels", "json"), dict).items()}
@@ -69,7 +51,7 @@ def _videos(directory: str | None) -> Listing:
     return Listing({"label": tuple(sorted(numbers, key=numbers.__getitem__))}, splits)
 
 
-def _pictures(directory: str | None) -> Listing:
+def _pictures(directory: str) -> Listing:
     layout = "something-something-v1-labels.csv, -train.csv, -validation.csv and 20bn-something-something-v1/{id}/*.jpg"
     manual = Manual("something_something v1", directory, layout=layout)
     names = tuple(line.strip('"') for line in manual.lines(_file(manual, "v1", "labels", "csv")))
@@ -82,7 +64,7 @@ def _pictures(directory: str | None) -> Listing:
             label = _number(manual, numbers, row["label"], path) if row.get("label") else -1
             frames = _frames(os.path.join(root, os.path.basename(row["id"])))
             splits[split].add(row["id"], frames, labels={"label": label}, rate=RATE)
-    return Listing({"label": names}, splits, pictures=True)
+    return Listing({"label": names}, splits)
 
 
 def _splits(manual: Manual, version: str, suffix: str) -> Iterator[tuple[str, str]]:

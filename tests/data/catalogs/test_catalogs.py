@@ -1,10 +1,10 @@
-"""The builders of the other data sets, each on a miniature in the layout of its owners' files."""
+"""The catalogs of the other datasets, each on a miniature in the layout of its owners' files."""
 
 import pytest
 from owners_files import place, write
+from prepared_sets import prepared_catalog
 
-from vmae_jax.data import sources
-from vmae_jax.data.builders import (
+from vmae_jax.data.catalogs import (
     ava,
     diving48,
     epic_kitchens,
@@ -12,11 +12,10 @@ from vmae_jax.data.builders import (
     moments_in_time,
     something_something,
     ucf101,
-    video_folder,
-    video_list,
     webvid,
 )
 from vmae_jax.data.decode import probe
+from vmae_jax.data.faults import TooManyBadVideos
 from vmae_jax.spec import ConfigError
 
 
@@ -25,13 +24,9 @@ def rows(listing, label="label"):
     return {split: [(row.key, row.labels.get(label)) for row in part.rows] for split, part in listing.splits.items()}
 
 
-def opened(name, config, data_dir, split="train"):
-    return sources.tfds(name=name, data_dir=str(data_dir), config=config, prepare=True, split=split).open()
-
-
-def refused(config, words):
+def refused(catalog, words):
     with pytest.raises(ConfigError, match=words) as caught:
-        config.listing()
+        catalog.listing()
     assert "\n" not in str(caught.value)
 
 
@@ -48,17 +43,17 @@ def ssv2(root):
 
 
 def test_something_something_v2(tmp_path):
-    config = something_something.config("v2", str(ssv2(tmp_path)))
-    listing = config.listing()
+    catalog = something_something.read(str(ssv2(tmp_path)), "v2")
+    listing = catalog.listing()
     assert listing.names["label"] == ("Approaching something with your camera", "Holding something")
     assert rows(listing) == {"train": [("7", 1)], "validation": [("8", 0)], "test": [("10", -1)]}
     assert [one.key for one in listing.splits["train"].absent] == ["9"]
     (tmp_path / "labels/something-something-v2-test.json").unlink()  # not everybody has it
-    assert set(config.listing().splits) == {"train", "validation"}
+    assert set(catalog.listing().splits) == {"train", "validation"}
     write(tmp_path, "labels/something-something-v2-validation.json", [{"id": "8", "template": "Eating [it]"}])
-    refused(config, "class 'Eating it', which is not in the list of labels")
+    refused(catalog, "class 'Eating it', which is not in the list of labels")
     (tmp_path / "labels/something-something-v2-labels.json").write_text("[")
-    refused(config, "is no JSON")
+    refused(catalog, "is no JSON")
 
 
 def test_something_something_v1_is_folders_of_pictures(tmp_path):
@@ -76,14 +71,15 @@ def test_something_something_v1_is_folders_of_pictures(tmp_path):
         folder.mkdir(parents=True)
         for number in range(1, 4):
             Image.new("RGB", (24, 16), (video, 0, 0)).save(folder / f"{number:05}.jpg")
-    config = something_something.config("v1", str(root))
-    assert rows(config.listing()) == {"train": [("100", 1)], "validation": [("102", 0)], "test": [("103", -1)]}
-    source = opened("something_something", config, tmp_path / "data")
+    catalog = something_something.read(str(root), "v1")
+    assert rows(catalog.listing()) == {"train": [("100", 1)], "validation": [("102", 0)], "test": [("103", -1)]}
+    source, manifest = prepared_catalog("something_something:version=v1", root, tmp_path / "data", codec="jpeg")
     assert (len(source), source.fetch(0).labels["label"]) == (1, 1)
+    assert manifest["rejected"] == [["101", "missing", "is not in the folder"]]
     info = probe(source.fetch(0))
     assert (info.num_frames, info.height, info.width) == (3, 16, 24)
-    test = opened("something_something", config, tmp_path / "data", "test")
-    assert test.fetch(0).labels.get("label") in (None, -1)
+    test, _ = prepared_catalog("something_something:version=v1", root, tmp_path / "data", "test", codec="jpeg")
+    assert "label" not in test.fetch(0).labels  # a class that is held back
 
 
 def ucf(root):
@@ -99,17 +95,17 @@ def ucf(root):
 
 
 def test_ucf101(tmp_path):
-    listing = ucf101.config(2, str(ucf(tmp_path))).listing()
+    listing = ucf101.read(str(ucf(tmp_path)), 2).listing()
     assert listing.names["label"] == ("Archery", "HandstandPushups")
     assert rows(listing) == {
         "train": [("v_Archery_g08_c01", 0), ("v_HandStandPushups_g08_c01", 1)],  # found whatever its capitals
         "test": [("v_Archery_g02_c01", 0)],
     }
-    assert [one.key for one in ucf101.config(3, str(tmp_path)).listing().splits["test"].absent] == ["v_Archery_g03_c01"]
-    with pytest.raises(ConfigError, match="split=4; there are 1, 2 and 3"):
-        ucf101.config(4)
+    assert [one.key for one in ucf101.read(str(tmp_path), 3).listing().splits["test"].absent] == ["v_Archery_g03_c01"]
+    with pytest.raises(ConfigError, match="split=4; there are 1, 2, 3"):
+        ucf101.read("ucf101", 4)
     write(tmp_path, "ucfTrainTestlist/classInd.txt", ["1 Archery", "3 HandstandPushups"])
-    refused(ucf101.config(1, str(tmp_path)), "is not '1 NAME', '2 NAME'")
+    refused(ucf101.read(str(tmp_path), 1), "is not '1 NAME', '2 NAME'")
 
 
 def test_hmdb51(tmp_path):
@@ -119,15 +115,15 @@ def test_hmdb51(tmp_path):
             lines = [f"{name}_a.avi {1 if split == 1 else 2} ", f"b [odd] name_{name}.avi 2 ", f"{name}_unused.avi 0 "]
             write(splits, f"{name}_test_split{split}.txt", lines)
         place(tmp_path / "hmdb51_org" / name, f"{name}_a.avi", f"b [odd] name_{name}.avi", f"{name}_unused.avi")
-    listing = hmdb51.config(1, str(tmp_path)).listing()
+    listing = hmdb51.read(str(tmp_path), 1).listing()
     assert listing.names["label"] == ("brush_hair", "wave")
     assert rows(listing) == {
         "train": [("brush_hair_a", 0), ("wave_a", 1)],
         "test": [("b [odd] name_brush_hair", 0), ("b [odd] name_wave", 1)],
     }
-    assert not hmdb51.config(3, str(tmp_path)).listing().splits["train"].rows
+    assert not hmdb51.read(str(tmp_path), 3).listing().splits["train"].rows
     write(splits, "wave_test_split2.txt", ["wave_a.avi 7"])
-    refused(hmdb51.config(2, str(tmp_path)), "where a name and 0, 1 or 2 are wanted")
+    refused(hmdb51.read(str(tmp_path), 2), "where a name and 0, 1 or 2 are wanted")
 
 
 def test_diving48(tmp_path):
@@ -136,11 +132,11 @@ def test_diving48(tmp_path):
         row = {"vid_name": f"{split}_00001", "label": label, "start_frame": 0, "end_frame": 5}
         write(tmp_path, f"annotations/Diving48_V2_{split}.json", [row])
     place(tmp_path, "rgb/train_00001.mp4", "rgb/test_00001.mp4")
-    config = diving48.config(str(tmp_path))
-    assert config.listing().names["label"] == ("Back 15som 05Twis FREE", "Inward Dive NoTwis PIKE")
-    assert rows(config.listing()) == {"train": [("train_00001", 1)], "test": [("test_00001", 0)]}
+    catalog = diving48.read(str(tmp_path))
+    assert catalog.listing().names["label"] == ("Back 15som 05Twis FREE", "Inward Dive NoTwis PIKE")
+    assert rows(catalog.listing()) == {"train": [("train_00001", 1)], "test": [("test_00001", 0)]}
     write(tmp_path, "Diving48_vocab.json", [["Back"]])
-    refused(config, r"the class 1, but Diving48_vocab\.json 1 classes")
+    refused(catalog, r"the class 1, but Diving48_vocab\.json 1 classes")
 
 
 def test_moments_in_time(tmp_path):
@@ -148,14 +144,14 @@ def test_moments_in_time(tmp_path):
     write(tmp_path, "trainingSet.csv", ["clapping/a-b_1.mp4,clapping,2,3", "clapping/gone.mp4,clapping,1,0"])
     write(tmp_path, "validationSet.csv", ["adult+female+singing/c_2.mp4,adult+female+singing,3,0"])
     place(tmp_path, "training/clapping/a-b_1.mp4", "validation/adult+female+singing/c_2.mp4")
-    config = moments_in_time.config("v1", str(tmp_path))
-    listing = config.listing()
+    catalog = moments_in_time.read(str(tmp_path), "v1")
+    listing = catalog.listing()
     assert rows(listing) == {"train": [("clapping/a-b_1", 1)], "validation": [("adult+female+singing/c_2", 0)]}
     assert [one.key for one in listing.splits["train"].absent] == ["clapping/gone"]
     write(tmp_path, "trainingSet.csv", ["clapping/a-b_1.mp4,flying,2,3"])
-    refused(config, "whose class is unknown")
+    refused(catalog, "whose class is unknown")
     write(tmp_path, "trainingSet.csv", ["../../etc/x.mp4,clapping,2,3"])
-    refused(config, "leads out of the folder")
+    refused(catalog, "leads out of the folder")
 
 
 def test_multi_moments_has_several_labels(tmp_path):
@@ -163,9 +159,9 @@ def test_multi_moments_has_several_labels(tmp_path):
     write(tmp_path, "trainingSet.csv", ["x/a.mp4,2,0", "x/b.mp4,1"])
     write(tmp_path, "validationSet.csv", ["x/c.mp4,0,1,2"])
     place(tmp_path, *(f"videos/x/{name}.mp4" for name in "abc"))
-    config = moments_in_time.config("multi", str(tmp_path))
-    assert rows(config.listing(), "labels")["train"] == [("x/a", (0, 2)), ("x/b", (1,))]
-    source = opened("moments_in_time", config, tmp_path / "data", "validation")
+    catalog = moments_in_time.read(str(tmp_path), "multi")
+    assert rows(catalog.listing(), "labels")["train"] == [("x/a", (0, 2)), ("x/b", (1,))]
+    source, _ = prepared_catalog("moments_in_time:version=multi", tmp_path, tmp_path.parent / "multi", "validation")
     assert source.label_names["labels"] == ("clapping", "singing", "running")
     assert tuple(source.fetch(0).labels["labels"]) == (0, 1, 2)
 
@@ -176,19 +172,20 @@ def test_webvid_has_captions_and_any_share(tmp_path):
     write(tmp_path, "results_2M_train.csv", [head, *lines])
     write(tmp_path, "results_2M_val.csv", [head, "99,u,PT,d,Sea"])
     place(tmp_path / "videos" / "d", *(f"{i}.mp4" for i in [*range(40), 99]))
-    whole = rows(webvid.config("2M", directory=str(tmp_path)).listing(), "text")
+    whole = rows(webvid.read(str(tmp_path), "2M").listing(), "text")
     assert (len(whole["train"]), whole["train"][3]) == (40, ("3", "Caption, number 3"))
-    half = webvid.config("2M", share=0.5, directory=str(tmp_path))
+    half = webvid.read(str(tmp_path), "2M", share=0.5)
     chosen = rows(half.listing(), "text")
     assert 8 < len(chosen["train"]) < 32
     assert set(chosen["train"]) < set(whole["train"])
     assert chosen["validation"] == [("99", "Sea")]
     write(tmp_path, "results_2M_train.csv", [head, lines[0]])
-    data = tmp_path / "data"
-    assert len(opened("webvid", webvid.config("2M", directory=str(tmp_path)), data)) == 1
+    refused(webvid.read(str(tmp_path), share=0.0), "share must be above 0")
+    data = tmp_path.parent / "webvid"
+    assert len(prepared_catalog("webvid:version=2M", tmp_path, data)[0]) == 1
     from vmae_jax.data.tf import tensorflow_datasets
 
-    made = tensorflow_datasets().builder_from_directory(next(data.glob("webvid/2M/1.0.0")))
+    made = tensorflow_datasets().builder_from_directory(data)
     assert made.as_data_source("train")[0]["text"] == b"Caption, number 0"
 
 
@@ -201,7 +198,7 @@ def test_ava_is_moments_with_all_their_actions(tmp_path):
     write(tmp_path, "annotations/ava_val_v2.2.csv", [f"val,0902,{box},12,0", "val,0904,,,,,,"])
     write(tmp_path, "annotations/ava_train_excluded_timestamps_v2.2.csv", ["-5KQ,0950"])
     place(tmp_path, "trainval/-5KQ.mp4", "trainval/val.mp4")
-    listing = ava.config(seconds=4, begins=900, directory=str(tmp_path)).listing()
+    listing = ava.read(str(tmp_path), seconds=4, begins=900).listing()
     assert listing.names["labels"] == ("bend", "stand")  # in the order of their numbers
     assert rows(listing, "labels") == {  # 80 is none of the listed actions: a moment of no class
         "train": [("-5KQ_000902", (0, 1)), ("-5KQ_000903", ())],
@@ -209,13 +206,13 @@ def test_ava_is_moments_with_all_their_actions(tmp_path):
     }
     assert [row.span for row in listing.splits["train"].rows] == [(0.0, 4.0), (1.0, 5.0)]
     assert [one.key for one in listing.splits["train"].absent] == ["gone_000910"]
-    whole = ava.config(seconds=10, clips="consecutive", directory=str(tmp_path)).listing().splits["train"]
+    whole = ava.read(str(tmp_path), seconds=10, clips="consecutive").listing().splits["train"]
     assert len(whole.rows) == 90  # a quarter of an hour
     assert len({row.key for row in whole.rows}) == 90
     assert [whole.rows[0].span, whole.rows[0].labels] == [(900.0, 910.0), {"labels": (0, 1)}]
     assert [whole.rows[89].span, whole.rows[89].labels] == [(1790.0, 1800.0), {"labels": ()}]
     write(tmp_path, "annotations/ava_val_v2.2.csv", [f"val,soon,{box},12,0"])
-    refused(ava.config(directory=str(tmp_path)), "which is no annotation")
+    refused(ava.read(str(tmp_path)), "which is no annotation")
 
 
 def epic(root):
@@ -231,8 +228,8 @@ def epic(root):
 
 
 def test_epic_kitchens_has_verbs_and_nouns(tmp_path):
-    config = epic_kitchens.config(directory=str(epic(tmp_path)))
-    listing = config.listing()
+    catalog = epic_kitchens.read(str(epic(tmp_path)))
+    listing = catalog.listing()
     assert listing.names == {"verb": ("take", "put"), "noun": ("tap", "plate", "cup")}
     assert rows(listing, "verb") == {
         "train": [("P01_01_0", 1), ("P01_01_1", 0)], "validation": [("P01_11_0", 0)], "test": [("P02_01_0", -1)]
@@ -240,66 +237,42 @@ def test_epic_kitchens_has_verbs_and_nouns(tmp_path):
     assert rows(listing, "noun")["validation"] == [("P01_11_0", 1)]
     assert listing.splits["train"].rows[1].span == (3662.5, 3663.0)
     write(tmp_path, "EPIC_100_verb_classes.csv", ["id,key", "0,take"])
-    refused(config, "has the verb 1, and there are 1")
+    refused(catalog, "has the verb 1, and there are 1")
 
 
-def test_any_folder(tmp_path):
-    root = tmp_path / "mine"
-    place(root, "train/b/1.mp4", "train/a/1.mp4", "val/a/2.mp4")
-    listing = video_folder.config(str(root), labels="folders").listing()
-    assert listing.names["label"] == ("a", "b")
-    assert rows(listing) == {"train": [("a/1.mp4", 0), ("b/1.mp4", 1)], "validation": [("a/2.mp4", 0)]}
-    assert rows(video_folder.config(str(root / "train")).listing()) == {"train": [("a/1.mp4", None), ("b/1.mp4", None)]}
-    place(root, "train/loose.mp4")
-    refused(video_folder.config(str(root), labels="folders"), r"loose\.mp4 lies in no folder of a class")
-    assert video_folder.config(str(root)).name != video_folder.config(str(root / "train")).name
-    source = opened("video_folder", video_folder.config(str(root)), tmp_path / "data")
-    assert len(source) == 3
-
-
-def test_lists_of_videos_of_ones_own(tmp_path):
-    place(tmp_path / "videos", "a b.mp4", "c.mp4")
-    write(tmp_path, "train.csv", ["a b.mp4 0 -1", "c.mp4 0 -1", "gone.mp4 0 -1"])
-    config = video_list.config(str(tmp_path / "train.csv"), root=str(tmp_path / "videos"))
-    listing = config.listing()
-    assert rows(listing) == {"train": [("a b.mp4", None), ("c.mp4", None)]}
-    assert [one.key for one in listing.splits["train"].absent] == ["gone.mp4"]
-    write(tmp_path, "train.csv", ["a b.mp4 3", "c.mp4 1"])
-    write(tmp_path, "test.csv", ["c.mp4 0"])
-    config = video_list.config(
-        str(tmp_path / "train.csv"), test=str(tmp_path / "test.csv"), root=str(tmp_path / "videos")
-    )
-    assert rows(config.listing()) == {"train": [("a b.mp4", 3), ("c.mp4", 1)], "test": [("c.mp4", 0)]}
-    assert config.listing().names["label"] == ("0", "1", "2", "3")
-    write(tmp_path, "test.csv", ["c.mp4 0.5"])
-    refused(config, "vmae data prepare stores others")
-
-
-def test_a_config_of_another_set_is_told(tmp_path):
-    config = ucf101.config(1, str(tmp_path))
-    with pytest.raises(ConfigError, match=r"hmdb51 takes config=data\.builders\.hmdb51\.config"):
-        opened("hmdb51", config, tmp_path)
-
-
-def test_moments_are_cut_out_of_their_files(tmp_path, capfd):
+def test_moments_are_cut_out_of_their_files(tmp_path):
     root = epic(tmp_path / "epic")
-    config = epic_kitchens.config(short_side=16, directory=str(root))
-    source = opened("epic_kitchens", config, tmp_path / "data")
+    source, manifest = prepared_catalog("epic_kitchens:short_side=16", root, tmp_path / "data")
     assert source.label_names == {"verb": ("take", "put"), "noun": ("tap", "plate", "cup")}
     assert [(source.fetch(i).labels["verb"], source.fetch(i).labels["noun"]) for i in range(len(source))] == [(1, 2)]
     assert probe(source.fetch(0)).num_frames == 3  # 0.04, 0.08 and 0.12 s
-    told = "epic_kitchens, train: 1 of 2 videos are left out, such as P01_01_1 (has no frame from second 3662.5"
-    assert told in capfd.readouterr().err
+    ((key, _, reason),) = manifest["rejected"]
+    assert key == "P01_01_1"
+    assert reason.startswith("has no frame from second 3662.5")
+    held_back, _ = prepared_catalog("epic_kitchens:short_side=16", root, tmp_path / "data", "test")
+    assert held_back.fetch(0).labels == {}
     for path in root.rglob("*.MP4"):
         path.write_bytes(b"no video")
-    with pytest.raises(ConfigError, match=r"no video of 'train' can be read, such as P01_01_\d"):
-        opened("epic_kitchens", config, tmp_path / "other")
+    with pytest.raises(TooManyBadVideos, match=r"none of the 2 videos can be read: P01_01_\d"):
+        prepared_catalog("epic_kitchens:short_side=16", root, tmp_path / "other")
 
 
 def test_moments_without_any_class_are_examples_too(tmp_path):
-    write(tmp_path, "mmit_categories.txt", ["clapping,0", "singing,1"])
-    write(tmp_path, "trainingSet.csv", ["a.mp4"])
-    write(tmp_path, "validationSet.csv", ["a.mp4,1"])
-    place(tmp_path, "videos/a.mp4")
-    source = opened("moments_in_time", moments_in_time.config("multi", str(tmp_path)), tmp_path / "data")
+    root = tmp_path / "mit"
+    write(root, "mmit_categories.txt", ["clapping,0", "singing,1"])
+    write(root, "trainingSet.csv", ["a.mp4"])
+    write(root, "validationSet.csv", ["a.mp4,1"])
+    place(root, "videos/a.mp4")
+    source, _ = prepared_catalog("moments_in_time:version=multi", root, tmp_path / "data")
     assert tuple(source.fetch(0).labels["labels"]) == ()
+
+
+def test_choices_are_checked_before_anything_is_read():
+    for read, words in (
+        (lambda: something_something.read("x", "v3"), "something_something: version='v3'; there are v1, v2"),
+        (lambda: hmdb51.read("x", 0), "hmdb51: split=0; there are 1, 2, 3"),
+        (lambda: ava.read("x", clips="all"), "ava: clips='all'; there are annotated, consecutive"),
+        (lambda: webvid.read("x", "3M"), "webvid: version='3M'; there are 2M, 10M"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read()

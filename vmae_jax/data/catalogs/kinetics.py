@@ -1,7 +1,6 @@
 """Kinetics-400, 600, 700 and their union, 710, from the owners' annotations and videos.
 
-    call("data.sources.tfds", name="kinetics", prepare=True,
-         config=call("data.builders.kinetics.config", version="400", directory="k400"))
+    call("data.sources.catalog", catalog=call("data.catalogs.kinetics.read", directory="k400", version="400"))
 
 A directory of one version holds `train.csv`, `validate.csv` (or `val.csv`) and, where it was handed
 out, `test.csv`, in itself or in `annotations/`: columns `label` (test sets may have none),
@@ -12,19 +11,15 @@ For 710 the directory holds those of the three, `k400`, `k600` and `k700` (or `k
 `kinetics400`, …; links will do).
 """
 
-import functools
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split, Videos, class_numbers
-from vmae_jax.registry import register
-from vmae_jax.spec import ConfigError
 
-__all__ = ["RENAMES", "builder", "builder_config", "config"]
+__all__ = ["RENAMES", "read"]
 
-VERSIONS = ("400", "600", "700", "710")
 LAYOUT = "train.csv and validate.csv, in it or in annotations/, and the videos"
 ANNOTATIONS = {"train": ("train",), "validation": ("validate", "val", "validation"), "test": ("test",)}
 ORDER = ("700", "600", "400")  # whose name and row of a video 710 takes
@@ -49,31 +44,17 @@ RENAMES = {
 }
 
 
-@register("dataset")
-def config(version: str = "400", directory: str | None = None) -> listed_builder.Settings:
-    """A version of Kinetics.
+@catalog(version=("400", "600", "700", "710"))
+def read(directory: str, version: str = "400") -> Listing:
+    """Read a version of Kinetics.
 
     Args:
+      directory: the folder with the owners' files.
       version: 400, 600, 700 (its release of 2020 as well), or 710, the union of the three: the
         classes of 700 and those that only the others have, older names renamed; each video once,
         by its YouTube id; whatever any of them validates on is taken out of the training set.
-      directory: the folder with the owners' files; not needed once it is prepared.
     """
-    if version not in VERSIONS:
-        raise ConfigError(f"kinetics: version={version!r}; there are {', '.join(VERSIONS)}")
-    listing = functools.partial(_union if version == "710" else _single, directory, version)
-    return listed_builder.Settings("kinetics", version, listing)
-
-
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("kinetics", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("kinetics", description="Human actions in clips of ten seconds from YouTube.")
+    return _union(directory) if version == "710" else _single(directory, version)
 
 
 class _Clip(NamedTuple):
@@ -85,7 +66,7 @@ class _Clip(NamedTuple):
     path: str | None
 
 
-def _single(directory: str | None, version: str) -> Listing:
+def _single(directory: str, version: str) -> Listing:
     manual = Manual(f"kinetics {version}", directory, layout=LAYOUT)
     videos = manual.videos()
     clips = {split: list(_clips(manual, videos, split)) for split in ANNOTATIONS}
@@ -99,13 +80,13 @@ def _single(directory: str | None, version: str) -> Listing:
     return Listing({"label": names}, splits)
 
 
-def _union(directory: str | None, version: str) -> Listing:
+def _union(directory: str) -> Listing:
     """Kinetics-710: trained on what any version trains on and none validates on."""
-    manual = Manual(f"kinetics {version}", directory, layout="the folders k400, k600 and k700, each as of its version")
+    manual = Manual("kinetics 710", directory, layout="the folders k400, k600 and k700, each as of its version")
     parts: dict[str, dict[str, list[_Clip]]] = {}
     for one in ORDER:
         folder = manual.need(f"k{one}", f"k{one}-2020", f"kinetics{one}", f"kinetics{one}_2020", f"kinetics-{one}")
-        part = Manual(f"kinetics {version}", folder, layout=LAYOUT)
+        part = Manual("kinetics 710", folder, layout=LAYOUT)
         videos = part.videos()
         parts[one] = {split: list(_clips(part, videos, split)) for split in ("train", "validation")}
     names = _union_names(parts)

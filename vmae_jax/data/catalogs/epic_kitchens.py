@@ -1,53 +1,32 @@
 """Epic-Kitchens-100, a verb and a noun for every action, from the owners' annotations and videos.
 
-    call("data.sources.tfds", name="epic_kitchens", prepare=True,
-         config=call("data.builders.epic_kitchens.config", directory="epic_kitchens"))
+    call("data.sources.catalog", catalog=call("data.catalogs.epic_kitchens.read", directory="epic_kitchens"))
 
 The directory holds `EPIC_100_train.csv`, `EPIC_100_validation.csv`, `EPIC_100_verb_classes.csv`,
 `EPIC_100_noun_classes.csv` (in it, in `annotations/` or in `epic-kitchens-100-annotations/`; a
 `EPIC_100_test_timestamps.csv` is read where it is there) and the videos, `{participant}/videos/{video_id}.MP4`
-or any folders below it. An action is cut out of its video and encoded anew.
+or any folders below it. An action is a part of its video.
 """
 
-import functools
 import re
-from typing import Any
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split
-from vmae_jax.registry import register
 
-__all__ = ["builder", "builder_config", "config"]
+__all__ = ["read"]
 
 LAYOUT = "EPIC_100_train.csv, EPIC_100_validation.csv, EPIC_100_{verb,noun}_classes.csv and the videos"
 FILES = {"train": "train", "validation": "validation", "test": "test_timestamps"}
 
 
-@register("dataset")
-def config(short_side: int = 320, directory: str | None = None) -> listed_builder.Settings:
-    """Epic-Kitchens-100 with the labels "verb" and "noun" (-1 in "test", whose are held back).
+@catalog()
+def read(directory: str, short_side: int = 320) -> Listing:
+    """Read the actions of Epic-Kitchens-100 with the labels "verb" and "noun" (-1 in "test", whose are held back).
 
     Args:
-      short_side: pixels that clips are shrunk to.
-      directory: the folder with the owners' files; not needed once it is prepared.
+      directory: the folder with the owners' files.
+      short_side: pixels that stored actions are shrunk to.
     """
-    return listed_builder.Settings(
-        "epic_kitchens", f"actions_{short_side}px", functools.partial(_listing, directory, short_side)
-    )
-
-
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("epic_kitchens", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("epic_kitchens", description="What people's hands do in their kitchens.")
-
-
-def _listing(directory: str | None, short_side: int) -> Listing:
     manual = Manual("epic_kitchens", directory, layout=LAYOUT)
     names = {label: _classes(manual, label) for label in ("verb", "noun")}
     videos = manual.videos()

@@ -1,14 +1,15 @@
 """Kinetics and the union of its versions, on miniatures in the owners' layout."""
 
-import csv
-import io
+import shutil
 
 import pytest
 from owners_files import kinetics, place, write
+from prepared_sets import prepared_catalog
 
 from vmae_jax.data import sources
-from vmae_jax.data.builders import kinetics as builder
+from vmae_jax.data.catalogs import kinetics as catalog
 from vmae_jax.data.decode import read_frames
+from vmae_jax.data.prepare import summary
 from vmae_jax.spec import ConfigError
 
 
@@ -18,45 +19,38 @@ def labels(listing, split):
     return {row.key[:-14]: names[row.labels["label"]] for row in listing.splits[split].rows}
 
 
-def opened(version, directory, data_dir, split="train"):
-    config = builder.config(version, str(directory))
-    return sources.tfds(name="kinetics", data_dir=str(data_dir), config=config, prepare=True, split=split).open()
-
-
-def test_from_annotations_to_records(tmp_path, capfd):
+def test_from_annotations_to_records(tmp_path):
     root = kinetics(tmp_path / "k400", ["b c/-abc", "a/_d", "a/gone"], ["a/v1", "b c/v2"], absent=("gone",))
-    source = opened("400", root, tmp_path / "data")
+    source, manifest = prepared_catalog("kinetics:version=400", root, tmp_path / "data")
     assert source.label_names["label"] == ("a", "b c")
     assert len(source) == 2
     by_key = {source.fetch(i).key: source.fetch(i) for i in range(2)}
     assert {key: encoded.labels["label"] for key, encoded in by_key.items()} == {
-        "kinetics/-abc_000003_000013": 1,
-        "kinetics/_d_000003_000013": 0,
+        "videos/-abc_000003_000013": 1,
+        "videos/_d_000003_000013": 0,
     }
     assert read_frames(source.fetch(0), [5]).shape == (1, 16, 16, 3)
-    assert len(opened("400", root, tmp_path / "data", "validation")) == 2
-    told = capfd.readouterr().err
-    assert "kinetics, train: 1 of 3 videos are left out, such as gone_000003_000013 (is not in the folder)" in told
-    (left,) = (tmp_path / "data").glob("kinetics/400/1.0.0/left_out.csv")
-    assert list(csv.reader(io.StringIO(left.read_text()))) == [
-        ["split", "key", "reason"],
-        ["train", "gone_000003_000013", "is not in the folder"],
-    ]
+    assert len(prepared_catalog("kinetics:version=400", root, tmp_path / "data", "validation")[0]) == 2
+    assert manifest["rejected"] == [["gone_000003_000013", "missing", "is not in the folder"]]
+    assert "gone_000003_000013: missing: is not in the folder" in summary.in_words(manifest, "data")
 
 
 def test_prepared_records_need_the_owners_files_no_more(tmp_path):
     root = kinetics(tmp_path / "k", ["a/x"], ["a/y"])
-    opened("600", root, tmp_path / "data")
-    config = builder.config("600")
-    source = sources.tfds(name="kinetics", data_dir=str(tmp_path / "data"), config=config, split="validation").open()
+    prepared_catalog("kinetics:version=600", root, tmp_path / "data", "validation")
+    shutil.rmtree(root)
+    source = sources.tfds(directory=str(tmp_path / "data"), split="validation").open()
     assert (len(source), source.label_names["label"]) == (1, ("a",))
 
 
-def test_a_broken_video_is_left_out_and_told(tmp_path, capfd):
+def test_a_broken_video_is_left_out_and_reported(tmp_path):
     root = kinetics(tmp_path / "k", ["a/x", "a/bad"], ["a/y"])
     (root / "train" / "bad_000003_000013.mp4").write_bytes(b"no video")
-    assert len(opened("700", root, tmp_path / "data")) == 1
-    assert "1 of 2 videos are left out, such as bad_000003_000013 (is no readable video" in capfd.readouterr().err
+    source, manifest = prepared_catalog("kinetics:version=700", root, tmp_path / "data")
+    assert len(source) == 1
+    ((key, kind, reason),) = manifest["rejected"]
+    assert (key, kind) == ("bad_000003_000013", "broken")
+    assert reason.startswith("is no readable video")
 
 
 def test_where_files_lie_and_what_they_are_called(tmp_path):
@@ -72,7 +66,7 @@ def test_where_files_lie_and_what_they_are_called(tmp_path):
         "two.mp4",
         "three_000000_000010.mp4",
     )
-    listing = builder.config("400", str(root)).listing()
+    listing = catalog.read(str(root), "400").listing()
     assert listing.splits["train"].rows[0].video == str(root / "replacement/one_000001_000011.mp4")
     assert listing.splits["validation"].rows[0].video == str(root / "two.mp4")
     assert [row.labels for row in listing.splits["test"].rows] == [{"label": -1}]
@@ -91,7 +85,7 @@ def union(tmp_path):
 
 
 def test_710_is_the_union(tmp_path):
-    listing = builder.config("710", str(union(tmp_path))).listing()
+    listing = catalog.read(str(union(tmp_path)), "710").listing()
     # 700's names, sorted, then what only older versions have; renamed ones are no classes of their own.
     assert listing.names["label"] == ("both", "hugging (not baby)", "sipping cup", "zoo", "only four")
     assert labels(listing, "train") == {
@@ -108,22 +102,22 @@ def test_710_is_the_union(tmp_path):
 
 
 def test_710_never_trains_on_what_a_version_validates_on(tmp_path):
-    listing = builder.config("710", str(union(tmp_path))).listing()
+    listing = catalog.read(str(union(tmp_path)), "710").listing()
     assert not set(labels(listing, "train")) & set(labels(listing, "validation"))
     # also when the validation video itself is not in the folder
     root = union(tmp_path / "again")
     (root / "k400" / "validate" / "v4_000003_000013.mp4").unlink()
     (root / "k400" / "validate" / "seen_000003_000013.mp4").unlink()
-    listing = builder.config("710", str(root)).listing()
+    listing = catalog.read(str(root), "710").listing()
     assert "v4" not in labels(listing, "train")
     assert [one.key for one in listing.splits["validation"].absent] == ["v4_000003_000013"]
     assert labels(listing, "validation")["seen"] == "hugging (not baby)"  # 600 has it, too
 
 
 def test_every_rename_leads_from_an_old_name_to_a_new_one():
-    assert len(builder.RENAMES) == 15
-    assert not set(builder.RENAMES) & set(builder.RENAMES.values())
-    assert len(set(builder.RENAMES.values())) == 15
+    assert len(catalog.RENAMES) == 15
+    assert not set(catalog.RENAMES) & set(catalog.RENAMES.values())
+    assert len(set(catalog.RENAMES.values())) == 15
 
 
 @pytest.mark.parametrize(
@@ -147,27 +141,25 @@ def test_mistakes_in_the_folder_are_told_in_one_line(tmp_path, change, message):
     root = kinetics(tmp_path, ["a/x"], ["a/y"])
     change(root)
     with pytest.raises(ConfigError, match=message) as caught:
-        builder.config("400", str(root)).listing()
+        catalog.read(str(root), "400").listing()
     assert "\n" not in str(caught.value)
     assert "it should hold train.csv and validate.csv" in str(caught.value)
 
 
 def test_mistakes_before_any_folder(tmp_path):
     with pytest.raises(ConfigError, match="version='500'; there are 400, 600, 700, 710"):
-        builder.config("500")
+        catalog.read("k400", "500")
     cases = [
-        (builder.config("400"), "directory= names the folder with the owners' files"),
-        (builder.config("400", str(tmp_path / "none")), "there is no folder"),
-        (builder.config("710", str(tmp_path)), "there is no k700 or k700-2020"),
-        (None, r"needs config=data\.builders\.kinetics\.config\(directory=…\)"),
+        (catalog.read(str(tmp_path / "none")), "there is no folder"),
+        (catalog.read(str(tmp_path), "710"), "there is no k700 or k700-2020"),
     ]
-    for config, words in cases:
+    for one, words in cases:
         with pytest.raises(ConfigError, match=words):
-            sources.tfds(name="kinetics", data_dir=str(tmp_path / "data"), config=config, prepare=True).open()
+            sources.catalog(one).open()
 
 
 def test_no_video_of_the_lists_at_all(tmp_path):
-    root = kinetics(tmp_path, ["a/x"], ["a/y"], absent=("x", "y"))
+    root = kinetics(tmp_path / "k", ["a/x"], ["a/y"], absent=("x", "y"))
     place(root, "else.mp4")
-    with pytest.raises(ConfigError, match="none of the videos that the annotations name is there"):
-        opened("400", root, tmp_path / "data")
+    with pytest.raises(ConfigError, match="no video of 'train' is there, such as x_000003_000013, which is not in"):
+        prepared_catalog("kinetics:version=400", root, tmp_path / "data")

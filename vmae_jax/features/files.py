@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vmae_jax.data.shards import digest
+from vmae_jax.features.shards import digest
 from vmae_jax.spec import ConfigError
 
 __all__ = ["FILES", "FeatureFiles", "files_of"]

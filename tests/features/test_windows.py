@@ -6,7 +6,7 @@ from numbered_videos import numbered_frames, write_video
 
 from vmae_jax.data import sources
 from vmae_jax.data.video import VideoInfo
-from vmae_jax.data.windows import Windows, chunks
+from vmae_jax.features.windows import Windows, chunks
 
 
 def video(frames, rate=25.0):

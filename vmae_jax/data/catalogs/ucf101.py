@@ -1,48 +1,29 @@
 """UCF101, its three splits, from the owners' files.
 
-    call("data.sources.tfds", name="ucf101", prepare=True,
-         config=call("data.builders.ucf101.config", split=1, directory="ucf101"))
+    call("data.sources.catalog", catalog=call("data.catalogs.ucf101.read", directory="ucf101", split=1))
 
 The directory holds `ucfTrainTestlist/` (`classInd.txt`, `trainlist01.txt`, `testlist01.txt`, …, of the
 archive UCF101TrainTestSplits-RecognitionTask) and the videos, `UCF-101/{class}/v_*.avi`.
 """
 
-import functools
 import os
-from typing import Any
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split
-from vmae_jax.registry import register
 
-__all__ = ["builder", "builder_config", "config"]
+__all__ = ["read"]
 
 LAYOUT = "ucfTrainTestlist/classInd.txt, trainlist01.txt, testlist01.txt, … and UCF-101/{class}/*.avi"
 
 
-@register("dataset")
-def config(split: int = 1, directory: str | None = None) -> listed_builder.Settings:
-    """One of the three splits, into "train" and "test".
+@catalog(split=(1, 2, 3))
+def read(directory: str, split: int = 1) -> Listing:
+    """Read one of the three splits of UCF101, into "train" and "test".
 
     Args:
+      directory: the folder with the owners' files.
       split: 1, 2 or 3.
-      directory: the folder with the owners' files; not needed once it is prepared.
     """
-    return listed_builder.numbered("ucf101", split, _listing, directory)
-
-
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("ucf101", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("ucf101", description="101 human actions, one of three splits.")
-
-
-def _listing(directory: str | None, number: int) -> Listing:
     manual = Manual("ucf101", directory, layout=LAYOUT)
     folder = os.path.basename(manual.need("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask"))
     path = manual.need(f"{folder}/classInd.txt", f"{folder}/ucfTrainTestlist/classInd.txt")
@@ -54,8 +35,8 @@ def _listing(directory: str | None, number: int) -> Listing:
     label = {name.lower(): i for i, name in enumerate(names)}
     videos = {os.path.basename(found).lower(): found for found in manual.videos("UCF-101", "videos").paths()}
     splits = {"train": Split(), "test": Split()}
-    for split, rows in splits.items():
-        source = os.path.join(os.path.dirname(path), f"{split}list{number:02d}.txt")
+    for part, rows in splits.items():
+        source = os.path.join(os.path.dirname(path), f"{part}list{split:02d}.txt")
         for line in manual.lines(source):
             name = line.split()[0]  # training lists have the class's number behind it
             group = name.split("/")[0]

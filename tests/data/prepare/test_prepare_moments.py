@@ -1,12 +1,21 @@
-"""Cuts out of long videos: the frames that are shown then, with their times, and nothing else."""
+"""Records of moments of long videos: the frames that are shown then, with their times, and nothing else."""
 
 import numpy as np
 import pytest
 from numbered_videos import numbered_frames, write_video
 
 from vmae_jax.data.decode import Encoded, probe, read_frames
-from vmae_jax.data.prepare.cut import cut
+from vmae_jax.data.prepare.examples import examples
+from vmae_jax.data.prepare.options import options
 from vmae_jax.data.video import BadVideo
+
+
+def cut(path, start, stop, *, short_side=None):
+    """The file that `vmae data prepare --codec=keep` stores of a moment."""
+    (record,) = examples(Encoded(path=path, moment=(start, stop, short_side)), options(), key="film")
+    assert record["start_us"] == round(1e6 * start)
+    assert "audio" not in record
+    return record["video"]
 
 
 @pytest.fixture(scope="module")

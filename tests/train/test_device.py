@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vmae_jax.data.device import host_rows, prefetch_to_device, to_device
-from vmae_jax.data.opened import open_loader
+from vmae_jax.train.device import host_rows, prefetch_to_device, to_device
 
 
 def sharding(shape, names, spec):
@@ -126,19 +125,3 @@ def test_closing_ends_the_thread(taken):
     assert not any(thread.name == "prefetch_to_device" for thread in threading.enumerate())
     with pytest.raises(RuntimeError, match="closed"):
         next(ahead)
-
-
-def test_with_a_real_loader(video_folder):
-    from test_data_pipeline import make
-
-    loader = make(video_folder)
-    where = SHARDINGS[0]
-    rows = host_rows(where, loader.clips_per_step)
-    opened = open_loader(loader)
-    with opened.batches(rows=rows, seed=3) as host:
-        truth = [next(host) for _ in range(3)]
-    with prefetch_to_device(opened.batches(rows=rows, seed=3), where, clips=8) as ahead:
-        for batch in truth:
-            for name, array in next(ahead).items():
-                np.testing.assert_array_equal(array, batch[name])
-        assert ahead.position == 12

@@ -1,55 +1,36 @@
 """WebVid (2M or 10M), videos with captions, from the owners' lists and the videos one could fetch.
 
-    call("data.sources.tfds", name="webvid", prepare=True,
-         config=call("data.builders.webvid.config", directory="webvid"))
+    call("data.sources.catalog", catalog=call("data.catalogs.webvid.read", directory="webvid"))
 
 The directory holds `results_2M_train.csv` and `results_2M_val.csv` (or 10M; columns `videoid`, `name`, …) and
 the videos, `videos/{page_dir}/{videoid}.mp4` (or any folders below it).
 """
 
-import functools
 import hashlib
-from typing import Any
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split
-from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
-__all__ = ["builder", "builder_config", "config"]
+__all__ = ["read"]
 
 FILES = {"train": "train", "validation": "val"}
 
 
-@register("dataset")
-def config(version: str = "2M", share: float = 1.0, directory: str | None = None) -> listed_builder.Settings:
-    """WebVid; captions are the feature "text".
+@catalog(version=("2M", "10M"))
+def read(directory: str, version: str = "2M", share: float = 1.0) -> Listing:
+    """Read WebVid; captions are the field "text".
 
     Args:
+      directory: the folder with the owners' files.
       version: 2M or 10M.
       share: of the training videos that are taken: those whose ids have the smallest digests.
-      directory: the folder with the owners' files; not needed once it is prepared.
+
+    Raises:
+      ConfigError: if `share` is not above 0 and at most 1, or a list is missing or malformed.
     """
-    if version not in ("2M", "10M"):
-        raise ConfigError(f"webvid: version={version!r}; there are 2M and 10M")
     if not 0 < share <= 1:
-        raise ConfigError(f"webvid: share={share}; it is above 0 and at most 1")
-    name = version if share == 1 else f"{version}_{share:g}"
-    return listed_builder.Settings("webvid", name, functools.partial(_listing, directory, version, share))
-
-
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("webvid", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("webvid", description="Videos of stock footage with captions.")
-
-
-def _listing(directory: str | None, version: str, share: float) -> Listing:
+        raise ConfigError(f"webvid: share must be above 0 and at most 1, got {share}")
     lists = {split: f"results_{version}_{part}.csv" for split, part in FILES.items()}
     manual = Manual(f"webvid {version}", directory, layout=f"{' and '.join(lists.values())} and videos/")
     videos = manual.videos()

@@ -1,7 +1,6 @@
 """AVA's actions as classes of short clips, from the owners' annotations and movies.
 
-    call("data.sources.tfds", name="ava", prepare=True,
-         config=call("data.builders.ava.config", directory="ava"))
+    call("data.sources.catalog", catalog=call("data.catalogs.ava.read", directory="ava"), label="labels")
 
 An example is the seconds around an annotated moment of a movie; its "labels" are the actions of all
 the people in that moment (boxes are left aside: this is AVA for pre-training, classification and
@@ -14,16 +13,13 @@ the `ava_{train,val}_excluded_timestamps_v2.2.csv` where they were handed out, a
 `annotations/`, and the movies, `{video_id}.mp4` (mkv, webm) anywhere below it.
 """
 
-import functools
 import re
-from typing import Any
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split
-from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
-__all__ = ["builder", "builder_config", "config"]
+__all__ = ["read"]
 
 LAYOUT = "ava_train_v2.2.csv, ava_val_v2.2.csv, ava_action_list_v2.2_for_activitynet_2019.pbtxt and the movies"
 FILES = {"train": "train", "validation": "val"}
@@ -31,50 +27,33 @@ QUARTER = (900.0, 1800.0)  # the seconds of every movie that are annotated
 ACTION = re.compile(r'name:\s*"([^"]*)"\s+(?:label_)?id:\s*(\d+)')
 
 
-@register("dataset")
-def config(
+@catalog(version=("2.1", "2.2"), clips=("annotated", "consecutive"))
+def read(
+    directory: str,
+    version: str = "2.2",
     seconds: float = 3.0,
     clips: str = "annotated",
     begins: float = 0.0,
     short_side: int = 320,
-    version: str = "2.2",
-    directory: str | None = None,
-) -> listed_builder.Settings:
-    """AVA as clips with several classes.
+) -> Listing:
+    """Read AVA as clips with several classes.
 
     Args:
+      directory: the folder with the owners' files.
+      version: of the annotations: 2.1 or 2.2.
       seconds: of a clip.
       clips: "annotated", around each annotated moment, or "consecutive", end to end.
       begins: the second of the movie at which the files begin: 0 for the movies as they are handed
         out, 900 for the quarters of an hour that many cut out of them.
-      short_side: pixels that clips are shrunk to.
-      version: of the annotations: 2.1 or 2.2.
-      directory: the folder with the owners' files; not needed once it is prepared.
+      short_side: pixels that stored clips are shrunk to.
+
+    Raises:
+      ConfigError: if a number is out of range, or an annotation file is missing or malformed.
     """
-    if version not in ("2.1", "2.2"):
-        raise ConfigError(f"ava: version={version!r}; there are 2.1 and 2.2")
-    if clips not in ("annotated", "consecutive"):
-        raise ConfigError(f"ava: clips={clips!r}; it is 'annotated' or 'consecutive'")
     if not 0 < seconds <= 60 or begins < 0:
-        raise ConfigError(f"ava: seconds={seconds:g}, begins={begins:g}: above 0 and at most 60, and not negative")
-    listing = functools.partial(_listing, directory, version, seconds, clips, begins, short_side)
-    return listed_builder.Settings("ava", f"v{version}_{clips}_{seconds:g}s_{short_side}px", listing)
-
-
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("ava", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("ava", description="Atomic actions of people in movies, as clips.")
-
-
-def _listing(
-    directory: str | None, version: str, seconds: float, clips: str, begins: float, short_side: int
-) -> Listing:
+        raise ConfigError(
+            f"ava: seconds must be above 0 and at most 60, and begins not negative; got {seconds:g} and {begins:g}"
+        )
     manual = Manual(f"ava v{version}", directory, layout=LAYOUT.replace("2.2", version))
     number, names = _actions(manual, version)
     videos = manual.videos()

@@ -1,7 +1,6 @@
 """Moments in Time, and Multi-Moments in Time (several classes a video), from the owners' files.
 
-    call("data.sources.tfds", name="moments_in_time", prepare=True,
-         config=call("data.builders.moments_in_time.config", directory="mit"))
+    call("data.sources.catalog", catalog=call("data.catalogs.moments_in_time.read", directory="mit"))
 
 The directory holds `moments_categories.txt` (`NAME,NUMBER` a line), `trainingSet.csv`, `validationSet.csv`
 (no first line of names: a video's path, then its class by name, or, of Multi-Moments, the numbers of
@@ -9,48 +8,27 @@ its classes) and the videos, `training/{path}` and `validation/{path}`; those of
 """
 
 import csv
-import functools
 import io
 import os
 from typing import Any
 
-from vmae_jax.data import listed_builder
+from vmae_jax.data.catalog import catalog
 from vmae_jax.data.listing import Listing, Manual, Split, class_numbers
-from vmae_jax.registry import register
-from vmae_jax.spec import ConfigError
 
-__all__ = ["builder", "builder_config", "config"]
+__all__ = ["read"]
 
 LAYOUT = "moments_categories.txt, trainingSet.csv, validationSet.csv, training/ and validation/ (or videos/)"
 FILES = {"train": "training", "validation": "validation"}
 
 
-@register("dataset")
-def config(version: str = "v1", directory: str | None = None) -> listed_builder.Settings:
-    """Moments in Time ("label") or Multi-Moments in Time ("labels").
+@catalog(version=("v1", "multi"))
+def read(directory: str, version: str = "v1") -> Listing:
+    """Read Moments in Time ("label") or Multi-Moments in Time ("labels").
 
     Args:
+      directory: the folder with the owners' files.
       version: v1 (one class a video), or multi.
-      directory: the folder with the owners' files; not needed once it is prepared.
     """
-    if version not in ("v1", "multi"):
-        raise ConfigError(f"moments_in_time: version={version!r}; there are v1 and multi")
-    listing = functools.partial(_listing, directory, version)
-    return listed_builder.Settings("moments_in_time", version, listing)
-
-
-def builder_config(settings: Any) -> Any:
-    """The TFDS BuilderConfig that stands for `settings`."""
-    return listed_builder.config_of("moments_in_time", settings)
-
-
-@functools.cache
-def builder() -> type:
-    """The TFDS builder class."""
-    return listed_builder.builder_class("moments_in_time", description="Actions and events in clips of three seconds.")
-
-
-def _listing(directory: str | None, version: str) -> Listing:
     manual = Manual(f"moments_in_time {version}", directory, layout=LAYOUT)
     names = _names(manual)
     number = class_numbers(names)

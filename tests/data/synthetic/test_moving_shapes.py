@@ -1,6 +1,5 @@
 """moving_shapes: real H.264, the same bytes every time, and no sign of the class but motion."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,9 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from vmae_jax.data.builders import moving_shapes
 from vmae_jax.data.decode import Encoded, probe, read_frames
-from vmae_jax.data.shapes import MOTIONS, Scene, draw, moved
+from vmae_jax.data.synthetic import moving_shapes
+from vmae_jax.data.synthetic.shapes import MOTIONS, Scene, draw, moved
+from vmae_jax.spec import ConfigError
 
 SCENE = Scene(size=32, frames=12, shapes=2, clutter=1, speed=0.8, contrast=0.2)
 
@@ -22,19 +22,20 @@ def clip(motion, word, scene=SCENE):
 
 
 def test_a_clip_is_real_video_and_repeats_to_the_byte():
-    settings = moving_shapes.config(size=32, frames=10, rate=12.0)
-    example = moving_shapes.make_clip(settings, "train", 13)
-    assert example == moving_shapes.make_clip(settings, "train", 13)
-    info = probe(Encoded(data=example["video"]))
+    settings = moving_shapes.settings(size=32, frames=10, rate=12.0)
+    video = moving_shapes.make_clip(settings, "train", 13)
+    assert video == moving_shapes.make_clip(settings, "train", 13)
+    info = probe(Encoded(data=video))
     assert (info.num_frames, info.height, info.width, info.codec) == (10, 32, 32, "h264")
     assert info.rate == pytest.approx(12.0)
-    assert example["label"] == 13 % len(MOTIONS)
+    example = moving_shapes.Clips(settings, "train", range(20)).fetch(13)
+    assert (example.data, example.labels, example.key) == (video, {"label": 13 % len(MOTIONS)}, "train-0000013")
     others = [
         moving_shapes.make_clip(settings, "test", 13),
         moving_shapes.make_clip(settings, "train", 14),
-        moving_shapes.make_clip(moving_shapes.config(size=32, frames=10, seed=1), "train", 13),
+        moving_shapes.make_clip(moving_shapes.settings(size=32, frames=10, seed=1), "train", 13),
     ]
-    assert len({example["video"], *(other["video"] for other in others)}) == 4
+    assert len({video, *others}) == 4
 
 
 def test_encoding_keeps_the_picture():
@@ -116,48 +117,63 @@ def test_translation_has_the_direction_and_speed_it_says():
 )
 def test_settings_that_make_no_sense(options):
     with pytest.raises(ValueError, match=r"must|may not|between"):
-        moving_shapes.config(**options)
+        moving_shapes.settings(**options)
 
 
-def test_other_settings_live_in_other_folders():
-    names = {moving_shapes.config(**options).name for options in ({}, {"seed": 1}, {"speed": 0.2}, {"train": 9})}
+def test_other_settings_have_other_folders():
+    names = {moving_shapes.settings(**options).name for options in ({}, {"seed": 1}, {"speed": 0.2}, {"train": 9})}
     assert len(names) == 4
 
 
-@pytest.mark.slow
-def test_a_kill_half_way_leaves_nothing_that_looks_finished(tmp_path):
-    code = textwrap.dedent(f"""
+def test_a_split_without_clips():
+    settings = moving_shapes.settings(train=4, validation=0, test=2)
+    for split in ("validation", "nope"):
+        with pytest.raises(ConfigError, match=f"no split '{split}' with these settings; it has train, test"):
+            moving_shapes.moving_shapes(settings, split)
+
+
+def script(folder, count):
+    return textwrap.dedent(f"""
         import logging
-        from vmae_jax.data import sources
-        from vmae_jax.data.builders import moving_shapes
+        from vmae_jax.data.synthetic import moving_shapes
         logging.getLogger("vmae_jax").setLevel(logging.INFO)
         logging.getLogger("vmae_jax").propagate = False
         logging.getLogger("vmae_jax").addHandler(logging.StreamHandler())
-        config = moving_shapes.config(train=COUNT, validation=0, test=0, size=16, frames=4)
-        source = sources.tfds(name="moving_shapes", data_dir={str(tmp_path)!r}, prepare=True, config=config).open()
-        print(len(source))
+        settings = moving_shapes.settings(train={count}, validation=0, test=0, size=16, frames=4)
+        source = moving_shapes.moving_shapes(settings, directory={str(folder)!r}).open()
+        print(len(source), source.fetch(7).key, source.fingerprint)
     """)
-    maker = subprocess.Popen([sys.executable, "-c", code.replace("COUNT", "200000")], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_a_kill_half_way_leaves_nothing_that_looks_finished_and_is_resumed(tmp_path):
+    maker = subprocess.Popen([sys.executable, "-c", script(tmp_path, 800)], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("moving_shapes/*/incomplete*")):
+    while not list(tmp_path.glob("moving_shapes/*/.preparing/train/shard-*.json")):
         assert time.monotonic() < end
-        time.sleep(0.05)
-    time.sleep(0.5)
+        time.sleep(0.02)
     maker.send_signal(signal.SIGKILL)
     maker.wait()
-    assert not list(tmp_path.glob("moving_shapes/*/1.0.0"))
-    assert os.listdir(tmp_path / "moving_shapes")
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace("COUNT", "30")], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout == "30\n"
-    assert done.stderr.count("\n") == 1  # one line says that it is being prepared
+    (folder,) = tmp_path.glob("moving_shapes/*")
+    finished = list(folder.glob("moving_shapes-train.array_record-*-of-00016"))
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    assert 1 <= len(finished) < 16
+    assert not (folder / "dataset_info.json").exists()
+    code = script(tmp_path, 800)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.startswith("800 moving_shapes/train-")
+    assert done.stderr.count("\n") == 1  # one line: it is being prepared
+    assert {path: path.stat().st_mtime_ns for path in finished} == times  # what was finished is not made again
+    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert (again.stdout, again.stderr) == (done.stdout, "")
+    assert [path.name for path in folder.glob(".preparing*")] == []
 
 
-def test_the_builder_is_a_tfds_builder():
-    from vmae_jax.data.tf import tensorflow_datasets
-
-    tfds = tensorflow_datasets()
-    builder = moving_shapes.builder()
-    assert issubclass(builder, tfds.core.GeneratorBasedBuilder)
-    assert tfds.builder_cls("moving_shapes") is builder
+@pytest.mark.slow
+def test_of_several_processes_one_prepares_and_the_others_wait(tmp_path):
+    code = script(tmp_path, 400)
+    makers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {maker.communicate(timeout=300)[0] for maker in makers}
+    assert [maker.returncode for maker in makers] == [0, 0, 0]
+    assert len(found) == 1
+    assert found.pop().startswith("400 ")

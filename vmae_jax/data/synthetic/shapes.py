@@ -1,4 +1,4 @@
-"""Draws textured shapes that move over a textured background, for `builders.moving_shapes`.
+"""Draws textured shapes that move over a textured background, for `synthetic.moving_shapes`.
 
 How the motion is made the only sign of the class. A shape's state is a point on a torus: place
 (the picture's edges meet), angle, and phase (its size, on a scale whose ends meet while the shape
