@@ -117,7 +117,7 @@ import sys
 from vmae_jax.spec import ConfigError, build, resolve
 before = set(sys.modules)
 for name in ("commands.config.load_config", "runtime.supervisor.main", "cli.main", "__main__.main", "plugins.digest",
-             "io.paths.write_text", "exchange.source.load", "spec.build", "registry.admit", "antigravity.x", "this.x"):
+             "io.paths.write_text", "weights.loading.load", "spec.build", "registry.admit", "antigravity.x", "this.x"):
     try:
         resolve(name)
     except ConfigError:
