@@ -63,6 +63,8 @@ def test_a_mistake_in_the_decorator_is_an_error_at_import():
         register("mask", rato="x")(mask)
     with pytest.raises(TypeError, match="a kind is an identifier"):
         register("two words")
+    with pytest.raises(TypeError, match="mask has no argument 'rato'; it has ratio"):
+        register("mask", smoke={"rato": 0.5})(mask)
     assert registry.registered(mask) is None
     assert registry.registered([]) is None
 

@@ -121,7 +121,7 @@ def run_step(
     Raises:
       ConfigError: what `experiment` refuses, or a method that the reference has no counterpart of.
     """
-    made = experiment(resized(config, clips))
+    made = experiment(resized(config, clips), trains=True)
     running = Running.start(made)
     took: dict[str, Timing]
     told: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from vmae_jax.data import builders
 from vmae_jax.data.listed_builder import Settings
 from vmae_jax.data.listing import Listing, Row
 from vmae_jax.data.missing import Missing
+from vmae_jax.data.smoke import drawn_clips
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, build, call, did_you_mean, resolve
@@ -23,7 +24,7 @@ from vmae_jax.spec import ConfigError, build, call, did_you_mean, resolve
 __all__ = ["Loose", "Rows", "loose", "open_dataset"]
 
 
-@register("source", config="dataset")
+@register("source", config="dataset", smoke=drawn_clips)
 def loose(config: Any, split: str = "train") -> "Loose":
     """A split of a data set of `data.builders`, from its owners' files.
 

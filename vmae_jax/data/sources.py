@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vmae_jax.data.smoke import drawn_clips
 from vmae_jax.data.source import Source, Stored
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
-from vmae_jax.spec import ConfigError
+from vmae_jax.spec import ConfigError, call
 
 __all__ = [
     "CsvList",
@@ -33,7 +34,7 @@ PARTS = ("all", "train", "held_out")
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
 
 
-@register("source")
+@register("source", smoke=lambda given: call("data.sources.folder_or", otherwise=drawn_clips(), **given))
 def folder(
     path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
 ) -> "Folder":
@@ -56,7 +57,7 @@ def folder(
     return Folder(path, labels, part, share, names)
 
 
-@register("source", otherwise="source")
+@register("source", otherwise="source", smoke=lambda given: {"otherwise": drawn_clips()})
 def folder_or(
     otherwise: Any,
     path: str | None = None,
@@ -74,7 +75,7 @@ def folder_or(
     return otherwise if path is None else folder(path, labels, part, share, names)
 
 
-@register("source")
+@register("source", smoke=drawn_clips)
 def paths(paths: Sequence[str]) -> "Paths":
     """Videos by name: files, and folders whose videos are all taken.
 
@@ -86,7 +87,7 @@ def paths(paths: Sequence[str]) -> "Paths":
     return Paths(tuple(paths))
 
 
-@register("source")
+@register("source", smoke=drawn_clips)
 def csv(
     path: str,
     root: str = "",
@@ -116,7 +117,7 @@ def csv(
     return CsvList(path, root, columns, pictures, listed)
 
 
-@register("source", config="dataset")
+@register("source", config="dataset", smoke=drawn_clips)
 def tfds(
     name: str | None = None,
     directory: str | None = None,

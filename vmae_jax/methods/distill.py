@@ -187,4 +187,5 @@ def build(
         frozen=one.frozen,
         check=functools.partial(labels.check, student.heads) if label_weight else None,
         heads=student.heads,
+        supervision=labels.streams(student.heads) if label_weight else (),
     )

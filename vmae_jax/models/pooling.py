@@ -8,7 +8,8 @@ from flax.linen import initializers
 from jaxtyping import Array, Float
 
 from vmae_jax.models.attention import attend
-from vmae_jax.models.layers import Dense, LayerNorm, Mlp, named
+from vmae_jax.models.layers import Dense, LayerNorm, Mlp
+from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
 
 __all__ = ["AttentivePool", "Pool", "attentive"]
@@ -35,7 +36,8 @@ class AttentivePool(nn.Module):
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         batch = tokens.shape[0]
-        query = jnp.asarray(self.param("query", named(initializers.truncated_normal(0.02), "embed"), (self.width,)))
+        init = declare(initializers.truncated_normal(0.02), "embed", decay=False)
+        query = jnp.asarray(self.param("query", init, (self.width,)))
         seen = LayerNorm(name="norm1")(tokens)
         q = Dense(self.width, ("embed", None), name="q")(jnp.broadcast_to(query, (batch, 1, self.width)))
         k, v = (Dense(self.width, ("embed", None), name=name)(seen) for name in ("k", "v"))
