@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -15,9 +16,11 @@ from vmae_jax.bench.step import random_batch
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.configs import quickstart
 from vmae_jax.configs.common import smoke
+from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, call
 from vmae_jax.train import sharding
 from vmae_jax.train.step import compile_step
+from vmae_jax.types import Context
 
 
 @pytest.fixture
@@ -55,6 +58,15 @@ def test_it_declares_decay_layers_and_axes(config):
     assert places["stack"]["filters"].spec == PartitionSpec(None, "tensor", "fsdp", None)
     assert places["stack"]["gate"].spec == PartitionSpec(None, "fsdp")
     assert places["lens"].spec == PartitionSpec(None, "fsdp")
+
+
+def test_its_parts_are_counted_by_the_names_that_it_declares(config):
+    made = experiment(config)
+    params, context = sharding.unbox(made.abstract_params()), Context(key=jax.random.key(0), step=jnp.int32(0))
+    parts = flops.by_part(lambda p, b: made.method.loss(p, b, context), params, made.batch_spec)
+    clips, (width, depth, experts) = made.loader.clips_per_step, (8, 3, 4)
+    assert parts["eye experts"].flops == 2 * clips * depth * experts * width**2
+    assert set(parts) == {"eye experts", "rest"}
 
 
 def test_it_trains_on_the_mesh(config):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from vmae_jax.models.parameters import FIRST_LAYER, declare
 from vmae_jax.registry import register
+from vmae_jax.scopes import part, tower
 from vmae_jax.types import Loss, Method, Term
 
 
@@ -21,7 +22,7 @@ class Experts(nn.Module):
         init = declare(nn.initializers.normal(0.1), "experts", "embed", None, decay=True, axes={"experts": "tensor"})
         filters = self.param("filters", init, (self.count, width, width))
         init = declare(nn.initializers.ones, "embed", decay=False)
-        return x + self.param("gate", init, (width,)) * jnp.einsum("bd,edk->bk", x, filters), None
+        return x + self.param("gate", init, (width,)) * jnp.einsum("bd,edk->bek", x, filters).mean(1), None
 
 
 class Network(nn.Module):
@@ -42,7 +43,8 @@ class Network(nn.Module):
             length=self.depth,
             metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: 1},
         )
-        x, _ = stack(self.experts, name="stack")(x, None)
+        with tower("eye"), part("experts"):
+            x, _ = stack(self.experts, name="stack")(x, None)
         init = declare(nn.initializers.normal(0.1), "embed", decay=True)
         return x, x @ self.param("out", init, (self.width,))
 

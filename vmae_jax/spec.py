@@ -30,14 +30,12 @@ from vmae_jax.lookup import entry, resolve
 __all__ = [
     "ConfigError",
     "arguments",
-    "assign",
     "build",
     "call",
     "calls",
     "did_you_mean",
     "from_json",
     "resolve",
-    "rewrite",
     "to_json",
 ]
 
@@ -120,34 +118,6 @@ def calls(config: Any) -> list[ConfigDict]:
     for child in children:
         found += calls(child)
     return found
-
-
-def rewrite(config: Any, change: Callable[[ConfigDict], ConfigDict]) -> Any:
-    """Return a config in which `change` has replaced every call, outermost first; it is changed in place.
-
-    Args:
-      config: or any part of one.
-      change: takes a call and returns it, changed, or another; the calls in what it returns are replaced next.
-    """
-    if isinstance(config, ConfigDict):
-        config = change(config) if CALL in config else config
-        for key in list(config):
-            child = _get(config, key)
-            new = rewrite(child, change)
-            if new is not child:
-                assign(config, key, new)
-        return config
-    if isinstance(config, list | tuple):
-        made = [rewrite(child, change) for child in config]
-        same = all(new is child for new, child in zip(made, config, strict=True))
-        return config if same else type(config)(made)
-    return config
-
-
-def assign(config: ConfigDict, key: str, value: Any) -> None:
-    """Set an argument, whatever its value was; `update` would merge mappings, such as lengths of other units."""
-    with config.ignore_type():
-        config[key] = _config(value)
 
 
 def to_json(config: ConfigDict) -> str:

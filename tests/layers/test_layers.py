@@ -8,7 +8,19 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
-FOUNDATION = {"types", "spec", "patches", "names", "errors", "annotations", "lookup", "plugins", "registry", "version"}
+FOUNDATION = {
+    "types",
+    "scopes",
+    "spec",
+    "patches",
+    "names",
+    "errors",
+    "annotations",
+    "lookup",
+    "plugins",
+    "registry",
+    "version",
+}
 ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "types": set(),
     "spec": set(),
@@ -20,6 +32,7 @@ ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "registry": set(),
     "version": set(),
     "names": set(),
+    "scopes": set(),
     "masking": set(),
     "targets": set(),
     "augment": set(),

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.io.paths import saved_config
 from vmae_jax.lookup import entry
-from vmae_jax.spec import ConfigError, assign, call, from_json, resolve, rewrite, to_json
+from vmae_jax.spec import ConfigError, call, from_json, resolve, to_json
 
 
 def parse(text: str | None, **options: Any) -> Any:
@@ -105,21 +105,42 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
 
     They are those with which it is registered (`registry.register(kind, smoke=…)`).
     """
-    config = rewrite(config, _tiny)
-    assign(config.train, "length", {"steps": steps})
+    config = _shrunk(config)
+    _assign(config.train, "length", {"steps": steps})
     return config
+
+
+def _shrunk(node: Any) -> Any:
+    """A part of a config with every call at `smoke` size, outermost first; it is changed in place."""
+    if isinstance(node, list | tuple):
+        return [_shrunk(child) for child in node]
+    if not isinstance(node, ConfigDict):
+        return node
+    node = _tiny(node) if "call" in node else node
+    for key in from_json(to_json(node)):  # those that have a value
+        child = node[key]
+        new = _shrunk(child)
+        if new is not child:
+            _assign(node, key, new)
+    return node
 
 
 def _tiny(node: ConfigDict) -> ConfigDict:
     """A call at `smoke` size, or the call that takes its place."""
-    given = entry(resolve(node.call)).smoke
-    if callable(given):
-        given = given({key: value for key, value in from_json(to_json(node)).items() if key != "call"})
-    if isinstance(given, ConfigDict) and "call" in given:
-        return given
-    for key, value in given.items():
-        assign(node, key, value)
+    tiny = entry(resolve(node.call)).smoke
+    if callable(tiny):
+        tiny = tiny({key: value for key, value in from_json(to_json(node)).items() if key != "call"})
+    if isinstance(tiny, ConfigDict) and "call" in tiny:
+        return tiny
+    for key, value in tiny.items():
+        _assign(node, key, value)
     return node
+
+
+def _assign(node: ConfigDict, key: str, value: Any) -> None:
+    """Set an argument, whatever its value was; `update` would merge mappings, such as lengths of other units."""
+    with node.ignore_type():
+        node[key] = ConfigDict(value, convert_dict=False) if isinstance(value, dict) else value
 
 
 def unlabeled_hybrid(records: str | None = None, own: str | None = None) -> ConfigDict:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from vmae_jax.models.layers import Dense, LayerNorm, Stack
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
+from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
 
 __all__ = ["Encoder"]
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
     prefix: int = 0
 
     @nn.compact
+    @tower("encoder")
     def __call__(
         self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None
     ) -> Float[Array, "b n d"]:
@@ -66,7 +68,8 @@ class Encoder(nn.Module):
         init = torch_default(cubes.shape[-1])
         options = {"kernel_init": init, "bias_init": init, "dtype": self.dtype, "layer": 0}
         embed = Dense(self.width, ("cube", "embed"), **options, name="embed")
-        x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
+        with part("embed"):
+            x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
         valid = plan.valid
         if self.prefix:
             init = declare(initializers.truncated_normal(0.02), None, "embed", decay=False, layer=0)

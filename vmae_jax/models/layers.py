@@ -18,6 +18,7 @@ from jaxtyping import Array
 from vmae_jax.models.attention import attend
 from vmae_jax.models.functions import gelu, layer_norm
 from vmae_jax.models.parameters import FIRST_LAYER, declare
+from vmae_jax.scopes import part
 
 __all__ = ["REMAT", "Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "Stack", "drop_path"]
 
@@ -81,6 +82,7 @@ class LayerNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("norm")
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", declare(initializers.ones, "embed", decay=False), (x.shape[-1],))
         bias = self.param("bias", declare(initializers.zeros, "embed", decay=False), (x.shape[-1],))
@@ -109,6 +111,7 @@ class Qkv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("qkv")
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         size = width // self.heads
@@ -128,6 +131,7 @@ class Merge(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("proj")
     def __call__(self, x: Array) -> Array:
         _, heads, _, size = x.shape
         width = heads * size
@@ -153,6 +157,7 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("scores")
     def __call__(self, x: Array, valid: Array | None = None) -> Array:
         q, k, v = Qkv(self.heads, self.dtype, name="qkv")(x)
         if self.cosine:
@@ -178,6 +183,7 @@ class Mlp(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("mlp")
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         x = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)

@@ -11,6 +11,7 @@ from vmae_jax.models.attention import attend
 from vmae_jax.models.layers import Dense, LayerNorm, Mlp
 from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
+from vmae_jax.scopes import tower
 
 __all__ = ["AttentivePool", "Pool", "attentive"]
 
@@ -34,6 +35,7 @@ class AttentivePool(nn.Module):
     mlp_ratio: float = 4.0
 
     @nn.compact
+    @tower("pool")
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         batch = tokens.shape[0]
         init = declare(initializers.truncated_normal(0.02), "embed", decay=False)
