@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fuzz_weights_files import FAMILIES, mutated, originals
-from vmae_jax.exchange.infer import config_of
-from vmae_jax.interop import names, tensors, torch_file
-from vmae_jax.interop.videomae import MismatchError
 from vmae_jax.spec import ConfigError
+from vmae_jax.weights.formats import tensors, torch_file
+from vmae_jax.weights.infer import config_of
+from vmae_jax.weights.layouts import names
+from vmae_jax.weights.layouts.videomae import MismatchError
 
 __all__ = ["main", "table", "tried"]
 

@@ -15,9 +15,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vmae_jax.interop import huggingface, tensors
-from vmae_jax.interop.dims import dims_of
-from vmae_jax.interop.torch_write import write_pth
+from vmae_jax.weights.formats import tensors
+from vmae_jax.weights.formats.torch_write import write_pth
+from vmae_jax.weights.layouts import huggingface
+from vmae_jax.weights.layouts.dims import dims_of
 
 __all__ = ["FAMILIES", "mutated", "originals"]
 

@@ -134,8 +134,8 @@ def measure_torch(side: str, size: str, batch: int, rounds: int) -> dict[str, An
 
     from vmae_jax.bench.reference import Reference
     from vmae_jax.bench.step import interleaved, random_batch
-    from vmae_jax.interop import huggingface
-    from vmae_jax.interop.dims import Dims
+    from vmae_jax.weights.layouts import huggingface
+    from vmae_jax.weights.layouts.dims import Dims
 
     model, _, spec = build(size, batch, "none")
     data = random_batch(spec)

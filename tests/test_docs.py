@@ -83,11 +83,11 @@ def test_a_video_s_features_are_the_same_three_times(page, tmp_path, monkeypatch
     """The example of a page, as it stands, on exports of the quick start's model."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from vmae_jax import exchange
+    from vmae_jax import weights
     from vmae_jax.commands.config import load_config
-    from vmae_jax.exchange.subject import fresh_params, subject
     from vmae_jax.io.checkpoint import Checkpoints
     from vmae_jax.spec import to_json
+    from vmae_jax.weights.subject import fresh_params, subject
 
     config = load_config("configs/quickstart.py")
     one = subject(config)
@@ -98,7 +98,7 @@ def test_a_video_s_features_are_the_same_three_times(page, tmp_path, monkeypatch
     saver.save(0, {"params": fresh_params(one)}, {})
     saver.close()
     for form, out in (("hf", "mine-hf"), ("videomae", "mine.pth")):
-        exchange.export_checkpoint(str(tmp_path / "run"), format=form, out=str(tmp_path / out))
+        weights.export_checkpoint(str(tmp_path / "run"), format=form, out=str(tmp_path / out))
     np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, one.model.video_shape, np.uint8))
     monkeypatch.chdir(tmp_path)
     [code] = [block for block in blocks(ROOT / page, "python") if "in_pytorch" in block]

@@ -63,6 +63,8 @@ def test_a_mistake_in_the_decorator_is_an_error_at_import():
         register("mask", rato="x")(mask)
     with pytest.raises(TypeError, match="a kind is an identifier"):
         register("two words")
+    with pytest.raises(TypeError, match="mask has no argument 'rato'; it has ratio"):
+        register("mask", smoke={"rato": 0.5})(mask)
     assert registry.registered(mask) is None
     assert registry.registered([]) is None
 
@@ -117,7 +119,7 @@ import sys
 from vmae_jax.spec import ConfigError, build, resolve
 before = set(sys.modules)
 for name in ("commands.config.load_config", "runtime.supervisor.main", "cli.main", "__main__.main", "plugins.digest",
-             "io.paths.write_text", "exchange.source.load", "spec.build", "registry.admit", "antigravity.x", "this.x"):
+             "io.paths.write_text", "weights.loading.load", "spec.build", "registry.admit", "antigravity.x", "this.x"):
     try:
         resolve(name)
     except ConfigError:

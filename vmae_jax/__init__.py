@@ -25,6 +25,6 @@ def load(path: "str | os.PathLike[str]", *, ema: bool = False) -> "tuple[Method,
     Raises:
       vmae_jax.spec.ConfigError: nothing readable there; one line that says why.
     """
-    from vmae_jax import exchange  # only now: a config or a method can be imported without it
+    from vmae_jax import weights  # only now: a config or a method can be imported without it
 
-    return exchange.load(path, ema=ema)
+    return weights.load(path, ema=ema)

@@ -8,7 +8,13 @@
 
 A config can name nothing else, whatever a module's `__all__` holds. An argument that the decorator names
 accepts calls of those kinds: one call, a list of calls or a mapping of calls. Every other argument accepts plain
-data only. So a registered function must do nothing but compute a value from its arguments: it may not open a
+data only. `smoke` gives a component's arguments at the size at which any config trains in seconds on a CPU
+(`configs.common.smoke`):
+
+    @register("sampler", smoke={"frames": 8, "stride": 1})
+    def dense(frames: int = 16, stride: int = 4) -> Sampler: ...
+
+So a registered function must do nothing but compute a value from its arguments: it may not open a
 file, start a process or connect to anything (what it returns may do so later, when it is opened or called).
 
 A package of the user registers its components in the same way, and is imported only if `admit` was called with
@@ -27,6 +33,8 @@ ROOT = "vmae_jax"
 COMPONENTS = ("augment", "data", "eval", "masking", "methods", "models", "targets", "train")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+# Arguments at `smoke` size, or a function of a call's arguments that returns them (or a call in its place).
+Smoke = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +44,29 @@ class Registered:
     Attributes:
       kind: of component, such as "mask".
       accepts: for every argument that may hold calls, the kinds of those calls.
+      smoke: what changes at `smoke` size.
     """
 
     kind: str
     accepts: Mapping[str, tuple[str, ...]]
+    smoke: Smoke
 
 
 _registered: dict[Callable[..., Any], Registered] = {}
 _admitted: set[str] = set()
 
 
-def register(kind: str, /, **accepts: str | tuple[str, ...]) -> Callable[[_F], _F]:
+def register(kind: str, /, *, smoke: Smoke | None = None, **accepts: str | tuple[str, ...]) -> Callable[[_F], _F]:
     """Register a function or class as something that a config may call.
 
     Args:
       kind: of component: a section or argument of a config accepts calls of certain kinds only.
+      smoke: arguments at `smoke` size: their values, or a function of the arguments of a call (those that are given)
+        that returns the values of those that change, or another call (`spec.call`) in place of this one.
       **accepts: the kinds of calls, one or several, that an argument accepts.
 
     Raises:
-      TypeError: if the function has no argument of a name in `accepts`, or the kind is not an identifier.
+      TypeError: if the function has no argument of a name in `accepts` or `smoke`, or the kind is not an identifier.
     """
     kinds = {name: (one,) if isinstance(one, str) else tuple(one) for name, one in accepts.items()}
     for one in (kind, *(one for several in kinds.values() for one in several)):
@@ -63,13 +75,14 @@ def register(kind: str, /, **accepts: str | tuple[str, ...]) -> Callable[[_F], _
 
     def mark(function: _F) -> _F:
         parameters = inspect.signature(function).parameters
-        unknown = next((name for name in kinds if name not in parameters), None)
+        named = [*kinds, *(smoke if isinstance(smoke, Mapping) else ())]
+        unknown = next((name for name in named if name not in parameters), None)
         if unknown is not None:
             raise TypeError(
                 f"register: {function.__module__}.{function.__qualname__} has no argument {unknown!r}; it has "
                 f"{', '.join(parameters) or 'none'}"
             )
-        _registered[function] = Registered(kind, kinds)
+        _registered[function] = Registered(kind, kinds, smoke or {})
         return function
 
     return mark

@@ -254,6 +254,10 @@ class Method(NamedTuple):
         train on so many (clips that mix in groups); None where any will do.
       heads: what the columns of `predict` say, by name and in order ("" where there is one head
         alone); None: one class of as many as there are columns, batch["label"].
+      inputs: the streams of the batch that the networks read: in `init`, `features`, `predict`, `reconstruct` and
+        `loss`.
+      supervision: further streams that `loss` alone reads, such as labels. "seed", "index" and "valid" are in every
+        batch and need not be named.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -268,6 +272,8 @@ class Method(NamedTuple):
     check: Callable[[Batch], None] | None = None
     suits: Callable[[int], Any] | None = None
     heads: Mapping[str, Output] | None = None
+    inputs: tuple[str, ...] = ("video",)
+    supervision: tuple[str, ...] = ()
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

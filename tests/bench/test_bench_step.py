@@ -93,8 +93,12 @@ def test_time_inside_another_event_counts_once():
 @pytest.mark.parametrize(
     ("scope", "part"),
     [
-        ("jit(train_step)/transpose(jvp(Encoder))/blocks/while/body/mlp/fc1/dot_general", "encoder backward"),
-        ("jit(train_step)/jvp(Decoder)/head_pixels/dot_general", "decoder"),
+        (
+            "jit(train_step)/transpose(jvp(Encoder))/tower=encoder/blocks/while/body/part=mlp/fc1/dot_general",
+            "encoder backward",
+        ),
+        ("jit(train_step)/jvp(tower=decoder)/head_pixels/dot_general", "decoder"),
+        ("jit(train_step)/jvp(tower=teacher)/tower=encoder/part=mlp/dot_general", "teacher"),
         ("jit(train_step)/jvp(masks)/sort", "masks, patches and gather"),
         ("jit(train_step)/jvp(targets)/jit(_var)/reduce_sum", "targets and loss"),
         ("jit(train_step)/optimizer/add", "optimizer"),

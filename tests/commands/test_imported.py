@@ -7,17 +7,17 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from vmae_jax import exchange
+from vmae_jax import weights
 from vmae_jax.cli import main
 from vmae_jax.commands import evaluate, features, reconstruct
 from vmae_jax.commands.restore import restore
 from vmae_jax.configs import common
 from vmae_jax.data.decode import Encoded, read_frames
 from vmae_jax.data.opened import open_loader
-from vmae_jax.exchange.subject import fresh_params, subject
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError, build, call, to_json
+from vmae_jax.weights.subject import fresh_params, subject
 
 FRAMES, SIZE = 4, 16
 PROBE = "stride=1"  # the rest is the checkpoint's
@@ -52,8 +52,8 @@ def imported(request, tmp_path_factory):
     """A workdir that `vmae import` made of a file, without a config, and the parameters of the run behind it."""
     folder = tmp_path_factory.mktemp(request.param)
     run = write(folder / "run", ConfigDict({"method": method(request.param)}, convert_dict=False))
-    exchange.export_checkpoint(run, format="hf", out=str(folder / "hf"))
-    told = exchange.import_weights(str(folder / "hf"), out=str(folder / "imported"))
+    weights.export_checkpoint(run, format="hf", out=str(folder / "hf"))
+    told = weights.import_weights(str(folder / "hf"), out=str(folder / "imported"))
     assert told["config"] == "made from the weights"
     return str(folder / "imported"), run
 

@@ -7,9 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from vmae_jax.cli import main
-from vmae_jax.exchange.subject import fresh_params, subject
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.spec import call, to_json
+from vmae_jax.weights.subject import fresh_params, subject
 
 
 @pytest.fixture

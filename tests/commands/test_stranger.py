@@ -11,9 +11,9 @@ import pytest
 
 from vmae_jax import cli
 from vmae_jax.configs import quickstart
-from vmae_jax.exchange.source import load
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.spec import ConfigError, to_json
+from vmae_jax.weights.loading import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = {

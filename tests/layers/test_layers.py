@@ -8,7 +8,19 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
-FOUNDATION = {"types", "spec", "patches", "names", "errors", "annotations", "lookup", "plugins", "registry", "version"}
+FOUNDATION = {
+    "types",
+    "scopes",
+    "spec",
+    "patches",
+    "names",
+    "errors",
+    "annotations",
+    "lookup",
+    "plugins",
+    "registry",
+    "version",
+}
 ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "types": set(),
     "spec": set(),
@@ -20,6 +32,7 @@ ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "registry": set(),
     "version": set(),
     "names": set(),
+    "scopes": set(),
     "masking": set(),
     "targets": set(),
     "augment": set(),
@@ -32,10 +45,9 @@ ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "features": {"data"},
     "io": set(),
     "eval": set(),
-    "interop": set(),
     "runtime": set(),
 }
-TOP = {"cli", "commands", "configs", "exchange", "__main__", "__init__"}  # these put the parts together
+TOP = {"cli", "commands", "configs", "weights", "__main__", "__init__"}  # these put the parts together
 
 
 def modules() -> list[pathlib.Path]:
@@ -67,6 +79,28 @@ def test_layers(path):
         parts = name.split(".")
         if parts[0] == "vmae_jax" and len(parts) > 1:
             assert parts[1] in ALLOWED[here] | FOUNDATION | {here}, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(("inner", "below"), [("formats", set()), ("layouts", {"formats"})])
+def test_readers_and_layouts_of_weights_need_no_model(inner, below):
+    """Only `weights` itself puts models and files together."""
+    paths = sorted((PACKAGE / "weights" / inner).glob("*.py"))
+    assert len(paths) > 5
+    for path in paths:
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "vmae_jax" and parts[1] == "weights":
+                assert parts[2] in below | {inner}, f"{path} imports {name}"
+            elif parts[0] == "vmae_jax":
+                assert parts[1] in FOUNDATION, f"{path} imports {name}"
+
+
+def test_weights_imports_no_command():
+    paths = sorted((PACKAGE / "weights").rglob("*.py"))
+    assert paths
+    for path in paths:
+        names = {name.split(".")[1] for name in imported(path) if name.startswith("vmae_jax.")}
+        assert not names & {"commands", "configs", "cli"}, path
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

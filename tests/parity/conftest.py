@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from vmae_jax.interop import torch_file, videomae
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods import classify, masked
 from vmae_jax.models.variants import Model, vit
@@ -19,6 +18,8 @@ from vmae_jax.patches import Patch
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Method
+from vmae_jax.weights.formats import torch_file
+from vmae_jax.weights.layouts import videomae
 
 FOLDER = pathlib.Path(os.environ.get("VMAE_GOLDENS") or pathlib.Path(__file__).parent.parent / "goldens")
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vmae_jax.interop import videomae
 from vmae_jax.types import Context
+from vmae_jax.weights.layouts import videomae
 
 CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
 

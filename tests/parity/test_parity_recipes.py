@@ -6,7 +6,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from flax.core import meta
 from flax.traverse_util import flatten_dict
 
 from vmae_jax.methods import classify
@@ -105,4 +104,4 @@ def classifier_params(depth, cosine, scaled):
         "valid": jax.ShapeDtypeStruct((1,), bool),
     }
     method = classify.build(model, classes=7)
-    return meta.unbox(jax.eval_shape(lambda b: method.init(jax.random.key(0), b)[0], batch))
+    return jax.eval_shape(lambda b: method.init(jax.random.key(0), b)[0], batch)

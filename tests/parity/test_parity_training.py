@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.interop import videomae
 from vmae_jax.train.optim import adamw
 from vmae_jax.train.schedule import Clock
 from vmae_jax.train.sharding import unbox
 from vmae_jax.train.state import make_init
 from vmae_jax.train.step import make_step
+from vmae_jax.weights.layouts import videomae
 
 
 class Recorded:

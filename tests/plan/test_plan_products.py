@@ -117,7 +117,7 @@ TRAFFIC = """HloModule m
   %i = s32[] get-tuple-element(%s), index=0
   %stack = f32[10,8,128]{2,1,0:T(8,128)} get-tuple-element(%s), index=1
   %one = f32[8,128]{1,0:T(8,128)} fusion(%stack, %i), kind=kLoop, calls=%take
-  %fast = f32[8,128]{1,0:T(8,128)S(1)} negate(%one), metadata={op_name="jit(f)/jvp(Encoder)/blocks/mlp/neg"}
+  %fast = f32[8,128]{1,0:T(8,128)S(1)} negate(%one), metadata={op_name="jit(f)/jvp(tower=encoder)/blocks/part=mlp/neg"}
   %kept = f32[10,8,128]{2,1,0:T(8,128)} fusion(%stack, %fast, %i), kind=kLoop, calls=%update
   ROOT %t = (s32[], f32[10,8,128]{2,1,0:T(8,128)}) tuple(%i, %kept)
 }

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from toy_method import remember, spec_of, toy, toy_batch
 
+from vmae_jax.models.parameters import Parameter
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.gradients import check_groups, gradients
@@ -25,7 +26,7 @@ def pairs(group=2, *, momentum=0.9):
 
     def init(key, batch):
         a, b = jax.random.split(key)
-        box = lambda value, *names: nn.LogicallyPartitioned(value, names)  # noqa: E731
+        box = lambda value, *names: Parameter(value, names, decay=len(names) > 1)  # noqa: E731
         params = {
             "encoder": box(jax.random.normal(a, (batch["x"].shape[1], WIDTH)), None, "embed"),
             "head": box(jax.random.normal(b, (WIDTH, WIDTH)), "embed", None),

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from toy_method import CLOCK, DEPTH, toy, toy_batch
 
 from vmae_jax import spec
+from vmae_jax.models.parameters import Parameter
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import schedule
 from vmae_jax.train.optim import AdamWState, adamw, decays, layer_scales
@@ -35,7 +37,7 @@ def some_params(seed=0):
 def pytorch_adamw(params, all_grads, rates, *, b1, b2, eps, wd, clip, scales):
     """`clip_grad_norm_` and AdamW as PyTorch defines them, in float64, each parameter in its own group."""
     flat = {k: np.float64(v) for k, v in flat_of(params).items()}
-    decay = flat_of(decays(params))
+    decay = flat_of(decays(abstract_toy()))
     m, v = ({k: np.zeros_like(p) for k, p in flat.items()} for _ in range(2))
     for t, (grads, lr) in enumerate(zip(all_grads, rates), start=1):
         grads = {k: np.float64(g) for k, g in flat_of(grads).items()}
@@ -58,7 +60,7 @@ def test_adamw_is_that_of_pytorch(b2, clip, layer_decay):
     params = some_params()
     all_grads = [some_params(seed) for seed in range(1, 9)]
     rates = [rate.value(step) for step in range(len(all_grads))]
-    scales = flat_of(layer_scales(params, layer_decay))
+    scales = flat_of(layer_scales(abstract_toy(), layer_decay))
     expected = pytorch_adamw(params, all_grads, rates, b1=0.9, b2=b2, eps=1e-8, wd=0.3, clip=clip, scales=scales)
     state, ours = tx.init(params), params
     update = jax.jit(lambda g, s, p: tx.update(g, s, p, tx.norm(g), jnp.bool_(True)))
@@ -80,7 +82,8 @@ def test_adamw_is_that_of_pytorch(b2, clip, layer_decay):
 def test_bias_correction_keeps_its_digits(b1, b2):
     """1 - b ** count in float32 has lost them: 6e-5 of it at 0.999 and a count of 1."""
     params = {"kernel": np.zeros((), np.float32)}
-    tx, _ = adamw(schedule.constant(1.0), b1=b1, b2=b2, weight_decay=0.0).build(params, CLOCK)
+    boxes = {"kernel": Parameter(params["kernel"], (), decay=True)}
+    tx, _ = adamw(schedule.constant(1.0), b1=b1, b2=b2, weight_decay=0.0).build(boxes, CLOCK)
 
     def moved(count):
         moments = {"kernel": jnp.float32(0.5)}, {"kernel": jnp.float32(0.25)}
@@ -95,27 +98,48 @@ def test_bias_correction_keeps_its_digits(b1, b2):
 
 
 def test_kernels_decay_and_nothing_else():
-    flat = flat_of(decays(unbox(abstract_toy())))
+    flat = flat_of(decays(abstract_toy()))
     assert {path for path, decay in flat.items() if decay} == {path for path in flat if path.endswith("/kernel")}
 
 
-def test_an_unknown_name_is_an_error_with_the_table():
-    params = {"encoder": {"filters": np.zeros(3), "kernel": np.zeros((3, 3))}}
-    with pytest.raises(ConfigError, match=r"'encoder/filters'.*DECAY.*kernel, bias"):
-        adamw(SCHEDULE).build(params, CLOCK)
+def test_a_parameter_that_does_not_declare_its_decay_is_an_error():
+    """Also in a box of flax that only names its axes."""
+    kernel = Parameter(np.zeros((3, 3)), (None, "embed"), decay=True)
+    for filters in (np.zeros(3), nn.LogicallyPartitioned(np.zeros(3), ("embed",))):
+        with pytest.raises(ConfigError, match=r"'encoder/filters' does not declare.*models.parameters.declare"):
+            adamw(SCHEDULE).build({"encoder": {"filters": filters, "kernel": kernel}}, CLOCK)
 
 
 def test_layer_decay_by_place():
-    scales = flat_of(layer_scales(some_params(), 0.5))
+    scales = flat_of(layer_scales(abstract_toy(), 0.5))
     assert scales["encoder/embed/kernel"] == 0.5 ** (DEPTH + 1)
     blocks = scales["encoder/blocks/fc1/kernel"]
     assert blocks.shape == (DEPTH, 1, 1)
     np.testing.assert_array_equal(blocks.ravel(), [0.5**3, 0.5**2, 0.5])
     assert scales["head/kernel"] == 1.0
-    params = {"encoder": {"blocks": {"bias": np.zeros((2, 3))}, "Learned_0": {"table": np.zeros((4, 3))}}}
-    assert flat_of(layer_scales(params, 0.5))["encoder/Learned_0/table"] == 0.125
-    with pytest.raises(ConfigError, match="stacked blocks"):
-        layer_scales({"head": {"kernel": np.zeros((2, 2))}}, 0.5)
+    with pytest.raises(ConfigError, match="whose blocks declare their layers; it has head/kernel"):
+        layer_scales({"head": {"kernel": Parameter(np.zeros((2, 2)), (None, None), decay=True)}}, 0.5)
+
+
+def test_layer_decay_follows_each_tower_by_its_own_depth():
+    """Stacked blocks, blocks of a layer each, and a tower whose blocks declare none."""
+    box = lambda shape, names, layer: Parameter(np.zeros(shape), names, decay=False, layer=layer)  # noqa: E731
+    params = {
+        "video": {"blocks": {"bias": box((2, 3), ("layers", "embed"), 1)}, "table": box((4, 3), (None, "embed"), 0)},
+        # A hierarchy: a stack of two blocks, then one block alone, of which the axis is not the first.
+        "audio": {
+            "low": {"bias": box((3, 2), ("embed", "layers"), 1)},
+            "high": {"bias": box((3,), ("embed",), 3)},
+            "norm": {"bias": box((3,), ("embed",), None)},
+        },
+        "decoder": {"table": box((4, 3), (None, "embed"), 0), "bias": box((2, 3), ("layers", "embed"), None)},
+    }
+    scales = flat_of(layer_scales(params, 0.5))
+    np.testing.assert_array_equal(scales["video/blocks/bias"], [[0.25], [0.5]])
+    assert scales["video/table"] == 0.125
+    np.testing.assert_array_equal(scales["audio/low/bias"], [[0.125, 0.25]])
+    assert scales["audio/high/bias"] == 0.5
+    assert scales["audio/norm/bias"] == scales["decoder/table"] == scales["decoder/bias"] == 1.0
 
 
 def test_frozen_parts_keep_value_and_have_no_moments():

@@ -8,6 +8,7 @@ from flax.core import meta
 from jax.sharding import AxisType, PartitionSpec
 from toy_method import spec_of, toy, toy_batch, toy_tx
 
+from vmae_jax.models.parameters import Parameter
 from vmae_jax.spec import ConfigError
 from vmae_jax.train.sharding import (
     RULES,
@@ -103,6 +104,19 @@ def test_a_name_without_a_rule_names_the_parameter():
     init, batch = state_of()
     with pytest.raises(ConfigError, match=r"params/encoder/blocks/fc1/bias.*no sharding rule for 'layers'"):
         shardings(abstract(init, batch), make_mesh(CUBE), [rule for rule in RULES if rule[0] != "layers"])
+
+
+def test_a_parameter_may_bring_a_rule_for_a_name_of_its_own():
+    shape = jax.ShapeDtypeStruct((4, 4), np.float32)
+    make = lambda names, axes: {"w": Parameter(shape, names, decay=True, axes=axes)}  # noqa: E731
+    placement = shardings(make(("experts", "embed"), (("experts", "tensor"),)), make_mesh(CUBE))
+    assert placement.shardings["w"].spec == PartitionSpec("tensor", "fsdp")
+    with pytest.raises(ConfigError, match=r"no sharding rule for 'experts'.*axes=\{'experts': MESH_AXIS\}"):
+        shardings(make(("experts", "embed"), ()), make_mesh(CUBE))
+    with pytest.raises(ConfigError, match=r"'w' brings a sharding rule for 'embed', which has one already"):
+        shardings(make(("embed", None), (("embed", "tensor"),)), make_mesh(CUBE))
+    with pytest.raises(ConfigError, match=r"'experts' is to be split over 'model', which is no axis of the mesh: data"):
+        shardings(make(("experts", None), (("experts", "model"),)), make_mesh(CUBE))
 
 
 def test_a_parameter_that_names_no_axes_is_told():

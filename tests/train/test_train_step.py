@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from toy_method import remember, spec_of, toy, toy_batch, toy_tx
 
+from vmae_jax.models.parameters import Parameter
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.state import eval_params, make_init
@@ -220,7 +221,7 @@ def test_key_of_the_step_changes_with_step_and_seed():
         draw = jax.random.uniform(context.key)
         return Loss({"x": Term(params["kernel"].sum(), jnp.float32(1))}, {"draw": Mean(draw, jnp.float32(1))})
 
-    kernel = nn.LogicallyPartitioned(jnp.ones(3), (None,))
+    kernel = Parameter(jnp.ones(3), (None,), decay=True)
     method = Method(lambda key, batch: ({"kernel": kernel}, None), loss, lambda *a, **k: None)
     for seed in (0, 1):
         state, step = start("one", method=method, plain=True, seed=seed)
@@ -234,7 +235,7 @@ def test_what_cannot_be_put_back_together_is_an_error():
     def loss(params, batch, context):
         return Loss({"x": Term(params["kernel"].sum(), jnp.float32(1))}, carry={"sum": batch["x"].sum()})
 
-    kernel = nn.LogicallyPartitioned(jnp.ones(3), (None,))
+    kernel = Parameter(jnp.ones(3), (None,), decay=True)
     method = Method(lambda key, batch: ({"kernel": kernel}, None), loss, lambda *a, **k: None)
     state, step = start("one", method=method, plain=True)
     with pytest.raises(ValueError, match=r"Loss.carry 'sum' has shape \(\).*16 clips.*Mean"):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vmae_jax.models.parameters import FIRST_LAYER, declare
 from vmae_jax.train import schedule
 from vmae_jax.train.optim import Transformation, adamw, global_norm
 from vmae_jax.train.schedule import Clock
@@ -20,19 +21,18 @@ WIDTH, HIDDEN, INPUT, DEPTH = 8, 12, 6, 3
 CLOCK = Clock(steps=50, steps_per_epoch=10.0, global_batch=16)
 
 
-def _named(init: Any, *names: str | None) -> Any:
-    return nn.with_logical_partitioning(init, names)
-
-
 class Dense(nn.Module):
     features: int
     names: tuple[str, str]
+    layer: int | None = None
 
     @nn.compact
     def __call__(self, x):
         init = nn.initializers.normal(0.3)
-        kernel = self.param("kernel", _named(init, *self.names), (x.shape[-1], self.features))
-        return x @ kernel + self.param("bias", _named(nn.initializers.zeros, self.names[1]), (self.features,))
+        made = declare(init, *self.names, decay=True, layer=self.layer)
+        kernel = self.param("kernel", made, (x.shape[-1], self.features))
+        made = declare(nn.initializers.zeros, self.names[1], decay=False, layer=self.layer)
+        return x @ kernel + self.param("bias", made, (self.features,))
 
 
 class Block(nn.Module):
@@ -52,14 +52,14 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, keys):
-        x = Dense(WIDTH, ("cube", "embed"), name="embed")(x)
+        x = Dense(WIDTH, ("cube", "embed"), layer=0, name="embed")(x)
         blocks = nn.scan(
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=DEPTH,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+            metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: 1},
         )
         return blocks(self.hidden, name="blocks")(x, keys)[0]
 

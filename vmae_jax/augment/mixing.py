@@ -108,7 +108,7 @@ def _span(key: Array, length: int, share: Array) -> Array:
     return (place >= centre - half) & (place < centre + half)
 
 
-@register("mixing")
+@register("mixing", smoke={"group": None})  # a batch may be smaller than a group of the recipe
 def mixup_cutmix(
     mixup: float = 0.8,
     cutmix: float = 1.0,

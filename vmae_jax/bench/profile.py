@@ -8,19 +8,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-__all__ = ["PARTS", "Op", "by_part", "trace"]
+from vmae_jax import scopes
 
-# The scopes that the program's operations carry, by the part that they are reported under.
-PARTS = (
-    ("optimizer", re.compile(r"/optimizer(/|$)")),
-    ("encoder backward", re.compile(r"transpose\(.*Encoder")),
-    ("decoder backward", re.compile(r"transpose\(.*Decoder")),
-    ("encoder", re.compile(r"Encoder")),
-    ("decoder", re.compile(r"Decoder")),
+__all__ = ["Op", "by_part", "trace"]
+
+# What is in no tower, by the scopes that the program's operations carry.
+BESIDE = (
     ("loss backward", re.compile(r"transpose\(")),
     ("masks, patches and gather", re.compile(r"[/(](masks|cubes)[/)]|jit\(take_along_axis\)")),
     ("targets and loss", re.compile(r"[/(](targets|loss)[/)]|jvp\(")),
 )
+_OPTIMIZER = re.compile(r"/optimizer(/|$)")
 NAMED = re.compile(r'%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name="([^"]*)"')
 
 
@@ -73,11 +71,20 @@ def trace(run: Callable[[], Any], program: str, *, folder: pathlib.Path, steps: 
 
 
 def by_part(ops: Iterable[Op]) -> dict[str, float]:
-    """Seconds a step by part of the program, in the order of `PARTS`, "other" last."""
-    totals = {name: 0.0 for name, _ in PARTS} | {"other": 0.0}
+    """Return the seconds a step by part of the program: optimizer, towers (`scopes.tower`), what is beside them."""
+    towers: dict[str, float] = {}
+    beside = {name: 0.0 for name, _ in BESIDE} | {"other": 0.0}
+    optimizer = 0.0
     for op in ops:
-        totals[next((name for name, pattern in PARTS if pattern.search(op.scope)), "other")] += op.seconds
-    return totals
+        tower, _ = scopes.names(op.scope)
+        if _OPTIMIZER.search(op.scope):
+            optimizer += op.seconds
+        elif tower is not None:
+            name = f"{tower} backward" if "transpose(" in op.scope else tower
+            towers[name] = towers.get(name, 0.0) + op.seconds
+        else:
+            beside[next((name for name, pattern in BESIDE if pattern.search(op.scope)), "other")] += op.seconds
+    return {"optimizer": optimizer, **dict(sorted(towers.items())), **beside}
 
 
 def own_times(events: Iterable[Any]) -> Iterable[tuple[str, float]]:

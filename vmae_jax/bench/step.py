@@ -86,17 +86,19 @@ def matmul_peak(dtype: Any) -> Callable[[], float]:
 
 
 def random_batch(spec: Mapping[str, jax.ShapeDtypeStruct], seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch of the given shapes: random pixels and seeds, labels of zero, every row valid."""
+    """Return a batch of the given shapes: random pixels, samples and seeds, class numbers of zero, every row valid."""
     rng = np.random.default_rng(seed)
 
     def fill(name: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if name == "valid":
+        if leaf.dtype == bool:
             return np.ones(leaf.shape, bool)
         if name == "index":
             return np.arange(leaf.shape[0], dtype=leaf.dtype)
-        if name in ("video", "seed"):
+        if np.issubdtype(leaf.dtype, np.unsignedinteger):
             top = np.iinfo(leaf.dtype).max
             return rng.integers(0, top, leaf.shape, leaf.dtype, endpoint=True)
+        if np.issubdtype(leaf.dtype, np.floating):
+            return rng.random(leaf.shape, np.float32).astype(leaf.dtype)
         return np.zeros(leaf.shape, leaf.dtype)
 
     return {name: fill(name, leaf) for name, leaf in spec.items()}

@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 from vmae_jax.data.catalogs.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
-from vmae_jax.exchange.resizing import read_resized
 from vmae_jax.io.paths import saved_config, write_text
 from vmae_jax.spec import ConfigError, build, did_you_mean, from_json
 from vmae_jax.train import init_from
 from vmae_jax.train.state import TrainState
+from vmae_jax.weights.resizing import read_resized
 
 __all__ = ["begin_from", "keep", "rows_by_name"]
 

@@ -18,14 +18,15 @@ from vmae_jax.bench.against import Against
 from vmae_jax.bench.profile import by_part, trace
 from vmae_jax.bench.step import Timing, interleaved, matmul_peak, random_batch
 from vmae_jax.commands.experiment import Experiment, experiment
-from vmae_jax.exchange import subject
-from vmae_jax.interop import huggingface, tensors
-from vmae_jax.interop.dims import dims_of
-from vmae_jax.interop.videomae import to_official
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, calls
 from vmae_jax.train import sharding
 from vmae_jax.train.step import compile_step
+from vmae_jax.weights import subject
+from vmae_jax.weights.formats import tensors
+from vmae_jax.weights.layouts import huggingface
+from vmae_jax.weights.layouts.dims import dims_of
+from vmae_jax.weights.layouts.videomae import to_official
 
 __all__ = ["Running", "resized", "run_step"]
 
@@ -120,7 +121,7 @@ def run_step(
     Raises:
       ConfigError: what `experiment` refuses, or a method that the reference has no counterpart of.
     """
-    made = experiment(resized(config, clips))
+    made = experiment(resized(config, clips), trains=True)
     running = Running.start(made)
     took: dict[str, Timing]
     told: dict[str, Any] = {}

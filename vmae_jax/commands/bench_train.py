@@ -35,7 +35,7 @@ def run_train(config: ConfigDict, *, rounds: int = 10) -> dict[str, Any]:
     """
     if rounds < 1:
         raise ConfigError(f"vmae bench train: --rounds is at least 1, not {rounds}")
-    made = experiment(config)
+    made = experiment(config, trains=True)
     running = Running.start(made)
     place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
     ahead = made.loader.prefetch + 2

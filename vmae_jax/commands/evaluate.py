@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.measure import Measurement
 from vmae_jax.commands.restore import Trained, config_of, restore
+from vmae_jax.commands.streams import check_streams
 from vmae_jax.eval.collect import Results
 from vmae_jax.io.paths import write_bytes
 from vmae_jax.io.writers import JsonlWriter
 from vmae_jax.runtime import distributed, watchdog
 from vmae_jax.runtime.cache import enable_cache
-from vmae_jax.spec import ConfigError, build, to_json
+from vmae_jax.spec import ConfigError, to_json
 from vmae_jax.train import sharding
 from vmae_jax.train.on_mesh import replicated
 
@@ -97,17 +98,21 @@ def _open(
 
 
 def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:
-    """Raises ConfigError where a config gives other clips than the model of the checkpoint takes."""
-    method: Any = trained.made.config.method
-    if config is None or "model" not in method:
+    """Raise ConfigError if a config gives other clips than the model of the checkpoint takes."""
+    if config is None:
         return
-    takes, given = build(method.model, "model").video_shape, tuple(trained.made.eval.data.spec()["video"].shape[1:])
-    if takes != given:
-        takes, given = ("x".join(map(str, shape)) for shape in (takes, given))
-        raise ConfigError(
-            f"{checkpoint} takes clips of {takes} (t x h x w x c), --config={config} gives {given}: leave out frames= "
-            "and size=, or give the model others with --config.method.model.frames= and .resolution="
-        )
+    made = trained.made
+    own, found = made.batch_spec, made.eval.data.spec()
+    check_streams(made.method, found, "config.eval.data")
+    for name in made.method.inputs:
+        if own[name].shape[1:] != found[name].shape[1:]:
+            takes, given = ("x".join(map(str, spec[name].shape[1:])) for spec in (own, found))
+            order = " (t x h x w x c)" if name == "video" else ""
+            raise ConfigError(
+                f"{checkpoint} takes {'clips' if name == 'video' else name} of {takes}{order}, --config={config} gives "
+                f"{given}: leave out frames= and size=, or give the model others with --config.method.model.frames= "
+                "and .resolution="
+            )
 
 
 def _facts(opened: tuple[Trained, bool, Measurement]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vmae_jax.commands.streams import check_streams
 from vmae_jax.errors import short
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.folders import check_folder
@@ -140,12 +141,15 @@ def _with_plain_attention(config: ConfigDict) -> ConfigDict:
     return method
 
 
-def experiment(config: ConfigDict) -> Experiment:
-    """Builds every part of a config.
+def experiment(config: ConfigDict, *, trains: bool = False) -> Experiment:
+    """Build every part of a config.
+
+    Args:
+      trains: whether the loss will be computed, so that the data must have what it alone reads (labels).
 
     Raises:
-      ConfigError: a section that is missing or unknown, a call that is refused, parts that do
-        not fit each other.
+      ConfigError: if a section is missing or unknown, a call is refused, or parts do not fit each other, such as a
+        stream that the method reads and the loader does not give.
     """
     missing = [name for name in SECTIONS if name not in config]
     unknown = [name for name in config if name not in SECTIONS]
@@ -169,6 +173,7 @@ def experiment(config: ConfigDict) -> Experiment:
         init_from=_places(config["init_from"]),
         seed=_seed(config["seed"]),
     )
+    check_streams(made.method, made.loader.spec(), "config.data", trains=trains)
     _check_fit(made)
     return made
 

@@ -13,6 +13,7 @@ from etils import epath
 
 from vmae_jax.commands.named_videos import NAMES, named_videos
 from vmae_jax.commands.restore import Trained, restore
+from vmae_jax.commands.streams import only_video
 from vmae_jax.commands.windowed import Video, computed, network
 from vmae_jax.features.files import FILES, FeatureFiles, files_of
 from vmae_jax.features.shards import Shards
@@ -142,8 +143,7 @@ def run(
 
 def _job(checkpoint: str, videos: Sequence[str], folder: epath.Path, options: Options) -> _Job:
     trained = restore(checkpoint, ema=options.ema)
-    config: Any = trained.made.config
-    windows, settings = _plan(options, trained, build(config.method.model, "model").video_shape[0])
+    windows, settings = _plan(options, trained, _clip(trained)[0])
     written = settings | {"checkpoint": str(trained.workdir.path), "step": trained.step}
     old = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).exists() else None
     source, names = named_videos(videos, options.rate, options.name, functools.partial(files_of, options.format))
@@ -155,6 +155,20 @@ def _job(checkpoint: str, videos: Sequence[str], folder: epath.Path, options: Op
                 f"--out={folder} has features with {name} {old.get(name)}, not {value}: use another folder"
             )
     return _Job(trained, source, names, windows, settings, written)
+
+
+def _clip(trained: Trained) -> tuple[int, ...]:
+    """The shape of the clips that the method takes, [t h w c]."""
+    return tuple(only_video(trained.made.method, trained.made.batch_spec, "vmae features").shape[1:])
+
+
+def _normalized_model(trained: Trained) -> Any:
+    """The model, whose normalisation --like=tad leaves out."""
+    section: Any = trained.made.config.method
+    model = build(section.model, "model") if "model" in section else None
+    if not (hasattr(model, "mean") and hasattr(model, "std")):
+        raise ConfigError("--like=tad leaves out the model's normalisation, and this run's has none that is known")
+    return model
 
 
 def _store(job: _Job, folder: epath.Path) -> Any:
@@ -191,18 +205,15 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
     todo = [number for number in mine if not store.has(names[number])]
     if options.format == "array_record":
         todo.sort(key=lambda number: (store.unit(names[number]), names[number]))
-    config: Any = job.trained.made.config
-    model = build(config.method.model, "model")
-    raw = options.like == "tad"
+    clip, raw = _clip(job.trained), _normalized_model(job.trained) if options.like == "tad" else None
     compute, batch = network(
-        job.trained, model, batch=options.batch, layer=options.layer, tokens=options.tokens, raw=raw
+        job.trained, clip, batch=options.batch, layer=options.layer, tokens=options.tokens, raw=raw
     )
     if not (folder / SETTINGS).exists():  # only now: a command that fails before leaves nothing
         write_text(folder / SETTINGS, json.dumps(job.written, indent=2) + "\n")
     if todo:
         (folder / COMPLETE).unlink(missing_ok=True)
-    pieces = chunks(job.source, todo, job.windows, size=model.video_shape[1], channels=model.video_shape[3],
-                    antialias=not raw)  # fmt: skip
+    pieces = chunks(job.source, todo, job.windows, size=clip[1], channels=clip[3], antialias=raw is None)
     made = computed(pieces, compute, batch, np.float16 if options.half else np.float32)
     result = _write(made, names, len(todo), store, folder)
     return result | {"step": job.trained.step, "already": len(mine) - len(todo), "out": str(folder), **job.settings}

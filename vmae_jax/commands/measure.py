@@ -13,6 +13,7 @@ import jax
 
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.commands.skipped import of_all_hosts, refuse_too_many
+from vmae_jax.commands.streams import check_streams
 from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.opened import Opened, open_loader
@@ -148,9 +149,10 @@ class Measurement:
                 log.info("%s: %d videos a batch, not %d, as %d devices share its clips",
                          where, batch, loader.global_batch, unit)  # fmt: skip
             loader = dataclasses.replace(loader, global_batch=batch)
-            spec, own = loader.spec(), self._made.batch_spec
-            if spec["video"].shape[1:] != own["video"].shape[1:]:
-                sharding.abstract(lambda key, batch: self._made.method.init(key, batch)[0], spec)
+            spec, own, method = loader.spec(), self._made.batch_spec, self._made.method
+            check_streams(method, spec, where)
+            if any(spec[name].shape[1:] != own[name].shape[1:] for name in method.inputs):
+                sharding.abstract(lambda key, batch: method.init(key, batch)[0], spec)
             data = open_loader(loader)
             data.memory(host_rows(sharding.batch_sharding(self.mesh), loader.clips_per_step))
             return data

@@ -150,7 +150,7 @@ def adapt(config: ConfigDict, target: Topology) -> tuple[Planned, list[str]]:
         if target.platform == "tpu" and "dtype" in node and node.dtype == "auto":
             node.dtype = "bfloat16"
             notes = ['dtype "auto" compiled as bfloat16, as it is on a TPU']
-    made = experiment(config)
+    made = experiment(config, trains=True)
     mesh = sharding.make_mesh(made.mesh_settings.ici, made.mesh_settings.dcn, devices=target.devices)
     return Planned(made, mesh, target), notes
 

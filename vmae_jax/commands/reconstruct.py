@@ -12,6 +12,7 @@ import numpy as np
 
 from vmae_jax.commands.named_videos import name_of
 from vmae_jax.commands.restore import restore
+from vmae_jax.commands.streams import check_streams, only_video
 from vmae_jax.data import sources
 from vmae_jax.data.faults import TooManyBadVideos
 from vmae_jax.data.opened import Opened, open_loader
@@ -62,7 +63,7 @@ def run(
     pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = int(batch["video"].shape[0])
+    shown = len(batch["index"])
     sheet = reconstruction.save(pictures, folder / "reconstruction.png", clips=shown, videos=names)
     animation = reconstruction.animate(pictures, folder / "reconstruction.webp", clips=shown)
     borrowed = list(pictures.borrowed)
@@ -74,7 +75,9 @@ def run(
 def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
     """One clip each of `clips` videos, through the experiment's own sampler and transforms; and their names."""
     loader = made.eval.data or made.loader
+    check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data")
     if videos:
+        only_video(made.method, loader.spec(), "--videos")
         loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels={})
     opened = open_loader(loader)
     count = min(clips, len(opened))

@@ -170,7 +170,7 @@ def _run(
 def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> tuple[Experiment, Any, Measurement | None]:
     """The experiment, its data open, what evaluates it (or None), and its workdir locked by host 0 and checked."""
     distributed.check_disk(str(workdir.path), resuming=workdir.config_json.exists())
-    made = experiment(config)
+    made = experiment(config, trains=True)
     check_trackers(made)
     data = open_loader(made.loader)
     measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vmae_jax import exchange
+from vmae_jax import weights
 from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.reconstruct import sample
@@ -23,7 +23,7 @@ __all__ = ["run_export", "run_import"]
 
 def run_export(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the export and compares outputs before it takes its place."""
-    return exchange.export_checkpoint(
+    return weights.export_checkpoint(
         args.checkpoint,
         format=args.format,
         out=args.out,
@@ -41,7 +41,7 @@ def run_import(args: argparse.Namespace) -> dict[str, Any]:
     if args.overrides and args.config is None:
         raise ConfigError("vmae import: --config.… changes a config, so --config is needed")
     config = None if args.config is None else load_config(args.config, args.overrides)
-    return exchange.import_weights(
+    return weights.import_weights(
         args.weights,
         out=args.out,
         config=config,

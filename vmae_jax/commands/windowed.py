@@ -16,15 +16,16 @@ __all__ = ["Video", "computed", "network"]
 
 
 def network(
-    trained: Trained, model: Any, *, batch: int, layer: int | None, tokens: bool, raw: bool
+    trained: Trained, clip: tuple[int, ...], *, batch: int, layer: int | None, tokens: bool, raw: Any = None
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
     """(clips [batch t h w c]) -> features, over the devices of this process; and the batch.
 
     Args:
+      clip: the shape of one, [t h w c].
       batch: clips at least; as many more as the devices need.
       layer: the tokens after so many blocks; None is the end.
       tokens: every token instead of their mean.
-      raw: pixels are divided by 255 alone, without the model's own normalisation.
+      raw: a model (its mean and std), whose clips are divided by 255 alone, without its own normalisation.
 
     Raises:
       ConfigError: if the model has no such layer.
@@ -35,12 +36,12 @@ def network(
     params = replicated(trained.params, mesh)
 
     def compute(params: Any, video: jax.Array) -> jax.Array:
-        if raw:  # what the model's normalisation turns into pixels / 255
-            video = video * np.asarray(model.std, np.float32) + 255.0 * np.asarray(model.mean, np.float32)
+        if raw is not None:  # what the model's normalisation turns into pixels / 255
+            video = video * np.asarray(raw.std, np.float32) + 255.0 * np.asarray(raw.mean, np.float32)
         return trained.made.method.features(params, {"video": video}, layer=layer, pool=not tokens)
 
     program = on_mesh(compute, mesh)
-    spec = jax.ShapeDtypeStruct((batch, *model.video_shape), np.float32 if raw else np.uint8, sharding=place)
+    spec = jax.ShapeDtypeStruct((batch, *clip), np.uint8 if raw is None else np.float32, sharding=place)
     try:
         program.trace(params, spec)
     except ValueError as error:

@@ -6,7 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vmae_jax.io.paths import saved_config
-from vmae_jax.spec import ConfigError, call, calls, from_json, to_json
+from vmae_jax.lookup import entry
+from vmae_jax.spec import ConfigError, call, from_json, resolve, to_json
 
 
 def parse(text: str | None, **options: Any) -> Any:
@@ -101,53 +102,46 @@ def saved_model(path: str | None) -> Any:
 
 
 def smoke(config: Any, steps: int = 4) -> ConfigDict:
-    """Shrinks any config until it trains in seconds on a CPU: same calls, tiny numbers."""
-    settings = call("data.synthetic.moving_shapes.settings", train=16, validation=8, test=8, size=48, frames=16)
-    shapes = call("data.synthetic.moving_shapes", settings=settings)
-    nodes: list[Any] = calls(config)
-    for node in nodes:
-        name = node.call
-        if name == "models.variants.vit":
-            for dim in ("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads"):
-                node[dim] = None
-            node.update(size="micro", frames=8, resolution=32, patch=8, tubelet=2, decoder_depth=1, dtype="float32")
-        elif name.startswith("data.clips."):
-            node.update({key: value for key, value in {"frames": 8, "stride": 1, "window": 8}.items() if key in node})
-        elif name.startswith("data.transforms.") and "size" in node:
-            node.size = 32
-        elif name == "data.pipeline.loader":
-            if node.source.call == "data.sources.folder":  # one that is named is used
-                named = {key: node.source[key] for key in node.source if key not in ("call", "path")}
-                path = from_json(to_json(node.source)).get("path")
-                node.source = call("data.sources.folder_or", otherwise=None, path=path, **named)
-            if node.source.call == "data.sources.folder_or":
-                node.source.otherwise = shapes.copy_and_resolve_references()
-            elif node.source.call == "data.mixture":
-                parts: Any = node.source.parts
-                for part in parts.values():
-                    part.source, part.stride = shapes.copy_and_resolve_references(), None
-            else:
-                node.source = shapes.copy_and_resolve_references()
-            node.update(global_batch=8, repeat=min(node.repeat, 2), workers=1)
-            if not isinstance(node.labels, bool):  # the shapes have one label
-                first = next(iter(node.labels.values()))
-                with node.ignore_type():
-                    node.labels = ConfigDict({"label": first}, convert_dict=False)
-        elif name in ("methods.classify.build", "methods.labels.one", "methods.labels.many", "data.labels.many"):
-            node.classes = node.classes and max(node.classes, 10)  # of the shapes
-            node.update({"label": "label"} if "label" in node else {})
-        elif name in ("methods.labels.numbers", "data.labels.numbers"):
-            node.update(
-                {key: value for key, value in {"outputs": 1, "size": 1, "label": "label"}.items() if key in node}
-            )
-        elif name == "augment.mixing.mixup_cutmix":
-            node.group = None  # the batch may be smaller than a group of the recipe
-        elif name == "train.schedule.warmup_cosine":
-            node.warmup = ConfigDict({"steps": 1})
-    # Assigned: `update` would merge the units.
-    config.train.length, config.train.log_every = ConfigDict({"steps": steps}), ConfigDict({"steps": 1})
-    config.train.accumulate = 1  # the batch is small enough
+    """Shrink any config until it trains in seconds on a CPU: each component gives its own tiny arguments.
+
+    They are those with which it is registered (`registry.register(kind, smoke=…)`).
+    """
+    config = _shrunk(config)
+    _assign(config.train, "length", {"steps": steps})
     return config
+
+
+def _shrunk(node: Any) -> Any:
+    """A part of a config with every call at `smoke` size, outermost first; it is changed in place."""
+    if isinstance(node, list | tuple):
+        return [_shrunk(child) for child in node]
+    if not isinstance(node, ConfigDict):
+        return node
+    node = _tiny(node) if "call" in node else node
+    for key in from_json(to_json(node)):  # those that have a value
+        child = node[key]
+        new = _shrunk(child)
+        if new is not child:
+            _assign(node, key, new)
+    return node
+
+
+def _tiny(node: ConfigDict) -> ConfigDict:
+    """A call at `smoke` size, or the call that takes its place."""
+    tiny = entry(resolve(node.call)).smoke
+    if callable(tiny):
+        tiny = tiny({key: value for key, value in from_json(to_json(node)).items() if key != "call"})
+    if isinstance(tiny, ConfigDict) and "call" in tiny:
+        return tiny
+    for key, value in tiny.items():
+        _assign(node, key, value)
+    return node
+
+
+def _assign(node: ConfigDict, key: str, value: Any) -> None:
+    """Set an argument, whatever its value was; `update` would merge mappings, such as lengths of other units."""
+    with node.ignore_type():
+        node[key] = ConfigDict(value, convert_dict=False) if isinstance(value, dict) else value
 
 
 def unlabeled_hybrid(records: str | None = None, own: str | None = None) -> ConfigDict:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-@register("sampler")
+@register("sampler", smoke={"frames": 8, "stride": 1})
 def dense(frames: int = 16, stride: int = 4) -> "Dense":
     """Pre-training: `frames` frames, exactly `stride` apart, from a random start.
 
@@ -37,7 +37,7 @@ def dense(frames: int = 16, stride: int = 4) -> "Dense":
     return Dense(_positive("frames", frames), _positive("stride", stride))
 
 
-@register("sampler")
+@register("sampler", smoke={"frames": 8, "stride": 1})
 def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "DenseFinetune":
     """Fine-tuning: a window of `frames * stride` frames, `frames` of them evenly spaced.
 
@@ -48,7 +48,7 @@ def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "D
     return DenseFinetune(_positive("frames", frames), _positive("stride", stride), random)
 
 
-@register("sampler")
+@register("sampler", smoke={"frames": 8})
 def uniform(frames: int = 16, random: bool = True) -> "Uniform":
     """Something-Something: the video in `frames` equal parts, one frame of each.
 
@@ -59,7 +59,7 @@ def uniform(frames: int = 16, random: bool = True) -> "Uniform":
     return Uniform(_positive("frames", frames), random)
 
 
-@register("sampler")
+@register("sampler", smoke={"frames": 8, "stride": 1})
 def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = False) -> "Multiview":
     """Testing: `views` clips of the video, spread evenly (dense) or interleaved (`sparse`)."""
     return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)

@@ -90,7 +90,7 @@ def one() -> Field:
     return Field("one")
 
 
-@register("label")
+@register("label", smoke=lambda given: {"classes": max(given["classes"], 10)})  # of the drawn clips
 def many(classes: int) -> Field:
     """Several classes a video, or none: the source gives their numbers, or 0 or 1 for every class.
 
@@ -102,7 +102,7 @@ def many(classes: int) -> Field:
     return Field("many", classes)
 
 
-@register("label")
+@register("label", smoke={"size": 1})
 def numbers(size: int = 1) -> Field:
     """Numbers to be predicted, such as a score or an angle.
 

@@ -48,7 +48,7 @@ class Part:
     stride: int | None
 
 
-@register("part", source="source")
+@register("part", source="source", smoke={"stride": None})
 def part(source: Any, weight: float = 1.0, stride: int | None = None) -> Part:
     """A source of a mixture.
 

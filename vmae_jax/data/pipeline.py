@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.labels import Field, fields
+from vmae_jax.data.smoke import tiny_loader
 from vmae_jax.data.source import Opener
 from vmae_jax.data.transforms import Crop, Transform, leading, output_size
 from vmae_jax.registry import register
@@ -25,7 +26,7 @@ from vmae_jax.spec import ConfigError
 __all__ = ["Loader", "loader"]
 
 
-@register("loader", source="source", sampler="sampler", transforms="transform", labels="label")
+@register("loader", source="source", sampler="sampler", transforms="transform", labels="label", smoke=tiny_loader)
 def loader(
     source: Any,
     sampler: Any,

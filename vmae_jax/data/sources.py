@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmae_jax.data.catalog import Catalog, open_catalog
+from vmae_jax.data.smoke import drawn_clips
 from vmae_jax.data.source import Source, Stored
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
-from vmae_jax.spec import ConfigError
+from vmae_jax.spec import ConfigError, call
 
 __all__ = [
     "Cataloged",
@@ -36,7 +37,7 @@ PARTS = ("all", "train", "held_out")
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
 
 
-@register("source")
+@register("source", smoke=lambda given: call("data.sources.folder_or", otherwise=drawn_clips(), **given))
 def folder(
     path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
 ) -> "Folder":
@@ -59,7 +60,7 @@ def folder(
     return Folder(path, labels, part, share, names)
 
 
-@register("source", otherwise="source")
+@register("source", otherwise="source", smoke=lambda given: {"otherwise": drawn_clips()})
 def folder_or(
     otherwise: Any,
     path: str | None = None,
@@ -77,7 +78,7 @@ def folder_or(
     return otherwise if path is None else folder(path, labels, part, share, names)
 
 
-@register("source")
+@register("source", smoke=drawn_clips)
 def paths(paths: Sequence[str]) -> "Paths":
     """Videos by name: files, and folders whose videos are all taken.
 
@@ -89,7 +90,7 @@ def paths(paths: Sequence[str]) -> "Paths":
     return Paths(tuple(paths))
 
 
-@register("source")
+@register("source", smoke=drawn_clips)
 def csv(
     path: str,
     root: str = "",
@@ -119,7 +120,7 @@ def csv(
     return CsvList(path, root, columns, pictures, listed)
 
 
-@register("source", catalog="catalog")
+@register("source", catalog="catalog", smoke=drawn_clips)
 def catalog(catalog: Any, split: str = "train", label: str = "label") -> "Cataloged":
     """A split of a dataset of `data.catalogs`, from its owners' files.
 
@@ -132,7 +133,7 @@ def catalog(catalog: Any, split: str = "train", label: str = "label") -> "Catalo
     return Cataloged(catalog, split, label)
 
 
-@register("source")
+@register("source", smoke=drawn_clips)
 def tfds(
     name: str | None = None,
     directory: str | None = None,

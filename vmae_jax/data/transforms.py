@@ -45,7 +45,7 @@ Features = dict[str, Any]
 Transform = Callable[[Features, Any], Features]
 
 
-@register("transform")
+@register("transform", smoke={"size": 32})
 def multi_scale_crop(size: int = 224, scales: Sequence[float] = (1.0, 0.875, 0.75, 0.66)) -> "MultiScaleCrop":
     """The official VideoMAE pre-training crop (`GroupMultiScaleCrop`), bilinear to `size`.
 
@@ -57,7 +57,7 @@ def multi_scale_crop(size: int = 224, scales: Sequence[float] = (1.0, 0.875, 0.7
     return MultiScaleCrop(_side(size), tuple(float(scale) for scale in scales))
 
 
-@register("transform")
+@register("transform", smoke={"size": 32})
 def random_resized_crop(
     size: int = 224, area: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (0.75, 1.3333333333333333)
 ) -> "RandomResizedCrop":
@@ -71,7 +71,7 @@ def random_resized_crop(
     return RandomResizedCrop(_side(size), (float(area[0]), float(area[1])), (float(ratio[0]), float(ratio[1])))
 
 
-@register("transform")
+@register("transform", smoke={"size": 32})
 def center_crop(size: int = 224, short_side: int | None = None) -> "CenterCrop":
     """The short side to `short_side` (by default `size`), then the `size` square in the middle."""
     if short_side is not None and short_side < size:
@@ -79,13 +79,13 @@ def center_crop(size: int = 224, short_side: int | None = None) -> "CenterCrop":
     return CenterCrop(_side(size), short_side or size)
 
 
-@register("transform")
+@register("transform", smoke={"size": 32})
 def resize(size: int = 224) -> "Resize":
     """The whole picture to a `size` square, whatever its shape was."""
     return Resize(_side(size))
 
 
-@register("transform")
+@register("transform", smoke={"size": 32})
 def view_crop(size: int = 224, crops: int = 3) -> "ViewCrop":
     """Testing: one of `crops` squares spread evenly along the long side, the loader's repeat says which.
 

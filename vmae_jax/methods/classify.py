@@ -153,7 +153,11 @@ def classifier(
     return Classify(model, network, heads, erase, mix)
 
 
-@register("method", model="model", heads="head", erase="erasing", mix="mixing", pool="pool")
+def _smoke(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"classes": given["classes"] and max(given["classes"], 10)}  # of the drawn clips
+
+
+@register("method", model="model", heads="head", erase="erasing", mix="mixing", pool="pool", smoke=_smoke)
 def build(
     model: Model,
     classes: int | None = None,
@@ -193,4 +197,5 @@ def build(
         suits=mix.size if mix is not None else None,
         check=functools.partial(labels.check, one.heads),
         heads=one.heads,
+        supervision=labels.streams(one.heads),
     )

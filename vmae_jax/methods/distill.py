@@ -24,6 +24,7 @@ from vmae_jax.models.pooling import Pool
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify, unpatchify
 from vmae_jax.registry import register
+from vmae_jax.scopes import tower
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, row_keys, stream
 
@@ -69,8 +70,9 @@ class Distill:
         mine = self.student.run(params, cubes, keys, features=True)
         logits: Any = self.student.network.apply({"params": params}, mine, keys, method=Classifier.outputs)
         known = jax.lax.stop_gradient(context.frozen["teacher"])
-        their_features = self.teacher.run(known, self._recut(cubes), features=True)
-        theirs: Any = self.teacher.network.apply({"params": known}, their_features, method=Classifier.outputs)
+        with tower("teacher"):
+            their_features = self.teacher.run(known, self._recut(cubes), features=True)
+            theirs: Any = self.teacher.network.apply({"params": known}, their_features, method=Classifier.outputs)
         valid = batch["valid"].astype(jnp.float32)
         # What the teacher says of rows that do not count may be anything: 0 · NaN would be the gradient of all.
         theirs, their_features = (jnp.where(valid[:, None] > 0, a, 0.0) for a in (theirs, their_features))
@@ -187,4 +189,5 @@ def build(
         frozen=one.frozen,
         check=functools.partial(labels.check, student.heads) if label_weight else None,
         heads=student.heads,
+        supervision=labels.streams(student.heads) if label_weight else (),
     )

@@ -84,7 +84,7 @@ class Head(Output):
         return "teacher_square" if self.kind == "numbers" else "kl"
 
 
-@register("head")
+@register("head", smoke=lambda given: {"classes": max(given["classes"], 10), "label": "label"})
 def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
     """One class of several, softmax; labels are indices, or distributions.
 
@@ -100,7 +100,7 @@ def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: floa
     return _head(Head("one", classes, label, weight, smoothing), least=2)
 
 
-@register("head")
+@register("head", smoke=lambda given: {"classes": max(given["classes"], 10), "label": "label"})
 def many(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
     """Any number of classes at once, a sigmoid each; labels are 0 or 1 for every class.
 
@@ -110,7 +110,7 @@ def many(classes: int, smoothing: float = 0.0, label: str = "label", weight: flo
     return _head(Head("many", classes, label, weight, smoothing))
 
 
-@register("head")
+@register("head", smoke={"outputs": 1, "label": "label"})
 def numbers(outputs: int = 1, label: str = "label", weight: float = 1.0) -> Head:
     """Regression: the mean square error of numbers.
 
@@ -138,6 +138,11 @@ def check(heads: Mapping[str, Head], batch: Mapping[str, Any]) -> None:
                 f"video {int(batch['index'][wrong[0]])} of the data has {head.label} {int(label[wrong[0]])}, but there "
                 f"are {head.outputs} classes, 0 to {head.outputs - 1}: set the method's classes, or correct the labels"
             )
+
+
+def streams(heads: Mapping[str, Head]) -> tuple[str, ...]:
+    """Return the streams of the batch that hold the labels of these heads, each once."""
+    return tuple(dict.fromkeys(head.label for head in heads.values()))
 
 
 def of_batch(head: Head, batch: Mapping[str, Array]) -> Array:

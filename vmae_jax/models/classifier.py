@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.pooling import Pool
+from vmae_jax.scopes import part, tower
 from vmae_jax.types import MaskPlan
 
 __all__ = ["Classifier", "everything"]
@@ -59,7 +60,8 @@ class Classifier(nn.Module):
                 jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), x.shape[1:]))(keys) >= self.dropout
             )
             x = jnp.where(kept, x / (1.0 - self.dropout), 0.0)
-        return self.head(x)
+        with tower("classifier"), part("head"):
+            return self.head(x)
 
     def features(self, cubes: Float[Array, "b n p"], keys: Array | None = None) -> Float[Array, "b d"]:
         """All tokens of the clip pooled (their mean after `fc_norm`), float32."""

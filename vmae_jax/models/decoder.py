@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Float
 
-from vmae_jax.models.layers import Dense, LayerNorm, Stack, named
+from vmae_jax.models.layers import Dense, LayerNorm, Stack
+from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
+from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
 
 __all__ = ["Decoder"]
@@ -37,17 +39,18 @@ class Decoder(nn.Module):
     prefix: int = 0
 
     @nn.compact
+    @tower("decoder")
     def __call__(self, encoded: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
         """Predictions at `plan.decode`, float32, by objective."""
         project = Dense(self.width, ("embed", None), use_bias=False, dtype=self.dtype, name="project")
-        visible = project(encoded[:, self.prefix :])
-        mask = self.param(
-            "mask_token", named(initializers.truncated_normal(0.02, lower=-1, upper=1), None), (self.width,)
-        )
+        with part("project"):
+            visible = project(encoded[:, self.prefix :])
+        init = declare(initializers.truncated_normal(0.02, lower=-1, upper=1), None, decay=False)
+        mask = self.param("mask_token", init, (self.width,))
         positions = self.positions(self.grid, self.width)
         before = []
         if self.prefix:
-            init = named(initializers.truncated_normal(0.02), None, None)
+            init = declare(initializers.truncated_normal(0.02), None, None, decay=False)
             token = jnp.asarray(self.param("prefix_token", init, (self.prefix, self.width))).astype(self.dtype)
             before = [jnp.broadcast_to(token, (len(visible), *token.shape))]
         x = jnp.concatenate(
@@ -59,12 +62,13 @@ class Decoder(nn.Module):
             axis=1,
         )
         x = nn.with_logical_constraint(x, ("batch", "tokens", None))
-        x = Stack(**self.blocks, dtype=self.dtype, name="blocks")(x, valid=self._valid(plan))
+        x = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")(x, valid=self._valid(plan))
         x = LayerNorm(self.dtype, name="norm")(x[:, -plan.decode.shape[1] :])
-        return {
-            name: Dense(size, ("embed", "cube"), dtype=self.dtype, name=f"head_{name}")(x).astype(jnp.float32)
-            for name, size in self.heads.items()
-        }
+        with part("head"):
+            return {
+                name: Dense(size, ("embed", "cube"), dtype=self.dtype, name=f"head_{name}")(x).astype(jnp.float32)
+                for name, size in self.heads.items()
+            }
 
     def _valid(self, plan: MaskPlan) -> Array | None:
         if plan.valid is None:

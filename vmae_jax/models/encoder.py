@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Float
 
-from vmae_jax.models.layers import Dense, LayerNorm, Stack, named
+from vmae_jax.models.layers import Dense, LayerNorm, Stack
+from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
+from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
 
 __all__ = ["Encoder"]
@@ -52,6 +54,7 @@ class Encoder(nn.Module):
     prefix: int = 0
 
     @nn.compact
+    @tower("encoder")
     def __call__(
         self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None
     ) -> Float[Array, "b n d"]:
@@ -63,11 +66,13 @@ class Encoder(nn.Module):
           keys: one key an example for drop path; None drops nothing.
         """
         init = torch_default(cubes.shape[-1])
-        embed = Dense(self.width, ("cube", "embed"), kernel_init=init, bias_init=init, dtype=self.dtype, name="embed")
-        x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
+        options = {"kernel_init": init, "bias_init": init, "dtype": self.dtype, "layer": 0}
+        embed = Dense(self.width, ("cube", "embed"), **options, name="embed")
+        with part("embed"):
+            x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
         valid = plan.valid
         if self.prefix:
-            init = named(initializers.truncated_normal(0.02), None, "embed")
+            init = declare(initializers.truncated_normal(0.02), None, "embed", decay=False, layer=0)
             token = jnp.asarray(self.param("prefix_token", init, (self.prefix, self.width))).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], *token.shape)), x], axis=1)
             valid = None if valid is None else jnp.pad(valid, ((0, 0), (self.prefix, 0)), constant_values=True)

@@ -1,7 +1,7 @@
 """The transformer's parts: attention, MLP, pre-norm block, and a stack of them under scan.
 
-Parameters are float32 and carry logical axis names ("embed", "heads", "mlp", …), which
-`train/sharding.py` maps to the mesh. Matrix products run in `dtype`; norms and softmax in float32.
+Parameters are float32 and declare what the trainer needs (`models/parameters.py`): logical axis names ("embed",
+"heads", "mlp", …), weight decay, and their layer. Matrix products run in `dtype`; norms and softmax in float32.
 """
 
 import functools
@@ -17,6 +17,8 @@ from jaxtyping import Array
 
 from vmae_jax.models.attention import attend
 from vmae_jax.models.functions import gelu, layer_norm
+from vmae_jax.models.parameters import FIRST_LAYER, declare
+from vmae_jax.scopes import part
 
 __all__ = ["REMAT", "Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "Stack", "drop_path"]
 
@@ -29,11 +31,6 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-def named(initializer: Any, *names: str | None) -> Any:
-    """An initializer whose parameter carries logical axis names."""
-    return nn.with_logical_partitioning(initializer, names)
 
 
 def xavier(fan_in: int, fan_out: int) -> Any:
@@ -56,6 +53,7 @@ class Dense(nn.Module):
       features: outputs.
       names: logical names of the kernel's two axes; the bias takes the second.
       kernel_init, bias_init: default Xavier-uniform and zeros.
+      layer: for layer decay (`parameters.Parameter`).
     """
 
     features: int
@@ -64,15 +62,17 @@ class Dense(nn.Module):
     kernel_init: Any = None
     bias_init: Any = initializers.zeros
     dtype: Any = jnp.float32
+    layer: int | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        init = self.kernel_init or xavier(width, self.features)
-        kernel = self.param("kernel", named(init, *self.names), (width, self.features))
+        init = declare(self.kernel_init or xavier(width, self.features), *self.names, decay=True, layer=self.layer)
+        kernel = self.param("kernel", init, (width, self.features))
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            y = y + self.param("bias", named(self.bias_init, self.names[1]), (self.features,)).astype(self.dtype)
+            init = declare(self.bias_init, self.names[1], decay=False, layer=self.layer)
+            y = y + self.param("bias", init, (self.features,)).astype(self.dtype)
         return y
 
 
@@ -82,9 +82,10 @@ class LayerNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("norm")
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", named(initializers.ones, "embed"), (x.shape[-1],))
-        bias = self.param("bias", named(initializers.zeros, "embed"), (x.shape[-1],))
+        scale = self.param("scale", declare(initializers.ones, "embed", decay=False), (x.shape[-1],))
+        bias = self.param("bias", declare(initializers.zeros, "embed", decay=False), (x.shape[-1],))
         return jnp.asarray(layer_norm(x, scale, bias), self.dtype)
 
 
@@ -95,7 +96,8 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        gamma = self.param("gamma", named(initializers.constant(self.value), "embed"), (x.shape[-1],))
+        init = declare(initializers.constant(self.value), "embed", decay=False)
+        gamma = self.param("gamma", init, (x.shape[-1],))
         return x * gamma.astype(x.dtype)
 
 
@@ -109,13 +111,14 @@ class Qkv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("qkv")
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         size = width // self.heads
         # The official code initialises the fused matrix, so its fan-out is three widths.
-        init = named(xavier(width, 3 * width), "embed", None, "heads", None)
+        init = declare(xavier(width, 3 * width), "embed", None, "heads", None, decay=True)
         kernel = self.param("kernel", init, (width, 3, self.heads, size))
-        zeros = named(initializers.zeros, "heads", None)
+        zeros = declare(initializers.zeros, "heads", None, decay=False)
         q_bias = self.param("q_bias", zeros, (self.heads, size))
         v_bias = self.param("v_bias", zeros, (self.heads, size))
         bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])[:, None, :, None]
@@ -128,12 +131,13 @@ class Merge(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("proj")
     def __call__(self, x: Array) -> Array:
         _, heads, _, size = x.shape
         width = heads * size
-        init = named(xavier(width, width), "heads", None, "embed")
+        init = declare(xavier(width, width), "heads", None, "embed", decay=True)
         kernel = self.param("kernel", init, (heads, size, width))
-        bias = self.param("bias", named(initializers.zeros, "embed"), (width,))
+        bias = self.param("bias", declare(initializers.zeros, "embed", decay=False), (width,))
         return jnp.einsum("bhnk,hkd->bnd", x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
@@ -153,10 +157,11 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("scores")
     def __call__(self, x: Array, valid: Array | None = None) -> Array:
         q, k, v = Qkv(self.heads, self.dtype, name="qkv")(x)
         if self.cosine:
-            init = named(initializers.constant(math.log(10.0)), "heads")
+            init = declare(initializers.constant(math.log(10.0)), "heads", decay=False)
             scale = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
             q, k = _unit(q) * scale[:, None, None].astype(self.dtype), _unit(k)
         else:
@@ -178,6 +183,7 @@ class Mlp(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
+    @part("mlp")
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         x = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
@@ -240,6 +246,7 @@ class Stack(nn.Module):
       remat: a policy of `REMAT`.
       unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
       attention: of `models.attention.FORMS`.
+      first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
     """
 
     depth: int
@@ -252,6 +259,7 @@ class Stack(nn.Module):
     unroll: int = 1
     attention: str = "auto"
     dtype: Any = jnp.float32
+    first_layer: int | None = 1
 
     @nn.compact
     def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
@@ -266,7 +274,7 @@ class Stack(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.depth,
             unroll=min(self.unroll, self.depth),
-            metadata_params={nn.PARTITION_NAME: "layers"},
+            metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: self.first_layer},
         )(self.heads, self.hidden, self.cosine, self.layer_scale, self.attention, self.dtype, name="blocks")
         nn.share_scope(self, blocks)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)

@@ -8,8 +8,10 @@ from flax.linen import initializers
 from jaxtyping import Array, Float
 
 from vmae_jax.models.attention import attend
-from vmae_jax.models.layers import Dense, LayerNorm, Mlp, named
+from vmae_jax.models.layers import Dense, LayerNorm, Mlp
+from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
+from vmae_jax.scopes import tower
 
 __all__ = ["AttentivePool", "Pool", "attentive"]
 
@@ -33,9 +35,11 @@ class AttentivePool(nn.Module):
     mlp_ratio: float = 4.0
 
     @nn.compact
+    @tower("pool")
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         batch = tokens.shape[0]
-        query = jnp.asarray(self.param("query", named(initializers.truncated_normal(0.02), "embed"), (self.width,)))
+        init = declare(initializers.truncated_normal(0.02), "embed", decay=False)
+        query = jnp.asarray(self.param("query", init, (self.width,)))
         seen = LayerNorm(name="norm1")(tokens)
         q = Dense(self.width, ("embed", None), name="q")(jnp.broadcast_to(query, (batch, 1, self.width)))
         k, v = (Dense(self.width, ("embed", None), name=name)(seen) for name in ("k", "v"))

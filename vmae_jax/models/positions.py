@@ -9,6 +9,7 @@ import numpy as np
 from flax.linen import initializers
 from jaxtyping import Array, Float, Int
 
+from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
 from vmae_jax.types import Grid
 
@@ -54,7 +55,7 @@ class Separable(nn.Module):
 
 
 def _table(module: nn.Module, name: str, length: int, width: int) -> Array:
-    init = nn.with_logical_partitioning(initializers.truncated_normal(0.02), (None, "embed"))
+    init = declare(initializers.truncated_normal(0.02), None, "embed", decay=False, layer=0)
     return jnp.asarray(module.param(name, init, (length, width)))
 
 

@@ -96,7 +96,14 @@ class Model:
         return Decoder(**self.decoder, heads=dict(heads))
 
 
-@register("model", positions="positions")
+_SMOKE = {
+    **dict.fromkeys(("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads")),
+    **{"size": "micro", "frames": 8, "resolution": 32, "patch": 8, "tubelet": 2, "decoder_depth": 1},
+    "dtype": "float32",
+}
+
+
+@register("model", positions="positions", smoke=_SMOKE)
 def vit(
     size: str = "B",
     frames: int = 16,

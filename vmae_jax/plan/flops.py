@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
+from vmae_jax import scopes
+
 __all__ = ["Cost", "by_part", "count", "of_training", "peak"]
 
 # Dense bfloat16 operations a second of one chip, from the makers' data sheets.
@@ -25,9 +27,6 @@ PEAKS = {
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
 }
-
-
-_MODULES = ("qkv", "proj/", "attention", "mlp", "embed", "head", "project")  # the first that a path has names its part
 
 
 def count(function: Callable[..., Any], *args: Any) -> float:
@@ -95,11 +94,8 @@ def by_part(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
 
 
 def _part(path: str) -> str:
-    """A part's name, from the names of the modules that a product stands in."""
-    module = next((name for name in ("Encoder", "Decoder") if name in path), None)
-    inner = next((name for name in _MODULES if name in path), "")
-    inner = {"proj/": "proj", "attention": "scores"}.get(inner, inner)
-    return f"{module.lower()} {inner}".strip() if module else inner or "rest"
+    """The tower and part that a product's scopes name."""
+    return " ".join(filter(None, scopes.names(path))) or "rest"
 
 
 def peak(devices: Sequence[Any]) -> float | None:

@@ -6,13 +6,13 @@ dropped, and targets are made of all cubes, of which a part is used.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.methods.masked import Masked
 from vmae_jax.models.layers import Dense, LayerNorm, Stack
 from vmae_jax.patches import Patch, gather, grid_of, patchify
+from vmae_jax.scopes import part, tower
 from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, MaskPlan, Method, Params
 
@@ -28,10 +28,11 @@ class Reference(Masked):
         del train
         encoder, weights = self.model.encoder, params["encoder"]
         cubes = self.model.normalize(patchify(batch["video"], self.model.patch))
-        with jax.named_scope("Encoder"):
+        with tower("encoder"):
             embed = Dense(encoder.width, ("cube", "embed"), dtype=encoder.dtype, name="embed")
             everywhere = jnp.broadcast_to(jnp.arange(cubes.shape[1]), cubes.shape[:2])
-            x = jnp.asarray(embed.apply({"params": weights["embed"]}, cubes))
+            with part("embed"):
+                x = jnp.asarray(embed.apply({"params": weights["embed"]}, cubes))
             positions = encoder.positions(encoder.grid, encoder.width).apply({}, everywhere)
             x = x + jnp.asarray(positions).astype(encoder.dtype)
             x = gather(x, masks.visible)

@@ -9,6 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
+from vmae_jax import scopes
 from vmae_jax.plan.products import product
 from vmae_jax.plan.program import Array, Computation, Instruction, Program
 
@@ -21,7 +22,6 @@ _STILL = {
     "collective-permute-done", "slice-done", "dynamic-slice-done",
 }  # fmt: skip
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_MODULES = ("attention", "mlp", "embed", "head", "project", "norm")
 _SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 
 
@@ -154,12 +154,9 @@ def _part(line: Instruction) -> str:
     source = match[1] if match else ""
     way = "bwd" if "transpose(" in source else "fwd"
     again = " again" if "rematted" in source else ""
-    module = next((name for name in ("Encoder", "Decoder") if f"({name})" in source or f"/{name}/" in source), None)
-    if module is None:
+    tower, inner = scopes.names(source)
+    if tower is None:
         return f"{way} loss and inputs" if "jvp(" in source else "optimizer and rest"
-    inner = next((name for name in _MODULES if name in source), "rest")
-    if inner == "attention":
-        inner = next((name for name in ("qkv", "proj") if f"/{name}/" in source), "scores")
     if "dynamic_update" in source and way == "fwd":
         inner = "saved for the backward pass"
-    return f"{way}{again} {module.lower()} {inner}"
+    return f"{way}{again} {tower} {inner or 'rest'}"

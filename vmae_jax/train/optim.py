@@ -13,33 +13,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Float
 
+from vmae_jax.models.parameters import Parameter
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.train.schedule import Clock, Rate, Schedule
-from vmae_jax.train.sharding import unbox
 from vmae_jax.types import Params
 
 __all__ = ["AdamWState", "Optimizer", "Transformation", "adamw", "decays", "layer_scales"]
-
-# Whether weight decay applies, by the last name of a parameter's path; the official grouping
-# (no decay for vectors, biases, the mask token and positions). A name that is in neither is an error.
-DECAY = {
-    "kernel": True,
-    "bias": False,
-    "scale": False,
-    "q_bias": False,
-    "v_bias": False,
-    "gamma": False,
-    "logit_scale": False,
-    "mask_token": False,
-    "table": False,
-    "space_table": False,
-    "time_table": False,
-    "query": False,
-    "prefix_token": False,
-}
-POSITIONS = ("table", "space_table", "time_table", "prefix_token")
-BLOCKS = "encoder/blocks/"
 
 
 class AdamWState(NamedTuple):
@@ -90,26 +70,24 @@ class Optimizer:
     freeze: tuple[str, ...]
 
     def build(self, abstract_params: Params, clock: Clock) -> tuple[Transformation, Rate]:
-        """The transformation for these parameters (shapes are enough), and its learning rates.
+        """The transformation for these parameters (shapes in their boxes are enough), and its learning rates.
 
         Raises:
-          ConfigError: a parameter that the decay table does not know, a pattern of `freeze` that
-            matches nothing, nothing left to train, layer decay without an encoder's blocks.
+          ConfigError: if a parameter does not declare whether it decays, a pattern of `freeze` matches nothing,
+            nothing is left to train, or there is layer decay and no tower with layers.
         """
-        params = unbox(abstract_params)
-        frozen = _matching(params, self.freeze)
-        decay = _without(decays(params), frozen)
+        frozen = _matching(abstract_params, self.freeze)
+        decay = _without(decays(abstract_params), frozen)
         if not decay:
             raise ConfigError(f"optimizer.freeze={list(self.freeze)} leaves nothing to train")
-        scales = _without(layer_scales(params, self.layer_decay), frozen)
+        scales = _without(layer_scales(abstract_params, self.layer_decay), frozen)
         rate = self.schedule.at(clock)
         return _transformation(self, rate, decay, scales, frozen), rate
 
     def describe(self, abstract_params: Params) -> str:
         """A line for each parameter: its weight decay and its share of the learning rate, or frozen."""
-        params = unbox(abstract_params)
-        frozen, decay = _matching(params, self.freeze), _flat(decays(params))
-        scales = _flat(layer_scales(params, self.layer_decay))
+        frozen, decay = _matching(abstract_params, self.freeze), _flat(decays(abstract_params))
+        scales = _flat(layer_scales(abstract_params, self.layer_decay))
         lines = []
         for path in sorted(decay):
             scale = ", ".join(f"{value:.6g}" for value in np.ravel(scales[path]))
@@ -136,7 +114,7 @@ def adamw(
     Args:
       schedule: the learning rate.
       b1, b2, eps: of Adam; `eps` is added outside the root, after bias correction.
-      weight_decay: decoupled; multiplied by the learning rate; only for parameters named in `DECAY`.
+      weight_decay: decoupled; multiplied by the learning rate; only for parameters that declare it.
       clip_norm: the largest global norm of the gradients; None does not clip.
       layer_decay: the factor of the learning rate from a layer to the one below it (fine-tuning).
       freeze: patterns of parameter paths, `encoder` or `encoder/blocks/*/bias`, that are not trained.
@@ -159,47 +137,72 @@ def adamw(
 
 
 def decays(params: Params) -> Params:
-    """Which parameters decay, by the last name of each path, as a tree of bools.
+    """Return which parameters decay, as they declare it (`models.parameters`), as a tree of bools.
+
+    Args:
+      params: in their boxes.
 
     Raises:
-      ConfigError: a name that `DECAY` does not have.
+      ConfigError: if a parameter declares nothing.
     """
-    flat = _flat(params)
-    for path in flat:
-        if _last(path) not in DECAY:
-            raise ConfigError(
-                f"parameter {path!r}: whether it decays is not said; add {_last(path)!r} to DECAY in "
-                f"vmae_jax/train/optim.py, which has {', '.join(DECAY)}"
-            )
-    return unflatten_dict({path: DECAY[_last(path)] for path in flat}, sep="/")
+    return unflatten_dict({path: box.decay for path, box in _declared(params).items()}, sep="/")
 
 
 def layer_scales(params: Params, layer_decay: float | None) -> Params:
-    """Each parameter's share of the learning rate, broadcastable to it (BEiT; VideoMAE V2, `optim_factory`).
+    """Return each parameter's share of the learning rate, broadcastable to it (BEiT; VideoMAE V2, `optim_factory`).
 
-    With L blocks: layer_decay ** (L + 1 - i) with i = 0 for the embedding and the positions,
-    k + 1 for block k, and 1 for everything else (norms after the blocks, head).
+    In each tower, a first name of the paths, of L layers: layer_decay ** (L + 1 - layer), with layer 0 for the
+    embedding and the positions and k for block k. Everything else has 1: norms after the blocks, heads, and towers
+    whose blocks declare no layer.
+
+    Args:
+      params: in their boxes.
 
     Raises:
-      ConfigError: there are no blocks.
+      ConfigError: if there is layer decay, and no parameter declares a layer above 0.
     """
-    flat = _flat(params)
+    boxes = _declared(params)
     if layer_decay is None:
-        return unflatten_dict(dict.fromkeys(flat, np.float32(1.0)), sep="/")
-    depths = {leaf.shape[0] for path, leaf in flat.items() if path.startswith(BLOCKS)}
-    if len(depths) != 1:
-        raise ConfigError(f"layer_decay needs a model with stacked blocks under {BLOCKS!r}; it has {', '.join(flat)}")
-    [depth] = depths
+        return unflatten_dict(dict.fromkeys(boxes, np.float32(1.0)), sep="/")
+    layers = {path: _layers(box) for path, box in boxes.items() if box.layer is not None}
+    depths: dict[str, int] = {}
+    for path, own in layers.items():
+        depths[_tower(path)] = max(depths.get(_tower(path), 0), int(own.max()))
+    if not any(depths.values()):
+        raise ConfigError(f"layer_decay needs a model whose blocks declare their layers; it has {', '.join(boxes)}")
 
-    def scale(path: str, leaf: Any) -> np.ndarray:
-        if path.startswith(BLOCKS):
-            powers = layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
-            return powers.astype(np.float32).reshape(depth, *(1,) * (len(leaf.shape) - 1))
-        lowest = path.startswith(("encoder/embed/", "encoder/positions/"))
-        lowest = lowest or (path.startswith("encoder/") and _last(path) in POSITIONS)
-        return np.asarray(layer_decay ** (depth + 1) if lowest else 1.0, np.float32)
+    def scale(path: str) -> np.ndarray:
+        depth = depths.get(_tower(path), 0)
+        if path not in layers or not depth:
+            return np.asarray(1.0, np.float32)
+        powers = np.float64(layer_decay) ** (depth + 1 - layers[path])
+        return powers.astype(np.float32)
 
-    return unflatten_dict({path: scale(path, leaf) for path, leaf in flat.items()}, sep="/")
+    return unflatten_dict({path: scale(path) for path in boxes}, sep="/")
+
+
+def _layers(box: Parameter) -> np.ndarray:
+    """The layer of each entry of a parameter that declares one, broadcastable to it."""
+    shape = [size if name == "layers" else 1 for size, name in zip(box.value.shape, box.names, strict=False)]
+    if "layers" not in box.names:
+        return np.asarray(box.layer)
+    return np.asarray(box.layer) + np.arange(max(shape)).reshape(shape)
+
+
+def _tower(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _declared(params: Params) -> dict[str, Parameter]:
+    """The parameters by path, each in the box that declares what the optimizer needs."""
+    boxes = _flat(params)
+    for path, box in boxes.items():
+        if not isinstance(box, Parameter):
+            raise ConfigError(
+                f"parameter {path!r} does not declare whether it decays: make it with "
+                f"models.parameters.declare(initializer, *names, decay=…)"
+            )
+    return boxes
 
 
 def global_norm(tree: Any) -> Array:
@@ -268,7 +271,3 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without(tree: Params, paths: frozenset[str]) -> Params:
     return unflatten_dict({path: leaf for path, leaf in _flat(tree).items() if path not in paths}, sep="/")
-
-
-def _last(path: str) -> str:
-    return path.rpartition("/")[2]

@@ -153,7 +153,7 @@ class Schedule:
         )
 
 
-@register("schedule")
+@register("schedule", smoke={"warmup": {"steps": 1}})
 def warmup_cosine(
     peak: float,
     final: float = 1e-5,

@@ -16,7 +16,7 @@ ON_ERROR = ("stop", "continue")
 LOGGING = ("tensorboard", "wandb", "trackio")
 
 
-@register("training", spikes="spikes")
+@register("training", spikes="spikes", smoke={"length": {"steps": 4}, "log_every": {"steps": 1}, "accumulate": 1})
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How long and how to train.

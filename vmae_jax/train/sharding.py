@@ -1,7 +1,8 @@
 """Where every array of a run lives: one mesh, one table of logical names, one account of the result.
 
 Models name the axes of their parameters and activations ("embed", "heads", "batch", …); `RULES`
-says which mesh axis each name is split over. The boxes in which flax carries the names are opened
+maps each name to the mesh axis it is split over. A parameter may bring rules for names of its own
+(`models.parameters.Parameter.axes`). The boxes in which flax carries the names are opened
 here and are seen nowhere else.
 """
 
@@ -20,6 +21,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from vmae_jax.models.parameters import Parameter
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch
 
@@ -45,7 +47,7 @@ BATCH = ("data", "fsdp")  # the axes a batch is split over
 PARAMETERS = ("params/", "extra/ema/")  # paths in the state of what must say how it is split
 
 # Logical name -> mesh axis. The order matters where two names of one array want the same axis:
-# the first rule gets it. A name that is not here is an error.
+# the first rule gets it. A name that is not here needs a rule that the parameter brings.
 RULES: Rules = (
     ("batch", BATCH),
     ("tokens", None),
@@ -136,9 +138,9 @@ def shardings(abstract_state: Any, mesh: Mesh, rules: Rules = RULES) -> Placemen
         if not names and _path(path).startswith(PARAMETERS) and unbox(leaf).ndim:
             raise ConfigError(
                 f"parameter {_path(path)!r} of shape {list(unbox(leaf).shape)} names no axes: "
-                f"make it with flax.linen.with_logical_partitioning(initializer, names), where None is not split"
+                f"make it with models.parameters.declare(initializer, *names, decay=…), where None is not split"
             )
-        spec, notes = _spec(_path(path), names, unbox(leaf).shape, mesh, dict(rules))
+        spec, notes = _spec(_path(path), names, unbox(leaf).shape, mesh, _rules_of(_path(path), leaf, rules, mesh))
         replicated.extend(notes)
         return NamedSharding(mesh, spec)
 
@@ -199,6 +201,21 @@ def describe(abstract_state: Any, placement: Placement) -> str:
     return "\n".join([*lines, *(f"replicated: {note}" for note in placement.replicated)]) + "\n"
 
 
+def _rules_of(path: str, leaf: Any, rules: Rules, mesh: Mesh) -> dict[str, Any]:
+    """The rules for one array: those for all, then those that its box brings."""
+    own = dict(leaf.axes) if isinstance(leaf, Parameter) else {}
+    known = sorted(own.keys() & dict(rules).keys())
+    if known:
+        raise ConfigError(f"parameter {path!r} brings a sharding rule for {known[0]!r}, which has one already")
+    for name, axis in own.items():
+        wanted = () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
+        wrong = set(wanted) - set(mesh.shape)
+        if wrong:
+            raise ConfigError(f"parameter {path!r}: {name!r} is to be split over {sorted(wrong)[0]!r}, which is no "
+                              f"axis of the mesh: {', '.join(mesh.shape)}")  # fmt: skip
+    return {**dict(rules), **own}
+
+
 def _spec(
     path: str, names: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: dict[str, Any]
 ) -> tuple[PartitionSpec, list[str]]:
@@ -211,7 +228,8 @@ def _spec(
     for name in names:
         if name is not None and name not in rules:
             raise ConfigError(
-                f"parameter {path!r}: no sharding rule for {name!r}; there are rules for {', '.join(rules)}"
+                f"parameter {path!r}: no sharding rule for {name!r}; there are rules for {', '.join(rules)}, and "
+                f"declare(…, axes={{{name!r}: MESH_AXIS}}) brings another"
             )
     order = list(rules)
     for i in sorted((i for i, name in enumerate(names) if name is not None), key=lambda i: order.index(str(names[i]))):

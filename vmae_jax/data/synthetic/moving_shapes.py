@@ -16,6 +16,7 @@ import numpy as np
 
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.order import fold
+from vmae_jax.data.smoke import drawn_clips
 from vmae_jax.data.source import Source, Stored
 from vmae_jax.data.synthetic.shapes import MOTIONS, Scene, draw
 from vmae_jax.data.video import Encoded
@@ -109,7 +110,7 @@ def settings(
     return Settings(train, validation, test, frames, rate, scene, seed)
 
 
-@register("source", settings="drawing")
+@register("source", settings="drawing", smoke=drawn_clips)
 def moving_shapes(settings: Any, split: str = "train", directory: str | None = None) -> "MovingShapes":
     """Drawn clips, prepared as records when they are first opened.
 

@@ -1,0 +1,53 @@
+"""Which streams of a batch a method needs, and whether a loader gives them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from vmae_jax.errors import did_you_mean
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Method
+
+__all__ = ["check_streams", "only_video"]
+
+_OF_EVERY_BATCH = ("seed", "index", "valid")
+
+
+def check_streams(method: Method, spec: Mapping[str, Any], where: str, *, trains: bool = False) -> None:
+    """Raise ConfigError if a loader lacks a stream that the method reads.
+
+    Args:
+      spec: of the loader's batches.
+      where: the loader is in the config.
+      trains: whether the loss is computed, so that `Method.supervision` is needed, too.
+    """
+    needed = (*method.inputs, *(method.supervision if trains else ()))
+    missing = [name for name in needed if name not in spec]
+    if missing:
+        has = [name for name in spec if name not in _OF_EVERY_BATCH]
+        hint = f"; set {where}.labels=True" if missing[0] == "label" else ""
+        raise ConfigError(
+            f"config.method reads {missing[0]!r}, which {where} does not give: its batches have "
+            f"{', '.join(has) or 'no streams'}{did_you_mean(missing[0], has)}{hint}"
+        )
+
+
+def only_video(method: Method, spec: Mapping[str, Any], command: str) -> jax.ShapeDtypeStruct:
+    """Return shape and type of the clips that a command makes of videos alone.
+
+    Args:
+      spec: of the batches that the method was trained on.
+      command: that makes them.
+
+    Raises:
+      ConfigError: if the method reads other streams than the video.
+    """
+    others = [name for name in method.inputs if name != "video"]
+    if others or "video" not in method.inputs:
+        reads = ", ".join(map(repr, method.inputs))
+        raise ConfigError(
+            f"{command} opens video files alone, and the method of this run reads {reads}: call its functions from "
+            "Python, on batches that have those streams"
+        )
+    return spec["video"]

@@ -1,0 +1,171 @@
+"""`vmae import`: others' weights as a workdir of ours, proven by their outputs."""
+
+# pyright: reportMissingImports=false
+# PyTorch and transformers are optional.
+
+import importlib.metadata
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vmae_jax.io.checkpoint import Checkpoints, SaveError
+from vmae_jax.io.paths import Workdir
+from vmae_jax.io.run_config import write_config
+from vmae_jax.spec import ConfigError
+from vmae_jax.weights import torch_network, verify
+from vmae_jax.weights.formats import tensors
+from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
+from vmae_jax.weights.formats.checks import shown
+from vmae_jax.weights.infer import config_of
+from vmae_jax.weights.layouts import names
+from vmae_jax.weights.layouts.fit import Account, fit
+from vmae_jax.weights.layouts.videomae import MismatchError, to_official
+from vmae_jax.weights.subject import Subject, fresh_params, leaves, normalized, outputs, probe, subject
+
+__all__ = ["import_weights"]
+
+
+def import_weights(
+    weights: Any,
+    *,
+    out: Any,
+    config: ConfigDict | None = None,
+    key: str | None = None,
+    fresh: Sequence[str] = (),
+    resize: bool = False,
+    inflation: str = "average",
+    channels: str = "cycle",
+    clip: np.ndarray | None = None,
+    make_state: Callable[[Any], Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Makes a workdir (config.json and checkpoint 0) of weights in any layout that is known.
+
+    Args:
+      weights: a `.pth`, `.safetensors` or index of shards, or a folder with one.
+      out: the workdir, which may not have anything in it.
+      config: of the experiment; None writes one with the `method` that the weights are of, and `commands.restore`
+        fills in the rest.
+      key: the entry of a `.pth` to take, such as "model_ema"; None finds it.
+      fresh: parts that begin anew: "decoder", "head", "norm", "positions".
+      resize: resample cubes, channels and learned positions that differ from the config's.
+      inflation: of an image model's patch embedding, "average" or "central".
+      channels: which kernels other numbers of channels get, "cycle" or "keep".
+      clip: a real clip, uint8 [t h w c], compared beside a random one.
+      make_state: params -> the state to save, such as a whole `TrainState` at step 0; by default
+        {"params": params}, which evaluation, features, export and `init_from` read.
+      seed: of what begins anew.
+
+    Returns:
+      a report that JSON can hold: "out", "family", "kind", "used", "fresh", "dropped", "changed",
+      "notes", "checked_by", "largest_difference", "differences", "not_checked".
+
+    Raises:
+      ConfigError: one line; then nothing was written.
+    """
+    out = pathlib.Path(out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise ConfigError(f"--out={out} is not empty; an import makes a new workdir")
+    try:
+        found = names.official(tensors.read_file(weights, key=key))
+        given = config is not None
+        one = subject(config if config is not None else config_of(found))
+        params, account = fit(
+            found,
+            one.layout,
+            fresh_params(one, seed if fresh else None),
+            one.model.grid,
+            fresh=fresh,
+            resized=resize,
+            inflation=inflation,
+            channels=channels,
+        )
+        _same_function(one, found)
+        checks = _verify(one, params, found, account, probe(one.model, clip))
+        with replaced(out) as new:
+            _write(new, one.config, {"params": params} if make_state is None else make_state(params), str(weights))
+    except (MismatchError, NotWrittenError, tensors.UnreadableFileError, SaveError) as error:
+        text = str(error)
+        raise ConfigError(f"import: {text if str(weights) in text else f'{weights}: {text}'}") from None
+    return {
+        "out": str(out),
+        "family": found.family,
+        "kind": found.kind,
+        "config": "as given" if given else "made from the weights",
+        "parameters": int(sum(array.size for array in leaves(params).values())),
+        "used": len(account.used),
+        "fresh": list(account.fresh),
+        "dropped": account.dropped,
+        "changed": account.changed,
+        "notes": _notes(one, found),
+        "compared_on": ["a random clip"] + (["a real clip"] if clip is not None else []),
+        **checks,
+    }
+
+
+def _same_function(one: Subject, found: names.Weights) -> None:
+    """Refuses what only a file's own config says: other heads, another activation."""
+    if found.about.get("hidden_act", "gelu") != "gelu":
+        raise MismatchError(
+            f"the weights are of a model with hidden_act {shown(found.about['hidden_act'])}, not 'gelu'"
+        )
+    for ours, theirs in (("heads", "num_attention_heads"), ("decoder_heads", "decoder_num_attention_heads")):
+        have, want = found.about.get(theirs), getattr(one.layout, ours)
+        if have not in (None, want) and (ours == "heads" or found.kind == "pretraining"):
+            raise MismatchError(f"the weights are of another model than the config's: {ours} {have}, not {want}")
+
+
+def _notes(one: Subject, found: names.Weights) -> list[str]:
+    """Where the model here is not quite the one that the weights' own config describes."""
+    notes = []
+    if found.about.get("layer_norm_eps", 1e-6) != 1e-6:
+        eps = found.about["layer_norm_eps"]
+        notes.append(f"their config has layer_norm_eps {eps}; norms here have 1e-6, as the official code has")
+    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
+        values = found.about.get(theirs)
+        if values is not None and list(values) != list(getattr(one.model, ours)):
+            notes.append(f"their {theirs} is {values}, the config's model has {list(getattr(one.model, ours))}")
+    return notes
+
+
+def _verify(one: Subject, params: Any, found: names.Weights, account: Account, batch: Any) -> dict[str, Any]:
+    """Compares with the weights as they came, computed by PyTorch, or says what could not be."""
+    result: dict[str, Any] = {"checked_by": "", "largest_difference": None, "differences": {}}
+    theirs = found.family in ("mae", "mae-st")
+    if (theirs and set(account.dropped.values()) - {names.K_BIAS}) or account.changed or account.fresh:
+        why = "the model is not the one the weights are of, so there are no outputs to compare"
+        return result | {"checked_by": "shapes", "not_checked": why}
+    state = {name: np.asarray(found.state[name], np.float32) for name in account.used if name in found.state}
+    back = to_official(params, one.layout)
+    odd = [name for name in state if not np.array_equal(back[name], state[name])]
+    if odd:
+        raise MismatchError(f"verification failed: {odd[0]} is not the same after the conversion")
+    if not verify.has_torch() or len(state) != len(back):
+        why = "PyTorch is not installed here" if not verify.has_torch() else "a part of the weights was used"
+        return result | {"checked_by": "round trip", "largest_difference": 0.0, "not_checked": f"outputs: {why}"}
+    import torch
+
+    ours, hidden = outputs(one, params, batch)
+    pixels = np.ascontiguousarray(normalized(one.model, batch["video"]).transpose(0, 2, 1, 3, 4))
+    heads = {"heads": one.layout.heads, "decoder_heads": one.layout.decoder_heads}
+    theirs = {name: torch.from_numpy(array) for name, array in state.items()}
+    differences = verify.differences(ours, torch_network.outputs(theirs, pixels, hidden=hidden, **heads))
+    return {
+        "checked_by": f"PyTorch {importlib.metadata.version('torch')}",
+        "largest_difference": verify.gate(differences, "float32"),
+        "differences": differences,
+        "not_checked": "",
+    }
+
+
+def _write(workdir: pathlib.Path, config: ConfigDict, state: Any, origin: str) -> None:
+    workdir.mkdir()
+    write_config(Workdir(workdir), config)
+    checkpoints = Checkpoints(workdir / "checkpoints", asynchronous=False)
+    try:
+        checkpoints.save(0, state, {"imported_from": pathlib.Path(origin).name})
+    finally:
+        checkpoints.close()
