@@ -134,9 +134,9 @@ def test_a_class_that_is_held_back_is_no_label(k400):
     assert (rows.labels(0), rows.kinds) == ({}, {"label": "class"})
 
 
-def test_the_catalog_of_the_playbook(tmp_path, monkeypatch):
+def test_the_catalog_of_the_documentation(tmp_path, monkeypatch):
     """One file with `read` is all that a dataset needs, also in a package of the user."""
-    page = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "playbooks.md").read_text()
+    page = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "catalogs.md").read_text()
     [code] = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "def read(" in block]
     (tmp_path / "dives.py").write_text(code)
     write(tmp_path, "classes.txt", ["back", "inward"])

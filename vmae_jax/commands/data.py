@@ -21,7 +21,7 @@ def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser])
     _validate_arguments(
         command(commands, "validate", _validate, "decode every video and list what is wrong with which")
     )
-    info = command(commands, "info", _info, "say what a prepared dataset holds")
+    info = command(commands, "info", _info, "describe a prepared dataset")
     info.add_argument("directory", metavar="DIR", help="the folder with its dataset_info.json")
 
 
@@ -31,7 +31,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, help="folder of the dataset; the same command goes on where it was stopped")
     add("--split", default="train", help="name of the split that is made (default train)")
     add("--name", help="name of the dataset (default: that of --dataset, or videos)")
-    add("--codec", default="keep", help="keep (the original bytes, default), h264 (encoded anew) or jpeg (pictures)")
+    add("--codec", default="keep", help="keep (the original bytes, default), h264 (re-encoded) or jpeg (pictures)")
     add("--quality", type=int, help="of h264: 1 to 51, lower is better (23); of jpeg: 1 to 95 (85)")
     add("--short-side", type=int, metavar="PIXELS", help="shrink the shorter side to this")
     add("--rate", type=float, metavar="FPS", help="frames a second (default: all, at their own times)")
@@ -68,10 +68,10 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--names", help="a file with the classes' names, one a line")
     add("--root", help="of a list: what its paths are relative to (default: its folder)")
-    add("--columns", help='of a list: its columns, such as "path label", where they cannot be told by their number')
+    add("--columns", help='of a list: its columns, such as "path label", where their number does not determine them')
     add("--pictures", help="of a list of picture folders: the pictures' names (default img_{:05}.jpg)")
     add("--source-split", help="of a TFDS dataset: the split to read (default train)")
-    add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder as this data set's owners hand it out: "
+    add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder as this dataset's owners hand it out: "
         "kinetics:version=710, ucf101:split=2, … (docs/data.md lists what each accepts)")  # fmt: skip
 
 
@@ -95,7 +95,9 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
         return run.Plan.of(_origin(args), layout, chosen, shards=args.shards, timeout=args.timeout)
 
     if args.beam is not None and args.workers is not None:
-        raise ConfigError("--workers is of the preparation on this machine; with --beam the runner's arguments say it")
+        raise ConfigError(
+            "--workers belongs to preparation on this machine; with --beam give the runner's own arguments"
+        )
     if args.beam is None:
         runner = local.local_runner(args.workers, progress=not args.quiet)
     else:
@@ -141,6 +143,6 @@ def _origin(args: argparse.Namespace) -> Any:
 def _info(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.data.prepare import describe
 
-    told = describe.describe(args.directory)
-    print(describe.in_words(told), file=sys.stderr)
-    return told
+    found = describe.describe(args.directory)
+    print(describe.in_words(found), file=sys.stderr)
+    return found

@@ -89,13 +89,13 @@ class Listing:
 
 
 class Videos:
-    """The video files below some folders, by the stem of their names, whatever folders they lie in."""
+    """The video files below some folders, by the stem of their names, whatever folders they are in."""
 
     def __init__(self, files: Iterable[str]) -> None:
         self._paths: dict[str, str] = {}
         for path in files:
             stem = os.path.splitext(os.path.basename(path))[0]
-            # Owners put mended copies of damaged files into a folder of their own, beside the rest.
+            # Owners put repaired copies of damaged files into a folder of their own, beside the rest.
             if stem not in self._paths or "replacement" in path:
                 self._paths[stem] = path
 

@@ -108,7 +108,7 @@ def csv(
     Args:
       path: the list, local or gs://.
       root: what relative paths are relative to; by default the folder of the list.
-      columns: the columns by name where they cannot be told by their number, such as
+      columns: the columns by name where their number does not determine them, such as
         "path count label" (the official lists for fine-tuning on pictures), or that are labels of
         other names, such as "path,verb,noun".
       pictures: the names of pictures by their number (the official default).

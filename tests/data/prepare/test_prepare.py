@@ -417,7 +417,7 @@ import sys
 sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.path.dirname(os.path.dirname(__file__))!r}]
 from test_prepare import _Endless
 from vmae_jax.data.prepare.produce import produce
-produce(_Endless(), hear=lambda message: print(message["at"], flush=True))
+produce(_Endless(), on_message=lambda message: print(message["at"], flush=True))
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())

@@ -15,7 +15,7 @@ from vmae_jax.data.listing import Listing, Manual, Split
 __all__ = ["read"]
 
 LAYOUT = "testTrainMulti_7030_splits/{class}_test_split1.txt, … and hmdb51_org/{class}/*.avi"
-PARTS = {"0": None, "1": "train", "2": "test"}  # what the lists say of a video; 0 is in neither
+PARTS = {"0": None, "1": "train", "2": "test"}  # the parts by their number in the lists; 0 is in neither
 
 
 @catalog(split=(1, 2, 3))

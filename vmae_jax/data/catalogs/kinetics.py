@@ -4,7 +4,7 @@
 
 A directory of one version holds `train.csv`, `validate.csv` (or `val.csv`) and, where it was handed
 out, `test.csv`, in itself or in `annotations/`: columns `label` (test sets may have none),
-`youtube_id`, `time_start`, `time_end`. The videos lie anywhere below it under their usual names,
+`youtube_id`, `time_start`, `time_end`. The videos are anywhere below it under their usual names,
 `{youtube_id}_{time_start:06d}_{time_end:06d}.mp4` (or just the id; any container that is read).
 
 For 710 the directory holds those of the three, `k400`, `k600` and `k700` (or `k700-2020`,

@@ -4,7 +4,7 @@
 
 The directory holds `moments_categories.txt` (`NAME,NUMBER` a line), `trainingSet.csv`, `validationSet.csv`
 (no first line of names: a video's path, then its class by name, or, of Multi-Moments, the numbers of
-its classes) and the videos, `training/{path}` and `validation/{path}`; those of Multi-Moments lie in `videos/{path}`.
+its classes) and the videos, `training/{path}` and `validation/{path}`; those of Multi-Moments are in `videos/{path}`.
 """
 
 import csv

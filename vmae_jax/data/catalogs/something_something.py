@@ -18,7 +18,7 @@ from vmae_jax.data.listing import Listing, Manual, Split, class_numbers
 
 __all__ = ["read"]
 
-RATE = 12.0  # frames a second of both versions, as their owners say
+RATE = 12.0  # frames a second of both versions, as their owners state
 SPLITS = ("train", "validation", "test")
 
 

@@ -33,7 +33,7 @@ def describe(directory: str) -> dict[str, Any]:
 
 
 def _prepared(manifest: dict[str, Any] | None) -> dict[str, Any]:
-    """What only `vmae data prepare` knows."""
+    """What only `vmae data prepare` writes down."""
     if manifest is None:
         return {}
     return {
@@ -44,10 +44,10 @@ def _prepared(manifest: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def in_words(told: dict[str, Any]) -> str:
+def in_words(found: dict[str, Any]) -> str:
     """`describe`'s answer for people."""
-    lines = [f"{told['name']} ({told['format']}) in {told['directory']}"]
-    for name, split in told["splits"].items():
+    lines = [f"{found['name']} ({found['format']}) in {found['directory']}"]
+    for name, split in found["splits"].items():
         size = f"{split['bytes'] / 2**30:.2f} GiB"
         lines.append(f"  {name}: {split['examples']} examples, {size} in {split['shards']} shards")
         if "options" in split:
@@ -55,9 +55,9 @@ def in_words(told: dict[str, Any]) -> str:
             lines.append(
                 f"    of {split['videos']} videos, {split['hours']:.2f} h, {split['rejected']} rejected; {chosen}"
             )
-    if told["classes"]:
-        lines.append(f"  {told['classes']} classes")
-    return "\n".join([*lines, *(f"  feature {name}: {text}" for name, text in told["features"].items())])
+    if found["classes"]:
+        lines.append(f"  {found['classes']} classes")
+    return "\n".join([*lines, *(f"  feature {name}: {text}" for name, text in found["features"].items())])
 
 
 def _in_short(feature: Any) -> str:

@@ -40,7 +40,7 @@ def examples(
     options: Options,
     *,
     key: str,
-    tell: Callable[[str], None] = print,
+    note: Callable[[str], None] = print,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """The fields of every record of a video (see `record`), without its labels.
@@ -49,7 +49,7 @@ def examples(
       encoded: the video.
       options: how it is to be stored.
       key: its name.
-      tell: takes what a person should know of a video that is prepared all the same.
+      note: called with what a person should know about a video that is prepared nevertheless.
       alive: called at every frame.
 
     Raises:
@@ -66,7 +66,7 @@ def examples(
             if options.codec == "keep":
                 made = iter([_kept(encoded, reader.info, frames, key)])
             else:
-                made = _encoded(encoded, reader, frames, options, key, tell)
+                made = _encoded(encoded, reader, frames, options, key, note)
             for fields in made:
                 yield fields | {"start_us": begin + fields["start_us"]}
 
@@ -122,7 +122,7 @@ class _Moment(NamedTuple):
 
 
 def _encoded(
-    encoded: Encoded, reader: Reader, frames: _Frames, options: Options, key: str, tell: Callable[[str], None]
+    encoded: Encoded, reader: Reader, frames: _Frames, options: Options, key: str, note: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     moments, total, time_base = _moments(reader, frames, options)
     duration = total * (1 / (options.rate or reader.info.rate))
@@ -132,14 +132,14 @@ def _encoded(
     for moment in moments:
         part = moment.place * parts // total
         if clip is not None and (part != clip.part or clip.writer.size > RECORD_BYTES):
-            yield clip.finish(_name(key, count, parts), moment.seconds, tell)
+            yield clip.finish(_name(key, count, parts), moment.seconds, note)
             count, clip = count + 1, None
         if clip is None:
             clip = _Clip(encoded, options, reader, moment, part, time_base)
         clip.add(moment)
     if clip is None:
         raise BadVideo("has no frame that can be decoded")
-    yield clip.finish(_name(key, count, parts), None, tell)
+    yield clip.finish(_name(key, count, parts), None, note)
 
 
 def _name(key: str, count: int, parts: int) -> str:
@@ -194,7 +194,7 @@ class _Clip:
         self._seconds.append(moment.seconds)
         self.writer.add(self._fit(moment.frame), moment.stamp - self._first.stamp)
 
-    def finish(self, key: str, end: float | None, tell: Callable[[str], None]) -> dict[str, Any]:
+    def finish(self, key: str, end: float | None, note: Callable[[str], None]) -> dict[str, Any]:
         """The record's fields; `end` is where the next clip begins, in seconds."""
         start = self._first.seconds
         made = {
@@ -210,7 +210,7 @@ class _Clip:
                 made["audio"] = copied_sound(self._encoded, start, end)
             except BadSound as error:  # the pictures are what counts
                 made["audio"] = b""
-                tell(f"{key}: {error}")
+                note(f"{key}: {error}")
         return made
 
 

@@ -21,7 +21,7 @@ __all__ = ["Inputs", "Origin", "Part", "listed", "open_inputs"]
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where the videos come from, as the user says it.
+    """Where the videos come from, as a command line names it.
 
     Attributes:
       paths: a folder, a list, tar files, video files, a prepared TFDS dataset, or `tfds:NAME`.
@@ -72,7 +72,7 @@ class Inputs:
     """The videos, in the order of the source.
 
     Attributes:
-      keys: their names, all different; None where the record of the source says it.
+      keys: their names, all different; None where the record of the source has it.
       sizes: bytes of each; -1 where that is not known.
       kinds: the labels that they have.
       label_names: of the classes, by label.
@@ -95,8 +95,8 @@ class Inputs:
     @functools.cached_property
     def digest(self) -> str:
         """Of the names and sizes: another set of videos has another."""
-        told = json.dumps([list(self.keys), list(self.sizes), self.label_names, self.kinds], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        text = json.dumps([list(self.keys), list(self.sizes), self.label_names, self.kinds], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def open_inputs(origin: Origin, *, scratch: str) -> Inputs:

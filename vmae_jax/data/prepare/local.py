@@ -1,4 +1,4 @@
-"""Does jobs on this machine, several at once, with a progress bar."""
+"""Do jobs on this machine, several at once, with a progress bar."""
 
 import concurrent.futures
 import functools
@@ -17,32 +17,32 @@ __all__ = ["local_runner", "run_jobs"]
 
 
 def local_runner(workers: int | None = None, *, progress: bool = True) -> Runner:
-    """Makes shards in `workers` processes; by default one a core.
+    """Make shards in `workers` processes; by default one a core.
 
     Raises:
-      ConfigError: less than one.
+      ConfigError: if `workers` is less than one.
     """
     shown = _Shown()
-    return lambda jobs: run_jobs(jobs, workers, hear=shown.hear, progress=progress)
+    return lambda jobs: run_jobs(jobs, workers, on_done=shown.on_done, progress=progress)
 
 
 def run_jobs(
     jobs: Sequence[Job],
     workers: int | None = None,
     *,
-    hear: Callable[[int, dict[str, Any]], str],
+    on_done: Callable[[int, dict[str, Any]], str],
     progress: bool = True,
 ) -> None:
-    """Does jobs, several at once, and shows a bar of their videos.
+    """Do jobs, several at once, and shows a bar of their videos.
 
     Args:
       jobs: what to do.
       workers: processes; by default one a core.
-      hear: told what the process of a job (its number) says of a video that is done; gives the words beside the bar.
+      on_done: called with the number of a job and what its process reports of a video; returns the text beside the bar.
       progress: show the bar.
 
     Raises:
-      ConfigError: less than one worker.
+      ConfigError: if `workers` is less than one.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: at least 1")
@@ -58,11 +58,12 @@ def run_jobs(
                 count = max(line["done"] + 1, done.get(number, 0))
                 bar.update(count - done.get(number, 0))
                 done[number] = count
-                bar.set_postfix_str(hear(number, line), refresh=False)
+                bar.set_postfix_str(on_done(number, line), refresh=False)
 
         try:
             futures = [
-                pool.submit(produce, job, hear=functools.partial(listen, job.number), children=children) for job in jobs
+                pool.submit(produce, job, on_message=functools.partial(listen, job.number), children=children)
+                for job in jobs
             ]
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -72,12 +73,12 @@ def run_jobs(
 
 
 class _Shown:
-    """What of the shards is done, in words."""
+    """What of the shards is done."""
 
     def __init__(self) -> None:
         self._rejected: dict[int, int] = {}
         self._seconds: dict[int, float] = {}
 
-    def hear(self, shard: int, line: dict[str, Any]) -> str:
+    def on_done(self, shard: int, line: dict[str, Any]) -> str:
         self._rejected[shard], self._seconds[shard] = line["rejected"], line["seconds"]
         return f"{sum(self._seconds.values()) / 3600:.2f} h, {sum(self._rejected.values())} rejected"

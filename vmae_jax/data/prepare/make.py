@@ -51,38 +51,38 @@ class ShardJob:
     kinds: dict[str, Any]
     timeout: float
 
-    def run(self, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
-        """Makes the shard, in a process of its own; see `produce.Job`."""
-        make_shard(self, crashed, say)
+    def run(self, crashed: Mapping[int, str], report: Callable[..., None]) -> None:
+        """Make the shard, in a process of its own; see `produce.Job`."""
+        make_shard(self, crashed, report)
 
 
-def make_shard(job: ShardJob, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
-    """Writes a shard and its report, each whole or not at all.
+def make_shard(job: ShardJob, crashed: Mapping[int, str], report: Callable[..., None]) -> None:
+    """Write a shard and its summary, each whole or not at all.
 
     Args:
       job: the shard.
       crashed: videos that cannot even be tried, and why.
-      say: told `at=`, the video that is begun, and `done=` with what came of it.
+      report: called with `at=`, the video that is begun, and with `done=` and what came of it.
     """
     total = _Total()
     with _temporary(job) as path:
         with _writer(path, job.options.file_format) as write:
             for index in range(len(job.part)):
-                say(at=index)
+                report(at=index)
                 total.begin()
                 try:
                     _write_video(job, index, crashed, write, total)
                 except BadVideo as error:
                     total.reject(_key(job, index), error)
-                say(done=index, rejected=len(total.rejected), seconds=total.seconds)
-        report = {
+                report(done=index, rejected=len(total.rejected), seconds=total.seconds)
+        summary = {
             "shard": job.number,
             "file_bytes": os.path.getsize(path),
             "sha256": _digest(path),
             **total.asdict(),
         }
         _publish(path, job.layout.shard(job.number, job.shards))
-    write_whole(job.layout.report(job.number), report)
+    write_whole(job.layout.report(job.number), summary)
 
 
 class _Total:
@@ -133,7 +133,7 @@ def _write_video(
         encoded = job.part.fetch(index)
         key = _key(job, index, encoded)
         labels = {name: stored_label(kind, encoded.labels.get(name)) for name, kind in job.kinds.items()}
-        for fields in examples(encoded, job.options, key=key, tell=total.notes.append, alive=alive):
+        for fields in examples(encoded, job.options, key=key, note=total.notes.append, alive=alive):
             record = serialize(fields | labels)
             total.add(fields, len(record))
             write(record)

@@ -83,11 +83,11 @@ def write(layout: Layout, manifest: dict[str, Any]) -> None:
     splits = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[shard["examples"] for shard in told["shards"]],
-            num_bytes=told["bytes"],
+            shard_lengths=[shard["examples"] for shard in made["shards"]],
+            num_bytes=made["bytes"],
             filename_template=template.replace(split=split),
         )
-        for split, told in every.items()
+        for split, made in every.items()
     ]
     chosen = _options(manifest["identity"]["options"])
     with calm():

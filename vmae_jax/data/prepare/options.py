@@ -46,7 +46,7 @@ def options(
     """The options of a preparation.
 
     Args:
-      codec: "keep" stores the original bytes; "h264" encodes anew; "jpeg" stores every frame as a picture.
+      codec: "keep" stores the original bytes; "h264" re-encodes; "jpeg" stores every frame as a picture.
       quality: of h264, x264's constant rate factor (lower is better; default 23); of jpeg, 1 to 95 (default 85).
       short_side: pixels that the shorter side is shrunk to; smaller videos stay as they are.
       rate: frames a second, taken by the real time stamps; by default every frame, at its own time.

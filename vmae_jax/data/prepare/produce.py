@@ -1,4 +1,4 @@
-"""Does a job on videos in a process that may die: the same here and on the machines of an Apache Beam pipeline."""
+"""Do a job on videos in a process that may die: the same here and on the machines of an Apache Beam pipeline."""
 
 import contextlib
 import signal
@@ -43,7 +43,7 @@ class Children:
         self._closed = False
 
     def add(self, child: Child) -> None:
-        """Raises RuntimeError: after `kill`."""
+        """Keep a process. Raises RuntimeError after `kill`."""
         with self._lock:
             self._running.add(child)
             closed = self._closed
@@ -56,7 +56,7 @@ class Children:
             self._running.discard(child)
 
     def kill(self) -> None:
-        """Ends all, and lets no other begin."""
+        """End all, and let no other begin."""
         with self._lock:
             self._closed = True
             for child in self._running:
@@ -64,15 +64,15 @@ class Children:
 
 
 def produce(
-    job: Job, *, hear: Callable[[dict[str, Any]], None] | None = None, children: Children | None = None
+    job: Job, *, on_message: Callable[[dict[str, Any]], None] | None = None, children: Children | None = None
 ) -> None:
-    """Does the job, to its end.
+    """Do the job, to its end.
 
     A video that hangs or crashes its process twice is given up; the job is begun again without it.
 
     Args:
       job: what to do.
-      hear: told what the process says.
+      on_message: called with what the process reports.
       children: keeps the process, while it runs.
 
     Raises:
@@ -82,7 +82,7 @@ def produce(
     crashed: dict[int, str] = {}
     deaths: dict[int, int] = {}
     while True:
-        status, at, words = _attempt(job, crashed, hear or (lambda line: None), children or Children())
+        status, at, words = _attempt(job, crashed, on_message or (lambda message: None), children or Children())
         if status == 0:
             return
         if status > 0 or at is None or at in crashed:
@@ -97,20 +97,20 @@ def produce(
 
 
 def _attempt(
-    job: Job, crashed: dict[int, str], hear: Callable[[dict[str, Any]], None], children: Children
+    job: Job, crashed: dict[int, str], on_message: Callable[[dict[str, Any]], None], children: Children
 ) -> tuple[int, int | None, str]:
     """Return the process's exit status, the video it was in the middle of, and its last words."""
     child = Child("vmae_jax.data.prepare.child", opening((job, crashed), memory=MEMORY))
     try:
         children.add(child)
-        at = _listen(child, hear)
+        at = _listen(child, on_message)
         return child.status(), at, child.last_words()
     finally:
         children.remove(child)
         child.release()
 
 
-def _listen(child: Child, hear: Callable[[dict[str, Any]], None]) -> int | None:
+def _listen(child: Child, on_message: Callable[[dict[str, Any]], None]) -> int | None:
     """Pass on what the process reports to its end; return the video that it had begun and not finished."""
     at = None
     with contextlib.suppress(ConnectionError):  # it ended at once; its status is looked at next
@@ -119,5 +119,5 @@ def _listen(child: Child, hear: Callable[[dict[str, Any]], None]) -> int | None:
         if "machine" in message:
             raise MachineFault(f"the preparation cannot go on: {message['machine']}; the same command resumes it")
         at = None if "done" in message else message.get("at", at)
-        hear(message)
+        on_message(message)
     return at

@@ -1,4 +1,4 @@
-"""What a record holds, in bytes and for TFDS: the one place that knows the format.
+"""What a record holds, in bytes and for TFDS: the one place that defines the format.
 
     video       the encoded clip: a video file, or (codec jpeg) one JPEG a frame
     key         its name; parts of a longer video end in #0, #1, …

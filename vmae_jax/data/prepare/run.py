@@ -148,7 +148,7 @@ def _begin(plan: Plan) -> None:
 def _same(before: dict[str, Any], now: dict[str, Any], layout: Layout) -> None:
     if before == now:
         return
-    flat = [{**told.pop("options"), **told} for told in (dict(before), dict(now))]
+    flat = [{**one.pop("options"), **one} for one in (dict(before), dict(now))]
     changed = [
         f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
         for name in flat[1]
@@ -226,5 +226,5 @@ def _locked(path: str, wait: bool) -> TextIO | None:
                     return file
             except BlockingIOError:
                 return None
-            except FileNotFoundError:  # whoever held the lock has removed the file, so it locks nothing
+            except FileNotFoundError:  # the process that held the lock has removed the file, so it locks nothing
                 continue

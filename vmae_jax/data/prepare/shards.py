@@ -1,4 +1,4 @@
-"""Which videos go into which shard, and where everything lies.
+"""Which videos go into which shard, and where everything is.
 
 A shard holds the videos of a range of the names' digests: the same whatever the order of the list,
 the number of workers or machines, and well mixed for those who read shard after shard.

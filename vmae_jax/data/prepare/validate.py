@@ -51,15 +51,15 @@ class _CheckJob:
     least: int
     timeout: float
 
-    def run(self, crashed: Mapping[int, str], say: Callable[..., None]) -> None:
+    def run(self, crashed: Mapping[int, str], report: Callable[..., None]) -> None:
         for index in range(len(self.part)):
-            say(at=index)
+            report(at=index)
             if index in crashed:
                 found = [("broken", crashed[index])]
             else:
                 with alarm(self.timeout) as alive:
                     found = list(_check_one(self.part, index, self.least, alive))
-            say(done=index, found=found)
+            report(done=index, found=found)
 
 
 def validate(
@@ -99,18 +99,20 @@ def validate(
         groups = [order[start : start + _JOB] for start in range(0, len(order), _JOB)]
         found: dict[int, list[tuple[str, str]]] = {}
 
-        def hear(job: int, line: dict[str, Any]) -> str:
+        def on_done(job: int, line: dict[str, Any]) -> str:
             found[groups[job][line["done"]]] = line["found"]
             return f"{sum(kind in UNREADABLE for kinds in found.values() for kind, _ in kinds)} unreadable"
 
         jobs = [_CheckJob(i, inputs.part(group), least, timeout) for i, group in enumerate(groups)]
-        run_jobs(jobs, workers, hear=hear, progress=progress)
-    told = [{"key": inputs.keys[i], "kind": kind, "reason": reason} for i in sorted(found) for kind, reason in found[i]]
-    told += [{"key": key, "kind": kind, "reason": reason} for key, kind, reason in inputs.refused]
-    counts = collections.Counter(entry["kind"] for entry in told)
+        run_jobs(jobs, workers, on_done=on_done, progress=progress)
+    findings = [
+        {"key": inputs.keys[i], "kind": kind, "reason": reason} for i in sorted(found) for kind, reason in found[i]
+    ]
+    findings += [{"key": key, "kind": kind, "reason": reason} for key, kind, reason in inputs.refused]
+    counts = collections.Counter(entry["kind"] for entry in findings)
     unreadable = {kind: counts[kind] for kind in UNREADABLE}
     videos = len(order) + len(inputs.refused)
-    return {"videos": videos, "unreadable": sum(unreadable.values()), **unreadable, "found": told}
+    return {"videos": videos, "unreadable": sum(unreadable.values()), **unreadable, "found": findings}
 
 
 def check(encoded: Encoded, *, least: int = 16, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[str, str]]:

@@ -45,7 +45,7 @@ class Scene:
       speed: mean pixels a frame.
       contrast: of the textures' grain, 0 (smooth) to 1.
       drift: how often the textures' colour changes across a picture or a shape; few is easy to guess.
-      light: how unevenly light falls, 0 (evenly) to 1; the same on everything, so every part tells of every other.
+      light: how unevenly light falls, 0 (evenly) to 1; the same everywhere, so each part gives away the others.
     """
 
     size: int
