@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from vmae_jax.data.files import Entry, Files, expand, is_remote
 from vmae_jax.data.formats import VIDEO_SUFFIXES
-from vmae_jax.data.labels import RESERVED, read_column, read_names
+from vmae_jax.data.labels import read_column, read_names
 from vmae_jax.data.missing import check_missing, look_for
+from vmae_jax.data.streams.core import RESERVED
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 

@@ -6,7 +6,7 @@ A transform is a frozen value, called with the features of one clip ({"video": u
 has `size`; the last such one says what the loader's batches measure.
 
 Crops and flips are geometry: they give a `View`, in plain Python and NumPy. Where they come first
-(`leading`), the process that decodes carries them out on each frame as it comes, so that no
+(`crops.leading`), the process that decodes carries them out on each frame as it comes, so that no
 frame travels that is not shown.
 """
 
@@ -23,8 +23,8 @@ from vmae_jax.registry import register
 
 __all__ = [
     "CenterCrop",
-    "Crop",
     "Flip",
+    "Geometric",
     "MultiScaleCrop",
     "RandomResizedCrop",
     "Resize",
@@ -33,7 +33,6 @@ __all__ = [
     "apply",
     "center_crop",
     "flip",
-    "leading",
     "multi_scale_crop",
     "output_size",
     "random_resized_crop",
@@ -105,7 +104,7 @@ def flip(probability: float = 0.5) -> "Flip":
     return Flip(probability)
 
 
-class _Geometric:
+class Geometric:
     """A transform that says what it shows and leaves the pixels to `scaling`.
 
     The worker that decodes asks for the view alone; called, it does the same to frames that are
@@ -133,7 +132,7 @@ class _Geometric:
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiScaleCrop(_Geometric):
+class MultiScaleCrop(Geometric):
     """See `multi_scale_crop`."""
 
     size: int
@@ -151,7 +150,7 @@ class MultiScaleCrop(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomResizedCrop(_Geometric):
+class RandomResizedCrop(Geometric):
     """See `random_resized_crop`."""
 
     size: int
@@ -176,7 +175,7 @@ class RandomResizedCrop(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class CenterCrop(_Geometric):
+class CenterCrop(Geometric):
     """See `center_crop`."""
 
     size: int
@@ -189,7 +188,7 @@ class CenterCrop(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewCrop(_Geometric):
+class ViewCrop(Geometric):
     """See `view_crop`."""
 
     size: int
@@ -205,7 +204,7 @@ class ViewCrop(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class Resize(_Geometric):
+class Resize(Geometric):
     """See `resize`."""
 
     size: int
@@ -215,7 +214,7 @@ class Resize(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class Flip(_Geometric):
+class Flip(Geometric):
     """See `flip`."""
 
     probability: float
@@ -230,32 +229,6 @@ def apply(transforms: Sequence[Transform], features: Features, seed: Any, *, fir
     for number, transform in enumerate(transforms, first):
         features = transform(features, stream(seed, number))
     return features
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop:
-    """The transforms that the decoding worker carries out: a crop, and flips of what it shows."""
-
-    parts: tuple[Any, ...]
-
-    def __call__(self, height: int, width: int, *, seed: np.ndarray, repeat: int) -> View:
-        """What a clip shows: as `apply` with the same transforms and seed."""
-        words = np.asarray(seed, np.int64)
-        first, *flips = (
-            part.view(height, width, seed=stream(words, number), repeat=repeat)
-            for number, part in enumerate(self.parts)
-        )
-        return first._replace(mirrored=first.mirrored ^ (sum(view.mirrored for view in flips) % 2 == 1))
-
-
-def leading(transforms: Sequence[Transform]) -> Crop | None:
-    """What of `transforms` can be done while decoding: a crop that comes first and the flips after it."""
-    if not transforms or not isinstance(transforms[0], _Geometric):
-        return None
-    count = 1
-    while count < len(transforms) and isinstance(transforms[count], Flip):
-        count += 1
-    return Crop(tuple(transforms[:count]))
 
 
 def output_size(transforms: Sequence[Transform]) -> int | None:
