@@ -160,7 +160,7 @@ def test_cropping_while_decoding_is_cropping_afterwards(channels, rotation):
     )  # fmt: skip
     plain = read_clips(encoded, sampler, np.zeros(2), wanted, channels=channels)
     assert plain.arrays["video"].shape[2:] == ((48, 36) if rotation else (36, 48)) + (channels,)
-    for clip, video, (_, repeat, seed) in zip(read.arrays["video"], plain.arrays["video"], wanted, strict=True):
+    for clip, video, (_, repeat, seed, _) in zip(read.arrays["video"], plain.arrays["video"], wanted, strict=True):
         truth = transforms.apply(parts, {"video": video, "repeat": repeat}, np.array(seed, np.uint32))["video"]
         np.testing.assert_array_equal(clip, truth)
 

@@ -19,6 +19,7 @@ from vmae_jax.data.moments import Moment
 from vmae_jax.data.scaling import Scaler, View, planes
 from vmae_jax.data.stills import open_stills
 from vmae_jax.data.streams.core import NONE, ArraySpec, Streams, clip_of
+from vmae_jax.data.vectors import Vectors
 from vmae_jax.data.video import BadVideo, Encoded, Limits, MachineFault, VideoInfo
 
 __all__ = [
@@ -61,6 +62,7 @@ class Reader(Protocol):
 
     def pictures(self, indices: Sequence[int], channels: int) -> Iterator[np.ndarray]: ...
     def frames(self) -> Iterator[tuple[int, VideoFrame]]: ...
+    def motion(self, index: int) -> Vectors | None: ...
     def close(self) -> None: ...
 
 
@@ -148,7 +150,7 @@ def read_clips(
     """
     if encoded.stride is not None:
         sampler = dataclasses.replace(cast(Any, sampler), stride=encoded.stride)
-    reader = open_encoded(encoded, limits)
+    reader = open_encoded(encoded, limits, motion=streams.needs_motion)
     try:
         indices = np.asarray(sampler(reader.info, seed))
         unique, inverse = _unique(indices.ravel(), reader.info)
@@ -166,7 +168,7 @@ def read_clips(
         if specs:
             cut = [clip_of(reader.info, indices[clip.view], size, view, clip.seed)
                    for clip, view in zip(clips, views, strict=True)]  # fmt: skip
-            streams.read(encoded, reader.info, cut, arrays, None)
+            streams.read(encoded, reader.info, cut, arrays, reader.motion)
         return Read(arrays, reader.info, cropping)
     finally:
         reader.close()
@@ -191,8 +193,11 @@ def _fill(pictures: Iterator[np.ndarray], shown: np.ndarray, views: Sequence[Vie
     return cropping
 
 
-def open_encoded(encoded: Encoded, limits: Limits = LIMITS) -> Reader:
+def open_encoded(encoded: Encoded, limits: Limits = LIMITS, *, motion: bool = False) -> Reader:
     """Opens an example for reading; whoever opens it closes it.
+
+    Args:
+      motion: whether the decoder exports motion vectors.
 
     Raises:
       BadVideo: as `probe`.
@@ -200,12 +205,12 @@ def open_encoded(encoded: Encoded, limits: Limits = LIMITS) -> Reader:
     if encoded.frames is not None:
         return open_stills(encoded.frames, rate=encoded.rate, limits=limits)
     if encoded.data is not None:
-        return open_video(encoded.data, limits=limits)
+        return open_video(encoded.data, limits=limits, motion=motion)
     assert encoded.path is not None
     if encoded.moment is not None:
         start, stop, _ = encoded.moment
-        return Moment(encoded.path, start, stop, limits=limits)
-    return open_video(encoded.path, span=encoded.span, limits=limits)
+        return Moment(encoded.path, start, stop, limits=limits, motion=motion)
+    return open_video(encoded.path, span=encoded.span, limits=limits, motion=motion)
 
 
 def _unique(indices: Sequence[int] | np.ndarray, info: VideoInfo) -> tuple[list[int], np.ndarray]:

@@ -134,7 +134,7 @@ def open_tfds(source: Stored) -> Records:
         label_names=names,
         name=info.name,
         kinds=_kinds(info, label),
-        pictures=isinstance(info.features[video], tensorflow_datasets().features.Sequence),
+        pictures=isinstance(info.features[video], (kinds := tensorflow_datasets().features).Sequence | kinds.Image),
         record_bytes=split.num_bytes // max(1, split.num_examples),
         files=[os.fspath(instruction.filename) for instruction in split.file_instructions],
         fingerprint=_fingerprint(source.directory) if source.directory else "",

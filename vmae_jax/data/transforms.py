@@ -58,24 +58,31 @@ def multi_scale_crop(size: int = 224, scales: Sequence[float] = (1.0, 0.875, 0.7
 
 @register("transform")
 def random_resized_crop(
-    size: int = 224, area: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (0.75, 1.3333333333333333)
+    size: int = 224,
+    area: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (0.75, 1.3333333333333333),
+    interpolation: str = "bilinear",
 ) -> "RandomResizedCrop":
-    """A crop of a random share of the area and a random aspect ratio, bilinear to `size`.
+    """A crop of a random share of the area and a random aspect ratio, scaled to `size`.
 
     As the official fine-tuning: ten tries of a crop that fits, else the largest centred one
-    within `ratio`.
+    within `ratio`. `interpolation` is "bilinear" or "bicubic" (images).
     """
     if not (len(area) == len(ratio) == 2 and 0 < area[0] <= area[1] <= 1 and 0 < ratio[0] <= ratio[1]):
         raise ValueError(f"area={list(area)}, ratio={list(ratio)}: each is (smallest, largest), areas within 0 to 1")
-    return RandomResizedCrop(_side(size), (float(area[0]), float(area[1])), (float(ratio[0]), float(ratio[1])))
+    bounds = (float(area[0]), float(area[1])), (float(ratio[0]), float(ratio[1]))
+    return RandomResizedCrop(_side(size), *bounds, cubic=_cubic(interpolation))
 
 
 @register("transform")
-def center_crop(size: int = 224, short_side: int | None = None) -> "CenterCrop":
-    """The short side to `short_side` (by default `size`), then the `size` square in the middle."""
+def center_crop(size: int = 224, short_side: int | None = None, interpolation: str = "bilinear") -> "CenterCrop":
+    """The short side to `short_side` (by default `size`), then the `size` square in the middle.
+
+    `interpolation` is "bilinear" or "bicubic" (images).
+    """
     if short_side is not None and short_side < size:
         raise ValueError(f"short_side={short_side} is smaller than size={size}")
-    return CenterCrop(_side(size), short_side or size)
+    return CenterCrop(_side(size), short_side or size, cubic=_cubic(interpolation))
 
 
 @register("transform")
@@ -156,6 +163,7 @@ class RandomResizedCrop(Geometric):
     size: int
     area: tuple[float, float]
     ratio: tuple[float, float]
+    cubic: bool = False
 
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         draw = generator(seed)
@@ -171,7 +179,7 @@ class RandomResizedCrop(Geometric):
             bounded = min(max(width / height, self.ratio[0]), self.ratio[1])
             tall, wide = round(min(height, width / bounded)), round(min(width, height * bounded))
             top, left = (height - tall) // 2, (width - wide) // 2
-        return View(top, left, tall, wide, self.size, self.size)
+        return View(top, left, tall, wide, self.size, self.size, cubic=self.cubic)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,11 +188,12 @@ class CenterCrop(Geometric):
 
     size: int
     short_side: int
+    cubic: bool = False
 
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         rows, columns = _short_side(height, width, self.short_side)
         top, left = round((rows - self.size) / 2), round((columns - self.size) / 2)
-        return View(0, 0, height, width, rows, columns, (top, left, self.size, self.size))
+        return View(0, 0, height, width, rows, columns, (top, left, self.size, self.size), cubic=self.cubic)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +266,12 @@ def _short_side(height: int, width: int, side: int) -> tuple[int, int]:
     short = min(height, width)
     rows, columns = (side if length == short else int(length * side / short) for length in (height, width))
     return rows, columns
+
+
+def _cubic(interpolation: str) -> bool:
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"interpolation={interpolation!r}: it must be 'bilinear' or 'bicubic'")
+    return interpolation == "bicubic"
 
 
 def _side(size: int) -> int:

@@ -157,6 +157,7 @@ class VideoInfo:
       codec: the codec's name.
       container: the container's name.
       pixel_aspect: width of a stored pixel over its height.
+      origin: second of the container's clock at which the file's first frame is shown.
       start: second of the file at which the first frame is shown, where the video is a part of a longer one.
     """
 
@@ -168,6 +169,7 @@ class VideoInfo:
     codec: str = ""
     container: str = ""
     pixel_aspect: Fraction = Fraction(1)
+    origin: float = 0.0
     start: float = 0.0
 
 
