@@ -37,7 +37,11 @@ class Moment:
         self.time_base = self._video.time_base
         self.stamps: Sequence[int] = [stamp - self._video.stamps[first] for stamp in self._video.stamps[first:last]]
         self.info = dataclasses.replace(
-            self._video.info, num_frames=last - first, times=times[first:last] - times[first], start=float(times[first])
+            self._video.info,
+            num_frames=last - first,
+            times=times[first:last] - times[first],
+            start=float(times[first]),
+            first=first,
         )
 
     def pictures(self, indices: Sequence[int], channels: int) -> Iterator[np.ndarray]:

@@ -78,11 +78,13 @@ class Side:
       data: its bytes.
       path: a local file.
       start: second of its own clock at which the video's file begins.
+      frames: of a record, the number that each frame has in the file that this was made for; by default its own.
     """
 
     data: bytes | None = None
     path: str | None = None
     start: float = 0.0
+    frames: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.path is None):
@@ -159,6 +161,7 @@ class VideoInfo:
       pixel_aspect: width of a stored pixel over its height.
       origin: second of the container's clock at which the file's first frame is shown.
       start: second of the file at which the first frame is shown, where the video is a part of a longer one.
+      first: number of that frame in the file.
     """
 
     num_frames: int
@@ -171,6 +174,7 @@ class VideoInfo:
     pixel_aspect: Fraction = Fraction(1)
     origin: float = 0.0
     start: float = 0.0
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

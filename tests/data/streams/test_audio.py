@@ -1,11 +1,8 @@
 """Sound around a clip: placed to the sample, whoever reads it, from the video's file or one beside it."""
 
-import io
-from fractions import Fraction
-
-import av
 import numpy as np
 import pytest
+from every_stream import RATE, file_of, tone
 from numbered_videos import numbered_frames
 
 from vmae_jax.data import clips, sides, sources, transforms
@@ -15,40 +12,6 @@ from vmae_jax.data.pipeline import loader
 from vmae_jax.data.streams.audio import audio
 from vmae_jax.data.streams.core import ClipShape, Streams
 from vmae_jax.data.video import BadVideo, Encoded, Side
-
-RATE = 16000
-
-
-def tone(seconds, rate=RATE, channels=1):
-    """A tone whose pitch rises, so that every place in it sounds different."""
-    t = np.arange(int(seconds * rate)) / rate
-    wave = (12000 * np.sin(2 * np.pi * (200 * t + 40 * t**2))).astype(np.int16)
-    return np.repeat(wave[:, None], channels, 1)
-
-
-def file_of(sound, *, frames=None, container="matroska", codec="flac", rate=RATE, late=0.0):
-    """A file with sound (from second `late` on), and with video where there are frames (25 a second)."""
-    file = io.BytesIO()
-    with av.open(file, mode="w", format=container) as out:
-        video = None if frames is None else out.add_stream("libx264", rate=25)
-        layout = None if sound is None else "mono" if sound.shape[1] == 1 else "stereo"
-        stream = None if sound is None else out.add_stream(codec, rate=rate, layout=layout)
-        if video is not None:
-            video.height, video.width = frames.shape[1:3]
-            video.pix_fmt = "yuv420p"
-            for number, picture in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts, frame.time_base = number, Fraction(1, 25)
-                out.mux(video.encode(frame))
-            out.mux(video.encode(None))
-        for first in range(0, 0 if stream is None else len(sound), 1152):
-            piece = np.ascontiguousarray(sound[first : first + 1152])
-            frame = av.AudioFrame.from_ndarray(piece.reshape(1, -1), format="s16", layout=layout)
-            frame.rate, frame.pts, frame.time_base = rate, first + round(late * rate), Fraction(1, rate)
-            out.mux(stream.encode(frame))
-        if stream is not None:
-            out.mux(stream.encode(None))
-    return file.getvalue()
 
 
 def heard(encoded, stream, indices, clips=None):

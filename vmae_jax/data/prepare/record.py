@@ -9,6 +9,8 @@
     start_us    where in the original video the clip begins
     audio       (not with keep) the sound of the clip as a Matroska file, empty where there is none
     label, …    what the source says of the video
+    text, …     what is beside it (see `data.sides`): the bytes of the file, empty where there is none
+    frame_numbers   (with something beside it) the number of each frame in the original video
 
 Records are `tf.train.Example`s, written here without TensorFlow: the processes that prepare stay small.
 """
@@ -18,13 +20,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vmae_jax.data.prepare.options import Options
+from vmae_jax.data.video import Side
 from vmae_jax.spec import ConfigError
 
-__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize"]
+__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize", "stored_label", "stored_side"]
 
-FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio")
-LabelKind = str  # "class", "classes" or "numbers"
+FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio", "frame_numbers")
+LabelKind = str  # "class", "classes" or "numbers"; or "side": bytes of what is beside a video
 NO_CLASS = -1
+SIDE_BYTES = 64 << 20
 
 
 def serialize(fields: Mapping[str, Any]) -> bytes:
@@ -62,7 +66,12 @@ def features(options: Options, labels: Mapping[str, LabelKind], label_names: Map
     }
     if options.sound and options.codec != "keep":
         made["audio"] = tfds.Tensor(shape=(), dtype=tf.string)
+    if "side" in labels.values():
+        made["frame_numbers"] = tfds.Tensor(shape=(None,), dtype=tf.int64)
     for name, kind in labels.items():
+        if kind == "side":
+            made[name] = tfds.Tensor(shape=(), dtype=tf.string)
+            continue
         names = label_names.get(name)
         one = tfds.ClassLabel(names=list(names)) if names else tfds.Scalar(dtype=tf.int64)
         if kind == "numbers":
@@ -94,6 +103,15 @@ def stored_label(kind: LabelKind, value: Any) -> Any:
         return NO_CLASS if value is None else int(value)
     many = () if value is None else value if isinstance(value, Sequence) else (value,)
     return tuple(float(part) for part in many) if kind == "numbers" else tuple(int(part) for part in many)
+
+
+def stored_side(side: Side | None) -> bytes:
+    """What is beside a video as a record holds it: its bytes, none where there is nothing.
+
+    Raises:
+      BadVideo: if it cannot be read, or is too large.
+    """
+    return (side.read(SIDE_BYTES) or b"") if side is not None else b""
 
 
 def _feature(value: Any) -> list[bytes]:

@@ -83,7 +83,7 @@ class Boxes(Stream):
     def _of_frame(self, recording: Recording, clip: Clip, slot: int, found: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which boxes belong to a frame of a clip, bool [boxes]: of its number, or of the nearest time."""
         if "frame" in found:
-            return found["frame"] == clip.frames[slot]
+            return found["frame"] == recording.side_frames(clip.frames)[slot]
         away = np.abs(found["time"] - recording.side_seconds(clip.seconds[slot]))
         if not len(away):
             return away > 0

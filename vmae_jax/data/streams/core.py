@@ -31,6 +31,7 @@ __all__ = [
     "Streams",
     "check_streams",
     "clip_of",
+    "side_of",
 ]
 
 RESERVED = ("video", "seed", "index", "valid")  # of every batch
@@ -104,6 +105,11 @@ class Recording:
         """Return moments of the video (from its first frame) as moments of what is stored beside it."""
         return seconds + self.info.start + (self.side.start if self.side else 0.0)
 
+    def side_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Return frame numbers of the video as those that what is stored beside it was made for."""
+        known = self.side.frames if self.side else None
+        return self.info.first + frames if known is None else np.asarray(known)[frames]
+
 
 class Stream:
     """Base of the streams; a subclass is a frozen dataclass that has `fields` and `read`.
@@ -164,7 +170,7 @@ class Streams:
             out = {suffix: arrays[name + suffix] for suffix in stream.fields(self.shape)}
             for array in out.values():
                 array[...] = 0
-            recording = Recording(encoded, info, encoded.sides.get(stream.of or name), motion)
+            recording = Recording(encoded, info, side_of(encoded, stream.of or name), motion)
             try:
                 arrays[f"{name}_valid"][:] = stream.read(recording, clips, out)
             except BadVideo as error:
@@ -201,6 +207,12 @@ def check_streams(streams: Mapping[str, Any], shape: ClipShape, *, cropped: bool
         if twice is not None:
             raise ConfigError(f"loader: streams[{name!r}]: a batch already has {twice!r}; rename the stream")
         names += made
+
+
+def side_of(encoded: Encoded, name: str) -> Side | None:
+    """Return what is beside a video under a name; a label that is text counts as such."""
+    label = encoded.labels.get(name)
+    return encoded.sides.get(name) or (Side(data=label.encode()) if isinstance(label, str) else None)
 
 
 def clip_of(info: VideoInfo, frames: np.ndarray, picture: tuple[int, int], view: View | None, seed: Any) -> Clip:

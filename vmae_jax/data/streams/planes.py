@@ -68,7 +68,7 @@ class Planes(Stream):
                 rows, columns = out[""].shape[2:4]
                 y, x = source_places(clip, rows, columns)
                 mirrored = clip.view is not None and clip.view.mirrored
-                for slot, number in enumerate(clip.frames.tolist()):
+                for slot, number in enumerate(recording.side_frames(clip.frames).tolist()):
                     if (name := names.get(str(number))) is not None:
                         out[""][row, slot] = self._shown(self._plane(archive, name), y, x, mirrored)
                         out["_mask"][row, slot] = True
