@@ -94,7 +94,8 @@ def example(path: str, function: typing.Any) -> dict:
             continue
         origin = typing.get_origin(parameter.annotation)
         if key not in accepts:
-            config[key] = known.get(key, {str: "x", int: 2, float: 0.5}.get(parameter.annotation, ["x"]))
+            plain = {str: "x", int: 2, float: 0.5}.get(parameter.annotation)
+            config[key] = known.get(key, ["x"]) if plain is None else plain
         elif origin is collections.abc.Mapping:
             config[key] = {"x": sample(accepts[key][0])}
         else:

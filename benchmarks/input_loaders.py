@@ -138,12 +138,12 @@ def _sampled(count: int) -> np.ndarray:
 @contextlib.contextmanager
 def decoding(args: argparse.Namespace, *, processes: bool) -> Iterator[Step]:
     """Decoding and cropping alone, in processes that may die or in threads of this one."""
-    from vmae_jax.data import clips, transforms
+    from vmae_jax.data import clips, crops, transforms
     from vmae_jax.data.decode import Wanted, read_clips
     from vmae_jax.data.video import Encoded
     from vmae_jax.data.workers import Workers
 
-    sampler, crop = clips.dense(FRAMES, STRIDE), transforms.leading([transforms.multi_scale_crop(SIDE, SCALES)])
+    sampler, crop = clips.dense(FRAMES, STRIDE), crops.leading([transforms.multi_scale_crop(SIDE, SCALES)])
     paths = sorted(map(str, pathlib.Path(args.files).glob("*.mp4")))
     workers = Workers(args.workers, sampler=sampler, crop=crop) if processes else None
 
@@ -151,8 +151,8 @@ def decoding(args: argparse.Namespace, *, processes: bool) -> Iterator[Step]:
         encoded, seed = Encoded(path=paths[number % len(paths)]), np.array([number, 1], np.uint32)
         wanted = [Wanted(0, repeat, (number, repeat)) for repeat in range(SAMPLES)]
         if workers is not None:
-            return len(workers.decode(encoded, seed, wanted).clips)
-        return len(read_clips(encoded, sampler, seed, wanted, crop=crop).clips)
+            return len(workers.decode(encoded, seed, wanted).arrays["video"])
+        return len(read_clips(encoded, sampler, seed, wanted, crop=crop).arrays["video"])
 
     with ThreadPoolExecutor(args.workers) as pool:
         numbers = iter(range(1 << 30))
@@ -166,10 +166,10 @@ def alone(args: argparse.Namespace, rounds: int = 5, videos: int = 5) -> dict[st
 
     Reading, decoding and cropping, and for PyTorch the floats; neither batches nor the way between processes.
     """
-    from vmae_jax.data import clips, sources, transforms
+    from vmae_jax.data import clips, crops, sources, transforms
     from vmae_jax.data.decode import Wanted, read_clips
 
-    sampler, crop = clips.dense(FRAMES, STRIDE), transforms.leading([transforms.multi_scale_crop(SIDE, SCALES)])
+    sampler, crop = clips.dense(FRAMES, STRIDE), crops.leading([transforms.multi_scale_crop(SIDE, SCALES)])
     paths = sorted(map(str, pathlib.Path(args.files).glob("*.mp4")))
     opened = {"ours": sources.folder(args.files).open(), "ours, prepared": sources.tfds(directory=args.records).open()}
     needed, whole = Videos(paths, whole=False), Videos(paths, whole=True)

@@ -139,7 +139,7 @@ def decoded(number: int, room: Room) -> Found:
         try:
             for content in contents:
                 try:
-                    found = workers.decode(Encoded(data=content, key="x"), np.array([1, 2], np.uint32)).clips
+                    found = workers.decode(Encoded(data=content, key="x"), np.array([1, 2], np.uint32)).arrays["video"]
                     assert found.shape[:2] == (1, 8), found.shape
                     assert found.dtype == np.uint8, found.dtype
                 except BadVideo as error:

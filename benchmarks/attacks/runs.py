@@ -183,7 +183,7 @@ def workers(number: int, room: Room) -> Found:
         process.STILL = 1.5  # times the timeout: when a worker that stands still is replaced
         pool, seed = Workers(2, sampler=dense(8, 2), timeout=4.0), np.array([1, 2], np.uint32)
         videos = [Encoded(data=content, key=name) for name, content in clips(4).items()]
-        wanted = [read_clips(one, dense(8, 2), seed).clips for one in videos]
+        wanted = [read_clips(one, dense(8, 2), seed).arrays["video"] for one in videos]
         over = threading.Event()
 
         def disturb() -> None:
@@ -199,7 +199,7 @@ def workers(number: int, room: Room) -> Found:
         try:
             while time.monotonic() < end or thread.is_alive():
                 for one, clip in zip(videos, wanted, strict=True):
-                    np.testing.assert_array_equal(pool.decode(one, seed).clips, clip)
+                    np.testing.assert_array_equal(pool.decode(one, seed).arrays["video"], clip)
         finally:
             over.set()
             thread.join()

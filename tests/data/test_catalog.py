@@ -65,7 +65,7 @@ def test_a_moment_of_a_long_file_is_cut_out_where_it_is_decoded(tmp_path):
     assert probe(moment).num_frames == 3  # 0.04, 0.08 and 0.12 s
     workers = Workers(1, sampler=dense(2, 1))
     try:
-        clips = workers.decode(moment, np.array([1, 2], np.uint32)).clips
+        clips = workers.decode(moment, np.array([1, 2], np.uint32)).arrays["video"]
         late, _ = opened("epic_kitchens", tmp_path, "validation")
         with pytest.raises(BadVideo, match="has no frame from second 60 to 61"):
             workers.decode(late.fetch(0), np.array([1, 2], np.uint32))

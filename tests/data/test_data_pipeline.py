@@ -214,7 +214,7 @@ def test_a_batch_is_what_reading_and_transforming_by_hand_gives(video_folder):
         word = fold(3, 7, -1)
         seed = np.array([word >> 32, word & 0xFFFFFFFF], np.uint32)
         encoded = opened.source.fetch(int(batch["index"][0]))
-        [frames] = read_clips(encoded, opened.loader.sampler, seed).clips
+        [frames] = read_clips(encoded, opened.loader.sampler, seed).arrays["video"]
         for repeat, video in enumerate(batch["video"]):
             truth = transforms.apply(chain, {"video": frames, "repeat": repeat}, batch["seed"][repeat])["video"]
             np.testing.assert_array_equal(video, truth)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numbered_videos import copied_cut, every_frame, numbered_frames, swapped, swapped_stamps, write_video
 from PIL import Image
 
-from vmae_jax.data import transforms
+from vmae_jax.data import crops, transforms
 from vmae_jax.data.decode import BadVideo, Encoded, Limits, Wanted, open_encoded, probe, read_clips, read_frames
 from vmae_jax.data.encode import encode_h264
 
@@ -139,11 +139,11 @@ def test_clips_show_the_frames_of_their_views():
     sampler = lambda info, seed: np.array([[9, 2, 2], [2, 9, 5]])  # noqa: E731
     read = read_clips(Encoded(data=data), sampler, np.zeros(2))
     assert read.info.num_frames == 10
-    assert read.clips.shape == (2, 3, 32, 32, 3)
+    assert read.arrays["video"].shape == (2, 3, 32, 32, 3)
     plain = read_frames(Encoded(data=data), range(10))
-    np.testing.assert_array_equal(read.clips, plain[[[9, 2, 2], [2, 9, 5]]])
-    one = read_clips(Encoded(data=data), sampler, np.zeros(2), [Wanted(1, 0, (0, 0))]).clips
-    np.testing.assert_array_equal(one, read.clips[1:])
+    np.testing.assert_array_equal(read.arrays["video"], plain[[[9, 2, 2], [2, 9, 5]]])
+    one = read_clips(Encoded(data=data), sampler, np.zeros(2), [Wanted(1, 0, (0, 0))]).arrays["video"]
+    np.testing.assert_array_equal(one, read.arrays["video"][1:])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -156,11 +156,11 @@ def test_cropping_while_decoding_is_cropping_afterwards(channels, rotation):
     wanted = [Wanted(view, repeat, (seed, 7)) for seed, (view, repeat) in enumerate([(0, 0), (1, 0), (0, 1), (0, 1)])]
     wanted.append(wanted[0])  # the same part of the same frames
     read = read_clips(
-        encoded, sampler, np.zeros(2), wanted, crop=transforms.leading(parts), channels=channels
+        encoded, sampler, np.zeros(2), wanted, crop=crops.leading(parts), channels=channels
     )  # fmt: skip
     plain = read_clips(encoded, sampler, np.zeros(2), wanted, channels=channels)
-    assert plain.clips.shape[2:] == ((48, 36) if rotation else (36, 48)) + (channels,)
-    for clip, video, (_, repeat, seed) in zip(read.clips, plain.clips, wanted, strict=True):
+    assert plain.arrays["video"].shape[2:] == ((48, 36) if rotation else (36, 48)) + (channels,)
+    for clip, video, (_, repeat, seed, _) in zip(read.arrays["video"], plain.arrays["video"], wanted, strict=True):
         truth = transforms.apply(parts, {"video": video, "repeat": repeat}, np.array(seed, np.uint32))["video"]
         np.testing.assert_array_equal(clip, truth)
 

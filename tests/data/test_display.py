@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numbered_videos import changing_size, numbered_frames, write_video
 
-from vmae_jax.data import transforms
+from vmae_jax.data import crops, transforms
 from vmae_jax.data.decode import Encoded, Wanted, open_encoded, probe, read_clips, read_frames
 from vmae_jax.data.display import Display, square
 
@@ -57,8 +57,8 @@ def test_turned_wide_pixels(aspect):
 def test_crops_are_of_the_picture_that_is_shown():
     data = write_video(disc(120, 160, across=4 / 3), aspect=Fraction(4, 3))
     sampler = lambda info, seed: np.array([[0, 1]])  # noqa: E731
-    crop = transforms.leading([transforms.resize(64)])
-    clip = read_clips(Encoded(data=data), sampler, np.zeros(2), [Wanted(0, 0, (0, 0))], crop=crop).clips[0, 0]
+    crop = crops.leading([transforms.resize(64)])
+    clip = read_clips(Encoded(data=data), sampler, np.zeros(2), [Wanted(0, 0, (0, 0))], crop=crop).arrays["video"][0, 0]
     rows, columns = extent(clip)
     assert columns / rows == pytest.approx(120 / 213, abs=0.05)  # the whole picture, 213x120, in a square
 

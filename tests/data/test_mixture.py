@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vmae_jax import spec
 from vmae_jax.data import clips, sources, transforms
+from vmae_jax.data import labels as data_labels
 from vmae_jax.data.mixture import Epoch, Mixed, epoch_of, index_at, mixture, part, places
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.pipeline import loader
@@ -177,3 +178,29 @@ def test_a_config_holds_a_mixture():
         parts={"mine": spec.call("data.mixture.part", source=spec.call("data.sources.folder", path="/x"), stride=2)},
     )
     assert spec.build(spec.from_json(spec.to_json(config))).parts[0][1].stride == 2
+
+
+def test_all_videos_of_a_part_have_its_labels(video_folder):
+    """A domain by part, beside the labels that the sources give; a part without it is an error that names the video."""
+    parts = {
+        "a": part(sources.folder(str(video_folder / "even")), labels={"domain": 0, "share": 0.5}),
+        "b": part(sources.folder(str(video_folder / "odd")), labels={"domain": 1, "share": 0.25}),
+    }
+    options = {"global_batch": 10, "workers": 1}
+    fields = {"domain": data_labels.one(), "share": data_labels.numbers(1)}
+    chain = [transforms.resize(8)]
+    with open_loader(loader(mixture(parts), clips.dense(2, 1), chain, labels=fields, **options)).once(
+        rows=range(10)
+    ) as batches:
+        batch = next(batches)
+    assert batch["domain"].tolist() == [0] * 5 + [1] * 5
+    np.testing.assert_allclose(batch["share"][:, 0], [0.5] * 5 + [0.25] * 5)
+    with pytest.raises(ConfigError, match="a part has classes of that name already"):
+        named = part(sources.folder(str(video_folder), labels="folders"), labels={"label": 1})
+        mixture({"a": named}).open()
+    lacking = parts | {"b": part(sources.folder(str(video_folder / "odd")))}
+    opened = open_loader(
+        loader(mixture(lacking), clips.dense(2, 1), chain, labels={"domain": fields["domain"]}, **options)
+    )
+    with opened.once(rows=range(10)) as batches, pytest.raises(ConfigError, match=r"labels\['domain'\]: b/"):
+        next(batches)

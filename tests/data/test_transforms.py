@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_jax.data import transforms
+from vmae_jax.data import crops, transforms
+from vmae_jax.data.decode import Wanted
 from vmae_jax.data.rand_augment import rand_augment
 from vmae_jax.data.scaling import shown
 from vmae_jax.data.tf import tensorflow
@@ -92,19 +93,19 @@ def test_the_leading_transforms_show_what_all_of_them_in_turn_would():
     video = clip(40, 52)
     flips = [transforms.flip(0.5), transforms.flip(0.5)]
     for crop in (t for t in ALL if getattr(t, "size", None)):
-        lead = transforms.leading([crop, *flips])
+        lead = crops.leading([crop, *flips])
         for word in range(4):
             seed = np.array([word, 2**32 - 5], np.uint32)
             truth = transforms.apply([crop, *flips], {"video": tensorflow().constant(video)}, seed)["video"]
-            view = lead(40, 52, seed=seed, repeat=0)
+            view = lead(40, 52, Wanted(0, 0, tuple(seed.tolist())))
             np.testing.assert_array_equal(shown(video, view), truth)
 
 
 def test_what_leads_is_a_crop_and_its_flips():
     crop, flip = transforms.resize(8), transforms.flip()
-    assert transforms.leading([crop, flip, flip, crop]).parts == (crop, flip, flip)
-    assert transforms.leading([rand_augment(), crop]) is None
-    assert transforms.leading([]) is None
+    assert crops.leading([crop, flip, flip, crop]).parts == (crop, flip, flip)
+    assert crops.leading([rand_augment(), crop]) is None
+    assert crops.leading([]) is None
 
 
 def test_center_crop_is_the_middle():

@@ -112,11 +112,11 @@ def make():
 
 def test_decodes_what_the_sampler_says(make, encoded):
     decoded = make(2, sampler=dense(4, 2)).decode(encoded, SEED)
-    assert decoded.clips.shape == (1, 4, 32, 32, 3)
+    assert decoded.arrays["video"].shape == (1, 4, 32, 32, 3)
     assert decoded.decoding > 0
     assert decoded.cropping >= 0
-    again = read_clips(encoded, dense(4, 2), SEED).clips
-    np.testing.assert_array_equal(decoded.clips, again)
+    again = read_clips(encoded, dense(4, 2), SEED).arrays["video"]
+    np.testing.assert_array_equal(decoded.arrays["video"], again)
 
 
 def test_many_threads_share_few_workers(make, encoded):
@@ -128,7 +128,7 @@ def test_many_threads_share_few_workers(make, encoded):
     for thread in threads:
         thread.join()
     assert len(results) == 8
-    assert all(np.array_equal(result.clips, results[0].clips) for result in results)
+    assert all(np.array_equal(result.arrays["video"], results[0].arrays["video"]) for result in results)
     assert len(processes(workers)) <= 2
 
 
@@ -141,20 +141,20 @@ def test_it_costs_one_example(make, encoded, how, words, monkeypatch):
     workers = make(1, sampler=Hostile(how), timeout=1.0 if how == "hang" else 20.0)
     with pytest.raises(BadVideo, match=words):
         workers.decode(encoded, UNLUCKY)
-    assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
+    assert workers.decode(encoded, SEED).arrays["video"].shape == (1, 4, 32, 32, 3)
 
 
 def test_a_worker_killed_from_outside_costs_nothing(make, encoded, tmp_path):
     workers = make(1, sampler=Hostile("once", str(tmp_path)))
-    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
+    assert workers.decode(encoded, UNLUCKY).arrays["video"].shape == (1, 4, 32, 32, 3)
     os.kill(processes(workers)[0], signal.SIGKILL)  # idle
-    assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
+    assert workers.decode(encoded, SEED).arrays["video"].shape == (1, 4, 32, 32, 3)
 
 
 def test_a_worker_killed_again_and_again_costs_nothing(make, encoded, tmp_path, monkeypatch):
     monkeypatch.setattr("vmae_jax.data.workers.PAUSE_SECONDS", 0.01)
     workers = make(1, sampler=Hostile("often", str(tmp_path)))
-    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
+    assert workers.decode(encoded, UNLUCKY).arrays["video"].shape == (1, 4, 32, 32, 3)
     assert len(list(tmp_path.iterdir())) == KILLS
 
 
@@ -185,7 +185,7 @@ def test_workers_killed_while_they_start_are_replaced(make, encoded, monkeypatch
     over.set()
     killer.join()
     assert len(results) == 6
-    assert all(np.array_equal(result.clips, results[0].clips) for result in results)
+    assert all(np.array_equal(result.arrays["video"], results[0].arrays["video"]) for result in results)
 
 
 @pytest.mark.parametrize("moment", ["before it imports", "before it is ready"])
@@ -203,7 +203,7 @@ def test_every_first_start_that_is_killed_is_tried_again(make, encoded, monkeypa
         wait_ready(self)
 
     monkeypatch.setattr(process.Process, "wait_ready", disturbed)
-    assert make(1, sampler=dense(4, 2)).decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
+    assert make(1, sampler=dense(4, 2)).decode(encoded, SEED).arrays["video"].shape == (1, 4, 32, 32, 3)
     assert len(seen) == 4
 
 
@@ -227,13 +227,13 @@ def test_a_worker_that_is_stopped_is_replaced_and_the_video_is_good(make, encode
     monkeypatch.setattr("vmae_jax.data.process.STILL", 2.0)
     workers = make(1, sampler=Hostile("stop", str(tmp_path)), timeout=1.0)
     quiet = make(1, sampler=Hostile("none"), timeout=60.0).decode(encoded, UNLUCKY)
-    np.testing.assert_array_equal(workers.decode(encoded, UNLUCKY).clips, quiet.clips)
+    np.testing.assert_array_equal(workers.decode(encoded, UNLUCKY).arrays["video"], quiet.arrays["video"])
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_waiting_does_not_count(make, encoded):
     workers = make(1, sampler=Hostile("slow"), timeout=0.5)  # sleeps for three times as long
-    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
+    assert workers.decode(encoded, UNLUCKY).arrays["video"].shape == (1, 4, 32, 32, 3)
 
 
 def test_a_decoder_that_loops_is_tried_twice(make, encoded, tmp_path):
@@ -247,7 +247,7 @@ def test_a_machine_that_was_suspended_says_nothing_against_the_video(make, encod
     workers = make(1, sampler=Hostile("slow"), timeout=20.0)
     hours = iter(range(0, 1 << 30, 3600))
     monkeypatch.setattr("vmae_jax.data.process.time", types.SimpleNamespace(monotonic=lambda: next(hours)))
-    assert workers.decode(encoded, UNLUCKY).clips.shape == (1, 4, 32, 32, 3)
+    assert workers.decode(encoded, UNLUCKY).arrays["video"].shape == (1, 4, 32, 32, 3)
 
 
 class Signed:
@@ -268,7 +268,7 @@ def test_workers_are_replaced_after_a_while(make, encoded, tmp_path, monkeypatch
     monkeypatch.setattr("vmae_jax.data.workers.LIFETIME", lifetime)
     workers = make(1, sampler=Signed(tmp_path))
     for _ in range(5):
-        assert workers.decode(encoded, SEED).clips.shape == (1, 4, 32, 32, 3)
+        assert workers.decode(encoded, SEED).arrays["video"].shape == (1, 4, 32, 32, 3)
     assert len(list(tmp_path.iterdir())) == processes
 
 
@@ -296,7 +296,7 @@ def test_a_limit_on_the_size_of_files_is_no_videos_fault(make, encoded):
             workers.decode(larger, SEED)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert workers.decode(larger, SEED).clips.shape == (1, 4, 640, 640, 3)
+    assert workers.decode(larger, SEED).arrays["video"].shape == (1, 4, 640, 640, 3)
 
 
 def test_closing_ends_calls_that_wait(make, encoded):

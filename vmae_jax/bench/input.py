@@ -61,6 +61,7 @@ def report(
     clips: int,
     step_seconds: float | None,
     hosts: int,
+    row_bytes: Mapping[str, int],
     served: bool = False,
 ) -> dict[str, Any]:
     """What the measurements mean.
@@ -72,15 +73,17 @@ def report(
       clips: of a step, over all hosts.
       step_seconds: what a step takes the devices; None where that is not asked.
       hosts: of the pod that is projected to, each with cores as these.
+      row_bytes: of each array of a batch, for one clip.
       served: other machines decode, and `stages` are those that are left to this one.
 
     Returns:
-      {"stages", "together", "bound_by", "why", and "feeding" where step_seconds is given}.
+      {"stages", "together", "bytes", "bound_by", "why", and "feeding" where step_seconds is given}.
     """
     bound, why = _verdict(stages, whole, cores, served)
     found: dict[str, Any] = {
         "stages": {name: _numbers(rate) for name, rate in stages.items()},
         PARTS: _numbers(whole) | {"cores_busy": whole.cpu_seconds / whole.seconds},
+        "bytes": dict(row_bytes),
         "cores": cores,
         "bound_by": bound,
         "why": why,
@@ -129,6 +132,8 @@ def table(found: Mapping[str, Any]) -> str:
         rows.append((name, f"{numbers['clips_per_second']:.1f}", f"{numbers['cpu_ms_per_clip']:.2f}"))
     wide = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+    sizes = [f"{name} {size / 1024:.1f}" for name, size in found["bytes"].items()]
+    lines.append(f"KiB a clip: {', '.join(sizes)}")
     lines.append(f"bound by {found['bound_by']}: {found['why']}")
     if feeding := found.get("feeding"):
         lines.append(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vmae_jax.data.decode import Wanted
+from vmae_jax.data.feed import workers_of
 from vmae_jax.data.opened import Opened
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.transforms import apply
@@ -49,7 +50,7 @@ def stages(opened: Opened, rows: Sequence[int], *, seed: int) -> Iterator[list[S
     count = loader.workers or available_cores()
     own = max(1, len(rows) // len({row // loader.clips_per_video for row in rows}))
     wanted = [Wanted(clip % loader.views, clip // loader.views, (seed, clip)) for clip in range(own)]
-    workers = Workers(count, sampler=loader.sampler, crop=loader.crop, channels=loader.channels, timeout=loader.timeout)
+    workers = workers_of(loader, count)
     with ThreadPoolExecutor(count) as pool:
         try:
             good = _readable(opened, workers, wanted)
@@ -120,7 +121,7 @@ def _tensor_stages(opened: Opened, good: Any, workers: Workers, wanted: Any, row
     """What tf.data does with clips: the transforms that are left, and putting them into a batch."""
     tf, loader = tensorflow(), opened.loader
     done = len(loader.crop.parts) if loader.crop else 0
-    clip = np.array(workers.decode(good[0][1], np.array([0, 1], np.uint32), wanted).clips[0])
+    clip = np.array(workers.decode(good[0][1], np.array([0, 1], np.uint32), wanted).arrays["video"][0])
     video = tf.constant(clip)
     if rest := loader.transforms[done:]:
         cores = available_cores()
@@ -130,10 +131,9 @@ def _tensor_stages(opened: Opened, good: Any, workers: Workers, wanted: Any, row
 
         changed = iter(tf.data.Dataset.range(1 << 60).map(change, num_parallel_calls=cores))
         yield Stage("augment", lambda: sum(1 for _ in itertools.islice(changed, 2 * cores)), _nothing)
-    shape = (loader.sampler.frames, loader.size, loader.size, loader.channels)
-    ready = tf.zeros(shape, tf.uint8)
+    ready = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in loader.clip_specs().items()}
     batches = tf.data.Dataset.range(1 << 60).map(lambda _: ready).batch(rows).as_numpy_iterator()
-    yield Stage("batch", lambda: len(next(batches)), _nothing)
+    yield Stage("batch", lambda: len(next(batches)["video"]), _nothing)
 
 
 def _nothing() -> float:

@@ -1,5 +1,6 @@
 """`vmae bench input`: how fast this host feeds its devices, by stage, and what bounds it."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -46,10 +47,22 @@ def run_input(
     whole = _together(made, opened, seconds)
     clips = made.loader.clips_per_step
     found = report(
-        rates, whole, cores=available_cores(), clips=clips, step_seconds=step_seconds, hosts=hosts, served=served
+        rates,
+        whole,
+        cores=available_cores(),
+        clips=clips,
+        step_seconds=step_seconds,
+        hosts=hosts,
+        row_bytes=_row_bytes(made),
+        served=served,
     )
     print(table(found), file=sys.stderr)
     return found
+
+
+def _row_bytes(made: Experiment) -> dict[str, int]:
+    """The bytes of each array of a batch, for one clip."""
+    return {name: math.prod(part.shape[1:]) * part.dtype.itemsize for name, part in made.batch_spec.items()}
 
 
 def _stages(made: Experiment, opened: Any, seconds: float) -> dict[str, Rate]:

@@ -28,6 +28,8 @@ def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser])
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     _source_arguments(parser)
     add = parser.add_argument
+    add("--beside", action="append", default=[], metavar="NAME=SUFFIX", help="store what is beside each video under a "
+        "name: the file with its name and this suffix, such as text=.txt or imu=_imu.csv; may be repeated")  # fmt: skip
     add("--out", required=True, help="folder of the dataset; the same command goes on where it was stopped")
     add("--split", default="train", help="name of the split that is made (default train)")
     add("--name", help="name of the dataset (default: that of --dataset, or videos)")
@@ -137,7 +139,21 @@ def _origin(args: argparse.Namespace) -> Any:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.dataset and args.source_split is None:
         given["source_split"] = getattr(args, "split", "train")
+    if beside := getattr(args, "beside", []):
+        given["sides"] = _sides(beside)
     return Origin(tuple(args.source), **given)
+
+
+def _sides(given: list[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [(name, suffix) for name, _, suffix in (text.partition("=") for text in given)]
+    wrong = next(
+        (text for text, (name, suffix) in zip(given, pairs, strict=True) if not (name.isidentifier() and suffix)), None
+    )
+    if wrong is not None or len({name for name, _ in pairs}) < len(pairs):
+        raise ConfigError(
+            f"--beside={wrong or ' '.join(given)}: expected NAME=SUFFIX, such as text=.txt, each name once"
+        )
+    return tuple(pairs)
 
 
 def _info(args: argparse.Namespace) -> dict[str, Any]:

@@ -50,9 +50,10 @@ class Budget:
 
 def budget(loader: Loader, rows: Sequence[int], *, workers: int, record: int = 0) -> Budget:
     """What reading `rows` of each step takes with so many decoding processes, and records of so many bytes."""
-    frames, channels = loader.sampler.frames, loader.channels
-    clip = frames * loader.size**2 * channels
-    read = clip if loader.crop else frames * PICTURE * channels
+    sizes = {name: spec.bytes for name, spec in loader.clip_specs().items()}
+    clip = sum(sizes.values())
+    whole = loader.sampler.frames * PICTURE * loader.channels
+    read = clip if loader.crop else clip - sizes["video"] + whole
     own = -(-len(rows) // len({row // loader.clips_per_video for row in rows}))
     return Budget(
         workers=workers,

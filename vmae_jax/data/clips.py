@@ -6,6 +6,7 @@ and it runs in the decoding worker, so it may use NumPy alone.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,14 +18,19 @@ __all__ = [
     "Dense",
     "DenseFinetune",
     "Multiview",
+    "Pair",
     "Uniform",
     "dense",
     "dense_finetune",
     "dense_frames",
     "dense_start",
     "multiview",
+    "pair",
     "uniform",
 ]
+
+
+_ROUNDING = 1e-6  # of places in a video, in frames or seconds
 
 
 @register("sampler", smoke={"frames": 8, "stride": 1})
@@ -63,6 +69,31 @@ def uniform(frames: int = 16, random: bool = True) -> "Uniform":
 def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = False) -> "Multiview":
     """Testing: `views` clips of the video, spread evenly (dense) or interleaved (`sparse`)."""
     return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)
+
+
+@register("sampler")
+def pair(
+    frames: int = 1, strides: Sequence[int] = (1, 1), gap: Sequence[float] = (4, 48), unit: str = "frames"
+) -> "Pair":
+    """Two clips of a video, as two views: consecutive rows of a batch (a method's `group` of 2).
+
+    A clip of one frame makes pairs of frames (SiamMAE); different strides show one video at two speeds; a gap of
+    (0, 0) starts both clips at the same frame. The crop that both share is `data.crops.together`, a crop
+    within the other's `data.crops.nested`.
+
+    Args:
+      frames: of each clip.
+      strides: frames from one that is shown to the next, of the first and of the second clip.
+      gap: (least, most) from the start of the first clip to the start of the second, drawn uniformly; less where
+        the video is too short.
+      unit: of the gap, "frames" or "seconds".
+    """
+    if unit not in ("frames", "seconds"):
+        raise ValueError(f"unit={unit!r}: it must be 'frames' or 'seconds'")
+    if len(strides) != 2 or len(gap) != 2 or not 0 <= gap[0] <= gap[1]:
+        raise ValueError(f"strides={list(strides)}, gap={list(gap)}: two strides, and a gap of (least, most) from 0 on")
+    steps = (_positive("strides", strides[0]), _positive("strides", strides[1]))
+    return Pair(_positive("frames", frames), steps, (float(gap[0]), float(gap[1])), unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +167,32 @@ class Multiview:
         step = max(len(loaded) - self.frames, 0) / max(self.views - 1, 1)
         starts = (np.arange(self.views) * step).astype(np.int64)
         return loaded[starts[:, None] + np.arange(self.frames)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """See `pair`."""
+
+    frames: int
+    strides: tuple[int, int]
+    gap: tuple[float, float]
+    unit: str
+    views: int = 2
+
+    def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
+        draw, total = generator(seed), info.num_frames
+        places = np.arange(total, dtype=np.float64) if self.unit == "frames" else np.asarray(info.times, np.float64)
+        spans = [(self.frames - 1) * stride + 1 for stride in self.strides]
+        latest = max(total - spans[1], 0)  # start of the second clip
+        whole = self.unit == "frames" and all(bound == int(bound) for bound in self.gap)
+        least, most = self.gap
+        gap = float(draw.integers(int(least), int(most) + 1)) if whole else float(draw.uniform(least, most))
+        gap = min(gap, float(places[latest] - places[0]))
+        fits = np.arange(total)[(places + gap <= places[latest] + _ROUNDING) & (np.arange(total) <= total - spans[0])]
+        first = int(fits[draw.integers(len(fits))]) if len(fits) else 0
+        second = int(np.searchsorted(places, places[first] + gap - _ROUNDING))
+        starts = np.array([[first], [second]])
+        return np.minimum(starts + np.arange(self.frames) * np.array(self.strides)[:, None], total - 1).astype(np.int64)
 
 
 def dense_start(num_frames: int, frames: int, stride: int, seed: np.ndarray) -> int:

@@ -31,6 +31,7 @@ from vmae_jax.data.formats import CODECS
 from vmae_jax.data.opening import opened, reason
 from vmae_jax.data.pictures import pictures
 from vmae_jax.data.stamps import ascending, seconds, stamped
+from vmae_jax.data.vectors import OPTIONS, Vectors, vectors_of
 from vmae_jax.data.video import BadVideo, Limits, VideoInfo
 
 __all__ = ["Video", "open_video"]
@@ -39,7 +40,9 @@ _SKIPPING = {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"}  # decoders th
 _TIMED = {"mov", "matroska"}  # containers whose time stamps and key frames can be trusted
 
 
-def open_video(source: bytes | str, *, span: tuple[int, int] | None = None, limits: Limits) -> "Video":
+def open_video(
+    source: bytes | str, *, span: tuple[int, int] | None = None, limits: Limits, motion: bool = False
+) -> "Video":
     """Opens a video file (its bytes, or a local path, or a span of one) and counts its frames.
 
     Raises:
@@ -48,7 +51,7 @@ def open_video(source: bytes | str, *, span: tuple[int, int] | None = None, limi
     """
     container, file = opened(source, span)
     try:
-        return Video(container, file, limits)
+        return Video(container, file, limits, motion=motion)
     except (FFmpegError, OSError) as error:
         container.close()
         file.close()
@@ -62,7 +65,7 @@ def open_video(source: bytes | str, *, span: tuple[int, int] | None = None, limi
 class Video:
     """An open video file: `info`, and frames by number (see `decode.Reader`)."""
 
-    def __init__(self, container: InputContainer, file: io.IOBase, limits: Limits) -> None:
+    def __init__(self, container: InputContainer, file: io.IOBase, limits: Limits, *, motion: bool = False) -> None:
         self._container = container
         self._file = file
         if not container.streams.video:
@@ -79,10 +82,13 @@ class Video:
         if not 0 < width * height <= limits.pixels:
             raise BadVideo(f"is shown at {width}x{height} pixels; the limit is {limits.pixels}")
         codec.thread_type = "NONE"  # measured: threads cost CPU; clips are what runs in parallel
+        codec.options = OPTIONS if motion else {}
+        self._shown: dict[int, VideoFrame | None] | None = {} if motion else None  # of the last `pictures`, by number
         self._limits = limits
         self._timed = container.format.name.split(",")[0] in _TIMED
         self._pts, self._keys = self._scan()
         times, rate = self._times()
+        origin = self._pts[0] if self._timed else self._stream.start_time or 0
         self.stamps: Sequence[int] = self._pts
         self.time_base = (self._timed and self._stream.time_base) or 1 / Fraction(rate).limit_denominator(1001)
         self.info = VideoInfo(
@@ -94,6 +100,7 @@ class Video:
             pixel_aspect=aspect,
             codec=codec.name,
             container=container.format.name,
+            origin=float(origin * (self._stream.time_base or 1)),
         )
 
     def close(self) -> None:
@@ -116,7 +123,14 @@ class Video:
         missing = sum(frame is None for frame in chosen)
         if 2 * missing > len(chosen):
             raise BadVideo(f"{missing} of the {len(chosen)} frames asked for cannot be decoded")
+        if self._shown is not None:
+            self._shown = dict(zip(indices, chosen, strict=True))
         return pictures(chosen, channels, self._size)
+
+    def motion(self, index: int) -> Vectors | None:
+        """Return the motion vectors of a frame that `pictures` gave last; None where the codec has none for it."""
+        frame = (self._shown or {}).get(index)
+        return None if frame is None else vectors_of(frame)
 
     def frames(self, first: int = 0) -> Iterator[tuple[int, VideoFrame]]:
         """Every frame from number `first` that the decoder gives, as it is stored, with its number; numbers ascend.

@@ -5,8 +5,9 @@ PyAV, `stills` lists of pictures with Pillow; both give the same `VideoInfo` and
 """
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -17,6 +18,8 @@ from vmae_jax.data.containers import open_video
 from vmae_jax.data.moments import Moment
 from vmae_jax.data.scaling import Scaler, View, planes
 from vmae_jax.data.stills import open_stills
+from vmae_jax.data.streams.core import NONE, ArraySpec, Streams, clip_of
+from vmae_jax.data.vectors import Vectors
 from vmae_jax.data.video import BadVideo, Encoded, Limits, MachineFault, VideoInfo
 
 __all__ = [
@@ -40,8 +43,8 @@ LIMITS = Limits()
 Sampler = Callable[[VideoInfo, np.ndarray], np.ndarray]
 
 
-def _bytes(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
+def _fresh(specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+    return {name: np.empty(spec.shape, spec.dtype) for name, spec in specs.items()}  # pyright: ignore[reportArgumentType]
 
 
 class Reader(Protocol):
@@ -59,6 +62,7 @@ class Reader(Protocol):
 
     def pictures(self, indices: Sequence[int], channels: int) -> Iterator[np.ndarray]: ...
     def frames(self) -> Iterator[tuple[int, VideoFrame]]: ...
+    def motion(self, index: int) -> Vectors | None: ...
     def close(self) -> None: ...
 
 
@@ -91,23 +95,31 @@ def read_frames(encoded: Encoded, indices: Sequence[int], *, channels: int = 3, 
 
 
 class Wanted(NamedTuple):
-    """A clip of a video: which of the sampler's views, its number among the repeats, and its seed."""
+    """A clip of a video.
+
+    Attributes:
+      view: which of the sampler's views.
+      repeat: its number among the repeats.
+      seed: of what is random in it.
+      base: seed of the first view of the same repeat, for what its views share; by default `seed`.
+    """
 
     view: int
     repeat: int
     seed: tuple[int, int]
+    base: tuple[int, int] | None = None
 
 
 class Read(NamedTuple):
     """What `read_clips` read.
 
     Attributes:
-      clips: uint8 [clips t h w c].
+      arrays: "video", uint8 [clips t h w c], and those of the streams, each [clips …].
       info: of the video.
       cropping: seconds of processor time that cropping and scaling took.
     """
 
-    clips: np.ndarray
+    arrays: dict[str, np.ndarray]
     info: VideoInfo
     cropping: float
 
@@ -120,47 +132,55 @@ def read_clips(
     *,
     crop: Any = None,
     channels: int = 3,
+    streams: Streams = NONE,
     limits: Limits = LIMITS,
-    allocate: Callable[[tuple[int, ...]], np.ndarray] = _bytes,
+    allocate: Callable[[Mapping[str, ArraySpec]], dict[str, np.ndarray]] = _fresh,
 ) -> Read:
-    """Opens once, asks `sampler` which frames, decodes each of those once, and shows each clip its part.
+    """Open a video once, let `sampler` choose frames, decode each once, and read the streams of each clip.
 
     Args:
       seed: of the sampler.
       wanted: the clips; by default each view once.
-      crop: (height, width, seed=, repeat=) -> `scaling.View`; by default whole frames.
-      allocate: shape -> the array that is filled.
+      crop: (height, width, wanted clip) -> `scaling.View`; by default whole frames.
+      streams: what is read beside the pictures.
+      allocate: shapes and dtypes -> the arrays that are filled.
 
     Raises:
-      BadVideo: as `read_frames`.
+      BadVideo: as `read_frames`, or if a stream is there but cannot be read.
     """
     if encoded.stride is not None:
         sampler = dataclasses.replace(cast(Any, sampler), stride=encoded.stride)
-    reader = open_encoded(encoded, limits)
+    reader = open_encoded(encoded, limits, motion=streams.needs_motion)
     try:
         indices = np.asarray(sampler(reader.info, seed))
         unique, inverse = _unique(indices.ravel(), reader.info)
         clips = [Wanted(view, 0, (0, 0)) for view in range(len(indices))] if wanted is None else wanted
-        shown = inverse.reshape(indices.shape)[[clip.view for clip in clips]]  # [clips t] -> row of `unique`
-        out, cropping = _fill(reader.pictures(unique, channels), shown, clips, crop, allocate)
-        return Read(out, reader.info, cropping)
+        chosen = [clip.view for clip in clips]
+        shown = inverse.reshape(indices.shape)[chosen]  # [clips t] -> row of `unique`
+        pictures = reader.pictures(unique, channels)
+        first = next(pictures)
+        size = first.shape[:2]
+        views = [crop(*size, clip) if crop else None for clip in clips]
+        sides = views[0].shape if views[0] else size
+        specs = {name: ArraySpec((len(clips), *spec.shape), spec.dtype) for name, spec in streams.specs().items()}
+        arrays = allocate({"video": ArraySpec((*shown.shape, *sides, channels), np.uint8), **specs})
+        cropping = _fill(itertools.chain([first], pictures), shown, views, arrays["video"])
+        if specs:
+            cut = [clip_of(reader.info, indices[clip.view], size, view, clip.seed)
+                   for clip, view in zip(clips, views, strict=True)]  # fmt: skip
+            streams.read(encoded, reader.info, cut, arrays, reader.motion)
+        return Read(arrays, reader.info, cropping)
     finally:
         reader.close()
 
 
-def _fill(
-    pictures: Iterator[np.ndarray], shown: np.ndarray, clips: Sequence[Wanted], crop: Any, allocate: Any
-) -> tuple[np.ndarray, float]:
-    """Each picture into its places; clips that see the same part of it share the work."""
-    scaler, views, out, cropping = Scaler(), [], np.empty(0), 0.0
+def _fill(pictures: Iterator[np.ndarray], shown: np.ndarray, views: Sequence[View | None], out: np.ndarray) -> float:
+    """Put each picture into its places; clips that see the same part of it share the work. Return the seconds spent."""
+    scaler, cropping = Scaler(), 0.0
+    cropped = any(view is not None for view in views)
     for row, picture in enumerate(pictures):
-        if row == 0:
-            height, width, channels = picture.shape
-            views = [crop(height, width, seed=clip.seed, repeat=clip.repeat) if crop else None for clip in clips]
-            sides = views[0].shape if views[0] else (height, width)
-            out = allocate((*shown.shape, *sides, channels))
         began = time.process_time()
-        colours = planes(picture) if crop else picture
+        colours = planes(picture) if cropped else picture
         done: dict[View | None, np.ndarray] = {None: picture}
         for clip, at in zip(*np.nonzero(shown == row), strict=True):
             view, place = views[clip], out[clip, at]
@@ -170,11 +190,14 @@ def _fill(
                 scaler(colours, view, place)
                 done[view] = place
         cropping += time.process_time() - began
-    return out, cropping
+    return cropping
 
 
-def open_encoded(encoded: Encoded, limits: Limits = LIMITS) -> Reader:
+def open_encoded(encoded: Encoded, limits: Limits = LIMITS, *, motion: bool = False) -> Reader:
     """Opens an example for reading; whoever opens it closes it.
+
+    Args:
+      motion: whether the decoder exports motion vectors.
 
     Raises:
       BadVideo: as `probe`.
@@ -182,12 +205,12 @@ def open_encoded(encoded: Encoded, limits: Limits = LIMITS) -> Reader:
     if encoded.frames is not None:
         return open_stills(encoded.frames, rate=encoded.rate, limits=limits)
     if encoded.data is not None:
-        return open_video(encoded.data, limits=limits)
+        return open_video(encoded.data, limits=limits, motion=motion)
     assert encoded.path is not None
     if encoded.moment is not None:
         start, stop, _ = encoded.moment
-        return Moment(encoded.path, start, stop, limits=limits)
-    return open_video(encoded.path, span=encoded.span, limits=limits)
+        return Moment(encoded.path, start, stop, limits=limits, motion=motion)
+    return open_video(encoded.path, span=encoded.span, limits=limits, motion=motion)
 
 
 def _unique(indices: Sequence[int] | np.ndarray, info: VideoInfo) -> tuple[list[int], np.ndarray]:

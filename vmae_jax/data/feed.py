@@ -22,12 +22,13 @@ from vmae_jax.data.mixture import Epoch, epoch_of, index_at
 from vmae_jax.data.order import clip_seeds, fold
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.source import Source
-from vmae_jax.data.tf import tensorflow
+from vmae_jax.data.streams.core import ArraySpec
+from vmae_jax.data.tf import ensured, tensor_types, tensorflow
 from vmae_jax.data.transforms import apply
 from vmae_jax.data.video import BadVideo
 from vmae_jax.data.workers import Closed, Workers, available_cores
 
-__all__ = ["Batches", "Plan", "start_feed"]
+__all__ = ["Batches", "Plan", "finished", "start_feed", "start_reader", "workers_of"]
 
 _open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 _FRAMES = -1  # the stream of the frame sampler, beside the clips 0, 1, …
@@ -55,10 +56,19 @@ def start_feed(loader: Loader, source: Source, rows: Sequence[int], plan: Plan) 
 
 def start_reader(loader: Loader, source: Source, plan: Plan, processes: int) -> "Reader":
     """Starts the processes that decode; `reader.workers.close()` ends them."""
-    pool = Workers(
-        processes, sampler=loader.sampler, crop=loader.crop, channels=loader.channels, timeout=loader.timeout
+    return Reader(loader, source, plan, workers_of(loader, processes))
+
+
+def workers_of(loader: Loader, processes: int) -> Workers:
+    """The processes that decode for a loader."""
+    return Workers(
+        processes,
+        sampler=loader.sampler,
+        crop=loader.crop,
+        channels=loader.channels,
+        streams=loader.beside,
+        timeout=loader.timeout,
     )
-    return Reader(loader, source, plan, pool)
 
 
 def finished(loader: Loader, video: Any, seed: Any, repeat: Any) -> Any:
@@ -140,7 +150,7 @@ def _close_all() -> None:
         batches.close()
 
 
-_Found = tuple[np.ndarray, list[np.ndarray], int]  # clips, the labels of all of them, the number of their video
+_Found = tuple[dict[str, np.ndarray], list[np.ndarray], int]  # of the clips; the labels of all; the video's number
 
 
 class Reader:
@@ -157,27 +167,31 @@ class Reader:
         self._plan = plan
 
     def __call__(self, position: np.ndarray, index: np.ndarray, own: np.ndarray) -> tuple[Any, ...]:
-        """clips [n t h w c], seeds [n 2], repeats [n], index, valid, and each label; `own` says which clips.
+        """seeds [n 2], repeats [n], index, valid, each array of the clips [n …], each label.
 
         Never raises, for tf.data would print and wrap it: the first error is kept in `error`,
         and the consumer raises it in place of the next batch.
         """
         loader, found = self._loader, None
-        seeds = clip_seeds(self._plan.seed, int(position), loader.clips_per_video)[own]
+        every = clip_seeds(self._plan.seed, int(position), loader.clips_per_video)
+        seeds = every[own]
         # `repeat` numbers the clips of the same frames: a crop that is not random goes by it.
         views, repeats = own % loader.views, own // loader.views
-        wanted = [Wanted(*clip) for clip in zip(views.tolist(), repeats.tolist(), map(tuple, seeds.tolist()))]
+        bases = every[own - views]  # of the first view of the same repeat
+        rows = zip(views.tolist(), repeats.tolist(), seeds.tolist(), bases.tolist(), strict=True)
+        wanted = [Wanted(view, repeat, tuple(seed), tuple(base)) for view, repeat, seed, base in rows]
         try:
             if self.error is None:
                 found = self._find(int(position), int(index), wanted)
         except Exception as error:
             self.error = self.error or error
         if found is None:
-            black = np.zeros((len(own), loader.sampler.frames, loader.size, loader.size, loader.channels), np.uint8)
-            nothing = [np.zeros(field.shape, field.dtype) for field in loader.labels.values()]
-            return black, seeds, repeats, np.int32(-1), np.bool_(False), *nothing
-        clips, labels, used = found
-        return clips, seeds, repeats, np.int32(used), np.bool_(True), *labels
+            shapes = loader.clip_specs()
+            nothing = [np.zeros((len(own), *spec.shape), spec.dtype) for spec in shapes.values()]
+            unlabelled = [np.zeros(field.shape, field.dtype) for field in loader.labels.values()]
+            return seeds, repeats, np.int32(-1), np.bool_(False), *nothing, *unlabelled
+        arrays, labels, used = found
+        return seeds, repeats, np.int32(used), np.bool_(True), *arrays.values(), *labels
 
     def _find(self, position: int, index: int, wanted: list[Wanted]) -> _Found | None:
         """The clips, their labels and the number of their video; None for a row that is not valid."""
@@ -214,18 +228,19 @@ class Reader:
         ]
         self._good = True
         self.seconds += decoded.decoding + decoded.cropping
-        return decoded.clips, labels, index
+        return decoded.arrays, labels, index
 
 
 def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
     tf = tensorflow()
-    clips, fields = loader.clips_per_video, loader.labels
+    clips = loader.clips_per_video
+    shared = {name: ArraySpec(field.shape, field.dtype) for name, field in loader.labels.items()}
+    read_as = loader.read_specs()
     slots, firsts = np.unique(rows // clips, return_index=True)  # this host's videos of a step
     bounds = tf.constant([*firsts, len(rows)], tf.int64)
     own_clips = tf.constant(rows % clips, tf.int64)
     # One pass is every video once, whatever the weights of a mixture.
     epoch = epoch_of(reader.source) if plan.stop is None else Epoch((plan.stop,), (plan.stop,))
-    side = loader.size if loader.crop else None  # where the workers crop
 
     def locate(count: Any) -> tuple[Any, Any, Any]:
         slot = count % len(slots)
@@ -236,21 +251,23 @@ def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, worke
         return position, index, own_clips[bounds[slot] : bounds[slot + 1]]
 
     def read(position: Any, index: Any, own: Any) -> tuple[Any, ...]:
-        types = [tf.uint8, tf.uint32, tf.int64, tf.int32, tf.bool, *(tf.as_dtype(f.dtype) for f in fields.values())]
-        video, seeds, repeats, used, valid, *labels = tf.numpy_function(reader, [position, index, own], types)
-        video = tf.ensure_shape(video, [None, loader.sampler.frames, side, side, loader.channels])
+        types = [tf.uint32, tf.int64, tf.int32, tf.bool, *tensor_types(read_as), *tensor_types(shared)]
+        seeds, repeats, used, valid, *rest = tf.numpy_function(reader, [position, index, own], types)
+        arrays = ensured(rest[: len(read_as)], read_as, clips=True)
+        labels = ensured(rest[len(read_as) :], shared, clips=False)
         seeds, repeats = tf.ensure_shape(seeds, [None, 2]), tf.ensure_shape(repeats, [None])
-        labels = [tf.ensure_shape(label, field.shape) for label, field in zip(labels, fields.values(), strict=True)]
-        return video, seeds, repeats, tf.ensure_shape(used, []), tf.ensure_shape(valid, []), *labels
+        return (
+            arrays,
+            seeds,
+            repeats,
+            {"index": tf.ensure_shape(used, []), "valid": tf.ensure_shape(valid, []), **labels},
+        )
 
-    def spread(video: Any, seeds: Any, repeats: Any, *shared: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices((video, seeds, repeats)).map(lambda *clip: (*clip, *shared))
+    def spread(arrays: Any, seeds: Any, repeats: Any, shared: Any) -> Any:
+        return tf.data.Dataset.from_tensor_slices((arrays, seeds, repeats)).map(lambda *clip: (*clip, shared))
 
-    def finish(video: Any, seed: Any, repeat: Any, used: Any, valid: Any, *labels: Any) -> dict[str, Any]:
-        video = finished(loader, video, seed, repeat)
-        return {
-            "video": video, "seed": seed, "index": used, "valid": valid, **dict(zip(fields, labels, strict=True))
-        }  # fmt: skip
+    def finish(arrays: Any, seed: Any, repeat: Any, shared: Any) -> dict[str, Any]:
+        return {**arrays, "video": finished(loader, arrays["video"], seed, repeat), "seed": seed, **shared}
 
     cores = available_cores()
     steps = -(-plan.stop // loader.global_batch) if plan.stop is not None else (1 << 62) // len(slots)

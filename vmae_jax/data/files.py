@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmae_jax.data.formats import VIDEO_SUFFIXES, unsupported
+from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES, unsupported
 from vmae_jax.data.labels import read_names
 from vmae_jax.data.missing import Missing
 from vmae_jax.data.video import BadVideo, Encoded, Kind
@@ -20,7 +20,7 @@ _REMOTE = 8 << 20  # bytes of a remote video, which nobody knows before it is fe
 
 
 class Entry(NamedTuple):
-    """One video: a file, or `count` pictures of a folder, numbered from `start`."""
+    """One video: a file (a picture is a video of one frame), or `count` pictures of a folder from number `start`."""
 
     path: str
     start: int = 0
@@ -53,14 +53,19 @@ class Files:
         return len(self._entries)
 
     def fetch(self, index: int) -> Encoded:
-        """The example: a local path, the bytes of a remote file, or the pictures of a folder."""
+        """The example: a local path, the bytes of a remote file, a picture, or the pictures of a folder."""
         entry = self._entries[index]
         if entry.count > 0:
             numbers = range(entry.start, entry.start + entry.count)
             frames = tuple(os.path.join(entry.path, self._pictures.format(number)) for number in numbers)
             return Encoded(frames=frames, labels=dict(entry.labels), key=self._key(entry))
+        picture = entry.path.lower().endswith(PICTURE_SUFFIXES)
         if is_remote(entry.path):
-            return Encoded(data=_read_remote(entry.path), labels=dict(entry.labels), key=self._key(entry))
+            data, key = _read_remote(entry.path), self._key(entry)
+            return Encoded(frames=(data,) if picture else None, data=None if picture else data,
+                           labels=dict(entry.labels), key=key)  # fmt: skip
+        if picture:
+            return Encoded(frames=(entry.path,), labels=dict(entry.labels), key=self._key(entry))
         return Encoded(path=entry.path, labels=dict(entry.labels), key=self._key(entry))
 
     def key(self, index: int) -> str:
@@ -123,9 +128,15 @@ def open_paths(paths: Sequence[str]) -> Files:
 
 
 def open_folder(
-    path: str, *, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
+    path: str,
+    *,
+    labels: str = "none",
+    part: str = "all",
+    share: float = 0.1,
+    names: str | None = None,
+    pictures: bool = False,
 ) -> Files:
-    """Every video file under `path`; see `sources.folder`.
+    """Every video file under `path`, or with `pictures` every picture; see `sources.folder` and `sources.images`.
 
     Raises:
       ConfigError: no such folder, no video in it, a video outside any class folder, or in one that `names` lacks.
@@ -134,12 +145,14 @@ def open_folder(
     if not _is_folder(root):
         raise ConfigError(f"data source: there is no folder {path!r}")
     every = sorted(_walk(root))
-    found = [file for file in every if _is_video(file)]
+    suffixes = PICTURE_SUFFIXES if pictures else VIDEO_SUFFIXES
+    found = [file for file in every if file.lower().endswith(suffixes)]
     refused: list[tuple[str, Kind, str]] = [
-        (_key(file, root), "unsupported", why) for file in every if (why := unsupported(file))
+        (_key(file, root), "unsupported", why) for file in every if not pictures and (why := unsupported(file))
     ]
     if not found:
-        raise ConfigError(f"data source: no video in {path!r} (looked for {' '.join(VIDEO_SUFFIXES)})")
+        what = "picture" if pictures else "video"
+        raise ConfigError(f"data source: no {what} in {path!r} (looked for {' '.join(suffixes)})")
     chosen = set(found) if part == "all" else _part(found, root, part, share)
     if labels == "none":
         return Files([Entry(file) for file in found if file in chosen], root=root, refused=refused)

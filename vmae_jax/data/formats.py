@@ -2,7 +2,15 @@
 
 import os
 
-__all__ = ["AUDIO_CODECS", "CODECS", "CONTAINERS", "VIDEO_SUFFIXES", "unsupported"]
+__all__ = [
+    "AUDIO_CODECS",
+    "CODECS",
+    "CONTAINERS",
+    "PICTURE_SUFFIXES",
+    "SOUND_CONTAINERS",
+    "VIDEO_SUFFIXES",
+    "unsupported",
+]
 
 # Demuxers and decoders that may be opened, in FFmpeg's names. Playlists, pictures, text and
 # devices are not among them: those can make FFmpeg read other files or invent frames.
@@ -17,10 +25,12 @@ VIDEO_SUFFIXES = (
     ".ogv", ".ogg", ".flv", ".wmv", ".asf",
 )
 # fmt: on
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 AUDIO_CODECS = (
     "aac,mp1,mp1float,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,flac,alac,ac3,eac3,wmav1,wmav2,amrnb,amrwb,"
     "pcm_s16le,pcm_s16be,pcm_s24le,pcm_u8,pcm_f32le,pcm_mulaw,pcm_alaw"
 )
+SOUND_CONTAINERS = "wav,flac,mp3,aac"  # of sound alone, beside the containers of videos
 _MOVING = (
     ".gif", ".apng", ".mxf", ".rm", ".rmvb", ".swf", ".dv", ".y4m", ".yuv", ".ivf", ".nut", ".wtv", ".m1v", ".m2v",
     ".h264", ".264", ".hevc", ".265", ".av1", ".obu", ".r3d", ".braw", ".bik", ".fli", ".flc", ".amv", ".nsv",

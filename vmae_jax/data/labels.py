@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.streams.core import RESERVED
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["Field", "Value", "fields", "many", "numbers", "one", "read_column", "read_names"]
 
 Value = Any  # int, a tuple of whole numbers (classes) or of floats; None where there is none
-RESERVED = ("video", "seed", "index", "valid")  # of every batch
 _WHOLE = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vmae_jax.data.files import Entry, Files, expand, is_remote
-from vmae_jax.data.formats import VIDEO_SUFFIXES
-from vmae_jax.data.labels import RESERVED, read_column, read_names
+from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from vmae_jax.data.labels import read_column, read_names
 from vmae_jax.data.missing import check_missing, look_for
+from vmae_jax.data.streams.core import RESERVED
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
 __all__ = ["open_csv"]
 
-_SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES)
+_SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES + PICTURE_SUFFIXES)
 _VIDEO = re.compile(rf"(.*(?:{_SUFFIX}))(?:[\s,]+(.*))?", re.IGNORECASE)
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FIELD = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*|-")

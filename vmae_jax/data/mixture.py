@@ -46,10 +46,13 @@ class Part:
     source: Opener
     weight: float
     stride: int | None
+    labels: tuple[tuple[str, Any], ...] = ()
 
 
 @register("part", source="source", smoke={"stride": None})
-def part(source: Any, weight: float = 1.0, stride: int | None = None) -> Part:
+def part(
+    source: Any, weight: float = 1.0, stride: int | None = None, labels: Mapping[str, int | float] | None = None
+) -> Part:
     """A source of a mixture.
 
     Args:
@@ -57,10 +60,11 @@ def part(source: Any, weight: float = 1.0, stride: int | None = None) -> Part:
       weight: how often an epoch goes through it, or its share (see `mixture`); at 0 it is left out,
         and need not be there.
       stride: frames from one that is seen to the next, in place of the sampler's.
+      labels: that all of its videos have, by name, such as {"domain": 1}.
     """
     if not 0 <= weight < 1e6 or (stride is not None and stride < 1):
         raise ConfigError(f"data.mixture.part: weight={weight:g}, stride={stride}: not negative, and at least 1")
-    return Part(source, weight, stride)
+    return Part(source, weight, stride, tuple(sorted((labels or {}).items())))
 
 
 @register("source", parts="part")
@@ -184,6 +188,9 @@ class Mixed:
         self.sources = sources
         self._firsts = [int(first) for first in np.cumsum([0, *epoch.videos])]
         names = [source.label_names for source in sources]
+        for label in {label for _, one in parts for label, _ in one.labels}:
+            if any(label in known for known in names):
+                raise ConfigError(f"data.mixture: labels={{{label!r}: …}}: a part has classes of that name already")
         self.label_names, self._numbers = _merged(names)
         self.refused = [
             (f"{name}/{key}", kind, reason)
@@ -219,6 +226,7 @@ class Mixed:
             for label, value in encoded.labels.items()
             if label in changes or label not in self.label_names  # numbers without names, among classes with names
         }
+        labels |= dict(one.labels)
         return dataclasses.replace(encoded, labels=labels, stride=one.stride, key=f"{name}/{encoded.key}")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from vmae_jax.data.containers import Video, open_video
+from vmae_jax.data.vectors import Vectors
 from vmae_jax.data.video import BadVideo, Limits
 
 __all__ = ["Moment"]
@@ -26,8 +27,8 @@ class Moment:
       BadVideo: if the file cannot be read, or has no frame there.
     """
 
-    def __init__(self, path: str, start: float, stop: float, *, limits: Limits) -> None:
-        self._video = _opened(path, limits)
+    def __init__(self, path: str, start: float, stop: float, *, limits: Limits, motion: bool = False) -> None:
+        self._video = _opened(path, limits, motion)
         times = np.asarray(self._video.info.times)
         first, last = np.searchsorted(times, (start - _ROUNDING, stop - _ROUNDING)).tolist()
         if first >= last:
@@ -36,12 +37,20 @@ class Moment:
         self.time_base = self._video.time_base
         self.stamps: Sequence[int] = [stamp - self._video.stamps[first] for stamp in self._video.stamps[first:last]]
         self.info = dataclasses.replace(
-            self._video.info, num_frames=last - first, times=times[first:last] - times[first]
+            self._video.info,
+            num_frames=last - first,
+            times=times[first:last] - times[first],
+            start=float(times[first]),
+            first=first,
         )
 
     def pictures(self, indices: Sequence[int], channels: int) -> Iterator[np.ndarray]:
         """The frames `indices`, ascending and distinct, each uint8 [h w c]; see `containers.Video.pictures`."""
         return self._video.pictures([self._first + index for index in indices], channels)
+
+    def motion(self, index: int) -> Vectors | None:
+        """Return the motion vectors of a frame; see `containers.Video.motion`."""
+        return self._video.motion(self._first + index)
 
     def frames(self) -> Iterator[tuple[int, VideoFrame]]:
         """Every frame that the decoder gives, with its number; see `containers.Video.frames`."""
@@ -54,12 +63,12 @@ class Moment:
         """Leave the long video open for the next moment; another file takes its place."""
 
 
-def _opened(path: str, limits: Limits) -> Video:
-    key = (path, limits)
+def _opened(path: str, limits: Limits, motion: bool) -> Video:
+    key = (path, limits, motion)
     if getattr(_last, "key", None) != key:
         if getattr(_last, "key", None) is not None:
             _last.key = None
             _last.video.close()
-        _last.video = open_video(path, limits=limits)
+        _last.video = open_video(path, limits=limits, motion=motion)
         _last.key = key
     return _last.video

@@ -3,7 +3,9 @@
 A file is read through a Python file object, so a name can never be taken for a URL.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -11,13 +13,14 @@ import av.logging
 from av.container import InputContainer
 from av.error import FFmpegError
 
-from vmae_jax.data.formats import CODECS, CONTAINERS
+from vmae_jax.data.formats import AUDIO_CODECS, CODECS, CONTAINERS, SOUND_CONTAINERS
 from vmae_jax.data.slices import Slice
 from vmae_jax.data.video import BadVideo, unreadable
 
-__all__ = ["opened", "reason"]
+__all__ = ["opened", "opened_sound", "reason"]
 
 _OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS}
+_SOUND = {"format_whitelist": f"{CONTAINERS},{SOUND_CONTAINERS}", "codec_whitelist": AUDIO_CODECS}
 _BUFFER = 1 << 16
 _HEAD = 16  # bytes that signatures need
 _SIGNATURES = (
@@ -49,18 +52,42 @@ def opened(source: bytes | str, span: tuple[int, int] | None = None) -> tuple[In
       BadVideo: if it is not there, cannot be opened, or is no container of a named format.
       MachineFault: if this machine cannot open any file.
     """
-    try:
-        if isinstance(source, bytes):
-            file: Any = io.BytesIO(source)
-        else:
-            file = Slice(source, *span) if span else open(source, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise unreadable(error) from error
+    file = _file(source, span)
     try:
         return _container(file), file
     except BaseException:
         file.close()
         raise
+
+
+@contextlib.contextmanager
+def opened_sound(source: bytes | str, span: tuple[int, int] | None = None) -> Iterator[InputContainer]:
+    """Open the sound of a file (its bytes, a local path, or a span of one), a video or sound alone.
+
+    Raises:
+      BadVideo: if it is not there, or is no container of a named format.
+      MachineFault: if this machine cannot open any file.
+    """
+    file = _file(source, span)
+    try:
+        try:
+            container = av.open(file, mode="r", options=_SOUND, buffer_size=_BUFFER)
+        except (FFmpegError, OSError, ValueError) as error:
+            raise BadVideo(f"cannot be opened ({reason(error)})") from error
+        assert isinstance(container, InputContainer)
+        with container:
+            yield container
+    finally:
+        file.close()
+
+
+def _file(source: bytes | str, span: tuple[int, int] | None) -> Any:
+    try:
+        if isinstance(source, bytes):
+            return io.BytesIO(source)
+        return Slice(source, *span) if span else open(source, "rb")
+    except OSError as error:
+        raise unreadable(error) from error
 
 
 def reason(error: Exception) -> str:

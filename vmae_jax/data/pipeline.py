@@ -16,17 +16,22 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.crops import Crop, leading, misplaced
 from vmae_jax.data.labels import Field, fields
 from vmae_jax.data.smoke import tiny_loader
 from vmae_jax.data.source import Opener
-from vmae_jax.data.transforms import Crop, Transform, leading, output_size
+from vmae_jax.data.streams.core import ArraySpec, ClipShape, Stream, Streams, check_streams
+from vmae_jax.data.transforms import Transform, output_size
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Loader", "loader"]
 
 
-@register("loader", source="source", sampler="sampler", transforms="transform", labels="label", smoke=tiny_loader)
+@register(
+    "loader", source="source", sampler="sampler", transforms="transform", labels="label", streams="stream",
+    smoke=tiny_loader,
+)  # fmt: skip
 def loader(
     source: Any,
     sampler: Any,
@@ -36,6 +41,7 @@ def loader(
     repeat: int = 1,
     shuffle: bool = True,
     labels: bool | Mapping[str, Any] = False,
+    streams: Mapping[str, Any] | None = None,
     channels: int = 3,
     workers: int | None = None,
     prefetch: int = 2,
@@ -56,6 +62,8 @@ def loader(
       shuffle: a new order every epoch; False reads in the source's order.
       labels: True: batches carry "label", one class; every example must have one. Or the labels
         that they carry by name, each from `data.labels`.
+      streams: what else batches carry of each clip, by name, each from `data.streams`: batch[NAME], and
+        batch[NAME_valid], which is False where a video has no such stream.
       channels: 3 (RGB) or 1 (grey).
       workers: decoding processes of this host; by default one a core.
       prefetch: batches made ahead.
@@ -86,6 +94,11 @@ def loader(
         raise ConfigError(
             "loader: no transform settles the resolution; add one such as data.transforms.multi_scale_crop"
         )
+    if (wrong := misplaced(transforms)) is not None:
+        raise ConfigError(f"loader: {type(wrong).__name__} is carried out while decoding, so it must come first")
+    declared = fields(labels)
+    shape = ClipShape(sampler.frames, size, channels)
+    check_streams(streams or {}, shape, cropped=leading(transforms) == Crop(tuple(transforms)), taken=tuple(declared))
     return Loader(
         source=source,
         sampler=sampler,
@@ -94,7 +107,8 @@ def loader(
         global_batch=global_batch,
         repeat=repeat,
         shuffle=shuffle,
-        labels=fields(labels),
+        labels=declared,
+        streams=dict(streams or {}),
         channels=channels,
         workers=workers,
         prefetch=prefetch,
@@ -117,6 +131,7 @@ class Loader:
     repeat: int
     shuffle: bool
     labels: Mapping[str, Field]
+    streams: Mapping[str, Stream]
     channels: int
     workers: int | None
     prefetch: int
@@ -145,16 +160,31 @@ class Loader:
         """Rows of the global batch."""
         return self.global_batch * self.clips_per_video
 
+    @property
+    def beside(self) -> Streams:
+        """The streams beside the pictures."""
+        return Streams(self.streams, ClipShape(self.sampler.frames, self.size, self.channels))
+
+    def clip_specs(self) -> dict[str, ArraySpec]:
+        """Return the arrays that are read for each clip, as they are in a row of a batch; "video" is the first."""
+        video = ArraySpec((self.sampler.frames, self.size, self.size, self.channels), np.uint8)
+        return {"video": video, **self.beside.specs()}
+
+    def read_specs(self) -> dict[str, ArraySpec]:
+        """Return them as the decoding processes give them: not cropped where the graph crops."""
+        side = self.size if self.crop else None
+        video = ArraySpec((self.sampler.frames, side, side, self.channels), np.uint8)
+        return self.clip_specs() | {"video": video}
+
     def spec(self) -> dict[str, Any]:
         """Shape and type of each part of the global batch, b = clips_per_step."""
         import jax
 
-        b, size = self.clips_per_step, self.size
-        shapes = {
-            "video": ((b, self.sampler.frames, size, size, self.channels), np.uint8),
-            "seed": ((b, 2), np.uint32),
-            "index": ((b,), np.int32),
-            "valid": ((b,), np.bool_),
+        rows = {
+            **self.clip_specs(),
+            "seed": ArraySpec((2,), np.uint32),
+            "index": ArraySpec((), np.int32),
+            "valid": ArraySpec((), np.bool_),
+            **{name: ArraySpec(field.shape, field.dtype) for name, field in self.labels.items()},
         }
-        shapes |= {name: ((b, *field.shape), field.dtype) for name, field in self.labels.items()}
-        return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        return {name: jax.ShapeDtypeStruct((self.clips_per_step, *row.shape), row.dtype) for name, row in rows.items()}

@@ -26,6 +26,7 @@ _CLASSES = {
         "text_feature.Text",
         "class_label_feature.ClassLabel",
         "sequence_feature.Sequence",
+        "image_feature.Image",
         "video_feature.Video",
     )
 }

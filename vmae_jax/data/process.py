@@ -1,19 +1,20 @@
 """One decoding process, as the trainer holds it: its socket, its shared memory and its time limit."""
 
 import json
-import math
 import os
 import pickle
 import select
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vmae_jax.data.sandbox import Child, opening
-from vmae_jax.data.slabs import Slabs
+from vmae_jax.data.slabs import Slabs, size_of
+from vmae_jax.data.streams.core import ArraySpec
 from vmae_jax.data.video import BadVideo, MachineFault
 from vmae_jax.data.worker import SLAB, receive, send
 
@@ -30,12 +31,13 @@ class Decoded(NamedTuple):
     """What a worker made of a video.
 
     Attributes:
-      clips: uint8 [clips t h w c], in memory that is used again once nothing refers to it.
+      arrays: "video", uint8 [clips t h w c], and those of the streams, in memory that is used again once nothing
+        refers to it.
       decoding: seconds of processor time for opening and decoding.
       cropping: seconds of processor time for cropping and scaling.
     """
 
-    clips: np.ndarray
+    arrays: dict[str, np.ndarray]
     decoding: float
     cropping: float
 
@@ -64,7 +66,7 @@ def settings(job: dict[str, Any], *, timeout: float, memory: int) -> dict[str, A
     """Return what a process is started with.
 
     Args:
-      job: the sampler, the crop and the channels; they must be importable in the process.
+      job: the sampler, the crop, the channels and the streams; they must be importable in the process.
       timeout: seconds of processor time that a video may take.
       memory: bytes of address space.
     """
@@ -75,8 +77,9 @@ def settings(job: dict[str, Any], *, timeout: float, memory: int) -> dict[str, A
 class Process(Child):
     """A process that decodes."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], specs: Mapping[str, ArraySpec]) -> None:
         super().__init__("vmae_jax.data.worker", settings)
+        self._specs = specs  # of the arrays that it gives for a clip
         self.jobs = 0
         self._slabs = Slabs()
         self._given: set[int] = set()  # numbers of the slabs that the worker has
@@ -107,17 +110,17 @@ class Process(Child):
           Died: if the process ended, or was ended because the job took too long.
         """
         self.jobs += 1
-        clips = None
+        arrays = None
         try:
             self._socket.settimeout(STILL * timeout)
             clock = _Patience(self._process.pid, timeout)
             send(self._socket, pickle.dumps(job))
             answer = self._answer(clock)
-            if "shape" in answer:
-                clips = self._give(answer["shape"])
+            if "shapes" in answer:
+                arrays = self._give(self._declared(answer["shapes"]))
                 answer = self._answer(clock)
-            if "decoding" in answer and clips is not None:
-                return Decoded(clips, answer["decoding"], answer["cropping"])
+            if "decoding" in answer and arrays is not None:
+                return Decoded(_whole(arrays), answer["decoding"], answer["cropping"])
         except TimedOut:
             self.kill()
             raise
@@ -143,9 +146,22 @@ class Process(Child):
                 return json.loads(receive(self._socket))
             clock.waited(min(time.monotonic() - began, 2 * slice_))
 
-    def _give(self, shape: list[int]) -> np.ndarray:
-        """Hands the worker memory for clips of this shape."""
-        size = math.prod(shape)
+    def _declared(self, shapes: Any) -> dict[str, ArraySpec]:
+        """Return what a worker asks memory for, after checking that it is what the streams declare."""
+        found = {}
+        for name, spec in self._specs.items():
+            shape = shapes.get(name) if isinstance(shapes, dict) and len(shapes) == len(self._specs) else None
+            sides = shape if isinstance(shape, list) and len(shape) == 1 + len(spec.shape) else [-1]
+            known = zip(sides[1:], spec.shape, strict=True) if shape is sides else ()
+            if any(type(side) is not int or side < 0 for side in sides) or any(k not in (s, None) for s, k in known):
+                self.kill()  # it waits for an answer
+                raise BadVideo(f"makes its decoder ask for memory of another shape than {name!r} has")
+            found[name] = ArraySpec(tuple(sides), spec.dtype)
+        return found
+
+    def _give(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """Hands the worker memory for these arrays."""
+        size = size_of(specs)
         if size > self._settings["memory"]:
             self.kill()  # it waits for an answer
             raise BadVideo("needs more memory than a decoder may use")
@@ -164,7 +180,7 @@ class Process(Child):
             self._given = {number for number in self._given if number != gone} | {slab.number}
         else:
             self._socket.sendall(message)
-        return self._slabs.array(slab, tuple(shape))
+        return self._slabs.arrays(slab, specs)
 
     def release(self) -> None:
         """End the process and close what was held for it; only by the thread that uses it."""
@@ -176,6 +192,11 @@ class Process(Child):
         if -(self._process.returncode or 0) in (signal.SIGPROF, signal.SIGALRM):  # its own alarms
             return TimedOut(f"takes longer than {self._settings['timeout'] - GRACE_SECONDS:g} s to decode")
         return Died(ended, outside=-(self._process.returncode or 0) in OUTSIDE)
+
+
+def _whole(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays, with truth values that are 0 or 1 whatever bytes the worker wrote."""
+    return {name: array.view(np.uint8) != 0 if array.dtype == np.bool_ else array for name, array in arrays.items()}
 
 
 class _Patience:

@@ -1,7 +1,8 @@
 """Shows a part of a picture at another size: bilinear with antialiasing, as Pillow, to one grey level.
 
 libswscale does the work, through PyAV: it is in every wheel, has SIMD code for each processor and
-needs neither TensorFlow nor a copy of the crop. Each colour is scaled as a grey picture of its own,
+needs neither TensorFlow nor a copy of the crop (bicubic scaling, for
+images, is Pillow's own). Each colour is scaled as a grey picture of its own,
 because libswscale would scale RGB by way of YUV, with half the colour; flags ask for the exact and
 platform-independent code.
 """
@@ -23,6 +24,7 @@ class View(NamedTuple):
       rows, columns: what the box is scaled to.
       window: what is shown of the scaled box: top, left, height, width; None is all.
       mirrored: left to right, at the end.
+      cubic: scaled bicubically, exactly as Pillow, and not bilinearly.
     """
 
     top: int
@@ -33,6 +35,7 @@ class View(NamedTuple):
     columns: int
     window: tuple[int, int, int, int] | None = None
     mirrored: bool = False
+    cubic: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,7 +74,7 @@ class Scaler:
         same = (view.height, view.width) == (view.rows, view.columns)
         top, left, height, width = view.window or (0, 0, view.rows, view.columns)
         for channel, plane in enumerate(box):
-            scaled = plane if same else self._scaled(plane, view.rows, view.columns)
+            scaled = plane if same else (_cubic if view.cubic else self._scaled)(plane, view.rows, view.columns)
             seen = scaled[top : top + height, left : left + width]
             out[..., channel] = seen[:, ::-1] if view.mirrored else seen
 
@@ -80,6 +83,12 @@ class Scaler:
         frame: Any = self._reformat(source, columns, rows, interpolation=self._how, threads=1)
         line = frame.planes[0].line_size
         return np.frombuffer(frame.planes[0], np.uint8).reshape(-1, line)[:rows, :columns]
+
+
+def _cubic(plane: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    from PIL import Image  # a config that is only built does without
+
+    return np.asarray(Image.fromarray(plane).resize((columns, rows), Image.Resampling.BICUBIC))
 
 
 def shown(video: np.ndarray, view: View) -> np.ndarray:

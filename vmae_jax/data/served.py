@@ -131,13 +131,13 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         vain = 0
         while missing:
             before = len(missing)
-            for number, video, seeds, index, valid, notes, *labels in self._answers(start, missing):
+            for number, seeds, index, valid, notes, arrays, labels in self._answers(start, missing):
                 if int(number) in missing:
                     missing.discard(int(number))
                     self._count(notes)
-                    names = dict(zip(self._loader.labels, labels, strict=True))
-                    for frames, seed in zip(video, seeds, strict=True):
-                        yield {"video": frames, "seed": seed, "index": index, "valid": valid, **names}
+                    for row, seed in enumerate(seeds):
+                        clip = {name: array[row] for name, array in arrays.items()}
+                        yield {**clip, "seed": seed, "index": index, "valid": valid, **labels}
                 if not missing:
                     break  # an engine that waits for a worker that is gone is not waited for
             vain = vain + 1 if len(missing) == before else 0

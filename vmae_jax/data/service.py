@@ -37,7 +37,8 @@ import numpy as np
 from vmae_jax.data.feed import Plan, finished, start_reader
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.secret import FILE, VALUE, function_name, read_secret, signature
-from vmae_jax.data.tf import tensorflow
+from vmae_jax.data.streams.core import ArraySpec
+from vmae_jax.data.tf import ensured, tensor_types, tensorflow
 from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError, build, from_json
 
@@ -61,21 +62,21 @@ def call_remote(
       position, index, own: tensors, as the feed's reader takes them.
 
     Returns:
-      video [n t h w c], seeds [n 2], index, valid, notes (JSON: the broken videos met), and each label.
+      seeds [n 2], index, valid, notes (JSON: the broken videos met), the arrays of the clips by name, and the labels.
     """
     tf = tensorflow()
-    fields = loader.labels
+    arrays = loader.clip_specs()
+    labels = {name: ArraySpec(field.shape, field.dtype) for name, field in loader.labels.items()}
     seed &= (1 << 63) - 1
     signed = signature(secret, recipe, seed, videos)
     inputs = [tf.constant(signed), tf.constant(recipe), tf.constant(seed, tf.int64), tf.constant(videos, tf.int64)]
-    types = [tf.uint8, tf.uint32, tf.int32, tf.bool, tf.string, *(tf.as_dtype(f.dtype) for f in fields.values())]
-    video, seeds, used, valid, notes, *labels = tf.raw_ops.PyFunc(
+    types = [tf.uint32, tf.int32, tf.bool, tf.string, *tensor_types(arrays), *tensor_types(labels)]
+    seeds, used, valid, notes, *rest = tf.raw_ops.PyFunc(
         input=[*inputs, position, index, own], token=function_name(secret), Tout=types
     )
-    video = tf.ensure_shape(video, [None, loader.sampler.frames, loader.size, loader.size, loader.channels])
-    labels = [tf.ensure_shape(label, field.shape) for label, field in zip(labels, fields.values(), strict=True)]
     scalars = [tf.ensure_shape(value, []) for value in (used, valid, notes)]
-    return video, tf.ensure_shape(seeds, [None, 2]), *scalars, *labels
+    clips = ensured(rest[: len(arrays)], arrays, clips=True)
+    return tf.ensure_shape(seeds, [None, 2]), *scalars, clips, ensured(rest[len(arrays) :], labels, clips=False)
 
 
 class Dispatcher:
@@ -177,7 +178,7 @@ class _Answers:
     def __call__(
         self, signed: bytes, recipe: bytes, seed: Any, videos: Any, position: Any, index: Any, own: np.ndarray
     ) -> list[Any]:
-        """video [n t h w c], seeds [n 2], index, valid, notes, and each label."""
+        """seeds [n 2], index, valid, notes, the arrays of the clips, and each label."""
         expected = signature(self._secret, recipe.decode(), int(seed), int(videos))
         if not hmac.compare_digest(expected.encode(), signed):
             raise ConfigError(f"the request is not signed with this worker's secret (${VALUE} or ${FILE})")
@@ -223,12 +224,12 @@ class _Serving:
         self._finish = _compiled(loader)
 
     def __call__(self, position: Any, index: Any, own: np.ndarray) -> list[Any]:
-        clips, seeds, repeats, used, valid, *labels = self._reader(position, index, own)
+        seeds, repeats, used, valid, clips, *rest = self._reader(position, index, own)
         if self._reader.error is not None:
             raise self._reader.error
         video = np.stack([self._finish(*clip).numpy() for clip in zip(clips, seeds, repeats, strict=True)])
         notes = json.dumps(self._reader.ledger.drain()).encode()
-        return [video, seeds, used, valid, notes, *labels]
+        return [seeds, used, valid, notes, video, *rest]
 
     def close(self) -> None:
         self._reader.workers.close()

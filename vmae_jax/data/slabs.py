@@ -7,17 +7,20 @@ taken over cannot pull it from under the trainer.
 """
 
 import fcntl
-import math
 import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["Slab", "Slabs", "filled"]
+from vmae_jax.data.streams.core import ArraySpec
+
+__all__ = ["Slab", "Slabs", "filled", "size_of", "views"]
 
 _ROUND = 1 << 20  # sizes are whole MiB, so that videos of nearly one size share slabs
+_ALIGNED = 64  # bytes: TensorFlow takes arrays that begin there without copying them
 
 
 class Slab:
@@ -59,11 +62,11 @@ class Slabs:
         self._count += 1
         return Slab(self._count, -(-size // _ROUND) * _ROUND), gone
 
-    def array(self, slab: Slab, shape: tuple[int, ...]) -> np.ndarray:
-        """The pixels on a slab, uint8; the slab is idle again when nothing refers to them."""
-        flat = np.frombuffer(slab.memory, np.uint8, math.prod(shape))
+    def arrays(self, slab: Slab, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """Return the arrays on a slab; it is idle again when nothing refers to any of them."""
+        flat = np.frombuffer(slab.memory, np.uint8, size_of(specs))
         weakref.finalize(flat, self._give_back, slab).atexit = False  # the system takes all back
-        return flat.reshape(shape)
+        return views(flat, specs)
 
     def close(self) -> None:
         """Lets go of every slab; arrays that are still in use stay as they are."""
@@ -76,6 +79,24 @@ class Slabs:
             slab.close()
         else:
             self._idle.append(slab)
+
+
+def size_of(specs: Mapping[str, ArraySpec]) -> int:
+    """Return the bytes that arrays take, one after the other, each at an aligned place."""
+    return sum(_room(spec) for spec in specs.values())
+
+
+def views(flat: np.ndarray, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+    """Return the arrays that `size_of` counts, on memory of at least that size."""
+    found, at = {}, 0
+    for name, spec in specs.items():
+        found[name] = flat[at : at + spec.bytes].view(spec.dtype).reshape(spec.shape)
+        at += _room(spec)
+    return found
+
+
+def _room(spec: ArraySpec) -> int:
+    return -(-spec.bytes // _ALIGNED) * _ALIGNED
 
 
 def filled(handle: int, size: int) -> np.ndarray:

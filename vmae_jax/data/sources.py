@@ -28,6 +28,7 @@ __all__ = [
     "csv",
     "folder",
     "folder_or",
+    "images",
     "paths",
     "tfds",
 ]
@@ -58,6 +59,20 @@ def folder(
     if part not in PARTS or not 0 < share < 1:
         raise ConfigError(f"part={part!r}, share={share}: a part is one of {', '.join(PARTS)}, a share between 0 and 1")
     return Folder(path, labels, part, share, names)
+
+
+@register("source", smoke=drawn_clips)
+def images(
+    path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
+) -> "Folder":
+    """Every picture under `path` as a video of one frame; for samplers of one frame, such as clips.dense(frames=1).
+
+    Lists (`csv`) may name pictures as well as videos, and `tfds` reads datasets of images with video="image".
+
+    Args:
+      path, labels, part, share, names: as in `folder`.
+    """
+    return dataclasses.replace(folder(path, labels, part, share, names), pictures=True)
 
 
 @register("source", otherwise="source", smoke=lambda given: {"otherwise": drawn_clips()})
@@ -151,7 +166,8 @@ def tfds(
       directory: a folder that holds a prepared dataset.
       split: a split as TFDS writes it, such as "train" or "train[:10%]".
       data_dir: where datasets named by `name` are; by default the folder of TFDS.
-      video: the feature that holds the video: its encoded bytes, or `tfds.features.Video`.
+      video: the feature that holds the video: its encoded bytes, `tfds.features.Video`, or an image (a video of one
+        frame).
       label: the feature that is the batch's "label"; every other feature of numbers is a label
         of its own name, such as "labels", "verb" or "noun".
       key: the feature that names the example, where there is one.
@@ -176,15 +192,23 @@ class Folder:
     part: str
     share: float
     names: str | None
+    pictures: bool = False
 
     def open(self) -> Source:
         """Lists the folder, or opens its records. Raises ConfigError: no such folder, or no video in it."""
         from vmae_jax.data.files import open_folder
         from vmae_jax.data.records import is_prepared, open_prepared
 
-        if is_prepared(self.path):
+        if not self.pictures and is_prepared(self.path):
             return open_prepared(self.path, part=self.part, share=self.share, names=self.names)
-        return open_folder(self.path, labels=self.labels, part=self.part, share=self.share, names=self.names)
+        return open_folder(
+            self.path,
+            labels=self.labels,
+            part=self.part,
+            share=self.share,
+            names=self.names,
+            pictures=self.pictures,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,8 @@ from PIL import Image
 
 from vmae_jax.data.video import BadVideo, Limits, VideoInfo
 
-__all__ = ["PICTURE_FORMATS", "PICTURE_SUFFIXES", "Stills", "open_stills"]
+__all__ = ["PICTURE_FORMATS", "Stills", "open_stills"]
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
 DEFAULT_RATE = 25.0
 
@@ -71,6 +70,9 @@ class Stills:
         """Every picture in order, with its number. Raises BadVideo: as `pictures`."""
         for index in range(self.info.num_frames):
             yield index, VideoFrame.from_ndarray(next(self.pictures([index], 3)), format="rgb24")
+
+    def motion(self, index: int) -> None:
+        """Pictures have no motion vectors."""
 
     def close(self) -> None:
         """Nothing is held open between reads."""

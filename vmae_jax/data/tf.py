@@ -2,9 +2,13 @@
 
 import functools
 import os
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
-__all__ = ["tensorflow", "tensorflow_datasets"]
+from vmae_jax.data.streams.core import ArraySpec
+
+__all__ = ["ensured", "tensor_types", "tensorflow", "tensorflow_datasets"]
 
 
 @functools.cache
@@ -33,6 +37,18 @@ def tensorflow_datasets() -> ModuleType:
     import tensorflow_datasets as tfds
 
     return tfds
+
+
+def tensor_types(specs: Mapping[str, ArraySpec]) -> list[Any]:
+    """The dtypes of arrays, as a graph's function that gives them needs them."""
+    return [tensorflow().as_dtype(spec.dtype) for spec in specs.values()]
+
+
+def ensured(tensors: Sequence[Any], specs: Mapping[str, ArraySpec], *, clips: bool) -> dict[str, Any]:
+    """Tensors by name, with their shapes; with `clips` each has a first dimension of clips."""
+    tf, first = tensorflow(), [None] if clips else []
+    pairs = zip(specs.items(), tensors, strict=True)
+    return {name: tf.ensure_shape(tensor, [*first, *spec.shape]) for (name, spec), tensor in pairs}
 
 
 class _quiet_start:  # noqa: N801

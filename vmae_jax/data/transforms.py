@@ -6,7 +6,7 @@ A transform is a frozen value, called with the features of one clip ({"video": u
 has `size`; the last such one says what the loader's batches measure.
 
 Crops and flips are geometry: they give a `View`, in plain Python and NumPy. Where they come first
-(`leading`), the process that decodes carries them out on each frame as it comes, so that no
+(`crops.leading`), the process that decodes carries them out on each frame as it comes, so that no
 frame travels that is not shown.
 """
 
@@ -23,8 +23,8 @@ from vmae_jax.registry import register
 
 __all__ = [
     "CenterCrop",
-    "Crop",
     "Flip",
+    "Geometric",
     "MultiScaleCrop",
     "RandomResizedCrop",
     "Resize",
@@ -33,7 +33,6 @@ __all__ = [
     "apply",
     "center_crop",
     "flip",
-    "leading",
     "multi_scale_crop",
     "output_size",
     "random_resized_crop",
@@ -59,24 +58,31 @@ def multi_scale_crop(size: int = 224, scales: Sequence[float] = (1.0, 0.875, 0.7
 
 @register("transform", smoke={"size": 32})
 def random_resized_crop(
-    size: int = 224, area: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (0.75, 1.3333333333333333)
+    size: int = 224,
+    area: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (0.75, 1.3333333333333333),
+    interpolation: str = "bilinear",
 ) -> "RandomResizedCrop":
-    """A crop of a random share of the area and a random aspect ratio, bilinear to `size`.
+    """A crop of a random share of the area and a random aspect ratio, scaled to `size`.
 
     As the official fine-tuning: ten tries of a crop that fits, else the largest centred one
-    within `ratio`.
+    within `ratio`. `interpolation` is "bilinear" or "bicubic" (images).
     """
     if not (len(area) == len(ratio) == 2 and 0 < area[0] <= area[1] <= 1 and 0 < ratio[0] <= ratio[1]):
         raise ValueError(f"area={list(area)}, ratio={list(ratio)}: each is (smallest, largest), areas within 0 to 1")
-    return RandomResizedCrop(_side(size), (float(area[0]), float(area[1])), (float(ratio[0]), float(ratio[1])))
+    bounds = (float(area[0]), float(area[1])), (float(ratio[0]), float(ratio[1]))
+    return RandomResizedCrop(_side(size), *bounds, cubic=_cubic(interpolation))
 
 
 @register("transform", smoke={"size": 32})
-def center_crop(size: int = 224, short_side: int | None = None) -> "CenterCrop":
-    """The short side to `short_side` (by default `size`), then the `size` square in the middle."""
+def center_crop(size: int = 224, short_side: int | None = None, interpolation: str = "bilinear") -> "CenterCrop":
+    """The short side to `short_side` (by default `size`), then the `size` square in the middle.
+
+    `interpolation` is "bilinear" or "bicubic" (images).
+    """
     if short_side is not None and short_side < size:
         raise ValueError(f"short_side={short_side} is smaller than size={size}")
-    return CenterCrop(_side(size), short_side or size)
+    return CenterCrop(_side(size), short_side or size, cubic=_cubic(interpolation))
 
 
 @register("transform", smoke={"size": 32})
@@ -105,7 +111,7 @@ def flip(probability: float = 0.5) -> "Flip":
     return Flip(probability)
 
 
-class _Geometric:
+class Geometric:
     """A transform that says what it shows and leaves the pixels to `scaling`.
 
     The worker that decodes asks for the view alone; called, it does the same to frames that are
@@ -133,7 +139,7 @@ class _Geometric:
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiScaleCrop(_Geometric):
+class MultiScaleCrop(Geometric):
     """See `multi_scale_crop`."""
 
     size: int
@@ -151,12 +157,13 @@ class MultiScaleCrop(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomResizedCrop(_Geometric):
+class RandomResizedCrop(Geometric):
     """See `random_resized_crop`."""
 
     size: int
     area: tuple[float, float]
     ratio: tuple[float, float]
+    cubic: bool = False
 
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         draw = generator(seed)
@@ -172,24 +179,25 @@ class RandomResizedCrop(_Geometric):
             bounded = min(max(width / height, self.ratio[0]), self.ratio[1])
             tall, wide = round(min(height, width / bounded)), round(min(width, height * bounded))
             top, left = (height - tall) // 2, (width - wide) // 2
-        return View(top, left, tall, wide, self.size, self.size)
+        return View(top, left, tall, wide, self.size, self.size, cubic=self.cubic)
 
 
 @dataclasses.dataclass(frozen=True)
-class CenterCrop(_Geometric):
+class CenterCrop(Geometric):
     """See `center_crop`."""
 
     size: int
     short_side: int
+    cubic: bool = False
 
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         rows, columns = _short_side(height, width, self.short_side)
         top, left = round((rows - self.size) / 2), round((columns - self.size) / 2)
-        return View(0, 0, height, width, rows, columns, (top, left, self.size, self.size))
+        return View(0, 0, height, width, rows, columns, (top, left, self.size, self.size), cubic=self.cubic)
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewCrop(_Geometric):
+class ViewCrop(Geometric):
     """See `view_crop`."""
 
     size: int
@@ -205,7 +213,7 @@ class ViewCrop(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class Resize(_Geometric):
+class Resize(Geometric):
     """See `resize`."""
 
     size: int
@@ -215,7 +223,7 @@ class Resize(_Geometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class Flip(_Geometric):
+class Flip(Geometric):
     """See `flip`."""
 
     probability: float
@@ -230,32 +238,6 @@ def apply(transforms: Sequence[Transform], features: Features, seed: Any, *, fir
     for number, transform in enumerate(transforms, first):
         features = transform(features, stream(seed, number))
     return features
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop:
-    """The transforms that the decoding worker carries out: a crop, and flips of what it shows."""
-
-    parts: tuple[Any, ...]
-
-    def __call__(self, height: int, width: int, *, seed: np.ndarray, repeat: int) -> View:
-        """What a clip shows: as `apply` with the same transforms and seed."""
-        words = np.asarray(seed, np.int64)
-        first, *flips = (
-            part.view(height, width, seed=stream(words, number), repeat=repeat)
-            for number, part in enumerate(self.parts)
-        )
-        return first._replace(mirrored=first.mirrored ^ (sum(view.mirrored for view in flips) % 2 == 1))
-
-
-def leading(transforms: Sequence[Transform]) -> Crop | None:
-    """What of `transforms` can be done while decoding: a crop that comes first and the flips after it."""
-    if not transforms or not isinstance(transforms[0], _Geometric):
-        return None
-    count = 1
-    while count < len(transforms) and isinstance(transforms[count], Flip):
-        count += 1
-    return Crop(tuple(transforms[:count]))
 
 
 def output_size(transforms: Sequence[Transform]) -> int | None:
@@ -284,6 +266,12 @@ def _short_side(height: int, width: int, side: int) -> tuple[int, int]:
     short = min(height, width)
     rows, columns = (side if length == short else int(length * side / short) for length in (height, width))
     return rows, columns
+
+
+def _cubic(interpolation: str) -> bool:
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"interpolation={interpolation!r}: it must be 'bilinear' or 'bicubic'")
+    return interpolation == "bicubic"
 
 
 def _side(size: int) -> int:

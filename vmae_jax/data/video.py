@@ -19,6 +19,7 @@ __all__ = [
     "Kind",
     "Limits",
     "MachineFault",
+    "Side",
     "VideoInfo",
     "fault_of_machine",
     "unreadable",
@@ -70,6 +71,48 @@ def unreadable(error: OSError) -> BadVideo | MachineFault:
 
 
 @dataclasses.dataclass(frozen=True)
+class Side:
+    """Something stored beside a video, such as sound, captions or sensor readings: exactly one of `data` and `path`.
+
+    Attributes:
+      data: its bytes.
+      path: a local file.
+      start: second of its own clock at which the video's file begins.
+      frames: of a record, the number that each frame has in the file that this was made for; by default its own.
+    """
+
+    data: bytes | None = None
+    path: str | None = None
+    start: float = 0.0
+    frames: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.path is None):
+            raise ValueError("a side is exactly one of data and path")
+
+    def read(self, limit: int) -> bytes | None:
+        """Return its bytes, or None if the file does not exist.
+
+        Raises:
+          BadVideo: if there are more than `limit` bytes, or the file cannot be read.
+          MachineFault: if this machine cannot open any file.
+        """
+        if self.path is None:
+            data = self.data or b""
+        else:
+            try:
+                with open(self.path, "rb") as file:
+                    data = file.read(limit + 1)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise unreadable(error) from error
+        if len(data) > limit:
+            raise BadVideo(f"has more than {limit >> 10} KiB")
+        return data
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoded:
     """One example as it is stored. Exactly one of `data`, `path` and `frames` is given.
 
@@ -83,6 +126,7 @@ class Encoded:
       rate: frames a second of `frames`, where it is known (a video file says its own).
       stride: frames from one that is seen to the next, in place of the sampler's (a mixture's parts may differ).
       labels: what the source says of it, by name: "label" or others (see `data.labels`).
+      sides: what is stored beside it, by name (see `data.streams`).
       key: a name for people: in messages and in the list of broken files.
     """
 
@@ -94,6 +138,7 @@ class Encoded:
     rate: float | None = None
     stride: int | None = None
     labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sides: Mapping[str, Side] = dataclasses.field(default_factory=dict)
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -114,6 +159,9 @@ class VideoInfo:
       codec: the codec's name.
       container: the container's name.
       pixel_aspect: width of a stored pixel over its height.
+      origin: second of the container's clock at which the file's first frame is shown.
+      start: second of the file at which the first frame is shown, where the video is a part of a longer one.
+      first: number of that frame in the file.
     """
 
     num_frames: int
@@ -124,6 +172,9 @@ class VideoInfo:
     codec: str = ""
     container: str = ""
     pixel_aspect: Fraction = Fraction(1)
+    origin: float = 0.0
+    start: float = 0.0
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The process that decodes: `python -m vmae_jax.data.worker FD`, started by `workers.Workers`.
 
-It reads jobs from a socket and answers with clips. A job is pickled by the trainer (the only
-one at the other end of the socket); an answer is JSON, and pixels in memory that the trainer made
-(`slabs`), so a decoder that was taken over by a crafted file has nothing that the trainer would
+It reads jobs from a socket and answers with the arrays of clips: pictures, and the streams beside them. A job is
+pickled by the trainer (the only one at the other end of the socket); an answer is JSON, and arrays in memory that
+the trainer made (`slabs`), so a decoder that was taken over by a crafted file has nothing that the trainer would
 unpickle.
 
 It never outlives its use: an idle worker ends when the socket closes, which the kernel does even
@@ -11,7 +11,6 @@ one the time of day), even inside a decoder's endless loop, and by a thread that
 """
 
 import json
-import math
 import os
 import pickle
 import resource
@@ -26,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.slabs import filled
+from vmae_jax.data.slabs import filled, views
+from vmae_jax.data.streams.core import ArraySpec
 
 __all__ = ["SLAB", "begin", "main", "receive", "send"]
 
@@ -102,7 +102,7 @@ def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, f
 
     Args:
       connection: to the trainer.
-      job: the sampler, the crop and the channels.
+      job: the sampler, the crop, the channels and the streams.
       alarms: timer -> seconds that an example may take by it.
     """
     from vmae_jax.data import decode
@@ -115,8 +115,7 @@ def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, f
             signal.setitimer(timer, seconds)
         began = time.process_time()
         try:
-            read = decode.read_clips(encoded, job["sampler"], seed, wanted, crop=job["crop"],
-                                     channels=job["channels"], allocate=given.allocate)  # fmt: skip
+            read = decode.read_clips(encoded, seed=seed, wanted=wanted, allocate=given.allocate, **job)
             spent = time.process_time() - began
             answer = {"decoding": spent - read.cropping, "cropping": read.cropping}
         except decode.BadVideo as error:
@@ -136,15 +135,16 @@ def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, f
 
 
 class _Given:
-    """The memory that the trainer gives for clips."""
+    """The memory that the trainer gives for arrays."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._known: dict[int, np.ndarray] = {}
 
-    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Asks for memory of this shape."""
-        send(self._connection, json.dumps({"shape": shape}).encode())
+    def allocate(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """Ask for memory for these arrays."""
+        shapes = {name: spec.shape for name, spec in specs.items()}
+        send(self._connection, json.dumps({"shapes": shapes}).encode())
         message, handles, _, _ = socket.recv_fds(self._connection, SLAB.size, 1)
         if not message:
             raise EOFError("the other end closed")
@@ -154,7 +154,7 @@ class _Given:
         if comes:
             self._known[number] = filled(handles[0], size)
             os.close(handles[0])
-        return self._known[number][: math.prod(shape)].reshape(shape)
+        return views(self._known[number], specs)
 
 
 def _limit_memory(size: int) -> None:

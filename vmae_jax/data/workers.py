@@ -20,6 +20,7 @@ import numpy as np
 
 from vmae_jax.data.decode import Sampler, Wanted
 from vmae_jax.data.process import Decoded, Died, NoWorkerError, Process, TimedOut, settings
+from vmae_jax.data.streams.core import NONE, ArraySpec, Streams
 from vmae_jax.data.video import BadVideo, Encoded
 
 __all__ = ["Closed", "Decoded", "NoWorkerError", "Workers", "available_cores"]
@@ -51,6 +52,7 @@ class Workers:
       sampler: chooses the frames; pickled to the workers, so it must be importable there.
       crop: what of the frames is shown (`transforms.leading`); by default whole frames.
       channels: 3 (RGB) or 1 (grey).
+      streams: what is read beside the pictures.
       timeout: seconds of processor time that a video may take.
       memory: bytes of address space a worker may use.
     """
@@ -62,10 +64,12 @@ class Workers:
         sampler: Sampler,
         crop: Any = None,
         channels: int = 3,
+        streams: Streams = NONE,
         timeout: float = 30.0,
         memory: int = MEMORY,
     ) -> None:
-        job = {"sampler": sampler, "crop": crop, "channels": channels}
+        job = {"sampler": sampler, "crop": crop, "channels": channels, "streams": streams}
+        self._specs = {"video": ArraySpec((None, None, None, channels), np.uint8), **streams.specs()}
         self._settings = settings(job, timeout=timeout, memory=memory)
         self._timeout = timeout
         self._closed = threading.Event()
@@ -156,7 +160,7 @@ class Workers:
         raise NoWorkerError(f"decoding workers cannot start, {STARTS} attempts failed; the last one: {reason}")
 
     def _started(self) -> "Process":
-        process = Process(self._settings)
+        process = Process(self._settings, self._specs)
         with self._lock:
             self._running.add(process)
         if self._closed.is_set():

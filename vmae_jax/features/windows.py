@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vmae_jax.data.crops import leading
 from vmae_jax.data.decode import probe
 from vmae_jax.data.source import Source
 from vmae_jax.data.tf import tensorflow
-from vmae_jax.data.transforms import leading, resize
+from vmae_jax.data.transforms import resize
 from vmae_jax.data.video import BadVideo, VideoInfo
 from vmae_jax.data.workers import Workers, available_cores
 
@@ -130,7 +131,7 @@ def chunks(
     def read(video: int, encoded: Any, info: VideoInfo, first: int) -> Chunk:
         index, seconds = windows.of_chunk(first, info)
         try:
-            [frames] = workers.decode(encoded, np.array([first, 0], np.uint32)).clips
+            [frames] = workers.decode(encoded, np.array([first, 0], np.uint32)).arrays["video"]
         except BadVideo as error:
             return _broken(video, error)
         pictures = frames if antialias else interpolated(frames, size)

@@ -109,16 +109,18 @@ def _kept(encoded: Encoded, info: VideoInfo, frames: _Frames, key: str) -> dict[
         numbers.append(number)
     times = np.asarray(info.times)[numbers]
     height, width = (info.width, info.height) if turned else (info.height, info.width)
-    return {"video": data, "key": key, "height": height, "width": width, "start_us": 0, **_timing(times, info.rate)}
+    fields = {"video": data, "key": key, "height": height, "width": width, "start_us": 0, "frame_numbers": numbers}
+    return fields | _timing(times, info.rate)
 
 
 class _Moment(NamedTuple):
-    """A frame to be stored: its place in the result, its time stamp there, and the seconds it stands at."""
+    """A frame to be stored: its place in the result, its time stamp there, the seconds it stands at, its number."""
 
     place: int
     stamp: int
     seconds: float
     frame: VideoFrame
+    number: int
 
 
 def _encoded(
@@ -150,7 +152,7 @@ def _moments(reader: Reader, frames: _Frames, options: Options) -> tuple[Iterato
     """The frames to be stored, how many there should be, and the unit of their time stamps."""
     times = np.asarray(reader.info.times)
     if options.rate is None:
-        own = (_Moment(i, reader.stamps[i], float(times[i]), frame) for i, frame in frames)
+        own = (_Moment(i, reader.stamps[i], float(times[i]), frame, i) for i, frame in frames)
         return own, len(times), reader.time_base
     rate = Fraction(options.rate).limit_denominator(1001)
     total = math.floor(float(times[-1]) * rate + 1e-6) + 1
@@ -159,14 +161,14 @@ def _moments(reader: Reader, frames: _Frames, options: Options) -> tuple[Iterato
 
 def _resampled(frames: _Frames, times: np.ndarray, rate: Fraction, total: int) -> Iterator[_Moment]:
     held: VideoFrame | None = None
-    place = 0
+    place = shown = 0
     for number, frame in frames:
         while held is not None and place < total and place / rate < times[number] - 1e-6:
-            yield _Moment(place, place, float(place / rate), held)
+            yield _Moment(place, place, float(place / rate), held, shown)
             place += 1
-        held = frame
+        held, shown = frame, number
     while held is not None and place < total:
-        yield _Moment(place, place, float(place / rate), held)
+        yield _Moment(place, place, float(place / rate), held, shown)
         place += 1
 
 
@@ -189,9 +191,12 @@ class _Clip:
                 group=options.gop, quality=options.quality,
             )  # fmt: skip
         self._seconds: list[float] = []
+        self._first_number = reader.info.first
+        self._numbers: list[int] = []
 
     def add(self, moment: _Moment) -> None:
         self._seconds.append(moment.seconds)
+        self._numbers.append(self._first_number + moment.number)
         self.writer.add(self._fit(moment.frame), moment.stamp - self._first.stamp)
 
     def finish(self, key: str, end: float | None, note: Callable[[str], None]) -> dict[str, Any]:
@@ -203,6 +208,7 @@ class _Clip:
             "height": self._fit.height,
             "width": self._fit.width,
             "start_us": round(start * 1e6),
+            "frame_numbers": self._numbers,
             **_timing(np.asarray(self._seconds), self._rate),
         }
         if self._options.sound:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from vmae_jax.data import sources
 from vmae_jax.data.catalog import catalog_named, open_catalog
-from vmae_jax.data.prepare.record import LabelKind, label_kind
+from vmae_jax.data.prepare.record import FIELDS, LabelKind, label_kind
+from vmae_jax.data.sides import Sided, sidecar
 from vmae_jax.data.tars import TAR_SUFFIXES, open_tars
 from vmae_jax.data.video import Encoded, Kind
 from vmae_jax.spec import ConfigError
@@ -32,6 +33,8 @@ class Origin:
       pictures: the names of a list's pictures.
       source_split: of a TFDS dataset or a catalog (default "train").
       dataset: a catalog and its arguments, whose owners' files are in the one path (see `catalog.catalog_named`).
+      sides: what is beside each video and stored with it, by name: the end of its file's name in place of the video's
+        suffix (see `data.sides.sidecar`).
     """
 
     paths: tuple[str, ...]
@@ -42,6 +45,7 @@ class Origin:
     pictures: str | None = None
     source_split: str | None = None
     dataset: str | None = None
+    sides: tuple[tuple[str, str], ...] = ()
 
     def check_used(self, what: str, *used: str) -> None:
         """Check that no option was given which this kind of source has no use for.
@@ -87,10 +91,23 @@ class Inputs:
     label_names: Mapping[str, tuple[str, ...]]
     refused: Sequence[tuple[str, Kind, str]]
     source: Any
+    sides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def part(self, indices: Sequence[int]) -> Part:
-        """Some of the videos."""
-        return self.source.subset(indices)
+        """Some of the videos, with what is beside them."""
+        part = self.source.subset(indices)
+        return Sided(part, self.sides) if self.sides else part
+
+    def beside(self, sides: Mapping[str, Any]) -> "Inputs":
+        """The same videos with something beside them.
+
+        Raises:
+          ConfigError: if a label, or a field of records, has the name already.
+        """
+        taken = next((name for name in sides if name in (*self.kinds, *FIELDS)), None)
+        if taken is not None:
+            raise ConfigError(f"--beside={taken}=…: records already have a label or a field of that name")
+        return dataclasses.replace(self, sides=sides, kinds={**self.kinds, **dict.fromkeys(sides, "side")})
 
     @functools.cached_property
     def digest(self) -> str:
@@ -100,6 +117,15 @@ class Inputs:
 
 
 def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
+    """Lists the videos, with what is beside them.
+
+    Args and errors are those of `_videos`.
+    """
+    found = _videos(origin, scratch=scratch)
+    return found.beside({name: sidecar(suffix) for name, suffix in origin.sides}) if origin.sides else found
+
+
+def _videos(origin: Origin, *, scratch: str) -> Inputs:
     """Lists the videos.
 
     Args:

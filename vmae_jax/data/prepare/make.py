@@ -18,8 +18,9 @@ from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.inputs import Part
 from vmae_jax.data.prepare.metadata import write_whole
 from vmae_jax.data.prepare.options import Options
-from vmae_jax.data.prepare.record import serialize, stored_label
+from vmae_jax.data.prepare.record import serialize, stored_label, stored_side
 from vmae_jax.data.prepare.shards import Layout
+from vmae_jax.data.streams.core import side_of
 from vmae_jax.data.video import BadVideo, Encoded, Kind, MachineFault
 
 __all__ = ["make_shard"]
@@ -132,9 +133,13 @@ def _write_video(
     with alarm(job.timeout) as alive:
         encoded = job.part.fetch(index)
         key = _key(job, index, encoded)
-        labels = {name: stored_label(kind, encoded.labels.get(name)) for name, kind in job.kinds.items()}
+        sides = {name: stored_side(side_of(encoded, name)) for name, kind in job.kinds.items() if kind == "side"}
+        kinds = {name: kind for name, kind in job.kinds.items() if name not in sides}
+        labels = {name: stored_label(kind, encoded.labels.get(name)) for name, kind in kinds.items()}
+        unused = () if sides else ("frame_numbers",)
         for fields in examples(encoded, job.options, key=key, note=total.notes.append, alive=alive):
-            record = serialize(fields | labels)
+            stored = {name: value for name, value in fields.items() if name not in unused}
+            record = serialize(stored | labels | sides)
             total.add(fields, len(record))
             write(record)
     total.videos += 1

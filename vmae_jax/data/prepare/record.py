@@ -10,6 +10,8 @@
     audio       (not with keep) the sound of the clip as a Matroska file, empty where there is none
     label, …    the labels of the video
     text        its caption, where the dataset has captions
+    text, …     what is beside it (see `data.sides`): the bytes of the file, empty where there is none
+    frame_numbers   (with something beside it) the number of each frame in the original video
 
 Records are `tf.train.Example`s, written here without TensorFlow: the processes that prepare stay small.
 """
@@ -19,13 +21,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vmae_jax.data.prepare.options import Options
+from vmae_jax.data.video import Side
 from vmae_jax.spec import ConfigError
 
-__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize"]
+__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize", "stored_label", "stored_side"]
 
-FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio")
-LabelKind = str  # "class", "classes", "numbers" or "text"
+FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio", "frame_numbers")
+LabelKind = str  # "class", "classes", "numbers" or "text"; or "side": bytes of what is beside a video
 NO_CLASS = -1
+SIDE_BYTES = 64 << 20
 
 
 def serialize(fields: Mapping[str, Any]) -> bytes:
@@ -63,9 +67,14 @@ def features(options: Options, labels: Mapping[str, LabelKind], label_names: Map
     }
     if options.sound and options.codec != "keep":
         made["audio"] = tfds.Tensor(shape=(), dtype=tf.string)
+    if "side" in labels.values():
+        made["frame_numbers"] = tfds.Tensor(shape=(None,), dtype=tf.int64)
     for name, kind in labels.items():
         if kind == "text":
             made[name] = tfds.Text()
+            continue
+        if kind == "side":
+            made[name] = tfds.Tensor(shape=(), dtype=tf.string)
             continue
         names = label_names.get(name)
         one = tfds.ClassLabel(names=list(names)) if names else tfds.Scalar(dtype=tf.int64)
@@ -100,6 +109,15 @@ def stored_label(kind: LabelKind, value: Any) -> Any:
         return NO_CLASS if value is None else int(value)
     many = () if value is None else value if isinstance(value, Sequence) else (value,)
     return tuple(float(part) for part in many) if kind == "numbers" else tuple(int(part) for part in many)
+
+
+def stored_side(side: Side | None) -> bytes:
+    """What is beside a video as a record holds it: its bytes, none where there is nothing.
+
+    Raises:
+      BadVideo: if it cannot be read, or is too large.
+    """
+    return (side.read(SIDE_BYTES) or b"") if side is not None else b""
 
 
 def _feature(value: Any) -> list[bytes]:

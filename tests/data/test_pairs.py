@@ -1,0 +1,119 @@
+"""Two views of a video: their frames, the crop that they share, and the rows that they come in."""
+
+import numpy as np
+import pytest
+
+from vmae_jax.data import clips, crops, sources, transforms
+from vmae_jax.data.decode import Wanted
+from vmae_jax.data.opened import open_loader
+from vmae_jax.data.pipeline import loader
+from vmae_jax.data.streams import times
+from vmae_jax.data.video import VideoInfo
+from vmae_jax.spec import ConfigError
+
+
+def info(count, rate=25.0, seconds=None):
+    shown = np.arange(count) / rate if seconds is None else np.asarray(seconds)
+    return VideoInfo(count, rate, shown, 32, 32)
+
+
+def seed(word):
+    return np.array([word, 3], np.uint32)
+
+
+def test_the_gap_is_drawn_evenly_from_least_to_most():
+    gaps = [np.diff(clips.pair(1, gap=(4, 8))(info(100), seed(word))[:, 0])[0] for word in range(400)]
+    assert set(gaps) == {4, 5, 6, 7, 8}
+    assert min(np.bincount(gaps)[4:]) > 400 / 5 / 2
+    firsts = {int(clips.pair(1, gap=(4, 4))(info(20), seed(word))[0, 0]) for word in range(300)}
+    assert firsts == set(range(16)), "every start that leaves room"
+
+
+def test_two_speeds_from_one_start():
+    slow, fast = clips.pair(4, strides=(1, 3), gap=(0, 0))(info(50), seed(1))
+    assert (np.diff(slow) == 1).all()
+    assert (np.diff(fast) == 3).all()
+    assert slow[0] == fast[0]
+    assert fast[-1] < 50
+
+
+def test_a_gap_in_seconds_follows_the_time_stamps():
+    uneven = [0, 0.1, 0.2, 0.3, 0.4, 2.0, 4.0, 6.0, 8.0, 10.0]
+    for word in range(50):
+        first, second = clips.pair(1, gap=(2.0, 2.0), unit="seconds")(info(10, seconds=uneven), seed(word))[:, 0]
+        shown = uneven[second] - uneven[first]
+        assert shown >= 2.0 - 1e-6
+        assert uneven[second - 1] - uneven[first] < 2.0, "the first frame that is late enough"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_video_that_is_too_short_has_a_smaller_gap(count):
+    for word in range(20):
+        pair = clips.pair(3, strides=(2, 2), gap=(4, 48))(info(count), seed(word))
+        assert pair.shape == (2, 3)
+        assert 0 <= pair.min() <= pair.max() < count
+
+
+@pytest.mark.parametrize("wrong", [{"gap": (5, 4)}, {"unit": "minutes"}, {"strides": (1,)}, {"frames": 0}])
+def test_what_is_no_pair_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        clips.pair(**wrong)
+
+
+def views(transform, repeat=0):
+    crop = crops.leading([transform])
+    base = (9, repeat)
+    return [crop(120, 200, Wanted(view, repeat, (5 + view, repeat), base)) for view in range(2)]
+
+
+def test_views_share_a_crop_and_its_flip_only_together():
+    apart = views(transforms.random_resized_crop(32))
+    assert apart[0] != apart[1]
+    chain = crops.together([transforms.random_resized_crop(32), transforms.flip()])
+    flipped = set()
+    for repeat in range(12):
+        first, second = views(chain, repeat)
+        assert first == second
+        flipped.add(first.mirrored)
+    assert flipped == {True, False}
+    with pytest.raises(ValueError, match="a crop"):
+        crops.together([transforms.flip()])
+
+
+def test_the_second_crop_is_within_the_first():
+    for repeat in range(30):
+        outer, inner = views(crops.nested(32), repeat)
+        assert outer.top <= inner.top
+        assert outer.left <= inner.left
+        assert inner.top + inner.height <= outer.top + outer.height
+        assert inner.left + inner.width <= outer.left + outer.width
+        assert 0.2 < inner.height * inner.width / (outer.height * outer.width) < 0.65
+
+
+@pytest.mark.parametrize("gap", [(0, 0), (3, 6)])
+def test_pairs_come_in_consecutive_rows(video_folder, gap):
+    made = loader(
+        sources.folder(str(video_folder)),
+        clips.pair(2, gap=gap),
+        [crops.together([transforms.random_resized_crop(16), transforms.flip()])],
+        global_batch=2,
+        repeat=2,
+        workers=2,
+        streams={"frames": times.frames()},
+    )
+    with open_loader(made).batches(rows=range(8), seed=0) as batches:
+        for batch in (next(batches) for _ in range(3)):
+            pairs = batch["frames"].reshape(4, 2, 2)
+            gaps = pairs[:, 1, 0] - pairs[:, 0, 0]
+            assert ((gaps >= gap[0]) & (gaps <= gap[1])).all()
+            np.testing.assert_array_equal(batch["index"][::2], batch["index"][1::2])
+            assert len(np.unique(batch["seed"], axis=0)) == 8
+            if gap == (0, 0):  # the same frames, so the same pixels if crop and flip are the same
+                np.testing.assert_array_equal(batch["video"][::2], batch["video"][1::2])
+                assert not np.array_equal(batch["video"][0], batch["video"][2])
+
+
+def test_what_views_share_must_be_done_while_decoding(video_folder):
+    late = [transforms.resize(20), crops.nested(16)]
+    with pytest.raises(ConfigError, match="Nested is carried out while decoding, so it must come first"):
+        loader(sources.folder(str(video_folder)), clips.pair(1), late)

@@ -1,0 +1,224 @@
+"""Where the things beside videos are: files next to them, or the columns of a table.
+
+    call("data.sides.beside", source=call("data.sources.folder", path="videos"), sides={
+        "audio": call("data.sides.sidecar", suffix=".wav"),
+        "text": call("data.sides.table", path="captions.csv", column="caption"),
+    })
+
+A loader's stream of the same name reads them (`data.streams`). What a video does not have is not valid in a
+batch; nothing here opens a file of a single video, the decoding processes do.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from vmae_jax.data.source import Opener, Source
+from vmae_jax.data.video import BadVideo, Encoded, Side
+from vmae_jax.registry import register
+from vmae_jax.spec import ConfigError
+
+__all__ = ["Beside", "Finder", "Sidecar", "Sided", "Table", "beside", "sidecar", "table"]
+
+_TABLE_BYTES = 4 << 30  # of a table, which is held in memory
+_REMOTE_BYTES = 64 << 20  # of a remote file beside a video, which passes through memory
+_FIELD_CHARACTERS = 1 << 20
+
+
+class Finder(Protocol):
+    """Finds what is beside a video."""
+
+    def find(self, encoded: Encoded) -> Side | None: ...
+
+
+class _Findable(Protocol):
+    """What a config holds: a finder that is not open yet."""
+
+    def open(self) -> Finder: ...
+
+
+@register("source", source="source", sides="side")
+def beside(source: Any, sides: Mapping[str, Any]) -> "Beside":
+    """A source whose videos have something beside them, for the streams of a loader.
+
+    Args:
+      source: of the videos; a mixture has sides in its parts.
+      sides: by name, each from `data.sides`.
+    """
+    if not sides or getattr(source, "strides", None) is not None:
+        raise ConfigError("data.sides.beside: at least one side by name, around a part of a mixture and not around it")
+    return Beside(source, tuple(sorted(sides.items())))
+
+
+@register("side")
+def sidecar(suffix: str, root: str | None = None, start: float = 0.0) -> "Sidecar":
+    """A file of each video: its name with another suffix.
+
+    Args:
+      suffix: in place of the video's, such as ".wav" or "_imu.csv".
+      root: folder, local or gs://, in which the files are named after the keys of the videos (their names below their
+        own folder); by default they are next to the videos, which have to be local files then.
+      start: second of the file's own clock at which the video begins.
+    """
+    if not suffix or "/" in suffix:
+        raise ConfigError(f"suffix={suffix!r}: the end of a file name, such as '.wav'")
+    return Sidecar(suffix, root, float(start))
+
+
+@register("side")
+def table(path: str, column: str, key: str = "path") -> "Table":
+    """A column of a table: CSV with a first line of column names, or JSON objects, one a line (.jsonl).
+
+    A video is looked up by its key (its name below the folder of its source, as messages have it), with or without
+    its suffix. The values of several rows of one video come one a line.
+
+    Args:
+      path: the table, local or gs://.
+      column: whose text is taken.
+      key: the column of the videos' names.
+    """
+    return Table(path, column, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """See `beside`."""
+
+    source: Opener
+    sides: tuple[tuple[str, _Findable], ...]
+
+    def open(self) -> "Sided":
+        """Open the source and the tables. Raises ConfigError: if one of them cannot be opened."""
+        return Sided(self.source.open(), {name: side.open() for name, side in self.sides})
+
+
+class Sided:
+    """A source with something beside its videos (see `source.Source`)."""
+
+    def __init__(self, source: Source, finders: Mapping[str, Finder]) -> None:
+        self._source, self._finders = source, finders
+        self.sources = (source,)
+        self.label_names = source.label_names
+        self.missing = getattr(source, "missing", None)
+        self.refused = getattr(source, "refused", ())
+        self.record_bytes = getattr(source, "record_bytes", 0)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def fetch(self, index: int) -> Encoded:
+        """The example with what is beside it. Raises BadVideo: if it, or a remote file beside it, cannot be fetched."""
+        encoded = self._source.fetch(index)
+        found = {name: side for name, finder in self._finders.items() if (side := finder.find(encoded)) is not None}
+        return dataclasses.replace(encoded, sides={**encoded.sides, **found})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sidecar:
+    """See `sidecar`; it has nothing to open."""
+
+    suffix: str
+    root: str | None
+    start: float
+
+    def open(self) -> "Sidecar":
+        """Return itself."""
+        return self
+
+    def find(self, encoded: Encoded) -> Side | None:
+        """The file of a video, whether or not it exists; of a remote folder its bytes, where it does."""
+        path = self._path(encoded)
+        if path is None or "://" not in path:
+            return path and Side(path=path, start=self.start)
+        from etils import epath
+
+        file = epath.Path(path)
+        try:
+            if not file.exists():
+                return None
+            if file.stat().length > _REMOTE_BYTES:
+                raise BadVideo(f"{os.path.basename(path)} has more than {_REMOTE_BYTES >> 20} MiB")
+            return Side(data=file.read_bytes(), start=self.start)
+        except OSError as error:
+            raise BadVideo(f"{os.path.basename(path)} cannot be fetched: {error}") from error
+
+    def _path(self, encoded: Encoded) -> str | None:
+        if self.root is not None:
+            name = os.path.normpath(encoded.key)
+            if not encoded.key or os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
+                raise BadVideo(f"is called {encoded.key!r}, which is no name below a folder")
+            root = self.root if "://" in self.root else os.path.expanduser(self.root)
+            return f"{root.rstrip('/')}/{os.path.splitext(name)[0]}{self.suffix}"
+        path = encoded.path if encoded.span is None else None
+        if path is None and encoded.frames and isinstance(encoded.frames[0], str):
+            first = encoded.frames[0]
+            path = first if len(encoded.frames) == 1 else os.path.dirname(first) + os.extsep
+        return path and os.path.splitext(path)[0] + self.suffix
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """See `table`."""
+
+    path: str
+    column: str
+    key: str
+
+    def open(self) -> "_Rows":
+        """Read the table.
+
+        Raises:
+          ConfigError: if it cannot be read or has no such columns.
+        """
+        from etils import epath
+
+        file = epath.Path(os.path.expanduser(self.path))
+        try:
+            if file.stat().length > _TABLE_BYTES:
+                raise ConfigError(f"data.sides.table: {self.path} has more than {_TABLE_BYTES >> 30} GiB")
+            text = file.read_bytes().decode("utf-8-sig")
+            rows = _json_lines(text) if self.path.endswith((".jsonl", ".ndjson")) else _csv(text)
+            return _Rows(self._values(rows))
+        except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+            detail = getattr(error, "strerror", None) or error
+            raise ConfigError(f"data.sides.table: {self.path} cannot be read: {detail}") from error
+
+    def _values(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        found: dict[str, list[str]] = {}
+        for number, row in enumerate(rows, 1):
+            lacking = next((name for name in (self.key, self.column) if not isinstance(row.get(name), str)), None)
+            if lacking is not None:
+                raise ConfigError(
+                    f"data.sides.table: row {number} of {self.path} has no text in a column {lacking!r}; "
+                    f"it has {', '.join(str(name) for name in row)[:200]}"
+                )
+            found.setdefault(row[self.key], []).append(" ".join(row[self.column].split()))
+        return {key: "\n".join(values) for key, values in found.items()}
+
+
+class _Rows:
+    """A table in memory."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    def find(self, encoded: Encoded) -> Side | None:
+        names = (encoded.key, os.path.splitext(encoded.key)[0])
+        text = next((self._values[name] for name in names if name in self._values), None)
+        return None if text is None else Side(data=text.encode())
+
+
+def _csv(text: str) -> list[dict[str, str]]:
+    csv.field_size_limit(_FIELD_CHARACTERS)
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+
+
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if any(not isinstance(row, dict) for row in rows):
+        raise json.JSONDecodeError("a line that is no object", text, 0)
+    return rows

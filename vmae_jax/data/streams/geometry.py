@@ -1,0 +1,74 @@
+"""How places in a video's picture and places in what a clip shows of it correspond."""
+
+import numpy as np
+
+from vmae_jax.data.scaling import View, whole
+from vmae_jax.data.streams.core import Clip
+
+__all__ = ["sampled", "shown_boxes", "source_places", "view_of"]
+
+
+def view_of(clip: Clip) -> View:
+    """What a clip shows; whole pictures where there is no crop."""
+    return clip.view or whole(*clip.picture)
+
+
+def source_places(clip: Clip, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the centres of a grid over what is shown are in the picture, as shares of its sides.
+
+    Returns:
+      y float64 [rows] and x float64 [columns], within 0 to 1.
+    """
+    view = view_of(clip)
+    top, left, tall, wide = view.window or (0, 0, view.rows, view.columns)
+    down = top + (np.arange(rows) + 0.5) * tall / rows
+    across = (np.arange(columns) + 0.5) * wide / columns
+    across = left + (wide - across if view.mirrored else across)
+    y = (view.top + down * view.height / view.rows) / clip.picture[0]
+    x = (view.left + across * view.width / view.columns) / clip.picture[1]
+    return np.clip(y, 0, 1), np.clip(x, 0, 1)
+
+
+def shown_boxes(clip: Clip, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move boxes of the picture into what a clip shows.
+
+    Args:
+      boxes: (x0, y0, x1, y1) as shares of the picture's sides, float64 [n 4].
+
+    Returns:
+      the boxes as shares of what is shown, cut off at its edges [n 4]; and the share of each that is left [n].
+    """
+    view = view_of(clip)
+    top, left, tall, wide = view.window or (0, 0, view.rows, view.columns)
+    x = (boxes[:, [0, 2]] * clip.picture[1] - view.left) * view.columns / view.width - left
+    y = (boxes[:, [1, 3]] * clip.picture[0] - view.top) * view.rows / view.height - top
+    if view.mirrored:
+        x = wide - x[:, ::-1]
+    moved = np.stack([x[:, 0] / wide, y[:, 0] / tall, x[:, 1] / wide, y[:, 1] / tall], 1)
+    cut = np.clip(moved, 0, 1)
+    area, left_over = (_area(some) for some in (moved, cut))
+    return cut, np.divide(left_over, area, out=np.zeros_like(area), where=area > 0)
+
+
+def sampled(plane: np.ndarray, y: np.ndarray, x: np.ndarray, *, linear: bool) -> np.ndarray:
+    """Return values of a plane [h w c] over the whole picture at places of `source_places`, float64 [rows columns c].
+
+    Args:
+      linear: between the four pixels around a place; otherwise the pixel that it is in.
+    """
+    height, width = plane.shape[:2]
+    if not linear:
+        rows = np.minimum((y * height).astype(int), height - 1)
+        columns = np.minimum((x * width).astype(int), width - 1)
+        return plane[rows[:, None], columns[None]].astype(np.float64)
+    down, across = np.clip(y * height - 0.5, 0, height - 1), np.clip(x * width - 0.5, 0, width - 1)
+    row, column = (np.minimum(place.astype(int), side - 1) for place, side in ((down, height), (across, width)))
+    below, right = np.minimum(row + 1, height - 1), np.minimum(column + 1, width - 1)
+    low, far = (down - row)[:, None, None], (across - column)[None, :, None]
+    upper = plane[row[:, None], column[None]] * (1 - far) + plane[row[:, None], right[None]] * far
+    lower = plane[below[:, None], column[None]] * (1 - far) + plane[below[:, None], right[None]] * far
+    return upper * (1 - low) + lower * low
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
