@@ -72,7 +72,7 @@ class Planes(Stream):
                     if (name := names.get(str(number))) is not None:
                         out[""][row, slot] = self._shown(self._plane(archive, name), y, x, mirrored)
                         out["_mask"][row, slot] = True
-        return out["_mask"].any(1).tolist()
+        return np.any(out["_mask"], axis=1)
 
     def _shown(self, plane: np.ndarray, y: np.ndarray, x: np.ndarray, mirrored: bool) -> np.ndarray:
         shown = sampled(plane, y, x, linear=self.interpolation == "linear")
