@@ -15,7 +15,7 @@ from vmae_jax.data.workers import Workers
 from vmae_jax.spec import build
 
 SIZE = 32
-ROUNDS = 60
+ROUNDS = 150
 
 
 @pytest.fixture(scope="module")
