@@ -195,9 +195,9 @@ def test_all_videos_of_a_part_have_its_labels(video_folder):
         batch = next(batches)
     assert batch["domain"].tolist() == [0] * 5 + [1] * 5
     np.testing.assert_allclose(batch["share"][:, 0], [0.5] * 5 + [0.25] * 5)
+    named = mixture({"a": part(sources.folder(str(video_folder), labels="folders"), labels={"label": 1})})
     with pytest.raises(ConfigError, match="a part has classes of that name already"):
-        named = part(sources.folder(str(video_folder), labels="folders"), labels={"label": 1})
-        mixture({"a": named}).open()
+        named.open()
     lacking = parts | {"b": part(sources.folder(str(video_folder / "odd")))}
     opened = open_loader(
         loader(mixture(lacking), clips.dense(2, 1), chain, labels={"domain": fields["domain"]}, **options)

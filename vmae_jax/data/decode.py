@@ -44,7 +44,7 @@ Sampler = Callable[[VideoInfo, np.ndarray], np.ndarray]
 
 
 def _fresh(specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
-    return {name: np.empty(spec.shape, spec.dtype) for name, spec in specs.items()}  # pyright: ignore[reportArgumentType]
+    return {name: np.empty(spec.shape, spec.dtype) for name, spec in specs.items()}
 
 
 class Reader(Protocol):

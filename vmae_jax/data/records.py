@@ -14,12 +14,12 @@ from typing import Any
 from etils import epath
 
 from vmae_jax.data.missing import Missing, check_missing
-from vmae_jax.data.prepare.record import FIELDS
+from vmae_jax.data.prepare.record import FIELDS, stored_sides
 from vmae_jax.data.prepared_files import check_prepared
 from vmae_jax.data.source import Stored
 from vmae_jax.data.tf import tensorflow, tensorflow_datasets
 from vmae_jax.data.tfrecords import TFRecords
-from vmae_jax.data.video import BadVideo, Encoded, Side
+from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.names import as_text, plain
 from vmae_jax.spec import ConfigError
 
@@ -75,24 +75,13 @@ class Records:
         videos: tuple[bytes, ...] = (*fields[self._video].bytes_list.value,)
         if not videos:
             raise BadVideo(f"record {index} of {self._name} has no {self._video!r}")
-        labels, sides = dict(self._labels(fields)), dict(self._sides(fields))
+        labels, sides = dict(self._labels(fields)), stored_sides(fields, but=(self._video, self._key))
         named = fields[self._key].bytes_list.value if self._key in fields else ()
         key = plain(os.fsdecode(named[0])) if named else str(index)
         if self._pictures or len(videos) > 1:
             rate = fields["rate"].float_list.value[0] if "rate" in fields else None
             return Encoded(frames=videos, rate=rate, labels=labels, sides=sides, key=f"{self._name}/{key}")
         return Encoded(data=b"".join(videos), labels=labels, sides=sides, key=f"{self._name}/{key}")
-
-    def _sides(self, fields: Mapping[str, Any]) -> Iterator[tuple[str, Side]]:
-        """Every other feature of bytes: what was stored beside the video. Sound is cut with it, all else is not."""
-        started = fields["start_us"].int64_list.value if "start_us" in fields else ()
-        numbers = tuple(fields["frame_numbers"].int64_list.value) if "frame_numbers" in fields else None
-        start = started[0] / 1e6 if started else 0.0
-        for field in sorted(set(fields) - {self._video, self._key}):
-            values = fields[field].bytes_list.value
-            if len(values) == 1 and (values[0] or field == "audio"):
-                cut = field == "audio"
-                yield field, Side(data=values[0], start=0.0 if cut else start, frames=None if cut else numbers or None)
 
     def _labels(self, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Every feature of numbers, but what describes the video, and classes that are unknown (-1)."""

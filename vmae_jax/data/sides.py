@@ -133,7 +133,7 @@ class Sidecar:
         """The file of a video, whether or not it exists; of a remote folder its bytes, where it does."""
         path = self._path(encoded)
         if path is None or "://" not in path:
-            return path and Side(path=path, start=self.start)
+            return Side(path=path, start=self.start) if path else None
         from etils import epath
 
         file = epath.Path(path)

@@ -24,7 +24,7 @@ from vmae_jax.data.prepare.options import Options
 from vmae_jax.data.video import Side
 from vmae_jax.spec import ConfigError
 
-__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize", "stored_label", "stored_side"]
+__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize", "stored_label", "stored_side", "stored_sides"]
 
 FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio", "frame_numbers")
 LabelKind = str  # "class", "classes", "numbers" or "text"; or "side": bytes of what is beside a video
@@ -118,6 +118,27 @@ def stored_side(side: Side | None) -> bytes:
       BadVideo: if it cannot be read, or is too large.
     """
     return (side.read(SIDE_BYTES) or b"") if side is not None else b""
+
+
+def stored_sides(fields: Mapping[str, Any], *, but: Sequence[str]) -> dict[str, Side]:
+    """Return what a record holds beside its video: every feature of bytes, other than those of the names in `but`.
+
+    The sound of a part of a video was cut with it; everything else keeps the clock and the frame numbers of the whole.
+
+    Args:
+      fields: features of a parsed `tf.train.Example`.
+      but: names of the video and the key.
+    """
+    started = fields["start_us"].int64_list.value if "start_us" in fields else ()
+    numbers = tuple(fields["frame_numbers"].int64_list.value) if "frame_numbers" in fields else ()
+    found = {}
+    for name in sorted(set(fields) - set(but)):
+        values = fields[name].bytes_list.value
+        if name == "audio" and len(values) == 1:
+            found[name] = Side(data=values[0])  # empty bytes: the video has no sound
+        elif len(values) == 1 and values[0]:
+            found[name] = Side(data=values[0], start=started[0] / 1e6 if started else 0.0, frames=numbers or None)
+    return found
 
 
 def _feature(value: Any) -> list[bytes]:

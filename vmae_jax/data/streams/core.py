@@ -38,9 +38,9 @@ RESERVED = ("video", "seed", "index", "valid")  # of every batch
 
 
 class ArraySpec(NamedTuple):
-    """Shape and dtype of an array; a dimension of None is not known yet."""
+    """Shape and dtype of an array; a dimension (an integer) of None is not known yet."""
 
-    shape: tuple[int | None, ...]
+    shape: tuple[Any, ...]
     dtype: Any
 
     @property

@@ -16,7 +16,7 @@ __all__ = ["Embeddings", "embeddings"]
 
 @register("stream")
 def embeddings(
-    length: int, width: int, part: str = "video", random: bool = True, of: str | None = None
+    width: int, length: int = 256, part: str = "video", random: bool = True, of: str | None = None
 ) -> "Embeddings":
     """Vectors in the order of time, float32 [length width], from .npz files as `vmae features` writes them.
 
@@ -25,8 +25,8 @@ def embeddings(
     file, or none of its vectors is of the part.
 
     Args:
-      length: vectors at most.
       width: numbers of a vector.
+      length: vectors at most.
       part: "video": all of them; "clip": those whose seconds overlap the time that the clip shows.
       random: of a sequence that is longer, a run drawn at random; False takes the first.
       of: what of the things beside a video they are, by name; by default what has the stream's name.
@@ -69,7 +69,7 @@ class Embeddings(Stream):
             out[""][row, : len(chosen)] = vectors[chosen]
             out["_seconds"][row, : len(chosen)] = seconds[chosen]
             out["_mask"][row, : len(chosen)] = True
-        return out["_mask"].any(1).tolist()
+        return np.any(out["_mask"], axis=1)
 
     def _first(self, count: int, clip: Clip) -> int:
         room = count - self.length

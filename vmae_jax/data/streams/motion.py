@@ -53,7 +53,7 @@ class Motion(Stream):
                 if vectors is not None:
                     out[""][row, slot] = _shown(vectors, clip, y, x)
                     out["_mask"][row, slot] = True
-        return out["_mask"].any(1).tolist()
+        return np.any(out["_mask"], axis=1)
 
 
 def _shown(vectors: Vectors, clip: Clip, y: np.ndarray, x: np.ndarray) -> np.ndarray:

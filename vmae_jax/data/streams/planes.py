@@ -10,7 +10,7 @@ from PIL import Image
 
 from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
 from vmae_jax.data.streams.geometry import sampled, source_places
-from vmae_jax.data.streams.tables import member
+from vmae_jax.data.streams.tables import member, open_archive
 from vmae_jax.data.video import BadVideo, Limits
 from vmae_jax.registry import register
 
@@ -58,11 +58,7 @@ class Planes(Stream):
         data = recording.side.read(_LIMIT) if recording.side else None
         if data is None:
             return [False] * len(clips)
-        try:
-            archive = zipfile.ZipFile(io.BytesIO(data))
-        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-            raise BadVideo(f"is no archive of pictures ({error})") from error
-        with archive:
+        with open_archive(data) as archive:
             names = {stem.lstrip("0") or "0": name for name in archive.namelist() if (stem := _stem(name))}
             for row, clip in enumerate(clips):
                 rows, columns = out[""].shape[2:4]
@@ -72,7 +68,7 @@ class Planes(Stream):
                     if (name := names.get(str(number))) is not None:
                         out[""][row, slot] = self._shown(self._plane(archive, name), y, x, mirrored)
                         out["_mask"][row, slot] = True
-        return out["_mask"].any(1).tolist()
+        return np.any(out["_mask"], axis=1)
 
     def _shown(self, plane: np.ndarray, y: np.ndarray, x: np.ndarray, mirrored: bool) -> np.ndarray:
         shown = sampled(plane, y, x, linear=self.interpolation == "linear")

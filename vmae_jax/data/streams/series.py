@@ -77,7 +77,7 @@ class Series(Stream):
             known = (at >= times[0]) & (at <= times[-1])
             out[""][row] = np.where(known[:, None], self._at(at, times, values), 0)
             out["_mask"][row] = known
-        return out["_mask"].any(1).tolist()
+        return np.any(out["_mask"], axis=1)
 
     def _moments(self, clip: Clip) -> np.ndarray:
         begin, end = clip.span

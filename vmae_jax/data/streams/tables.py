@@ -2,6 +2,8 @@
 
 import csv
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -10,11 +12,15 @@ import numpy as np
 
 from vmae_jax.data.video import BadVideo
 
-__all__ = ["LIMIT", "member", "read_arrays", "read_columns"]
+__all__ = ["LIMIT", "member", "open_archive", "read_arrays", "read_columns"]
 
 LIMIT = 64 << 20  # bytes of a file, and of each array in one
 _FIELD_CHARACTERS = 1 << 16
 _NPY = b"\x93NUMPY"
+_DAMAGE = (  # what Python's zip reader raises for damaged archives
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ArithmeticError, EOFError, LookupError, OSError,
+    RuntimeError, ValueError,
+)  # fmt: skip
 _NUMBERS = "fiub"  # kinds of dtypes: floats, integers with and without sign, truth values
 
 
@@ -30,7 +36,7 @@ def read_columns(data: bytes, names: Sequence[str], optional: Sequence[str] = ()
       BadVideo: if it is no such table, lacks a column or is too large.
     """
     if data.startswith(b"PK"):
-        with _archive(data) as archive:
+        with open_archive(data) as archive:
             there = {name.removesuffix(".npy") for name in archive.namelist()}
         found = read_arrays(data, [*names, *(name for name in optional if name in there)])
     else:
@@ -52,7 +58,7 @@ def read_arrays(data: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
     if data.startswith(_NPY):
         return {name: _array(data, name) for name in names}
-    with _archive(data) as archive:
+    with open_archive(data) as archive:
         there = set(archive.namelist())
         lacking = next((name for name in names if f"{name}.npy" not in there), None)
         if lacking is not None:
@@ -60,11 +66,16 @@ def read_arrays(data: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: _array(member(archive, f"{name}.npy", LIMIT), name) for name in names}
 
 
-def _archive(data: bytes) -> zipfile.ZipFile:
+def open_archive(data: bytes) -> zipfile.ZipFile:
+    """Open a zip archive.
+
+    Raises:
+      BadVideo: if it is none.
+    """
     try:
         return zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise BadVideo(f"is no archive of arrays ({error})") from error
+    except _DAMAGE as error:
+        raise BadVideo(f"is no zip archive ({' '.join(str(error).split())[:100]})") from error
 
 
 def member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -76,8 +87,8 @@ def member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     try:
         with archive.open(name) as file:
             content = file.read(limit + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise BadVideo(f"holds {name!r}, which is damaged ({error})") from error
+    except _DAMAGE as error:
+        raise BadVideo(f"holds {name!r}, which is damaged ({' '.join(str(error).split())[:100]})") from error
     if len(content) > limit:
         raise BadVideo(f"holds {name!r}, which has more than {limit >> 20} MiB")
     return content

@@ -76,7 +76,7 @@ class Text(Stream):
                 chosen = self._caption(captions, clip)
             if chosen:
                 self._put(self.tokenizer.encode(chosen), out[""][row], out["_mask"][row])
-        return out["_mask"].any(1).tolist()
+        return np.any(out["_mask"], axis=1)
 
     def _caption(self, captions: Sequence[str], clip: Clip) -> str:
         if not captions:
