@@ -186,7 +186,7 @@ def test_vit_mae_of_transformers_is_mae_under_other_names(small, tmp_path):
 
 @pytest.fixture
 def brightness(users_model) -> Any:
-    """A config of the plugin's method, of which no layout knows."""
+    """A config of the plugin's method, for which there is no layout."""
     config: Any = quickstart.get_config("smoke")
     config.method = call("brightness.build", width=8)
     return config

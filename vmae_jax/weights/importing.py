@@ -128,14 +128,9 @@ def _import_own(
     chosen = config if config is not None else kept
     if chosen is None:
         raise MismatchError("the file has a network without the method that it belongs to: give --config")
-    one = subject(chosen)
-    changed: dict[str, str] = {}
+    one, changed = subject(chosen), dict[str, str]()
     if resize:
-        before = subject(kept) if kept is not None else one
-        for old in (before, one):
-            published(old, "--resize resamples cubes and positions of published models")
-        tree, changed = resized(unflatten_dict(file.state, sep="/"), before.model, one.model, channels=channels)
-        file = file._replace(state=leaves(tree))
+        file, changed = _resized_own(file, one if kept is None else subject(kept), one, channels)
     params, account = own.params_of(file, fresh_params(one, seed if fresh else None), fresh)
     with replaced(out) as new:
         _write(new, one.config, {"params": params} if make_state is None else make_state(params), origin)
@@ -156,6 +151,14 @@ def _import_own(
         "differences": {},
         "not_checked": "outputs: there is no other program to compare with",
     }
+
+
+def _resized_own(file: tensors.File, old: Subject, new: Subject, channels: str) -> tuple[tensors.File, dict[str, str]]:
+    """The file for another model than it was written from, and what was changed."""
+    for one in (old, new):
+        published(one, "--resize resamples cubes and positions of published models")
+    tree, changed = resized(unflatten_dict(file.state, sep="/"), old.model, new.model, channels=channels)
+    return file._replace(state=leaves(tree)), changed
 
 
 def _same_function(one: Subject, found: names.Weights) -> None:

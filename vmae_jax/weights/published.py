@@ -144,16 +144,10 @@ def write_mae(
     towers = [name for name in ("encoder", "decoder") if name in params]
     tables = {name: table for name in towers if (table := fixed_positions(one, name)) is not None}
     theirs = cast(mae.to_state(state, tables, image=t == 1), dtype)
-    about = {
-        "num_frames": t,
-        "tubelet_size": one.model.patch.t,
-        "image_size": h,
-        "num_attention_heads": one.facts.heads,
-        "image_mean": list(one.model.mean),
-        "image_std": list(one.model.std),
-    }
-    if dims.kind == "pretraining":
-        about["decoder_num_attention_heads"] = one.facts.decoder_heads
+    about = {"num_frames": t, "tubelet_size": one.model.patch.t, "image_size": h}
+    about |= {"num_attention_heads": one.facts.heads, "image_mean": list(one.model.mean)}
+    about |= {"image_std": list(one.model.std)}
+    about |= {"decoder_num_attention_heads": one.facts.decoder_heads} if dims.kind == "pretraining" else {}
     if path.suffix == ".safetensors":
         tensors.write_safetensors(path, theirs, about)
     else:

@@ -36,7 +36,7 @@ VIT = "models.variants.vit"
 
 
 class Subject(NamedTuple):
-    """A config's method, with what a conversion must know of it.
+    """A config's method, with what a conversion needs of it.
 
     Attributes:
       method: with models that compute in float32, whatever the config says.
@@ -76,7 +76,7 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
     section = config.get("method")
     node: Any = section.copy_and_resolve_references() if isinstance(section, ConfigDict) else section
     for one in spec.calls(node):
-        if entry(spec.resolve(one.call)).kind == "model" and "dtype" in one:
+        if entry(spec.resolve(str(one.call))).kind == "model" and "dtype" in one:
             one.dtype = dtype
     method = spec.build(node, "method")
     given: Any = node.get("model")
@@ -122,7 +122,7 @@ def _streams(config: ConfigDict, method: Method, model: Any) -> dict[str, jax.Sh
 def compute_dtype(config: ConfigDict) -> Any:
     """Return the dtype of the matrix products of a config's model, "auto" resolved as on this machine.
 
-    A method without a model of `models.variants.vit` computes in float32, as far as is known.
+    It is float32 for a method without a model of `models.variants.vit`.
     """
     section: Any = config.method
     given = section.get("model")

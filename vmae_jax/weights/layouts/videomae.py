@@ -54,7 +54,7 @@ HEAD = [*norm("fc_norm", "fc_norm"), *linear("head", "head")]
 
 
 class Facts(NamedTuple):
-    """What a conversion must know of a model beside the shapes of its parameters.
+    """What a conversion needs of a model beside the shapes of its parameters.
 
     Attributes:
       patch: the size of a cube, for the patch embedding.
