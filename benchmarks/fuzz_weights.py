@@ -29,7 +29,7 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.weights.formats import tensors, torch_file
 from vmae_jax.weights.infer import config_of
 from vmae_jax.weights.layouts import names
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["main", "table", "tried"]
 

@@ -157,8 +157,10 @@ def tests_of(path: str) -> list[str]:
     """Return the test files that mirror a file, or else those of its folder that name the module."""
     package, name = pathlib.PurePath(path).parent.relative_to("vmae_jax"), pathlib.PurePath(path).stem
     folder = ROOT / "tests" / package
+    while not folder.is_dir():  # a package within another is tested in the other's folder
+        folder = folder.parent
     files = sorted(folder.glob("test_*.py"))
-    mirrored = [file for file in files if file.stem in (f"test_{name}", f"test_{package.name}_{name}")]
+    mirrored = [file for file in files if file.stem in (f"test_{name}", f"test_{folder.name}_{name}")]
     naming = [file for file in files if re.search(rf"\b{name}\b", file.read_text())]
     found = [str(file.relative_to(ROOT)) for file in mirrored or naming or files]
     return [*found, *(also for part, also in ALSO.items() if path.startswith(part) and also not in found)]

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import pathlib
+import shutil
 import sys
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("VMAE_TEST_PLATFORM", "cpu")
@@ -64,3 +65,17 @@ def no_memory_kept() -> Iterator[None]:
 def update_golden() -> bool:
     """True when UPDATE_GOLDEN=1 asks for the golden texts to be rewritten."""
     return os.environ.get("UPDATE_GOLDEN") == "1"
+
+
+@pytest.fixture
+def users_model(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """`tests/users_model.py` as the plugin `brightness` of the current folder; the process forgets it afterwards."""
+    from vmae_jax import plugins, registry
+
+    shutil.copy(pathlib.Path(__file__).parent / "users_model.py", tmp_path / "brightness.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(registry, "_admitted", set())
+    plugins.allow_plugins(["brightness"])
+    yield "brightness"
+    sys.modules.pop("brightness", None)

@@ -91,7 +91,7 @@ def test_a_video_s_features_are_the_same_three_times(page, tmp_path, monkeypatch
 
     config = load_config("configs/quickstart.py")
     one = subject(config)
-    assert one.layout.heads == 4
+    assert one.facts.heads == 4
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(to_json(config))
     saver = Checkpoints(tmp_path / "run" / "checkpoints", asynchronous=False)

@@ -1,8 +1,5 @@
 """A module of a plugin is trained with decay, layer decay and sharding, without an entry in any table of ours."""
 
-import pathlib
-import shutil
-import sys
 from typing import Any
 
 import jax
@@ -11,7 +8,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from vmae_jax import plugins, registry
 from vmae_jax.bench.step import random_batch
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.configs import quickstart
@@ -24,19 +20,13 @@ from vmae_jax.types import Context
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch) -> Any:
+def config(users_model) -> Any:
     """The quick start at `smoke` size, with the plugin's method and layer decay on a mesh of three axes."""
-    shutil.copy(pathlib.Path(__file__).parent / "users_model.py", tmp_path / "brightness.py")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(registry, "_admitted", set())
-    plugins.allow_plugins(["brightness"])
     made: Any = quickstart.get_config("smoke")
     made.method = call("brightness.build")
     made.optimizer.layer_decay = 0.5
     made.mesh.ici.update({"data": 2, "fsdp": 2, "tensor": 2})
-    yield smoke(made)
-    sys.modules.pop("brightness", None)
+    return smoke(made)
 
 
 def test_it_gives_its_own_size_at_smoke(config):

@@ -1,4 +1,4 @@
-"""A plugin with a module, a model and a method of its own, of which no file of the package knows."""
+"""A plugin with a module, a model and a method of its own, which no file of the package names."""
 
 from typing import Any
 

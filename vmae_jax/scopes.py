@@ -10,8 +10,8 @@ scopes of JAX, so they are in the traced program, in the compiled one and in a p
 operations by them.
 """
 
-import contextlib
 import re
+from typing import Any
 
 import jax
 
@@ -21,12 +21,12 @@ _TOWER = re.compile(r"tower=(\w+)")
 _PART = re.compile(r"part=(\w+)")
 
 
-def tower(name: str) -> contextlib.AbstractContextManager[None]:
+def tower(name: str) -> Any:
     """Return a scope (or decorator) whose operations belong to a network; inside another, the outer one counts."""
     return _scope("tower", name)
 
 
-def part(name: str) -> contextlib.AbstractContextManager[None]:
+def part(name: str) -> Any:
     """Return a scope (or decorator) whose operations are a part of a network; the innermost one counts."""
     return _scope("part", name)
 
@@ -37,7 +37,7 @@ def names(path: str) -> tuple[str | None, str | None]:
     return (towers[0] if towers else None), (parts[-1] if parts else None)
 
 
-def _scope(kind: str, name: str) -> contextlib.AbstractContextManager[None]:
+def _scope(kind: str, name: str) -> Any:
     if not name.isidentifier():
         raise ValueError(f"the name of a {kind} is an identifier such as 'encoder', got {name!r}")
     return jax.named_scope(f"{kind}={name}")

@@ -254,10 +254,8 @@ class Method(NamedTuple):
         train on so many (clips that mix in groups); None where any will do.
       heads: what the columns of `predict` say, by name and in order ("" where there is one head
         alone); None: one class of as many as there are columns, batch["label"].
-      inputs: the streams of the batch that the networks read: in `init`, `features`, `predict`, `reconstruct` and
-        `loss`.
-      supervision: further streams that `loss` alone reads, such as labels. "seed", "index" and "valid" are in every
-        batch and need not be named.
+      inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
+      supervision: further streams that `loss` alone reads, such as labels.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]

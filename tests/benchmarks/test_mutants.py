@@ -65,11 +65,38 @@ def test_the_seed_fixes_the_order_and_files_take_turns():
     assert sorted(order) == sorted(one.key for some in found.values() for one in some)
 
 
-def test_a_file_is_judged_by_the_tests_that_mirror_it():
-    assert mutants.tests_of("vmae_jax/io/paths.py") == ["tests/io/test_paths.py"]
-    assert mutants.tests_of("vmae_jax/train/step.py") == ["tests/train/test_train_step.py"]
-    assert "tests/io/test_checkpoint.py" in mutants.tests_of("vmae_jax/io/layout.py")
-    assert "tests/targets/test_targets.py" in mutants.tests_of("vmae_jax/targets/pixels.py")
+def test_a_file_is_judged_by_the_tests_that_mirror_it(tmp_path, monkeypatch):
+    tests = {
+        "io/test_paths.py": "",
+        "io/test_disks.py": "about layouts and paths",
+        "io/test_checkpoint.py": "from vmae_jax.io import layout",
+        "train/test_train_step.py": "",
+        "train/test_train_loop.py": "step by step",
+        "targets/test_targets.py": "",
+        "targets/test_other.py": "",
+        "weights/test_weights_fit.py": "",
+        "weights/test_weights_names.py": "",
+    }
+    for name, text in tests.items():
+        (tmp_path / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tests" / name).write_text(text)
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    monkeypatch.setattr(mutants, "ALSO", {"vmae_jax/io/layout": "tests/end_to_end/test_saved.py"})
+    for path, expected in {
+        "io/paths.py": ["io/test_paths.py"],  # of its name, and no other that names it
+        "train/step.py": ["train/test_train_step.py"],  # with the name of its folder
+        "io/layout.py": ["io/test_checkpoint.py", "end_to_end/test_saved.py"],  # that names it, not part of a word
+        "targets/pixels.py": ["targets/test_other.py", "targets/test_targets.py"],  # where none does, the folder
+        "weights/layouts/fit.py": ["weights/test_weights_fit.py"],  # of a package within another
+    }.items():
+        assert mutants.tests_of(f"vmae_jax/{path}") == [f"tests/{name}" for name in expected]
+
+
+def test_the_tests_of_every_file_are_there():
+    for path in sorted((ROOT / "vmae_jax").rglob("*.py")):
+        found = mutants.tests_of(str(path.relative_to(ROOT)))
+        assert all((ROOT / name).is_file() for name in found), path
+        assert found or path.parent == ROOT / "vmae_jax" or path.name == "__init__.py", path
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.attacks.configs import COMMANDS
 from vmae_jax import cli
 from vmae_jax.configs import quickstart
 from vmae_jax.io.checkpoint import Checkpoints
@@ -16,18 +17,12 @@ from vmae_jax.spec import ConfigError, to_json
 from vmae_jax.weights.loading import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = {
-    "eval": ["eval", "--workdir={run}"],
-    "reconstruct": ["reconstruct", "--workdir={run}", "--videos={run}/a.mp4", "--out={run}/out"],
-    "features": ["features", "--workdir={run}", "--videos", "{run}/a.mp4", "--out={run}/out"],
-    "export": ["export", "--workdir={run}", "--format=hf", "--out={run}/out"],
-    "train": ["train", "--workdir={run}", "--quiet"],
-}
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A workdir whose config is quickstart's, with a checkpoint of one array; gives (path, config as plain data)."""
+def run(tmp_path, monkeypatch):
+    """A workdir `run` of the current folder: the quick start's config, as plain data, and a checkpoint of one array."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "a.mp4").write_bytes(b"no video")
@@ -41,10 +36,6 @@ def command(marker):
     """The call that the report of the hole has."""
     call = {"call": "runtime.supervisor.supervise", "command": ["sh", "-c", f"id > {marker}"], "processes": 1}
     return call | {"restarts": 0, "grace": 1.0, "wait": 1.0}
-
-
-def arguments(name, folder):
-    return [part.format(run=folder) for part in COMMANDS[name]]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -62,7 +53,7 @@ def test_a_command_in_the_config_is_refused_in_one_line(name, run, tmp_path, cap
             node = node[key]
         node[last] = command(marker)
         (folder / "config.json").write_text(json.dumps(attacked))
-        assert cli.main(arguments(name, folder)) == 2
+        assert cli.main(COMMANDS[name]) == 2
         assert message in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
         assert not marker.exists()
 
@@ -72,7 +63,7 @@ def test_the_command_line_refuses_it_too(run, tmp_path):
     config["seed"] = command(tmp_path / "marker")
     (folder / "config.json").write_text(json.dumps(config))
     done = subprocess.run(
-        [sys.executable, "-m", "vmae_jax", *arguments("eval", folder)], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "vmae_jax", *COMMANDS["eval"]], cwd=tmp_path, capture_output=True, text=True,
         check=False, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2
@@ -110,7 +101,7 @@ def test_load_refuses_it_too(run, tmp_path):
 def test_a_section_accepts_its_own_kind_only(section, value, run, capsys):
     folder, config = run
     (folder / "config.json").write_text(json.dumps(config | {section: value}))
-    assert cli.main(arguments("features", folder)) == 2
+    assert cli.main(COMMANDS["features"]) == 2
     assert section in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     if section == "method":
-        assert cli.main(arguments("export", folder)) == 2
+        assert cli.main(COMMANDS["export"]) == 2

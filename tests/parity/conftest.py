@@ -51,7 +51,7 @@ class Golden:
     numbers: dict[str, np.ndarray]
     dims: dict
     model: Model
-    layout: videomae.Layout
+    facts: videomae.Facts
     state: dict[str, np.ndarray]
 
     def recorded(self, decoder: bool = True) -> tuple[Masker, Masker | None]:
@@ -87,7 +87,7 @@ class Golden:
 
     def params(self, method: Method):
         template = meta.unbox(jax.eval_shape(lambda: method.init(jax.random.key(0), self.batch())[0]))
-        return videomae.from_official(self.state, self.layout, template)
+        return videomae.from_official(self.state, self.facts, template)
 
 
 def _golden(kind: str, name: str) -> Golden:
@@ -109,18 +109,14 @@ def _golden(kind: str, name: str) -> Golden:
         layer_scale=dims["init_values"] or None,
         dtype="float32",
     )
-    layout = videomae.Layout(
+    facts = videomae.Facts(
         patch=Patch(*model.patch),
         channels=3,
         heads=dims["encoder_num_heads"],
-        depth=dims["encoder_depth"],
         decoder_heads=dims["decoder_num_heads"],
-        decoder_depth=dims["decoder_depth"],
-        cosine=dims["cos_attn"],
-        layer_scale=dims["init_values"] > 0,
     )
     numbers = dict(np.load(FOLDER / f"{kind}_{name}.npz"))
-    return Golden(numbers, dims, model, layout, dict(file.get("model", file.get("module"))))
+    return Golden(numbers, dims, model, facts, dict(file.get("model", file.get("module"))))
 
 
 @pytest.fixture(scope="session")

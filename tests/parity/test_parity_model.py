@@ -40,7 +40,7 @@ def test_predictions_and_loss(pretrain):
 def test_gradients(pretrain):
     method = pretrain.method()
     grads = jax.jit(jax.grad(loss_of(method, pretrain.batch())))(pretrain.params(method))
-    grads = videomae.to_official(jax.device_get(grads), pretrain.layout)
+    grads = videomae.to_official(jax.device_get(grads), pretrain.facts)
     golden = {k.removeprefix("grad/"): v for k, v in pretrain.numbers.items() if k.startswith("grad/")}
     assert set(grads) == set(golden)
     for name, expected in golden.items():
@@ -57,7 +57,7 @@ def test_classifier_weights_go_there_and_back(finetune):
 
 
 def assert_round_trip(golden, method):
-    back = videomae.to_official(golden.params(method), golden.layout)
+    back = videomae.to_official(golden.params(method), golden.facts)
     assert set(back) == set(golden.state)
     for name, expected in golden.state.items():
         np.testing.assert_array_equal(back[name], expected)

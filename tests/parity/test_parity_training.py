@@ -43,7 +43,7 @@ def test_training(pretrain):
         state, metrics = step(state, pretrain.batch(i))
         np.testing.assert_allclose(metrics["loss"], numbers["train_losses"][i], rtol=0, atol=1e-5)
         np.testing.assert_allclose(metrics["grad_norm"], numbers["train_grad_norms"][i], rtol=1e-5)
-    final = videomae.to_official(jax.device_get(state.params), pretrain.layout)
+    final = videomae.to_official(jax.device_get(state.params), pretrain.facts)
     golden = {k.removeprefix("final_norm/"): v for k, v in numbers.items() if k.startswith("final_norm/")}
     assert set(final) == set(golden)
     for name, norm in golden.items():

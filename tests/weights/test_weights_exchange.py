@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from vmae_jax.spec import ConfigError, call
 from vmae_jax.weights import export_checkpoint, import_weights, load, verify
+from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.layouts import huggingface
-from vmae_jax.weights.loading import read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +165,7 @@ def test_bad_flags(runs, tmp_path):
     run, out = runs["pretraining"], tmp_path / "out"
     for flags, said in (
         ({"format": "onnx"}, "use --format=stablehlo"),
-        ({"format": "keras"}, "one of hf, videomae, stablehlo"),
+        ({"format": "keras"}, "one of hf, videomae, mae, params, stablehlo"),
         ({"format": "hf", "dtype": "int8"}, "one of float32, float16, bfloat16"),
         ({"format": "videomae"}, "the name of a .pth or .safetensors file"),
         ({"format": "stablehlo", "dtype": "float16"}, "float32 or bfloat16"),

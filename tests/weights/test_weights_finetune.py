@@ -6,7 +6,7 @@ import pytest
 
 from vmae_jax.spec import ConfigError, build, call
 from vmae_jax.weights import read_resized
-from vmae_jax.weights.loading import read_checkpoint
+from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.subject import fresh_params, subject
 
 

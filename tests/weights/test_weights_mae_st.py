@@ -10,7 +10,7 @@ from vmae_jax.weights.formats.tensors import File
 from vmae_jax.weights.infer import config_of
 from vmae_jax.weights.layouts.fit import fit
 from vmae_jax.weights.layouts.names import official
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.subject import fresh_params, normalized, outputs, probe, subject
 
 WIDTH, NARROW, HEADS = 24, 16, 2
@@ -106,9 +106,9 @@ def read(state):
 
 def test_the_whole_model_computes_what_theirs_does(small):
     one, state = subject(small.config_of(**DIMS, normalize=False)), their_state()
-    params, account = fit(read(state), one.layout, fresh_params(one, None), one.model.grid)
+    params, account = fit(read(state), one.facts, fresh_params(one, None), one.model.grid)
     assert all(name.endswith("attn.k.bias") or "attn" in name for name in account.dropped)  # the keys' biases alone
-    batch = probe(one.model)
+    batch = probe(one)
     ours, hidden = outputs(one, params, batch)
     theirs, pixels = Theirs(state), normalized(one.model, batch["video"]).astype(np.float64)
     everywhere = np.arange(8)[None].repeat(len(pixels), axis=0)
@@ -127,7 +127,7 @@ def test_a_config_made_from_the_weights():
     model = config.method.model
     assert (model.frames, model.resolution, model.prefix, model.heads, model.mean) == (4, 16, 1, 2, [0.45] * 3)
     one = subject(config)
-    fit(read(state), one.layout, fresh_params(one, None), one.model.grid)
+    fit(read(state), one.facts, fresh_params(one, None), one.model.grid)
 
 
 def test_a_decoder_of_every_second_frame_is_left_out(small):
@@ -135,8 +135,8 @@ def test_a_decoder_of_every_second_frame_is_left_out(small):
     for leaf in LEAVES:
         state[f"decoder_pred.{leaf}"] = state[f"decoder_pred.{leaf}"][: 8 * 8 * 3]
     with pytest.raises(MismatchError, match="--fresh=decoder"):
-        fit(read(state), one.layout, fresh_params(one, None), one.model.grid)
-    params, account = fit(read(state), one.layout, fresh_params(one, None), one.model.grid, fresh=["decoder"])
+        fit(read(state), one.facts, fresh_params(one, None), one.model.grid)
+    params, account = fit(read(state), one.facts, fresh_params(one, None), one.model.grid, fresh=["decoder"])
     assert "decoder_pred.weight" in account.dropped
     token = params["encoder"]["prefix_token"]
     np.testing.assert_allclose(token, (state["cls_token"] + state["pos_embed_class"])[0], rtol=1e-6)
@@ -144,7 +144,7 @@ def test_a_decoder_of_every_second_frame_is_left_out(small):
 
 def test_a_model_without_a_class_token_says_that_it_left_it_out(small):
     one, state = subject(small.config_of(**{**DIMS, "prefix": 0})), their_state()
-    params, account = fit(read(state), one.layout, fresh_params(one, None), one.model.grid)
+    params, account = fit(read(state), one.facts, fresh_params(one, None), one.model.grid)
     assert {name for name in account.dropped if "cls_token" in name} == {"encoder.cls_token", "decoder.cls_token"}
     assert "prefix_token" not in params["encoder"]
     jax.tree.map(np.isfinite, params)

@@ -10,7 +10,8 @@ from vmae_jax.weights.infer import config_of
 from vmae_jax.weights.layouts import huggingface
 from vmae_jax.weights.layouts.fit import fit, sinusoid
 from vmae_jax.weights.layouts.names import official
-from vmae_jax.weights.layouts.videomae import MismatchError, to_official
+from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.layouts.videomae import to_official
 from vmae_jax.weights.subject import fresh_params, subject
 
 
@@ -19,7 +20,7 @@ def model(request, small):
     """A subject, its random parameters, and they in the official names."""
     one = subject(small.config_of(request.param))
     params = small.random_params(one.config)
-    return one, params, to_official(params, one.layout)
+    return one, params, to_official(params, one.facts)
 
 
 def read(state, about=None):
@@ -28,7 +29,7 @@ def read(state, about=None):
 
 def fitted(model, weights, **options):
     one, _, _ = model
-    return fit(weights, one.layout, fresh_params(one, None), one.model.grid, **options)
+    return fit(weights, one.facts, fresh_params(one, None), one.model.grid, **options)
 
 
 def assert_same_params(model, weights):
@@ -216,11 +217,11 @@ def test_the_config_is_inferred(model, small):
     weights = read(state, about)
     found = subject(config_of(weights))
     if weights.kind == "pretraining":
-        assert found.layout == one.layout
+        assert found.facts == one.facts
     assert found.model.video_shape == one.model.video_shape
     jax.tree.map(
         np.testing.assert_array_equal,
-        fit(weights, found.layout, fresh_params(found, None), found.model.grid)[0],
+        fit(weights, found.facts, fresh_params(found, None), found.model.grid)[0],
         params,
     )
     with pytest.raises(ConfigError, match="do not say how many heads a width of 24 has"):
@@ -230,18 +231,18 @@ def test_the_config_is_inferred(model, small):
 def test_v1_huge_has_a_decoder_of_640(small):
     config = small.config_of(width=1280, heads=16, decoder_width=640, decoder_heads=8, depth=1)
     one = subject(config)
-    state = to_official(fresh_params(one, None), one.layout)
+    state = to_official(fresh_params(one, None), one.facts)
     found = subject(config_of(read(state)))
-    assert (found.layout.heads, found.layout.decoder_heads) == (16, 8)
+    assert (found.facts.heads, found.facts.decoder_heads) == (16, 8)
     assert (found.model.encoder.width, found.model.decoder["width"]) == (1280, 640)
     two = subject(small.config_of(width=1280, heads=16, decoder_width=512, decoder_heads=8, depth=1))
     with pytest.raises(MismatchError, match="decoder_width 640, not 512, decoder_hidden 2560"):
-        fit(read(state), two.layout, fresh_params(two, None), two.model.grid)
+        fit(read(state), two.facts, fresh_params(two, None), two.model.grid)
 
 
 def test_the_giants_mlp_is_inferred_exactly(small):
     one = subject(small.config_of(width=44, heads=2, mlp_ratio=48 / 11, decoder_width=24))
-    weights = read(to_official(fresh_params(one, None), one.layout), {"num_attention_heads": 2, "num_frames": 4,
+    weights = read(to_official(fresh_params(one, None), one.facts), {"num_attention_heads": 2, "num_frames": 4,
         "image_size": 16, "decoder_num_attention_heads": 2})  # fmt: skip
     found = subject(config_of(weights))
     assert found.model.encoder.blocks["hidden"] == one.model.encoder.blocks["hidden"]
@@ -254,7 +255,7 @@ def encoder_only(state):
 
 def test_from_one_kind_to_another(small):
     pretraining, classifier = subject(small.config_of()), subject(small.config_of("classifier"))
-    state = to_official(small.random_params(pretraining.config), pretraining.layout)
+    state = to_official(small.random_params(pretraining.config), pretraining.facts)
     model = (classifier, None, None)
     with pytest.raises(MismatchError, match=r"no fc_norm.weight \(4 tensors are missing\): --fresh=norm"):
         fitted(model, read(state))
@@ -264,7 +265,7 @@ def test_from_one_kind_to_another(small):
     assert set(account.fresh) == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
     assert len(account.used) + len(account.dropped) == len(state)
     np.testing.assert_array_equal(params["encoder"]["embed"]["bias"], state["encoder.patch_embed.proj.bias"])
-    back = to_official(params, classifier.layout)
+    back = to_official(params, classifier.facts)
     model = (pretraining, None, None)
     with pytest.raises(MismatchError, match="--fresh="):
         fitted(model, read(back))
@@ -298,7 +299,7 @@ def test_from_one_kind_to_another(small):
 )
 def test_faults(small, change, said):
     one = subject(small.config_of())
-    state = {n: a.copy() for n, a in to_official(small.random_params(one.config), one.layout).items()}
+    state = {n: a.copy() for n, a in to_official(small.random_params(one.config), one.facts).items()}
     change(state)
     with pytest.raises(MismatchError, match=said) as error:
         fitted((one, None, None), read(state))
@@ -307,7 +308,7 @@ def test_faults(small, change, said):
 
 def test_another_model(small):
     one, two = subject(small.config_of()), subject(small.config_of(width=32, patch=4, depth=3))
-    weights = read(to_official(fresh_params(one, None), one.layout))
+    weights = read(to_official(fresh_params(one, None), one.facts))
     with pytest.raises(MismatchError, match=r"width 24, not 32, depth 2, not 3, hidden 96 .*patch 8, not 4; --resize"):
         fitted((two, None, None), weights)
     with pytest.raises(MismatchError, match=r"another family.*begin with conv1"):
@@ -319,7 +320,7 @@ def test_resized_on_import(small):
         subject(small.config_of()),
         subject(small.config_of(frames=8, resolution=24, patch=4, tubelet=4, channels=6)),
     )
-    weights = read(to_official(small.random_params(one.config), one.layout))
+    weights = read(to_official(small.random_params(one.config), one.facts))
     params, account = fitted((two, None, None), weights, resized=True)
     assert params["encoder"]["embed"]["kernel"].shape == (4 * 4 * 4 * 6, 24)
     assert set(account.changed) == {"encoder.patch_embed.proj.weight", "decoder.head"}
@@ -332,7 +333,7 @@ def test_resized_on_import(small):
 def mae(small, one, video):
     """Weights as image MAE or MAE-ST have them, of the encoder of `one`."""
     rng = np.random.default_rng(1)
-    state = encoder_only(to_official(small.random_params(one.config), one.layout))
+    state = encoder_only(to_official(small.random_params(one.config), one.facts))
     state = {name.removeprefix("encoder."): array for name, array in state.items() if "pos_embed" not in name}
     for i in range(2):
         q, v = state.pop(f"blocks.{i}.attn.q_bias"), state.pop(f"blocks.{i}.attn.v_bias")
@@ -391,7 +392,7 @@ def test_mae(small, video, positions):
 
 def test_the_sinusoid_in_a_file_is_the_models(small):
     one = subject(small.config_of())
-    state = to_official(small.random_params(one.config), one.layout)
+    state = to_official(small.random_params(one.config), one.facts)
     _, account = fitted((one, None, None), read(state | {"encoder.pos_embed": sinusoid(8, 24)[None]}))
     assert account.dropped == {"encoder.pos_embed": "the sinusoid that the model computes"}
 
@@ -399,7 +400,7 @@ def test_the_sinusoid_in_a_file_is_the_models(small):
 def test_learned_positions_of_another_size(small):
     options = {"positions": call("models.positions.learned")}
     one, two = (subject(small.config_of("classifier", **options, resolution=size)) for size in (16, 24))
-    weights = read(to_official(small.random_params(one.config), one.layout))
+    weights = read(to_official(small.random_params(one.config), one.facts))
     with pytest.raises(MismatchError, match="pos_embed is for a grid of 2x2x2 tokens, the model has 2x3x3: --resize"):
         fitted((two, None, None), weights)
     params, account = fitted((two, None, None), weights, resized=True)

@@ -5,7 +5,7 @@ import pytest
 
 from vmae_jax.types import Grid
 from vmae_jax.weights.layouts import resize
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.standard_normal((5, 3, 2, 4, 4)).astype(np.float32)

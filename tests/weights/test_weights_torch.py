@@ -10,9 +10,10 @@ import pytest
 import vmae_jax
 from vmae_jax.spec import ConfigError
 from vmae_jax.weights import export_checkpoint, import_weights, torch_network, verify
+from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats import torch_file
-from vmae_jax.weights.layouts.videomae import MismatchError, to_official
-from vmae_jax.weights.loading import read_checkpoint
+from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.layouts.videomae import to_official
 from vmae_jax.weights.subject import normalized, outputs, probe, subject
 
 pytestmark = pytest.mark.torch
@@ -160,7 +161,7 @@ def test_trained_further_by_transformers_and_back(transformers, runs, tmp_path):
     model = transformers.VideoMAEForPreTraining.from_pretrained(tmp_path / "hf")
     source = read_checkpoint(runs["pretraining"])
     one = subject(source.config)
-    batch = probe(one.model)
+    batch = probe(one)
     pixels = torch.from_numpy(normalized(one.model, batch["video"]))
     _, hidden = outputs(one, source.params, batch)
     mask = torch.from_numpy(hidden)
@@ -179,8 +180,8 @@ def test_trained_further_by_transformers_and_back(transformers, runs, tmp_path):
     theirs = verify.in_transformers(tmp_path / "tuned", normalized(one.model, batch["video"]), hidden, our_epsilon=True)
     ours, _ = outputs(subject(tuned.config), tuned.params, batch)
     assert verify.gate(verify.differences(ours, theirs), "float32") <= 1e-4
-    before = to_official(source.params, one.layout)
-    after = to_official(tuned.params, one.layout)
+    before = to_official(source.params, one.facts)
+    after = to_official(tuned.params, one.facts)
     assert not np.array_equal(before["encoder.blocks.0.attn.q_bias"], after["encoder.blocks.0.attn.q_bias"])
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from vmae_jax.weights import export_checkpoint, import_weights, verify
+from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats import tensors
-from vmae_jax.weights.loading import read_checkpoint
 from vmae_jax.weights.subject import normalized, outputs, probe, subject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -116,7 +116,7 @@ def exported(runs, tmp_path_factory):
             tensors.write_safetensors(path, old, {})
             source = read_checkpoint(runs[kind])
             one = subject(source.config)
-            batch = probe(one.model)
+            batch = probe(one)
             ours[kind], hidden = outputs(one, source.params, batch)
             pixels = normalized(one.model, batch["video"])
             arrays = {"pixels": pixels, "video": batch["video"]} | ({} if hidden is None else {"hidden": hidden})

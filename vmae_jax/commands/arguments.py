@@ -62,10 +62,12 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vmae export`."""
-    parser.add_argument("--format", required=True, help="hf, videomae or stablehlo")
+    parser.add_argument("--format", required=True, help="hf, videomae, mae, params or stablehlo")
     parser.add_argument("--out", required=True, help="folder (hf, stablehlo), or .pth or .safetensors file (videomae)")
     parser.add_argument("--dtype", default="float32", help="of the weights: float32, float16, bfloat16")
-    parser.add_argument("--part", default="all", help="all, or encoder to leave the decoder out")
+    parser.add_argument(
+        "--part", default="all", help="all, or encoder to leave the decoder out; with --format=params any tower"
+    )
     parser.add_argument("--labels", default="", help="a file with a classifier's class names, one a line")
     parser.add_argument("--license", default="", help="for the model card, such as cc-by-nc-4.0")
     parser.add_argument("--video", help="a real video that outputs are compared on, beside random pixels")

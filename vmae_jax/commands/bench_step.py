@@ -154,16 +154,17 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     """Our weights, clips and masks, as `bench.reference` reads them."""
     config = running.made.config
     one = subject.subject(config)
+    subject.published(one, "--against: PyTorch's model is transformers' VideoMAE")
     blocks = one.model.encoder.blocks
     if one.masked is None or one.pixels is None or blocks["cosine"] or blocks["layer_scale"]:
         raise ConfigError(
             "--against: transformers' VideoMAE is pre-training of pixels by methods.masked.build, without cosine "
             "attention or layer scale; this config is another method or model"
         )
-    state = to_official(jax.tree.map(np.asarray, jax.device_get(running.state.params)), one.layout)
+    state = to_official(jax.tree.map(np.asarray, jax.device_get(running.state.params)), one.facts)
     dims, (frames, height, width, _) = dims_of(state), one.model.video_shape
     theirs = huggingface.config(
-        dims, heads=one.layout.heads, decoder_heads=one.layout.decoder_heads, frames=frames, size=(height, width)
+        dims, heads=one.facts.heads, decoder_heads=one.facts.decoder_heads, frames=frames, size=(height, width)
     )
     tensors.write_safetensors(folder / "model.safetensors", huggingface.to_state(state, dims.kind), {})
     (folder / "config.json").write_text(huggingface.as_text(theirs))

@@ -105,8 +105,12 @@ class _Nowhere:
 def _completed(config: ConfigDict) -> ConfigDict:
     """The config, with the sections that it lacks."""
     section: Any = config.get("method")
-    if not isinstance(section, ConfigDict) or "model" not in section:
+    if not isinstance(section, ConfigDict) or ("model" not in section and "data" in config):
         return config
+    if "model" not in section:
+        raise ConfigError(
+            "the config has a method and no data, and no model whose clips are known: import the weights with --config"
+        )
     model = build(section.model, "model")
     frames, size, _, channels = model.video_shape
     whole = {

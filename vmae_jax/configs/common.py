@@ -128,7 +128,7 @@ def _shrunk(node: Any) -> Any:
 
 def _tiny(node: ConfigDict) -> ConfigDict:
     """A call at `smoke` size, or the call that takes its place."""
-    tiny = entry(resolve(node.call)).smoke
+    tiny = entry(resolve(str(node.call))).smoke
     if callable(tiny):
         tiny = tiny({key: value for key, value in from_json(to_json(node)).items() if key != "call"})
     if isinstance(tiny, ConfigDict) and "call" in tiny:

@@ -177,8 +177,8 @@ def build(
             f"the student {model.video_shape}"
         )
     student = classifier(model, classes, dropout, init_scale, smoothing, heads, erase, mix, pool)
-    known = classifier(teacher, classes, heads=heads, pool=teacher_pool)
-    one = Distill(student, known, temperature, weight, label_weight, feature_weight)
+    one = Distill(student, classifier(teacher, classes, heads=heads, pool=teacher_pool), temperature, weight,
+                  label_weight, feature_weight)  # fmt: skip
     return Method(
         init=one.init,
         loss=one.loss,
@@ -188,6 +188,6 @@ def build(
         suits=mix.size if mix is not None else None,
         frozen=one.frozen,
         check=functools.partial(labels.check, student.heads) if label_weight else None,
-        heads=student.heads,
         supervision=labels.streams(student.heads) if label_weight else (),
+        heads=student.heads,
     )

@@ -33,13 +33,15 @@ class Parameter(nn.LogicallyPartitioned):
     layer: int | None = struct.field(default=None, pytree_node=False)
     axes: tuple[tuple[str, MeshAxes], ...] = struct.field(default=(), pytree_node=False)
 
-    def add_axis(self, index: int, params: dict[Any, Any]) -> "Parameter":
+    def add_axis(self, index: int, params: dict[Any, Any]) -> Any:
         """Return the box of the stacked parameter; nn.scan calls this."""
-        return super().add_axis(index, params).replace(layer=params.get(FIRST_LAYER))
+        box: Any = super().add_axis(index, params)
+        return box.replace(layer=params.get(FIRST_LAYER))
 
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Parameter":
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> Any:
         """Return the box of one entry of the stack; nn.scan calls this."""
-        return super().remove_axis(index, params).replace(layer=None)
+        box: Any = super().remove_axis(index, params)
+        return box.replace(layer=None)
 
 
 def declare(
@@ -48,7 +50,7 @@ def declare(
     decay: bool,
     layer: int | None = None,
     axes: Mapping[str, MeshAxes] | None = None,
-) -> Callable[..., Parameter]:
+) -> Callable[..., Any]:
     """Return an initializer whose parameter is in a box.
 
     Args:

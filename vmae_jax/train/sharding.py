@@ -1,9 +1,8 @@
 """Where every array of a run lives: one mesh, one table of logical names, one account of the result.
 
-Models name the axes of their parameters and activations ("embed", "heads", "batch", …); `RULES`
-maps each name to the mesh axis it is split over. A parameter may bring rules for names of its own
-(`models.parameters.Parameter.axes`). The boxes in which flax carries the names are opened
-here and are seen nowhere else.
+Models name the axes of their parameters and activations ("embed", "heads", "batch", …); `RULES` maps each
+name to the mesh axis it is split over. A parameter may bring rules for names of its own. The boxes of
+`models.parameters`, in which flax carries the names, are opened here.
 """
 
 import math
@@ -136,10 +135,9 @@ def shardings(abstract_state: Any, mesh: Mesh, rules: Rules = RULES) -> Placemen
     def place(path: Any, leaf: Any) -> NamedSharding:
         names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
         if not names and _path(path).startswith(PARAMETERS) and unbox(leaf).ndim:
-            raise ConfigError(
-                f"parameter {_path(path)!r} of shape {list(unbox(leaf).shape)} names no axes: "
-                f"make it with models.parameters.declare(initializer, *names, decay=…), where None is not split"
-            )
+            shape = list(unbox(leaf).shape)
+            raise ConfigError(f"parameter {_path(path)!r} of shape {shape} names no axes: make it with "
+                              "models.parameters.declare(initializer, *names, decay=…)")  # fmt: skip
         spec, notes = _spec(_path(path), names, unbox(leaf).shape, mesh, _rules_of(_path(path), leaf, rules, mesh))
         replicated.extend(notes)
         return NamedSharding(mesh, spec)
@@ -203,17 +201,18 @@ def describe(abstract_state: Any, placement: Placement) -> str:
 
 def _rules_of(path: str, leaf: Any, rules: Rules, mesh: Mesh) -> dict[str, Any]:
     """The rules for one array: those for all, then those that its box brings."""
-    own = dict(leaf.axes) if isinstance(leaf, Parameter) else {}
-    known = sorted(own.keys() & dict(rules).keys())
-    if known:
-        raise ConfigError(f"parameter {path!r} brings a sharding rule for {known[0]!r}, which has one already")
+    own, known = dict(leaf.axes) if isinstance(leaf, Parameter) else {}, dict(rules)
     for name, axis in own.items():
-        wanted = () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
-        wrong = set(wanted) - set(mesh.shape)
+        if name in known:
+            raise ConfigError(f"parameter {path!r} brings a sharding rule for {name!r}, which has one already")
+        wrong = set(_mesh_axes(axis)) - set(mesh.shape)
         if wrong:
-            raise ConfigError(f"parameter {path!r}: {name!r} is to be split over {sorted(wrong)[0]!r}, which is no "
-                              f"axis of the mesh: {', '.join(mesh.shape)}")  # fmt: skip
-    return {**dict(rules), **own}
+            raise ConfigError(f"parameter {path!r}, {name!r}: no mesh axis {wrong.pop()!r}: {', '.join(mesh.shape)}")
+    return {**known, **own}
+
+
+def _mesh_axes(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
 
 
 def _spec(
@@ -225,16 +224,14 @@ def _spec(
     axes: list[Any] = [None] * len(names)
     used: set[str] = set()
     notes = []
-    for name in names:
-        if name is not None and name not in rules:
-            raise ConfigError(
-                f"parameter {path!r}: no sharding rule for {name!r}; there are rules for {', '.join(rules)}, and "
-                f"declare(…, axes={{{name!r}: MESH_AXIS}}) brings another"
-            )
+    for name in sorted({name for name in names if name is not None} - rules.keys()):
+        raise ConfigError(
+            f"parameter {path!r}: no sharding rule for {name!r}; there are rules for {', '.join(rules)}, and "
+            f"declare(…, axes={{{name!r}: MESH_AXIS}}) brings another"
+        )
     order = list(rules)
     for i in sorted((i for i, name in enumerate(names) if name is not None), key=lambda i: order.index(str(names[i]))):
-        axis = rules[str(names[i])]
-        wanted = () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
+        wanted = _mesh_axes(axis := rules[str(names[i])])
         if not wanted or used.intersection(wanted):
             continue
         size = math.prod(mesh.shape[a] for a in wanted)

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from vmae_jax.io.writers import read_rows
 from vmae_jax.spec import to_json
 from vmae_jax.version import VERSION
+from vmae_jax.weights.checkpoint import Checkpoint
 from vmae_jax.weights.layouts.dims import Dims
 from vmae_jax.weights.layouts.huggingface import ARCHITECTURES
-from vmae_jax.weights.loading import Checkpoint
 from vmae_jax.weights.subject import Subject
 
 __all__ = ["card", "write_card"]
@@ -75,12 +75,12 @@ def card(
     facts = {
         "clips": f"{t} frames of {h}x{w} pixels, {c} channels",
         "cubes": f"{dims.tubelet}x{dims.patch}x{dims.patch}",
-        "encoder": f"{dims.depth} blocks, width {dims.width}, {one.layout.heads} heads",
+        "encoder": f"{dims.depth} blocks, width {dims.width}, {one.facts.heads} heads",
         "parameters": f"{report['parameters']:,} ({report['dtype']})",
         "weights": f"{report['weights']} after step {report['step']:,}",
     }
     if dims.kind == "pretraining":
-        heads = one.layout.decoder_heads
+        heads = one.facts.decoder_heads
         facts["decoder"] = f"{dims.decoder_depth} blocks, width {dims.decoder_width}, {heads} heads"
     if dims.kind == "classifier":
         facts["classes"] = str(dims.classes)

@@ -9,21 +9,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from vmae_jax.io.checkpoint import Checkpoints, SaveError
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import write_config
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import torch_network, verify
+from vmae_jax.weights import own, torch_network, verify
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
 from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.infer import config_of
 from vmae_jax.weights.layouts import names
 from vmae_jax.weights.layouts.fit import Account, fit
-from vmae_jax.weights.layouts.videomae import MismatchError, to_official
-from vmae_jax.weights.subject import Subject, fresh_params, leaves, normalized, outputs, probe, subject
+from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.layouts.videomae import to_official
+from vmae_jax.weights.resizing import resized
+from vmae_jax.weights.subject import Subject, fresh_params, leaves, normalized, outputs, probe, published, subject
 
 __all__ = ["import_weights"]
 
@@ -70,12 +73,15 @@ def import_weights(
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ConfigError(f"--out={out} is not empty; an import makes a new workdir")
     try:
-        found = names.official(tensors.read_file(weights, key=key))
-        given = config is not None
+        file, given = tensors.read_file(weights, key=key), config is not None
+        if own.is_own(file):
+            return _import_own(file, config, out, str(weights), fresh, resize, channels, make_state, seed)
+        found = names.official(file)
         one = subject(config if config is not None else config_of(found))
+        published(one, f"weights of the family {found.family} are of published models")
         params, account = fit(
             found,
-            one.layout,
+            one.facts,
             fresh_params(one, seed if fresh else None),
             one.model.grid,
             fresh=fresh,
@@ -84,7 +90,7 @@ def import_weights(
             channels=channels,
         )
         _same_function(one, found)
-        checks = _verify(one, params, found, account, probe(one.model, clip))
+        checks = _verify(one, params, found, account, probe(one, clip))
         with replaced(out) as new:
             _write(new, one.config, {"params": params} if make_state is None else make_state(params), str(weights))
     except (MismatchError, NotWrittenError, tensors.UnreadableFileError, SaveError) as error:
@@ -106,6 +112,55 @@ def import_weights(
     }
 
 
+def _import_own(
+    file: tensors.File,
+    config: ConfigDict | None,
+    out: Any,
+    origin: str,
+    fresh: Sequence[str],
+    resize: bool,
+    channels: str,
+    make_state: Callable[[Any], Any] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Make a workdir of parameters under their own names (`own`)."""
+    kept = own.config_of(file)
+    chosen = config if config is not None else kept
+    if chosen is None:
+        raise MismatchError("the file has a network without the method that it belongs to: give --config")
+    one, changed = subject(chosen), dict[str, str]()
+    if resize:
+        file, changed = _resized_own(file, one if kept is None else subject(kept), one, channels)
+    params, account = own.params_of(file, fresh_params(one, seed if fresh else None), fresh)
+    with replaced(out) as new:
+        _write(new, one.config, {"params": params} if make_state is None else make_state(params), origin)
+    return {
+        "out": str(out),
+        "family": "vmae_jax",
+        "kind": "params",
+        "config": "as given" if config is not None else "kept in the file",
+        "parameters": int(sum(array.size for array in leaves(params).values())),
+        "used": len(account.used),
+        "fresh": list(account.fresh),
+        "dropped": account.dropped,
+        "changed": changed,
+        "notes": [],
+        "compared_on": [],
+        "checked_by": "names and shapes",
+        "largest_difference": None,
+        "differences": {},
+        "not_checked": "outputs: there is no other program to compare with",
+    }
+
+
+def _resized_own(file: tensors.File, old: Subject, new: Subject, channels: str) -> tuple[tensors.File, dict[str, str]]:
+    """The file for another model than it was written from, and what was changed."""
+    for one in (old, new):
+        published(one, "--resize resamples cubes and positions of published models")
+    tree, changed = resized(unflatten_dict(file.state, sep="/"), old.model, new.model, channels=channels)
+    return file._replace(state=leaves(tree)), changed
+
+
 def _same_function(one: Subject, found: names.Weights) -> None:
     """Refuses what only a file's own config says: other heads, another activation."""
     if found.about.get("hidden_act", "gelu") != "gelu":
@@ -113,7 +168,7 @@ def _same_function(one: Subject, found: names.Weights) -> None:
             f"the weights are of a model with hidden_act {shown(found.about['hidden_act'])}, not 'gelu'"
         )
     for ours, theirs in (("heads", "num_attention_heads"), ("decoder_heads", "decoder_num_attention_heads")):
-        have, want = found.about.get(theirs), getattr(one.layout, ours)
+        have, want = found.about.get(theirs), getattr(one.facts, ours)
         if have not in (None, want) and (ours == "heads" or found.kind == "pretraining"):
             raise MismatchError(f"the weights are of another model than the config's: {ours} {have}, not {want}")
 
@@ -139,7 +194,7 @@ def _verify(one: Subject, params: Any, found: names.Weights, account: Account, b
         why = "the model is not the one the weights are of, so there are no outputs to compare"
         return result | {"checked_by": "shapes", "not_checked": why}
     state = {name: np.asarray(found.state[name], np.float32) for name in account.used if name in found.state}
-    back = to_official(params, one.layout)
+    back = to_official(params, one.facts)
     odd = [name for name in state if not np.array_equal(back[name], state[name])]
     if odd:
         raise MismatchError(f"verification failed: {odd[0]} is not the same after the conversion")
@@ -150,7 +205,7 @@ def _verify(one: Subject, params: Any, found: names.Weights, account: Account, b
 
     ours, hidden = outputs(one, params, batch)
     pixels = np.ascontiguousarray(normalized(one.model, batch["video"]).transpose(0, 2, 1, 3, 4))
-    heads = {"heads": one.layout.heads, "decoder_heads": one.layout.decoder_heads}
+    heads = {"heads": one.facts.heads, "decoder_heads": one.facts.decoder_heads}
     theirs = {name: torch.from_numpy(array) for name, array in state.items()}
     differences = verify.differences(ours, torch_network.outputs(theirs, pixels, hidden=hidden, **heads))
     return {

@@ -1,60 +1,23 @@
-"""Where weights come from: the checkpoints of a run, or a file in any layout that can be read."""
+"""`load`: a method and its parameters from a run, or from a file in any layout that can be read."""
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from vmae_jax import spec
-from vmae_jax.io.checkpoint import DamagedCheckpointError, locate, read_newest
-from vmae_jax.io.paths import Workdir
-from vmae_jax.io.run_config import read_config
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
+from vmae_jax.weights import own
+from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.infer import config_of
 from vmae_jax.weights.layouts import names
 from vmae_jax.weights.layouts.fit import fit
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.subject import Subject, fresh_params, subject
 
-__all__ = ["Checkpoint", "load", "read_checkpoint"]
-
-
-class Checkpoint(NamedTuple):
-    """The parameters of a run at a step.
-
-    Attributes:
-      workdir: of the run.
-      params: nested dicts of numpy arrays.
-    """
-
-    workdir: Workdir
-    config: ConfigDict
-    step: int
-    params: Any
-
-
-def read_checkpoint(path: Any, *, ema: bool = False) -> Checkpoint:
-    """The parameters of a workdir's newest good step, or of WORKDIR/checkpoints/N.
-
-    Raises:
-      ConfigError: no run there, or one that keeps no average.
-    """
-    folder, _ = locate(path)
-    workdir = Workdir(folder.parent)
-    config = read_config(workdir)
-    select = "extra/ema" if ema else "params"
-    try:
-        step, params = read_newest(path, select=select)
-    except DamagedCheckpointError as error:
-        raise ConfigError(str(error)) from error
-    except ConfigError as error:
-        if ema and select in str(error):
-            raise ConfigError(f"{workdir.path} keeps no average of its parameters (train.ema_decay)") from None
-        raise
-    return Checkpoint(workdir, config, step, params)
+__all__ = ["load"]
 
 
 def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
@@ -62,7 +25,7 @@ def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
 
     Args:
       path: a workdir or one of its checkpoints; a folder that transformers opens; a `.pth` or
-        `.safetensors` file of VideoMAE, VideoMAE V2, MAE or MAE-ST.
+        `.safetensors` file of VideoMAE, VideoMAE V2, MAE or MAE-ST, or one of `vmae export --format=params`.
       ema: of a run: the average of the parameters.
 
     Returns:
@@ -76,18 +39,32 @@ def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
         one = read_checkpoint(path, ema=ema)
         return spec.build(one.config.get("method"), "method"), one.params
     try:
-        weights = names.official(tensors.read_file(path))
+        file = tensors.read_file(path)
+        if own.is_own(file):
+            return _own(file)
+        weights = names.official(file)
         one = subject(config_of(weights))
         return one.method, _params(one, weights)
     except (MismatchError, tensors.UnreadableFileError) as error:
         raise ConfigError(_named(path, error)) from None
 
 
+def _own(file: tensors.File) -> tuple[Method, Any]:
+    """The method that a file of own names keeps, and the towers that it has."""
+    config = own.config_of(file)
+    if config is None:
+        raise MismatchError("the file has a network without the method that it belongs to: use `vmae import --config`")
+    one = subject(config)
+    has = {name.partition("/")[0] for name in file.state}
+    template = {name: tree for name, tree in fresh_params(one, None).items() if name in has}
+    return one.method, own.params_of(file, template)[0]
+
+
 def _params(one: Subject, weights: names.Weights) -> Any:
     """The parameters that the file has; parts it lacks (a decoder, a head) are left out."""
     absent = _absent(weights)
     template = fresh_params(one, 0 if "head" in absent and weights.kind == "classifier" else None)
-    params, account = fit(weights, one.layout, template, one.model.grid, fresh=absent)
+    params, account = fit(weights, one.facts, template, one.model.grid, fresh=absent)
     if any(name.startswith(("decoder.", "mask_token")) for name in account.fresh):
         params = {name: value for name, value in params.items() if name != "decoder"}
     return params

@@ -13,7 +13,7 @@ from vmae_jax.io.run_config import read_config
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Grid
 from vmae_jax.weights.layouts import resize
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["read_resized", "resized"]
 

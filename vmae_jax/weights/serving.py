@@ -14,22 +14,22 @@ from typing import Any
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from vmae_jax.spec import ConfigError
 from vmae_jax.weights import verify
+from vmae_jax.weights.checkpoint import Checkpoint
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.atomic import replaced
-from vmae_jax.weights.loading import Checkpoint
-from vmae_jax.weights.subject import Subject, leaves, probe, subject
+from vmae_jax.weights.subject import Subject, fresh_params, leaves, probe, subject
 
 __all__ = ["export", "run"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = "weights.safetensors"
 TOLERANCE = 1e-4
-SERVED = ("encoder", "fc_norm", "pooled", "head")  # not the decoder, nor what only distillation has
 
 # A module may reach beyond its arguments by these operations alone; exports have only calls that XLA itself resolves.
 _LEAVES_XLA = re.compile(r"(?:custom_call\b(?: *@(\w+))?|\b(?:infeed|outfeed|send|recv)\b)")
@@ -39,8 +39,9 @@ _OWN_CALLS = ("shape_assertion", "Sharding")
 def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.ndarray | None = None) -> dict[str, Any]:
     """Writes a folder with `features.stablehlo`, `logits.stablehlo` of a classifier, and the weights.
 
-    Each module is a function of (weights: flat dict of float32 arrays, video: uint8 [b t h w c])
-    for any b, on CPU, CUDA and TPU, with the normalisation of pixels inside.
+    Each module is a function of (weights: flat dict of float32 arrays, streams: one argument for each of
+    `Method.inputs`, such as video: uint8 [b t h w c]) for any b, on CPU, CUDA and TPU, with the normalisation of
+    pixels inside. The weights are those that these functions read, whatever their names are.
 
     Args:
       dtype: of the matrix products.
@@ -52,9 +53,10 @@ def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.nda
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"--dtype={dtype}: a StableHLO model computes in float32 or bfloat16")
     one = subject(source.config, dtype=dtype)
-    chosen = {name: value for name, value in source.params.items() if name in SERVED}
-    weights = {name: np.asarray(value, np.float32) for name, value in leaves(chosen).items()}
-    functions = _functions(one, chosen)
+    functions = _functions(one, source.params)
+    every = {name: np.asarray(value) for name, value in leaves(source.params).items()}
+    read = set().union(*(_read(function, every, one) for function in functions.values()))
+    weights = {name: array for name, array in every.items() if name in read}
     found: dict[str, float] = {}
     with replaced(out) as new:
         new.mkdir()
@@ -68,16 +70,19 @@ def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.nda
             "jax": jax.__version__,
             "functions": {name: f"{name}.stablehlo" for name in functions},
             "sha256": {name: _digest((new / f"{name}.stablehlo").read_bytes()) for name in functions},
-            "arguments": ["weights: the tensors of weights.safetensors, by name", "video: uint8 [b t h w c]"],
-            "video": list(one.model.video_shape),
+            "arguments": ["weights: the tensors of weights.safetensors, by name", *one.method.inputs],
+            "inputs": {
+                name: {"dtype": np.dtype(leaf.dtype).name, "shape": ["b", *leaf.shape[1:]]}
+                for name, leaf in one.spec.items()
+            },
             "weights": WEIGHTS,
             "dtype": dtype,
             "step": source.step,
         }
         (new / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        for video in _clips(one, clip):
+        for streams in _rows(one, clip):
             for name, function in functions.items():
-                expected, answer = jax.jit(function)(weights, video), run(new, name)(video)
+                expected, answer = jax.jit(function)(weights, *streams), run(new, name)(*streams)
                 difference = verify.differences({name: expected}, {name: answer})[name]
                 found[name] = max(difference, found.get(name, 0.0))
         worst = max(found.values())
@@ -91,7 +96,9 @@ def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.nda
         "tensors": len(weights),
         "parameters": int(sum(array.size for array in weights.values())),
         "left_out": {
-            name: "only the encoder and the classifier are served" for name in source.params if name not in chosen
+            name: "neither features nor logits read it"
+            for name in source.params
+            if not any(path.partition("/")[0] == name for path in weights)
         },
         "compared_on": ["random clips of two batch sizes"] + (["a real clip"] if clip is not None else []),
         "checked_by": f"running it with JAX {jax.__version__} on {jax.default_backend()}",
@@ -101,8 +108,8 @@ def export(source: Checkpoint, *, out: Any, dtype: str = "float32", clip: np.nda
     }
 
 
-def run(folder: Any, name: str = "features") -> Callable[[np.ndarray], np.ndarray]:
-    """Return an exported function, ready to be called with uint8 clips [b t h w c].
+def run(folder: Any, name: str = "features") -> Callable[..., np.ndarray]:
+    """Return an exported function of the streams that the manifest lists, such as uint8 clips [b t h w c].
 
     A module that calls anything but StableHLO's own operations (a library of the machine, a host callback) is
     refused before it is compiled, and a damaged one before it is read. Beyond that, a module is a program, and
@@ -121,7 +128,7 @@ def run(folder: Any, name: str = "features") -> Callable[[np.ndarray], np.ndarra
         weights = tensors.read_file(folder / WEIGHTS).state
     except (tensors.UnreadableFileError, OSError) as error:
         raise ConfigError(f"{folder}: {error}") from None
-    return lambda video: np.asarray(module.call(weights, video))
+    return lambda *streams: np.asarray(module.call(weights, *streams))
 
 
 def _digest(content: bytes) -> str:
@@ -145,33 +152,51 @@ def _read_module(path: pathlib.Path, digest: Any) -> jax.export.Exported:
     return module
 
 
-def _functions(one: Subject, params: Any) -> dict[str, Callable[[Any, Any], Any]]:
-    def features(weights, video):
-        return one.method.features(_nested(weights), {"video": video})
+def _functions(one: Subject, params: Any) -> dict[str, Callable[..., Any]]:
+    inputs, shapes = one.method.inputs, {name: (leaf.shape, leaf.dtype) for name, leaf in leaves(params).items()}
 
-    def logits(weights, video):
-        return one.method.predict(_nested(weights), {"video": video})  # pyright: ignore[reportOptionalCall]
+    def whole(weights):
+        """The tree; what the functions do not read, but look up, is zero, and is in no program."""
+        zeros = {name: jnp.zeros(*shape) for name, shape in shapes.items() if name not in weights}
+        return unflatten_dict({**zeros, **weights}, sep="/")
 
-    functions = {"features": features}
-    if one.method.predict is not None and "head" in params:
+    def features(weights, *streams):
+        return one.method.features(whole(weights), dict(zip(inputs, streams, strict=True)))
+
+    def logits(weights, *streams):
+        assert one.method.predict is not None
+        return one.method.predict(whole(weights), dict(zip(inputs, streams, strict=True)))
+
+    functions: dict[str, Callable[..., Any]] = {"features": features}
+    # An imported classifier may have come without its head.
+    if one.method.predict is not None and leaves(params).keys() == leaves(fresh_params(one, None)).keys():
         functions["logits"] = logits
     return functions
 
 
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    return unflatten_dict(flat, sep="/")
+def _read(function: Callable[..., Any], weights: dict[str, np.ndarray], one: Subject) -> set[str]:
+    """The weights that a function reads."""
+    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
+    jaxpr = jax.make_jaxpr(function)(shapes, *one.spec.values()).jaxpr
+    live = set(map(id, jaxpr.outvars))
+    for equation in reversed(jaxpr.eqns):
+        if live.intersection(map(id, equation.outvars)):
+            live |= set(map(id, equation.invars))
+    return {name for name, variable in zip(sorted(shapes), jaxpr.invars) if id(variable) in live}
 
 
-def _lower(function: Callable[[Any, Any], Any], weights: dict[str, np.ndarray], one: Subject) -> Any:
+def _lower(function: Callable[..., Any], weights: dict[str, np.ndarray], one: Subject) -> Any:
     (rows,) = jax.export.symbolic_shape("b")
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
-    video = jax.ShapeDtypeStruct((rows, *one.model.video_shape), np.uint8)
-    return jax.export.export(jax.jit(function), platforms=PLATFORMS)(shapes, video)
+    streams = [jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for leaf in one.spec.values()]
+    return jax.export.export(jax.jit(function), platforms=PLATFORMS)(shapes, *streams)
 
 
-def _clips(one: Subject, clip: np.ndarray | None) -> list[np.ndarray]:
-    first = probe(one.model, clip)["video"]
-    return [first, np.concatenate([first, probe(one.model, seed=1)["video"]])]
+def _rows(one: Subject, clip: np.ndarray | None) -> list[list[np.ndarray]]:
+    """The streams of a batch, and of a larger one."""
+    first, more = probe(one, clip), probe(one, seed=1)
+    names = one.method.inputs
+    return [[first[name] for name in names], [np.concatenate([first[name], more[name]]) for name in names]]
 
 
 def _platform() -> str:

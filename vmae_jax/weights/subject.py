@@ -12,33 +12,49 @@ from ml_collections import ConfigDict
 
 from vmae_jax import spec
 from vmae_jax.errors import short
+from vmae_jax.lookup import entry
 from vmae_jax.methods.masked import Masked
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
 from vmae_jax.weights.layouts.fit import sinusoid
-from vmae_jax.weights.layouts.videomae import Layout
+from vmae_jax.weights.layouts.videomae import Facts
 
-__all__ = ["Subject", "compute_dtype", "fresh_params", "normalized", "outputs", "probe", "subject"]
+__all__ = [
+    "Subject",
+    "compute_dtype",
+    "fixed_positions",
+    "fresh_params",
+    "normalized",
+    "outputs",
+    "probe",
+    "published",
+    "subject",
+]
 
 MASKED = "methods.masked.build"
+VIT = "models.variants.vit"
 
 
 class Subject(NamedTuple):
-    """A config's method, with what a conversion must know of its model.
+    """A config's method, with what a conversion needs of it.
 
     Attributes:
-      method: with the model computing in float32, whatever the config says.
-      model: `models.variants.Model`.
+      method: with models that compute in float32, whatever the config says.
+      spec: shape and type of one row of each stream that the method reads.
+      model: `models.variants.Model` of the argument `model`; None where the method has another or none, which no
+        published layout has a place for.
+      facts: of that model.
       masked: the same as a masked autoencoder that decodes all that is hidden; None for others.
       pixels: the objective that predicts pixels, where there is one.
     """
 
     config: ConfigDict
     method: Method
-    model: Any
-    layout: Layout
-    masked: Masked | None
-    pixels: str | None
+    spec: Mapping[str, jax.ShapeDtypeStruct]
+    model: Any = None
+    facts: Any = None
+    masked: Masked | None = None
+    pixels: str | None = None
 
     @property
     def normalized_targets(self) -> bool:
@@ -48,83 +64,116 @@ class Subject(NamedTuple):
 
 
 def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
-    """The method and model of an experiment's config.
+    """Return the method and models of an experiment's config.
 
     Args:
-      config: with a section `method` whose call has an argument `model`.
+      config: with a section `method`; `data` is needed where the method reads other streams than its model's clips.
       dtype: of the matrix products.
 
     Raises:
-      ConfigError: a method without a model of `models.variants.vit`.
+      ConfigError: if the section is no method, or the shapes of its streams are not known.
     """
     section = config.get("method")
     node: Any = section.copy_and_resolve_references() if isinstance(section, ConfigDict) else section
-    given: Any = node.get("model") if isinstance(node, ConfigDict) else None
-    if not isinstance(given, ConfigDict) or not str(given.get("call")).startswith("models.variants."):
-        raise ConfigError(f"method {short(_name(node))} has no `model` of models.variants.vit")
-    given.dtype = dtype
-    method, model = spec.build(node, "method"), spec.build(given, "model")
+    for one in spec.calls(node):
+        if entry(spec.resolve(str(one.call))).kind == "model" and "dtype" in one:
+            one.dtype = dtype
+    method = spec.build(node, "method")
+    given: Any = node.get("model")
+    if not isinstance(given, ConfigDict) or given.get("call") != VIT:
+        return Subject(config, method, _streams(config, method, None))
+    model = spec.build(given, "model")
     masked, pixels = None, None
     if node.call == MASKED:
         arguments = spec.arguments(node, "method")
         masked = Masked(**arguments | {"model": model, "decoder_mask": None})
         pixels = next((n for n, one in masked.objectives.items() if hasattr(one.target, "render")), None)
-    layout = Layout(
+    facts = Facts(
         patch=model.patch,
         channels=model.channels,
         heads=model.encoder.blocks["heads"],
-        depth=model.encoder.blocks["depth"],
         decoder_heads=model.decoder["blocks"]["heads"],
-        decoder_depth=model.decoder["blocks"]["depth"],
-        cosine=model.encoder.blocks["cosine"],
-        layer_scale=bool(model.encoder.blocks["layer_scale"]),
         head=f"head_{pixels or 'pixels'}",
     )
-    return Subject(config, method, model, layout, masked, pixels)
+    return Subject(config, method, _streams(config, method, model), model, facts, masked, pixels)
 
 
-def _name(node: Any) -> Any:
-    return node.get("call") if isinstance(node, ConfigDict) else node
+def published(one: Subject, why: str) -> None:
+    """Raise ConfigError if the method has no model that published layouts have a place for; `why` it is needed."""
+    if one.model is None:
+        section: Any = one.config.get("method")
+        raise ConfigError(f"{why}, and method {short(section.call)} has no `model` of {VIT}")
+
+
+def _streams(config: ConfigDict, method: Method, model: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """One row of each stream that a method reads: the model's clips, or as the config's loader gives them."""
+    if model is not None and method.inputs == ("video",):
+        return {"video": jax.ShapeDtypeStruct((1, *model.video_shape), np.uint8)}
+    section = config.get("data")
+    if not isinstance(section, ConfigDict):
+        raise ConfigError(f"the shapes of {', '.join(method.inputs)} are not known: the config has no section data")
+    given = spec.build(section, "loader").spec()
+    missing = [name for name in method.inputs if name not in given]
+    if missing:
+        raise ConfigError(f"config.method reads {missing[0]!r}, which config.data does not give: {', '.join(given)}")
+    return {name: jax.ShapeDtypeStruct((1, *given[name].shape[1:]), given[name].dtype) for name in method.inputs}
 
 
 def compute_dtype(config: ConfigDict) -> Any:
-    """The dtype of the matrix products of a config's model, "auto" resolved as on this machine."""
+    """Return the dtype of the matrix products of a config's model, "auto" resolved as on this machine.
+
+    It is float32 for a method without a model of `models.variants.vit`.
+    """
     section: Any = config.method
-    return spec.build(section.model, "model").encoder.dtype
+    given = section.get("model")
+    if not isinstance(given, ConfigDict) or given.get("call") != VIT:
+        return jnp.float32
+    return spec.build(given, "model").encoder.dtype
 
 
 def fresh_params(one: Subject, seed: int | None = 0) -> Any:
     """Freshly initialised parameters, nested dicts of numpy arrays; zeros where `seed` is None."""
     init = lambda key, batch: meta.unbox(one.method.init(key, batch)[0])  # noqa: E731
-    batch = probe(one.model)
+    batch = probe(one)
     if seed is None:  # only names and shapes are wanted: nothing to compile
         return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, jax.random.key(0), batch))
     return jax.tree.map(np.asarray, jax.device_get(jax.jit(init)(jax.random.key(seed), batch)))
 
 
-def probe(model: Any, clip: np.ndarray | None = None, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch to compare outputs on: a random clip and, where there is one, a real one.
+def probe(one: Subject, clip: np.ndarray | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return a batch to compare outputs on: a random row of each stream and, where there is one, a real clip.
 
     Args:
-      clip: uint8 [t h w c] of the model's own shape.
+      clip: uint8 [t h w c] of the method's own shape.
 
     Raises:
-      ConfigError: the clip has another shape.
+      ConfigError: if the clip has another shape, or the method reads other streams beside it.
     """
     rng = np.random.default_rng(seed)
-    clips = [rng.integers(0, 256, model.video_shape, np.uint8)]
+    streams = {name: _random(rng, leaf) for name, leaf in one.spec.items()}
     if clip is not None:
-        if clip.shape != model.video_shape or clip.dtype != np.uint8:
-            raise ConfigError(f"a clip of uint8{model.video_shape} is compared, not {clip.dtype}{clip.shape}")
-        clips.append(clip)
-    rows = len(clips)
+        if list(streams) != ["video"]:
+            raise ConfigError(f"a clip alone is no row of a method that reads {', '.join(streams)}")
+        shape = one.spec["video"].shape[1:]
+        if clip.shape != shape or clip.dtype != np.uint8:
+            raise ConfigError(f"a clip of uint8{shape} is compared, not {clip.dtype}{clip.shape}")
+        streams = {"video": np.concatenate([streams["video"], clip[None]])}
+    rows = 1 if clip is None else 2
     return {
-        "video": np.stack(clips),
+        **streams,
         "seed": rng.integers(0, 1 << 32, (rows, 2), np.uint32),
         "index": np.arange(rows, dtype=np.int32),
         "valid": np.ones(rows, bool),
-        "label": np.zeros(rows, np.int32),
     }
+
+
+def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    dtype = np.dtype(leaf.dtype)
+    if dtype.kind == "b":
+        return np.ones(leaf.shape, bool)
+    if dtype.kind == "u":
+        return rng.integers(0, np.iinfo(dtype).max, leaf.shape, dtype, endpoint=True)
+    return np.zeros(leaf.shape, dtype) if dtype.kind == "i" else rng.standard_normal(leaf.shape).astype(dtype)
 
 
 def normalized(model: Any, video: np.ndarray) -> np.ndarray:
@@ -145,7 +194,7 @@ def outputs(one: Subject, params: Any, batch: Mapping[str, np.ndarray]) -> tuple
         result, visible = jax.device_get(jax.jit(lambda p, b: _outputs(one, p, b))(params, dict(batch)))
     hidden = None
     if visible is not None:
-        hidden = np.ones((len(batch["video"]), one.model.grid.size), bool)
+        hidden = np.ones((len(batch["index"]), one.model.grid.size), bool)
         np.put_along_axis(hidden, np.asarray(visible), False, axis=1)
     return {name: np.asarray(value) for name, value in result.items()}, hidden
 
@@ -164,14 +213,24 @@ def _outputs(one: Subject, params: Any, batch: Mapping[str, Any]) -> tuple[dict[
 
 
 def sinusoidal(one: Subject) -> bool:
-    """Whether the model's positions are VideoMAE's fixed 1-D sinusoid."""
-    grid, width = one.model.grid, one.model.encoder.width
+    """Return whether the model's positions are VideoMAE's fixed 1-D sinusoid."""
+    table = fixed_positions(one, "encoder")
+    return table is not None and bool(np.abs(table - sinusoid(*table.shape)).max() < 1e-5)
+
+
+def fixed_positions(one: Subject, tower: str) -> np.ndarray | None:
+    """Return the positions that a tower of the model computes, [n width]; None where it learns them.
+
+    Args:
+      tower: "encoder" or "decoder".
+    """
+    grid = one.model.grid
+    width = one.model.encoder.width if tower == "encoder" else one.model.decoder["width"]
     module = one.model.encoder.positions(grid, width)
     index = jnp.arange(grid.size)[None]
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), index))
-    if variables:
-        return False
-    return bool(np.abs(np.asarray(module.apply({}, index))[0] - sinusoid(grid.size, width)).max() < 1e-5)
+    if jax.eval_shape(lambda: module.init(jax.random.key(0), index)):
+        return None
+    return np.asarray(module.apply({}, index))[0]
 
 
 def leaves(params: Any) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.weights.layouts.fit import sinusoid
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["outputs"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from vmae_jax.weights import torch_network
 from vmae_jax.weights.formats.tensors import read_json
 from vmae_jax.weights.layouts.huggingface import ARCHITECTURES, is_spelling
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["BOUNDS", "differences", "gate", "has_torch", "has_transformers", "in_official", "in_transformers"]
 

@@ -58,9 +58,14 @@ def _value(value: Any, arrays: list[np.ndarray]) -> bytes:
         return pickle.NEWTRUE if value else pickle.NEWFALSE
     if isinstance(value, int):
         return _integer(value)
+    if isinstance(value, float):
+        return pickle.BINFLOAT + struct.pack(">d", value)
+    if isinstance(value, list):
+        items = b"".join(_value(item, arrays) for item in value)
+        return pickle.EMPTY_LIST + pickle.MARK + items + pickle.APPENDS
     if isinstance(value, np.ndarray) and value.dtype in STORAGES:
         return _tensor(value, arrays)
-    raise ValueError(f"a .pth is written from arrays, text and whole numbers, not {type(value).__name__}")
+    raise ValueError(f"a .pth is written from arrays, text, numbers and lists, not {type(value).__name__}")
 
 
 def _tensor(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["Dims", "dims_of", "kind_of", "unlike"]
 

@@ -10,7 +10,8 @@ from vmae_jax.types import Grid
 from vmae_jax.weights.layouts import resize
 from vmae_jax.weights.layouts.dims import Dims, dims_of, unlike
 from vmae_jax.weights.layouts.names import Weights
-from vmae_jax.weights.layouts.videomae import Layout, MismatchError, from_official, to_official
+from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.layouts.videomae import Facts, from_official, to_official
 
 __all__ = ["PARTS", "Account", "fit", "sinusoid"]
 
@@ -42,7 +43,7 @@ class Account(NamedTuple):
 
 def fit(
     weights: Weights,
-    layout: Layout,
+    facts: Facts,
     template: Any,
     grid: Grid,
     *,
@@ -55,7 +56,7 @@ def fit(
 
     Args:
       weights: as `names.official` gives them.
-      layout: of the model.
+      facts: of the model.
       template: the model's freshly initialised parameters, nested dicts of arrays.
       grid: the model's tokens.
       fresh: parts of `PARTS` that begin anew, whatever the file has.
@@ -69,7 +70,7 @@ def fit(
     unknown = sorted(set(fresh) - set(PARTS))
     if unknown:
         raise MismatchError(f"there is no part {unknown[0]!r} to begin anew: {', '.join(PARTS)}")
-    target = to_official(template, layout)
+    target = to_official(template, facts)
     want, dropped, changed = dims_of(target), dict(weights.dropped), {}
     state = _same_parts(weights, want, fresh, dropped)
     for name in [name for name in state if name.endswith("cls_token") and name not in target]:
@@ -84,7 +85,7 @@ def fit(
     _biases(state, target, weights.about, changed)
     anew = _missing(state, target, fresh)
     _same_shapes(state, target)
-    params = from_official(state | anew, layout, template)
+    params = from_official(state | anew, facts, template)
     return params, Account(tuple(sorted(state)), tuple(sorted(anew)), dropped, changed)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.weights.layouts.dims import Dims
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["ARCHITECTURES", "IMAGENET", "as_text", "config", "from_names", "is_spelling", "preprocessor", "to_state"]
 

@@ -1,7 +1,7 @@
 """Weights from anywhere under the official VideoMAE names, with an account of every tensor.
 
 Understood: VideoMAE and VideoMAE V2 (also from MMAction2 and the V2 hub), transformers' VideoMAE
-before and after version 5, image MAE, MAE-ST; with the prefixes that DDP, `torch.compile` and
+before and after version 5 and ViT-MAE, image MAE, MAE-ST; with the prefixes that DDP, `torch.compile` and
 backbones leave behind.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.formats.tensors import File
-from vmae_jax.weights.layouts import huggingface
+from vmae_jax.weights.layouts import huggingface, mae
 from vmae_jax.weights.layouts.dims import kind_of
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["K_BIAS", "Weights", "official"]
 
@@ -118,8 +118,10 @@ def official(file: File) -> Weights:
         _check_axes(name, array)
         state[short] = array
     dropped = {name: "whole numbers, no weights" for name, array in file.state.items() if array.dtype.kind in "iub"}
-    family = _family(state)
-    if family == "huggingface":
+    family = "mae" if mae.is_vit_mae(state) else _family(state)
+    if mae.is_vit_mae(state):
+        state = mae.from_vit_mae(state)
+    elif family == "huggingface":
         state = huggingface.from_names(state)
     else:
         state = {_mmaction(name): array for name, array in state.items()}
@@ -153,6 +155,8 @@ def _family(state: Mapping[str, np.ndarray]) -> str:
         )
     if any(name.endswith(("attn.q.weight", "pos_embed_spatial")) for name in state):
         return "mae-st"
+    if "cls_token" in state:
+        return "mae"
     return "videomae" if embed.ndim == 5 and not any(name.startswith("decoder_") for name in state) else "mae"
 
 

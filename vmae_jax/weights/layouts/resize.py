@@ -17,7 +17,7 @@ three as they are and starts the rest at zero, so that RGB alone gives what it g
 import numpy as np
 
 from vmae_jax.types import Grid
-from vmae_jax.weights.layouts.videomae import MismatchError
+from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["embedding", "head", "inflate", "positions"]
 

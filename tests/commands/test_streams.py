@@ -1,0 +1,46 @@
+"""Which streams a method needs of a loader, and what is refused where they are not there."""
+
+import jax
+import numpy as np
+import pytest
+
+from vmae_jax.commands.streams import check_streams, only_video
+from vmae_jax.spec import ConfigError
+from vmae_jax.types import Method
+
+
+def method(**fields):
+    return Method(init=print, loss=print, features=print, **fields)
+
+
+def spec(*names):
+    every = ("seed", "index", "valid", *names)
+    return {name: jax.ShapeDtypeStruct((2, 8, 32, 32, 3), np.uint8) for name in every}
+
+
+def test_what_the_loss_alone_reads_is_needed_by_training_alone():
+    one = method(supervision=("label",))
+    check_streams(one, spec("video"), "config.data")
+    check_streams(one, spec("video", "label"), "config.data", trains=True)
+    with pytest.raises(ConfigError) as caught:
+        check_streams(one, spec("video"), "config.data", trains=True)
+    assert str(caught.value) == (
+        "config.method reads 'label', which config.data does not give: its batches have video; "
+        "set config.data.labels=True"
+    )
+
+
+def test_the_error_names_the_stream_and_what_there_is():
+    one = method(inputs=("video", "audio"))
+    with pytest.raises(ConfigError, match=r"reads 'audio', which config.eval.data does .* have video, audios "):
+        check_streams(one, spec("video", "audios"), "config.eval.data")
+    with pytest.raises(ConfigError, match="its batches have no streams"):
+        check_streams(one, spec(), "config.data")
+    check_streams(one, spec("audio", "video"), "config.data", trains=True)
+
+
+def test_commands_that_open_videos_refuse_methods_that_read_more():
+    assert only_video(method(), spec("video"), "vmae features").shape == (2, 8, 32, 32, 3)
+    for inputs in (("video", "audio"), ("audio",), ()):
+        with pytest.raises(ConfigError, match="vmae features opens video files alone"):
+            only_video(method(inputs=inputs), spec("video", "audio"), "vmae features")

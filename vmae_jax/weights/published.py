@@ -1,0 +1,185 @@
+"""Exports in published layouts: files for transformers, the official VideoMAE code, and MAE, each verified."""
+
+import importlib.metadata
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from vmae_jax.weights import verify
+from vmae_jax.weights.formats import tensors
+from vmae_jax.weights.formats.torch_write import write_pth
+from vmae_jax.weights.layouts import huggingface, mae, names
+from vmae_jax.weights.layouts.dims import Dims
+from vmae_jax.weights.layouts.fit import fit
+from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.subject import Subject, fixed_positions, normalized, outputs
+
+__all__ = ["DTYPES", "cast", "finite", "write_hf", "write_mae", "write_official"]
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+def finite(state: Mapping[str, np.ndarray]) -> None:
+    """Raise MismatchError if a tensor has values that are not finite."""
+    for name, array in state.items():
+        bad = int((~np.isfinite(array)).sum())
+        if bad:
+            raise MismatchError(f"{name} has {bad} values that are not finite")
+
+
+def cast(state: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Return tensors in a dtype of `DTYPES`; raise MismatchError if a value is too large for it."""
+    with np.errstate(over="ignore"):
+        result = {name: np.ascontiguousarray(array.astype(DTYPES[dtype])) for name, array in state.items()}
+    for name, array in result.items():
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise MismatchError(f"{name} has values too large for {dtype}")
+    return result
+
+
+def write_hf(
+    folder: pathlib.Path,
+    one: Subject,
+    state: Mapping[str, np.ndarray],
+    *,
+    dims: Dims,
+    dtype: str,
+    labels: Sequence[str],
+    params: Any,
+    batch: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """Write a folder that transformers opens, and compare its outputs there where it is installed."""
+    folder.mkdir()
+    theirs = cast(huggingface.to_state(state, dims.kind), dtype)
+    tensors.write_safetensors(folder / "model.safetensors", theirs, {})
+    t, h, w, _ = one.model.video_shape
+    config = huggingface.config(
+        dims,
+        heads=one.facts.heads,
+        decoder_heads=one.facts.decoder_heads,
+        frames=t,
+        size=(h, w),
+        dtype=dtype,
+        normalized_targets=one.normalized_targets if dims.kind == "pretraining" else True,
+        final_norm="encoder.norm.weight" in state,
+        labels=labels if dims.kind == "classifier" else (),
+    )
+    prepare = huggingface.preprocessor(size=(h, w), mean=one.model.mean, std=one.model.std)
+    for name, data in (("config.json", config), ("preprocessor_config.json", prepare)):
+        (folder / name).write_text(huggingface.as_text(data), encoding="utf-8")
+    if not verify.has_transformers():
+        return _round_trip(folder, state, dtype, "transformers is not installed here, so its outputs were not compared")
+    pixels = normalized(one.model, batch["video"])
+    (compared, hidden), not_checked = outputs(one, params, batch), ""
+    if "loss" in compared and not _imagenet(one):
+        # transformers undoes ImageNet's normalisation of RGB alone before it makes its targets.
+        del compared["loss"]
+        not_checked = "the loss: transformers makes targets of RGB clips with ImageNet's statistics only"
+    found = {}
+    for name, ours_epsilon in (("differences", True), ("differences_as_loaded", False)):
+        answers = verify.in_transformers(folder, pixels, hidden, our_epsilon=ours_epsilon)
+        found[name] = verify.differences(compared, answers, relative=dtype != "float32")
+    largest = verify.gate(found["differences"], dtype)
+    by = f"transformers {importlib.metadata.version('transformers')}"
+    return {"checked_by": by, "largest_difference": largest, **found, "not_checked": not_checked}
+
+
+def _imagenet(one: Subject) -> bool:
+    mean, std = huggingface.IMAGENET
+    return one.model.channels == 3 and np.allclose(one.model.mean, mean) and np.allclose(one.model.std, std)
+
+
+def write_official(
+    path: pathlib.Path,
+    one: Subject,
+    state: Mapping[str, np.ndarray],
+    *,
+    dims: Dims,
+    dtype: str,
+    labels: Sequence[str],
+    params: Any,
+    batch: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """Write a file that the official VideoMAE code loads, and compare outputs where PyTorch is installed."""
+    del labels  # the official files have none
+    theirs = cast(state, dtype)
+    t, h, _, _ = one.model.video_shape
+    about = {"num_frames": t, "image_size": h, "num_attention_heads": one.facts.heads}
+    if dims.kind == "pretraining":
+        about["decoder_num_attention_heads"] = one.facts.decoder_heads
+    if path.suffix == ".safetensors":
+        tensors.write_safetensors(path, theirs, about)
+    else:
+        # The official code saves pre-training under "model" and, with DeepSpeed, fine-tuning under "module".
+        write_pth(path, {"module" if dims.kind == "classifier" else "model": theirs, "vmae_jax": about})
+    if not verify.has_torch():
+        return _round_trip(path, state, dtype, "PyTorch is not installed here, so its outputs were not compared")
+    pixels = np.ascontiguousarray(normalized(one.model, batch["video"]).transpose(0, 2, 1, 3, 4))
+    ours, hidden = outputs(one, params, batch)
+    heads = {"heads": one.facts.heads, "decoder_heads": one.facts.decoder_heads}
+    answers = verify.in_official(path, pixels, hidden, **heads)
+    found = verify.differences(ours, answers, relative=dtype != "float32")
+    by = f"PyTorch {importlib.metadata.version('torch')}"
+    return {"checked_by": by, "largest_difference": verify.gate(found, dtype), "differences": found, "not_checked": ""}
+
+
+def write_mae(
+    path: pathlib.Path,
+    one: Subject,
+    state: Mapping[str, np.ndarray],
+    *,
+    dims: Dims,
+    dtype: str,
+    labels: Sequence[str],
+    params: Any,
+    batch: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """Write a file in the layout of MAE or MAE-ST, and import it again: the parameters must be the same."""
+    del labels, batch  # the files have no labels, and the parameters themselves are compared
+    t, h, _, _ = one.model.video_shape
+    towers = [name for name in ("encoder", "decoder") if name in params]
+    tables = {name: table for name in towers if (table := fixed_positions(one, name)) is not None}
+    theirs = cast(mae.to_state(state, tables, image=t == 1), dtype)
+    about = {"num_frames": t, "tubelet_size": one.model.patch.t, "image_size": h}
+    about |= {"num_attention_heads": one.facts.heads, "image_mean": list(one.model.mean)}
+    about |= {"image_std": list(one.model.std)}
+    about |= {"decoder_num_attention_heads": one.facts.decoder_heads} if dims.kind == "pretraining" else {}
+    if path.suffix == ".safetensors":
+        tensors.write_safetensors(path, theirs, about)
+    else:
+        write_pth(path, {"model": theirs, "vmae_jax": about})
+    back, _ = fit(names.official(tensors.read_file(path)), one.facts, params, one.model.grid)
+    ours, read = (flatten_dict(tree, sep="/") for tree in (params, back))
+    for name, array in ours.items():
+        # What a half-precision file adds up (a token and its position) is rounded once.
+        if not np.array_equal(np.asarray(read[name]), np.asarray(array).astype(DTYPES[dtype]).astype(np.float32)):
+            raise MismatchError(f"verification failed: {name} is not the same after reading the export back")
+    return {
+        "checked_by": "round trip",
+        "largest_difference": 0.0,
+        "differences": {},
+        "not_checked": "outputs: the parameters are the same after an import of the export",
+    }
+
+
+def _round_trip(path: pathlib.Path, state: Mapping[str, np.ndarray], dtype: str, why: str) -> dict[str, Any]:
+    """Read the export back as `vmae import` would: the weights must be those that were written."""
+    back = names.official(tensors.read_file(path)).state
+    if set(back) != set(state):
+        odd = sorted(set(back) ^ set(state))[0]
+        raise MismatchError(f"verification failed: {odd} is not the same after reading the export back")
+    expected = {name: array.astype(np.float32) for name, array in cast(state, dtype).items()}
+    for name, array in expected.items():
+        if not np.array_equal(back[name].astype(np.float32), array):
+            raise MismatchError(f"verification failed: {name} is not the same after reading the export back")
+    found = verify.differences(state, expected)
+    return {
+        "checked_by": "round trip",
+        "largest_difference": max(found.values()),
+        "differences": {},
+        "not_checked": why,
+    }
