@@ -86,11 +86,11 @@ def matmul_peak(dtype: Any) -> Callable[[], float]:
 
 
 def random_batch(spec: Mapping[str, jax.ShapeDtypeStruct], seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch of the given shapes: random pixels and seeds, every row and stream valid, all else zero."""
+    """A batch of the given shapes: random pixels and seeds, labels of zero, every row valid."""
     rng = np.random.default_rng(seed)
 
     def fill(name: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if leaf.dtype == bool:  # "valid", and of the streams NAME_valid and NAME_mask
+        if name == "valid":
             return np.ones(leaf.shape, bool)
         if name == "index":
             return np.arange(leaf.shape[0], dtype=leaf.dtype)
