@@ -18,7 +18,7 @@ from vmae_jax.data.containers import open_video
 from vmae_jax.data.moments import Moment
 from vmae_jax.data.scaling import Scaler, View, planes
 from vmae_jax.data.stills import open_stills
-from vmae_jax.data.streams.core import NONE, ArraySpec, Streams, clip_of
+from vmae_jax.data.streams.core import NONE, ArraySpec, Clip, Streams, clip_of
 from vmae_jax.data.vectors import Vectors
 from vmae_jax.data.video import BadVideo, Encoded, Limits, MachineFault, VideoInfo
 
@@ -153,25 +153,37 @@ def read_clips(
     reader = open_encoded(encoded, limits, motion=streams.needs_motion)
     try:
         indices = np.asarray(sampler(reader.info, seed))
-        unique, inverse = _unique(indices.ravel(), reader.info)
         clips = [Wanted(view, 0, (0, 0)) for view in range(len(indices))] if wanted is None else wanted
-        chosen = [clip.view for clip in clips]
-        shown = inverse.reshape(indices.shape)[chosen]  # [clips t] -> row of `unique`
-        pictures = reader.pictures(unique, channels)
-        first = next(pictures)
-        size = first.shape[:2]
-        views = [crop(*size, clip) if crop else None for clip in clips]
-        sides = views[0].shape if views[0] else size
-        specs = {name: ArraySpec((len(clips), *spec.shape), spec.dtype) for name, spec in streams.specs().items()}
-        arrays = allocate({"video": ArraySpec((*shown.shape, *sides, channels), np.uint8), **specs})
-        cropping = _fill(itertools.chain([first], pictures), shown, views, arrays["video"])
-        if specs:
-            cut = [clip_of(reader.info, indices[clip.view], size, view, clip.seed)
-                   for clip, view in zip(clips, views, strict=True)]  # fmt: skip
+        arrays, cut, cropping = _show(reader, indices, clips, crop, channels, streams, allocate)
+        if streams.streams:
             streams.read(encoded, reader.info, cut, arrays, reader.motion)
         return Read(arrays, reader.info, cropping)
     finally:
         reader.close()
+
+
+def _show(
+    reader: Reader,
+    indices: np.ndarray,
+    clips: Sequence[Wanted],
+    crop: Any,
+    channels: int,
+    streams: Streams,
+    allocate: Any,
+) -> tuple[dict[str, np.ndarray], list[Clip], float]:
+    """Return the arrays, filled with the pictures alone, each clip as streams see it, and the seconds of cropping."""
+    unique, inverse = _unique(indices.ravel(), reader.info)
+    shown = inverse.reshape(indices.shape)[[clip.view for clip in clips]]  # [clips t] -> row of `unique`
+    pictures = reader.pictures(unique, channels)
+    first = next(pictures)
+    size = first.shape[:2]
+    views = [crop(*size, clip) if crop else None for clip in clips]
+    sides = views[0].shape if views[0] else size
+    specs = {name: ArraySpec((len(clips), *spec.shape), spec.dtype) for name, spec in streams.specs().items()}
+    arrays = allocate({"video": ArraySpec((*shown.shape, *sides, channels), np.uint8), **specs})
+    cropping = _fill(itertools.chain([first], pictures), shown, views, arrays["video"])
+    pairs = zip(clips, views, strict=True)
+    return arrays, [clip_of(reader.info, indices[one.view], size, view, one.seed) for one, view in pairs], cropping
 
 
 def _fill(pictures: Iterator[np.ndarray], shown: np.ndarray, views: Sequence[View | None], out: np.ndarray) -> float:

@@ -36,8 +36,8 @@ def by_video(source, **options):
 
 
 def test_records_of_whole_files_give_the_same_streams(folder, tmp_path, capsys):
-    status, told = prepare(capsys, folder, f"--out={tmp_path / 'out'}", *BESIDE)
-    assert (status, told["status"]) == (0, "ok")
+    status, report = prepare(capsys, folder, f"--out={tmp_path / 'out'}", *BESIDE)
+    assert (status, report["status"]) == (0, "ok")
     middle = call("data.clips.uniform", frames=4, random=False)  # seeds go by position, which differs
     crop = {"sampler": middle, "transforms": [call("data.transforms.resize", size=32)]}
     streams = every_stream.streams()
@@ -85,9 +85,9 @@ def test_only_what_was_asked_for_is_stored(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("wrong", ["text", "text=", "a b=.txt", "audio=.wav", "key=.txt"])
 def test_names_that_cannot_be_are_refused(folder, tmp_path, capsys, wrong):
-    status, told = prepare(capsys, folder, f"--out={tmp_path / 'out'}", f"--beside={wrong}")
+    status, report = prepare(capsys, folder, f"--out={tmp_path / 'out'}", f"--beside={wrong}")
     assert status == 2
-    assert "--beside=" in told["error"]
+    assert "--beside=" in report["error"]
 
 
 def test_a_file_that_is_too_large_makes_its_video_a_rejected_one(folder, tmp_path, capsys):
@@ -97,6 +97,6 @@ def test_a_file_that_is_too_large_makes_its_video_a_rejected_one(folder, tmp_pat
         (videos / f"{number}.mp4").write_bytes((folder / f"{number}.mp4").read_bytes())
     with open(videos / "1.txt", "wb") as file:
         file.truncate((64 << 20) + 1)
-    status, told = prepare(capsys, videos, f"--out={tmp_path / 'out'}", "--beside=text=.txt")
+    status, report = prepare(capsys, videos, f"--out={tmp_path / 'out'}", "--beside=text=.txt")
     assert status == 0
-    assert (told["videos"], told["rejected"]) == (1, 1)
+    assert (report["videos"], report["rejected"]) == (1, 1)

@@ -1,4 +1,4 @@
-"""Sound around a clip: placed to the sample, whoever reads it, from the video's file or one beside it."""
+"""Sound around a clip: placed to the sample, from any process, from the video's file or one beside it."""
 
 import numpy as np
 import pytest
@@ -99,7 +99,7 @@ def test_sound_beside_the_video(container):
     assert abs(loudest_lag(window, truth)) <= (0 if container != "mp3" else 40)
 
 
-def test_no_sound_is_not_valid_and_damaged_sound_is_told():
+def test_no_sound_is_not_valid_and_damaged_sound_is_an_error():
     silent = file_of(None, frames=numbered_frames(10))
     for encoded in (
         Encoded(data=silent),
@@ -115,7 +115,7 @@ def test_no_sound_is_not_valid_and_damaged_sound_is_told():
 
 
 @pytest.mark.parametrize("cut", [20, 300, 2000, 8000])
-def test_sound_that_is_cut_off_is_told(cut):
+def test_sound_that_is_cut_off_is_an_error(cut):
     whole = file_of(tone(1.0), container="flac", codec="flac")
     encoded = Encoded(data=file_of(None, frames=numbered_frames(50)), sides={"audio": Side(data=whole[:cut])})
     with pytest.raises(BadVideo, match="audio: cannot be opened"):

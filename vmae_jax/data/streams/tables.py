@@ -104,10 +104,11 @@ def _array(content: bytes, name: str) -> np.ndarray:
         raise BadVideo(f"holds {name!r}, which is no array ({' '.join(str(error).split())[:100]})") from error
     if dtype.kind not in _NUMBERS:
         raise BadVideo(f"holds {name!r}, which is an array of {dtype} and not of numbers")
+    begin = file.seek(0, io.SEEK_CUR)
     count = int(np.prod([int(side) for side in shape], dtype=object))
-    if any(side < 0 for side in shape) or count * dtype.itemsize != len(content) - file.tell():
+    if any(side < 0 for side in shape) or count * dtype.itemsize != len(content) - begin:
         raise BadVideo(f"holds {name!r}, which is cut off")
-    return np.frombuffer(content, dtype, count, file.tell()).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(content, dtype, count, begin).reshape(shape, order="F" if fortran else "C")
 
 
 def _csv(data: bytes, names: Sequence[str], optional: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Tokenizers: text to numbers. Packages of one's own register others, as kind "tokenizer".
+"""Tokenizers: text to numbers. Packages of users register others, as kind "tokenizer".
 
 A tokenizer is a frozen value with `vocabulary`, how many numbers there are, and `encode`, text to a list of them;
 0 is padding and never given. It runs in the decoding processes, so it imports neither TensorFlow nor JAX.
