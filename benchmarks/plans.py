@@ -137,8 +137,8 @@ def made() -> list[tuple[Cell, dict[str, Any]]]:
 
 def peak(report: dict[str, Any]) -> str:
     """What the step needs of a chip's memory, and what of it a program may use."""
-    told = f"{report['hbm_bytes_per_device']['peak'] / GIB:.2f} of {report['hbm_bytes_limit'] / GIB:.2f}"
-    return told if report["fits"] else f"does not fit: {told}"
+    text = f"{report['hbm_bytes_per_device']['peak'] / GIB:.2f} of {report['hbm_bytes_limit'] / GIB:.2f}"
+    return text if report["fits"] else f"does not fit: {text}"
 
 
 def row(cell: Cell, report: dict[str, Any]) -> str:

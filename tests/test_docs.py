@@ -1,11 +1,17 @@
 """The documentation's examples in Python compute what the pages describe."""
 
+import importlib
+import pkgutil
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import vmae_jax
 from tests.docs.pages import ROOT, blocks
+from vmae_jax import registry
 from vmae_jax.masking.core import plan
 from vmae_jax.types import Grid
 
@@ -131,3 +137,16 @@ def test_a_video_s_features_are_the_same_three_times(tmp_path, monkeypatch):
     wanted = np.asarray(names["in_jax"])
     for other in ("in_transformers", "in_pytorch"):
         np.testing.assert_allclose(np.asarray(names[other]), wanted, atol=1e-5, err_msg=other)
+
+
+def test_the_page_on_components_lists_every_kind():
+    for module in pkgutil.walk_packages(vmae_jax.__path__, "vmae_jax."):
+        if module.name.split(".")[1] in registry.COMPONENTS:
+            importlib.import_module(module.name)
+    ours = [one for path, one in registry.components().items() if path.startswith("vmae_jax.")]
+    kinds = {one.kind for one in map(registry.registered, ours) if one is not None}
+    section = (ROOT / "docs" / "extend.md").read_text().split("## Kinds")[1].split("##")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    listed = {kind for row in rows for kind in re.findall(r"`(\w+)`", row)}
+    # A guide is a frozen network that annotates batches: the project has none of its own yet.
+    assert listed - {"guide"} == kinds - {"guide"}

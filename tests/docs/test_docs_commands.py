@@ -92,7 +92,7 @@ def test_the_commands_of_a_page_run(path, base, tmp_path):
             (folder / block.title).write_text(block.text)
     if name(path) in ("README.md", "docs/train.md"):  # their own runs/mine is trained there
         shutil.rmtree(folder / "runs" / "mine")
-    env = environment(folder)
+    env = environment(base)  # one cache of compiled programs for all pages
     for block in blocks(path):
         if block.language == "bash" and not block.marked:
             shell(block.text, folder, env)
