@@ -35,7 +35,7 @@ def small(word):
 
 words = sys.argv[1:]
 if any(word.startswith("--config.data.source.path=") and word.endswith(".csv") for word in words):
-    words += ["--config.train.length.steps=2", "--config.data.global_batch=4"]  # smoke would draw clips instead
+    words += ["--config.train.length.steps=24", "--config.data.global_batch=4"]  # smoke would draw clips
 else:
     words = [small(word) for word in words]
 sys.exit(main(words))
