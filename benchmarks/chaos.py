@@ -11,8 +11,8 @@ bit, each step there once, and every checkpoint whole. The last line of output i
 A damaged file that no reader needs proves nothing, so it is put back and another one is damaged,
 until reading the checkpoint notices. Damage that is read and not noticed is a problem.
 
-Full and read-only disks need root (a tmpfs is mounted); without it those rounds are left out, and
-said so. The processes are forks of this one, which has imported everything and started nothing:
+Full and read-only disks need root (a tmpfs is mounted); without it those rounds are left out, which
+is reported. The processes are forks of this one, which has imported everything and started nothing:
 that saves most of the time, and a fork dies of SIGKILL like any other process.
 """
 
@@ -124,19 +124,19 @@ class Chaos:
         status = self.wait(self.start(quiet))
         if status != 0:
             raise SystemExit(f"the undisturbed run ended with {status}: {self.log().read_text()[-3000:]}")
-        told(f"undisturbed: {self.steps} steps in {time.monotonic() - began:.0f} s")
+        report(f"undisturbed: {self.steps} steps in {time.monotonic() - began:.0f} s")
         for number, kind in enumerate(self.plan(), 1):
             if time.monotonic() - began > self.limit:
-                told(f"{self.limit:g} s are over: {number - 1} of {self.rounds} rounds were done")
+                report(f"{self.limit:g} s are over: {number - 1} of {self.rounds} rounds were done")
                 break
             before = self.reached()
             status = getattr(self, "do_" + kind.replace(" ", "_").replace("-", "_"))()
             self.done[kind] = self.done.get(kind, 0) + 1
             self.statuses[f"{kind}: {status}"] = self.statuses.get(f"{kind}: {status}", 0) + 1
-            if status not in RESUMES | ({2} if kind == "full disk" else set()):  # 2: refused at the start, told why
+            if status not in RESUMES | ({2} if kind == "full disk" else set()):  # 2: refused at the start
                 self.problems.append(f"round {number}, {kind}: status {status}")
             self.check(f"round {number}, {kind}")
-            told(f"round {number} of {self.rounds}: {kind}, step {before} to {self.reached()}, status {status}")
+            report(f"round {number} of {self.rounds}: {kind}, step {before} to {self.reached()}, status {status}")
         status = self.wait(self.start(self.work))
         if status != 0:
             self.problems.append(f"the last start ended with {status}")
@@ -470,7 +470,7 @@ def make_videos(folder: pathlib.Path) -> None:
         (folder / name).write_bytes(make_clip(drawn, "train", index))
 
 
-def told(text: str) -> None:
+def report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 V5P = 459e12  # FLOPs a second of a TPU v5p, bfloat16
 
 # Videos of a pass over the data, as the papers used them; UCF101 and HMDB51: the first split.
-# K700 and AVA are about right, no more: our sources do not say.
+# K700 and AVA are estimates: our sources do not state them.
 VIDEOS = {
     "videomae_v2": 1_350_000, "tiktok": 283_582, "post_pretrain": 658_340, "distill": 658_340, "k400": 240_436,
     "k600": 366_006, "k700": 536_000, "ssv2": 168_913, "ucf101": 9_537, "hmdb51": 3_570, "ava": 184_000,

@@ -8,7 +8,7 @@
 
 Two workers, sixteen frames with stride 4, four samples of each decoded video, crops to 224. The
 runs of a round follow one another, each in a process of its own, so that whatever else the machine
-does meets all of them; a ratio is taken within a round, and its median over the rounds is told.
+does meets all of them; a ratio is taken within a round, and its median over the rounds is reported.
 Progress goes to standard error; the last line of output is one JSON object. It needs PyTorch for
 the comparison; decord, where it is installed, reads for PyTorch.
 """

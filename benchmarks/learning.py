@@ -42,7 +42,7 @@ FIRST = Setting(
 )  # fmt: skip
 
 # The second, and what was changed for it: smaller pictures, a wider network, and waves in the positions that
-# tell the few places of such a grid apart.
+# distinguish the few places of such a grid.
 SECOND = dataclasses.replace(
     FIRST,
     scene={**FIRST.scene, "size": 16, "seed": 2},
@@ -101,8 +101,8 @@ def run(
             break
         rows[job] = execute(job, setting, out, rows)
         append(out, job, rows[job])
-        told = {name: value for name, value in rows[job].items() if isinstance(value, float)}
-        print(f"{job.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in told.items()), file=sys.stderr, flush=True)
+        numbers = {name: value for name, value in rows[job].items() if isinstance(value, float)}
+        print(f"{job.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()), file=sys.stderr, flush=True)
     return rows
 
 

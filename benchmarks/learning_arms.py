@@ -67,7 +67,7 @@ class Setting:
     Attributes:
       scene: of `data.synthetic.moving_shapes.settings`.
       model: of `models.variants.vit`.
-      encoder, ratio: the encoder's mask; every hidden token is decoded unless the arm says otherwise.
+      encoder, ratio: the encoder's mask; every hidden token is decoded unless the arm has another rule.
       normalize: each cube's target by its own mean and deviation.
       unlabelled: clips of the pre-training (the first of the training split).
       counts: numbers of labels, of the same clips (`first_label`).

@@ -44,7 +44,7 @@ class Memory:
     clips_per_video: int = 1
     prefetch: int = 0
     max_bad_fraction: float = 0.0
-    service: None = None  # as the pipeline's loader tells it: nothing is decoded elsewhere
+    service: None = None  # as in the pipeline's loader: nothing is decoded on other machines
 
     @property
     def clips_per_step(self) -> int:

@@ -229,9 +229,9 @@ def _labels(setting: Setting, rows: Rows) -> str:
         one, other = (_tested(setting, rows, "finetune", arm, labels) for arm in (MAIN, SCRATCH))
         if one or other:
             rates = [chosen_rate(setting, "finetune", arm, labels, rows) for arm in (MAIN, SCRATCH)]
-            told = " / ".join("-" if rate is None else f"{rate:g}" for rate in rates)
+            best = " / ".join("-" if rate is None else f"{rate:g}" for rate in rates)
             gain = difference(one, other)
-            body.append((labels, told, estimate(one.values()), estimate(other.values()), gain, gain.n))
+            body.append((labels, best, estimate(one.values()), estimate(other.values()), gain, gain.n))
     long = _tested(setting, rows, "finetune", LONG, setting.middle)
     if long:
         gain, rate = (
@@ -262,13 +262,13 @@ def masks(setting: Setting, rows: Rows) -> str:
         return ""
     body = []
     for arm in arms:
-        told, base = [], BASES.get(arm, MAIN)
+        cells, base = [], BASES.get(arm, MAIN)
         for measure in _ladder_measures(setting, rows):
             mine, other = measure(arm), measure(base)
-            told += [estimate(mine.values()), "" if arm == MAIN else difference(mine, other)]
+            cells += [estimate(mine.values()), "" if arm == MAIN else difference(mine, other)]
         costs = [row for job, row in rows.items() if (job.stage, job.arm) == ("pretrain", arm)]
-        cpu = np.median([row["cpu_seconds"] for row in costs])  # an interrupted one tells its last part alone
-        body.append((arm, *told, "" if arm == MAIN else base, f"{costs[0]['step_gflops']:.2f}",
+        cpu = np.median([row["cpu_seconds"] for row in costs])  # an interrupted one has its last part alone
+        body.append((arm, *cells, "" if arm == MAIN else base, f"{costs[0]['step_gflops']:.2f}",
                      f"{cpu:.0f}", len(costs)))  # fmt: skip
     head = ("arm", "linear probe", "difference", f"fine-tuned, {setting.middle} labels", "difference", "to",
             "GFLOP a step", "CPU seconds", "seeds")  # fmt: skip

@@ -116,7 +116,7 @@ def execute(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[s
     """Runs a job.
 
     Returns:
-      What its line says beside the job.
+      What its line has beside the job.
 
     Raises:
       Interrupted: the process was asked to stop.
@@ -218,7 +218,7 @@ def _trained(workdir: pathlib.Path) -> tuple[Experiment, Any]:
 def _measured(
     made: Experiment, params: Any, setting: Setting, out: pathlib.Path, split: str, evaluators: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What evaluators say of a held-out split."""
+    """The results of evaluators on a held-out split."""
     data = build(arms.clips(setting, split, getattr(setting, split), cache=_cache(out)))
     built = Evaluation(data=data, evaluators={name: build(one) for name, one in evaluators.items()})
     return Measurement(dataclasses.replace(made, eval=built))(params, lambda: (None, {}))

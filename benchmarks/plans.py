@@ -1,8 +1,8 @@
-"""The plans that the README and docs/plan.md show: `vmae plan` of every size on three pods, one after the other.
+"""The plans of docs/plan.md: `vmae plan` of every size on three pods, one after the other.
 
     python -m benchmarks.plans                        # compiles what has no JSON yet in docs/plans (hours on two cores)
     python -m benchmarks.plans --only=g@v5p:4x4x4     # one of them
-    python -m benchmarks.plans --table                # prints the table of those that are there; --short: the README's
+    python -m benchmarks.plans --table                # prints the table of those that are there
 
 Needs libtpu (`pip install 'vmae-jax[plan]'`) and no TPU. A plan that was made with other code is made
 again with `--again`; what was compiled before is taken from the cache.
@@ -67,7 +67,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], help="SIZE@TOPOLOGY, may be repeated")
     parser.add_argument("--table", action="store_true", help="compile nothing")
-    parser.add_argument("--short", action="store_true", help="fewer columns")
     parser.add_argument("--again", action="store_true", help="also those that are there")
     parser.add_argument("--timeout", type=float, default=7200.0, help="seconds for one (default 7200)")
     args = parser.parse_args(argv)
@@ -76,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     for cell in () if args.table else CELLS:
         if (not args.only or cell.name in args.only) and (args.again or not cell.file.exists()):
             make(cell, args.timeout)
-    print(short() if args.short else table())
+    print(table())
     return 0
 
 
@@ -114,21 +113,6 @@ def table() -> str:
     return "\n".join([*lines, *(row(cell, report) for cell, report in made())])
 
 
-def short() -> str:
-    """Markdown of the same plans, what matters first alone."""
-    lines = [
-        "| model | hardware | clips a step | micro-batches, remat | GiB a chip | bound, s a step |",
-        "|---|---|---|---|---|---|",
-    ]
-    for cell, report in made():
-        line = (
-            f"| ViT-{cell.size} | `{report['topology']}` | {report['clips_per_step']} | {report['accumulate']}, "
-            f"{cell.remat} | {peak(report)} | "
-        )
-        lines.append(line + (f"{report['seconds_at_bound']:.3f}, {report['bound_by']} |" if report["fits"] else "|"))
-    return "\n".join(lines)
-
-
 def made() -> list[tuple[Cell, dict[str, Any]]]:
     """The plans that are there, smaller models and pods first."""
     order = sorted(CELLS, key=lambda cell: ("BLHg".index(cell.size), cell.topology))
@@ -137,8 +121,8 @@ def made() -> list[tuple[Cell, dict[str, Any]]]:
 
 def peak(report: dict[str, Any]) -> str:
     """What the step needs of a chip's memory, and what of it a program may use."""
-    told = f"{report['hbm_bytes_per_device']['peak'] / GIB:.2f} of {report['hbm_bytes_limit'] / GIB:.2f}"
-    return told if report["fits"] else f"does not fit: {told}"
+    text = f"{report['hbm_bytes_per_device']['peak'] / GIB:.2f} of {report['hbm_bytes_limit'] / GIB:.2f}"
+    return text if report["fits"] else f"does not fit: {text}"
 
 
 def row(cell: Cell, report: dict[str, Any]) -> str:

@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found[name].append(measure(videos, chosen, args.clips, quality=number == 0))
             print(f"round {number + 1}  {name}  {found[name][-1]}", file=sys.stderr, flush=True)
     rows = [summed(name, rounds) for name, rounds in found.items()]
-    told = {"machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}", "rows": rows}
+    results = {"machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}", "rows": rows}
     with open(args.out, "w") as file:
-        json.dump(told, file, indent=1)
+        json.dump(results, file, indent=1)
     print(table(rows))
 
 

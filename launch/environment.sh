@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: makes the virtual environment once, says nothing when it is there.
+# Sourced by the other scripts: creates the virtual environment once, and prints nothing when it exists.
 #
-#   VMAE_VENV    where it lives (default: .venv in the project)
-#   VMAE_EXTRA   what else of pyproject.toml's extras: tpu, cuda13, cuda12, …
-#   PYTHON       which Python makes it (default: the newest of 3.13, 3.12, 3.11 that works)
+#   VMAE_VENV    its folder (default: .venv in the project)
+#   VMAE_EXTRA   extras of pyproject.toml to install: tpu, cuda13, cuda12, …
+#   PYTHON       the Python that creates it (default: python3, else 3.13, 3.12 or 3.11, whichever works first)
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VMAE_VENV:-$project/.venv}
@@ -28,7 +28,7 @@ make_environment() {
     return
   fi
   python=$(find_python) || return 1
-  echo "launch: making the environment in $venv (a few minutes, once)" >&2
+  echo "launch: creating the environment in $venv (a few minutes, once)" >&2
   "$python" -m venv "$venv" || return 1
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$project/requirements.txt" || return 1
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e "$project" || return 1
@@ -39,7 +39,7 @@ make_environment() {
   echo "$stamp" >"$venv/.vmae-stamp"
 }
 
-make_environment || { echo "launch: the environment could not be made; the lines above say why" >&2; exit 1; }
+make_environment || { echo "launch: the environment could not be created; see the lines above" >&2; exit 1; }
 export PATH="$venv/bin:$PATH"
-# TensorFlow only reads data here; its start-up notices are of no use to anybody.
+# TensorFlow only reads data here; its start-up notices are not useful here.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}

@@ -3,13 +3,13 @@
 #
 #   bash launch/gke.sh [--dry-run] COMMAND NAME [OPTIONS] [-- train --config=FILE --workdir=gs://…]
 #
-#   start    the job, where it does not run yet; one that failed is begun anew, and resumes
-#   status   of the JobSet and its pods      logs   follows process 0      delete   the job, where there is one
+#   start    the job if it is not running; a failed one is created again, and resumes
+#   status   of the JobSet and its pods      logs   follow process 0       delete   the job if it exists
 #
 #   --image=IMAGE                    built from launch/Dockerfile (start)
 #   --topology=v5p:4x4x4             TPU slices, as `vmae plan` names them; --slices=N of them
 #   --chips-per-host=N               (default 4; GKE's machine types for v5e and v6e also have 1 and 8)
-#   --gpus=N --nodes=N               or GPUs of a node, and nodes; --gpu=nvidia-h100-80gb asks for a kind
+#   --gpus=N --nodes=N               or GPUs per node, and nodes; --gpu=nvidia-h100-80gb selects the kind
 #   --spot                           nodes that may be preempted
 #   --restarts=N                     of the whole job at most (default 100)
 #   --namespace=NAME --context=NAME  of Kubernetes        --service-account=NAME  with access to the bucket
@@ -54,7 +54,7 @@ read_arguments() {
         job=("$@")
         break
         ;;
-      *) refuse "$1: no such option; the head of launch/gke.sh lists them" ;;
+      *) refuse "unknown option $1; the header of launch/gke.sh lists the options" ;;
     esac
     shift
   done
@@ -67,7 +67,7 @@ check_arguments() {
   whole --slices "$slices"
   whole --nodes "$hosts"
   whole --restarts "$restarts" 0
-  [[ $account =~ ^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$ ]] || refuse "--service-account=$account: a name of Kubernetes"
+  [[ $account =~ ^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$ ]] || refuse "--service-account=$account: must be a Kubernetes name"
   case "${topology:+tpu}${gpus:+gpu}" in
     tpu) read_topology ;;
     gpu) whole --gpus "$gpus" ;;
@@ -85,7 +85,7 @@ read_topology() {
     v5p) accelerator=tpu-v5p-slice ;;
     v5e) accelerator=tpu-v5-lite-podslice dimensions=2 ;;
     v6e) accelerator=tpu-v6e-slice dimensions=2 ;;
-    *) refuse "--topology=$topology: v4:, v5p: (as in v5p:4x4x4), v5e: or v6e: (as in v5e:4x4)" ;;
+    *) refuse "--topology=$topology: must be v4:, v5p: (as in v5p:4x4x4), v5e: or v6e: (as in v5e:4x4)" ;;
   esac
   [[ $shape =~ ^[1-9][0-9]?(x[1-9][0-9]?){$((dimensions - 1))}$ ]] ||
     refuse "--topology=$topology: $kind has $dimensions dimensions"
@@ -99,7 +99,7 @@ read_topology() {
 # json TEXT: as a string of JSON, and so of YAML.
 json() {
   local text=$1
-  [[ $text != *[[:cntrl:]]* ]] || refuse "$(quoted "$text"): control characters"
+  [[ $text != *[[:cntrl:]]* ]] || refuse "control characters are not allowed in $(quoted "$text")"
   text=${text//\\/\\\\}
   printf '"%s"' "${text//\"/\\\"}"
 }
@@ -120,7 +120,7 @@ sequence() {
 environment() {
   local pair text=''
   for pair in "$@"; do text+=", {\"name\": $(json "${pair%%=*}"), \"value\": $(json "${pair#*=}")}"; done
-  if [ -z "$topology" ]; then # the number of the pod, which Kubernetes knows
+  if [ -z "$topology" ]; then # the number of the pod, from Kubernetes
     text+=", {\"name\": \"VMAE_PROCESS\", \"valueFrom\": {\"fieldRef\": {\"fieldPath\": "
     text+="\"metadata.annotations['batch.kubernetes.io/job-completion-index']\"}}}"
   fi
@@ -172,15 +172,15 @@ start() {
   case $now in
     '') ;;
     here:Complete | here:Completed)
-      say "$name is done"
+      report "$name is done"
       return
       ;;
     here:Failed)
-      say "$name failed; it begins anew, and resumes"
+      report "$name failed; it is created again, and resumes"
       kube delete jobset "$name" --wait --timeout=600s
       ;;
     *)
-      say "$name runs already"
+      report "$name is already running"
       return
       ;;
   esac
@@ -208,7 +208,7 @@ case $action in
     if [ -n "$now" ]; then
       kube delete jobset "$name" --wait --timeout=600s
     else
-      say "there is no $name"
+      report "$name does not exist"
     fi
     ;;
 esac

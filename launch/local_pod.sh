@@ -5,8 +5,8 @@
 #   bash launch/local_pod.sh [--dry-run] N train --config=configs/quickstart.py --workdir=run …
 #
 #   VMAE_DEVICES     virtual CPU devices of each process (default 1)
-#   VMAE_HEARTBEAT   seconds after which a dead process is noticed (default 30: a busy machine lets one wait)
-#   VMAE_GRACE       seconds that the others have to end, once one has (default 60)
+#   VMAE_HEARTBEAT   seconds after which a dead process is detected (default 30, for busy machines)
+#   VMAE_GRACE       seconds that the other processes have to end after the first has (default 60)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to a trained model: makes the environment, draws and encodes a data set of moving
+# From nothing to a trained model: creates the environment, draws and encodes a dataset of moving
 # shapes, trains a small VideoMAE V2 on it for about five minutes on two cores, evaluates it, and
-# writes pictures and a report. Run again it resumes, or says that it is done.
+# writes pictures and a report. Run again, it resumes, or reports that the run is complete.
 #
 #   bash launch/quickstart.sh [WORKDIR] [--config.a.b=value …]     (WORKDIR: ./quickstart)
 set -euo pipefail

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# A job on a SLURM cluster with GPUs; what ended resumably goes back into the queue by itself.
+# A job on a SLURM cluster with GPUs. After an interruption it is requeued by itself, and resumes.
 #
 #   bash launch/slurm.sh [--dry-run] NAME [OPTIONS] -- train --config=FILE --workdir=FOLDER …
 #
 #   --nodes=N             (default 1)
 #   --gpus=N              of each node (default 8; 0: on its CPU)
-#   --process=node|gpu    one process a node with all its GPUs, or one a GPU (default node)
+#   --process=node|gpu    one process per node with all its GPUs, or one per GPU (default node)
 #   --cpus=N              of each node (default: the whole node, --exclusive)
-#   --time=HH:MM:SS       of one turn; the job goes on in the next (default 24:00:00)
-#   --notice=SECONDS      before the end of a turn, to save (default 300)
-#   --restarts=N          turns at most (default 100)
-#   --partition= --account= --qos= --constraint=      as sbatch has them
-#   --more=FLAG           goes to sbatch as it is; may be repeated
+#   --time=HH:MM:SS       time limit; the job is then requeued and continues (default 24:00:00)
+#   --notice=SECONDS      before the time limit, to save (default 300)
+#   --restarts=N          requeues at most (default 100)
+#   --partition= --account= --qos= --constraint=      the options of sbatch
+#   --more=FLAG           passed to sbatch unchanged; may be repeated
 #   --env=NAME=VALUE      for the job; may be repeated
 #
-# NAME is queued or running already: it says so, and does nothing. Follow it with `tail -F NAME-JOB.log`,
-# stop it with `scancel JOB` (it saves). The project and the workdir lie on a disk that all nodes share.
+# If NAME is already queued or running, this is reported and nothing is done. Follow it with `tail -F NAME-JOB.log`,
+# stop it with `scancel JOB` (it saves). The project and the workdir must be on a disk that all nodes share.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -42,9 +42,9 @@ read_arguments() {
         job=("$@")
         break
         ;;
-      -*) refuse "$1: no such option; the head of launch/slurm.sh lists them" ;;
+      -*) refuse "unknown option $1; the header of launch/slurm.sh lists the options" ;;
       *)
-        [ -z "$name_given" ] || refuse "$1: what vmae is to do comes after --"
+        [ -z "$name_given" ] || refuse "unexpected argument $1: the vmae command comes after --"
         name_given=1 name=$1
         ;;
     esac
@@ -59,9 +59,9 @@ check_arguments() {
   whole --notice "$notice"
   whole --restarts "$restarts" 0
   [ -z "$cpus" ] || whole --cpus "$cpus"
-  [[ $process =~ ^(node|gpu)$ ]] || refuse "--process=$process: node or gpu"
+  [[ $process =~ ^(node|gpu)$ ]] || refuse "--process=$process: must be node or gpu"
   [ "$process:$gpus" != gpu:0 ] || refuse "--process=gpu needs --gpus of 1 or more"
-  [[ $time =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]] || refuse "--time=$time: as in 24:00:00 or 2-00:00:00"
+  [[ $time =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]] || refuse "--time=$time: must be like 24:00:00 or 2-00:00:00"
   check_job FOLDER ${job[@]+"${job[@]}"}
   need sbatch
   need squeue
@@ -89,7 +89,7 @@ read_arguments "$@"
 check_arguments
 there=$(ask '' squeue --me --noheader "--name=$name" --format=%A)
 if [ -n "$there" ]; then
-  say "$name is queued or running already: job $(echo "$there" | tr '\n' ' ')"
+  report "$name is already queued or running: job $(echo "$there" | tr '\n' ' ')"
 else
   submit
 fi

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What launch/slurm.sh submits: one turn of a job on all its nodes, then back into the queue if the same command resumes.
-# With --task: what each process runs.
+# Submitted by launch/slurm.sh: one run of a job on all its nodes, requeued if the same command resumes.
+# With --task: the command of each process.
 set -uo pipefail
 
-# A person's matter (1, 2) must not be lost among the statuses of the processes that were ended because of it.
+# The exit codes 1 and 2, which need a person, must not be lost among those of processes that ended because of them.
 if [ "${1:-}" = --task ]; then
   shift
   trap : TERM # SLURM signals all processes of a step: this shell stays, until the training has saved
@@ -21,7 +21,7 @@ cd "$VMAE_HOME" || exit 1
 export VMAE_DISTRIBUTED=auto # JAX finds the coordinator and its number in SLURM's variables
 if [ "$VMAE_GPUS" -gt 0 ]; then
   if [ "$VMAE_PER" = node ]; then
-    # Under SLURM, JAX would take one GPU a process: here it takes all of the node.
+    # Under SLURM, JAX would take one GPU per process: here it takes all GPUs of the node.
     JAX_LOCAL_DEVICE_IDS=${JAX_LOCAL_DEVICE_IDS:-$(seq -s, 0 $((VMAE_GPUS - 1)))}
     export JAX_LOCAL_DEVICE_IDS
   fi
@@ -33,15 +33,15 @@ if [ "$VMAE_GPUS" -gt 0 ]; then
     # The same for the gradients of fsdp, and for those of data parallelism.
     --xla_gpu_reduce_scatter_combine_threshold_bytes=134217728
     --xla_gpu_all_reduce_combine_threshold_bytes=134217728
-    # The layers are one loop: moves the gathers of the next turn into this one, and sends gradients a turn later.
+    # The layers are one loop: moves gathers one iteration ahead, and sends gradients one iteration later.
     --xla_gpu_enable_pipelined_all_gather=true
     --xla_gpu_enable_pipelined_reduce_scatter=true
     --xla_gpu_enable_pipelined_all_reduce=true
   )
-  export XLA_FLAGS="${flags[*]} ${XLA_FLAGS:-}" # the user's come last, and win
-  # Of each GPU's memory for JAX; NCCL and cuBLAS need some of the rest.
+  export XLA_FLAGS="${flags[*]} ${XLA_FLAGS:-}" # the user's come last and take precedence
+  # Share of each GPU's memory for JAX; NCCL and cuBLAS need some of the rest.
   export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
-  # Says what goes wrong between the GPUs; INFO also says which links are used.
+  # Reports problems between GPUs; INFO also names the links in use.
   export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 fi
 
@@ -58,7 +58,7 @@ srun --kill-on-bad-exit=0 --wait=180 bash "$VMAE_HOME/launch/slurm_job.sh" --tas
 for file in "$VMAE_STATUSES"/*; do
   if [ -e "$file" ]; then
     status=$(cat "$file")
-    echo "slurm_job: process $(basename "$file") ended with status $status, which a restart does not mend" >&2
+    echo "slurm_job: process $(basename "$file") ended with status $status, which a restart does not fix" >&2
     exit "$status"
   fi
 done
@@ -71,9 +71,9 @@ state=$(squeue --noheader "--jobs=$SLURM_JOB_ID" --format=%T)
 if [ "$state" != RUNNING ]; then
   echo "slurm_job: ended with status $status; the job is ${state:-gone}, so it is not queued again" >&2
 elif [ "$turn" -ge "$VMAE_RESTARTS" ]; then
-  echo "slurm_job: ended with status $status; $VMAE_RESTARTS turns were of no use" >&2
+  echo "slurm_job: ended with status $status; $VMAE_RESTARTS restarts did not help" >&2
 else
-  echo "slurm_job: ended with status $status: back into the queue (turn $((turn + 1)))" >&2
+  echo "slurm_job: ended with status $status: requeued (restart $((turn + 1)))" >&2
   rm -rf "$VMAE_STATUSES"
   scontrol requeue "$SLURM_JOB_ID"
 fi

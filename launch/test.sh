@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Passes the tests: `bash launch/test.sh` the default suite, `--all` the slow ones too.
+# Runs the tests: `bash launch/test.sh` the default suite, `--all` the slow ones, too.
 # Other arguments go to pytest: `bash launch/test.sh tests/masking -k tube`.
 #
 #   VMAE_TEST_WORKERS   files tested side by side (default: 2; 0 tests in one process)

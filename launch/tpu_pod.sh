@@ -3,23 +3,23 @@
 #
 #   bash launch/tpu_pod.sh [--dry-run] COMMAND NAME [OPTIONS] [-- train --config=FILE --workdir=gs://…]
 #
-#   run      create, install and start; then watch: what was preempted is made again, what was lost is
-#            started again, and the same command resumes. Ends with the job. Ctrl-C ends the watching alone.
-#   create   the TPU, where there is none, and waits until it is ready
+#   run      create, install and start; then watch: a preempted TPU is created again, a lost worker is
+#            restarted, and the same command resumes. Ends with the job. Ctrl-C ends the watching alone.
+#   create   the TPU if it does not exist, and wait until it is ready
 #   install  this project and its environment on every worker
-#   start    the job on every worker where it does not run yet
-#   status   a line a worker       logs   follows one       stop   SIGTERM: it saves, and ends
-#   delete   the TPU, where there is one
+#   start    the job on every worker where it is not running
+#   status   one line per worker   logs   follow one        stop   SIGTERM: it saves and ends
+#   delete   the TPU if it exists
 #
 #   --zone=ZONE --project=PROJECT    of Google Cloud (also $VMAE_ZONE, $VMAE_PROJECT)
 #   --accelerator=TYPE               v5p-128, v5litepod-16, v6e-256, v4-32 (create, run)
 #   --runtime=VERSION                of the VM's software (default: the one Google names for the TPU)
 #   --queued                         as a queued resource: waits for capacity; --slices=N makes N slices
-#   --spot | --reserved              what may be preempted, or what was reserved
-#   --more=FLAG                      goes to gcloud's create as it is; may be repeated
+#   --spot | --reserved              preemptible or reserved capacity
+#   --more=FLAG                      passed to gcloud's create unchanged; may be repeated
 #   --env=NAME=VALUE                 for the job; may be repeated
 #   --worker=N --slice=N             whose log (default 0 and 0)
-#   --every=SECONDS                  between two looks (default 60)
+#   --every=SECONDS                  between two checks (default 60)
 #   --restarts=N                     starts in a row on the same TPU before run gives up (default 10)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -61,25 +61,25 @@ read_arguments() {
         job=("$@")
         break
         ;;
-      *) refuse "$1: no such option; the head of launch/tpu_pod.sh lists them" ;;
+      *) refuse "unknown option $1; the header of launch/tpu_pod.sh lists the options" ;;
     esac
     shift
   done
 }
 
 check_arguments() {
-  [ -n "$zone" ] || refuse "give --zone=ZONE, as in us-east5-a"
+  [ -n "$zone" ] || refuse "give --zone=ZONE, for example us-east5-a"
   whole --slices "$slices"
   whole --worker "$worker" 0
   whole --slice "$slice" 0
   whole --every "$every" 0
   whole --restarts "$restarts"
   [ "$slices" = 1 ] || [ -n "$queued" ] || refuse "--slices=$slices needs --queued"
-  [ "$slice" -lt "$slices" ] || refuse "--slice=$slice: slices go from 0 to $((slices - 1))"
+  [ "$slice" -lt "$slices" ] || refuse "--slice=$slice: must be from 0 to $((slices - 1))"
   case $action in
     run | create)
       [[ $accelerator =~ ^(v2|v3|v4|v5litepod|v5p|v6e)-[1-9][0-9]*$ ]] ||
-        refuse "--accelerator=$accelerator: v4-N, v5litepod-N, v5p-N or v6e-N, as in v5p-128"
+        refuse "--accelerator=$accelerator: must be v4-N, v5litepod-N, v5p-N or v6e-N, for example v5p-128"
       [ -n "$runtime" ] || runtime=$(default_runtime "$accelerator")
       ;;
   esac
@@ -113,7 +113,7 @@ tpus() {
   if [ "$5" = list ]; then ask "${assumed-}" "$@"; else run "$@"; fi
 }
 
-# situation: absent, waiting, ready, lost (make it again), leaving or failed.
+# situation: absent, waiting, ready, lost (to be created again), leaving or failed.
 situation() {
   local listed state node all=ready
   if [ -n "$queued" ]; then
@@ -164,17 +164,17 @@ delete() {
   fi
 }
 
-# ensure: a TPU that is ready; `made` is set where it had to be made.
+# ensure: wait for a TPU that is ready; `made` is set if it had to be created.
 ensure() {
-  local told='' now
+  local reported='' now
   while :; do
     now=$(situation) || return
-    [ "$now" = "$told" ] || say "$name is $now"
-    told=$now
+    [ "$now" = "$reported" ] || report "$name is $now"
+    reported=$now
     case $now in
       ready) return ;;
       failed)
-        say "the queued resource failed; 'gcloud compute tpus queued-resources describe $name --zone=$zone' says why; delete it, then create it again"
+        report "the queued resource failed; see 'gcloud compute tpus queued-resources describe $name --zone=$zone', delete it, then create it again"
         return 1
         ;;
       absent) create && made=1 ;;
@@ -182,7 +182,7 @@ ensure() {
       *) sleep "$every" ;;
     esac
     if [ -n "$dry" ]; then
-      echo "# and looks every $every s until it is READY" >&3
+      echo "# and checks every $every s until it is READY" >&3
       return
     fi
   done
@@ -218,7 +218,7 @@ start() {
 
 ask_workers() { on_workers "bash vmae_jax/launch/tpu_worker.sh status $name 2>/dev/null || echo vmae-worker \$(hostname) absent"; }
 
-# judge TEXT: what the workers' lines amount to: done, running, stopped, again, fresh, or the status of a fault.
+# judge TEXT: the state that the lines of the workers imply: done, running, stopped, again, fresh, or the exit code of a fault.
 judge() {
   awk '
     $1 == "vmae-worker" { n[$3]++; total++; if ($3 == "ended") { ends[$4]++ } }
@@ -234,7 +234,7 @@ judge() {
     }' <<<"$1"
 }
 
-# watch: until the job has ended; what is missing is made and started again.
+# watch: until the job has ended; create and start again what is missing.
 watch() {
   local tries=0 healthy=0 made='' verdict lines
   while :; do
@@ -245,7 +245,7 @@ watch() {
       install
       start
       ask_workers
-      echo "# and looks every $every s: makes, installs and starts again what was lost, until the job has ended" >&3
+      echo "# and checks every $every s: creates, installs and restarts what was lost, until the job has ended" >&3
       return
     fi
     verdict=unreachable
@@ -253,26 +253,26 @@ watch() {
     case $verdict in
       running) ;;
       done)
-        say "$name is done; 'delete $name' gives the TPU back"
+        report "$name is done; 'delete $name' gives the TPU back"
         return 0
         ;;
       stopped)
-        say "$name was stopped; the same command resumes"
+        report "$name was stopped; the same command resumes"
         return 75
         ;;
       1 | 2)
-        say "$name ended with status $verdict, which a restart does not mend: $0 logs $name --zone=$zone"
+        report "$name ended with status $verdict, which a restart does not fix: $0 logs $name --zone=$zone"
         return "$verdict"
         ;;
       *)
-        say "workers say: $verdict"
+        report "state of the workers: $verdict"
         tries=$((tries + 1)) healthy=0
         if [ "$tries" -gt "$restarts" ]; then
-          say "$restarts starts in a row were of no use: $0 logs $name --zone=$zone"
+          report "$restarts starts in a row did not help: $0 logs $name --zone=$zone"
           return 75
         fi
-        if [ "$verdict" = fresh ]; then install || say "the installation failed; once more"; fi
-        [ "$verdict" = unreachable ] || start || say "not all workers took the start; once more"
+        if [ "$verdict" = fresh ]; then install || report "the installation failed; trying again"; fi
+        [ "$verdict" = unreachable ] || start || report "not all workers started; trying again"
         ;;
     esac
     healthy=$((healthy + 1))
@@ -301,6 +301,6 @@ case $action in
   delete)
     assumed=1
     now=$(situation)
-    if [ "$now" = absent ]; then say "there is no $name"; else delete; fi
+    if [ "$now" = absent ]; then report "$name does not exist"; else delete; fi
     ;;
 esac

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# What launch/tpu_pod.sh does on each worker; it needs nothing but bash, flock and a Python.
+# Run by launch/tpu_pod.sh on each worker; needs bash, flock and a Python only.
 #
 #   bash vmae_jax/launch/tpu_worker.sh install
 #   bash vmae_jax/launch/tpu_worker.sh start NAME COMMAND…     (in the environment, under the supervisor)
 #   bash vmae_jax/launch/tpu_worker.sh status|logs|stop NAME
 #
-# A job's log, process id and exit status lie in ~/.vmae/NAME.
+# A job's log, process id and exit code are in ~/.vmae/NAME.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 action=${1:-} name=${2:-}
 folder=$HOME/.vmae/$name
 
-# The software of a TPU VM may come with an older Python than 3.11: uv brings one along.
+# The software of a TPU VM may have a Python older than 3.11: uv installs a newer one.
 provide_python() {
   local candidate
   for candidate in python3 python3.13 python3.12 python3.11; do
@@ -29,7 +29,7 @@ running() { # the lock is held by the job and all that it started
   [ -e "$folder/lock" ] && ! flock --nonblock "$folder/lock" true
 }
 
-tell() {
+show_state() {
   local state=none
   if running; then
     state=running
@@ -46,7 +46,7 @@ tell() {
 start() {
   mkdir -p "$folder"
   if running; then
-    echo "vmae-worker $(hostname) runs already"
+    echo "vmae-worker $(hostname) is already running"
     return
   fi
   rm -f "$folder/status" "$folder/stopped"
@@ -57,7 +57,7 @@ start() {
 supervise() {
   local status=0 child
   exec 9>"$folder/lock"
-  flock --nonblock 9 || exit 0 # another start was quicker
+  flock --nonblock 9 || exit 0 # another start came first
   echo $$ >"$folder/pid"
   # shellcheck source=environment.sh
   VMAE_EXTRA=${VMAE_EXTRA-tpu} source "$project/launch/environment.sh"
@@ -77,7 +77,7 @@ supervise() {
 stop() {
   local seconds=0
   if ! running; then
-    tell
+    show_state
     return
   fi
   touch "$folder/stopped"
@@ -86,7 +86,7 @@ stop() {
     sleep 1
     seconds=$((seconds + 1))
   done
-  tell
+  show_state
 }
 
 if [ "$action" != install ] && ! [[ $name =~ ^[a-z][-a-z0-9]*$ ]]; then
@@ -103,14 +103,14 @@ case $action in
     ;;
   start) start "${@:3}" ;;
   supervise) supervise "${@:3}" ;;
-  status) tell ;;
+  status) show_state ;;
   logs)
     touch "$folder/log"
     exec tail -n 200 -F "$folder/log"
     ;;
   stop) stop ;;
   *)
-    echo "launch/tpu_worker.sh: $action: install, start, status, logs or stop" >&2
+    echo "launch/tpu_worker.sh: the command must be install, start, status, logs or stop, got $action" >&2
     exit 2
     ;;
 esac

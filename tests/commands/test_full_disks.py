@@ -115,6 +115,7 @@ PLACES = {
     "io/run_config:write_config": RAISES,
     "io/shared:write": RAISES,  # Checkpoints.save: SaveError
     "io/store:manager": STOPS,  # or goes on, by checkpoint.on_error
+    "io/store:probe": RAISES,  # Checkpoints.save: SaveError
     "io/stored:_read_onto": NOTHING,
     "io/writers:JsonlWriter.__init__": GOES_ON,
     "io/writers:TensorBoardWriter._open": GOES_ON,

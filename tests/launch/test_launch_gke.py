@@ -131,9 +131,9 @@ def test_started_again_it_does_only_what_is_missing(cloud):
     jsonschema.validate(json.loads((cloud.folder / "applied.json").read_text()), SCHEMA)
 
     for state, said, verbs in [
-        ("", "g runs already", ["get"]),
+        ("", "g is already running", ["get"]),
         ("Completed", "g is done", ["get"]),
-        ("Failed", "g failed; it begins anew", ["get", "delete", "apply"]),
+        ("Failed", "g failed; it is created again", ["get", "delete", "apply"]),
     ]:
         cloud.state = {"g": state}
         cloud.forget()
@@ -147,7 +147,7 @@ def test_started_again_it_does_only_what_is_missing(cloud):
     cloud.forget()
     gone = cloud.run("gke.sh", "delete", "g")
     assert gone.returncode == 0
-    assert "there is no g" in gone.stderr
+    assert "g does not exist" in gone.stderr
     assert [call[1] for call in cloud.calls] == ["get"]
 
 

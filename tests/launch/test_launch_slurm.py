@@ -41,7 +41,7 @@ def test_a_job_is_submitted_once(slurm):
     assert first.returncode == 0, first.stderr
     again = slurm.run("slurm.sh", "big", "--nodes=4", *TRAIN)
     assert again.returncode == 0
-    assert "queued or running already: job 1" in again.stderr
+    assert "already queued or running: job 1" in again.stderr
     call = submitted(slurm)
     script = call.index(str(ROOT / "launch" / "slurm_job.sh"))
     assert call[script + 1 :] == list(TRAIN[1:])

@@ -123,7 +123,7 @@ def test_creating_and_deleting_twice_changes_nothing(tpu):
     assert pod(tpu, "delete", ZONE).returncode == 0
     gone = pod(tpu, "delete", ZONE)
     assert gone.returncode == 0
-    assert "there is no big" in gone.stderr
+    assert "big does not exist" in gone.stderr
     assert verbs(tpu) == ["tpu-vm delete"]
 
 
@@ -181,7 +181,7 @@ def test_a_fault_ends_the_watching_with_its_status(tpu):
     (tpu.folder / "ends").write_text("2\n")
     done = pod(tpu, "run", *MAKE, "--every=1", *TRAIN)
     assert done.returncode == 2
-    assert "status 2, which a restart does not mend" in done.stderr
+    assert "status 2, which a restart does not fix" in done.stderr
     assert all(len(lines) == 1 for lines in turns(tpu).values())
 
 
@@ -225,7 +225,7 @@ def test_stopping_saves_and_starting_twice_starts_once(tpu):
     hosts = [tpu.folder / "hosts" / "big" / worker for worker in "01"]
     assert pod(tpu, "start", ZONE, *TRAIN).stdout.count(" started") == 2
     until(lambda: all((host / "waits").exists() for host in hosts))
-    assert pod(tpu, "start", ZONE, *TRAIN).stdout.count(" runs already") == 2
+    assert pod(tpu, "start", ZONE, *TRAIN).stdout.count(" is already running") == 2
     stopped = pod(tpu, "stop", ZONE)
     assert stopped.stdout.count(" stopped") == 2, stopped
     assert [(host / ".vmae" / "big" / "status").read_text() for host in hosts] == ["75\n", "75\n"]

@@ -71,7 +71,7 @@ def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = 
     return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)
 
 
-@register("sampler")
+@register("sampler", smoke={"gap": [1, 8]})
 def pair(
     frames: int = 1, strides: Sequence[int] = (1, 1), gap: Sequence[float] = (4, 48), unit: str = "frames"
 ) -> "Pair":

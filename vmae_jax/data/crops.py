@@ -45,7 +45,7 @@ def together(transforms: Sequence[Any]) -> "Together":
     return Together(size, crop.parts)
 
 
-@register("transform")
+@register("transform", smoke={"size": 32})
 def nested(
     size: int = 224,
     outer: Sequence[float] = (0.5, 1.0),

@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from vmae_jax.data.smoke import drawn_clips
 from vmae_jax.data.source import Opener, Source
 from vmae_jax.data.video import BadVideo, Encoded, Side
 from vmae_jax.registry import register
@@ -41,7 +42,7 @@ class _Findable(Protocol):
     def open(self) -> Finder: ...
 
 
-@register("source", source="source", sides="side")
+@register("source", source="source", sides="side", smoke=drawn_clips)
 def beside(source: Any, sides: Mapping[str, Any]) -> "Beside":
     """A source whose videos have something beside them, for the streams of a loader.
 

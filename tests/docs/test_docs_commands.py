@@ -1,0 +1,103 @@
+"""Every page's commands run as they are written, in order, unless a page marks them with what they need.
+
+Each page has a folder with what readers have: videos in one subfolder per class, lists of them, and a pre-trained
+run. The pages' files (`python` blocks with a name) are written there first. `vmae` is the real command; the configs of
+the project are shrunk by their own argument `smoke`, or, where they read lists, by a short length and small batches.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands.small_runs import write_video
+from tests.docs.pages import PAGES, ROOT, blocks, name
+
+CLASSES = ("jump", "run", "walk")
+VMAE = """#!{python}
+import pathlib, sys
+import vmae_jax.configs
+from vmae_jax.cli import main
+
+folder = pathlib.Path(vmae_jax.configs.__file__).parent
+
+def small(word):
+    option, _, value = word.partition("=")
+    file, _, arguments = value.partition(":")
+    source = folder / pathlib.PurePath(file).name
+    if option != "--config" or not file.startswith("configs/") or "smoke=False" not in source.read_text():
+        return word
+    words = [one for one in arguments.split(",") if one]
+    return f"{{option}}={{file}}:" + ",".join(words if "smoke" in words else [*words, "smoke"])
+
+words = sys.argv[1:]
+if any(word.startswith("--config.data.source.path=") and word.endswith(".csv") for word in words):
+    words += ["--config.train.length.steps=24", "--config.data.global_batch=4"]  # smoke would draw clips
+else:
+    words = [small(word) for word in words]
+sys.exit(main(words))
+"""
+
+RUN = [path for path in PAGES if any(one.language == "bash" and not one.marked for one in blocks(path))]
+
+
+def environment(folder: pathlib.Path) -> dict[str, str]:
+    """The environment of a shell that finds `vmae` in `folder`, with one device."""
+    path = os.pathsep.join([str(folder / "bin"), str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
+    flags = " ".join(
+        flag for flag in os.environ.get("XLA_FLAGS", "").split() if "force_host_platform_device_count" not in flag
+    )
+    python = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PATH": path, "XLA_FLAGS": flags, "PYTHONPATH": python, "VMAE_CACHE": str(folder / "cache")}
+
+
+def shell(text: str, folder: pathlib.Path, env: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=env, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, f"{text}\nended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> pathlib.Path:
+    """What a reader has: FOLDER, HELD_OUT, lists, and the pre-trained runs/v2_base, which is also runs/mine."""
+    folder = tmp_path_factory.mktemp("reader")
+    rows = []
+    for number in range(24):
+        label = CLASSES[number % len(CLASSES)]
+        path = folder / "FOLDER" / label / f"{number}.mp4"
+        write_video(path, number)
+        rows.append(f"{path.relative_to(folder)} {number % len(CLASSES)}")
+    shutil.copytree(folder / "FOLDER", folder / "HELD_OUT")
+    (folder / "train.csv").write_text("\n".join(rows[:18]) + "\n")
+    (folder / "test.csv").write_text("\n".join(rows[18:]) + "\n")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "vmae").write_text(VMAE.format(python=sys.executable))
+    (folder / "bin" / "vmae").chmod(0o755)
+    train = "vmae train --config=configs/videomae_v2.py:B --config.data.source.path=FOLDER --workdir=runs/v2_base"
+    shell(train, folder, environment(folder))
+    shutil.copytree(folder / "runs" / "v2_base", folder / "runs" / "mine")
+    return folder
+
+
+def test_pages_that_are_run_are_many():
+    assert len(RUN) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RUN, ids=name)
+def test_the_commands_of_a_page_run(path, base, tmp_path):
+    folder = tmp_path / "here"
+    shutil.copytree(base, folder)
+    for block in blocks(path):
+        if block.language == "python" and block.title:
+            (folder / block.title).write_text(block.text)
+    if name(path) in ("README.md", "docs/train.md"):  # their own runs/mine is trained there
+        shutil.rmtree(folder / "runs" / "mine")
+    env = environment(base)  # one cache of compiled programs for all pages
+    for block in blocks(path):
+        if block.language == "bash" and not block.marked:
+            shell(block.text, folder, env)
