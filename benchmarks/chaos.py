@@ -214,12 +214,12 @@ class Chaos:
         return self.damage(flip)
 
     def damage(self, act: Callable[[pathlib.Path], None]) -> int:
-        """A kill, and then a file of the newest checkpoint that readers need; one before it stays whole."""
+        """A kill, and then a file of the newest good checkpoint that readers need; one before it stays whole."""
         pid = self.begun(further=0 if len(self.good()) > 1 else 3 * EVERY)
         os.kill(pid, signal.SIGKILL)
         status = self.wait(pid)
         if len(self.good()) > 1:
-            self.damage_what_is_read(self.listed()[-1], act)
+            self.damage_what_is_read(self.good()[-1], act)
         return status
 
     def damage_what_is_read(self, step: int, act: Callable[[pathlib.Path], None]) -> None:
@@ -367,8 +367,11 @@ class Chaos:
 
     def check_quarantine(self) -> None:
         """The list of unreadable videos has such as were made so, and is not empty if any were."""
+        from vmae_jax.names import from_text
+
         file = self.work / "quarantine.jsonl"
-        listed = {json.loads(line)["path"] for line in file.read_text().splitlines()} if file.exists() else set()
+        lines = file.read_text().splitlines() if file.exists() else []
+        listed = {from_text(json.loads(line)["path"]) for line in lines}
         if not listed <= self.spoiled:
             self.problems.append(f"good videos are listed as unreadable: {sorted(listed - self.spoiled)}")
         if self.spoiled and not listed:

@@ -5,8 +5,8 @@ import pytest
 from numbered_videos import numbered_frames, write_video
 
 from vmae_jax.data import sources
-from vmae_jax.data.video import VideoInfo
-from vmae_jax.features.windows import Windows, chunks
+from vmae_jax.data.video import BadVideo, VideoInfo
+from vmae_jax.features.windows import Windows, _chunk, chunks
 
 
 def video(frames, rate=25.0):
@@ -47,7 +47,7 @@ def test_a_tail_is_covered_or_counted(frames, step, stride):
 
 
 def test_windows_at_a_rate_last_equally_long_whatever_the_video_s():
-    """The review's two videos: 6 and 120 frames a second, which count-based windows make 20 times as long or short."""
+    """Two videos, 6 and 120 frames a second, which count-based windows make 20 times as long or short."""
     windows = Windows(frames=4, step=1, stride=4, limit=99, fps=8.0)
     slow, fast = windows.of_chunk(0, video(36, 6.0)), windows.of_chunk(0, video(720, 120.0))
     np.testing.assert_allclose(slow[1], fast[1])
@@ -68,7 +68,9 @@ def test_a_rate_follows_the_time_stamps_and_not_the_mean():
     np.testing.assert_array_equal(Windows(4, 1, 4, 9, fps=24.0).shown(VideoInfo(24, 24.0, rounded, 32, 32)), range(24))
 
 
-def test_every_window_of_every_video_comes_once_and_broken_ones_are_told(tmp_path):
+def test_every_window_of_every_video_comes_once_and_broken_ones_are_told(tmp_path, monkeypatch):
+    """Videos are opened in the decoding processes alone."""
+    monkeypatch.setattr("vmae_jax.data.decode.open_encoded", None)
     counts = {"a": 20, "c": 3}
     for name, count in counts.items():
         (tmp_path / f"{name}.mp4").write_bytes(write_video(numbered_frames(count)))
@@ -91,3 +93,14 @@ def test_every_window_of_every_video_comes_once_and_broken_ones_are_told(tmp_pat
     assert seen[0] == list(range(0, 17, 3))
     assert "no readable video" in seen[1]
     assert seen[2] == [0]
+
+
+@pytest.mark.parametrize("counts", [(0, 3, 0), (5, 3, 0), (3, 2, 0), (2, 10**9, 0), (-1, 3, 0)])
+def test_counts_that_cannot_be_are_a_bad_video(counts):
+    """A decoder that was taken over gives wrong numbers at most."""
+    arrays = {
+        "video": np.zeros((1, 4, 8, 8, 3), np.uint8), "windows_counts": np.array([counts]),
+        "windows_frames": np.arange(16).reshape(1, 4, 4), "windows_seconds": np.zeros((1, 4, 2)),
+    }  # fmt: skip
+    with pytest.raises(BadVideo, match="windows that cannot be"):
+        _chunk(0, 0, arrays, 4, None)

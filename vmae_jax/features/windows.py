@@ -3,22 +3,25 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from vmae_jax.data.crops import leading
-from vmae_jax.data.decode import probe
+from vmae_jax.data.decode import Wanted
 from vmae_jax.data.source import Source
+from vmae_jax.data.streams.core import NONE, ArraySpec, Clip, ClipShape, Recording, Stream, Streams
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.transforms import resize
-from vmae_jax.data.video import BadVideo, VideoInfo
+from vmae_jax.data.video import BadVideo, Encoded, VideoInfo
 from vmae_jax.data.workers import Workers, available_cores
 
 __all__ = ["Chunk", "Windows", "chunks", "interpolated"]
 
+T = TypeVar("T")
+MOST = 10**8  # windows of a video: years of it
 _ROUNDING = 1e-3  # seconds: Matroska rounds its time stamps to milliseconds
 
 
@@ -110,6 +113,31 @@ class Chunk(NamedTuple):
     reason: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Places(Stream):
+    """Where the windows of a chunk are in their video, which only the decoding process opens.
+
+    A row has the frames and seconds of `Windows.of_chunk`, and three counts: the windows of the chunk, those of the
+    whole video, and the frames past the last of them.
+    """
+
+    windows: Windows
+
+    def fields(self, shape: ClipShape) -> Mapping[str, ArraySpec]:
+        limit = self.windows.limit
+        frames, seconds = ArraySpec((limit, self.windows.frames), np.int64), ArraySpec((limit, 2), np.float64)
+        return {"_frames": frames, "_seconds": seconds, "_counts": ArraySpec((3,), np.int64)}
+
+    def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
+        info = recording.info
+        total, uncovered = len(self.windows.starts(len(self.windows.shown(info)))), self.windows.uncovered(info)
+        for row, clip in enumerate(clips):
+            index, seconds = self.windows.of_chunk(clip.seed[0], info)
+            out["_frames"][row, : len(index)], out["_seconds"][row, : len(index)] = index, seconds
+            out["_counts"][row] = len(index), total, uncovered
+        return [True] * len(clips)
+
+
 def chunks(
     source: Source, videos: Iterable[int], windows: Windows, *, size: int, antialias: bool, channels: int = 3
 ) -> Iterator[Chunk]:
@@ -125,42 +153,68 @@ def chunks(
     """
     cores = available_cores()
     crop = leading([resize(size)]) if antialias else None
-    workers = Workers(cores, sampler=windows, crop=crop, channels=channels)
-    ahead: collections.deque[Future[Chunk]] = collections.deque()
+    streams = Streams({"windows": _Places(windows)}, NONE.shape)
+    workers = Workers(cores, sampler=windows, crop=crop, channels=channels, streams=streams)
 
-    def read(video: int, encoded: Any, info: VideoInfo, first: int) -> Chunk:
-        index, seconds = windows.of_chunk(first, info)
+    def read(video: int, encoded: Encoded | BadVideo, first: int) -> Chunk:
         try:
-            [frames] = workers.decode(encoded, np.array([first, 0], np.uint32)).arrays["video"]
+            if isinstance(encoded, BadVideo):
+                raise encoded
+            seed = (first, 0)
+            arrays = workers.decode(encoded, np.array(seed, np.uint32), [Wanted(0, 0, seed)]).arrays
+            return _chunk(video, first, arrays, windows.limit, None if antialias else size)
         except BadVideo as error:
             return _broken(video, error)
-        pictures = frames if antialias else interpolated(frames, size)
-        clips = pictures[np.searchsorted(np.unique(index), index)]
-        total = len(windows.starts(len(windows.shown(info))))
-        return Chunk(video, first, total, clips, index[:, [0, -1]], seconds, windows.uncovered(info))
-
-    def jobs() -> Iterator[Any]:
-        for video in videos:
-            try:
-                encoded = source.fetch(video)
-                info = probe(encoded)
-            except BadVideo as error:
-                yield lambda video=video, error=error: _broken(video, error)
-                continue
-            for first in range(0, len(windows.starts(len(windows.shown(info)))), windows.limit):
-                yield lambda job=(video, encoded, info, first): read(*job)
 
     pool = ThreadPoolExecutor(cores)
     try:
-        for job in jobs():
-            ahead.append(pool.submit(job))
-            if len(ahead) > cores + 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        first_chunks = (
+            (video, encoded, pool.submit(read, video, encoded, 0)) for video, encoded in _fetched(source, videos)
+        )
+        for video, encoded, future in _ahead(first_chunks, cores):
+            chunk = future.result()
+            yield chunk
+            others = range(windows.limit, chunk.total, windows.limit)
+            for other in _ahead((pool.submit(read, video, encoded, first) for first in others), cores):
+                yield other.result()
     finally:
         workers.close()
         pool.shutdown(cancel_futures=True)
+
+
+def _fetched(source: Source, videos: Iterable[int]) -> Iterator[tuple[int, Encoded | BadVideo]]:
+    """Yield each video with what is stored of it, or with the reason why that cannot be read."""
+    for video in videos:
+        try:
+            yield video, source.fetch(video)
+        except BadVideo as error:
+            yield video, error
+
+
+def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """Yield the items in order, each only after the `count` that follow it were made."""
+    made: collections.deque[T] = collections.deque()
+    for item in items:
+        made.append(item)
+        if len(made) > count:
+            yield made.popleft()
+    yield from made
+
+
+def _chunk(video: int, first: int, arrays: Mapping[str, np.ndarray], limit: int, size: int | None) -> Chunk:
+    """Return a chunk from what a worker read; the pictures are resized here unless `size` is None.
+
+    Raises:
+      BadVideo: if a worker that a crafted file took over gives counts that cannot be.
+    """
+    [frames], [counts] = arrays["video"], arrays["windows_counts"]
+    here, total, uncovered = map(int, counts)
+    index, seconds = arrays["windows_frames"][0, :here], arrays["windows_seconds"][0, :here]
+    rows = np.searchsorted(np.unique(index), index)
+    if not (0 < here <= limit and first + here <= total <= MOST) or rows.max() >= len(frames):
+        raise BadVideo("makes its decoder give windows that cannot be")
+    pictures = frames if size is None else interpolated(frames, size)
+    return Chunk(video, first, total, pictures[rows], index[:, [0, -1]].copy(), seconds.copy(), uncovered)
 
 
 def interpolated(frames: np.ndarray, size: int) -> np.ndarray:
