@@ -14,7 +14,7 @@ import pytest
 from for_tpus import for_tpus
 from small_runs import config_of, loader, mesh_of, parameters, save_run, write_videos
 
-from vmae_jax.commands import evaluate, train
+from vmae_jax.commands import attempt, evaluate, train
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.measure import Measurement
 from vmae_jax.configs import videomae_v2
@@ -184,7 +184,7 @@ def draw(monkeypatch, tmp_path):
         data = SimpleNamespace(batches=lambda **_: Once([clips]), source=source)
         init = made.make_init(made.optimizer_without_data())
         state, _ = sharding.create(init, jax.random.key(0), made.batch_spec, made.mesh)
-        train.drawing(made, Workdir(tmp_path), data, Writers([]))(state, 1)
+        attempt.drawing(made, Workdir(tmp_path), data, Writers([]))(state, 1)
         return drawn[-1].videos, lambda: alone(made, state, clips)
 
     return run
@@ -205,8 +205,8 @@ def test_pictures_while_training_are_the_same_on_any_mesh(draw):
 
 
 def test_pictures_while_training_lower_for_tpus_with_the_fused_kernel(draw, monkeypatch):
-    monkeypatch.setattr(train, "on_mesh", functools.partial(for_tpus, plain=True))
+    monkeypatch.setattr(attempt, "on_mesh", functools.partial(for_tpus, plain=True))
     with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
         draw("splash", data=2, fsdp=2, tensor=2)
-    monkeypatch.setattr(train, "on_mesh", for_tpus)
+    monkeypatch.setattr(attempt, "on_mesh", for_tpus)
     draw("splash", data=2, fsdp=2, tensor=2)

@@ -56,7 +56,7 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
 
 def shell(text: str, folder: pathlib.Path, env: dict[str, str]) -> None:
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=env, capture_output=True, text=True, timeout=500
+        ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=env, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, f"{text}\nended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
@@ -88,6 +88,7 @@ def test_pages_that_are_run_are_many():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", RUN, ids=name)
 def test_the_commands_of_a_page_run(path, base, tmp_path):
     folder = tmp_path / "here"
