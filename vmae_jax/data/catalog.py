@@ -7,6 +7,7 @@ component: a config that names it reads nothing before its source is opened. `vm
 records of the same rows.
 """
 
+import csv
 import dataclasses
 import functools
 import inspect
@@ -47,7 +48,13 @@ class Catalog:
         Raises:
           ConfigError: if a file is missing or malformed.
         """
-        return self.function(**self.arguments)
+        try:
+            return self.function(**self.arguments)
+        except ConfigError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ConfigError(f"{self.name}: an annotation file is malformed ({reason})") from error
 
 
 def catalog(**choices: Sequence[Any]) -> Callable[[Callable[_P, Listing]], Callable[_P, Catalog]]:

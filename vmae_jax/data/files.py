@@ -143,6 +143,10 @@ def open_folder(
     """
     root = expand(path)
     if not _is_folder(root):
+        if os.path.isfile(expand(path)):
+            raise ConfigError(
+                f"data source: {path!r} is a file; name its folder, or use data.sources.csv for a list of videos"
+            )
         raise ConfigError(f"data source: there is no folder {path!r}")
     every = sorted(_walk(root))
     suffixes = PICTURE_SUFFIXES if pictures else VIDEO_SUFFIXES

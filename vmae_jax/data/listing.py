@@ -171,8 +171,8 @@ class Manual:
         """A file's JSON, a `list` or a `dict`. Raises ConfigError: it is none."""
         try:
             data = json.loads(self.text(path))
-        except json.JSONDecodeError as error:
-            raise self.error(f"{path} is no JSON ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise self.error(f"{path} is no JSON ({' '.join(str(error).split())[:200]})") from error
         if not isinstance(data, kind):
             raise self.error(f"{path} holds no JSON {kind.__name__}")
         return data

@@ -155,6 +155,8 @@ def _read_text(path: str) -> str:
     """The list's text: UTF-8, UTF-16 with its mark, or names in any encoding as the file system has them."""
     from etils import epath
 
+    if not is_remote(path) and os.path.exists(expand(path)) and not os.path.isfile(expand(path)):
+        raise ConfigError(f"data source: the list {path!r} is no regular file")
     data = epath.Path(expand(path)).read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")

@@ -15,7 +15,7 @@ from av.error import FFmpegError
 
 from vmae_jax.data.formats import AUDIO_CODECS, CODECS, CONTAINERS, SOUND_CONTAINERS
 from vmae_jax.data.slices import Slice
-from vmae_jax.data.video import BadVideo, unreadable
+from vmae_jax.data.video import BadVideo, open_regular, unreadable
 
 __all__ = ["opened", "opened_sound", "reason"]
 
@@ -85,7 +85,7 @@ def _file(source: bytes | str, span: tuple[int, int] | None) -> Any:
     try:
         if isinstance(source, bytes):
             return io.BytesIO(source)
-        return Slice(source, *span) if span else open(source, "rb")
+        return Slice(source, *span) if span else open_regular(source)
     except OSError as error:
         raise unreadable(error) from error
 

@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 from vmae_jax.data.smoke import drawn_clips
 from vmae_jax.data.source import Opener, Source
 from vmae_jax.data.video import BadVideo, Encoded, Side
+from vmae_jax.names import from_text
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
@@ -28,6 +30,7 @@ __all__ = ["Beside", "Finder", "Sidecar", "Sided", "Table", "beside", "sidecar",
 _TABLE_BYTES = 4 << 30  # of a table, which is held in memory
 _REMOTE_BYTES = 64 << 20  # of a remote file beside a video, which passes through memory
 _FIELD_CHARACTERS = 1 << 20
+_LATEST = 1e9  # seconds: thirty years
 
 
 class Finder(Protocol):
@@ -65,8 +68,12 @@ def sidecar(suffix: str, root: str | None = None, start: float = 0.0) -> "Sideca
         own folder); by default they are next to the videos, which have to be local files then.
       start: second of the file's own clock at which the video begins.
     """
-    if not suffix or "/" in suffix:
+    if not suffix or "/" in suffix or "\0" in suffix:
         raise ConfigError(f"suffix={suffix!r}: the end of a file name, such as '.wav'")
+    if not math.isfinite(start) or abs(start) > _LATEST:
+        raise ConfigError(f"start={start}: seconds, at most {_LATEST:g}")
+    if root is not None and ("\0" in root or root.startswith(("http:", "https:"))):
+        raise ConfigError(f"root={root!r}: a local folder or gs://…")
     return Sidecar(suffix, root, float(start))
 
 
@@ -149,7 +156,7 @@ class Sidecar:
 
     def _path(self, encoded: Encoded) -> str | None:
         if self.root is not None:
-            name = os.path.normpath(encoded.key)
+            name = os.path.normpath(_file_name(encoded.key))
             if not encoded.key or os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
                 raise BadVideo(f"is called {encoded.key!r}, which is no name below a folder")
             root = self.root if "://" in self.root else os.path.expanduser(self.root)
@@ -177,15 +184,19 @@ class Table:
         """
         from etils import epath
 
-        file = epath.Path(os.path.expanduser(self.path))
         try:
+            file = epath.Path(os.path.expanduser(self.path))
+            if "://" not in self.path and file.exists() and not os.path.isfile(file):
+                raise ConfigError(f"data.sides.table: {self.path} is no regular file")
             if file.stat().length > _TABLE_BYTES:
                 raise ConfigError(f"data.sides.table: {self.path} has more than {_TABLE_BYTES >> 30} GiB")
             text = file.read_bytes().decode("utf-8-sig")
             rows = _json_lines(text) if self.path.endswith((".jsonl", ".ndjson")) else _csv(text)
             return _Rows(self._values(rows))
-        except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-            detail = getattr(error, "strerror", None) or error
+        except (OSError, ValueError, KeyError, RecursionError, csv.Error) as error:
+            if isinstance(error, ConfigError):
+                raise
+            detail = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
             raise ConfigError(f"data.sides.table: {self.path} cannot be read: {detail}") from error
 
     def _values(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -210,7 +221,15 @@ class _Rows:
     def find(self, encoded: Encoded) -> Side | None:
         names = (encoded.key, os.path.splitext(encoded.key)[0])
         text = next((self._values[name] for name in names if name in self._values), None)
-        return None if text is None else Side(data=text.encode())
+        return None if text is None else Side(data=text.encode(errors="replace"))
+
+
+def _file_name(key: str) -> str:
+    """Return the name of a file whose key it is (`names.as_text`); of another key itself."""
+    try:
+        return from_text(key)
+    except ValueError:
+        return key
 
 
 def _csv(text: str) -> list[dict[str, str]]:
@@ -219,7 +238,7 @@ def _csv(text: str) -> list[dict[str, str]]:
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     if any(not isinstance(row, dict) for row in rows):
         raise json.JSONDecodeError("a line that is no object", text, 0)
     return rows

@@ -6,9 +6,11 @@ neither TensorFlow nor JAX: they run in small worker processes.
 
 import dataclasses
 import errno
+import os
+import stat
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -22,6 +24,7 @@ __all__ = [
     "Side",
     "VideoInfo",
     "fault_of_machine",
+    "open_regular",
     "unreadable",
 ]
 
@@ -70,6 +73,28 @@ def unreadable(error: OSError) -> BadVideo | MachineFault:
     return BadVideo(f"cannot be read: {reason}")
 
 
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading; a pipe or a device is refused at once, where reading would wait or never end.
+
+    Raises:
+      BadVideo: if it is no regular file.
+      OSError: if it cannot be opened.
+    """
+    if "\0" in path:
+        raise BadVideo("does not exist", "missing")
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(number).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
+            raise BadVideo("is no regular file")
+        return open(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
 @dataclasses.dataclass(frozen=True)
 class Side:
     """Something stored beside a video, such as sound, captions or sensor readings: exactly one of `data` and `path`.
@@ -101,7 +126,7 @@ class Side:
             data = self.data or b""
         else:
             try:
-                with open(self.path, "rb") as file:
+                with open_regular(self.path) as file:
                     data = file.read(limit + 1)
             except FileNotFoundError:
                 return None

@@ -4,6 +4,7 @@
 # PyTorch and transformers are optional.
 
 import importlib.metadata
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ from vmae_jax.weights.resizing import resized
 from vmae_jax.weights.subject import Subject, fresh_params, leaves, normalized, outputs, probe, published, subject
 
 __all__ = ["import_weights"]
+
+_ROW_BYTES = 1 << 30  # of all streams of one example
 
 
 def import_weights(
@@ -129,6 +132,7 @@ def _import_own(
     if chosen is None:
         raise MismatchError("the file has a network without the method that it belongs to: give --config")
     one, changed = subject(chosen), dict[str, str]()
+    _check_rows(one)
     if resize:
         file, changed = _resized_own(file, one if kept is None else subject(kept), one, channels)
     params, account = own.params_of(file, fresh_params(one, seed if fresh else None), fresh)
@@ -151,6 +155,13 @@ def _import_own(
         "differences": {},
         "not_checked": "outputs: there is no other program to compare with",
     }
+
+
+def _check_rows(one: Subject) -> None:
+    """Check that a row of the network's own streams is of a size that this machine can hold: a file declares it."""
+    size = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in one.spec.values())
+    if not 0 < size <= _ROW_BYTES:
+        raise MismatchError(f"a row of the network in the file has {size:,} bytes; at most {_ROW_BYTES:,} are taken")
 
 
 def _resized_own(file: tensors.File, old: Subject, new: Subject, channels: str) -> tuple[tensors.File, dict[str, str]]:

@@ -170,11 +170,16 @@ class Streams:
             out = {suffix: arrays[name + suffix] for suffix in stream.fields(self.shape)}
             for array in out.values():
                 array[...] = 0
-            recording = Recording(encoded, info, side_of(encoded, stream.of or name), motion)
             try:
+                recording = Recording(encoded, info, side_of(encoded, stream.of or name), motion)
                 arrays[f"{name}_valid"][:] = stream.read(recording, clips, out)
             except BadVideo as error:
                 raise BadVideo(f"{name}: {error}", error.kind) from error
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # whatever a stranger's file led to
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+                raise BadVideo(f"{name}: cannot be read ({reason})") from error
+            if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in out.values()):
+                raise BadVideo(f"{name}: has numbers that are not finite in single precision")
 
 
 NONE = Streams({}, ClipShape(0, 0, 0))
@@ -212,7 +217,7 @@ def check_streams(streams: Mapping[str, Any], shape: ClipShape, *, cropped: bool
 def side_of(encoded: Encoded, name: str) -> Side | None:
     """Return what is beside a video under a name; a label that is text counts as such."""
     label = encoded.labels.get(name)
-    return encoded.sides.get(name) or (Side(data=label.encode()) if isinstance(label, str) else None)
+    return encoded.sides.get(name) or (Side(data=label.encode(errors="replace")) if isinstance(label, str) else None)
 
 
 def clip_of(info: VideoInfo, frames: np.ndarray, picture: tuple[int, int], view: View | None, seed: Any) -> Clip:

@@ -4,6 +4,7 @@ import csv
 import io
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ __all__ = ["LIMIT", "member", "open_archive", "read_arrays", "read_columns"]
 
 LIMIT = 64 << 20  # bytes of a file, and of each array in one
 _FIELD_CHARACTERS = 1 << 16
+_DIMENSIONS = 8  # of an array
 _NPY = b"\x93NUMPY"
 _DAMAGE = (  # what Python's zip reader raises for damaged archives
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ArithmeticError, EOFError, LookupError, OSError,
@@ -100,13 +102,15 @@ def _array(content: bytes, name: str) -> np.ndarray:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
-    except (ValueError, KeyError, TypeError, SyntaxError, EOFError) as error:
+    except (*_DAMAGE, TypeError, SyntaxError, tokenize.TokenError, MemoryError) as error:
         raise BadVideo(f"holds {name!r}, which is no array ({' '.join(str(error).split())[:100]})") from error
     if dtype.kind not in _NUMBERS:
         raise BadVideo(f"holds {name!r}, which is an array of {dtype} and not of numbers")
     begin = file.seek(0, io.SEEK_CUR)
     count = int(np.prod([int(side) for side in shape], dtype=object))
-    if any(side < 0 for side in shape) or count * dtype.itemsize != len(content) - begin:
+    if len(shape) > _DIMENSIONS or any(type(side) is not int or not 0 <= side <= LIMIT for side in shape):
+        raise BadVideo(f"holds {name!r}, which has the shape {str(shape)[:100]}")
+    if count * dtype.itemsize != len(content) - begin:
         raise BadVideo(f"holds {name!r}, which is cut off")
     return np.frombuffer(content, dtype, count, begin).reshape(shape, order="F" if fortran else "C")
 
