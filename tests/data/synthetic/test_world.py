@@ -1,39 +1,21 @@
-"""world: what is heard, written and measured is what happens in the pictures, loose and from records."""
+"""world: the same clips every time, and every stream the same loose and from records."""
 
 import hashlib
 import io
-import itertools
 import os
 
 import av
 import numpy as np
 import pytest
+from drawn_worlds import RATE, SETTINGS, SMALL, digest
 from ml_collections import ConfigDict
 
 from vmae_jax.configs.common import smoke
 from vmae_jax.data.opened import open_loader
-from vmae_jax.data.streams.tables import read_columns
-from vmae_jax.data.streams.text import cues
 from vmae_jax.data.synthetic import moving_shapes, world
-from vmae_jax.data.synthetic.world_files import PITCHES, SEGMENTS, TONE, sound
+from vmae_jax.data.synthetic.world_files import sound
 from vmae_jax.data.synthetic.world_scene import COLOURS
 from vmae_jax.spec import ConfigError, build, call
-
-RATE = 16000
-SMALL = {"train": 3, "validation": 0, "test": 0, "size": 48, "frames": 24, "silent": 0.5}
-SETTINGS = world.settings(**{**SMALL, "frames": 48, "shapes": 3})
-
-
-def scenes(count=6, settings=SETTINGS):
-    return [world.make_world(settings, "train", number) for number in range(count)]
-
-
-def digest(*arrays):
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
-
-
-def table(settings, number, side, *columns):
-    return read_columns(world.make_clip(settings, "train", number).sides[side].data, columns)
 
 
 def test_arrays_are_a_function_of_settings_split_and_number():
@@ -65,151 +47,6 @@ def test_files_are_the_same_bytes_again(kind):
             "pcm": ["pcm_s16le"],
         }.get(kind, [])
         assert sum(1 for _ in file.decode(video=0)) == 24
-
-
-def test_a_bounce_is_where_a_path_turns():
-    times = np.arange(0, 2, 1e-3)
-    for made, _ in scenes():
-        for shape in made.shapes:
-            signs = np.sign(np.diff(shape.at(times), axis=0))
-            turned = np.flatnonzero((np.diff(signs, axis=0) != 0).any(1))  # the turn is within two steps after it
-            bounces = np.array(shape.bounces(made.seconds))
-            assert all(np.abs(bounces - times[turn + 1]).min() <= 1.1e-3 for turn in turned)
-            assert all(np.abs(times[turned + 1] - time).min() <= 1.1e-3 for time in bounces if 0.002 < time < 1.997)
-
-
-def test_there_is_sound_exactly_where_audible_bounces_are():
-    kinds = set()
-    for made, _ in scenes(12):
-        samples = sound(made, RATE).astype(float)
-        loud = np.zeros(len(samples), bool)
-        audible = [event for event in made.events() if event.audible]
-        for event in audible:
-            first = round(event.time * RATE)
-            loud[first : first + round(TONE * RATE)] = True
-        assert not samples[~loud].any()
-        for event in made.events():
-            first, near = round(event.time * RATE), [other for other in audible if abs(other.time - event.time) < TONE]
-            piece = samples[first : first + round(TONE * RATE)]
-            alone = near in ([], [event]) and len(piece) == round(TONE * RATE)
-            if alone and event.audible:
-                assert piece.std() > 1000
-                peak = np.abs(np.fft.rfft(piece)).argmax() * RATE / len(piece)
-                assert abs(peak - PITCHES[made.shapes[event.shape].form]) < 10
-            if alone:
-                kinds.add((event.audible, event.seen))
-                assert piece.any() == event.audible
-    assert kinds == set(itertools.product((False, True), repeat=2)), "loud and silent ones, in sight and out of it"
-
-
-def test_the_label_is_the_pace_of_the_shapes():
-    speeds = [np.linalg.norm(made.shapes[0].velocity) for made, _ in scenes(3)]
-    np.testing.assert_allclose(speeds, [0.3, 0.6, 1.2], rtol=1e-6)
-    assert [world.Clips(SETTINGS, "train", range(6)).labels(index)["label"] for index in range(6)] == [0, 1, 2] * 2
-    assert [made.pace for made, _ in scenes(3)] == list(world.Clips(SETTINGS, "train", range(6)).label_names["label"])
-
-
-def test_boxes_are_tight_around_what_is_drawn():
-    checked = cut = 0
-    for made, drawn in scenes():
-        colours = [shape.colour for shape in made.shapes]
-        for number, shape in enumerate(made.shapes):
-            if colours.count(shape.colour) > 1:
-                continue
-            found = (drawn.video == COLOURS[shape.colour]).all(-1)
-            assert not found[~drawn.seen[:, number]].any()
-            for frame in np.flatnonzero(drawn.seen[:, number]):
-                x0, y0, x1, y1 = drawn.boxes[frame, number]
-                within = np.zeros_like(found[frame])
-                within[y0:y1, x0:x1] = True
-                assert not (found[frame] & ~within).any()
-                cut += bool(x1 == 48 or x0 == 0)
-                if number == len(colours) - 1:  # nothing is in front of it
-                    inside = found[frame][y0:y1, x0:x1]
-                    assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
-                    checked += 1
-    assert checked > 100
-    assert cut > 10
-
-
-def test_circles_are_drawn_where_the_camera_shows_them():
-    times, checked = np.arange(48) / 24, 0
-    for made, drawn in scenes(12):
-        for number, shape in enumerate(made.shapes):
-            if shape.form != "circle":
-                continue
-            centre = made.camera.shown(shape.at(times), times) * 48
-            radius = shape.radius * 48
-            whole = ((centre > radius) & (centre < 48 - radius)).all(1)
-            box = np.concatenate([centre - radius, centre + radius], 1)
-            assert np.abs(box - drawn.boxes[:, number])[whole].max(initial=0) <= 1.01
-            assert drawn.seen[whole, number].all()
-            checked += whole.sum()
-    assert checked > 100
-
-
-def test_captions_last_as_long_as_the_flights_that_are_seen():
-    unseen = 0
-    for number, (made, drawn) in enumerate(scenes()):
-        sides = world.make_clip(SETTINGS, "train", number).sides
-        found = cues(sides["subtitles"].data.decode())
-        names = {shape.name: index for index, shape in enumerate(made.shapes)}
-        assert found
-        for cue in found:
-            _, colour, form, _, direction, pace = cue.text.split()
-            shape = made.shapes[names[f"{colour} {form}"]]
-            ends = np.array([0.0, *shape.bounces(2.0), 2.0])
-            assert max(np.abs(ends - cue.begin).min(), np.abs(ends - cue.end).min()) <= 0.0006
-            x, y = np.diff(shape.at(np.array([cue.begin, cue.end])), axis=0)[0]
-            assert {"left": -x, "right": x, "up": -y, "down": y}[direction] >= max(abs(x), abs(y)) - 0.002
-            assert pace == made.pace
-        frames = np.arange(48) / 24
-        for index, shape in enumerate(made.shapes):
-            ends = [0.0, *shape.bounces(2.0), 2.0]
-            for begin, end in itertools.pairwise(ends):
-                seen = drawn.seen[(frames >= begin) & (frames < end), index].any()
-                shown = any(shape.name in cue.text and abs(cue.begin - begin) < 0.0006 for cue in found)
-                assert shown == seen
-                unseen += not seen
-        lines = sides["text"].data.decode().splitlines()
-        assert lines == [
-            f"a {shape.name} moves {made.pace}" for i, shape in enumerate(made.shapes) if drawn.seen[:, i].any()
-        ]
-    assert unseen
-
-
-def test_segments_are_the_flights_and_the_bounces():
-    for number, (made, _) in enumerate(scenes(3)):
-        found = table(SETTINGS, number, "segments", "begin", "end", "label", "id")
-        bounces = found["label"] == SEGMENTS.index("bounce")
-        events = made.events()
-        np.testing.assert_allclose(found["begin"][bounces], [event.time for event in events], atol=1e-8)
-        assert found["id"][bounces].tolist() == [event.shape for event in events]
-        for index in range(len(made.shapes)):
-            flights = ~bounces & (found["id"] == index)
-            np.testing.assert_allclose(found["begin"][flights][1:], found["end"][flights][:-1])
-            assert (found["begin"][flights][0], found["end"][flights][-1]) == (0, 2)
-
-
-def test_sensors_integrate_to_the_path_of_the_camera():
-    for number, (made, _) in enumerate(scenes(3)):
-        found = table(SETTINGS, number, "imu", "time", "ax", "ay", "gz")
-        times = found["time"]
-        assert (times[0], times[-1], len(times)) == (0, 2, 201)
-        pose = made.camera.pose(times)
-        roll = pose[0, 2] + integral(found["gz"], times)
-        np.testing.assert_allclose(roll, pose[:, 2], atol=1e-4)
-        x = np.cos(roll) * found["ax"] - np.sin(roll) * found["ay"]
-        y = np.sin(roll) * found["ax"] + np.cos(roll) * found["ay"]
-        for acceleration, path in ((x, pose[:, 0]), (y, pose[:, 1])):
-            assert np.ptp(path) > 0.02
-            moved = integral(integral(acceleration, times), times)
-            begun = (path[-1] - path[0] - moved[-1]) / times[-1]  # the velocity at the first reading
-            np.testing.assert_allclose(path[0] + begun * times + moved, path, atol=2e-4)
-
-
-def integral(values, times):
-    return np.concatenate([[0], np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(times))])
 
 
 def streams(settings, seconds=1.0):
