@@ -68,7 +68,7 @@ def sides(world: World, drawn: Drawn, rate: float) -> dict[str, bytes]:
 
 def _captions(world: World, drawn: Drawn) -> str:
     """A line for each shape that is ever seen."""
-    seen = [shape.name for shape, there in zip(world.shapes, drawn.seen.any(0), strict=True) if there]
+    seen = [world.shapes[number].name for number in np.flatnonzero(np.any(drawn.seen, axis=0))]
     return "".join(f"a {name} moves {world.pace}\n" for name in seen)
 
 

@@ -204,8 +204,8 @@ class World:
             times = np.array(shape.bounces(self.seconds))
             if len(times):
                 shown = self.camera.shown(shape.at(times), times)
-                seen = ((shown >= 0) & (shown < 1)).all(1)
-                found += [Event(float(t), number, shape.voiced, bool(s)) for t, s in zip(times, seen, strict=True)]
+                seen = np.all((shown >= 0) & (shown < 1), axis=1).tolist()
+                found += [Event(t, number, shape.voiced, s) for t, s in zip(times.tolist(), seen, strict=True)]
         return sorted(found)
 
     def flights(self) -> list[Flight]:
