@@ -50,9 +50,10 @@ CALLS = (
 )
 PLAIN = (*TEXTS, *NUMBERS, [], {}, [[]], ["/etc/passwd"], {"a": "/etc/passwd"}, [1, "x", None], {"steps": 10**400})
 HOSTILE = (*PLAIN, *CALLS, *([one] for one in CALLS), *({"x": one} for one in CALLS), [[RUN]], {"x": {"y": RUN}})
-# What a component needs beside its required arguments.
+# What a component needs beside its required arguments, or in place of what `example` would give it.
 MORE = {
     "data.sources.tfds": {"directory": "x"},
+    "data.synthetic.world.world": {"settings": {"call": "data.synthetic.world.settings"}},
     "methods.classify.build": {"classes": 2},
     "methods.distill.build": {"classes": 2},
 }
@@ -90,7 +91,7 @@ def example(path: str, function: typing.Any) -> dict:
     name = path.removeprefix("vmae_jax.")
     config = {"call": name, **MORE.get(name, {})}
     for key, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        if parameter.default is not inspect.Parameter.empty:
+        if key in config or parameter.default is not inspect.Parameter.empty:
             continue
         origin = typing.get_origin(parameter.annotation)
         if key not in accepts:

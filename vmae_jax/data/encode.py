@@ -1,5 +1,6 @@
-"""Writes H.264 in MP4: the same frames always give the same bytes."""
+"""Writes H.264 in MP4, with sound in MP4 or Matroska: the same frames and samples always give the same bytes."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,11 +9,31 @@ from typing import Any
 import av
 import numpy as np
 
-__all__ = ["H264", "encode_h264"]
+__all__ = ["H264", "SOUND_CODECS", "Sound", "encode_h264"]
+
+SOUND_CODECS = {"aac": "mp4", "pcm_s16le": "matroska"}  # and the container of each
+_PIECE = 1024  # samples that are handed to the encoder at a time
 
 
-def encode_h264(frames: np.ndarray, *, rate: float = 25.0, group: int = 12, quality: int = 18) -> bytes:
-    """An MP4 of uint8 RGB `frames` [t h w 3].
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """Sound that begins with the first frame.
+
+    Attributes:
+      samples: int16 [n].
+      rate: samples a second.
+      codec: one of SOUND_CODECS.
+    """
+
+    samples: np.ndarray
+    rate: int
+    codec: str = "aac"
+
+
+def encode_h264(
+    frames: np.ndarray, *, rate: float = 25.0, group: int = 12, quality: int = 18, sound: Sound | None = None
+) -> bytes:
+    """A video file of uint8 RGB `frames` [t h w 3]: an MP4, or with sound what SOUND_CODECS names.
 
     One thread, no time stamps of its own making, and colours converted here in integers, so that
     neither the number of cores nor the processor's kind shows in the bytes.
@@ -22,6 +43,7 @@ def encode_h264(frames: np.ndarray, *, rate: float = 25.0, group: int = 12, qual
       group: frames from one key frame to the next. Short groups make reading a few frames out of
         the middle 1.6 to 1.9 times cheaper than the encoder's own choice of 250.
       quality: x264's constant rate factor; lower is better and larger.
+      sound: none by default.
 
     Raises:
       ValueError: a side is odd, which H.264 in its common form does not have.
@@ -30,14 +52,14 @@ def encode_h264(frames: np.ndarray, *, rate: float = 25.0, group: int = 12, qual
     if frames.ndim != 4 or frames.shape[-1] != 3 or height % 2 or width % 2:
         raise ValueError(f"frames {frames.shape}: [t h w 3] with even h and w are needed")
     rhythm = Fraction(rate).limit_denominator(1001)
-    writer = H264(width, height, rate=rhythm, time_base=1 / rhythm, group=group, quality=quality)
+    writer = H264(width, height, rate=rhythm, time_base=1 / rhythm, group=group, quality=quality, sound=sound)
     for number, picture in enumerate(_yuv420(frames)):
         writer.add(av.VideoFrame.from_ndarray(picture, format="yuv420p"), number)
     return writer.finish()
 
 
 class H264:
-    """Writes an MP4 into memory, frame by frame.
+    """Writes a video file into memory, frame by frame, with the sound in step.
 
     Args:
       width: pixels, even.
@@ -46,13 +68,23 @@ class H264:
       time_base: seconds, the unit of the frames' time stamps.
       group: as `encode_h264`.
       quality: as `encode_h264`.
+      sound: as `encode_h264`.
     """
 
     def __init__(
-        self, width: int, height: int, *, rate: Fraction, time_base: Fraction, group: int, quality: int
+        self,
+        width: int,
+        height: int,
+        *,
+        rate: Fraction,
+        time_base: Fraction,
+        group: int,
+        quality: int,
+        sound: Sound | None = None,
     ) -> None:
         self._file = io.BytesIO()
-        self._container = av.open(self._file, mode="w", format="mp4", options={"fflags": "+bitexact"})
+        container = SOUND_CODECS[sound.codec] if sound else "mp4"
+        self._container = av.open(self._file, mode="w", format=container, options={"fflags": "+bitexact"})
         self._stream: Any = self._container.add_stream("libx264", rate=rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._stream.codec_context.time_base = 1 / rate
@@ -68,6 +100,10 @@ class H264:
             # Without cpu-independent the macroblock tree's floats differ between processors, and even between runs.
             "x264-params": "cpu-independent=1:threads=1:lookahead-threads=1:sliced-threads=0:sync-lookahead=0",
         }
+        self._sound, self._heard = sound, 0
+        if sound is not None:
+            self._audio: Any = self._container.add_stream(sound.codec, rate=sound.rate, layout="mono")
+            self._audio.options = {"flags": "+bitexact"}
 
     @property
     def size(self) -> int:
@@ -83,6 +119,22 @@ class H264:
         frame.pict_type = 0  # the encoder chooses; a decoded frame says what it was
         self._stamps.append(stamp)
         self._write(self._stream.encode(frame))
+        self._hear(len(self._stamps) * self._even)
+
+    def _hear(self, end: Fraction | None) -> None:
+        """Write the sound up to a second, or all that is left."""
+        if self._sound is None:
+            return
+        samples, rate = self._sound.samples, self._sound.rate
+        last = len(samples) if end is None else min(len(samples), int(end * rate) // _PIECE * _PIECE)
+        for first in range(self._heard, last, _PIECE):
+            piece = np.ascontiguousarray(samples[first : min(first + _PIECE, last)])[None]
+            frame = av.AudioFrame.from_ndarray(piece, format="s16", layout="mono")
+            frame.rate, frame.pts, frame.time_base = rate, first, Fraction(1, rate)
+            self._container.mux(self._audio.encode(frame))
+        self._heard = max(self._heard, last)
+        if end is None:
+            self._container.mux(self._audio.encode(None))
 
     def _write(self, packets: Sequence[Any]) -> None:
         """Packets with their frames' time stamps in place of their frames' numbers."""
@@ -101,6 +153,7 @@ class H264:
     def finish(self) -> bytes:
         """The file."""
         self._write(self._stream.encode())
+        self._hear(None)
         self._container.close()
         return self._file.getvalue()
 

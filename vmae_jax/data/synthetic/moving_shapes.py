@@ -8,8 +8,7 @@ method end to end, to test, and to measure whether a representation holds motion
 
 import dataclasses
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,13 @@ import numpy as np
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.order import fold
 from vmae_jax.data.smoke import drawn_clips
-from vmae_jax.data.source import Source, Stored
+from vmae_jax.data.source import Source
+from vmae_jax.data.synthetic.drawn import SPLITS, DrawnClips, check_split, open_drawn
 from vmae_jax.data.synthetic.shapes import MOTIONS, Scene, draw
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
-from vmae_jax.spec import ConfigError
 
 __all__ = ["SPLITS", "Clips", "MovingShapes", "Settings", "make_clip", "moving_shapes", "settings"]
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +117,9 @@ def moving_shapes(settings: Any, split: str = "train", directory: str | None = N
       directory: the folder that holds drawn datasets; by default one in this user's cache folder.
 
     Raises:
-      ConfigError: if there is no such split, or it has no clips.
+      ConfigError: if there is no such split, it has no clips, or the settings are those of another drawing.
     """
-    base = split.partition("[")[0]
-    if base not in SPLITS or not getattr(settings, base):
-        known = ", ".join(name for name in SPLITS if getattr(settings, name))
-        raise ConfigError(f"moving_shapes has no split {split!r} with these settings; it has {known}")
+    check_split("moving_shapes", settings, Settings, split)
     return MovingShapes(settings, split, directory)
 
 
@@ -143,59 +137,26 @@ class MovingShapes:
         Raises:
           MachineFault: if they cannot be written.
         """
-        from vmae_jax.data.prepare.once import cache_folder, prepare_once
-        from vmae_jax.data.records import open_tfds
-
-        folder = os.path.join(self.directory or cache_folder(), "moving_shapes", self.settings.name)
-        split = self.split.partition("[")[0]
-        clips = Clips(self.settings, split, range(getattr(self.settings, split)))
-        prepare_once(clips, folder, name="moving_shapes", split=split)
-        return open_tfds(Stored(None, folder, self.split))
+        return open_drawn("moving_shapes", Clips, self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Clips:
-    """The clips of a split as a source (see `source.Source`): drawn and encoded when they are fetched.
-
-    Attributes:
-      settings: what they look like.
-      split: its name.
-      indices: which of its clips.
-    """
-
-    settings: Settings
-    split: str
-    indices: Sequence[int]
+class Clips(DrawnClips):
+    """The clips of a split as a source (see `source.Source`): drawn and encoded when they are fetched."""
 
     @property
     def label_names(self) -> Mapping[str, tuple[str, ...]]:
         """The motions."""
         return {"label": MOTIONS}
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
     def fetch(self, index: int) -> Encoded:
         """Draw and encode a clip."""
         data = make_clip(self.settings, self.split, self.indices[index])
         return Encoded(data=data, labels=self.labels(index), key=self.key(index))
 
-    def key(self, index: int) -> str:
-        """Return the name of a clip."""
-        return f"{self.split}-{self.indices[index]:07d}"
-
     def labels(self, index: int) -> Mapping[str, Any]:
         """Return the motion of a clip."""
         return {"label": self.indices[index] % len(MOTIONS)}
-
-    def size(self, index: int) -> int:
-        """Return -1: a clip has no size before it is drawn."""
-        del index
-        return -1
-
-    def subset(self, indices: Sequence[int]) -> "Clips":
-        """Return some of the clips as a source of their own."""
-        return Clips(self.settings, self.split, [self.indices[index] for index in indices])
 
 
 def make_clip(settings: Settings, split: str, index: int) -> bytes:
