@@ -129,9 +129,10 @@ class Schedule:
         """
         warmup = clock.length(dict(self.warmup)) if self.warmup and clock.steps else 0  # no steps, no warm-up
         if warmup > clock.steps:
+            unit = next(iter(self.warmup or ()), "steps")
             raise ConfigError(
                 f"a warm-up of {warmup} steps does not fit into a training of {clock.steps} steps: set "
-                f"optimizer.schedule.warmup, or train.length"
+                f"optimizer.schedule.warmup, for example --config.optimizer.schedule.warmup.{unit}=0, or train.length"
             )
         scale, text = 1.0, f"learning rate {self.peak:.4g}"
         if self.batch_unit is not None:

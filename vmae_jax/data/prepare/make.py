@@ -133,7 +133,7 @@ def _write_video(
     with alarm(job.timeout) as alive:
         encoded = job.part.fetch(index)
         key = _key(job, index, encoded)
-        sides = {name: stored_side(side_of(encoded, name)) for name, kind in job.kinds.items() if kind == "side"}
+        sides = {name: _side(encoded, name) for name, kind in job.kinds.items() if kind == "side"}
         kinds = {name: kind for name, kind in job.kinds.items() if name not in sides}
         labels = {name: stored_label(kind, encoded.labels.get(name)) for name, kind in kinds.items()}
         unused = () if sides else ("frame_numbers",)
@@ -143,6 +143,14 @@ def _write_video(
             total.add(fields, len(record))
             write(record)
     total.videos += 1
+
+
+def _side(encoded: Encoded, name: str) -> bytes:
+    """What is beside a video under a name, as it is stored. Raises BadVideo, which begins with the name."""
+    try:
+        return stored_side(side_of(encoded, name))
+    except BadVideo as error:
+        raise BadVideo(f"{name}: {error}", error.kind) from error
 
 
 def _key(job: ShardJob, index: int, encoded: Encoded | None = None) -> str:
