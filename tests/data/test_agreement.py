@@ -6,9 +6,11 @@ import shutil
 import pytest
 from numbered_videos import numbered_frames
 
-from vmae_jax.data import mixture, sources
+from vmae_jax.data import sides, sources
 from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.mixture import mixture
+from vmae_jax.data.mixture import part as mixture_part
 from vmae_jax.runtime import distributed
 from vmae_jax.spec import ConfigError
 
@@ -77,4 +79,27 @@ def part(folder):
     return mixture_part(source=sources.folder(str(folder)))
 
 
-mixture_part, mixture = mixture.part, mixture.mixture
+def test_what_is_beside_the_videos_is_compared(two, tmp_path, monkeypatch):
+    """Another table, a file that one host lacks, and the same of a part of a mixture."""
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+
+    def beside(folder, caption="a cat"):
+        lines = ["path,caption", f"even/video_4,{caption}"]
+        (folder.parent / f"{folder.name}.csv").write_text("\n".join(lines) + "\n")
+        found = {
+            "text": sides.table(str(folder.parent / f"{folder.name}.csv"), "caption"),
+            "imu": sides.sidecar("_imu.csv"),
+        }
+        return sides.beside(sources.folder(str(folder)), found)
+
+    for folder in two:
+        (folder / "even/video_4_imu.csv").write_text("seconds,x\n0,1\n")
+    compared(*(beside(folder).open() for folder in two))
+    differ = r"differs from host 0 \(h0\): files and tables beside the videos"
+    with pytest.raises(ConfigError, match=differ):
+        compared(beside(two[0]).open(), beside(two[1], "a dog").open())
+    (two[1] / "even/video_4_imu.csv").unlink()
+    with pytest.raises(ConfigError, match=differ):
+        compared(*(beside(folder).open() for folder in two))
+    with pytest.raises(ConfigError, match=differ):
+        compared(*(mixture({"a": mixture_part(beside(folder))}).open() for folder in two))

@@ -22,7 +22,8 @@ def facts_of(source: Source, of: str = "") -> dict[str, Any]:
 
     Names and labels are compared in full. Sizes are those of up to 10,000 files, and contents the first and last
     64 KiB of up to 64 files, so that it takes seconds on a network disk as well. Of records the files are the
-    shards, with how many records each has. Files in a bucket are compared by name.
+    shards, with how many records each has. Files in a bucket are compared by name. Of what is beside the videos, tables
+    are compared in full, and files by the sizes of those of up to 256 videos.
 
     Args:
       source: opened.
@@ -35,6 +36,7 @@ def facts_of(source: Source, of: str = "") -> dict[str, Any]:
         f"labels of the {of}videos": _digest(_labels(source)),
         f"sizes of the {of}videos": _digest(map(str, _in_threads(_size, _spread(files, SIZES)))),
         f"contents of the {of}videos": _digest(_in_threads(_ends, _spread(files, CONTENTS))),
+        f"files and tables beside the {of}videos": _digest(_beside(source)),
     }
 
 
@@ -43,9 +45,18 @@ def _local_files(source: Any) -> Sequence[str]:
     return [file for part in _parts(source) for file in (part.files() if hasattr(part, "files") else ())]
 
 
-def _parts(source: Any) -> Sequence[Any]:
-    """The sources of a mixture, or the one source."""
-    return getattr(source, "sources", (source,))
+def _parts(source: Any) -> list[Any]:
+    """The sources that a mixture, or a source with something beside its videos, is made of; or the one source."""
+    inner = getattr(source, "sources", None)
+    return [source] if inner is None else [part for one in inner for part in _parts(one)]
+
+
+def _beside(source: Any) -> Iterator[str]:
+    """What is beside the videos (`sides.Sided.facts`), of all parts."""
+    if hasattr(source, "facts"):
+        yield from source.facts()
+    for inner in getattr(source, "sources", ()):
+        yield from _beside(inner)
 
 
 def _names(source: Any) -> Iterator[str]:

@@ -11,11 +11,12 @@ batch; nothing here opens a file of a single video, the decoding processes do.
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from vmae_jax.data.smoke import drawn_clips
@@ -30,6 +31,7 @@ __all__ = ["Beside", "Finder", "Sidecar", "Sided", "Table", "beside", "sidecar",
 _TABLE_BYTES = 4 << 30  # of a table, which is held in memory
 _REMOTE_BYTES = 64 << 20  # of a remote file beside a video, which passes through memory
 _FIELD_CHARACTERS = 1 << 20
+_COMPARED = 256  # videos whose files are compared between hosts
 _LATEST = 1e9  # seconds: thirty years
 
 
@@ -124,6 +126,24 @@ class Sided:
         found = {name: side for name, finder in self._finders.items() if (side := finder.find(encoded)) is not None}
         return dataclasses.replace(encoded, sides={**encoded.sides, **found})
 
+    def facts(self) -> Iterator[str]:
+        """Yield what hosts compare: the tables, and for some videos the sizes of the files beside them."""
+        for name, finder in sorted(self._finders.items()):
+            if isinstance(finder, _Rows):
+                yield f"{name} {finder.digest()}"
+                continue
+            step = max(1, -(-len(self) // _COMPARED))
+            for index in range(0, len(self), step):
+                yield f"{name} {index} {self._size(finder, index)}"
+
+    def _size(self, finder: Finder, index: int) -> int:
+        """The bytes of what is beside a video; -1 where there is nothing, or it cannot be read."""
+        try:
+            side = finder.find(self._source.fetch(index))
+            return -1 if side is None else len(side.data or b"") if side.path is None else os.stat(side.path).st_size
+        except (OSError, ValueError):
+            return -1
+
 
 @dataclasses.dataclass(frozen=True)
 class Sidecar:
@@ -217,6 +237,10 @@ class _Rows:
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
+
+    def digest(self) -> str:
+        """Of all keys and texts."""
+        return hashlib.sha256(json.dumps(sorted(self._values.items())).encode()).hexdigest()
 
     def find(self, encoded: Encoded) -> Side | None:
         names = (encoded.key, os.path.splitext(encoded.key)[0])
