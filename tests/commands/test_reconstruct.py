@@ -42,7 +42,7 @@ def write_video(path):
         out.mux(stream.encode())
 
 
-def test_a_file_that_cannot_be_read_is_the_user_s_mistake_in_one_line(workdir, tmp_path, capsys):
+def test_a_file_that_cannot_be_read_is_the_user_s_mistake_in_one_line(workdir, tmp_path, capsys, caplog):
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "notes.mp4").write_text("no video at all")
@@ -56,9 +56,10 @@ def test_a_file_that_cannot_be_read_is_the_user_s_mistake_in_one_line(workdir, t
     assert not (tmp_path / "out").exists()
 
     write_video(videos / "one.mp4")  # beside one that can be read, it is replaced
-    command = ["reconstruct", f"--workdir={workdir}", f"--videos={videos}", f"--out={tmp_path}/out", "--clips=1"]
+    command = ["reconstruct", f"--workdir={workdir}", f"--videos={videos}", f"--out={tmp_path}/out", "--clips=2"]
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["clips"] == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["clips"] == 2
+    assert "notes.mp4: is no readable video" in caplog.text
 
 
 def test_a_workdir_that_does_not_exist_is_named(tmp_path, capsys):

@@ -87,6 +87,8 @@ def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> tu
     stream = Opened(loader, opened.source).batches(rows=rows, seed=seed)
     try:
         batch = next(stream)
+        for fault in stream.faults():
+            log.warning("%s: %s; a neighbour is drawn in its place", fault.key, fault.reason)
         return batch, [name_of(opened.source, int(index)) for index in batch["index"]]
     except TooManyBadVideos as error:
         if not videos:

@@ -42,7 +42,7 @@ class HeldOut:
                 total, count = sums.get(name, (0.0, 0.0))
                 sums[name] = [total + float(mean.total), count + float(mean.count)]
         if not videos:
-            raise ValueError("there is nothing to evaluate: the held-out data has no video")
+            raise ValueError("there is nothing to evaluate: the held-out data has no video that can be read")
         results = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
         results["loss"] = sum(float(weight) * results[name] for name, weight in weights.items())
         return results | {"clips": float(videos)}
