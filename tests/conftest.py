@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import os
 import pathlib
 import shutil
@@ -79,3 +80,12 @@ def users_model(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     plugins.allow_plugins(["brightness"])
     yield "brightness"
     sys.modules.pop("brightness", None)
+
+
+@pytest.fixture(autouse=True)
+def _level_of_our_logger():
+    """Commands set how much is logged, for the process; each test begins with the level that pytest has."""
+    logger = logging.getLogger("vmae_jax")
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.setLevel(logging.NOTSET)
