@@ -152,3 +152,15 @@ def test_running_cell_refuses_odd_grids_and_other_ratios():
 def test_a_mask_that_leaves_nothing_to_predict_is_refused():
     with pytest.raises(ValueError, match="some of each"):
         plan(keys(1), {}, Grid(2, 2, 2), random(0.0))
+
+
+@pytest.mark.parametrize(
+    ("grid", "ratio", "hidden", "visible"),
+    [(Grid(8, 14, 14), 0.9, 157, 156), (Grid(1, 14, 14), 0.75, 49, 49), (Grid(8, 16, 16), 0.9, 205, 204)],
+)
+def test_which_count_is_rounded_down(grid, ratio, hidden, visible):
+    """VideoMAE hides int(0.9 n) of n tokens, MAE and MAE-ST leave int(0.1 n) visible."""
+    assert random(ratio).keep(grid) == hidden
+    assert random(ratio, rounded_down="visible").keep(grid) == visible
+    with pytest.raises(ValueError, match="rounded_down='both': 'hidden' or 'visible'"):
+        random(ratio, rounded_down="both")
