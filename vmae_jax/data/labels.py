@@ -9,6 +9,7 @@ A source gives values by name (`Encoded.labels`): a class number, several, or nu
     labels={"label": call("data.labels.numbers", size=2)}      # regression
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.streams.core import RESERVED
+from vmae_jax.data.texts import read_text
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, did_you_mean
 
@@ -130,14 +132,12 @@ def read_names(path: str, what: str = "data source") -> tuple[str, ...]:
     Raises:
       ConfigError: it cannot be read, is empty, or has a name twice.
     """
-    from etils import epath
-
     try:
-        lines = epath.Path(path).expanduser().read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{what}: {path} is no list of names: {getattr(error, 'strerror', None) or error}") from None
     names = tuple(line.strip() for line in lines if line.strip())
-    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    double = [name for name, count in collections.Counter(names).items() if count > 1]
     if not names or double:
         raise ConfigError(f"{what}: {path} {f'has {double[0]!r} twice' if double else 'has no names'}")
     return names

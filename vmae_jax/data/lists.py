@@ -1,6 +1,5 @@
 """Lists of videos in the official formats, and their labels."""
 
-import codecs
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from vmae_jax.data.labels import read_column, read_names
 from vmae_jax.data.missing import check_missing, look_for
 from vmae_jax.data.streams.core import RESERVED
+from vmae_jax.data.texts import read_text
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
@@ -71,11 +71,11 @@ class _Line(NamedTuple):
 def _lines(path: str) -> list[tuple[int, _Line]]:
     """Every line that is not empty, with its number."""
     try:
-        text = _read_text(path)
+        text = read_text(expand(path), names=True)
     except OSError as error:
         raise ConfigError(f"data source: the list {path!r} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"data source: the list {path!r} is no UTF-16 text ({error})") from error
+    except ValueError as error:
+        raise ConfigError(f"data source: the list {path!r} {error}") from error
     found = []
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):  # a name may hold other breaks
         line = line.strip(" \t")
@@ -149,17 +149,3 @@ def _join(base: str, path: str, where: str) -> str:
     if not is_remote(base) and os.path.relpath(joined, base).split(os.sep)[0] == os.pardir:
         raise ConfigError(f"data source: {where}: {path!r} leads out of {base!r}; write it in full if that is meant")
     return joined
-
-
-def _read_text(path: str) -> str:
-    """The list's text: UTF-8, UTF-16 with its mark, or names in any encoding as the file system has them."""
-    from etils import epath
-
-    if not is_remote(path) and os.path.exists(expand(path)) and not os.path.isfile(expand(path)):
-        raise ConfigError(f"data source: the list {path!r} is no regular file")
-    data = epath.Path(expand(path)).read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    if b"\0" in data:
-        raise ConfigError(f"data source: the list {path!r} is no text: it holds zero bytes")
-    return os.fsdecode(data.removeprefix(codecs.BOM_UTF8))

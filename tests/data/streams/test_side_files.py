@@ -71,7 +71,7 @@ def test_what_is_not_there_is_not_valid(video, name):
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe\x00\x80", b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00\xff\xff{", b"a,b\n1,x\n\x00"]
+    "content", [b"\xff\xfe\x00\xd8", b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00\xff\xff{", b"a,b\n1,x\n\x00"]
 )
 def test_what_is_no_such_file_is_a_broken_one(video, name, content):
     if name == "text" and not content.startswith(b"\xff"):
