@@ -11,6 +11,7 @@ from vmae_jax.data.labels import read_column, read_names
 from vmae_jax.data.missing import check_missing, look_for
 from vmae_jax.data.streams.core import RESERVED
 from vmae_jax.data.texts import read_text
+from vmae_jax.data.video import Limits
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
@@ -18,9 +19,9 @@ __all__ = ["open_csv"]
 
 _SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES + PICTURE_SUFFIXES)
 _VIDEO = re.compile(rf"(.*(?:{_SUFFIX}))(?:[\s,]+(.*))?", re.IGNORECASE)
-_NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _FIELD = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*|-")
-_NUMBERS = re.compile(rf"(.*?)((?:[\s,]+{_NUMBER}(?:;{_NUMBER})*)*)")
+_NUMBERS = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*")
 _HEADERS = {"path", "video", "videos", "video_path", "file", "filename", "name", "video_id", "youtube_id", "label"}
 _COLUMNS = {1: ("path",), 2: ("path", "label"), 3: ("path", "start", "count"), 4: ("path", "start", "count", "label")}
 _PLACE = ("path", "start", "count")  # the columns that are no labels
@@ -100,9 +101,11 @@ def _split(line: str) -> _Line:
         if all(_FIELD.fullmatch(field) for field in numbers):
             return _Line([match[1], *numbers], True)
         return _Line([match[1], *(part.strip().strip('"') for part in rest.split(","))], True)  # a name may hold spaces
-    match = _NUMBERS.fullmatch(line)
-    assert match is not None  # both its parts may be empty
-    return _Line([match[1], *match[2].replace(",", " ").split()], False)
+    parts = re.split(r"([\s,]+)", line)  # fields, and what is between them
+    end = len(parts)
+    while end > 1 and _NUMBERS.fullmatch(parts[end - 1]):
+        end -= 2
+    return _Line(["".join(parts[:end]), *parts[end + 1 :: 2]], False)
 
 
 def _columns(columns: str | None, lines: Sequence[_Line]) -> tuple[str, ...]:
@@ -136,6 +139,8 @@ def _row(line: _Line, names: tuple[str, ...], base: str, where: str) -> tuple[st
         raise ConfigError(f"data source: {where}: {split[1:]} should be {' '.join(names[1:])}, numbers") from None
     if "count" in fields and count == 0:
         raise ConfigError(f"data source: {where}: a folder of 0 pictures (a video has -1)")
+    if max(abs(start), count) > Limits().frames:
+        raise ConfigError(f"data source: {where}: {max(abs(start), count):,} pictures; at most {Limits().frames:,}")
     if "count" in fields and "start" not in fields:
         start = 1  # the official picture files count from 1
     labels = {name: plain(text) for name, text in fields.items() if name not in _PLACE}

@@ -80,6 +80,13 @@ def test_what_is_no_such_file_is_a_broken_one(video, name, content):
         read(video, STREAMS[name], content)
 
 
+def test_what_a_file_holds_is_quoted_printable(video):
+    """The finding goes into the quarantine, the report and a terminal."""
+    with pytest.raises(BadVideo) as found:
+        read(video, STREAMS["boxes"], b"x0,\x1b[2J\xe9\n1,2\n")
+    assert str(found.value) == r"x: has no column 'y0', only x0, \x1b[2J\xe9"
+
+
 def test_a_caption_is_drawn_for_each_clip(video):
     stream = text(utf8(lowercase=True), 12)
     clips = [Wanted(0, repeat, (repeat, 1)) for repeat in range(20)]
