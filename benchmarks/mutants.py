@@ -53,6 +53,8 @@ ALSO = {  # tests that are about a file, beside those of its folder that bear it
     "vmae_jax/io/layout.py": "tests/io/test_checkpoint.py",
     "vmae_jax/io/stored.py": "tests/io/test_checkpoint.py",
     "vmae_jax/masking": "tests/parity/test_parity_masks.py",
+    "vmae_jax/methods/classify.py": "tests/methods/test_labels.py",
+    "vmae_jax/methods/labels.py": "tests/methods/test_distill.py",
 }
 LOGGING = re.compile(r"(log|logging|warnings)\.")
 
