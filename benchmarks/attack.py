@@ -51,7 +51,7 @@ CATEGORIES = {
     "sides, loaded": Category(beside.goes_on, len(beside.SUFFIX)),
     "tables and lists": Category(tables.tables, 42),
     "annotations": Category(tables.annotations, 4 * 13),
-    "own params": Category(own_params.own_params, 20),
+    "own params": Category(own_params.own_params, 10),
     "odd names": Category(names.odd_names, 2 * len(names.NAME_COMMANDS)),
     "archives": Category(names.archive, len(names.ARCHIVES)),
     "pages": Category(runs.page, 40),
