@@ -211,7 +211,7 @@ def judge(tree: Tree, waiting: Iterator[Mutant], known: set[str], seconds: float
                 raise SystemExit(f"{' '.join(tests)} does not pass without a mutant:\n{whole.output[-3000:]}")
             usual[tuple(tests)] = whole.seconds, calls
         usually, calls = usual[tuple(tests)]
-        source = (ROOT / mutant.path).read_bytes()
+        source = (tree.root / mutant.path).read_bytes()  # ours may change meanwhile
         some = chosen(mutant, tests, source, calls)
         how, took, _ = tree.run(some, 60.0 + 4 * usually, mutant.path, mutant.applied(source))
         row = dataclasses.asdict(mutant) | {
