@@ -193,7 +193,7 @@ def _function(source: bytes, line: int) -> int:
     """Return the first line, with decorators, of the innermost function that has a line; 0 outside of functions."""
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     begins = lambda node: min(one.lineno for one in (node, *node.decorator_list))  # noqa: E731
-    return max((begins(node) for node in functions if begins(node) <= line <= node.end_lineno), default=0)
+    return max((begins(node) for node in functions if begins(node) <= line <= (node.end_lineno or 0)), default=0)
 
 
 def judge(tree: Tree, waiting: Iterator[Mutant], known: set[str], seconds: float, out: pathlib.Path) -> None:

@@ -57,7 +57,8 @@ def _mutated(content: bytes, how: str, rng: np.random.Generator) -> bytes:
 
 def _hostile(whole: Any, values: Any, rng: np.random.Generator) -> Any:
     """Another value somewhere in the config that a file keeps."""
-    node, key = {"": whole}, ""
+    node: Any = {"": whole}
+    key: Any = ""
     while isinstance(node[key], dict | list) and node[key] and rng.random() < 0.9:
         node = node[key]
         key = list(node)[rng.integers(len(node))] if isinstance(node, dict) else int(rng.integers(len(node)))

@@ -75,7 +75,8 @@ def _hostile_json(chance: random.Random, text: str) -> bytes:
         lines = text.splitlines()
         whole = json.loads(lines[0])
     value = chance.choice(HOSTILE)
-    node, key = {"": whole}, ""
+    node: Any = {"": whole}
+    key: Any = ""
     while isinstance(node[key], dict | list) and node[key] and chance.random() < 0.8:
         node = node[key]
         key = chance.choice(list(node)) if isinstance(node, dict) else chance.randrange(len(node))
@@ -125,7 +126,7 @@ def _read_list(path: str) -> None:
     from vmae_jax.data import sources
 
     for columns in (None, "path,verb,score" if path.endswith("list.csv") else "path,start,count,label"):
-        source = sources.csv(path, columns=columns).open()
+        source: Any = sources.csv(path, columns=columns).open()
         for index in range(min(len(source), 50)):
             assert source.fetch(index).key.isprintable(), source.fetch(index).key
             source.labels(index)
