@@ -124,6 +124,27 @@ def test_blocks_hang_together():
     assert neighbours(block(0.5)) > neighbours(random(0.5)) + 0.1
 
 
+@pytest.mark.parametrize(("frames", "slots"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_a_block_is_half_of_the_time_and_its_share_of_the_area(frames, slots):
+    """One box alone: tokens below 0 are under it."""
+    grid = Grid(frames, 8, 8)
+
+    def covered(**options) -> np.ndarray:
+        score = block(0.5, count=1, **options).score(keys(4), {}, grid)
+        return np.asarray(score < 0).reshape(4, frames, 64).sum(2)
+
+    assert [sorted(set(row) - {0}) for row in covered(share=0.001)] == [[1]] * 4
+    assert (covered(share=0.001) > 0).sum(1).tolist() == [slots] * 4
+    assert (covered(share=0.001, full_time=True) == 1).all()
+    assert (covered(share=1.0, full_time=True) >= 48).all()  # at the most slender aspect
+
+
+def test_the_masks_of_the_papers_are_the_defaults():
+    grid = Grid(8, 14, 14)
+    assert tube().keep(grid) == tube(0.9).keep(grid) == 8 * 20
+    assert frame().keep(grid) == frame(0.5).keep(grid) == 4 * 196
+
+
 def test_ranks_do_not_tie():
     rows = np.asarray(ranks(keys(8), 300))
     assert all(len(set(row)) == 300 for row in rows)
