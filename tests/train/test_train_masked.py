@@ -1,4 +1,4 @@
-"""VideoMAE V2 itself, tiny: the same gradients on one device and on a mesh, whole and in micro-batches."""
+"""The methods themselves, tiny: the same gradients on one device and on a mesh, whole and in micro-batches."""
 
 import functools
 
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from toy_method import remember
 
+from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
 from vmae_jax.methods import masked
+from vmae_jax.models import positions
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
@@ -21,16 +23,36 @@ ROWS = 16
 MESHES = {"one": {"data": 1}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
 
 
-@functools.cache
-def method():
-    model = vit("micro", frames=4, resolution=32, patch=8, decoder_depth=1, drop_path=0.5, dtype="float32")
-    return masked.build(model, tube(0.75), {"pixels": objective(pixels())}, running_cell(0.5))
+TINY = {"size": "micro", "resolution": 32, "patch": 8, "decoder_depth": 1, "drop_path": 0.5, "dtype": "float32"}
 
 
-def batch():
+def videomae_v2():
+    return masked.build(
+        vit(frames=4, **TINY), tube(0.75), {"pixels": objective(pixels())}, decoder_mask=running_cell(0.5)
+    )
+
+
+def mae():
+    """Of images: the class token passes through the decoder."""
+    more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
+    model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
+    return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
+def mae_st():
+    """Learned positions, a class token of the decoder's own, and every second frame as the target."""
+    more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
+    model = vit(frames=4, initial="mae_st", **more, **TINY)
+    return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True, frames=2))})
+
+
+METHODS = {one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st)}
+
+
+def batch(name="videomae_v2"):
     rng = np.random.default_rng(0)
     return {
-        "video": rng.integers(0, 256, (ROWS, 4, 32, 32, 3), dtype=np.uint8),
+        "video": rng.integers(0, 256, (ROWS, 1 if name == "mae" else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
         "valid": np.arange(ROWS) != 5,
@@ -38,23 +60,29 @@ def batch():
 
 
 @functools.cache
-def gradients(mesh, accumulate):
+def gradients(name, mesh, accumulate):
     """Loss and gradients."""
     mesh = sharding.make_mesh(MESHES[mesh], devices=jax.devices()[:1] if mesh == "one" else None)
-    tx = remember()
-    spec = jax.eval_shape(batch)
-    state, placement = sharding.create(make_init(method(), tx), jax.random.key(0), spec, mesh)
-    state, metrics = compile_step(make_step(method(), tx, accumulate=accumulate), placement, mesh, spec)(state, batch())
+    tx, method, given = remember(), METHODS[name](), batch(name)
+    spec = jax.eval_shape(lambda: given)
+    state, placement = sharding.create(make_init(method, tx), jax.random.key(0), spec, mesh)
+    state, metrics = compile_step(make_step(method, tx, accumulate=accumulate), placement, mesh, spec)(state, given)
     return float(metrics["loss"]), jax.tree.map(np.array, state.opt_state)
 
 
 @pytest.mark.parametrize(
-    ("mesh", "accumulate"),
-    [("cube", 4), pytest.param("cube", 1, marks=pytest.mark.slow), pytest.param("one", 4, marks=pytest.mark.slow)],
+    ("name", "mesh", "accumulate"),
+    [
+        ("videomae_v2", "cube", 4),
+        pytest.param("videomae_v2", "cube", 1, marks=pytest.mark.slow),
+        pytest.param("videomae_v2", "one", 4, marks=pytest.mark.slow),
+        ("mae", "cube", 2),
+        ("mae_st", "cube", 2),
+    ],
 )
-def test_the_same_gradients(mesh, accumulate):
-    loss, grads = gradients("one", 1)
-    other, others = gradients(mesh, accumulate)
+def test_the_same_gradients(name, mesh, accumulate):
+    loss, grads = gradients(name, "one", 1)
+    other, others = gradients(name, mesh, accumulate)
     assert other == pytest.approx(loss, rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(a).max()), grads, others)
 
