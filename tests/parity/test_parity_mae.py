@@ -201,7 +201,7 @@ def test_training(one):
         "also_decay": ["*_token"] if one.image else ["*mask_token", "*table", *prefix],
     }
     params = trained(one.method(), one.params(), one.batch, one.numbers, **options)
-    final = mae.to_state(to_official(params, one.facts), one.facts, image=one.image)
+    final = mae.to_state(to_official(params, one.facts), one.facts, image=one.image, fused=one.image)
     compared = 0
     for name, norm in one.numbers.items():
         kind, _, of = name.partition("/")

@@ -109,7 +109,7 @@ def finetune(args: Any, recipe: Any) -> ConfigDict:
     network = model(args.size, recipe.pixels, drop_path=recipe.drop_path)
     method = call("methods.classify.build", model=network, classes=recipe.classes, **regularised(recipe))
     source = prepared(args.stage, args.records) if args.records else listed
-    config = supervised(method, recipe, {"params/encoder": begin(args)}, source=source)
+    config: Any = supervised(method, recipe, {"params/encoder": begin(args)}, source=source)
     config.optimizer.schedule = call(
         "train.schedule.warmup_cosine",
         peak=recipe.rate,

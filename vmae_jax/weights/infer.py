@@ -93,7 +93,7 @@ def _mask(family: str, image: bool, tokens: int) -> ConfigDict:
     return call("masking.random", ratio=ratio, rounded_down="visible" if int(tokens * (1 - ratio)) else "hidden")
 
 
-def _target(weights: Weights, model: ConfigDict, about: dict[str, Any]) -> ConfigDict:
+def _target(weights: Weights, model: Any, about: dict[str, Any]) -> ConfigDict:
     """The pixels that the decoder predicts, all of a cube or (MAE-ST) some of its frames."""
     more: dict[str, Any] = {}
     if weights.family in ("mae", "mae-st"):
