@@ -135,6 +135,15 @@ def test_the_number_of_workers_changes_nothing(video_folder, truth):
     )
 
 
+def test_batches_that_are_left_out_change_no_other(opened, truth):
+    """Two windows, of which one follows the start; truth has the batches of a run that left nothing out."""
+    with opened.batches(rows=range(8), seed=5, start=4, skips=[(12, 16), (0, 4)]) as batches:
+        for step in (2, 4):
+            assert batches.position == 4 * step
+            assert_same(next(batches), truth[step])
+        assert batches.position == 20
+
+
 def test_position_counts_videos_consumed(opened):
     with opened.batches(rows=[0], seed=1, start=12) as batches:
         assert batches.position == 12

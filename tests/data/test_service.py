@@ -20,6 +20,7 @@ from vmae_jax import spec
 from vmae_jax.commands import serve
 from vmae_jax.data import secret
 from vmae_jax.data.opened import open_loader
+from vmae_jax.data.order import apart, past
 from vmae_jax.data.served import windows
 from vmae_jax.data.service import PROTOCOL, _Answers, _Serving
 from vmae_jax.data.tf import tensorflow
@@ -46,6 +47,17 @@ def test_windows_follow_one_another_and_end_with_the_epochs(start, epoch, batch)
         at = first + steps * batch
         # the last step is the one that reaches the end of the epoch that the first position is in
         assert at - batch < (first // epoch + 1) * epoch <= at
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), max_size=4), st.integers(1, 50), st.integers(1, 5))
+def test_windows_end_with_the_epochs_also_where_batches_are_left_out(pairs, epoch, batch):
+    skips = apart([(first * batch, (first + length) * batch) for first, length in pairs])
+    at = 0
+    for first, steps in itertools.islice(windows(0, epoch=epoch, batch=batch, skips=skips), 8):
+        assert first == at
+        at = first + steps * batch
+        end = (past(first, skips) // epoch + 1) * epoch
+        assert past(at - batch, skips) < end <= past(at, skips)  # of the last step, and of the one after it
 
 
 def config(folder, *more, **options):
