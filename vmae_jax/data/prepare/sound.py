@@ -30,16 +30,30 @@ def copied_sound(encoded: Encoded, start: float, end: float | None) -> bytes:
     Raises:
       BadSound: it is damaged, or of a kind that Matroska does not hold.
     """
+    stored = encoded.sides.get("audio")  # of a record
+    if stored is not None:
+        return (
+            _copied_from(Encoded(data=stored.data, path=stored.path), start, end, beside=True) if stored.data else b""
+        )
     if encoded.frames is not None:
         return b""
     if encoded.moment is not None:
         start, end = start + encoded.moment[0], encoded.moment[1] if end is None else end + encoded.moment[0]
+    return _copied_from(encoded, start, end)
+
+
+def _copied_from(encoded: Encoded, start: float, end: float | None, *, beside: bool = False) -> bytes:
+    """The sound of a file; `beside` of one that has no pictures and begins with them."""
     with contextlib.ExitStack() as stack:
         container = _open(encoded, stack)
         streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
-        if not streams or not container.streams.video:
+        if not streams or not (beside or container.streams.video):
             return b""
-        return _copied(container, streams[0], start, end)
+        origin = 0.0
+        if not beside:
+            video = container.streams.video[0]
+            origin = float((video.start_time or 0) * video.time_base)
+        return _copied(container, streams[0], origin + start, None if end is None else origin + end)
 
 
 def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Any:
@@ -57,10 +71,8 @@ def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Any:
 
 
 def _copied(container: Any, stream: Any, start: float, end: float | None) -> bytes:
-    video = container.streams.video[0]
-    origin = float((video.start_time or 0) * video.time_base) + start
     base = stream.time_base
-    first, last = round(origin / base), None if end is None else round((origin + end - start) / base)
+    first, last = round(start / base), None if end is None else round(end / base)
     file = io.BytesIO()
     written = 0
     try:
