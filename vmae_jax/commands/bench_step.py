@@ -18,6 +18,7 @@ from vmae_jax.bench.against import Against
 from vmae_jax.bench.profile import by_part, trace
 from vmae_jax.bench.step import Timing, interleaved, matmul_peak, random_batch
 from vmae_jax.commands.experiment import Experiment, experiment
+from vmae_jax.commands.streams import only_video
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, calls
 from vmae_jax.train import sharding
@@ -161,6 +162,7 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
             "--against: transformers' VideoMAE is pre-training of pixels by methods.masked.build, without cosine "
             "attention or layer scale; this config is another method or model"
         )
+    only_video(one.method, running.made.batch_spec, "--against: PyTorch's model")
     state = to_official(jax.tree.map(np.asarray, jax.device_get(running.state.params)), one.facts)
     dims, (frames, height, width, _) = dims_of(state), one.model.video_shape
     theirs = huggingface.config(

@@ -57,7 +57,7 @@ def run(
     method = trained.made.method
     if method.reconstruct is None:
         raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
-    batch, names = sample(trained.made, videos, clips, seed)
+    batch, names = sample(trained.made, videos, clips, seed, masked=True)
     context = Context(key=jax.random.key(seed), step=jnp.asarray(trained.step, jnp.int32), train=False)
     mesh = sharding.make_mesh({"data": 1}, devices=jax.local_devices()[:1])  # a few clips are work for one device
     pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
@@ -72,12 +72,18 @@ def run(
     return {"step": trained.step, "clips": shown, "pictures": [str(sheet), str(animation)], "borrowed": borrowed}
 
 
-def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """One clip each of `clips` videos, through the experiment's own sampler and transforms; and their names."""
+def sample(
+    made: Any, videos: Sequence[str] | None, clips: int, seed: int, *, masked: bool = False
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return one clip each of `clips` videos, through the experiment's own sampler and transforms; and their names.
+
+    Args:
+      masked: whether masks are drawn on them, so that what these read is needed, too.
+    """
     loader = made.eval.data or made.loader
-    check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data")
+    check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data", trains=masked)
     if videos:
-        only_video(made.method, loader.spec(), "--videos")
+        only_video(made.method, loader.spec(), "--videos", trains=masked)
         loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels={})
     opened = open_loader(loader)
     count = min(clips, len(opened))

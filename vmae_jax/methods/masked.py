@@ -7,7 +7,7 @@ is VideoMAE V2; without the decoder mask it is VideoMAE.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,8 +24,9 @@ from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Pictures, Term, row_keys, stream
 
-__all__ = ["Masked", "build"]
+__all__ = ["Masked", "build", "supervision"]
 
+# A guide: its attribute `inputs` names the streams that it reads beside those of the model, `gives` those it adds.
 Annotate = Callable[[Batch, Context], Batch]
 
 
@@ -131,6 +132,14 @@ class Masked:
         return self.model.make_decoder(sizes)
 
 
+def supervision(masks: Iterable[Masker | None], objectives: Iterable[Objective], guide: Annotate | None) -> Any:
+    """Return the streams that only the loss reads (`Method.supervision`): those that its parts declare, each once."""
+    given = {"video", *getattr(guide, "gives", ())}
+    read = [name for part in (*masks, *(one.target for one in objectives)) for name in getattr(part, "inputs", ())]
+    needed = (*getattr(guide, "inputs", ()), *(name for name in read if name not in given))
+    return tuple(name for name in dict.fromkeys(needed) if name != "video")
+
+
 @register("method", model="model", encoder_mask="mask", decoder_mask="mask", objectives="objective", annotate="guide")
 def build(
     model: Model,
@@ -162,4 +171,5 @@ def build(
         loss=masked.loss,
         features=masked.features,
         reconstruct=masked.reconstruct if masked._drawable() else None,
+        supervision=supervision((encoder_mask, decoder_mask), objectives.values(), annotate),
     )
