@@ -42,7 +42,7 @@ class Course:
       data: its opened source.
       workdir: where it lives.
       saver: its checkpoints.
-      writers: told what happens.
+      writers: of its metrics and events.
       account: of its time.
       dog: limits the wait for data.
     """

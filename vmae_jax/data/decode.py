@@ -206,7 +206,7 @@ def _fill(pictures: Iterator[np.ndarray], shown: np.ndarray, views: Sequence[Vie
 
 
 def open_encoded(encoded: Encoded, limits: Limits = LIMITS, *, motion: bool = False) -> Reader:
-    """Opens an example for reading; whoever opens it closes it.
+    """Open an example for reading; the caller closes it.
 
     Args:
       motion: whether the decoder exports motion vectors.
@@ -229,6 +229,6 @@ def _unique(indices: Sequence[int] | np.ndarray, info: VideoInfo) -> tuple[list[
     unique, inverse = np.unique(np.asarray(indices, np.int64), return_inverse=True)
     if len(unique) == 0 or unique[0] < 0 or unique[-1] >= info.num_frames:
         raise ValueError(
-            f"frames {unique[:1].tolist()}..{unique[-1:].tolist()} were asked of a video of {info.num_frames}"
+            f"frames {unique[:1].tolist()}..{unique[-1:].tolist()} are outside of a video of {info.num_frames} frames"
         )
     return unique.tolist(), inverse

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from vmae_jax.data.budget import Budget, fitted, record_bytes
+from vmae_jax.data.faults import check_missing
 from vmae_jax.data.feed import Batches, Plan, start_feed
-from vmae_jax.data.missing import check_missing
 from vmae_jax.data.mixture import epoch_of
 from vmae_jax.data.order import apart
 from vmae_jax.data.pipeline import Loader

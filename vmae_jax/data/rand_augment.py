@@ -35,7 +35,7 @@ def rand_augment(
     if layers < 1 or not 0 <= magnitude <= LEVELS or deviation < 0 or not 0 <= probability <= 1:
         raise ValueError(
             f"layers={layers}, magnitude={magnitude}, deviation={deviation}, probability={probability}: layers is at "
-            f"least 1, magnitude lies in 0 to 10, deviation is at least 0, probability in 0 to 1"
+            f"least 1, magnitude is in 0 to 10, deviation is at least 0, probability in 0 to 1"
         )
     return RandAugment(layers, magnitude, deviation, probability)
 

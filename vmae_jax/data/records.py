@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from vmae_jax.data.missing import Missing, check_missing
+from vmae_jax.data.faults import Missing, check_missing
 from vmae_jax.data.prepare.record import FIELDS, stored_sides
 from vmae_jax.data.prepared_files import check_prepared
 from vmae_jax.data.source import Stored

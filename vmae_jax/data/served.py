@@ -122,7 +122,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
             pass  # `close` was called, and nobody waits
         except BaseException as error:  # it belongs to the consumer
             with contextlib.suppress(_Stopped):
-                self._put(self._ready, _told(error))
+                self._put(self._ready, _plain(error))
 
     def _put(self, to: "queue.Queue[Any]", item: Any, over: threading.Event | None = None) -> None:
         while not (self._stop.is_set() or (over is not None and over.is_set())):
@@ -237,7 +237,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: somebody stopped
     """`close` was called."""
 
 
-def _told(error: BaseException) -> BaseException:
+def _plain(error: BaseException) -> BaseException:
     """A worker's exception, which TensorFlow wraps, in our words."""
     if not isinstance(error, tensorflow().errors.OpError):
         return error

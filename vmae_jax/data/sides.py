@@ -19,8 +19,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from vmae_jax.data.smoke import drawn_clips
-from vmae_jax.data.source import Opener, Source
+from vmae_jax.data.source import Opener, Source, drawn_clips
 from vmae_jax.data.video import BadVideo, Encoded, Side
 from vmae_jax.names import from_text
 from vmae_jax.registry import register

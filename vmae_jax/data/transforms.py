@@ -3,7 +3,7 @@
 A transform is a frozen value, called with the features of one clip ({"video": uint8 [t h w c],
 …}) and its seed (two integers); the same seed gives the same result, eagerly and inside
 `Dataset.map`. Every frame of a clip is treated alike. A transform that settles the resolution
-has `size`; the last such one says what the loader's batches measure.
+has `size`; the last such one determines the size of the loader's batches.
 
 Crops and flips are geometry: they give a `View`, in plain Python and NumPy. Where they come first
 (`crops.leading`), the process that decodes carries them out on each frame as it comes, so that no
@@ -93,7 +93,7 @@ def resize(size: int = 224) -> "Resize":
 
 @register("transform", smoke={"size": 32})
 def view_crop(size: int = 224, crops: int = 3) -> "ViewCrop":
-    """Testing: one of `crops` squares spread evenly along the long side, the loader's repeat says which.
+    """Testing: one of `crops` squares spread evenly along the long side, by the number of the loader's repeat.
 
     As the official test: the short side to `size`, crop k begins at int(k * room / (crops - 1)).
     A loader with repeat=crops sees every crop of every view once; crops=1 is the middle.
@@ -112,7 +112,7 @@ def flip(probability: float = 0.5) -> "Flip":
 
 
 class Geometric:
-    """A transform that says what it shows and leaves the pixels to `scaling`.
+    """A transform that gives the part of the picture to show, and leaves the pixels to `scaling`.
 
     The worker that decodes asks for the view alone; called, it does the same to frames that are
     there already, eagerly and inside `Dataset.map`.
