@@ -8,6 +8,7 @@ import pytest
 from vmae_jax.commands.streams import check_streams, only_video
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods import masked
+from vmae_jax.methods.guides import Guide
 from vmae_jax.models.variants import vit
 from vmae_jax.spec import ConfigError
 from vmae_jax.targets.core import objective
@@ -54,17 +55,17 @@ def test_masks_targets_and_guides_name_the_streams_that_training_needs():
         def __call__(self, batch, decode, patch):
             return jnp.take_along_axis(batch["flow"][:, None], decode[..., None], 1)
 
-    class Guide:
-        inputs, gives = ("hints",), ("attention",)
-
-        def __call__(self, batch, context):
-            return {**batch, "attention": batch["hints"]}
-
+    guide = Guide(
+        init=lambda key, batch: {},
+        annotate=lambda params, batch: {"attention": batch["hints"]},
+        inputs=("hints",),
+        gives=("attention",),
+    )
     moving = Masker(lambda grid: grid.size // 2, lambda keys, batch, grid: batch["motion"], inputs=("motion",))
     model = vit("micro", frames=4, resolution=32, patch=8)
     plain = masked.build(model, moving._replace(inputs=()), {"pixels": objective(pixels())})
     assert (plain.inputs, plain.supervision) == (("video",), ())
-    one = masked.build(model, moving, {"flow": objective(Flow())}, annotate=Guide())
+    one = masked.build(model, moving, {"flow": objective(Flow())}, guides={"attention": guide})
     assert (one.inputs, one.supervision) == (("video",), ("hints", "motion", "flow"))
     check_streams(one, spec("video"), "config.eval.data")
     with pytest.raises(ConfigError, match=r"reads 'motion', which config.data does not give"):

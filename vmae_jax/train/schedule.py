@@ -65,6 +65,7 @@ class Rate:
       start, peak, final: learning rates, scaled by the batch already.
       warmup, steps: steps of the warm-up and of the whole run.
       text: where the peak comes from, for people.
+      open_ended: whether the step after the warm-up is the first one at the peak, and not its last step.
     """
 
     start: float
@@ -73,15 +74,16 @@ class Rate:
     warmup: int
     steps: int
     text: str
+    open_ended: bool = False
 
     def value(self, step: int) -> float:
         """The rate of a step, from 0, in float64; after the last step it stays at `final`.
 
-        As the official code: the warm-up reaches the peak at its last step, and the cosine's
-        first step has the peak once more.
+        As VideoMAE's code: the warm-up reaches the peak at its last step, and the cosine's first step has the peak
+        once more. With `open_ended` it would reach the peak one step later (MAE), so only the cosine has it.
         """
         if step < self.warmup:
-            return self.start + (self.peak - self.start) * step / max(self.warmup - 1, 1)
+            return self.start + (self.peak - self.start) * step / self._climb
         length = max(self.steps - self.warmup, 1)
         left = max(length - (step - self.warmup), 0) / length
         return self.final + (self.peak - self.final) * math.sin(0.5 * math.pi * left) ** 2
@@ -89,12 +91,17 @@ class Rate:
     def __call__(self, step: Array) -> Array:
         """The same in float32, for a step number inside a compiled program."""
         step = jnp.asarray(step)
-        climb = step.astype(jnp.float32) / max(self.warmup - 1, 1)
+        climb = step.astype(jnp.float32) / self._climb
         length = max(self.steps - self.warmup, 1)
         left = jnp.clip(length - (step - self.warmup), 0, length).astype(jnp.float32) / length
         # sin², not (1 + cos) / 2, which cancels to nothing at the end of the run.
         fall = self.final + (self.peak - self.final) * jnp.sin(0.5 * jnp.pi * left) ** 2
         return jnp.where(step < self.warmup, self.start + (self.peak - self.start) * climb, fall).astype(jnp.float32)
+
+    @property
+    def _climb(self) -> int:
+        """The steps from `start` to `peak`."""
+        return max(self.warmup if self.open_ended else self.warmup - 1, 1)
 
     def describe(self) -> str:
         """One line about the schedule."""
@@ -118,6 +125,7 @@ class Schedule:
     batch_unit: int | None
     recipe_batch: int | None
     min_rate: float | None = None
+    open_ended: bool = False
 
     def at(self, clock: Clock) -> Rate:
         """The learning rates of a run.
@@ -151,6 +159,7 @@ class Schedule:
             warmup=warmup,
             steps=clock.steps,
             text=text,
+            open_ended=self.open_ended,
         )
 
 
@@ -163,6 +172,7 @@ def warmup_cosine(
     batch_unit: int | None = 256,
     recipe_batch: int | None = None,
     min_rate: float | None = None,
+    open_ended: bool = False,
 ) -> Schedule:
     """Linear warm-up, then half a cosine, decided anew for every step (VideoMAE V2, `utils.cosine_scheduler`).
 
@@ -172,6 +182,7 @@ def warmup_cosine(
       batch_unit: the batch, in videos, that the rates are given for; None leaves them as they are.
       recipe_batch: the batch the rates were chosen with; another one without `batch_unit` warns.
       min_rate: the last rate in place of `final`, whatever the batch, as MAE-ST's `min_lr`.
+      open_ended: the warm-up reaches the peak at the step after it (MAE, MAE-ST), not at its own last step.
 
     Raises:
       ValueError: a negative rate, or a batch below 1.
@@ -183,7 +194,7 @@ def warmup_cosine(
         if batch is not None and batch < 1:
             raise ValueError(f"{name}: a batch has at least one video, not {batch}")
     length_in_steps(warmup, steps_per_epoch=1.0, global_batch=1)  # a wrong unit is told where it was written
-    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate)
+    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate, open_ended)
 
 
 @register("schedule")

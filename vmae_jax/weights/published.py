@@ -16,7 +16,7 @@ from vmae_jax.weights.layouts import huggingface, mae, names
 from vmae_jax.weights.layouts.dims import Dims
 from vmae_jax.weights.layouts.fit import fit
 from vmae_jax.weights.layouts.rules import MismatchError
-from vmae_jax.weights.subject import Subject, fixed_positions, normalized, outputs
+from vmae_jax.weights.subject import Subject, normalized, outputs
 
 __all__ = ["DTYPES", "Export", "cast", "finite", "write_hf", "write_mae", "write_official"]
 
@@ -125,8 +125,7 @@ def write_official(path: pathlib.Path, made: Export) -> dict[str, Any]:
         return _round_trip(path, made.state, dtype, "PyTorch is not installed here, so its outputs were not compared")
     pixels = np.ascontiguousarray(normalized(one.model, made.batch["video"]).transpose(0, 2, 1, 3, 4))
     ours, hidden = outputs(one, made.params, made.batch)
-    heads = {"heads": one.facts.heads, "decoder_heads": one.facts.decoder_heads}
-    answers = verify.in_official(path, pixels, hidden, **heads)
+    answers = verify.in_official(path, pixels, hidden, one.facts)
     found = verify.differences(ours, answers, relative=dtype != "float32")
     by = f"PyTorch {importlib.metadata.version('torch')}"
     return {
@@ -141,9 +140,7 @@ def write_mae(path: pathlib.Path, made: Export) -> dict[str, Any]:
     """Write a file in the layout of MAE or MAE-ST, and import it again: the parameters must be the same."""
     one, dtype = made.one, made.dtype
     t, h, _, _ = one.model.video_shape
-    towers = [name for name in ("encoder", "decoder") if name in made.params]
-    tables = {name: table for name in towers if (table := fixed_positions(one, name)) is not None}
-    theirs = cast(mae.to_state(made.state, tables, image=t == 1), dtype)
+    theirs = cast(mae.to_state(made.state, one.facts, image=t == 1), dtype)
     about = {"num_frames": t, "tubelet_size": one.model.patch.t, "image_size": h}
     about |= {"num_attention_heads": one.facts.heads, "image_mean": list(one.model.mean)}
     about |= {"image_std": list(one.model.std)}

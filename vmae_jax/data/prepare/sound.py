@@ -52,7 +52,7 @@ def _copied_from(encoded: Encoded, start: float, end: float | None, *, beside: b
             origin = 0.0
             if not beside:
                 video = container.streams.video[0]
-                origin = float((video.start_time or 0) * video.time_base)
+                origin = float((video.start_time or 0) * (video.time_base or 0))
             return _copied(container, streams[0], origin + start, None if end is None else origin + end)
     except BadVideo as error:
         raise BadSound(f"its sound {error}") from error
