@@ -213,10 +213,17 @@ def test_any_number_of_frames_any_resolution_any_channels(video_folder, frames, 
 
 @pytest.mark.slow
 def test_a_batch_is_what_reading_and_transforming_by_hand_gives(video_folder):
-    """Crops in the workers, and crops in the graph because something comes before them."""
+    """Crops and RandAugment in the workers, and crops in the graph because something comes before them."""
+
+    def darker(features, seed):
+        return features | {"video": features["video"] // 2}
+
     for chain in (
         [transforms.multi_scale_crop(SIZE), transforms.flip()],
         [rand_augment(), transforms.random_resized_crop(SIZE), transforms.flip()],
+        [transforms.resize(SIZE), transforms.flip(), rand_augment(), rand_augment(magnitude=2.0)],
+        [transforms.resize(SIZE), rand_augment(), transforms.flip()],
+        [darker, rand_augment(), transforms.random_resized_crop(SIZE)],
     ):
         opened = open_loader(make(video_folder, transforms=chain, global_batch=1))
         [batch] = take(opened.batches(rows=range(2), seed=3, start=7), 1)

@@ -22,7 +22,7 @@ from vmae_jax.data import secret
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.order import apart, past
 from vmae_jax.data.served import windows
-from vmae_jax.data.service import PROTOCOL, _Answers, _Serving
+from vmae_jax.data.service import PROTOCOL, _Answers, _compiled, _Serving
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.spec import ConfigError
 
@@ -119,7 +119,7 @@ def test_each_epoch_has_the_clips_of_the_exact_mode(video_folder, service, tmp_p
     address, _ = service
     folder = shutil.copytree(video_folder, tmp_path / "videos")
     (folder / "even" / "video_4.mp4").write_bytes(b"no video")
-    augment = spec.call("data.rand_augment", layers=1)  # a transform that is left to the graph
+    augment = spec.call("data.rand_augment", layers=1)
     exact = opened(folder, augment)
     with exact.batches(rows=range(8), seed=3) as batches:
         expected = [next(batches) for _ in range(5)]
@@ -178,6 +178,14 @@ def ask(address, token, *inputs):
     dataset = tf.data.Dataset.range(1).map(lambda _: tf.raw_ops.PyFunc(input=inputs, token=token, Tout=[tf.uint8]))
     distributed = service.distribute(service.ShardingPolicy.OFF, f"{PROTOCOL}://{address}", compression=None)
     return list(dataset.apply(distributed).as_numpy_iterator())
+
+
+def test_a_worker_carries_out_what_is_left_to_the_graph(video_folder):
+    made = spec.build(config(video_folder))
+    made = dataclasses.replace(made, transforms=(*made.transforms, lambda one, seed: {"video": one["video"] // 2}))
+    clip = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    done = _compiled(made)(clip, np.array([1, 2], np.uint32), np.int64(0))
+    np.testing.assert_array_equal(done, clip // 2)
 
 
 @pytest.mark.slow

@@ -104,7 +104,9 @@ def loader(
         raise ConfigError(f"loader: {type(wrong).__name__} is carried out while decoding, so it must come first")
     declared = fields(labels)
     shape = ClipShape(sampler.frames, size, channels)
-    check_streams(streams or {}, shape, cropped=leading(transforms) == Crop(tuple(transforms)), taken=tuple(declared))
+    crop = leading(transforms)
+    cropped = crop is not None and crop.geometric and crop.parts == tuple(transforms)
+    check_streams(streams or {}, shape, cropped=cropped, taken=tuple(declared))
     return Loader(
         source=source,
         sampler=sampler,
