@@ -15,9 +15,8 @@ from vmae_jax.spec import ConfigError, call, to_json
 from vmae_jax.weights import export_checkpoint, import_weights, load, serving
 from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats.tensors import File, read_file
-from vmae_jax.weights.layouts import rules
+from vmae_jax.weights.layouts import rules, vit_mae
 from vmae_jax.weights.layouts.fit import sinusoid
-from vmae_jax.weights.layouts.mae import from_vit_mae
 from vmae_jax.weights.layouts.names import official
 from vmae_jax.weights.layouts.rules import MATRIX, MismatchError, Rule, Tower, linear, nested, norm
 from vmae_jax.weights.subject import fresh_params, normalized, outputs, probe, subject
@@ -176,7 +175,7 @@ def test_vit_mae_of_transformers_is_mae_under_other_names(small, tmp_path):
         for before, after in pairs.items():
             name = name.replace(before, after)
         theirs[f"vit.{name}"] = array
-    assert set(from_vit_mae(theirs)) == set(state)
+    assert set(vit_mae.from_names(theirs)) == set(state)
     found, expected = official(File(theirs, {})), official(File(read_file(tmp_path / "x.safetensors").state, {}))
     assert found.family == expected.family == "mae"
     assert found.state.keys() == expected.state.keys()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmae_jax.data import sources
-from vmae_jax.data.files import expand, holds_videos, is_remote
+from vmae_jax.data.files import expand, holds_pictures, holds_videos, is_remote
 from vmae_jax.data.formats import PICTURE_SUFFIXES
 from vmae_jax.data.video import Encoded
 from vmae_jax.names import as_text
@@ -23,7 +23,12 @@ _LONGEST, _KEPT = 200, 180  # bytes of a name: a file system takes 255, and suff
 
 
 def named_videos(
-    videos: Sequence[str], rate: float, name: str = "stem", files: Callable[[str], Sequence[str]] = lambda name: [name]
+    videos: Sequence[str],
+    rate: float,
+    name: str = "stem",
+    files: Callable[[str], Sequence[str]] = lambda name: [name],
+    *,
+    images: bool = False,
 ) -> tuple[Any, list[str]]:
     """All videos as one source, and a name below OUT for each: its path below what was given.
 
@@ -32,12 +37,13 @@ def named_videos(
       rate: frames a second of folders of pictures.
       name: "stem" leaves the suffix of a file out of its name, "path" keeps it.
       files: the files that are written for a name.
+      images: each picture of a folder is one of its own, for models of one frame, and not a frame of a video.
 
     Raises:
       ConfigError: if the same file would be written for two videos, or one outside of OUT.
     """
     opened, names, paths = [], [], []
-    for item, one in [(given, one) for given in videos for one in _opened(given)]:
+    for item, one in [(given, one) for given in videos for one in _opened(given, images)]:
         root = item.rstrip("/") if "://" in item else os.path.abspath(os.path.expanduser(item))
         base = root if os.path.isdir(root) else os.path.dirname(root)
         whole = isinstance(one, _Frames) or name == "path"
@@ -84,10 +90,14 @@ def name_of(source: Any, index: int) -> str:
         return f"video {index}"
 
 
-def _opened(item: str) -> list[Any]:
-    """The sources of one argument: a list, or the videos and the folders of pictures of a path."""
+def _opened(item: str, images: bool) -> list[Any]:
+    """The sources of one argument: a list, or the videos and the pictures or folders of pictures of a path."""
     if item.endswith(".csv"):
         return [sources.csv(item).open()]
+    if images and holds_pictures(item):
+        return [
+            sources.paths([item], pictures).open() for pictures in (True, *((False,) if holds_videos(item) else ()))
+        ]
     pictures = _frames(item)
     if not len(pictures):
         return [sources.paths([item]).open()]

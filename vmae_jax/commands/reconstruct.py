@@ -86,7 +86,8 @@ def sample(
     check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data", trains=masked)
     if videos:
         only_video(made.method, loader.spec(), "--videos", trains=masked)
-        loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels={})
+        pictures = loader.spec()["video"].shape[1] == 1
+        loader = dataclasses.replace(loader, source=sources.paths(list(videos), pictures), labels={})
     opened = open_loader(loader)
     count = min(clips, len(opened))
     # One clip a video, and as many videos a batch as are drawn.

@@ -51,6 +51,7 @@ def config_of(weights: Weights) -> ConfigDict:
         mlp_ratio=_ratio(dims),
         cosine_attention=dims.cosine,
         layer_scale=0.1 if dims.layer_scale else None,
+        initial={"mae": "mae", "mae-st": "mae_st"}.get(weights.family, "videomae"),
         **_statistics(weights, dims.channels),
     )
     if any(name.removeprefix("encoder.") == "cls_token" for name in weights.state):

@@ -64,6 +64,7 @@ class Facts(NamedTuple):
       head: the decoder's head that predicts pixels.
       tables: positions [n width] that a tower ("encoder", "decoder") computes; none where it learns them.
       keeps_prefix: whether the decoder has the encoder's class token (MAE) and not one of its own.
+      image: whether the model is of MAE's form: clips of one frame, and a class token.
     """
 
     patch: Patch
@@ -73,6 +74,7 @@ class Facts(NamedTuple):
     head: str = "head_pixels"
     tables: Mapping[str, np.ndarray] = MappingProxyType({})
     keeps_prefix: bool = False
+    image: bool = False
 
 
 def towers(tree: Any, facts: Facts) -> list[Tower]:
