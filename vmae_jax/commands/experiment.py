@@ -240,7 +240,7 @@ def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
     Raises:
       ConfigError: method, optimizer, data order or seed differ from what the workdir was made with.
     """
-    check_folder(workdir.checkpoints, "--workdir: its checkpoints", exists=False)
+    check_folder(workdir.checkpoints, "--workdir: its checkpoints", exists=False, run=workdir.path)
     # A run that never came to a checkpoint has nothing to protect: a config with a mistake may be mended.
     if workdir.config_json.exists() and Checkpoints(workdir.checkpoints).steps():
         changed = differences(read_config(workdir), config)

@@ -313,7 +313,10 @@ def _biases(
 def _same_shapes(state: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> None:
     for name, array in state.items():
         if name in target and array.shape != target[name].shape:
-            raise MismatchError(f"{name} has shape {list(array.shape)}, the model's has {list(target[name].shape)}")
+            part = _part(name)
+            hint = f": --fresh={part} begins with a new one" if part in PARTS else ""
+            shapes = f"{list(array.shape)}, the model's has {list(target[name].shape)}"
+            raise MismatchError(f"{name} has shape {shapes}{hint}")
 
 
 def _missing(

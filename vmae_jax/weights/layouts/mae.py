@@ -76,7 +76,7 @@ def _check(state: Mapping[str, np.ndarray], facts: Facts) -> None:
         if name.endswith("cls_token") and array.shape[1] != 1:
             raise MismatchError(f"MAE has one class token, and {name} has {array.shape[1]}: use --format=params")
     decodes = any(name.startswith("decoder.") for name in state)
-    if decodes and not facts.keeps_prefix and "decoder.pos_embed_temporal" not in state and "decoder" in facts.tables:
+    if decodes and not facts.keeps_prefix and (facts.image or "decoder" in facts.tables):
         raise MismatchError(
             "MAE's decoder decodes the class token of its encoder (decoder_prefix='kept'), and MAE-ST's has learned "
             "positions; this decoder is another: export --part=encoder, or use --format=params"

@@ -5,9 +5,9 @@ Pre-training has `encoder.…`, `decoder.…`, `mask_token`, `encoder_to_decoder
 have, are here under their names there. Other layouts are translated to these names (`names`, `huggingface`, `mae`).
 """
 
+import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +54,8 @@ PLACES = [
 HEAD = [*norm("fc_norm", "fc_norm"), *linear("head", "head")]
 
 
-class Facts(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Facts:
     """What a conversion needs of a model beside the shapes of its parameters.
 
     Attributes:
@@ -72,7 +73,7 @@ class Facts(NamedTuple):
     heads: int
     decoder_heads: int = 0
     head: str = "head_pixels"
-    tables: Mapping[str, np.ndarray] = MappingProxyType({})
+    tables: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
     keeps_prefix: bool = False
     image: bool = False
 
