@@ -232,6 +232,13 @@ def test_overrides(override, check):
     assert check(config)
 
 
+def test_what_smoke_leaves_empty_can_be_set():
+    config = load("mae:B,finetune", "smoke")
+    assert config.method.mix.group is None
+    apply_overrides(config, [("method.mix.group", "2")])
+    assert config.method.mix.group == 2
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -14,7 +14,7 @@ CONFIGS = {
     0: "configs/videomae.py:B,k400",
     1: "configs/videomae_v2.py:B",
     2: "configs/finetune.py:B,k400",
-    3: "configs/hvm1.py:224",
+    3: "configs/mae_st.py:L",
     4: "configs/videomae_v2.py:B",
     5: "configs/videomae_v2.py:L",
 }

@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.commands.small_runs import write_video
 from tests.docs.pages import PAGES, ROOT, blocks, name
@@ -63,7 +65,7 @@ def shell(text: str, folder: pathlib.Path, env: dict[str, str]) -> None:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> pathlib.Path:
-    """What a reader has: FOLDER, HELD_OUT, lists, and the pre-trained runs/v2_base, which is also runs/mine."""
+    """What a reader has: FOLDER, HELD_OUT, IMAGES, lists, and the pre-trained runs/v2_base, which is also runs/mine."""
     folder = tmp_path_factory.mktemp("reader")
     rows = []
     for number in range(24):
@@ -71,6 +73,10 @@ def base(tmp_path_factory) -> pathlib.Path:
         path = folder / "FOLDER" / label / f"{number}.mp4"
         write_video(path, number)
         rows.append(f"{path.relative_to(folder)} {number % len(CLASSES)}")
+        picture = folder / "IMAGES" / label / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(picture)
     shutil.copytree(folder / "FOLDER", folder / "HELD_OUT")
     (folder / "train.csv").write_text("\n".join(rows[:18]) + "\n")
     (folder / "test.csv").write_text("\n".join(rows[18:]) + "\n")

@@ -287,7 +287,7 @@ def mae_of_images(small, folder):
 
 @pytest.mark.parametrize(("format_", "name"), [("mae", "x.pth"), ("mae", "x.safetensors"), ("hf", "x")])
 def test_mae_of_images_goes_out_whole_and_back(small, tmp_path, format_, name):
-    """Encoder, class token and decoder; what comes back declares what it is."""
+    """Encoder, class token and decoder; the config of the import is that of the export."""
     run, params = mae_of_images(small, tmp_path)
     report = export_checkpoint(run, format=format_, out=tmp_path / name)
     assert not report["left_out"]

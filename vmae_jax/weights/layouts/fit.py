@@ -10,6 +10,7 @@ from vmae_jax.types import Grid
 from vmae_jax.weights.layouts import resize
 from vmae_jax.weights.layouts.dims import Dims, dims_of, unlike
 from vmae_jax.weights.layouts.names import Weights
+from vmae_jax.weights.layouts.prefix import prefixes, projection
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.layouts.videomae import Facts, from_official, to_official
 
@@ -21,7 +22,6 @@ COMPUTED = "the positions that the model computes"
 UNUSED = {
     "decoder": "the model has no decoder",
     "head": "the model has no classification head",
-    "prefix": "a class token, which the model has not",
     "norm": "the model norms elsewhere: a classifier after the mean, a pre-training encoder before it",
 }
 
@@ -74,13 +74,13 @@ def fit(
     target = to_official(template, facts)
     want, dropped, changed = dims_of(target), dict(weights.dropped), {}
     state = _same_parts(weights, want, fresh, dropped)
-    _prefixes(state, target, facts, fresh, dropped, changed)
+    prefixes(state, target, facts, fresh, dropped, changed)
     _inflate(state, want, inflation, changed)
     have = dims_of(state, want.kind)
     unlike(have, want, resized=resized)
     if resized:
         _resample(state, have, want, channels, changed)
-    _projection(state, target, changed)
+    projection(state, target, changed)
     _positions(state, target, weights, grid, facts=facts, resized=resized, dropped=dropped, changed=changed)
     _biases(state, target, weights.about, changed)
     anew = _missing(state, target, fresh)
@@ -206,57 +206,6 @@ def _needless(
                 f"use positions=call('models.positions.learned')"
             )
         dropped[prefix + name] = COMPUTED if same else "the model computes its positions (it is no longer MAE's)"
-
-
-def _prefixes(
-    state: dict[str, np.ndarray],
-    target: Mapping[str, np.ndarray],
-    facts: Facts,
-    fresh: Sequence[str],
-    dropped: dict[str, str],
-    changed: dict[str, str],
-) -> None:
-    """Class tokens and their positions as the model has them: apart, in one, or neither."""
-    for prefix in ("", "encoder.", "decoder."):
-        token, position = f"{prefix}cls_token", f"{prefix}pos_embed_class"
-        if position in state and position not in target:
-            first = state.pop(position)
-            if token in target and "prefix" not in fresh:
-                state[token] = _sum(token, state[token], first)
-                if first.any():
-                    changed[token] = f"with {position} in it, for which the model has no parameter of its own"
-            elif prefix == "decoder." and facts.keeps_prefix and first.any():
-                raise MismatchError(f"{position} is not 0: this model's decoder adds no position to the class token")
-        elif position in target and position not in state and token in state:
-            state[position] = np.zeros_like(target[position])  # it is in the token
-            changed[position] = "zeros: the weights have it in their class token, or none"
-        if token in state and token not in target:
-            del state[token]
-            dropped[token] = UNUSED["prefix"]
-
-
-def _projection(state: dict[str, np.ndarray], target: Mapping[str, np.ndarray], changed: dict[str, str]) -> None:
-    """The bias of the projection to the decoder; without one in the model, it goes into what it is added to."""
-    name, times = "encoder_to_decoder.bias", "decoder.pos_embed_temporal"
-    if name in state and name not in target and "encoder_to_decoder.weight" in target:
-        bias = state.pop(name)[None, None]
-        if not bias.any():
-            return
-        if times not in state:
-            raise MismatchError(f"{name} is not 0, and the model has none: use project_bias=True")
-        state[times] = _sum(times, state[times], bias)
-        state["mask_token"] = _sum("mask_token", state["mask_token"], -bias)
-        changed[name] = "in the decoder's positions, and taken from its mask token: the model has no such bias"
-    elif name in target and name not in state and "encoder_to_decoder.weight" in state:
-        state[name] = np.zeros_like(target[name])
-        changed[name] = "zeros: the weights have no such bias"
-
-
-def _sum(name: str, array: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """`array` plus what goes into it, which has the same width and one row."""
-    if other.shape != (1, 1, array.shape[-1]):
-        raise MismatchError(f"{name} has shape {list(array.shape)}, what is added to it {list(other.shape)}")
-    return array + other
 
 
 def _old_grid(have: Mapping[str, np.ndarray], grid: Grid) -> Grid:
