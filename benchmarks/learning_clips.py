@@ -18,7 +18,7 @@ import numpy as np
 
 from vmae_jax.data.budget import Budget, available_memory
 from vmae_jax.data.faults import Fault
-from vmae_jax.data.order import clip_seeds, fold
+from vmae_jax.data.order import Windows, apart, clip_seeds, fold, past
 from vmae_jax.data.synthetic.moving_shapes import SPLITS, Settings
 from vmae_jax.data.synthetic.shapes import MOTIONS, draw
 from vmae_jax.registry import register
@@ -93,9 +93,11 @@ class Opened:
         size = self.clips[0].nbytes * len(rows)
         return Budget(0, 0, decoders=0, records=0, clips=self.clips.nbytes, batches=3 * size, limit=available_memory())
 
-    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> "Batches":
+    def batches(
+        self, *, rows: Sequence[int], seed: int, start: int = 0, skips: Sequence[tuple[int, int]] = ()
+    ) -> "Batches":
         """Batches without end; every clip once an epoch, in an order of its own."""
-        return Batches(self, tuple(rows), seed, start, stop=None)
+        return Batches(self, tuple(rows), seed, start, stop=None, skips=apart(skips))
 
     def once(self, *, rows: Sequence[int], seed: int = 0) -> "Batches":
         """Every clip once, in order; the last batch is filled up with rows that are not valid."""
@@ -105,19 +107,26 @@ class Opened:
 class Batches(Iterator[dict[str, np.ndarray]]):
     """Batches from a position on, a position counting clips."""
 
-    def __init__(self, opened: Opened, rows: tuple[int, ...], seed: int, start: int, *, stop: int | None):
+    def __init__(
+        self, opened: Opened, rows: tuple[int, ...], seed: int, start: int, *, stop: int | None, skips: Windows = ()
+    ):
         self.opened = opened
         self.rows = np.asarray(rows)
         self.seed = seed
-        self.position = start
+        self.examples, self.skips = start, skips
         self.stop = stop
         self._order = functools.lru_cache(2)(self._permutation)
+
+    @property
+    def position(self) -> int:
+        """Of the next batch."""
+        return past(self.examples, self.skips)
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self.stop is not None and self.position >= self.stop:
             raise StopIteration
         positions = self.position + self.rows
-        self.position += self.opened.loader.global_batch
+        self.examples += self.opened.loader.global_batch
         valid = np.ones(len(positions), bool) if self.stop is None else positions < self.stop
         places = np.array([self._place(int(p)) if good else -1 for p, good in zip(positions, valid, strict=True)])
         loader = self.opened.loader

@@ -255,7 +255,7 @@ class Method(NamedTuple):
       heads: what the columns of `predict` say, by name and in order ("" where there is one head
         alone); None: one class of as many as there are columns, batch["label"].
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
-      supervision: further streams that `loss` alone reads, such as labels.
+      supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]

@@ -18,6 +18,7 @@ from vmae_jax.commands import begin_from, evaluate
 from vmae_jax.commands.course import Course
 from vmae_jax.commands.errors import describe, exit_status, expected
 from vmae_jax.commands.experiment import open_workdir
+from vmae_jax.commands.rollback import Skip
 from vmae_jax.eval import report
 from vmae_jax.eval.reconstruction import write_whole
 from vmae_jax.io.checkpoint import Checkpoints
@@ -25,7 +26,6 @@ from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.quarantine import Quarantine
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers, read_rows
-from vmae_jax.train.rollback import Skip
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
 PARTS = ("io", "commands", "runtime", "train", "eval", "cli.py")
@@ -82,8 +82,8 @@ NOTHING = "writes nothing to storage that may be full"
 PLACES = {
     "commands/begin_from:keep": STOPS,
     "commands/bench_step:_write_reference": STOPS,
-    "commands/course:Course._record": STOPS,  # data must not be skipped without a note of it
-    "commands/course:read_skips": NOTHING,
+    "commands/rollback:record": STOPS,  # data must not be skipped without a note of it
+    "commands/rollback:read_skips": NOTHING,
     "commands/data:_validate": STOPS,
     "commands/evaluate:_write": STOPS,
     "commands/experiment:open_workdir": STOPS,

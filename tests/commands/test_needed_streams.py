@@ -1,11 +1,18 @@
 """Which streams a method needs of a loader, and what is refused where they are not there."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vmae_jax.commands.streams import check_streams, only_video
+from vmae_jax.masking.core import Masker
+from vmae_jax.methods import masked
+from vmae_jax.methods.guides import Guide
+from vmae_jax.models.variants import vit
 from vmae_jax.spec import ConfigError
+from vmae_jax.targets.core import objective
+from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Method
 
 
@@ -37,6 +44,35 @@ def test_the_error_names_the_stream_and_what_there_is():
     with pytest.raises(ConfigError, match="its batches have no streams"):
         check_streams(one, spec(), "config.data")
     check_streams(one, spec("audio", "video"), "config.data", trains=True)
+
+
+def test_masks_targets_and_guides_name_the_streams_that_training_needs():
+    class Flow:
+        """A target that reads a plane of the loader's, and what the guide says of each clip."""
+
+        inputs = ("flow", "attention", "video")
+
+        def __call__(self, batch, decode, patch):
+            return jnp.take_along_axis(batch["flow"][:, None], decode[..., None], 1)
+
+    guide = Guide(
+        init=lambda key, batch: {},
+        annotate=lambda params, batch: {"attention": batch["hints"]},
+        inputs=("hints",),
+        gives=("attention",),
+    )
+    moving = Masker(lambda grid: grid.size // 2, lambda keys, batch, grid: batch["motion"], inputs=("motion",))
+    model = vit("micro", frames=4, resolution=32, patch=8)
+    plain = masked.build(model, moving._replace(inputs=()), {"pixels": objective(pixels())})
+    assert (plain.inputs, plain.supervision) == (("video",), ())
+    one = masked.build(model, moving, {"flow": objective(Flow())}, guides={"attention": guide})
+    assert (one.inputs, one.supervision) == (("video",), ("hints", "motion", "flow"))
+    check_streams(one, spec("video"), "config.eval.data")
+    with pytest.raises(ConfigError, match=r"reads 'motion', which config.data does not give"):
+        check_streams(one, spec("video", "hints"), "config.data", trains=True)
+    assert only_video(one, spec("video"), "vmae features").shape == (2, 8, 32, 32, 3)
+    with pytest.raises(ConfigError, match=r"--videos opens video files alone.*'video', 'hints', 'motion', 'flow'"):
+        only_video(one, spec("video"), "--videos", trains=True)
 
 
 def test_commands_that_open_videos_refuse_methods_that_read_more():

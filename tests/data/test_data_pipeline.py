@@ -135,6 +135,15 @@ def test_the_number_of_workers_changes_nothing(video_folder, truth):
     )
 
 
+def test_batches_that_are_left_out_change_no_other(opened, truth):
+    """Two windows, of which one follows the start; truth has the batches of a run that left nothing out."""
+    with opened.batches(rows=range(8), seed=5, start=4, skips=[(12, 16), (0, 4)]) as batches:
+        for step in (2, 4):
+            assert batches.position == 4 * step
+            assert_same(next(batches), truth[step])
+        assert batches.position == 20
+
+
 def test_position_counts_videos_consumed(opened):
     with opened.batches(rows=[0], seed=1, start=12) as batches:
         assert batches.position == 12
@@ -204,10 +213,17 @@ def test_any_number_of_frames_any_resolution_any_channels(video_folder, frames, 
 
 @pytest.mark.slow
 def test_a_batch_is_what_reading_and_transforming_by_hand_gives(video_folder):
-    """Crops in the workers, and crops in the graph because something comes before them."""
+    """Crops and RandAugment in the workers, and crops in the graph because something comes before them."""
+
+    def darker(features, seed):
+        return features | {"video": features["video"] // 2}
+
     for chain in (
         [transforms.multi_scale_crop(SIZE), transforms.flip()],
         [rand_augment(), transforms.random_resized_crop(SIZE), transforms.flip()],
+        [transforms.resize(SIZE), transforms.flip(), rand_augment(), rand_augment(magnitude=2.0)],
+        [transforms.resize(SIZE), rand_augment(), transforms.flip()],
+        [darker, rand_augment(), transforms.random_resized_crop(SIZE)],
     ):
         opened = open_loader(make(video_folder, transforms=chain, global_batch=1))
         [batch] = take(opened.batches(rows=range(2), seed=3, start=7), 1)

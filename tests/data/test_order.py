@@ -1,11 +1,13 @@
 """The order: each video once an epoch, in an order of its own, from any position at once."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmae_jax.data.order import clip_seeds, fold, video_at
+from vmae_jax.data.order import apart, clip_seeds, fold, kept, past, video_at
 from vmae_jax.data.tf import tensorflow
 
 
@@ -54,3 +56,20 @@ def test_seeds_differ_and_their_bits_are_fair():
     bits = np.array([[word >> bit & 1 for bit in range(64)] for word in words])
     assert np.abs(bits.mean(0) - 0.5).max() < 0.04
     assert fold(1, 2, 3) != fold(1, 3, 2)
+
+
+WINDOWS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), max_size=5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(WINDOWS)
+def test_examples_have_the_positions_in_no_window_in_order(pairs):
+    """Windows in any order, that may overlap."""
+    windows = [(first, first + length) for first, length in pairs]
+    left = (at for at in itertools.count() if not any(first <= at < last for first, last in windows))
+    expected = [next(left) for _ in range(60)]
+    assert [past(number, apart(windows)) for number in range(60)] == expected
+    in_graph = past(tensorflow().range(60, dtype="int64"), apart(windows))
+    assert in_graph.numpy().tolist() == expected
+    for position in range(60):
+        assert kept(position, apart(windows)) == sum(at < position for at in expected)

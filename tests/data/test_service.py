@@ -20,8 +20,9 @@ from vmae_jax import spec
 from vmae_jax.commands import serve
 from vmae_jax.data import secret
 from vmae_jax.data.opened import open_loader
+from vmae_jax.data.order import apart, past
 from vmae_jax.data.served import windows
-from vmae_jax.data.service import PROTOCOL, _Answers, _Serving
+from vmae_jax.data.service import PROTOCOL, _Answers, _compiled, _Serving
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.spec import ConfigError
 
@@ -46,6 +47,17 @@ def test_windows_follow_one_another_and_end_with_the_epochs(start, epoch, batch)
         at = first + steps * batch
         # the last step is the one that reaches the end of the epoch that the first position is in
         assert at - batch < (first // epoch + 1) * epoch <= at
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), max_size=4), st.integers(1, 50), st.integers(1, 5))
+def test_windows_end_with_the_epochs_also_where_batches_are_left_out(pairs, epoch, batch):
+    skips = apart([(first * batch, (first + length) * batch) for first, length in pairs])
+    at = 0
+    for first, steps in itertools.islice(windows(0, epoch=epoch, batch=batch, skips=skips), 8):
+        assert first == at
+        at = first + steps * batch
+        end = (past(first, skips) // epoch + 1) * epoch
+        assert past(at - batch, skips) < end <= past(at, skips)  # of the last step, and of the one after it
 
 
 def config(folder, *more, **options):
@@ -107,7 +119,7 @@ def test_each_epoch_has_the_clips_of_the_exact_mode(video_folder, service, tmp_p
     address, _ = service
     folder = shutil.copytree(video_folder, tmp_path / "videos")
     (folder / "even" / "video_4.mp4").write_bytes(b"no video")
-    augment = spec.call("data.rand_augment", layers=1)  # a transform that is left to the graph
+    augment = spec.call("data.rand_augment", layers=1)
     exact = opened(folder, augment)
     with exact.batches(rows=range(8), seed=3) as batches:
         expected = [next(batches) for _ in range(5)]
@@ -166,6 +178,14 @@ def ask(address, token, *inputs):
     dataset = tf.data.Dataset.range(1).map(lambda _: tf.raw_ops.PyFunc(input=inputs, token=token, Tout=[tf.uint8]))
     distributed = service.distribute(service.ShardingPolicy.OFF, f"{PROTOCOL}://{address}", compression=None)
     return list(dataset.apply(distributed).as_numpy_iterator())
+
+
+def test_a_worker_carries_out_what_is_left_to_the_graph(video_folder):
+    made = spec.build(config(video_folder))
+    made = dataclasses.replace(made, transforms=(*made.transforms, lambda one, seed: {"video": one["video"] // 2}))
+    clip = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    done = _compiled(made)(clip, np.array([1, 2], np.uint32), np.int64(0))
+    np.testing.assert_array_equal(done, clip // 2)
 
 
 @pytest.mark.slow

@@ -104,7 +104,11 @@ def test_the_leading_transforms_show_what_all_of_them_in_turn_would():
 def test_what_leads_is_a_crop_and_its_flips():
     crop, flip = transforms.resize(8), transforms.flip()
     assert crops.leading([crop, flip, flip, crop]).parts == (crop, flip, flip)
-    assert crops.leading([rand_augment(), crop]) is None
+    paint = rand_augment()
+    assert crops.leading([paint, crop, flip, paint, crop]).parts == (paint, crop, flip, paint)
+    assert crops.leading([crop, paint, flip]).parts == (crop, paint)  # a flip after it would come too early
+    assert crops.leading([paint]) is crops.leading([flip, crop]) is None
+    assert crops.leading([lambda features, seed: features, crop]) is None
     assert crops.leading([]) is None
 
 

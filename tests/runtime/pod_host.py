@@ -40,14 +40,15 @@ class Batches:
 
     wait_seconds = 0.0
 
-    def __init__(self, mesh, start, pause):
-        self.place, self.at, self.pause = sharding.batch_sharding(mesh), start, pause
+    def __init__(self, mesh, start, pause, dog):
+        self.place, self.at, self.pause, self.dog = sharding.batch_sharding(mesh), start, pause, dog
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        time.sleep(self.pause)
+        with self.dog.phase("data"):
+            time.sleep(self.pause)
         rows = host_rows(self.place, CLIPS)
         batch = {name: array[rows] for name, array in toy_batch(CLIPS, seed=self.at).items()}
         self.at += 1
@@ -147,11 +148,11 @@ def main(folder: pathlib.Path, steps: int, pause: float, lateness: float) -> int
         print("ready", flush=True)
         used = Tolerant(saver, Writers([])) if number else saver
         run = loop.Run(
-            step=compiled, batches=Batches(mesh, start, pause), saver=used, journal=Rows(rows), work=Work(CLIPS, CLIPS),
-            log_every=1, save_every=3, hooks=[loop.Hook("comparison", 4, replicas.compare)],
+            step=compiled, batches=Batches(mesh, start, pause, dog), saver=used, journal=Rows(rows),
+            work=Work(CLIPS, CLIPS), log_every=1, save_every=3, hooks=[loop.Hook("comparison", 4, replicas.compare)],
             preempted=preemption.requested, show=False,
         )  # fmt: skip
-        _, outcome = loop.train(state, start=start, stop=steps, run=watched(run, dog, start))
+        _, outcome = loop.train(state, start=start, stop=steps, run=watched(run, dog))
     saver.close()
     ended = {"status": outcome.status, "step": outcome.step, "start": start, "skipped": [step for step, _ in skipped]}
     print(json.dumps(ended), flush=True)

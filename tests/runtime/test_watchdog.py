@@ -86,7 +86,6 @@ class Parts:
     preempted: Any
     hooks: Any
     go_back: Any = None
-    batches: Any = dataclasses.field(default_factory=lambda: iter("abc"))
 
 
 def test_every_part_of_the_loop_is_watched():
@@ -106,24 +105,14 @@ def test_every_part_of_the_loop_is_watched():
         assert dog.current()[:2] == ("evaluate", "evaluation at step 3")
         return {"x": 1.0}
 
-    class Data:
-        def __next__(self):
-            seen.append(dog.current()[1])
-            return "batch"
-
     def go_back(refused, at):
         assert dog.current()[:2] == ("restore", f"going back from step {at}")
-        return "state", 7, Data()
+        return "state", 7, "batches"
 
-    dog, seen = Watchdog(LIMITS), []
-    parts = watched(
-        Parts(Saver(), lambda at: at == 3, [Hook("evaluation", 1, evaluate)], go_back=go_back, batches=Data()), dog, 2
-    )
+    dog = Watchdog(LIMITS)
+    parts = watched(Parts(Saver(), lambda at: at == 3, [Hook("evaluation", 1, evaluate)], go_back=go_back), dog)
     with dog.phase("compile"):
-        assert next(parts.batches) == "batch"
-        state, at, batches = parts.go_back("refused", 9)
-        assert (state, at, next(batches)) == ("state", 7, "batch")
-        assert seen == ["waiting for the data of step 3", "waiting for the data of step 8"]
+        assert parts.go_back("refused", 9) == ("state", 7, "batches")
         assert parts.preempted(2) is False
         assert dog.current()[:2] == ("step", "step 3")
         assert parts.saver.save(3, None, {}) is True

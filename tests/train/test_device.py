@@ -1,5 +1,6 @@
 """Rows follow the sharding; global arrays are the global batch; working ahead loses nothing."""
 
+import contextlib
 import threading
 import time
 
@@ -106,6 +107,34 @@ def test_an_error_is_raised_in_its_place():
         for _ in range(2):
             with pytest.raises(OSError, match="disk is gone"):
                 next(ahead)
+
+
+def test_a_batch_that_a_method_refuses_is_an_error_in_its_place():
+    def check(batch):
+        if batch["x"][0] == 2:
+            raise ValueError("label 7 of 5 classes")
+
+    with prefetch_to_device(Batches(9), SHARDINGS[0], clips=8, check=check) as ahead:
+        next(ahead)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="label 7"):
+                next(ahead)
+
+
+def test_the_wait_for_each_batch_is_in_a_context_of_its_own():
+    seen = []
+
+    @contextlib.contextmanager
+    def waiting(number):
+        seen.append(("begins", number))
+        yield
+        seen.append(("ends", number))
+
+    with prefetch_to_device(Batches(2), SHARDINGS[0], clips=8, waiting=waiting) as ahead:
+        for _ in range(2):
+            next(ahead)
+            seen.append("taken")
+    assert seen == ["taken" if at % 3 == 2 else (("begins", "ends")[at % 3], at // 3) for at in range(6)]
 
 
 def test_waiting_is_measured():

@@ -55,7 +55,7 @@ class Attempt:
     def course(self) -> Course:
         return Course(
             self.made, self.tx, self.data, workdir=self.workdir, saver=self.saver, writers=self.writers,
-            account=self.account,
+            account=self.account, dog=self.dog,
         )  # fmt: skip
 
     def already_done(self, state: TrainState, start: int) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Attempt:
                 go_back=course.go_back,
                 show=show,
             )
-            _, outcome = loop.train(state, start=start, stop=clock.steps, run=watchdog.watched(run_, self.dog, start))
+            _, outcome = loop.train(state, start=start, stop=clock.steps, run=watchdog.watched(run_, self.dog))
             return outcome, skipped.summary()
 
     def hooks(self) -> Iterator[loop.Hook]:

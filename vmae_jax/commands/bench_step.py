@@ -18,6 +18,7 @@ from vmae_jax.bench.against import Against
 from vmae_jax.bench.profile import by_part, trace
 from vmae_jax.bench.step import Timing, interleaved, matmul_peak, random_batch
 from vmae_jax.commands.experiment import Experiment, experiment
+from vmae_jax.commands.streams import only_video
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, calls
 from vmae_jax.train import sharding
@@ -164,6 +165,7 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
             "attention, layer scale, class token, guides, or positions and targets of other methods; this config has "
             "another method or model"
         )
+    only_video(one.method, running.made.batch_spec, "--against: PyTorch's model")
     state = to_official(jax.tree.map(np.asarray, jax.device_get(running.state.params)), one.facts)
     dims, (frames, height, width, _) = dims_of(state), one.model.video_shape
     theirs = huggingface.config(

@@ -1,30 +1,28 @@
 """Where a run stands: its beginning, its going back, and which data it trains on from there."""
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 
 from vmae_jax.commands.begin_from import begin_from, keep
-from vmae_jax.commands.checked import checked
 from vmae_jax.commands.experiment import Experiment
+from vmae_jax.commands.rollback import Skip, in_a_row, read_skips, record
+from vmae_jax.data.order import apart, past
 from vmae_jax.io import clock
 from vmae_jax.io.checkpoint import Checkpoints
-from vmae_jax.io.paths import Log, Workdir
+from vmae_jax.io.paths import Workdir
 from vmae_jax.io.writers import Writers, read_rows
-from vmae_jax.runtime import goodput
-from vmae_jax.spec import ConfigError
+from vmae_jax.runtime import goodput, watchdog
 from vmae_jax.train import loop, sharding
 from vmae_jax.train.device import host_rows, prefetch_to_device
-from vmae_jax.train.rollback import Skip, batch_of, in_a_row, runs
 from vmae_jax.train.rows import Refused
 from vmae_jax.train.state import TrainState
-from vmae_jax.types import Batch
 
-__all__ = ["Course", "began_at", "devices", "read_skips"]
+__all__ = ["Course", "began_at", "devices"]
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +42,9 @@ class Course:
       data: its opened source.
       workdir: where it lives.
       saver: its checkpoints.
-      writers: told what happens.
+      writers: of its metrics and events.
       account: of its time.
+      dog: limits the wait for data.
     """
 
     def __init__(
@@ -58,9 +57,11 @@ class Course:
         saver: Checkpoints,
         writers: Writers,
         account: goodput.Account,
+        dog: watchdog.Watchdog,
     ):
         self._made, self._init, self._data = made, made.make_init(tx), data
         self._workdir, self._saver, self._writers, self._account = workdir, saver, writers, account
+        self._dog = dog
         self._skips = read_skips(workdir)
         self._stream: Any = None
         self.placement: sharding.Placement | None = None
@@ -70,17 +71,25 @@ class Course:
         return self._newest(read_rows(self._workdir.metrics) if jax.process_index() == 0 else [])
 
     def batch_of(self, step: int) -> int:
-        """The number of the batch after `step` steps."""
-        return batch_of(step, self._skips)
+        """Return the number of the batch after `step` steps: it follows from the windows that were left out alone."""
+        return past(step, apart([skip[:2] for skip in self._skips]))
 
     def batches(self, start: int) -> Any:
-        """Device batches from step `start` on; those given before are closed."""
+        """Return device batches from step `start` on; those given before are closed."""
         self.close()
         place = sharding.batch_sharding(self._made.mesh)
-        clips = self._made.loader.clips_per_step
-        rows = host_rows(place, clips)
-        stream = _Skipping(self._data, rows, self._made, list(runs(start, self._skips)))
-        self._stream = prefetch_to_device(checked(stream, self._made.method.check), place, clips=clips)
+        clips, videos = self._made.loader.clips_per_step, self._made.loader.global_batch
+
+        def waiting(taken: int) -> AbstractContextManager[None]:
+            return self._dog.phase("data", f"waiting for the data of step {start + taken + 1}")
+
+        stream = self._data.batches(
+            rows=host_rows(place, clips),
+            seed=self._made.seed,
+            start=start * videos,
+            skips=[(skip.first * videos, skip.last * videos) for skip in self._skips],
+        )
+        self._stream = prefetch_to_device(stream, place, clips=clips, check=self._made.method.check, waiting=waiting)
         return self._stream
 
     def faults(self) -> list[Any]:
@@ -133,9 +142,7 @@ class Course:
     def _record(self, skip: Skip) -> None:
         self._skips = [*self._skips, skip]
         if jax.process_index() == 0:
-            record = Log(self._workdir.skipped)
-            record.append([json.dumps(skip._asdict())])
-            record.flush()
+            record(self._workdir, skip)
 
     def _newest(self, rows: Sequence[Any] | None) -> tuple[TrainState, int]:
         """The state to go on from, and its step; `rows` are those of earlier attempts, at the beginning of this one."""
@@ -175,57 +182,6 @@ class Course:
             0, "started", devices=devices(), seconds=round(time.perf_counter() - began, 3), **began_at()
         )
         return state
-
-
-class _Skipping(Iterator[Batch]):
-    """A host's batches in ranges [first, last); a range of which the last is None has no end."""
-
-    def __init__(self, data: Any, rows: Sequence[int], made: Experiment, ranges: list[tuple[int, int | None]]):
-        self._data, self._rows, self._seed = data, rows, made.seed
-        self._videos = made.loader.global_batch
-        self._ranges = ranges
-        self._at = ranges[0][0]
-        self._faults: list[Any] = []  # of streams that were closed
-        self._stream = self._open()
-
-    def __next__(self) -> Batch:
-        if self._at == self._ranges[0][1]:
-            self._faults += self._stream.faults()
-            self._stream.close()
-            self._ranges = self._ranges[1:]
-            self._at = self._ranges[0][0]
-            self._stream = self._open()
-        batch = next(self._stream)
-        self._at += 1
-        return batch
-
-    @property
-    def position(self) -> int:
-        """Of the next batch, in videos."""
-        return self._at * self._videos
-
-    def faults(self, before: int | None = None) -> list[Any]:
-        """Return the videos that could not be read, as `Batches.faults` of the data."""
-        found, self._faults = [*self._faults, *self._stream.faults(before)], []
-        return found
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def _open(self) -> Any:
-        return self._data.batches(rows=self._rows, seed=self._seed, start=self._at * self._videos)
-
-
-def read_skips(workdir: Workdir) -> list[Skip]:
-    """The windows of batches that a run left behind, in the order it did.
-
-    Raises:
-      ConfigError: a line that is none.
-    """
-    try:
-        return [Skip(**json.loads(line)) for line in Log(workdir.skipped).lines()]
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{workdir.skipped} is not what a run wrote: {error}") from error
 
 
 def began_at() -> dict[str, Any]:

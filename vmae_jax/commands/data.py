@@ -157,8 +157,8 @@ def _sides(given: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _info(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_jax.data.prepare import describe
+    from vmae_jax.data.prepare import summary
 
-    found = describe.describe(args.directory)
-    print(describe.in_words(found), file=sys.stderr)
+    found = summary.describe(args.directory)
+    print(summary.described(found), file=sys.stderr)
     return found

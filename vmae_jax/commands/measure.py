@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -152,7 +152,10 @@ class Measurement:
             spec, own, method = loader.spec(), self._made.batch_spec, self._made.method
             check_streams(method, spec, where)
             if any(spec[name].shape[1:] != own[name].shape[1:] for name in method.inputs):
-                sharding.abstract(lambda key, batch: method.init(key, batch)[0], spec)
+                rows = loader.clips_per_step
+                more = {name: own[name] for name in method.supervision if name not in spec}  # masks and targets look
+                more = {name: jax.ShapeDtypeStruct((rows, *one.shape[1:]), one.dtype) for name, one in more.items()}
+                sharding.abstract(lambda key, batch: method.init(key, batch)[0], {**spec, **more})
             data = open_loader(loader)
             data.memory(host_rows(sharding.batch_sharding(self.mesh), loader.clips_per_step))
             return data
@@ -185,7 +188,7 @@ class _Pass:
     """The batches of a pass, and what of this host's share was broken."""
 
     rows: Iterator[Batch]
-    faults: Callable[[], list[Fault]]
+    faults: Callable[[], Sequence[Fault]]
 
 
 def check_classes(made: Experiment, data: Any, other: Any = None, *, heads: bool = True) -> None:

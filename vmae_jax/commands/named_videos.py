@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmae_jax.data import sources
-from vmae_jax.data.files import holds_pictures, holds_videos
-from vmae_jax.data.frames import Frames, open_frames
+from vmae_jax.data.files import expand, holds_pictures, holds_videos, is_remote
+from vmae_jax.data.formats import PICTURE_SUFFIXES
+from vmae_jax.data.video import Encoded
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
 
@@ -16,6 +18,7 @@ __all__ = ["NAMES", "name_of", "named_videos"]
 
 NAMES = ("stem", "path")
 
+_PICTURES = (*PICTURE_SUFFIXES, ".bmp")
 _LONGEST, _KEPT = 200, 180  # bytes of a name: a file system takes 255, and suffixes are added
 
 
@@ -43,7 +46,7 @@ def named_videos(
     for item, one in [(given, one) for given in videos for one in _opened(given, images)]:
         root = item.rstrip("/") if "://" in item else os.path.abspath(os.path.expanduser(item))
         base = root if os.path.isdir(root) else os.path.dirname(root)
-        whole = isinstance(one, Frames) or name == "path"
+        whole = isinstance(one, _Frames) or name == "path"
         for i in range(len(one)):
             key = one.key(i)
             if not item.endswith(".csv"):
@@ -95,7 +98,7 @@ def _opened(item: str, images: bool) -> list[Any]:
         return [
             sources.paths([item], pictures).open() for pictures in (True, *((False,) if holds_videos(item) else ()))
         ]
-    pictures = open_frames(item)
+    pictures = _frames(item)
     if not len(pictures):
         return [sources.paths([item]).open()]
     return [sources.paths([item]).open(), pictures] if holds_videos(item) else [pictures]
@@ -116,3 +119,47 @@ class _Joined:
         part, i = self._place[index]
         encoded = part.fetch(i)
         return encoded if encoded.frames is None else dataclasses.replace(encoded, rate=self._rate)
+
+
+class _Frames:
+    """A source of folders of pictures (see `sources.Source`), in the order of the numbers in their names."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.label_names: dict[str, tuple[str, ...]] = {}
+        self._folders = folders
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def key(self, index: int) -> str:
+        """The folder."""
+        return as_text(self._folders[index].lstrip("/"))
+
+    def fetch(self, index: int) -> Encoded:
+        """The folder's pictures, not decoded."""
+        folder = self._folders[index]
+        names = sorted(_pictures(os.listdir(folder)), key=_place)
+        return Encoded(frames=tuple(os.path.join(folder, name) for name in names), key=self.key(index))
+
+
+def _frames(path: str) -> _Frames:
+    """Every folder at or below the local folder `path` that holds pictures and no other folder; there may be none."""
+    root = expand(path)
+    if is_remote(root) or not os.path.isdir(root):
+        return _Frames(())
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if not folders and any(_pictures(files)):
+            found.append(folder)
+    return _Frames(found)
+
+
+def _pictures(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.lower().endswith(_PICTURES) and not name.startswith(".")]
+
+
+def _place(name: str) -> tuple[object, ...]:
+    """frame_2 before frame_10."""
+    parts = re.split(r"(\d+)", name)
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))

@@ -57,7 +57,7 @@ def run(
     method = trained.made.method
     if method.reconstruct is None:
         raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
-    batch, names = sample(trained.made, videos, clips, seed)
+    batch, names = sample(trained.made, videos, clips, seed, masked=True)
     extra, frozen = trained.carried()
     step = jnp.asarray(trained.step, jnp.int32)
     context = Context(key=jax.random.key(seed), step=step, extra=extra, frozen=frozen, train=False)
@@ -74,12 +74,18 @@ def run(
     return {"step": trained.step, "clips": shown, "pictures": [str(sheet), str(animation)], "borrowed": borrowed}
 
 
-def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """One clip each of `clips` videos, through the experiment's own sampler and transforms; and their names."""
+def sample(
+    made: Any, videos: Sequence[str] | None, clips: int, seed: int, *, masked: bool = False
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return one clip each of `clips` videos, through the experiment's own sampler and transforms; and their names.
+
+    Args:
+      masked: whether masks are drawn on them, so that what these read is needed, too.
+    """
     loader = made.eval.data or made.loader
-    check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data")
+    check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data", trains=masked)
     if videos:
-        only_video(made.method, loader.spec(), "--videos")
+        only_video(made.method, loader.spec(), "--videos", trains=masked)
         pictures = loader.spec()["video"].shape[1] == 1
         loader = dataclasses.replace(loader, source=sources.paths(list(videos), pictures), labels={})
     opened = open_loader(loader)

@@ -33,19 +33,20 @@ def check_streams(method: Method, spec: Mapping[str, Any], where: str, *, trains
         )
 
 
-def only_video(method: Method, spec: Mapping[str, Any], command: str) -> jax.ShapeDtypeStruct:
+def only_video(method: Method, spec: Mapping[str, Any], command: str, *, trains: bool = False) -> jax.ShapeDtypeStruct:
     """Return shape and type of the clips that a command makes of videos alone.
 
     Args:
       spec: of the batches that the method was trained on.
       command: that makes them.
+      trains: whether `Method.supervision` is read, too.
 
     Raises:
       ConfigError: if the method reads other streams than the video.
     """
-    others = [name for name in method.inputs if name != "video"]
-    if others or "video" not in method.inputs:
-        reads = ", ".join(map(repr, method.inputs))
+    read = (*method.inputs, *(method.supervision if trains else ()))
+    if set(read) != {"video"}:
+        reads = ", ".join(map(repr, read))
         raise ConfigError(
             f"{command} opens video files alone, and the method of this run reads {reads}: call its functions from "
             "Python, on batches that have those streams"

@@ -9,10 +9,10 @@ import jax
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.attempt import Attempt, Closing
-from vmae_jax.commands.course import read_skips
 from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
 from vmae_jax.commands.logs import check_trackers, open_writers
 from vmae_jax.commands.measure import Measurement, check_classes
+from vmae_jax.commands.rollback import read_skips
 from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.opened import open_loader
 from vmae_jax.io.checkpoint import Checkpoints

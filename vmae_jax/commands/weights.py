@@ -15,6 +15,7 @@ from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.reconstruct import sample
 from vmae_jax.commands.restore import restore
+from vmae_jax.commands.streams import only_video
 from vmae_jax.data.texts import read_text
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
@@ -81,4 +82,6 @@ def _labels(path: str) -> list[str]:
 
 def _clip(checkpoint: str, video: str) -> np.ndarray:
     """One clip of a video, as the run's own frame sampler and transforms give it."""
-    return sample(restore(checkpoint).made, [video], 1, 0)[0]["video"][0]
+    made = restore(checkpoint).made
+    only_video(made.method, made.batch_spec, "--video")
+    return sample(made, [video], 1, 0)[0]["video"][0]

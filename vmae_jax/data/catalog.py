@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
 from vmae_jax.data import catalogs
+from vmae_jax.data.faults import Missing
 from vmae_jax.data.listing import Listing, Row
-from vmae_jax.data.missing import Missing
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, build, call, did_you_mean, resolve

@@ -26,11 +26,9 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from vmae_jax.data.display import square
+from vmae_jax.data.display import ascending, pictures, seconds, square, stamped
 from vmae_jax.data.formats import CODECS
 from vmae_jax.data.opening import opened, reason
-from vmae_jax.data.pictures import pictures
-from vmae_jax.data.stamps import ascending, seconds, stamped
 from vmae_jax.data.vectors import OPTIONS, Vectors, vectors_of
 from vmae_jax.data.video import BadVideo, Limits, VideoInfo
 

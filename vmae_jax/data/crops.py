@@ -1,4 +1,4 @@
-"""What the decoding process shows of each frame: the crop and flips that come first, and crops that views share.
+"""What the decoding process shows of each frame: the crop that comes first, with what is around it; shared crops.
 
     transforms=[call("data.crops.together", transforms=[call("data.transforms.random_resized_crop", size=224)])]
 
@@ -6,6 +6,7 @@ The views of a video (`data.clips.pair`) draw their crops independently, unless 
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from vmae_jax.data.transforms import (
     Features,
     Flip,
     Geometric,
+    Painted,
+    Painter,
     RandomResizedCrop,
     Transform,
     output_size,
@@ -37,7 +40,7 @@ def together(transforms: Sequence[Any]) -> "Together":
       transforms: a crop, and perhaps flips after it.
     """
     crop = leading(transforms)
-    if crop is None or crop.parts != tuple(transforms):
+    if crop is None or not crop.geometric or crop.parts != tuple(transforms):
         raise ValueError("transforms must be a crop, and perhaps flips after it")
     size = output_size(transforms)
     if size is None:
@@ -115,9 +118,27 @@ class Nested(Shared):
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """The transforms that the decoding worker carries out: a crop, and flips of what it shows."""
+    """The transforms that the decoding worker carries out: a crop, flips of what it shows, and those that paint.
+
+    What paints comes before the crop or after the flips.
+    """
 
     parts: tuple[Any, ...]
+
+    @property
+    def geometric(self) -> bool:
+        """Whether pictures are only cropped and flipped."""
+        return not any(isinstance(part, Painted) for part in self.parts)
+
+    def painters(self, clip: Any) -> tuple[list[Painter], list[Painter]]:
+        """What is done to the pictures of a clip before the crop, and after it."""
+        words = np.asarray(clip.seed, np.int64)
+        place = next(number for number, part in enumerate(self.parts) if isinstance(part, Geometric))
+        both: tuple[list[Painter], list[Painter]] = ([], [])
+        for number, part in enumerate(self.parts):
+            if isinstance(part, Painted):
+                both[number > place].append(part.painter(stream(words, number)))
+        return both
 
     def __call__(self, height: int, width: int, clip: Any) -> View:
         """What a clip (`decode.Wanted`) shows: as `apply` with the same transforms and seed."""
@@ -128,6 +149,7 @@ class Crop:
             if isinstance(part, Shared)
             else part.view(height, width, seed=stream(words, number), repeat=clip.repeat)
             for number, part in enumerate(self.parts)
+            if isinstance(part, Geometric)
         )
 
 
@@ -138,13 +160,11 @@ def _composed(views: Iterable[View]) -> View:
 
 
 def leading(transforms: Sequence[Transform]) -> Crop | None:
-    """What of `transforms` can be done while decoding: a crop that comes first and the flips after it."""
-    if not transforms or not isinstance(transforms[0], Geometric):
-        return None
-    count = 1
-    while count < len(transforms) and isinstance(transforms[count], Flip):
-        count += 1
-    return Crop(tuple(transforms[:count]))
+    """What of `transforms` can be done while decoding: a crop, flips after it, and what paints before and after."""
+    kinds = ["p" if isinstance(one, Painted) else "f" if isinstance(one, Flip) else "g" if isinstance(one, Geometric)
+             else "-" for one in transforms]  # fmt: skip
+    found = re.match("p*gf*p*", "".join(kinds))
+    return Crop(tuple(transforms[: found.end()])) if found else None
 
 
 def misplaced(transforms: Sequence[Transform]) -> Transform | None:

@@ -141,7 +141,7 @@ def read_clips(
     Args:
       seed: of the sampler.
       wanted: the clips; by default each view once.
-      crop: (height, width, wanted clip) -> `scaling.View`; by default whole frames.
+      crop: of `crops.leading`; by default whole frames.
       streams: what is read beside the pictures.
       allocate: shapes and dtypes -> the arrays that are filled.
 
@@ -181,12 +181,15 @@ def _show(
     sides = views[0].shape if views[0] else size
     specs = {name: ArraySpec((len(clips), *spec.shape), spec.dtype) for name, spec in streams.specs().items()}
     arrays = allocate({"video": ArraySpec((*shown.shape, *sides, channels), np.uint8), **specs})
-    cropping = _fill(itertools.chain([first], pictures), shown, views, arrays["video"])
+    painters = [crop.painters(clip) if crop else ([], []) for clip in clips]
+    cropping = _fill(itertools.chain([first], pictures), shown, views, painters, arrays["video"])
     pairs = zip(clips, views, strict=True)
     return arrays, [clip_of(reader.info, indices[one.view], size, view, one.seed) for one, view in pairs], cropping
 
 
-def _fill(pictures: Iterator[np.ndarray], shown: np.ndarray, views: Sequence[View | None], out: np.ndarray) -> float:
+def _fill(
+    pictures: Iterator[np.ndarray], shown: np.ndarray, views: Sequence[View | None], painters: Any, out: np.ndarray
+) -> float:
     """Put each picture into its places; clips that see the same part of it share the work. Return the seconds spent."""
     scaler, cropping = Scaler(), 0.0
     cropped = any(view is not None for view in views)
@@ -195,18 +198,28 @@ def _fill(pictures: Iterator[np.ndarray], shown: np.ndarray, views: Sequence[Vie
         colours = planes(picture) if cropped else picture
         done: dict[View | None, np.ndarray] = {None: picture}
         for clip, at in zip(*np.nonzero(shown == row), strict=True):
-            view, place = views[clip], out[clip, at]
-            if view is None or view in done:
+            view, place, (before, after) = views[clip], out[clip, at], painters[clip]
+            if before:
+                scaler(planes(_painted(picture, before)), view, place)
+            elif view is None or view in done:
                 place[:] = done[view]
             else:
                 scaler(colours, view, place)
-                done[view] = place
+                done[view] = place.copy() if after else place
+            if after:
+                place[:] = _painted(place, after)
         cropping += time.process_time() - began
     return cropping
 
 
+def _painted(picture: np.ndarray, painters: Sequence[Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:
+    for paint in painters:
+        picture = paint(picture)
+    return picture
+
+
 def open_encoded(encoded: Encoded, limits: Limits = LIMITS, *, motion: bool = False) -> Reader:
-    """Opens an example for reading; whoever opens it closes it.
+    """Open an example for reading; the caller closes it.
 
     Args:
       motion: whether the decoder exports motion vectors.
@@ -229,6 +242,6 @@ def _unique(indices: Sequence[int] | np.ndarray, info: VideoInfo) -> tuple[list[
     unique, inverse = np.unique(np.asarray(indices, np.int64), return_inverse=True)
     if len(unique) == 0 or unique[0] < 0 or unique[-1] >= info.num_frames:
         raise ValueError(
-            f"frames {unique[:1].tolist()}..{unique[-1:].tolist()} were asked of a video of {info.num_frames}"
+            f"frames {unique[:1].tolist()}..{unique[-1:].tolist()} are outside of a video of {info.num_frames} frames"
         )
     return unique.tolist(), inverse

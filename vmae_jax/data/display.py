@@ -1,4 +1,4 @@
-"""How the stored frames of a video are shown: whole pictures, square pixels, upright.
+"""Decoded frames: in their order, and as pictures, the way a player shows them: square pixels, upright.
 
 A stored pixel may be wider or higher than a square (DV, DVD, broadcasts): `square` has the size at which the
 picture is shown, and frames are scaled to it while they are converted, in one step. The side that is too short
@@ -9,9 +9,12 @@ Only its upper field is shown, scaled to the full height: half of the vertical d
 the frames around it, so a frame is the same whether the whole video or that frame alone is read.
 """
 
+import re
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
@@ -19,9 +22,10 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vmae_jax.data.video import BadVideo
 
-__all__ = ["EXACT", "Display", "quarter_turns", "square"]
+__all__ = ["EXACT", "REORDER", "Display", "ascending", "pictures", "quarter_turns", "seconds", "square", "stamped"]
 
 # The same pixels on every kind of processor.
+REORDER = 8  # frames by which damaged time stamps may be out of order
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
 
@@ -88,3 +92,63 @@ def _field_graph(pixels: str, width: int, height: int) -> Graph:
     field.link_to(sink)
     graph.configure()
     return graph
+
+
+def pictures(frames: Sequence[VideoFrame | None], channels: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Each frame as uint8 [h w c], upright; a gap shows what a player would, the frame before it.
+
+    Args:
+      frames: as they are stored, in order.
+      channels: 3 (RGB) or 1 (grey).
+      size: width and height at which every frame is shown before it is turned, whatever its own size.
+
+    Raises:
+      BadVideo: if the frames are rotated by other than quarter turns.
+    """
+    display, held = Display(), _held(frames)
+    width, height = size
+    quarters = quarter_turns(held[0])
+    last, picture = None, np.empty(0)
+    for frame in held:
+        if frame is not last:
+            plain = display(frame, width, height, "rgb24" if channels == 3 else "gray")
+            picture = np.rot90(plain.to_ndarray().reshape(height, width, channels), quarters)
+            last = frame
+        yield picture
+
+
+def _held(frames: Sequence[VideoFrame | None]) -> list[VideoFrame]:
+    """Fills a gap with the frame before it; a first gap with the next frame."""
+    known = next(frame for frame in frames if frame is not None)
+    held = []
+    for frame in frames:
+        known = frame if frame is not None else known
+        held.append(known)
+    return held
+
+
+def ascending(frames: Iterator[tuple[int, VideoFrame]], first: int) -> Iterator[tuple[int, VideoFrame]]:
+    """Frames by ascending number from `first`; one is held back only while an earlier one may still come."""
+    waiting: dict[int, VideoFrame] = {}
+    expected = first
+    for number, frame in frames:
+        if number >= expected:
+            waiting[number] = frame
+        while waiting and (expected in waiting or len(waiting) > REORDER):
+            number = min(waiting)
+            yield number, waiting.pop(number)
+            expected = number + 1
+    for number in sorted(waiting):
+        yield number, waiting[number]
+
+
+def stamped(frames: Iterator[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
+    for frame in frames:
+        if frame.pts is not None:
+            yield frame.pts, frame
+
+
+def seconds(clock: str) -> float | None:
+    """Seconds of a tag such as "00:01:02.500000000"; None when it is no such tag."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", clock.strip())
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None

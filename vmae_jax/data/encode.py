@@ -64,7 +64,7 @@ class H264:
     Args:
       width: pixels, even.
       height: pixels, even.
-      rate: frames a second, about; the encoder is told of this even pace, the file has the time stamps.
+      rate: frames a second, about; the encoder assumes this even pace, the file has the time stamps.
       time_base: seconds, the unit of the frames' time stamps.
       group: as `encode_h264`.
       quality: as `encode_h264`.
@@ -116,7 +116,7 @@ class H264:
             for name in ("colorspace", "color_range"):
                 setattr(self._stream.codec_context, name, getattr(frame, name))
         frame.pts, frame.time_base = len(self._stamps), self._even
-        frame.pict_type = 0  # the encoder chooses; a decoded frame says what it was
+        frame.pict_type = 0  # the encoder chooses; a decoded frame has the type that it had
         self._stamps.append(stamp)
         self._write(self._stream.encode(frame))
         self._hear(len(self._stamps) * self._even)

@@ -19,7 +19,7 @@ from vmae_jax.data.budget import fitted, record_bytes
 from vmae_jax.data.decode import Wanted
 from vmae_jax.data.faults import ENOUGH, Fault, Ledger, none_readable
 from vmae_jax.data.mixture import Epoch, epoch_of, index_at
-from vmae_jax.data.order import clip_seeds, fold
+from vmae_jax.data.order import Windows, clip_seeds, fold, past
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.source import Source
 from vmae_jax.data.streams.core import ArraySpec
@@ -36,12 +36,16 @@ _FRAMES = -1  # the stream of the frame sampler, beside the clips 0, 1, …
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is read: from position `start` without end, or each of `stop` videos once."""
+    """What is read: the examples from number `start` on without end, or each of `stop` videos once.
+
+    Example n has position n, or, where windows of positions are left out (`skips`), `order.past(n, skips)`.
+    """
 
     seed: int
     start: int
     stop: int | None
     shuffle: bool
+    skips: Windows = ()
 
 
 def start_feed(loader: Loader, source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
@@ -90,8 +94,14 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         self._reader = reader
         self._loader = loader
         self._place = None if np.array_equal(place, np.arange(len(place))) else place
-        self.position = plan.start  # of the next batch, in videos
+        self._plan = plan
+        self._examples = plan.start  # before the next batch
         _open.add(self)
+
+    @property
+    def position(self) -> int:
+        """Of the next batch, in videos."""
+        return past(self._examples, self._plan.skips)
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
@@ -113,7 +123,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             raise
         if self._reader.error is not None:
             raise self._reader.error
-        self.position += self._loader.global_batch
+        self._examples += self._loader.global_batch
         return batch if self._place is None else {key: value[self._place] for key, value in batch.items()}
 
     def faults(self, before: int | None = None) -> list[Fault]:
@@ -244,9 +254,8 @@ def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, worke
 
     def locate(count: Any) -> tuple[Any, Any, Any]:
         slot = count % len(slots)
-        position = (
-            plan.start + count // len(slots) * loader.global_batch + tf.gather(tf.constant(slots, tf.int64), slot)
-        )
+        example = plan.start + count // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
+        position = past(example, plan.skips)
         index = index_at(position, epoch=epoch, seed=plan.seed, shuffle=plan.shuffle)
         return position, index, own_clips[bounds[slot] : bounds[slot + 1]]
 

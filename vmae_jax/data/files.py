@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmae_jax.data.faults import Missing
 from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES, unsupported
 from vmae_jax.data.labels import read_names
-from vmae_jax.data.missing import Missing
 from vmae_jax.data.video import BadVideo, Encoded, Kind
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError, did_you_mean

@@ -1,7 +1,7 @@
-"""What a source says about a video, and how it comes into a batch.
+"""Labels: what a source has of each video, and how it comes into a batch.
 
 A source gives values by name (`Encoded.labels`): a class number, several, or numbers. The loader's
-`labels` says which of them a batch has, and as what:
+`labels` chooses those that a batch has, and their form:
 
     labels=True                                                # batch["label"], one class
     labels={"labels": call("data.labels.many", classes=157)}   # several classes a video: 0 or 1 for each
@@ -65,10 +65,10 @@ class Field:
         given = np.atleast_1d(np.asarray(() if value is None else value))
         if self.kind == "one":
             if given.shape != (1,) or not abs(float(given[0])) < 1 << 31 or given[0] != int(given[0]):
-                raise ConfigError(f"{what} has {_told(value)}, where one class is wanted")
+                raise ConfigError(f"{what} has {_shown(value)}, where one class is wanted")
             return given[0].astype(np.int32)
         if given.shape != (self.size,) or not np.isfinite(given.astype(np.float64)).all():
-            raise ConfigError(f"{what} has {_told(value)}, where {self.size} finite numbers are wanted")
+            raise ConfigError(f"{what} has {_shown(value)}, where {self.size} finite numbers are wanted")
         return given.astype(np.float32)
 
     def _hot(self, value: Value, what: str) -> np.ndarray:
@@ -77,7 +77,7 @@ class Field:
         given = np.atleast_1d(np.asarray(value))
         if given.dtype.kind == "f" and given.size:  # 0 or 1 for every class already
             if given.shape != (self.size,) or not ((given >= 0) & (given <= 1)).all():
-                raise ConfigError(f"{what} has {_told(value)}, where {self.size} numbers from 0 to 1 are wanted")
+                raise ConfigError(f"{what} has {_shown(value)}, where {self.size} numbers from 0 to 1 are wanted")
             return given.astype(np.float32)
         wrong = [int(number) for number in given if not 0 <= number < self.size]
         if wrong:
@@ -190,7 +190,7 @@ def _numeric(found: Sequence[str], whole: bool, single: bool) -> Value:
     return int(found[0]) if len(found) == 1 else tuple(int(part) for part in found)
 
 
-def _told(value: Value) -> str:
+def _shown(value: Value) -> str:
     if value is None:
         return "no label"
     text = str(np.asarray(value).tolist())

@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from vmae_jax.data.faults import check_missing, look_for
 from vmae_jax.data.files import Entry, Files, expand, is_remote
 from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from vmae_jax.data.labels import read_column, read_names
-from vmae_jax.data.missing import check_missing, look_for
 from vmae_jax.data.streams.core import RESERVED
 from vmae_jax.data.texts import read_text
 from vmae_jax.data.video import Limits
@@ -45,14 +45,16 @@ def open_csv(
     header = _columns(columns, [line for _, line in lines])
     base = expand(root) if root else os.path.dirname(expand(path))
     rows = [_row(line, header, base, where(i)) for i, (_, line) in enumerate(lines)]
-    told = [name for name in header if name not in _PLACE]
+    labelled = [name for name in header if name not in _PLACE]
     for name in names or {}:
-        if name not in told:
+        if name not in labelled:
             raise ConfigError(f"data source: names[{name!r}]: {path!r} has no such column, only {', '.join(header)}")
     listed = {name: read_names(file) for name, file in (names or {}).items()}
-    found = {name: read_column([row[3][name] for row in rows], listed.get(name, ()), where) for name in told}
-    labels = zip(*(values for values, _ in found.values()), strict=True) if told else [()] * len(rows)
-    entries = [Entry(*row[:3], dict(zip(told, values, strict=True))) for row, values in zip(rows, labels, strict=True)]
+    found = {name: read_column([row[3][name] for row in rows], listed.get(name, ()), where) for name in labelled}
+    labels = zip(*(values for values, _ in found.values()), strict=True) if labelled else [()] * len(rows)
+    entries = [
+        Entry(*row[:3], dict(zip(labelled, values, strict=True))) for row, values in zip(rows, labels, strict=True)
+    ]
     label_names = {name: known for name, (_, known) in found.items() if known}
     local = [entry.path for entry in entries if not is_remote(entry.path)]
     hint = f"; root={base!r} is what relative paths are relative to"
@@ -128,7 +130,7 @@ def _row(line: _Line, names: tuple[str, ...], base: str, where: str) -> tuple[st
     if extra > 0 and not line.sure:  # numbers that belong to the folder's own name
         split = [" ".join(split[: extra + 1]), *split[extra + 1 :]]
     if len(split) != len(names) or not split[0]:
-        empty = "; a label that says nothing is written as two quotes" if len(split) == len(names) - 1 else ""
+        empty = "; an empty label is written as two quotes" if len(split) == len(names) - 1 else ""
         raise ConfigError(
             f"data source: {where}: {' '.join(split)!r} is not '{' '.join(names)}' as the rest of the list{empty}"
         )

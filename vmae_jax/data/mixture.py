@@ -7,7 +7,7 @@
     })
 
 **What an epoch is.** Every part has a number of places in an epoch, the same in every epoch, and the
-places of all parts are shuffled together. With `weigh="passes"` (the default) a weight says how
+places of all parts are shuffled together. With `weigh="passes"` (the default) a weight is how
 often an epoch goes through the part: at 1 each video once, at 2 twice, at 0.5 every other one (the
 other half comes in the next epoch). With `weigh="shares"` weights are the parts' shares of an epoch
 that has as many places as there are videos. Whatever its weight, a part shows each of its videos
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.budget import record_bytes
-from vmae_jax.data.missing import Missing
+from vmae_jax.data.faults import Missing
 from vmae_jax.data.order import fold, video_at
 from vmae_jax.data.source import Opener, Source
 from vmae_jax.data.video import Encoded
@@ -157,8 +157,8 @@ def places(videos: Sequence[int], weights: Sequence[float], weigh: str) -> tuple
 def index_at(position: Any, *, epoch: Epoch, seed: int, shuffle: bool = True) -> Any:
     """Which video is at `position` (an int64 tensor), eagerly and inside `Dataset.map`.
 
-    A position is a place of its epoch, shuffled; the place says the part, and how many places the part
-    had before says which of its videos: those come in passes, each in an order of its own.
+    A position is a place of its epoch, shuffled. The place determines the part, and the number of places that the
+    part had before determines the video: a part's videos come in passes, each in an order of its own.
     """
     from vmae_jax.data.tf import tensorflow
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from vmae_jax.data.budget import Budget, fitted, record_bytes
+from vmae_jax.data.faults import check_missing
 from vmae_jax.data.feed import Batches, Plan, start_feed
-from vmae_jax.data.missing import check_missing
 from vmae_jax.data.mixture import epoch_of
+from vmae_jax.data.order import apart
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.served import ServedBatches
 from vmae_jax.data.source import Source
@@ -96,15 +97,18 @@ class Opened:
         """The host memory that reading these rows of each step takes. Raises ConfigError: too much."""
         return fitted(self.loader, rows, record=record_bytes(self.source))
 
-    def batches(self, *, rows: Sequence[int], seed: int, start: int = 0) -> Batches | ServedBatches:
+    def batches(
+        self, *, rows: Sequence[int], seed: int, start: int = 0, skips: Sequence[tuple[int, int]] = ()
+    ) -> Batches | ServedBatches:
         """Batches without end.
 
         Args:
           rows: this host's rows of the global batch; its batches hold these, in this order.
           seed: of the order and of everything random.
-          start: the position to begin at, in videos.
+          start: videos before the first batch; its position, where nothing is left out.
+          skips: windows [first, last) of positions that are left out, in whole batches.
         """
-        plan = {"seed": seed, "start": start, "stop": None, "shuffle": self.loader.shuffle}
+        plan = {"seed": seed, "start": start, "stop": None, "shuffle": self.loader.shuffle, "skips": apart(skips)}
         if self.loader.service is None:
             return self._feed(rows, **plan)
         return ServedBatches(self.loader, self.source, self._checked(rows), Plan(**plan))

@@ -1,14 +1,18 @@
 """The order of the examples and their randomness: functions of (seed, position), nothing else.
 
 A position counts videos from the start of the training. So a run resumes at any position at no
-cost, and the batch at a position does not depend on how many hosts read it.
+cost, and the batch at a position does not depend on how many hosts read it. A run that leaves a window of
+positions out still has a position for each of its examples, which follows from the number of the example.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["clip_seeds", "fold", "generator", "stream", "video_at"]
+__all__ = ["Windows", "apart", "clip_seeds", "fold", "generator", "kept", "past", "stream", "video_at"]
+
+Windows = tuple[tuple[int, int], ...]  # what is left out, as ranges [first, last) in order and apart (see `apart`)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -44,6 +48,30 @@ def generator(seed: np.ndarray) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.asarray(seed, np.uint64)))
 
 
+def apart(windows: Sequence[tuple[int, int]]) -> Windows:
+    """Return the windows in order and apart; they may be given in any order, and one may hold another."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(windows):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def past(number: Any, windows: Windows) -> Any:
+    """Return what `number`, counted from 0, is among the numbers in none of the windows: an int or int64 tensor."""
+    for first, last in windows:
+        beyond = number >= first
+        number += (last - first) * (beyond if isinstance(beyond, bool) else _int64(beyond))
+    return number
+
+
+def kept(position: int, windows: Windows) -> int:
+    """Return how many numbers below `position` are in none of the windows; `past` of that is the next such number."""
+    return position - sum(min(last, position) - first for first, last in windows if first < position)
+
+
 def video_at(position: Any, *, videos: int, seed: int, shuffle: bool = True) -> Any:
     """Which video is at `position` (an int64 tensor): each once in every epoch, in its own order.
 
@@ -59,6 +87,12 @@ def video_at(position: Any, *, videos: int, seed: int, shuffle: bool = True) -> 
     epoch = tf.cast(position // videos, tf.uint32)
     key = tf.stack([tf.constant(fold(seed) & 0xFFFFFFFF, tf.uint32), epoch])
     return tf.random.experimental.index_shuffle(offset, seed=key, max_index=tf.constant(videos - 1, tf.int64))
+
+
+def _int64(tensor: Any) -> Any:
+    from vmae_jax.data.tf import tensorflow
+
+    return tensorflow().cast(tensor, "int64")
 
 
 def _mix(value: int) -> int:

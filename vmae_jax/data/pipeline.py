@@ -18,7 +18,6 @@ import numpy as np
 
 from vmae_jax.data.crops import Crop, leading, misplaced
 from vmae_jax.data.labels import Field, fields
-from vmae_jax.data.smoke import tiny_loader
 from vmae_jax.data.source import Opener
 from vmae_jax.data.streams.core import ArraySpec, ClipShape, Stream, Streams, check_streams
 from vmae_jax.data.transforms import Transform, output_size
@@ -28,9 +27,16 @@ from vmae_jax.spec import ConfigError
 __all__ = ["Loader", "loader"]
 
 
+def _tiny(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a loader's arguments at `smoke` size; the drawn clips have one label."""
+    tiny: dict[str, Any] = {"global_batch": 8, "repeat": min(arguments["repeat"], 2), "workers": 1}
+    labels = arguments["labels"]
+    return tiny if isinstance(labels, bool) else tiny | {"labels": {"label": next(iter(labels.values()))}}
+
+
 @register(
     "loader", source="source", sampler="sampler", transforms="transform", labels="label", streams="stream",
-    smoke=tiny_loader,
+    smoke=_tiny,
 )  # fmt: skip
 def loader(
     source: Any,
@@ -98,7 +104,9 @@ def loader(
         raise ConfigError(f"loader: {type(wrong).__name__} is carried out while decoding, so it must come first")
     declared = fields(labels)
     shape = ClipShape(sampler.frames, size, channels)
-    check_streams(streams or {}, shape, cropped=leading(transforms) == Crop(tuple(transforms)), taken=tuple(declared))
+    crop = leading(transforms)
+    cropped = crop is not None and crop.geometric and crop.parts == tuple(transforms)
+    check_streams(streams or {}, shape, cropped=cropped, taken=tuple(declared))
     return Loader(
         source=source,
         sampler=sampler,

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from vmae_jax.data.missing import Missing, check_missing
+from vmae_jax.data.faults import Missing, check_missing
 from vmae_jax.data.prepare.record import FIELDS, stored_sides
 from vmae_jax.data.prepared_files import check_prepared
 from vmae_jax.data.source import Stored
@@ -126,7 +126,7 @@ def open_tfds(source: Stored) -> Records:
         features=source.features,
         label_names=names,
         name=info.name,
-        kinds=_kinds(info, label),
+        kinds=_kinds(info, source.features),
         pictures=isinstance(info.features[video], (kinds := tensorflow_datasets().features).Sequence | kinds.Image),
         record_bytes=split.num_bytes // max(1, split.num_examples),
         files=[os.fspath(instruction.filename) for instruction in split.file_instructions],
@@ -155,13 +155,19 @@ def _fingerprint(directory: str, split: str) -> str:
 
 
 def label_kinds(source: Stored) -> dict[str, str]:
-    """The labels of a TFDS dataset as `prepare` stores them: "class", "classes" or "numbers", by name."""
-    return _kinds(_builder_of(source).info, source.features[1])
+    """Return the labels and sides of a TFDS dataset as `prepare` stores them (see `record.LabelKind`), by name."""
+    return _kinds(_builder_of(source).info, source.features)
 
 
-def _kinds(info: Any, label: str) -> dict[str, str]:
-    found = ((name, _kind(feature, is_label=name == label)) for name, feature in info.features.items())
-    return {"label" if name == label else name: kind for name, kind in found if kind}
+def _kinds(info: Any, names: tuple[str, str, str]) -> dict[str, str]:
+    video, label, key = names
+    described = {*FIELDS, video, key} - {"audio"}
+    found = {
+        "label" if name == label else name: _kind(feature, is_label=name == label)
+        for name, feature in info.features.items()
+        if name not in described
+    }
+    return {name: kind for name, kind in found.items() if kind}
 
 
 def _kind(feature: Any, *, is_label: bool) -> str | None:
@@ -169,7 +175,11 @@ def _kind(feature: Any, *, is_label: bool) -> str | None:
         if not getattr(feature, "shape", None):
             return "class"
         return "classes" if feature.tf_dtype.is_integer else "numbers"
-    return None
+    if isinstance(feature, tensorflow_datasets().features.Text):
+        return "text"
+    stored = feature.get_serialized_info()
+    is_bytes = getattr(stored, "shape", None) == () and stored.tf_dtype == tensorflow().string
+    return "side" if is_bytes else None
 
 
 def _names(feature: Any) -> tuple[str, ...]:

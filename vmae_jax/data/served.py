@@ -12,6 +12,7 @@ import numpy as np
 from vmae_jax.data.faults import Fault, Ledger
 from vmae_jax.data.feed import Plan
 from vmae_jax.data.mixture import epoch_of, index_at
+from vmae_jax.data.order import Windows, kept, past
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.secret import FILE, VALUE, read_secret
 from vmae_jax.data.service import PROTOCOL, call_remote, check_address
@@ -28,14 +29,14 @@ _PASSES = 5  # that bring nothing, before it is given up
 Clip = dict[str, np.ndarray]
 
 
-def windows(start: int, *, epoch: int, batch: int) -> Iterator[tuple[int, int]]:
-    """The parts of a run within which the order is loose: (first position, steps), each to the end of an epoch.
+def windows(start: int, *, epoch: int, batch: int, skips: Windows = ()) -> Iterator[tuple[int, int]]:
+    """The parts of a run within which the order is loose: (first example, steps), each to the end of an epoch.
 
-    A step that two epochs share belongs to the first.
+    A step that two epochs share belongs to the first. Of an epoch only what is not left out (`skips`) counts.
     """
     while True:
-        end = (start // epoch + 1) * epoch
-        steps = -(-(end - start) // batch)
+        end = (past(start, skips) // epoch + 1) * epoch
+        steps = -(-(kept(end, skips) - start) // batch)
         yield start, steps
         start += steps * batch
 
@@ -51,7 +52,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         assert loader.service is not None
         check_address(loader.service)
         self._secret = read_secret()
-        self.position = plan.start  # of the next batch, in videos
+        self._examples = plan.start  # before the next batch
         self._loader, self._source, self._plan = loader, source, plan
         self._rows = np.sort(np.asarray(rows))
         self._ledger = Ledger()
@@ -60,6 +61,11 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         self._ready: queue.Queue[Clip | BaseException] = queue.Queue((loader.prefetch + 1) * len(rows))
         self._thread = threading.Thread(target=self._work, name="data service", daemon=True)
         self._thread.start()
+
+    @property
+    def position(self) -> int:
+        """Of the next batch, in videos."""
+        return past(self._examples, self._plan.skips)
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
@@ -70,7 +76,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
           RuntimeError: no worker gives anything.
         """
         clips = [self._clip() for _ in self._rows]
-        self.position += self._loader.global_batch
+        self._examples += self._loader.global_batch
         return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
 
     def faults(self, before: int | None = None) -> list[Fault]:
@@ -108,14 +114,15 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
         """Reads window after window; what goes wrong is handed to the consumer."""
         try:
             epoch = epoch_of(self._source).length
-            for start, steps in windows(self._plan.start, epoch=epoch, batch=self._loader.global_batch):
+            plan, batch = self._plan, self._loader.global_batch
+            for start, steps in windows(plan.start, epoch=epoch, batch=batch, skips=plan.skips):
                 for clip in self._window(start, steps):
                     self._put(self._ready, clip)
         except _Stopped:
             pass  # `close` was called, and nobody waits
         except BaseException as error:  # it belongs to the consumer
             with contextlib.suppress(_Stopped):
-                self._put(self._ready, _told(error))
+                self._put(self._ready, _plain(error))
 
     def _put(self, to: "queue.Queue[Any]", item: Any, over: threading.Event | None = None) -> None:
         while not (self._stop.is_set() or (over is not None and over.is_set())):
@@ -203,7 +210,8 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
 
         def remote(number: Any) -> tuple[Any, ...]:
             slot = number % len(slots)
-            position = start + number // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
+            example = start + number // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
+            position = past(example, self._plan.skips)
             index = index_at(position, epoch=epoch, seed=self._plan.seed, shuffle=self._plan.shuffle)
             mine = own[bounds[slot] : bounds[slot + 1]]
             where = {"secret": self._secret, "seed": self._plan.seed, "videos": len(self._source)}
@@ -229,7 +237,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: somebody stopped
     """`close` was called."""
 
 
-def _told(error: BaseException) -> BaseException:
+def _plain(error: BaseException) -> BaseException:
     """A worker's exception, which TensorFlow wraps, in our words."""
     if not isinstance(error, tensorflow().errors.OpError):
         return error

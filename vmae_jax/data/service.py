@@ -5,8 +5,8 @@
     vmae train … --config.data.service=HOST:5050              # the same run, decoded there
 
 **What is promised.** The clips themselves (frames, crops, labels, seeds) are those of the exact mode, for
-they are functions of (seed, position). Which steps they come in is not repeatable: whoever is
-ready first is trained on first. But each epoch's steps train on exactly the clips that they have in the
+they are functions of (seed, position). Which steps they come in is not repeatable: the first
+that is ready is trained on first. But each epoch's steps train on exactly the clips that they have in the
 exact mode, each once: the order is loose within an epoch, never across its end. What a worker loses
 when it dies is asked for again. A run that is resumed in the middle of an epoch goes
 on with the positions behind the checkpoint's, some of which it may have seen. The exact mode is the default.
@@ -18,8 +18,8 @@ registered components can be named, and the whole must be a loader.
 
 **Who may call.** The function's name is derived from a secret that trainer and workers share, and the config, the
 seed and the number of videos are signed with it (`secret`). A worker refuses everything else. TensorFlow's servers
-themselves authenticate nobody: whoever reaches a dispatcher can read what trainers have sent to it (so the name is
-no protection by itself, and a request can be repeated), and whoever reaches a worker can run TensorFlow graphs
+themselves authenticate nobody: anyone who reaches a dispatcher can read what trainers have sent to it (so the name
+is no protection by itself, and a request can be repeated), and anyone who reaches a worker can run TensorFlow graphs
 there, which can read and write files. They belong on a loopback interface or a private network.
 """
 
@@ -80,7 +80,7 @@ def call_remote(
 
 
 class Dispatcher:
-    """Hands out work; holds no data. `address` is HOST:PORT, as workers and trainers are told."""
+    """Hands out work; holds no data. Workers and trainers are given HOST:PORT of it."""
 
     def __init__(self, server: Any) -> None:
         self._server = server

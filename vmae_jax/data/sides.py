@@ -19,8 +19,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from vmae_jax.data.smoke import drawn_clips
-from vmae_jax.data.source import Opener, Source
+from vmae_jax.data.source import Opener, Source, drawn_clips
 from vmae_jax.data.texts import has_raw_bytes, read_text
 from vmae_jax.data.video import BadVideo, Encoded, Side
 from vmae_jax.names import from_text, plain

@@ -1,12 +1,15 @@
-"""What every source of videos is, open or not, and which records a dataset of TFDS names."""
+"""What every source of videos is, open or not; which records a dataset of TFDS names; and what `smoke` reads."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
 
 from vmae_jax.data.video import Encoded
+from vmae_jax.spec import call
 
-__all__ = ["Opener", "Source", "Stored"]
+__all__ = ["Opener", "Source", "Stored", "drawn_clips"]
 
 
 class Source(Protocol):
@@ -36,3 +39,10 @@ class Stored:
     split: str
     data_dir: str | None = None
     features: tuple[str, str, str] = ("video", "label", "key")
+
+
+def drawn_clips(arguments: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Return the call of the source that replaces any other at `smoke` size; `arguments` are those of the other."""
+    del arguments
+    settings = call("data.synthetic.moving_shapes.settings", train=16, validation=8, test=8, size=48, frames=16)
+    return call("data.synthetic.moving_shapes", settings=settings)

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmae_jax.data.catalog import Catalog, open_catalog
-from vmae_jax.data.smoke import drawn_clips
-from vmae_jax.data.source import Source, Stored
+from vmae_jax.data.source import Source, Stored, drawn_clips
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, call

@@ -1,4 +1,4 @@
-"""Archives of videos, read where they lie: nothing of a tar file is unpacked, and nothing in it is believed.
+"""Archives of videos, read in place: nothing of a tar file is unpacked, and nothing in it is believed.
 
 A member counts when it is a plain file with a video's suffix and a name that stays inside. Links,
 devices, sparse files and names that lead out are refused, one by one and with the reason.

@@ -3,11 +3,11 @@
 A transform is a frozen value, called with the features of one clip ({"video": uint8 [t h w c],
 …}) and its seed (two integers); the same seed gives the same result, eagerly and inside
 `Dataset.map`. Every frame of a clip is treated alike. A transform that settles the resolution
-has `size`; the last such one says what the loader's batches measure.
+has `size`; the last such one determines the size of the loader's batches.
 
-Crops and flips are geometry: they give a `View`, in plain Python and NumPy. Where they come first
-(`crops.leading`), the process that decodes carries them out on each frame as it comes, so that no
-frame travels that is not shown.
+Crops and flips are geometry: they give a `View`, in plain Python and NumPy. Others change the colours
+of each picture (`Painted`). Where a crop comes first, perhaps after these (`crops.leading`), the process
+that decodes carries them out on each frame as it comes, so that no frame travels that is not shown.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ def resize(size: int = 224) -> "Resize":
 
 @register("transform", smoke={"size": 32})
 def view_crop(size: int = 224, crops: int = 3) -> "ViewCrop":
-    """Testing: one of `crops` squares spread evenly along the long side, the loader's repeat says which.
+    """Testing: one of `crops` squares spread evenly along the long side, by the number of the loader's repeat.
 
     As the official test: the short side to `size`, crop k begins at int(k * room / (crops - 1)).
     A loader with repeat=crops sees every crop of every view once; crops=1 is the middle.
@@ -112,10 +112,9 @@ def flip(probability: float = 0.5) -> "Flip":
 
 
 class Geometric:
-    """A transform that says what it shows and leaves the pixels to `scaling`.
+    """A transform that gives the part of the picture to show, and leaves the pixels to `scaling`.
 
-    The worker that decodes asks for the view alone; called, it does the same to frames that are
-    there already, eagerly and inside `Dataset.map`.
+    The decoding worker uses `view` alone; called, it does the same to frames, eagerly and inside `Dataset.map`.
     """
 
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
@@ -136,6 +135,27 @@ class Geometric:
         if size := getattr(self, "size", None):
             out = tf.ensure_shape(out, [None, size, size, None])
         return features | {"video": out}
+
+
+Painter = Callable[[np.ndarray], np.ndarray]  # a picture uint8 [h w c] to another of the same size
+
+
+class Painted:
+    """A transform that changes pictures one by one, those of a clip alike, and leaves their size as it is."""
+
+    def painter(self, seed: np.ndarray) -> Painter:
+        """What is done to each picture of a clip."""
+        raise TypeError(f"{type(self).__name__} has no painter")
+
+    def __call__(self, features: Features, seed: Any) -> Features:
+        tf = _tf()
+        video = tf.convert_to_tensor(features["video"])
+
+        def paint(frames: np.ndarray, words: np.ndarray) -> np.ndarray:
+            return np.stack([*map(self.painter(words), frames)])
+
+        painted = tf.numpy_function(paint, [video, tf.cast(seed, tf.int64)], tf.uint8)
+        return features | {"video": tf.ensure_shape(painted, video.shape)}
 
 
 @dataclasses.dataclass(frozen=True)

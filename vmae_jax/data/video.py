@@ -148,9 +148,9 @@ class Encoded:
       moment: seconds of the video at `path`, (first, last, shorter side or None), read as a video of its own; what
         is stored of it is shrunk to the shorter side.
       frames: still pictures in order, each a local file or the bytes of one.
-      rate: frames a second of `frames`, where it is known (a video file says its own).
+      rate: frames a second of `frames`, where it is known (a video file has its own).
       stride: frames from one that is seen to the next, in place of the sampler's (a mixture's parts may differ).
-      labels: what the source says of it, by name: "label" or others (see `data.labels`).
+      labels: what the source has of it, by name: "label" or others (see `data.labels`).
       sides: what is stored beside it, by name (see `data.streams`).
       key: a name for people: in messages and in the list of broken files.
     """
@@ -204,7 +204,7 @@ class VideoInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a video may ask of this machine; beyond it, it is a `BadVideo`.
+    """What a video may take of this machine; beyond it, it is a `BadVideo`.
 
     Attributes:
       pixels: of one picture (the default is 4096x2304).

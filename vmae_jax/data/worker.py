@@ -126,7 +126,7 @@ def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, f
             answer = {"bad": "needs more memory than a decoder may use", "kind": "broken"}
         except (EOFError, ConnectionError):
             raise  # the trainer is gone
-        except Exception as error:  # a sampler's own fault: told, not hidden
+        except Exception as error:  # a sampler's own fault: reported, not hidden
             answer = {"fault": f"{type(error).__name__}: {error}"}
         finally:
             for timer in alarms:

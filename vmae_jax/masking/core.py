@@ -21,10 +21,12 @@ class Masker(NamedTuple):
     Attributes:
       keep: how many tokens of a grid survive; a Python int, so that shapes are static.
       score: (keys [b], batch, grid) -> [b n]; the `keep` largest survive.
+      inputs: the streams of the batch that `score` reads beside those of the model.
     """
 
     keep: Callable[[Grid], int]
     score: Callable[[Array, Batch, Grid], Array]
+    inputs: tuple[str, ...] = ()
 
 
 def check_ratio(ratio: float) -> None:

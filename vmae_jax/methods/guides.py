@@ -16,7 +16,11 @@ class Guide(NamedTuple):
     Attributes:
       init: (key, batch) -> its parameters, which `init_from` fills from a file.
       annotate: (parameters, batch) -> the arrays it adds, by name, one row a clip.
+      inputs: the streams that it reads beside those of the model.
+      gives: the names of the arrays that it adds, so that masks and targets need no stream of the loader for them.
     """
 
     init: Callable[[Array, Batch], Params]
     annotate: Callable[[Params, Batch], Mapping[str, Any]]
+    inputs: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ is VideoMAE V2; without the decoder mask it is VideoMAE.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Pictures, Term, row_keys, stream
 
-__all__ = ["Masked", "Pass", "build"]
+__all__ = ["Masked", "Pass", "build", "supervision"]
 
 
 class Pass(NamedTuple):
@@ -180,6 +180,19 @@ class Masked:
         return select(scores, self.encoder_mask.keep(grid), scores, self.decoder_mask.keep(grid))
 
 
+def supervision(
+    masks: Iterable[Masker | None], objectives: Iterable[Objective], guides: Iterable[Guide] = ()
+) -> tuple[str, ...]:
+    """Return the streams that only the loss reads (`Method.supervision`): those that its parts declare, each once."""
+    given, needed = {"video"}, []
+    for guide in guides:
+        needed += [name for name in guide.inputs if name not in given]
+        given |= {*guide.gives}
+    for part in (*masks, *(one.target for one in objectives)):
+        needed += [name for name in getattr(part, "inputs", ()) if name not in given]
+    return tuple(dict.fromkeys(needed))
+
+
 @register("method", model="model", encoder_mask="mask", decoder_mask="mask", objectives="objective", guides="guide")
 def build(
     model: Model,
@@ -213,4 +226,5 @@ def build(
         features=masked.features,
         reconstruct=masked.reconstruct if masked._drawable() else None,
         frozen=masked.frozen if masked.guides else None,
+        supervision=supervision((encoder_mask, decoder_mask), objectives.values(), masked.guides.values()),
     )

@@ -174,13 +174,12 @@ class Watchdog:
                 self._asking = 0
 
 
-def watched(run: Any, dog: Watchdog, start: int = 0) -> Any:
+def watched(run: Any, dog: Watchdog) -> Any:
     """Return what the training loop works with (`train.loop.Run`), each part under its own limit.
 
     Args:
-      run: of the loop.
+      run: of the loop; its batches limit the wait for them by themselves (`train.device.prefetch_to_device`).
       dog: the watchdog.
-      start: the step that training goes on from.
     """
 
     def preempted(at: int) -> bool:
@@ -190,8 +189,7 @@ def watched(run: Any, dog: Watchdog, start: int = 0) -> Any:
 
     def go_back(refused: Any, at: int) -> tuple[Any, int, Any]:
         with dog.phase("restore", f"going back from step {at}"):
-            state, start, batches = run.go_back(refused, at)
-        return state, start, _Batches(batches, dog, start)
+            return run.go_back(refused, at)
 
     def limited(hook: Any) -> Any:
         def run(state: Any, at: int) -> Any:
@@ -202,30 +200,11 @@ def watched(run: Any, dog: Watchdog, start: int = 0) -> Any:
 
     return dataclasses.replace(
         run,
-        batches=_Batches(run.batches, dog, start),
         go_back=go_back if run.go_back is not None else None,
         saver=_Saver(run.saver, dog),
         preempted=preempted,
         hooks=[limited(hook) for hook in run.hooks],
     )
-
-
-class _Batches:
-    """Batches of which each is waited for under a limit."""
-
-    def __init__(self, batches: Any, watchdog: Watchdog, start: int):
-        self._batches, self._watchdog, self._step = batches, watchdog, start
-
-    def __iter__(self) -> "_Batches":
-        return self
-
-    def __next__(self) -> Any:
-        self._step += 1
-        with self._watchdog.phase("data", f"waiting for the data of step {self._step}"):
-            return next(self._batches)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batches, name)
 
 
 class _Saver:

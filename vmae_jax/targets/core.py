@@ -10,7 +10,9 @@ from vmae_jax.registry import register
 
 __all__ = ["Objective", "Penalty", "Target", "l1", "l2", "objective", "smooth_l1"]
 
-Target = Callable[..., Array]  # (batch, decode [b k], patch) -> [b k p], float32
+# (batch, decode [b k], patch) -> [b k p], float32. A target that reads other streams of the batch than those of the
+# model names them in an attribute `inputs`.
+Target = Callable[..., Array]
 Penalty = Callable[[Array, Array], Array]  # (prediction, target) [b k p] -> [b k p]
 
 

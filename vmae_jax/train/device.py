@@ -1,22 +1,45 @@
-"""From host batches to global arrays on the devices, one step ahead of the training.
+"""From host batches to global arrays on the devices, ahead of the training: the only read-ahead.
 
 Which rows a host reads follows from the sharding of the batch alone, never from the number of
 the process: processes need not own neighbouring rows, nor different ones.
 """
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-__all__ = ["Prefetch", "host_rows", "prefetch_to_device", "to_device"]
+from vmae_jax.types import Batch
+
+__all__ = ["HostBatches", "Prefetch", "host_rows", "prefetch_to_device", "to_device"]
 
 B = TypeVar("B")
+
+
+class HostBatches(Protocol):
+    """A stream of batches, as an opened loader gives them."""
+
+    @property
+    def position(self) -> int:
+        """Of the next batch, in videos: what a checkpoint keeps."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __next__(self) -> Batch: ...
+
+    def faults(self, before: int | None = None) -> Sequence[Any]:
+        """Return the videos that could not be read, each once: of positions below `before`, or of all so far."""
+        ...
+
+    def close(self) -> None:
+        """End what reads; a thread that waits for a batch gets an error."""
+        ...
 
 
 def host_rows(sharding: Sharding, clips: int) -> list[int]:
@@ -58,14 +81,30 @@ def to_device(batch: Mapping[str, np.ndarray], sharding: Sharding, clips: int) -
     return {name: put(name, array) for name, array in batch.items()}
 
 
-def prefetch_to_device(batches: Any, sharding: Sharding, *, clips: int, depth: int = 2) -> "Prefetch[dict[str, Any]]":
-    """Puts batches on the devices `depth` ahead, in a thread.
+def prefetch_to_device(
+    batches: HostBatches,
+    sharding: Sharding,
+    *,
+    clips: int,
+    depth: int = 2,
+    check: Callable[[Batch], None] | None = None,
+    waiting: Callable[[int], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> "Prefetch[dict[str, Any]]":
+    """Put batches on the devices `depth` ahead, in a thread.
 
     Args:
       batches: from `Opened.batches` or `once`, reading the rows of `host_rows(sharding, clips)`.
       depth: batches that wait on the devices; each costs its size in device memory.
+      check: a method's own; it sees each batch on the host and may raise.
+      waiting: (number of the batch, from 0) -> a context around the wait for it.
     """
-    return Prefetch(batches, lambda batch: to_device(batch, sharding, clips), depth=depth)
+
+    def put(batch: Batch) -> dict[str, Any]:
+        if check is not None:
+            check(batch)
+        return to_device(batch, sharding, clips)
+
+    return Prefetch(batches, put, depth=depth, waiting=waiting)
 
 
 class Prefetch(Iterator[B], Generic[B]):
@@ -76,15 +115,23 @@ class Prefetch(Iterator[B], Generic[B]):
       wait_seconds: how long, in all, the consumer has waited for batches.
     """
 
-    def __init__(self, batches: Any, put: Any, *, depth: int) -> None:
+    def __init__(
+        self,
+        batches: HostBatches,
+        put: Callable[[Batch], B],
+        *,
+        depth: int,
+        waiting: Callable[[int], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> None:
         if depth < 1:
             raise ValueError(f"depth is {depth}; it must be at least 1")
         self._batches = batches
         self._put = put
+        self._waiting, self._taken = waiting, 0
         self._ready: queue.Queue[tuple[Any, int, BaseException | None]] = queue.Queue(depth)
         self._stop = threading.Event()
         self._ended: BaseException | None = None
-        self.position: int = getattr(batches, "position", 0)
+        self.position: int = batches.position
         self.wait_seconds = 0.0
         self._thread = threading.Thread(target=self._work, name="prefetch_to_device", daemon=True)
         self._thread.start()
@@ -93,7 +140,9 @@ class Prefetch(Iterator[B], Generic[B]):
         if self._ended is not None:
             raise self._ended
         start = time.perf_counter()
-        batch, position, error = self._ready.get()
+        with self._waiting(self._taken):
+            batch, position, error = self._ready.get()
+        self._taken += 1
         self.wait_seconds += time.perf_counter() - start
         if error is not None:
             self._ended = error
@@ -101,16 +150,15 @@ class Prefetch(Iterator[B], Generic[B]):
         self.position = position
         return batch
 
-    def faults(self) -> list[Any]:
+    def faults(self, before: int | None = None) -> Sequence[Any]:
         """Return the videos of the batches taken so far that could not be read, each once; after an error, of all."""
-        return self._batches.faults(self.position if self._ended is None else None)
+        return self._batches.faults(self.position if before is None and self._ended is None else before)
 
     def close(self) -> None:
-        """Ends the thread and the batches it reads."""
+        """End the thread and the batches it reads."""
         self._stop.set()
         self._ended = self._ended or RuntimeError("this prefetch is closed")
-        if hasattr(self._batches, "close"):
-            self._batches.close()  # wakes a thread that waits for a batch
+        self._batches.close()  # wakes a thread that waits for a batch
         while self._thread.is_alive():
             try:
                 self._ready.get_nowait()  # wakes a thread that waits for room
@@ -127,7 +175,7 @@ class Prefetch(Iterator[B], Generic[B]):
         while not self._stop.is_set():
             try:
                 batch = self._put(next(self._batches))
-                item = (batch, getattr(self._batches, "position", 0), None)
+                item = (batch, self._batches.position, None)
             except BaseException as error:  # StopIteration and all others belong to the consumer
                 item = (None, 0, error)
             self._ready.put(item)

@@ -5,12 +5,13 @@ that it can be read and tested by itself.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 from tqdm import tqdm
 
+from vmae_jax.train.device import HostBatches
 from vmae_jax.train.rows import Refused, Window, Work
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Batch
@@ -26,18 +27,12 @@ class SpikeError(ArithmeticError):
     """A loss or gradient far above those before it, where `train.on_nonfinite` does not go on."""
 
 
-class Batches(Protocol):
-    """An endless iterator of device batches."""
+class Batches(HostBatches, Protocol):
+    """The same batches on the devices (`train.device.Prefetch`)."""
 
-    def __iter__(self) -> Iterator[Batch]: ...
-    def __next__(self) -> Batch: ...
     @property
     def wait_seconds(self) -> float:
         """Seconds that the consumer has waited for data, in all."""
-        ...
-
-    def faults(self) -> Sequence[Any]:
-        """Return the videos of the batches so far that could not be read, each once."""
         ...
 
 

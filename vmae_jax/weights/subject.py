@@ -141,10 +141,20 @@ def compute_dtype(config: ConfigDict) -> Any:
 def fresh_params(one: Subject, seed: int | None = 0) -> Any:
     """Freshly initialised parameters, nested dicts of numpy arrays; zeros where `seed` is None."""
     init = lambda key, batch: meta.unbox(one.method.init(key, batch)[0])  # noqa: E731
-    batch = probe(one)
+    batch = {**_supervision(one), **probe(one)}
     if seed is None:  # only names and shapes are wanted: nothing to compile
         return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, jax.random.key(0), batch))
     return jax.tree.map(np.asarray, jax.device_get(jax.jit(init)(jax.random.key(seed), batch)))
+
+
+def _supervision(one: Subject) -> dict[str, np.ndarray]:
+    """A row of zeros of each stream that only masks and targets read, which shape the parameters."""
+    section = one.config.get("data")
+    if not one.method.supervision or not isinstance(section, ConfigDict):
+        return {}
+    given = spec.build(section, "loader").spec()
+    known = {name: given[name] for name in one.method.supervision if name in given}
+    return {name: np.zeros((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in known.items()}
 
 
 def probe(one: Subject, clip: np.ndarray | None = None, seed: int = 0) -> dict[str, np.ndarray]:

@@ -77,6 +77,56 @@ def test_parts_of_videos_find_their_own_times_and_frames(folder, tmp_path, capsy
     assert firsts == {(number, begin) for number in range(3) for begin in (0.0, 0.8)}
 
 
+def rows_by_name(directory, streams):
+    """The middle of each record, with the random things of its streams left out, by the record's name."""
+    source = build(call("data.sources.folder", path=str(directory)), "source").open()
+    names = [source.fetch(index).key.partition("/")[2] for index in range(len(source))]
+    rows = by_video(
+        call("data.sources.folder", path=str(directory)),
+        streams=streams,
+        sampler=call("data.clips.uniform", frames=4, random=False),
+        transforms=[call("data.transforms.resize", size=32)],
+    )
+    return dict(zip(names, rows, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["--codec=h264", "--seconds=0.8", "--rate=12.5"], ["--codec=keep"]),
+        (["--codec=h264", "--seconds=0.8"], ["--codec=h264", "--quality=1"]),
+        (["--codec=h264", "--seconds=0.8"], ["--codec=jpeg", "--seconds=0.4"]),
+    ],
+)
+def test_records_of_records_have_the_same_streams(folder, tmp_path, capsys, first, second):
+    """A label that is text, sound, and whatever is beside the videos, by the clock and frames of the whole."""
+    streams = every_stream.streams()
+    del streams["motion"]  # of the codec
+    streams["text"].random = False
+    for source, out, how in ((folder, "once", [*first, *BESIDE]), (tmp_path / "once", "twice", second)):
+        status, report = prepare(capsys, source, f"--out={tmp_path / out}", *how)
+        assert (status, report["rejected"]) == (0, 0)
+    before, after = (rows_by_name(tmp_path / out, streams) for out in ("once", "twice"))
+    if "--seconds=0.4" in second:
+        assert len(after) == 2 * len(before)
+        for row in after.values():
+            assert all(row[f"{name}_valid"] for name in streams)
+            assert all(row[name].all() for name in ("imu_mask", "flow_mask"))
+            assert row["boxes_mask"][:, 0].all()
+        return
+    # records that are read as `train-000000000` take other places
+    by_content = [
+        {(int(row["boxes_id"][0, 0]), round(float(row["imu"][0, 0]), 3)): row for row in rows.values()}
+        for rows in (before, after)
+    ]
+    assert by_content[0].keys() == by_content[1].keys()
+    for content, row in by_content[0].items():
+        other = by_content[1][content]
+        assert all(other[f"{name}_valid"] for name in streams)
+        for name in row.keys() - {"index", "seed", "video"}:
+            np.testing.assert_array_equal(row[name], other[name], err_msg=name)
+
+
 def test_only_what_was_asked_for_is_stored(folder, tmp_path, capsys):
     prepare(capsys, folder, f"--out={tmp_path / 'out'}", "--beside=text=.txt", "--beside=nothing=.none")
     source = build(call("data.sources.folder", path=str(tmp_path / "out"))).open()

@@ -57,7 +57,8 @@ def examples(
         message names the frame.
       MachineFault: if the machine fails, not the video.
     """
-    begin = round(1e6 * encoded.moment[0]) if encoded.moment else 0
+    whole = next((side for name, side in encoded.sides.items() if name != "audio"), None)
+    begin = round(1e6 * ((encoded.moment[0] if encoded.moment else 0.0) + (whole.start if whole else 0.0)))
     with _findings():
         if encoded.moment is not None:
             options = _of_moment(options, encoded.moment[2])
@@ -68,7 +69,10 @@ def examples(
             else:
                 made = _encoded(encoded, reader, frames, options, key, note)
             for fields in made:
-                yield fields | {"start_us": begin + fields["start_us"]}
+                numbers = fields["frame_numbers"]
+                if whole is not None and whole.frames:  # a record of what was prepared before
+                    numbers = [whole.frames[number] for number in numbers]
+                yield fields | {"start_us": begin + fields["start_us"], "frame_numbers": numbers}
 
 
 def _of_moment(options: Options, short_side: int | None) -> Options:

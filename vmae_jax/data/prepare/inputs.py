@@ -98,6 +98,10 @@ class Inputs:
         part = self.source.subset(indices)
         return Sided(part, self.sides) if self.sides else part
 
+    def without(self, label: str) -> "Inputs":
+        """The same videos, one label or side of which is not stored as such."""
+        return dataclasses.replace(self, kinds={name: kind for name, kind in self.kinds.items() if name != label})
+
     def beside(self, sides: Mapping[str, Any]) -> "Inputs":
         """The same videos with something beside them.
 

@@ -133,10 +133,10 @@ def _write_video(
     with alarm(job.timeout) as alive:
         encoded = job.part.fetch(index)
         key = _key(job, index, encoded)
-        sides = {name: _side(encoded, name) for name, kind in job.kinds.items() if kind == "side"}
+        sides = {name: _side(encoded, name) for name, kind in job.kinds.items() if kind in ("side", "text")}
         kinds = {name: kind for name, kind in job.kinds.items() if name not in sides}
         labels = {name: stored_label(kind, encoded.labels.get(name)) for name, kind in kinds.items()}
-        unused = () if sides else ("frame_numbers",)
+        unused = () if "side" in job.kinds.values() else ("frame_numbers",)
         for fields in examples(encoded, job.options, key=key, note=total.notes.append, alive=alive):
             stored = {name: value for name, value in fields.items() if name not in unused}
             record = serialize(stored | labels | sides)

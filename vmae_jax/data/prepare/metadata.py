@@ -21,7 +21,7 @@ _MANIFEST = {
 }  # fmt: skip
 _DESCRIPTION = """\
 Videos prepared by vmae_jax (`vmae data prepare`); codec {codec}.
-"video" is the encoded clip, "times_us" says when each of its "num_frames" frames is shown, in
+"video" is the encoded clip, "times_us" has the time at which each of its "num_frames" frames is shown, in
 microseconds from the first; "start_us" where the clip begins in the video that it was cut from."""
 
 

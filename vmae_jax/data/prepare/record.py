@@ -7,7 +7,7 @@
     height, width   of the picture as it is shown
     times_us    when each frame is shown, in microseconds from the first
     start_us    where in the original video the clip begins
-    audio       (not with keep) the sound of the clip as a Matroska file, empty where there is none
+    audio       the sound of the clip as a Matroska file, empty where there is none; with keep, of records that had it
     label, …    the labels of the video
     text        its caption, where the dataset has captions
     text, …     what is beside it (see `data.sides`): the bytes of the file, empty where there is none
@@ -102,9 +102,7 @@ def label_kind(name: str, values: Iterable[Any]) -> LabelKind | None:
 
 
 def stored_label(kind: LabelKind, value: Any) -> Any:
-    """A label's value as a record holds it: -1 is no class, [] none of several, and no text is an empty one."""
-    if kind == "text":
-        return value or ""
+    """Return a label's value as a record holds it: -1 is no class, and [] none of several."""
     if kind == "class":
         return NO_CLASS if value is None else int(value)
     many = () if value is None else value if isinstance(value, Sequence) else (value,)

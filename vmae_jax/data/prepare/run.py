@@ -41,6 +41,8 @@ class Plan:
         self, inputs: Inputs, layout: Layout, options: Options, *, shards: int | None = None, timeout: float = 60.0
     ) -> None:
         check_timeout(timeout)
+        if options.codec != "keep":  # writes the sound of records with that of videos, where it is asked for
+            inputs = inputs.without("audio")
         self.inputs, self.layout, self.options, self._timeout = inputs, layout, options, timeout
         count = len(self.inputs.keys)
         if shards is not None and not 1 <= shards <= count:

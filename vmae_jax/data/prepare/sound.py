@@ -1,15 +1,13 @@
 """The sound of a part of a video, copied as it is coded into a file of its own."""
 
-import contextlib
 import io
 from typing import Any
 
 import av
 from av.error import FFmpegError
 
-from vmae_jax.data.formats import AUDIO_CODECS, CONTAINERS
-from vmae_jax.data.slices import Slice
-from vmae_jax.data.video import Encoded
+from vmae_jax.data.opening import opened_sound
+from vmae_jax.data.video import BadVideo, Encoded
 
 __all__ = ["BadSound", "copied_sound"]
 
@@ -30,37 +28,39 @@ def copied_sound(encoded: Encoded, start: float, end: float | None) -> bytes:
     Raises:
       BadSound: it is damaged, or of a kind that Matroska does not hold.
     """
+    stored = encoded.sides.get("audio")  # of a record
+    if stored is not None:
+        return (
+            _copied_from(Encoded(data=stored.data, path=stored.path), start, end, beside=True) if stored.data else b""
+        )
     if encoded.frames is not None:
         return b""
     if encoded.moment is not None:
         start, end = start + encoded.moment[0], encoded.moment[1] if end is None else end + encoded.moment[0]
-    with contextlib.ExitStack() as stack:
-        container = _open(encoded, stack)
-        streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
-        if not streams or not container.streams.video:
-            return b""
-        return _copied(container, streams[0], start, end)
+    return _copied_from(encoded, start, end)
 
 
-def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Any:
-    if encoded.data is not None:
-        file: Any = io.BytesIO(encoded.data)
-    else:
-        assert encoded.path is not None
-        file = Slice(encoded.path, *encoded.span) if encoded.span else open(encoded.path, "rb")  # noqa: SIM115
-    stack.callback(file.close)
-    options = {"format_whitelist": CONTAINERS, "codec_whitelist": AUDIO_CODECS}
+def _copied_from(encoded: Encoded, start: float, end: float | None, *, beside: bool = False) -> bytes:
+    """The sound of a file; `beside` of one that has no pictures and begins with them."""
+    source = encoded.data if encoded.data is not None else encoded.path
+    assert source is not None
     try:
-        return stack.enter_context(av.open(file, mode="r", options=options, buffer_size=1 << 16))
-    except FFmpegError as error:
-        raise BadSound(f"its sound cannot be opened: {error}") from error
+        with opened_sound(source, encoded.span) as container:
+            streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
+            if not streams or not (beside or container.streams.video):
+                return b""
+            origin = 0.0
+            if not beside:
+                video = container.streams.video[0]
+                origin = float((video.start_time or 0) * (video.time_base or 0))
+            return _copied(container, streams[0], origin + start, None if end is None else origin + end)
+    except BadVideo as error:
+        raise BadSound(f"its sound {error}") from error
 
 
 def _copied(container: Any, stream: Any, start: float, end: float | None) -> bytes:
-    video = container.streams.video[0]
-    origin = float((video.start_time or 0) * video.time_base) + start
     base = stream.time_base
-    first, last = round(origin / base), None if end is None else round((origin + end - start) / base)
+    first, last = round(start / base), None if end is None else round(end / base)
     file = io.BytesIO()
     written = 0
     try:

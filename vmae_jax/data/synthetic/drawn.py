@@ -1,6 +1,7 @@
 """What drawn datasets share: splits, names of clips, and records that are made when they are first opened."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
@@ -9,6 +10,8 @@ from vmae_jax.data.source import Source, Stored
 from vmae_jax.spec import ConfigError
 
 __all__ = ["SPLITS", "DrawnClips", "DrawnDataset"]
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _Self = TypeVar("_Self", bound="DrawnClips")
@@ -83,11 +86,46 @@ class DrawnDataset:
         Raises:
           MachineFault: if they cannot be written.
         """
-        from vmae_jax.data.prepare.once import cache_folder, prepare_once
         from vmae_jax.data.records import open_tfds
 
-        folder = os.path.join(self.directory or cache_folder(), self.name, self.settings.name)
+        folder = os.path.join(self.directory or _cache_folder(), self.name, self.settings.name)
         split = self.split.partition("[")[0]
         drawn = self.clips(self.settings, split, range(getattr(self.settings, split)))
-        prepare_once(drawn, folder, name=self.name, split=split)
+        _prepare_once(drawn, folder, name=self.name, split=split)
         return open_tfds(Stored(None, folder, self.split))
+
+
+def _cache_folder() -> str:
+    """Return where records are kept when a config names no place."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "vmae_jax", "datasets")
+
+
+def _prepare_once(source: Any, folder: str, *, name: str, split: str) -> None:
+    """Prepare a split as `vmae data prepare` does, unless it is there.
+
+    An interrupted preparation is resumed. Of several processes one prepares, and the others wait for it.
+
+    Args:
+      source: the videos, with names, sizes and labels that are known without reading them.
+      folder: of the dataset, local or gs://.
+      name: of the dataset.
+      split: its name.
+
+    Raises:
+      MachineFault: if the folder cannot be written.
+      TooManyBadVideos: if not one video can be read.
+    """
+    from vmae_jax.data.prepare.inputs import listed
+    from vmae_jax.data.prepare.local import local_runner
+    from vmae_jax.data.prepare.options import options
+    from vmae_jax.data.prepare.run import Plan, prepare
+    from vmae_jax.data.prepare.shards import layout
+
+    chosen = options()
+    place = layout(folder, name=name, split=split, file_format=chosen.file_format)
+    if place.manifest.exists():
+        return
+    log.info("preparing %s, split %s, in %s (once)", name, split, place.out)
+    inputs = listed(source)
+    prepare(lambda: Plan(inputs, place, chosen), place, local_runner(progress=False), wait=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.order import fold
-from vmae_jax.data.smoke import drawn_clips
+from vmae_jax.data.source import drawn_clips
 from vmae_jax.data.synthetic.drawn import SPLITS, DrawnClips, DrawnDataset
 from vmae_jax.data.synthetic.shapes import MOTIONS, Scene, draw
 from vmae_jax.data.video import Encoded
