@@ -77,7 +77,9 @@ def test_it_trains_on_the_mesh(config):
 
 def test_a_stream_that_the_loader_does_not_give_is_named(config):
     config.method = call("brightness.listener")
-    with pytest.raises(ConfigError, match=r"config.method reads 'audio', which config.data does not give: .* video$"):
+    with pytest.raises(
+        ConfigError, match=r"config.method reads 'audio', which config.data does not provide: .* video$"
+    ):
         experiment(config)
 
 
@@ -88,6 +90,6 @@ def test_labels_are_needed_only_by_training(config):
     assert build(config.method).supervision == ("label",)
     experiment(config)
     with pytest.raises(
-        ConfigError, match=r"reads 'label', which config.data does not give.*set config.data.labels=True"
+        ConfigError, match=r"reads 'label', which config.data does not provide.*set config.data.labels=True"
     ):
         experiment(config, trains=True)

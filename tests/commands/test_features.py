@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import signal
 import sys
 
@@ -101,6 +102,27 @@ def test_as_the_detection_script_without_imagenet_statistics(trained, videos, tm
         resized = tf.image.resize(frames_of(videos / f"{name}.mp4", count), (SIZE, SIZE)).numpy()
         clips = np.stack([resized[start : start + FRAMES] for start in starts])
         np.testing.assert_allclose(stored["features"], plain.features(params, {"video": clips}), atol=2e-5)
+
+
+def test_mostly_broken_videos_end_with_1_after_the_rest_is_written(trained, videos, tmp_path, capsys, caplog):
+    for number in range(3):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"bad{number}.mp4").write_bytes(b"nothing")
+    shutil.copy(videos / "a.mp4", tmp_path / "in" / "a.mp4")
+    command = ["features", f"--workdir={trained[0]}", f"--videos={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"]
+    for _ in range(2):  # the same command finds nothing to do, and the same folder
+        assert main(command) == 1
+        answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert answer["status"] == "error"
+        assert answer["error"].startswith(
+            "3 of 4 videos could not be read (75%): bad0, bad1, bad2; the reasons are in "
+        )
+        assert f"all names in {tmp_path / 'out'}/complete.json. The limit is 5%" in answer["error"]
+    assert (tmp_path / "out" / "a.npz").exists()
+    assert main([*command, "--max-bad-fraction=0.9"]) == 0
+    assert "3 of 4 videos could not be read (75%)" in caplog.messages[-1]
+    with pytest.raises(ConfigError, match="--max-bad-fraction=2: expected 0 to 1"):
+        features.Options(max_bad_fraction=2)
 
 
 def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_path, capsys):
@@ -252,7 +274,7 @@ def test_asked_to_stop_it_keeps_what_it_has_and_goes_on(trained, videos, tmp_pat
         monkeypatch.setattr(sharing, "asked_to_stop", once)
         first = features.run(path, videos=[str(videos)], out=str(out), options=options)
         assert (first["videos"], first["resume"], first["error"]) == (
-            1, True, "stopped by SIGTERM; the same command goes on",
+            1, True, "stopped by SIGTERM; the same command continues",
         )  # fmt: skip
         assert not first["complete"]
         monkeypatch.setattr(sharing, "asked_to_stop", real)
@@ -381,7 +403,7 @@ def test_frames_past_the_last_window_are_covered_or_counted_and_named(trained, v
     cut = np.load(tmp_path / "drop" / "a.npz")
     assert (cut["frames"].tolist(), int(cut["uncovered"])) == ([[0, 6], [8, 14]], 5)
     np.testing.assert_allclose(cut["features"], whole["features"][:2], atol=1e-5)
-    assert "5 frames of 1 videos (a) are past the last window: --tail=end covers them" in caplog.text
+    assert "5 frames of 1 videos (a) are after the last window: --tail=end covers them" in caplog.text
     settings = [json.loads((tmp_path / name / "features.json").read_text())["tail"] for name in ("end", "drop")]
     assert settings == ["end", "drop"]
 

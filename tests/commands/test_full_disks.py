@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 from vmae_jax.commands import begin_from, evaluate
 from vmae_jax.commands.course import Course
 from vmae_jax.commands.errors import describe, exit_status, expected
-from vmae_jax.commands.experiment import open_workdir
 from vmae_jax.eval import report
 from vmae_jax.eval.reconstruction import write_whole
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.quarantine import Quarantine
+from vmae_jax.io.run_config import write_config
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers, read_rows
 from vmae_jax.train.rollback import Skip
 
@@ -86,7 +86,6 @@ PLACES = {
     "commands/course:read_skips": NOTHING,
     "commands/data:_validate": STOPS,
     "commands/evaluate:_write": STOPS,
-    "commands/experiment:open_workdir": STOPS,
     "commands/environment:identity": NOTHING,
     "commands/environment:record": STOPS,
     "commands/features:_compute": STOPS,
@@ -112,7 +111,7 @@ PLACES = {
     "io/paths:write_bytes": RAISES,
     "io/paths:write_text": RAISES,
     "io/quarantine:Quarantine.__init__": GOES_ON,
-    "io/run_config:write_config": RAISES,
+    "io/run_config:write_config": STOPS,
     "io/shared:write": RAISES,  # Checkpoints.save: SaveError
     "io/store:manager": STOPS,  # or goes on, by checkpoint.on_error
     "io/store:probe": RAISES,  # Checkpoints.save: SaveError
@@ -198,7 +197,7 @@ STOPPING = {
         types.SimpleNamespace(_skips=[], _workdir=Workdir(folder)),  # pyright: ignore[reportArgumentType]
         Skip(0, 1, 0, "why"),
     ),
-    "experiment.open_workdir": lambda folder: open_workdir(Workdir(folder), ConfigDict()),
+    "run_config.write_config": lambda folder: write_config(Workdir(folder), ConfigDict()),
     "evaluate.write": lambda folder: evaluate._write(
         epath.Path(folder) / "eval", types.SimpleNamespace(tables={}, files={"a.csv": b"1"})
     ),

@@ -73,7 +73,7 @@ def test_features_of_imported_weights_are_those_of_the_run(imported, coloured, t
     )
     # Where nobody says otherwise, frames are as far apart as in the papers' pre-training.
     assert restore(path).made.loader.sampler.stride == 4
-    with pytest.raises(ConfigError, match="has weights and no data of its own: name the videos"):
+    with pytest.raises(ConfigError, match="has weights but no data: name the videos"):
         open_loader(restore(path).made.loader)
 
 

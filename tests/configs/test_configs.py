@@ -219,6 +219,7 @@ def test_every_source_can_be_left_open_and_is_then_asked_for():
         (("data.source.path", "some where"), lambda c: c.data.source.path == "some where"),
         (("train.ema_decay", "0.999"), lambda c: c.train.ema_decay == 0.999),
         (("train.pictures_every", "none"), lambda c: c.train.pictures_every is None),
+        (("eval.every.epochs", "2"), lambda c: build(c.eval).every == {"epochs": 2}),  # it was None
         (("method.model.remat", "none"), lambda c: c.method.model.remat == "none"),
         (("data.shuffle", "false"), lambda c: c.data.shuffle is False),
         (("seed", "7"), lambda c: c.seed == 7),
@@ -235,10 +236,10 @@ def test_overrides(override, check):
     [
         (("method.encoder_mask.ration", "0.9"), "there is no 'ration' here (did you mean 'ratio'?)"),
         (("metod.encoder_mask.ratio", "0.9"), "did you mean 'method'?"),
-        (("data.global_batch", "many"), "a value of type int was expected"),
-        (("data.shuffle", "perhaps"), "true or false was expected"),
+        (("data.global_batch", "many"), "expected a value of type int"),
+        (("data.shuffle", "perhaps"), "expected true or false"),
         (("data.transforms[3].size", "1"), "the list has 1 items"),
-        (("seed.x", "1"), "nothing to set inside a plain value"),
+        (("seed.x", "1"), "nothing can be set inside a plain value"),
         (("a b", "1"), "not a path"),
     ],
 )

@@ -80,6 +80,33 @@ def test_probes_take_the_clips_of_the_checkpoint(workdir):
         assert section.evaluators["knn"].train.spec()["video"].shape[1:] == shape
 
 
+@pytest.mark.parametrize(
+    ("config", "size", "patch", "resolution"),
+    [
+        ("custom.py:classes=3,folders", "tiny", 8, 32),
+        ("custom.py:classes=3,folders", "B", 16, 32),
+        ("finetune.py:B,k400", "B", 16, 32),
+        ("post_pretrain.py:g", "g", 14, 42),
+    ],
+)
+def test_smoke_keeps_the_dimensions_of_the_weights(tmp_path, config, size, patch, resolution):
+    weights = write(tmp_path / "run", call("models.variants.vit", size=size))
+    separator = "" if config.endswith(":") else ","
+    made = experiment(load_config(f"configs/{config}{separator}smoke,weights={weights}"))
+    model, saved = build(made.config.method.model), build(call("models.variants.vit", size=size))
+    assert (model.encoder.width, model.encoder.blocks["depth"]) == (saved.encoder.width, saved.encoder.blocks["depth"])
+    assert model.patch == saved.patch == (2, patch, patch)
+    shape = (8, resolution, resolution, 3)
+    assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == shape
+
+
+def test_smoke_finds_clips_for_teacher_and_student(tmp_path):
+    paths = {size: write(tmp_path / size, call("models.variants.vit", size=size)) for size in ("B", "g")}
+    made = experiment(load_config(f"configs/distill.py:B,smoke,weights={paths['B']},teacher={paths['g']}"))
+    assert made.batch_spec["video"].shape[1:] == (8, 112, 112, 3)
+    assert build(made.config.method.teacher).encoder.width == 1408
+
+
 @pytest.mark.parametrize("path", [None, "videos"])
 def test_smoke_reads_the_folder_that_is_named_and_draws_shapes_without(path):
     overrides = [] if path is None else [("data.source.path", path), ("eval.data.source.path", path)]

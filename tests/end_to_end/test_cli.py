@@ -246,9 +246,15 @@ def test_another_experiment_does_not_resume(trained, vmae):
 
 
 MISTAKES = {
-    "unknown command": (["trian"], "invalid choice: 'trian'"),
+    "unknown command": (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
+    "unknown subcommand": (["data", "prepar", "x"], "vmae data: unknown command 'prepar' (did you mean 'prepare'?)"),
+    "mistyped option": (["train", SMOKE, "--wrkdir=x"], "unknown option '--wrkdir=x' (did you mean '--workdir'?)"),
+    "option of another command": (["report", "--checkpoint", "x"], "unknown option '--checkpoint'"),
+    "mistyped override": (["train", "--confg.train.length.steps=3", "--workdir=x"], "values of a config are --config."),
+    "no value of a config here": (["report", "--config.seed=3", "--workdir=x"], "unknown option '--config.seed=3'"),
     "no command": ([], "COMMAND"),
-    "unknown argument": (["train", SMOKE, "--workdir=x", "--workdirs=y"], "unknown argument '--workdirs=y'"),
+    "unknown argument": (["train", SMOKE, "--workdir=x", "--workdirs=y"], "unknown option '--workdirs=y'"),
+    "unexpected argument": (["train", SMOKE, "--workdir=x", "more"], "unexpected argument 'more'"),
     "unknown config key": (["train", SMOKE, "--workdir=x", "--config.train.lenght.steps=3"], "did you mean 'length'?"),
     "mask ratio": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.ratio=1.2"], "[0, 1), not 1.2"),
     "odd grid": (["train", SMOKE, "--workdir=x", "--config.method.model.resolution=24"], "even number of tokens"),

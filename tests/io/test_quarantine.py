@@ -26,6 +26,16 @@ def test_each_video_once_also_across_restarts(tmp_path):
     ]
 
 
+def test_videos_of_other_data_are_rows_of_their_own(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    for _ in range(2):
+        listed = Quarantine(path)
+        listed.add([("a.mp4", "is empty", 3, "broken")])
+        listed.add([("a.mp4", "is empty", 3, "broken")], "config.eval.data")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row.get("data") for row in rows] == [None, "config.eval.data"]
+
+
 def test_no_fault_no_file(tmp_path):
     Quarantine(tmp_path / "quarantine.jsonl").add([])
     assert list(tmp_path.iterdir()) == []

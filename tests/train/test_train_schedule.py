@@ -53,7 +53,7 @@ def test_compiled_rate_equals_the_exact_one(warmup):
 def test_a_training_of_no_steps_has_no_warm_up():
     rate = warmup_cosine(1.0, warmup={"epochs": 5}).at(CLOCK._replace(steps=0))
     assert (rate.warmup, rate.steps) == (0, 0)
-    with pytest.raises(ConfigError, match="a warm-up of 63 steps does not fit into a training of 1 steps"):
+    with pytest.raises(ConfigError, match=r"63 steps does not .* of 1 steps.*schedule\.warmup\.epochs=0"):
         warmup_cosine(1.0, warmup={"epochs": 5}).at(CLOCK._replace(steps=1))
 
 

@@ -183,6 +183,19 @@ def test_bad_flags(runs, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("name", ["hf", "x.safetensors"])
+def test_an_export_that_is_there_is_replaced_on_demand_alone(runs, tmp_path, name):
+    format_, out = "hf" if name == "hf" else "videomae", tmp_path / name
+    export_checkpoint(runs["pretraining"], format=format_, out=out, part="encoder")
+    files = {path: path.read_bytes() for path in ([out] if out.is_file() else out.iterdir())}
+    with pytest.raises(ConfigError, match=f"--out={out} exists already: name another, or replace it with --overwrite"):
+        export_checkpoint(runs["pretraining"], format=format_, out=out)
+    assert {path: path.read_bytes() for path in files} == files
+    report = export_checkpoint(runs["pretraining"], format=format_, out=out, overwrite=True)
+    assert not report["left_out"]
+    assert {path: path.read_bytes() for path in files} != files
+
+
 def test_a_full_disk_leaves_the_old_export(runs, tmp_path, monkeypatch):
     out = tmp_path / "hf"
     export_checkpoint(runs["pretraining"], format="hf", out=out)
@@ -194,7 +207,7 @@ def test_a_full_disk_leaves_the_old_export(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tensors, "write_safetensors", half)
     with pytest.raises(ConfigError, match="the disk is full; what was there before is as it was"):
-        export_checkpoint(runs["pretraining"], format="hf", out=out)
+        export_checkpoint(runs["pretraining"], format="hf", out=out, overwrite=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 

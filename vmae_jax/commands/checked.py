@@ -1,4 +1,4 @@
-"""Batches that a method looks at on the host before it trains on them."""
+"""Batches that a method checks on the host before it trains on them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,12 +9,12 @@ __all__ = ["Checked", "checked"]
 
 
 def checked(batches: Any, check: Callable[[Batch], None] | None) -> Any:
-    """`batches`, each of which `check` has let through; a method without a check takes all."""
+    """Return an iterator that passes each batch to `check` first, or `batches` itself without a check."""
     return batches if check is None else Checked(batches, check)
 
 
 class Checked(Iterator[Batch]):
-    """An iterator in front of another, whose other attributes are its own."""
+    """An iterator that checks the batches of another; all other attributes are those of the other."""
 
     def __init__(self, batches: Any, check: Callable[[Batch], None]) -> None:
         self._batches = batches

@@ -1,5 +1,7 @@
 """What the configs share: their `:arguments`, their sections, and how `smoke` shrinks any of them."""
 
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +9,8 @@ from ml_collections import ConfigDict
 
 from vmae_jax.io.paths import saved_config
 from vmae_jax.lookup import entry
-from vmae_jax.spec import ConfigError, call, from_json, resolve, to_json
+from vmae_jax.models.variants import VARIANTS, vit
+from vmae_jax.spec import ConfigError, call, calls, from_json, resolve, to_json
 
 
 def parse(text: str | None, **options: Any) -> Any:
@@ -102,13 +105,54 @@ def saved_model(path: str | None) -> Any:
 
 
 def smoke(config: Any, steps: int = 4) -> ConfigDict:
-    """Shrink any config until it trains in seconds on a CPU: each component gives its own tiny arguments.
+    """Shrink any config until it trains in seconds on a CPU, with the tiny arguments of each component.
 
-    They are those with which it is registered (`registry.register(kind, smoke=…)`).
+    These are registered with it (`registry.register(kind, smoke=…)`). A network that begins from saved weights
+    keeps their dimensions; its clips are shrunk.
     """
     config = _shrunk(config)
     _assign(config.train, "length", {"steps": steps})
+    kept = False
+    for at, record in config.init_from.items():
+        root, *below = at.split("/")
+        node = config.method.get(below[0] if root == "frozen" and below else "model")
+        saved = saved_model(from_json(to_json(record)).get("path"))  # which may be left open
+        if saved is not None and isinstance(node, ConfigDict) and saved.get("call") == node.get("call") == _VIT:
+            for key in _DIMENSIONS:
+                _assign(node, key, saved.get(key, _DIMENSIONS[key]))
+            kept = True
+    if kept:
+        _fit_clips(config)
     return config
+
+
+_VIT = "models.variants.vit"
+_DIMENSIONS = {
+    name: inspect.signature(vit).parameters[name].default
+    for name in ("size", "width", "depth", "heads", "mlp_ratio", "patch", "tubelet")
+}
+
+
+def _fit_clips(config: Any) -> None:
+    """Enlarge tiny clips until the cubes of every model divide them."""
+    models: list[Any] = [node for node in calls(config.method) if node.call == _VIT]
+    side = math.lcm(*(node.patch or VARIANTS[node.size].patch for node in models))
+    depth = math.lcm(*(node.tubelet for node in models))
+    for node in models:
+        node.resolution, node.frames = (-(-least // of) * of for least, of in ((node.resolution, side), (8, depth)))
+    take_clips(config, models[0])
+
+
+def take_clips(config: ConfigDict, model: Any) -> None:
+    """Set frames, size and channels of all loaders of a config to those of a model."""
+    nodes: list[Any] = calls(config)
+    for node in nodes:
+        if node.call.startswith("data.clips."):
+            node.frames = model.frames
+        elif node.call.startswith("data.transforms.") and "size" in node:
+            node.size = model.resolution
+        elif node.call == "data.pipeline.loader":
+            node.channels = model.channels
 
 
 def _shrunk(node: Any) -> Any:

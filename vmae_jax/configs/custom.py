@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.configs import common, finetune, recipes
 from vmae_jax.models.variants import VARIANTS
-from vmae_jax.spec import ConfigError, call, calls
+from vmae_jax.spec import ConfigError, call
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -70,14 +70,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         return call("data.sources.csv", columns=columns, names=names)
 
     config: Any = finetune.supervised(method, recipe, begin, source=source, labels=labels)
-    nodes: list[Any] = calls(config)
-    for node in nodes:  # clips as the model takes them
-        if node.call.startswith("data.clips."):
-            node.frames = model.frames
-        elif node.call in ("data.transforms.random_resized_crop", "data.transforms.view_crop"):
-            node.size = model.resolution
-        elif node.call == "data.pipeline.loader":
-            node.channels = model.channels
+    common.take_clips(config, model)
     if not args.folders:  # one override names the classes of both lists
         for name in names:
             config.eval.data.source.names[name] = config.data.source.names.get_ref(name)

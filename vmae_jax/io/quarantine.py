@@ -27,19 +27,23 @@ class Quarantine:
         self._log = Log(path)
         self._failed = False
         self._rows = [row for line in self._log.lines() if (row := _row(line)) is not None]
-        self._listed = {_name(row["path"], row["index"]) for row in self._rows}
+        self._listed = {_name(row["path"], row["index"], row.get("data", "")) for row in self._rows}
 
-    def add(self, faults: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
+    def add(self, faults: Iterable[Sequence[Any]], data: str = "") -> list[dict[str, Any]]:
         """List videos (key, reason, number in the source, kind, …) that are not listed yet.
+
+        Args:
+          data: the option of the loader that they belong to, where it is not that of the training data.
 
         Returns:
           the new rows.
         """
         new = []
+        of = {"data": data} if data else {}
         for key, reason, index, kind, *_ in faults:
-            if _name(key, index) not in self._listed:
-                self._listed.add(_name(key, index))
-                new.append({"path": key, "kind": kind, "reason": reason, "index": index})
+            if _name(key, index, data) not in self._listed:
+                self._listed.add(_name(key, index, data))
+                new.append({"path": key, "kind": kind, "reason": reason, "index": index, **of})
         self._rows += new
         self._log.append(json_text(row) for row in new)
         self.flush()
@@ -70,5 +74,5 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and "path" in row and "index" in row else None
 
 
-def _name(key: Any, index: Any) -> str:
-    return json.dumps([key, index])
+def _name(key: Any, index: Any, data: Any) -> str:
+    return json.dumps([key, index, data])

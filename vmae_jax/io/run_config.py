@@ -39,6 +39,7 @@ def read_config(workdir: Workdir) -> ConfigDict:
 
 def write_config(workdir: Workdir, config: ConfigDict) -> None:
     """Write the config, and the plugins whose components it names with a digest of their source."""
+    workdir.path.mkdir(parents=True, exist_ok=True)
     names = {str(one.call).split(".")[0] for one in calls(config)}
     plugins = {name: digest(name) for name in sorted(names & registry.admitted())}
     if plugins or workdir.plugins_json.exists():

@@ -1,7 +1,7 @@
-"""From host batches to global arrays on the devices, one step ahead of the training.
+"""Host batches as global arrays on the devices, one step ahead of the training.
 
-Which rows a host reads follows from the sharding of the batch alone, never from the number of
-the process: processes need not own neighbouring rows, nor different ones.
+The rows that a host reads depend only on the sharding of the batch, not on the number of the process: the rows of
+a process need not be consecutive, and processes may share rows.
 """
 
 import queue
@@ -20,10 +20,10 @@ B = TypeVar("B")
 
 
 def host_rows(sharding: Sharding, clips: int) -> list[int]:
-    """The rows, ascending, of a global batch of `clips` that this process's devices hold.
+    """Return the rows, ascending, of a global batch of `clips` that this process's devices hold.
 
     Raises:
-      ValueError: `clips` does not divide over the devices.
+      ValueError: if `clips` does not divide over the devices.
     """
     try:
         slices = _rows_only(sharding).addressable_devices_indices_map((clips,)).values()
@@ -33,11 +33,11 @@ def host_rows(sharding: Sharding, clips: int) -> list[int]:
 
 
 def to_device(batch: Mapping[str, np.ndarray], sharding: Sharding, clips: int) -> dict[str, jax.Array]:
-    """Global arrays [clips …] of which this process brings its own rows.
+    """Return global arrays [clips …], to which this process contributes its rows.
 
     Args:
       batch: arrays whose rows are those of `host_rows(sharding, clips)`, in that order.
-      sharding: of the first dimension; the others are whole on every device.
+      sharding: of the first dimension; the other dimensions are not split.
       clips: rows of the global batch.
     """
     rows = host_rows(sharding, clips)
@@ -59,26 +59,28 @@ def to_device(batch: Mapping[str, np.ndarray], sharding: Sharding, clips: int) -
 
 
 def prefetch_to_device(batches: Any, sharding: Sharding, *, clips: int, depth: int = 2) -> "Prefetch[dict[str, Any]]":
-    """Puts batches on the devices `depth` ahead, in a thread.
+    """Put batches on the devices `depth` ahead, in a thread.
 
     Args:
       batches: from `Opened.batches` or `once`, reading the rows of `host_rows(sharding, clips)`.
-      depth: batches that wait on the devices; each costs its size in device memory.
+      clips: rows of the global batch.
+      sharding: of the first dimension.
+      depth: batches that wait on the devices, in device memory.
     """
     return Prefetch(batches, lambda batch: to_device(batch, sharding, clips), depth=depth)
 
 
 class Prefetch(Iterator[B], Generic[B]):
-    """An iterator that works ahead in a thread; an error there is raised in its place here.
+    """An iterator that reads ahead in a thread; an error there is raised here in place of its batch.
 
     Attributes:
-      position: of the next batch, in videos: what a checkpoint keeps.
-      wait_seconds: how long, in all, the consumer has waited for batches.
+      position: of the next batch, in videos, which a checkpoint records.
+      wait_seconds: total time that the consumer has waited for batches.
     """
 
     def __init__(self, batches: Any, put: Any, *, depth: int) -> None:
         if depth < 1:
-            raise ValueError(f"depth is {depth}; it must be at least 1")
+            raise ValueError(f"depth must be at least 1, got {depth}")
         self._batches = batches
         self._put = put
         self._ready: queue.Queue[tuple[Any, int, BaseException | None]] = queue.Queue(depth)
@@ -106,7 +108,7 @@ class Prefetch(Iterator[B], Generic[B]):
         return self._batches.faults(self.position if self._ended is None else None)
 
     def close(self) -> None:
-        """Ends the thread and the batches it reads."""
+        """End the thread and close the batches that it reads."""
         self._stop.set()
         self._ended = self._ended or RuntimeError("this prefetch is closed")
         if hasattr(self._batches, "close"):
@@ -136,7 +138,7 @@ class Prefetch(Iterator[B], Generic[B]):
 
 
 def _rows_only(sharding: Sharding) -> Sharding:
-    """The sharding of the first dimension alone."""
+    """Return the sharding of only the first dimension."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
     return sharding

@@ -1,8 +1,7 @@
-"""Which batch a step trains on, once windows of the data were left behind by rolling back.
+"""The batch of a step, after roll-backs have skipped windows of the data.
 
-The data of a run are the batches 0, 1, 2, … without the windows that were skipped. So the batch of
-a step is a function of its number and the list of windows alone, whichever checkpoint the run is
-resumed from.
+The data of a run are the batches 0, 1, 2, … without the skipped windows. The batch of a step is therefore a
+function of its number and the list of windows, whichever checkpoint the run resumes from.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,8 @@ class Skip(NamedTuple):
     Attributes:
       first: its first batch.
       last: the batch after its last.
-      back_to: the step that the run went back to.
-      reason: why, for people.
+      back_to: the step that the run was rolled back to.
+      reason: in words.
     """
 
     first: int
@@ -28,7 +27,7 @@ class Skip(NamedTuple):
 
 
 def batch_of(step: int, skips: Sequence[Skip]) -> int:
-    """The number of the batch that follows `step` steps."""
+    """Return the number of the batch after `step` steps."""
     batch = step
     for first, last in _merged(skips):
         if batch >= first:
@@ -37,7 +36,7 @@ def batch_of(step: int, skips: Sequence[Skip]) -> int:
 
 
 def runs(step: int, skips: Sequence[Skip]) -> Iterator[tuple[int, int | None]]:
-    """The batches from that of `step` on, as ranges [first, last); the last range has no end."""
+    """Yield the batches from that of `step` on, as ranges [first, last); the last range has no end."""
     batch = batch_of(step, skips)
     for first, last in _merged(skips):
         if first > batch:
@@ -47,7 +46,7 @@ def runs(step: int, skips: Sequence[Skip]) -> Iterator[tuple[int, int | None]]:
 
 
 def in_a_row(skips: Sequence[Skip], back_to: int) -> int:
-    """How often the run went back to `back_to` at the end of `skips`, with no newer checkpoint between."""
+    """Return how many of the last roll-backs in a row went to `back_to`, with no newer checkpoint between."""
     count = 0
     for skip in reversed(skips):
         if skip.back_to != back_to:
@@ -57,7 +56,7 @@ def in_a_row(skips: Sequence[Skip], back_to: int) -> int:
 
 
 def _merged(skips: Sequence[Skip]) -> list[tuple[int, int]]:
-    """The windows in order and apart: one may hold another, where the run went further back later."""
+    """Return the windows in order, merged where they overlap after a roll-back to an older step."""
     windows: list[tuple[int, int]] = []
     for first, last, *_ in sorted(skips):
         if windows and first <= windows[-1][1]:
