@@ -168,7 +168,7 @@ def test_the_quarantine_goes_on_and_is_written_later(storage, caplog):
     assert storage.refused >= 3
     why = OSError(storage.number, os.strerror(storage.number), str(path))
     warnings = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
-    assert warnings == [f"{path} cannot be written, its rows wait: {why}"]
+    assert warnings == [f"{path} cannot be written, its rows are kept in memory: {why}"]
     storage.full = False
     listed.add([("broken.mp4", "is empty", 1, "broken")])
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1, 2]

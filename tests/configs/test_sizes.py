@@ -46,7 +46,7 @@ def test_frames_and_size_override_the_weights(workdir):
     made = custom(f",weights={workdir},frames=4,size=32")
     assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == (4, 32, 32, 1)
     assert custom(",tiny,frames=4,size=32,weights=none").batch_spec["video"].shape[1:] == (4, 32, 32, 3)
-    with pytest.raises(ConfigError, match="size=large: a value of type int was expected"):
+    with pytest.raises(ConfigError, match="size=large: expected a value of type int"):
         custom(",size=large")
 
 

@@ -181,7 +181,7 @@ def test_the_probe_is_at_the_minimum():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: knn(None, k=0), "k is at least 1"),
+        (lambda: knn(None, k=0), "k must be at least 1"),
         (lambda: retrieval(ranks=(0,)), "at least 1"),
         (lambda: probe(None, penalties=()), "penalties"),
     ],

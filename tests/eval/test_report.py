@@ -119,7 +119,7 @@ def test_pictures_say_what_they_borrow(tmp_path):
     titles = [word for word in page.words if re.fullmatch(r"Step [\d,]+", word)]
     assert titles == ["Step 1,000", "Step 900", "Step 800", "Step 700", "Step 600", "Step 500", "Step 100"]
     assert "4 more in media/" in page.text
-    assert "“reconstructed, true” borrows each hidden patch’s true mean and std" in page.text
+    assert "“reconstructed, true” uses the true mean and std of each hidden patch" in page.text
     assert "“reconstructed” uses nothing hidden" in page.text
 
 
@@ -222,7 +222,7 @@ def test_the_newest_evaluation_is_shown_with_its_pictures(tmp_path):
     outline = Outline(report.write(tmp_path / "run").read_text())
     assert "Mistakes and confidence" in outline.text
     assert "test confusion" in outline.text
-    assert "Beside them in eval/00000020/: test_<b>.csv" in outline.text
+    assert "Tables in eval/00000020/: test_<b>.csv" in outline.text
     [image] = [attributes for tag, attributes in outline.tags if tag == "img"]
     assert image["alt"] == "test_confusion.png"
 

@@ -159,7 +159,7 @@ def test_a_failing_writer_stops_nothing(tmp_path, caplog):
     assert (event["kind"], event["event"], event["loss"]) == ("event", "not finite", "NaN")
     assert writers.errors == {"Failing": 6}
     assert [record.getMessage() for record in caplog.records] == [
-        "Failing failed, training goes on without what it should have written: disk full"
+        "Failing failed, training continues without its output: disk full"
     ]
 
 

@@ -27,7 +27,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     _source_arguments(parser)
     add = parser.add_argument
     add("--beside", action="append", default=[], metavar="NAME=SUFFIX", help="store the file beside each video "
-        "that has its name and this suffix as a field NAME, such as text=.txt or imu=_imu.csv; may be repeated")  # fmt: skip
+        "with its name and this suffix as field NAME, such as text=.txt or imu=_imu.csv; may be repeated")  # fmt: skip
     add("--out", required=True, help="folder of the dataset; the same command resumes an interrupted preparation")
     add("--split", default="train", help="name of the split (default train)")
     add("--name", help="name of the dataset (default: that of --dataset, or videos)")
@@ -82,7 +82,7 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pictures", help="for a list of picture folders: the names of the pictures (default img_{:05}.jpg)")
     add("--source-split", help="for a TFDS dataset: the split to read (default train)")
     add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder in the form "
-        "in which this dataset is distributed: kinetics:version=710, ucf101:split=2, … (docs/datasets.md lists what each accepts)")  # fmt: skip
+        "in which this dataset is distributed: kinetics:version=710, … (docs/datasets.md lists all)")  # fmt: skip
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:

@@ -64,8 +64,8 @@ def _open(secret: Any) -> str:
     place = f"${secret.VALUE}" if secret.VALUE in os.environ else str(secret.secret_file())
     return (
         f"Workers answer only requests that are signed with the secret in {place}; the trainer needs the same one.\n"
-        "TensorFlow's service itself authenticates nobody: anyone who can connect to this port can run TensorFlow graphs, "
-        "which read and write files as this user. Keep it on a loopback interface or a private network."
+        "TensorFlow's service itself authenticates nobody: anyone who can connect to this port can run TensorFlow "
+        "graphs, which read and write files as this user. Keep it on a loopback interface or a private network."
     )
 
 

@@ -66,7 +66,7 @@ class Run:
 
     @property
     def length(self) -> int | None:
-        """How many steps the run is to take, as it said itself or as the config does."""
+        """The length of the run in steps, from its events or its config."""
         for event in reversed(self.events):
             if isinstance(event.get("steps"), int):
                 return event["steps"]
@@ -118,7 +118,7 @@ class Run:
         found = (event.get("message") for event in self.events if event.get("event") == "warning")
         return list(dict.fromkeys(str(message) for message in found if message))
 
-    def told(self, key: str) -> Any:
+    def recorded(self, key: str) -> Any:
         """The newest value of `key` in any event; None where no event has it."""
         return next((event[key] for event in reversed(self.events) if key in event), None)
 

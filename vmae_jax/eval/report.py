@@ -98,7 +98,7 @@ def _figures(run: Run) -> list[str]:
         best = min(losses, key=lambda point: point[1])
         cards.append(card("Loss", compact(losses[-1][1]), f"lowest {compact(best[1])} at step {best[0]:,}"))
     cards += _speed_cards(run)
-    devices = run.told("devices")
+    devices = run.recorded("devices")
     if devices is not None:
         cards.append(card("Devices", str(devices), ""))
     saves = [event["step"] for event in run.events if event.get("event") == "saved"]

@@ -99,7 +99,7 @@ def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int = BINS) -> Bi
 
 
 def calibration(bins: Bins) -> float:
-    """The expected calibration error: how far confidence and accuracy lie apart, on average."""
+    """Return the expected calibration error: the average difference of confidence and accuracy."""
     return float((bins.count * np.abs(bins.accuracy - bins.confidence)).sum() / max(bins.count.sum(), 1))
 
 

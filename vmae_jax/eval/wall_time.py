@@ -6,7 +6,7 @@ from typing import Any
 __all__ = ["EVENT", "section"]
 
 EVENT = "time spent"
-# The kinds that `metrics.jsonl` tells of, in words.
+# The uses of time in `metrics.jsonl`, in words.
 _KINDS = {
     "trained": "steps whose result was kept",
     "compiled": "compiling and the first step",

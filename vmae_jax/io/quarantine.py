@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """The list on disk. Where it cannot be written, its rows wait in memory, and the run goes on.
+    """The list on disk. If it cannot be written, its rows are kept in memory, and the run continues.
 
     Args:
-      path: the file; made with the first entry.
+      path: the file; created with the first entry.
     """
 
     def __init__(self, path: epath.PathLike) -> None:
@@ -50,23 +50,23 @@ class Quarantine:
         return new
 
     def flush(self) -> None:
-        """Write the rows that wait; a full disk is logged once, and they are tried again with the next call."""
+        """Write pending rows; a full disk is logged once, and the next call tries again."""
         try:
             self._log.flush()
             self._failed = False
         except OSError as error:
             if not self._failed:
-                log.warning("%s cannot be written, its rows wait: %s", self._log.path, error)
+                log.warning("%s cannot be written, its rows are kept in memory: %s", self._log.path, error)
             self._failed = True
 
     def counts(self) -> dict[str, int]:
-        """Return how many videos are listed, by kind, the rows of earlier attempts included."""
+        """Return how many videos are listed, by kind, including earlier attempts."""
         kinds = collections.Counter(str(row.get("kind", "broken")) for row in self._rows)
         return dict(sorted(kinds.items()))
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """A row of the file; None of a line that no run wrote."""
+    """Return a row of the file, or None for a malformed line."""
     try:
         row = json.loads(line)
     except ValueError:
