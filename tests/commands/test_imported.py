@@ -146,8 +146,8 @@ def test_mistakes_are_one_line(imported, coloured, tmp_path):
             f"configs/probe.py:data={coloured}/all,frames=8,size=32",
             r"takes clips of 4x16x16x3 .* gives 8x32x32x3: leave out frames= and size=, or .*model\.frames=",
         ),
-        (f"configs/probe.py:data={coloured}/train.csv,{PROBE}", "test= is to name another"),
-        ("configs/probe.py:linear", "says which labelled videos"),
+        (f"configs/probe.py:data={coloured}/train.csv,{PROBE}", "of the test videos as test="),
+        ("configs/probe.py:linear", "give the labelled videos as"),
         (str(tmp_path / "none.py"), "has no section eval"),
     ):
         with pytest.raises(ConfigError, match=words) as error:

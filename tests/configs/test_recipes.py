@@ -189,7 +189,7 @@ def test_sizes_that_no_script_pretrains_are_told(target):
 @pytest.mark.parametrize("target", ["B,k400", "g,ucf101,from=k710", "B,ssv2,v1"])
 @pytest.mark.parametrize("labels", ["labels_from=a.txt,labels_to=b.txt", "labels_to=b.txt"])
 def test_names_of_a_head_that_begins_anew_are_not_dropped(target, labels):
-    with pytest.raises(ConfigError, match="begins with a new head"):
+    with pytest.raises(ConfigError, match="has a new head"):
         load(f"finetune:{target},{labels}")
 
 

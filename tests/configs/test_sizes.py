@@ -66,7 +66,7 @@ def test_a_size_that_is_not_that_of_the_weights_names_both(workdir, tmp_path):
     config = json.loads((other / "config.json").read_text())
     config["method"]["model"]["call"] = "runtime.supervisor.supervise"
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"has a model 'runtime\.supervisor\.supervise', and this config takes"):
+    with pytest.raises(ConfigError, match=r"has a model 'runtime\.supervisor\.supervise', but this config takes"):
         custom(f",weights={other}")
 
 

@@ -34,8 +34,8 @@ def test_every_array_is_accounted_for():
     assert report.kept == {"norm/scale": "not in the weights"}
     assert report.unused == {"cls/token": "not in the model"}
     assert str(report).splitlines() == [
-        "params/encoder: 1 arrays loaded, 1 as initialised, 1 unused",
-        "  as initialised: norm/scale",
+        "params/encoder: 1 arrays loaded, 1 as initialized, 1 unused",
+        "  as initialized: norm/scale",
         "  unused: cls/token",
     ]
     assert report.record() == {

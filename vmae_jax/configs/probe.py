@@ -44,7 +44,7 @@ def get_config(arguments: str | None = None, checkpoint: str | None = None) -> C
         raise ConfigError("configs/probe.py: give the labelled videos as data=FOLDER or data=LIST.csv")
     if args.test is None and listed(args.data):
         raise ConfigError(
-            f"configs/probe.py: data={args.data} is a list of the training videos; give that of the test videos as test="
+            f"configs/probe.py: data={args.data} is the list of training videos; give that of the test videos as test="
         )
     model = common.saved_model(checkpoint) or {}
     clips = {"frames": args.frames or model.get("frames", 16), "size": args.size or model.get("resolution", 224)}
