@@ -28,7 +28,7 @@ def test_a_phase_that_does_not_end(capfd):
     def some_function_that_hangs():
         assert ended.event.wait(10)
 
-    with Watchdog({"step": 0.3}, tell=lambda: "host 1 (b) is silent", end=ended) as dog, dog.phase("step", "step 7"):
+    with Watchdog({"step": 0.3}, where_are=lambda: "host 1 (b) is silent", end=ended) as dog, dog.phase("step", "step 7"):
         some_function_that_hangs()
     assert ended.status == 75
     told = capfd.readouterr().err

@@ -113,7 +113,7 @@ def test_labels_average_encoder_and_half(small, tmp_path, runs):
     with pytest.raises(ConfigError, match="keeps no average"):
         export_checkpoint(runs["classifier"], format="hf", out=tmp_path / "no", ema=True)
     report = export_checkpoint(runs["pretraining"], format="hf", out=tmp_path / "encoder", part="encoder")
-    assert report["left_out"]["decoder/mask_token"] == "only the encoder was asked for"
+    assert report["left_out"]["decoder/mask_token"] == "only the encoder is exported"
     names = set(safetensors.numpy.load_file(tmp_path / "encoder" / "model.safetensors"))
     assert "embeddings.patch_embeddings.projection.bias" in names
     assert "layernorm.bias" in names

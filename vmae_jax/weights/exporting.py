@@ -1,4 +1,4 @@
-"""`vmae export`: weights for other programs, proven by their outputs before they are there."""
+"""`vmae export`: weights for other programs, whose outputs are compared before they are written."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def export_checkpoint(
       checkpoint: a workdir or WORKDIR/checkpoints/N.
       format: "hf", a folder that transformers opens; "videomae", a `.pth` or `.safetensors` file
         that the official code loads; "mae", one of MAE or MAE-ST; "params", a `.safetensors` file with the
-        parameters of any method under their own names; "stablehlo", a folder with the compiled-for-anything model.
+        parameters of any method under their own names; "stablehlo", a folder with the model as portable StableHLO.
       out: a local folder or file.
       dtype: of the weights (of "stablehlo": of its matrix products).
       ema: export the average of the parameters.
@@ -144,7 +144,7 @@ def _export_own(source: Checkpoint, out: Any, *, dtype: str, part: str, ema: boo
         "dtype": dtype,
         "tensors": len(state),
         "parameters": int(sum(array.size for array in state.values())),
-        "left_out": {} if trained and part == "all" else {"other towers": f"--part={part} was asked for"},
+        "left_out": {} if trained and part == "all" else {"other towers": f"--part={part} was given"},
         "checked_by": "round trip",
         "largest_difference": 0.0,
         "differences": {},
@@ -153,11 +153,11 @@ def _export_own(source: Checkpoint, out: Any, *, dtype: str, part: str, ema: boo
 
 
 def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]]:
-    """The parameters that are exported, and the others with the reason."""
+    """Return the parameters to export, and the reason for each of the others."""
     left_out = {}
     if part == "encoder":
         chosen = {"encoder": params["encoder"]}
-        reason = "only the encoder was asked for"
+        reason = "only the encoder is exported"
     else:
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")

@@ -30,10 +30,10 @@ def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
 
     Returns:
       (method, params): `method.features(params, {"video": uint8 [b t h w c]})` gives features;
-      what a file does not say (a published model's heads, 16 frames) is taken from the papers.
+      values that a file lacks (a published model's heads, 16 frames) are taken from the papers.
 
     Raises:
-      ConfigError: nothing readable there; one line that says why.
+      ConfigError: if nothing can be read there.
     """
     if _is_run(path):
         one = read_checkpoint(path, ema=ema)

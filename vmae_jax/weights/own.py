@@ -103,7 +103,7 @@ def params_of(file: tensors.File, template: Any, fresh: Sequence[str] = ()) -> t
     """
     unknown = [name for name in fresh if name not in template]
     if unknown:
-        raise MismatchError(f"there is no tower {unknown[0]!r} to begin anew: {', '.join(template)}")
+        raise MismatchError(f"there is no tower {unknown[0]!r} to initialize: {', '.join(template)}")
     want: dict[str, Any] = dict(flatten_dict(template, sep="/"))
     found: dict[str, Any] = {}
     begun, dropped = [], {}
@@ -126,7 +126,7 @@ def params_of(file: tensors.File, template: Any, fresh: Sequence[str] = ()) -> t
             raise MismatchError(f"the model has no place for {name}")
         if name not in want or top in fresh:
             dropped[name] = (
-                f"the model's {top} begins anew, as was asked" if top in fresh else f"the model has no {top}"
+                f"the model's {top} is initialized, as requested" if top in fresh else f"the model has no {top}"
             )
     used = tuple(sorted(set(want) - set(begun)))
     return unflatten_dict(found, sep="/"), Account(used, tuple(sorted(begun)), dropped, {})

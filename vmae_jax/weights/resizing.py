@@ -82,20 +82,20 @@ def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tupl
             result[name] = _positions(result[name], old.grid, new.grid, name, changed)
     if was == will:
         return result, changed
-    told = f"resampled from cubes of {'x'.join(map(str, was))} to {'x'.join(map(str, will))} (t x y x c)"
+    description = f"resampled from cubes of {'x'.join(map(str, was))} to {'x'.join(map(str, will))} (t x y x c)"
     if "embed" in result.get("encoder", {}):
         embed = result["encoder"]["embed"]
         kernel = embed["kernel"].reshape(*was, -1).transpose(4, 3, 0, 1, 2)  # [d c t y x]
         kernel = resize.embedding(kernel, will[:3], will[3], rule=channels)
         kernel = kernel.transpose(2, 3, 4, 1, 0).reshape(-1, kernel.shape[0])
         result["encoder"] = result["encoder"] | {"embed": embed | {"kernel": kernel}}
-        changed["encoder/embed/kernel"] = told
+        changed["encoder/embed/kernel"] = description
     size = was[0] * was[1] * was[2] * was[3]
     for name, head in result.get("decoder", {}).items():
         if name.startswith("head_") and head["bias"].shape == (size,):
             kernel, bias = resize.head(head["kernel"].T, head["bias"], was, will)
             result["decoder"] = result["decoder"] | {name: {"kernel": kernel.T, "bias": bias}}
-            changed |= dict.fromkeys((f"decoder/{name}/kernel", f"decoder/{name}/bias"), told)
+            changed |= dict.fromkeys((f"decoder/{name}/kernel", f"decoder/{name}/bias"), description)
     return result, changed
 
 
@@ -108,7 +108,7 @@ def _positions(tree: Any, old: Any, new: Any, name: str, changed: dict[str, str]
     }
     whole = len(tree) > 1  # of a part nothing is known
     if whole and old != new and not any(tree.get(module) for module in _LEARNED):
-        log.info("the %s's fixed positions are computed anew, for a grid of %s tokens instead of %s", name, new, old)
+        log.info("the %s's fixed positions are computed for a grid of %s tokens instead of %s", name, new, old)
     for module in _LEARNED:
         tables = tree.get(module, {})
         resized_tables = {leaf: resize.positions(table, *grids[leaf]) for leaf, table in tables.items()}

@@ -9,7 +9,7 @@ __all__ = ["Dims", "dims_of", "kind_of", "unlike"]
 
 
 class Dims(NamedTuple):
-    """What weights say of their model; None or 0 where they have no such part.
+    """The dimensions of a model, read from its weights; None or 0 where they have no such part.
 
     Attributes:
       kind: "pretraining", "classifier" or "encoder".

@@ -30,7 +30,7 @@ class Account(NamedTuple):
 
     Attributes:
       used: names (official) that filled parameters.
-      fresh: names that stay as initialised, because that was asked for.
+      fresh: names that stay as initialized, as requested.
       dropped: names of the file that were not used, with the reason.
       changed: names that were resampled or inflated, with what was done.
     """
@@ -59,7 +59,7 @@ def fit(
       facts: of the model.
       template: the model's freshly initialised parameters, nested dicts of arrays.
       grid: the model's tokens.
-      fresh: parts of `PARTS` that begin anew, whatever the file has.
+      fresh: parts of `PARTS` to initialize, even if the file has them.
       resized: resample cubes, channels and learned positions where they differ.
       inflation: of an image model's patch embedding, "average" or "central".
       channels: which kernel new channels get, "cycle" or "keep" (`resize`).
@@ -69,7 +69,7 @@ def fit(
     """
     unknown = sorted(set(fresh) - set(PARTS))
     if unknown:
-        raise MismatchError(f"there is no part {unknown[0]!r} to begin anew: {', '.join(PARTS)}")
+        raise MismatchError(f"there is no part {unknown[0]!r} to initialize: {', '.join(PARTS)}")
     target = to_official(template, facts)
     want, dropped, changed = dims_of(target), dict(weights.dropped), {}
     state = _same_parts(weights, want, fresh, dropped)
@@ -119,7 +119,7 @@ def _same_parts(weights: Weights, want: Dims, fresh: Sequence[str], dropped: dic
         else:
             ours = name
         if part in fresh:
-            dropped[name] = f"the model's {part} begins anew, as was asked"
+            dropped[name] = f"the model's {part} is initialized, as requested"
         elif (
             (part == "decoder" and want.kind != "pretraining")
             or (part == "head" and want.kind != "classifier")
@@ -245,13 +245,13 @@ def _grid(n: int, grid: Grid) -> Grid:
 def _biases(
     state: dict[str, np.ndarray], target: Mapping[str, np.ndarray], about: Mapping[str, Any], changed: dict[str, str]
 ) -> None:
-    """Zero biases, only where the weights' own config says that there are none."""
+    """Return zero biases, only if the weights' own config has none."""
     if about.get("qkv_bias", about.get("qv_bias", True)):
         return
     for name, array in target.items():
         if name.endswith(("attn.q_bias", "attn.v_bias")) and name not in state:
             state[name] = np.zeros_like(array)
-            changed[name] = "zeros: the weights' config says qkv_bias false"
+            changed[name] = "zeros: the weights' config has qkv_bias false"
 
 
 def _same_shapes(state: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> None:

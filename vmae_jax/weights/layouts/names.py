@@ -92,7 +92,7 @@ class Weights(NamedTuple):
       kind: "pretraining", "classifier" or "encoder".
       family: "videomae", "huggingface", "mae" or "mae-st".
       dropped: tensors of the file that are of no use, by their own names, with the reason.
-      about: what the file says of its model.
+      about: description of the model in the file.
     """
 
     state: dict[str, np.ndarray]

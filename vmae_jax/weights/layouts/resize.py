@@ -1,6 +1,6 @@
 """Weights for other frames, resolution, cubes and channels; exact where nothing changes.
 
-Positions: the fixed 1-D sinusoid is no weight and is computed anew for any grid. Learned tables
+Positions: the fixed 1-D sinusoid is not a weight and is computed for any grid. Learned tables
 are resized bicubically in space and linearly in time (what `torch.nn.functional.interpolate`
 does with align_corners=False).
 
