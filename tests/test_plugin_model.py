@@ -36,9 +36,9 @@ def test_it_gives_its_own_size_at_smoke(config):
 def test_it_declares_decay_layers_and_axes(config):
     made = experiment(config, trains=True)
     params = made.abstract_params()
-    told = dict(line.split("  ", 1) for line in made.optimizer.describe(params).splitlines())
+    result = dict(line.split("  ", 1) for line in made.optimizer.describe(params).splitlines())
     decay = made.config.optimizer.weight_decay
-    assert told == {
+    assert result == {
         "eye/lens": f"decay {decay:g}  rate × 0.0625",
         "eye/out": f"decay {decay:g}  rate × 1",
         "eye/stack/filters": f"decay {decay:g}  rate × 0.125, 0.25, 0.5",

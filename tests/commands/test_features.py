@@ -130,8 +130,12 @@ def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_pa
     command = ["features", "--checkpoint", path, "--videos", str(videos / "a.mp4"), "--out", str(tmp_path)]
     command += ["--format=npy", "--layer=1", "--tokens", "--batch=2"]
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["window"], told["stride"], told["videos"]) == (8, 8, 1)  # 4 frames, 2 apart, as the run's clips
+    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (outcome["window"], outcome["stride"], outcome["videos"]) == (
+        8,
+        8,
+        1,
+    )  # 4 frames, 2 apart, as the run's clips
     stored = np.load(tmp_path / "a.npy")
     assert stored.shape == (3, 8, 32)
     frames = frames_of(videos / "a.mp4", 21)
@@ -144,8 +148,8 @@ def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_pa
 
     before = (tmp_path / "a.npy").stat().st_mtime_ns
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["videos"], told["already"]) == (0, 1)
+    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (outcome["videos"], outcome["already"]) == (0, 1)
     assert (tmp_path / "a.npy").stat().st_mtime_ns == before
     assert main([*command, "--stride=4"]) == 2
     assert "has features with stride 8, not 4: use another folder" in capsys.readouterr().out
@@ -166,8 +170,8 @@ def test_folders_of_pictures_and_array_records_hold_what_files_do(trained, video
     features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "npz"), options=plain)
     packed = features.Options(batch=4, format="array_record", rate=50.0)
     given = [str(tmp_path / "frames"), str(videos)]
-    told = features.run(path, videos=given, out=str(tmp_path / "records"), options=packed)
-    assert (told["videos"], told["broken"]) == (3, ["broken"])
+    outcome = features.run(path, videos=given, out=str(tmp_path / "records"), options=packed)
+    assert (outcome["videos"], outcome["broken"]) == (3, ["broken"])
     found = dict(read_shards(str(tmp_path / "records")))
     assert set(found) == {"deep/a", "a", "sub/b"}
     wanted = np.load(tmp_path / "npz" / "a.npz")
@@ -311,8 +315,8 @@ def a_checkpoint(path, sampler=None, **model):
 
 def test_a_grey_model_gets_grey_videos_and_the_stride_that_is_the_samplers_default(videos, tmp_path):
     path, params, method = a_checkpoint(tmp_path / "run", channels=1)
-    told = features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options())
-    assert told["window"] == FRAMES * 4
+    outcome = features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options())
+    assert outcome["window"] == FRAMES * 4
     frames = read_frames(Encoded(path=str(videos / "a.mp4")), range(21), channels=1)
     resized = tf.image.resize(frames, (SIZE, SIZE), antialias=True).numpy().round().clip(0, 255).astype(np.uint8)
     wanted = method.features(params, {"video": np.stack([resized[0:13:4], resized[8:21:4]])})
@@ -342,7 +346,7 @@ def test_the_network_lowers_for_tpus_with_the_fused_kernel(videos, tmp_path, mon
     assert run()["videos"] == 1
 
 
-def test_files_that_share_a_stem_are_told_apart_by_their_paths(trained, tmp_path, capsys):
+def test_files_that_share_a_stem_are_distinguished_by_their_paths(trained, tmp_path, capsys):
     path, _ = trained
     (tmp_path / "in").mkdir()
     for seed, name in enumerate(("mm_test.mp4", "mm_test.avi")):

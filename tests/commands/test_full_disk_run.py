@@ -37,7 +37,7 @@ def fill(workdir, monkeypatch):
         monkeypatch.setattr(module, "open", refusing(module.open))
 
 
-def test_it_goes_on_to_its_end_says_75_and_resumes(tmp_path, monkeypatch, caplog):
+def test_it_continues_to_its_end_ends_with_75_and_resumes(tmp_path, monkeypatch, caplog):
     small_runs.write_videos(tmp_path / "videos")
     (tmp_path / "videos" / "class0" / "broken.mp4").write_bytes(b"no video")
     config = small_runs.config_of(

@@ -195,7 +195,7 @@ def test_a_full_disk_does_not_end_a_run(tmp_path, monkeypatch, caplog):
     assert [(row["path"], row["kind"]) for row in rows] == [("a.mp4", "broken"), ("b.mp4", "missing")]
 
 
-def test_neighbours_that_are_broken_too_say_nothing_about_the_folder(tmp_path):
+def test_neighbours_that_are_broken_too_do_not_count_against_the_folder(tmp_path):
     """A class whose files are all broken: 2 of 60 videos fell on it, and the search for a good one met 40."""
     taking = skipped(tmp_path, videos=1000)
     taking(6, 6, [Fault(f"{i}.mp4", "is damaged", i, drawn=i < 2) for i in range(42)])
@@ -233,15 +233,15 @@ from vmae_jax.runtime import distributed
 distributed.start()
 rank = jax.process_index()
 taking = Skipped(Quarantine(sys.argv[1]) if rank == 0 else None, Writers([]), videos=1000, batch=10, limit=0.05)
-said = []
+decision = []
 for step in range(1, 60):
     here = [Fault(f"{step}.mp4", "is damaged", step)] if step % 2 == rank else []
     try:
         taking(step, 1, here)
     except Exception as error:
-        said = [step, str(error)]
+        decision = [step, str(error)]
         break
-print(json.dumps(said), flush=True)
+print(json.dumps(decision), flush=True)
 os._exit(0)
 """
 

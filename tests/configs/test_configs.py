@@ -166,7 +166,7 @@ def test_two_real_steps_at_smoke_size(stem):
     assert max(moved) > 0
 
 
-def test_what_a_model_says_of_its_activations_reaches_the_compiler():
+def test_what_a_model_states_of_its_activations_reaches_the_compiler():
     """Logical constraints vanish silently outside of a mesh and rules: here they are in the lowered step."""
     made = experiment(load("videomae_v2:B", "smoke"))
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
@@ -199,7 +199,7 @@ def test_probes_have_a_section_eval_alone(target, update_golden):
 
 
 @pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "probe"])
-def test_an_unknown_argument_is_told(stem):
+def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")
 
@@ -243,7 +243,7 @@ def test_overrides(override, check):
         (("a b", "1"), "not a path"),
     ],
 )
-def test_mistaken_overrides_are_told_in_one_line(override, message):
+def test_mistaken_overrides_are_reported_in_one_line(override, message):
     with pytest.raises(ConfigError) as error:
         apply_overrides(load("videomae_v2:B"), [override])
     assert message in str(error.value)
@@ -251,7 +251,7 @@ def test_mistaken_overrides_are_told_in_one_line(override, message):
 
 
 @pytest.mark.parametrize("text", ["", "get_config = 3", "def get_config(a):\n  return 1", "def get_config(a:\n"])
-def test_a_file_that_is_no_config_is_told(tmp_path, text):
+def test_a_file_that_is_no_config_is_reported(tmp_path, text):
     file = tmp_path / "config.py"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"config\.py"):

@@ -83,7 +83,7 @@ def _leaves(path, tree):
         yield path, np.asarray(tree)
 
 
-def test_a_run_leaves_what_the_design_says(trained):
+def test_a_run_leaves_what_the_design_promises(trained):
     workdir, answer = trained
     assert answer["step"] == 20
     assert sorted(rows(workdir)) == list(range(1, 21))
@@ -128,7 +128,7 @@ def test_a_start_is_summed_up_in_a_dozen_lines_and_recorded(trained, vmae, tmp_p
     assert "2 runs compared" in pathlib.Path(answer["report"]).read_text()
 
 
-def test_a_finished_run_says_so_and_changes_nothing(trained, vmae):
+def test_a_finished_run_reports_it_and_changes_nothing(trained, vmae):
     workdir, _ = trained
     before = (workdir / "metrics.jsonl").read_bytes()
     assert vmae("train", f"--workdir={workdir}", "--quiet")["step"] == 20
@@ -241,8 +241,8 @@ def test_relative_paths_and_weights_there_and_back(trained, vmae, tmp_path):
 
 def test_another_experiment_does_not_resume(trained, vmae):
     workdir, _ = trained
-    said = vmae("train", SMOKE, f"--workdir={workdir}", "--config.method.encoder_mask.ratio=0.5", status=2)
-    assert "method.encoder_mask.ratio was 0.75, is 0.5" in said["error"]
+    reply = vmae("train", SMOKE, f"--workdir={workdir}", "--config.method.encoder_mask.ratio=0.5", status=2)
+    assert "method.encoder_mask.ratio was 0.75, is 0.5" in reply["error"]
 
 
 MISTAKES = {
@@ -328,7 +328,7 @@ def test_a_folder_that_is_not_there_is_not_one_without_a_checkpoint(here, tmp_pa
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_missing_or_empty_folder_is_told(here, tmp_path, make):
+def test_a_missing_or_empty_folder_is_reported(here, tmp_path, make):
     folder = tmp_path / "videos"
     if make:
         folder.mkdir()

@@ -42,7 +42,7 @@ def test_the_status(tmp_path, steps, event, status):
     assert page.words[page.words.index(status)] == status
 
 
-def test_wall_time_is_told_by_kind_and_adds_up(tmp_path):
+def test_wall_time_is_reported_by_kind_and_adds_up(tmp_path):
     spent = {"trained": 60.0, "compiled": 20.0, "saved": 10.0, "lost": 7.5, "down": 2.5}
     events = [{"kind": "event", "step": 9, "event": "time spent", "trained": 1.0}]
     events += [{"kind": "event", "step": 30, "event": "time spent", **spent}]
@@ -107,7 +107,7 @@ def test_nothing_is_asked_of_a_network(tmp_path):
     assert (policy or "").startswith("default-src 'none'; img-src data:")
 
 
-def test_pictures_say_what_they_borrow(tmp_path):
+def test_pictures_state_what_they_borrow(tmp_path):
     path = run(tmp_path)
     video = np.zeros((1, 2, 16, 16, 3), np.uint8)
     rows = {"original": video, "reconstructed, true": video, "reconstructed": video}

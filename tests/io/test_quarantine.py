@@ -1,4 +1,4 @@
-"""A broken video is listed once, whoever meets it and however often the run restarts."""
+"""A broken video is listed once, for any number of hosts and restarts."""
 
 import json
 

@@ -68,7 +68,7 @@ def test_another_teacher_is_another_folder_and_no_teacher_none(tmp_path):
     assert folders(tmp_path / "b") == []
 
 
-def test_a_teacher_that_is_damaged_or_gone_is_told(tmp_path):
+def test_a_teacher_that_is_damaged_or_gone_is_reported(tmp_path):
     save(tmp_path, state(1))
     [one] = folders(tmp_path)
     data = max((tmp_path / "shared" / one).rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)

@@ -116,7 +116,7 @@ def test_pictures_reach_tensorboard(tmp_path):
     assert (image.step, image.height, image.width) == (5, 4, 6)
 
 
-def test_without_tensorboard_it_says_so_once(tmp_path, monkeypatch, caplog):
+def test_without_tensorboard_it_reports_it_once(tmp_path, monkeypatch, caplog):
     real = builtins.__import__
 
     def absent(name, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""The doctor finds what is missing, says what to do, and never breaks over it."""
+"""The doctor finds what is missing, suggests what to do, and never fails because of it."""
 
 import importlib.metadata
 import json

@@ -32,12 +32,12 @@ def test_the_batches_are_all_but_the_skipped_ones_in_order(pairs):
 
 
 @given(windows, st.integers(0, 40))
-def test_ranges_say_the_same(pairs, step):
+def test_ranges_state_the_same(pairs, step):
     skips = skips_of(pairs)
-    said = []
+    message = []
     for first, last in runs(step, skips):
-        said += range(first, first + 80 if last is None else last)
-    assert said[:60] == [batch_of(at, skips) for at in range(step, step + 60)]
+        message += range(first, first + 80 if last is None else last)
+    assert message[:60] == [batch_of(at, skips) for at in range(step, step + 60)]
 
 
 def test_times_in_a_row_are_those_without_a_new_checkpoint():

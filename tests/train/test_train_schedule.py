@@ -1,4 +1,4 @@
-"""Lengths in any unit, and learning rates that say where they come from."""
+"""Lengths in any unit, and learning rates that describe their origin."""
 
 import warnings
 
@@ -80,7 +80,7 @@ def test_rates_at_the_borders():
     assert constant(0.3).at(CLOCK).describe() == "learning rate 0.3, constant"
 
 
-def test_all_three_rates_follow_the_batch_and_it_is_told():
+def test_all_three_rates_follow_the_batch_and_it_is_reported():
     rate = warmup_cosine(1e-3, final=1e-5, start=1e-6, warmup={"epochs": 2}).at(CLOCK)
     assert (rate.peak, rate.final, rate.start, rate.warmup) == (4e-3, 4e-5, 4e-6, 25)
     assert rate.describe().startswith("learning rate 0.001 × 1024/256 = 0.004, warm-up of 25 steps from 4e-06")

@@ -45,7 +45,7 @@ def compiled(mesh, method, ema, plain, options):
 def start(mesh, *, method=TOY, ema=False, plain=False, **options):
     """A fresh state and its compiled step; programs are shared between tests."""
     step, placement = compiled(mesh, method, ema, plain, tuple(options.items()))
-    # Copied: what lies on the host must not be donated along with the state.
+    # Copied: host arrays must not be donated with the state.
     state = jax.tree.map(np.copy, fresh(method, ema, plain)[0])
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=placement.shardings)(state), step
 

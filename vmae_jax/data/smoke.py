@@ -11,7 +11,7 @@ __all__ = ["drawn_clips", "tiny_loader"]
 
 
 def drawn_clips(arguments: Mapping[str, Any] | None = None) -> ConfigDict:
-    """Return the call of the source that stands in for any other; `arguments` of the other are not used."""
+    """Return the call of the source that replaces any other; `arguments` of the other are not used."""
     del arguments
     settings = call("data.synthetic.moving_shapes.settings", train=16, validation=8, test=8, size=48, frames=16)
     return call("data.synthetic.moving_shapes", settings=settings)
