@@ -24,7 +24,7 @@ def move_aside(path: epath.Path, step: int, damaged: Collection[int]) -> bool:
     Every process takes part and learns whether there was any. Only process 0 looks: another one that
     looked later would find nothing left to move, and would not wait where process 0 does.
 
-    With several processes, process 0 also writes a small file and removes it, so that all know of a storage that
+    With several processes, process 0 also writes a small file and removes it, so that all learn about a storage that
     refuses writes before any of them waits for it.
 
     Raises:
