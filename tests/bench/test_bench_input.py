@@ -93,5 +93,5 @@ def test_options_that_make_no_sense():
         with pytest.raises(ConfigError, match="vmae bench input"):
             bench_input.run_input(config, **options)
     config.data.service = "localhost:1"
-    with pytest.raises(ConfigError, match="--hosts are of hosts that decode"):
+    with pytest.raises(ConfigError, match="--hosts need hosts that decode"):
         bench_input.run_input(config, hosts=2)

@@ -130,7 +130,7 @@ def test_reconstruction_of_imported_weights(imported, coloured, tmp_path):
         with pytest.raises(ConfigError, match="reconstructs no pixels"):
             reconstruct.run(path, out=str(tmp_path))
         return
-    with pytest.raises(ConfigError, match="no data of its own"):
+    with pytest.raises(ConfigError, match="has weights but no data"):
         reconstruct.run(path, out=str(tmp_path))
     result = reconstruct.run(path, out=str(tmp_path), videos=[str(coloured / "all" / "red")], clips=2)
     assert result["clips"] == 2

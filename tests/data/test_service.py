@@ -262,4 +262,4 @@ def test_the_command_ends_when_it_is_asked_to_and_asks_for_open(service):
     command = [sys.executable, "-m", "vmae_jax", "data", "serve"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert "give --open where a firewall or a private network" in done.stderr
+    assert "pass --open behind a firewall or on a private network" in done.stderr

@@ -27,7 +27,7 @@ def test_the_summary(tmp_path):
         "1,230 clips/s",
     ):
         assert words in page.text, words
-    for words in ("0.25 s a step", "2% the data keeps up", "8 x TPU v5e", "step 20"):
+    for words in ("0.25 s per step", "2% the data keep up", "8 x TPU v5e", "step 20"):
         assert words in page.text, words
     assert "vit-b · vmae report" in page.words
 

@@ -102,5 +102,5 @@ def test_counts_that_cannot_be_are_a_bad_video(counts):
         "video": np.zeros((1, 4, 8, 8, 3), np.uint8), "windows_counts": np.array([counts]),
         "windows_frames": np.arange(16).reshape(1, 4, 4), "windows_seconds": np.zeros((1, 4, 2)),
     }  # fmt: skip
-    with pytest.raises(BadVideo, match="windows that cannot be"):
+    with pytest.raises(BadVideo, match="impossible windows"):
         _chunk(0, 0, arrays, 4, None)

@@ -257,7 +257,7 @@ def test_bad_arguments():
     with pytest.raises(ConfigError, match=r"16 clips does not divide into 24.*24 would"):
         start("eight", accumulate=3)
     state, step = start("one")
-    with pytest.raises(ConfigError, match="keeps none"):
+    with pytest.raises(ConfigError, match="keeps no average"):
         eval_params(state, ema=True)
     wrong = make_step(toy(), toy_tx(toy(), toy_batch()), ema_decay=0.9)
     with pytest.raises(ValueError, match="go together"):

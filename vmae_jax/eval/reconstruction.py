@@ -142,7 +142,7 @@ def animate(
 def _rows(pictures: Pictures) -> dict[str, np.ndarray]:
     rows = {name: np.asarray(video) for name, video in pictures.rows.items()}
     if not rows:
-        raise ValueError("there is no row to draw")
+        raise ValueError("there are no rows to draw")
     first = next(iter(rows.values()))
     for name, video in rows.items():
         good = video.ndim == 5 and video.dtype == np.uint8 and video.shape[-1] in (1, 3) and video.size
@@ -159,7 +159,7 @@ def _times(length: int, frames: int) -> list[int]:
 
 
 def _size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Height and width to draw a frame of `shape` at."""
+    """Return the height and width at which to draw a frame of `shape`."""
     short = min(shape)
     if short > 1.5 * size:
         return round(shape[0] * size / short), round(shape[1] * size / short)
@@ -171,7 +171,7 @@ def _picture(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
     picture = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).convert("RGB")
     if size == frame.shape[:2]:
         return picture
-    # Enlarged without smoothing: the seams of the patches are part of what there is to see.
+    # Enlarged without smoothing, so that the seams of the patches stay visible.
     how = Image.Resampling.NEAREST if size[0] > frame.shape[0] else Image.Resampling.LANCZOS
     return picture.resize((size[1], size[0]), how)
 
@@ -185,7 +185,7 @@ def _label(
 
 
 def _wrapped(name: str, note: str, width: int) -> list[tuple[str, tuple[int, int, int]]]:
-    """`name` and `note` in lines that fit `width` pixels, with their colours."""
+    """Return `name` and `note` in lines that fit `width` pixels, with their colours."""
     font, lines = _font(_TEXT - 2), []
     for text, colour in ((name, _INK), (note, _WARN)):
         current = ""
@@ -221,7 +221,7 @@ def _text_width(font: ImageFont.FreeTypeFont, text: str) -> int:
 
 
 def write_whole(path: epath.PathLike, content: bytes) -> epath.Path:
-    """Writes a file whole: through a rename on a disk, directly in a bucket."""
+    """Write a file atomically: through a rename on a disk, directly in a bucket."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if "://" in os.fspath(path):

@@ -13,7 +13,7 @@ from vmae_jax.weights.layouts.names import Weights
 
 __all__ = ["config_of"]
 
-# Heads cannot be read off weights. These are the published models' (VideoMAE, VideoMAE V2).
+# Weights do not show the number of heads. These are those of the published models (VideoMAE, VideoMAE V2).
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 DECODER_HEADS = {96: 3, 192: 3, 384: 6, 512: 8, 640: 8}
 MAX_TOKENS = 1 << 17
@@ -21,7 +21,7 @@ MAE_ST = {"decoder_heads": 16, "mean": 0.45, "std": 0.225}  # of MAE-ST and HVM-
 
 
 def config_of(weights: Weights) -> ConfigDict:
-    """A config with a section `method`, whose model these weights fit.
+    """Return a config with a section `method`, whose model fits the weights.
 
     Raises:
       ConfigError: if neither the file nor a published model determines something.
@@ -137,7 +137,7 @@ def _heads(given: Any, known: dict[int, int], width: int, name: str) -> int:
 
 
 def _ratio(dims: Dims) -> float:
-    """An mlp_ratio that gives the MLPs' widths exactly, once multiplied and cut off."""
+    """Return an mlp_ratio that gives the exact widths of the MLPs after multiplying and truncating."""
     pairs = [(dims.width, dims.hidden)]
     if dims.decoder_width:
         pairs.append((dims.decoder_width, dims.decoder_hidden))

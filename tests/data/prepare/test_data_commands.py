@@ -117,5 +117,5 @@ def test_an_option_that_would_be_ignored_is_an_error(vmae, video_folder, tmp_pat
         assert status == 2, (options, result)
     for options in (["--host=here"], ["--workers=2"]):
         status, result, _ = vmae("serve", "--open", *options)
-        assert (status, "is of a worker" in result["error"]) == (2, True)
+        assert (status, "is an option of workers" in result["error"]) == (2, True)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Weights in the official names, made to fit one of our models; every tensor is accounted for."""
+"""Weights in the official names, fitted to one of our models, with a record of every tensor."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ TABLES = ("pos_embed", "pos_embed_spatial", "pos_embed_temporal")
 UNUSED = {
     "decoder": "the model has no decoder",
     "head": "the model has no classification head",
-    "prefix": "a class token, which the model has not",
+    "prefix": "a class token, which the model lacks",
     "norm": "the model norms elsewhere: a classifier after the mean, a pre-training encoder before it",
 }
 
 
 class Account(NamedTuple):
-    """What became of every tensor.
+    """The record of every tensor.
 
     Attributes:
-      used: names (official) that filled parameters.
+      used: official names that were loaded.
       fresh: names that stay as initialized, as requested.
       dropped: names of the file that were not used, with the reason.
-      changed: names that were resampled or inflated, with what was done.
+      changed: names that were resampled or inflated, with a description.
     """
 
     used: tuple[str, ...]
@@ -52,20 +52,20 @@ def fit(
     inflation: str = "average",
     channels: str = "cycle",
 ) -> tuple[Any, Account]:
-    """Our parameters from weights of any family.
+    """Return our parameters from weights of any family.
 
     Args:
-      weights: as `names.official` gives them.
+      weights: from `names.official`.
       facts: of the model.
-      template: the model's freshly initialised parameters, nested dicts of arrays.
+      template: initialized parameters of the model, nested dicts of arrays.
       grid: the model's tokens.
       fresh: parts of `PARTS` to initialize, even if the file has them.
-      resized: resample cubes, channels and learned positions where they differ.
+      resized: resample cubes, channels and learned positions that differ.
       inflation: of an image model's patch embedding, "average" or "central".
-      channels: which kernel new channels get, "cycle" or "keep" (`resize`).
+      channels: the kernels of new channels, "cycle" or "keep" (`resize`).
 
     Raises:
-      MismatchError: weights of another model, or a missing part that `fresh` does not name.
+      MismatchError: if the weights are those of another model, or lack a part that `fresh` does not name.
     """
     unknown = sorted(set(fresh) - set(PARTS))
     if unknown:
@@ -90,7 +90,7 @@ def fit(
 
 
 def sinusoid(n: int, width: int) -> np.ndarray:
-    """The fixed positions of VideoMAE, [n width]."""
+    """Return the fixed positions of VideoMAE, [n width]."""
     channel = np.arange(width)
     angle = np.arange(n)[:, None] / np.power(10000.0, 2 * (channel // 2) / width)
     return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
@@ -108,7 +108,7 @@ def _part(name: str) -> str:
 
 
 def _same_parts(weights: Weights, want: Dims, fresh: Sequence[str], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """The tensors of the parts that the model has, under the names of its kind."""
+    """Return the tensors of the parts that the model has, under the names of its kind."""
     source, prefix = ("", "encoder.")[weights.kind != "classifier"], ("", "encoder.")[want.kind != "classifier"]
     wanted_norm = "fc_norm." if want.kind == "classifier" else "encoder.norm."
     state = {}

@@ -1,8 +1,8 @@
-"""Weights from anywhere under the official VideoMAE names, with an account of every tensor.
+"""Weights of any known family under the official VideoMAE names, with a record of every tensor.
 
-Understood: VideoMAE and VideoMAE V2 (also from MMAction2 and the V2 hub), transformers' VideoMAE
-before and after version 5 and ViT-MAE, image MAE, MAE-ST; with the prefixes that DDP, `torch.compile` and
-backbones leave behind.
+The families are VideoMAE and VideoMAE V2 (also from MMAction2 and the V2 hub), transformers' VideoMAE
+before and after version 5 and ViT-MAE, image MAE, MAE-ST; with the prefixes of DDP, `torch.compile` and
+backbones.
 """
 
 import re
@@ -26,7 +26,7 @@ MMACTION = (
     (".mlp.layers.1.", ".mlp.fc2."),
     ("cls_head.fc_cls.", "head."),
 )
-# How many axes tensors have in every family, by the ends of their names.
+# Number of axes of tensors in every family, by the ends of their names.
 AXES = (
     (re.compile(r"(norm\w*\.weight|[._]bias|\.gamma_\d)$"), (1,)),
     (
@@ -56,7 +56,7 @@ def _size(value: Any) -> bool:
     return 0 < len(sides) <= 2 and all(map(_whole(1 << 14)[0], sides))
 
 
-# What is used of a file's own config: whether a value is possible, and the description of those that are.
+# The used entries of a file's own config: a check of the value, and a description of valid ones.
 FLAG = (lambda value: isinstance(value, bool), "true or false")
 LIST = (_numbers, "a list of numbers")
 ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -91,7 +91,7 @@ class Weights(NamedTuple):
       state: float arrays; pre-training and encoder weights have `encoder.` before the encoder's.
       kind: "pretraining", "classifier" or "encoder".
       family: "videomae", "huggingface", "mae" or "mae-st".
-      dropped: tensors of the file that are of no use, by their own names, with the reason.
+      dropped: unused tensors of the file, by their own names, with the reason.
       about: description of the model in the file.
     """
 
@@ -103,10 +103,10 @@ class Weights(NamedTuple):
 
 
 def official(file: File) -> Weights:
-    """The weights of a file in the official names.
+    """Return the weights of a file in the official names.
 
     Raises:
-      MismatchError: of no family that is known; a NaN; two tensors of one name.
+      MismatchError: if the family is unknown, a value is not finite, or two tensors have one name.
     """
     state: dict[str, np.ndarray] = {}
     for name, array in file.state.items():
@@ -137,7 +137,7 @@ def official(file: File) -> Weights:
 
 
 def _check_axes(name: str, array: np.ndarray) -> None:
-    """Raise MismatchError where a tensor has other axes than its name has in every family."""
+    """Raise MismatchError if a tensor has other axes than its name requires in every family."""
     for pattern, axes in AXES:
         if pattern.search(name) and (array.ndim not in axes or not array.size):
             wanted = " or ".join(map(str, axes))
@@ -167,7 +167,7 @@ def _mmaction(name: str) -> str:
 
 
 def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """MAE's and MAE-ST's weights; a class token has its position in it."""
+    """Return the weights of MAE or MAE-ST; a class token includes its position."""
     ours = {name: array for name, array in state.items() if not name.startswith("decoder_") and name != "mask_token"}
     theirs = {name: array for name, array in state.items() if name not in ours}
     if "cls_token" in ours:
@@ -183,7 +183,7 @@ def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[
 
 
 def _sum(name: str, array: np.ndarray, other: np.ndarray | None) -> np.ndarray:
-    """`array` plus what goes into it, which has the same width and one row (or none to add)."""
+    """Return `array` plus an addend of the same width and one row, if there is one."""
     if other is None:
         return array
     if other.shape != (1, 1, array.shape[-1]):
@@ -192,7 +192,7 @@ def _sum(name: str, array: np.ndarray, other: np.ndarray | None) -> np.ndarray:
 
 
 def _same_decoder(state: Mapping[str, np.ndarray]) -> bool:
-    """Whether the decoder is one of ours: separable positions, and a cube is predicted whole (HVM-1's)."""
+    """Whether our decoder can represent it: separable positions and prediction of whole cubes (HVM-1's)."""
     cube = state.get("patch_embed.proj.weight", np.empty(0))
     rows = state.get("decoder_pred.weight", np.empty(0)).shape[0]
     return "decoder_pos_embed_temporal" in state and cube.ndim == 5 and rows == cube[0].size
@@ -203,7 +203,7 @@ def _prefixed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _decoder(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """MAE-ST's decoder. Ours projects without a bias: it goes into the positions, and out of the mask token."""
+    """Return MAE-ST's decoder, with the bias of its projection added to the positions, minus the mask token."""
     rest = dict(state)
     absent = [name for name in ("decoder_embed.bias", "mask_token") if name not in rest]
     if absent:
@@ -224,7 +224,7 @@ def _decoder(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _about(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a file's own config that are used, with the V2 hub's `model_config` in transformers' terms.
+    """Return the used entries of a file's own config, with the V2 hub's `model_config` in transformers' terms.
 
     Raises:
       MismatchError: if one of them has a value that no model has.
@@ -239,7 +239,7 @@ def _about(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fuse(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """One qkv matrix a block with q and v biases, whatever the file has."""
+    """Return the weights with one qkv matrix per block, with q and v biases, from any form in the file."""
     result = dict(state)
     for name in state:
         if name.endswith("attn.q.weight"):

@@ -54,12 +54,12 @@ HEAD = [*norm("fc_norm", "fc_norm"), *linear("head", "head")]
 
 
 class Facts(NamedTuple):
-    """What a conversion needs of a model beside the shapes of its parameters.
+    """The facts of a model that a conversion needs besides the shapes of its parameters.
 
     Attributes:
       patch: the size of a cube, for the patch embedding.
       channels: of the video.
-      heads, decoder_heads: of the attention, which other programs need and no array has.
+      heads, decoder_heads: of the attention, which no array shows.
       head: the decoder's head that predicts pixels.
     """
 
