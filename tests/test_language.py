@@ -101,6 +101,5 @@ def test_the_counts_shrink_with_the_words(counts):
 
 
 def test_documentation_has_none_of_the_words(counts):
-    """But for the account of the architecture, which is rewritten together with the code it describes."""
-    texts = {name(path) for path in TEXTS} - {"docs/architecture.md"}
+    texts = {name(path) for path in TEXTS}
     assert {path: found(ROOT / path) for path in texts & counts.keys()} == {}
