@@ -116,7 +116,8 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
     for at, record in config.init_from.items():
         root, *below = at.split("/")
         node = config.method.get(below[0] if root == "frozen" and below else "model")
-        saved = saved_model(from_json(to_json(record)).get("path"))  # which may be left open
+        given: Any = from_json(to_json(record))  # without a path that is left open
+        saved = saved_model(given.get("path"))
         if saved is not None and isinstance(node, ConfigDict) and saved.get("call") == node.get("call") == _VIT:
             for key in _DIMENSIONS:
                 _assign(node, key, saved.get(key, _DIMENSIONS[key]))
