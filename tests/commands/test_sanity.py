@@ -79,7 +79,8 @@ def test_another_length_of_a_resumed_run_is_one_line():
     assert message.endswith("to keep the old one, set --config.train.length.steps=16")
     assert "\n" not in message
     assert changed(3, 4)
-    assert (changed(3, 8), changed(3, None), changed(4, 4)) == ("", "", "")
+    assert "resumes at step 4 with 8" in changed(4, 4), "a complete run that is extended"
+    assert (changed(3, 8), changed(3, None)) == ("", "")
     rates = {"peak": 1e-3, "final": 1e-3, "start": 1e-3}
     constant = {f"optimizer__schedule__{name}": value for name, value in rates.items()}
     assert sanity.changed_length(*run_of(train__length__steps=8, **constant), 3, 16) == "", "the rate is the same"

@@ -79,10 +79,10 @@ def changed_length(made: Experiment, clock: Clock, rate: Rate, start: int, plann
       start: the step that the run resumes at.
       planned: steps of the whole run when that step was saved, if they were recorded.
     """
-    if planned is None or planned == clock.steps or not start < planned:
+    if planned is None or planned == clock.steps:
         return ""
     before = made.optimizer.build(made.abstract_params(), clock._replace(steps=planned))[1]
-    last = min(planned, clock.steps) - 1
+    last = clock.steps - 1
     if all(before.value(step) == rate.value(step) for step in (start, (start + last) // 2, last)):
         return ""
     return (
