@@ -32,13 +32,15 @@ VARIANTS = {
     "finetune": ("B", "L,ssv2", "g,k400,from=k710", "B,ava,v1"),
     "custom": ("B,classes=12,folders", "B,verbs=97,nouns=300,attentive,probe"),
     "hvm1": ("224", "448,ssv2"),
+    "mae": ("B", "H,finetune"),
+    "mae_st": ("B", "L,k400"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
 # Whose golden text those of a file are compared with: variants differ from it by what makes them variants.
 BASES = {
-    "videomae_v2:B": ("videomae_v2", "videomae", "quickstart", "tiktok", "hvm1:224"),
-    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448"),
+    "videomae_v2:B": ("videomae_v2", "videomae", "quickstart", "tiktok", "hvm1:224", "mae:B", "mae_st:B"),
+    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
@@ -55,7 +57,7 @@ def load(target: str, extra: str = ""):
     config = load_config(f"configs/{stem}.py" + (f":{text}" if text else ""))
     # What a user must give: where the videos and the weights are.
     for one in calls(config):
-        if one.call in ("data.sources.folder", "data.sources.csv") and not _given(one, "path"):
+        if one.call in ("data.sources.folder", "data.sources.images", "data.sources.csv") and not _given(one, "path"):
             one.path = "videos"
         elif one.call.startswith("data.catalogs.") and not _given(one, "directory"):
             one.directory = "videos"

@@ -62,7 +62,7 @@ def result(config) -> dict[str, str]:
             "decoder_width": decoder["width"],
             "decoder_depth": decoder["blocks"]["depth"],
             "decoder_heads": decoder["blocks"]["heads"],
-            "target": "normalised" if target.normalize else "raw",
+            "target": _target(target),
         }
     else:
         found |= {
@@ -86,7 +86,17 @@ def _length(length) -> str:
 
 
 def _mask(mask) -> str:
-    return "" if mask is None else f"{mask.call.rpartition('.')[2]} {mask.ratio!r}"
+    if mask is None:
+        return ""
+    rounded = " visible" if mask.get("rounded_down") == "visible" else ""
+    return f"{mask.call.rpartition('.')[2]} {mask.ratio!r}{rounded}"
+
+
+def _target(target) -> str:
+    """Each channel of a cube normalised by itself, all of them jointly (perhaps of some frames alone), or neither."""
+    if not target.normalize:
+        return "raw"
+    return "normalised" if not target.joint else f"joint {target.frames}" if target.frames else "joint"
 
 
 def _words(names, *keys, of=None) -> str:
@@ -144,7 +154,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 77
+    assert len(ROWS) == len(lines) - 1 == 89
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "probe", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

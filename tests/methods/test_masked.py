@@ -12,7 +12,7 @@ from vmae_jax.methods import masked
 from vmae_jax.models.variants import vit
 from vmae_jax.patches import unpatchify
 from vmae_jax.targets.core import l1, objective, smooth_l1
-from vmae_jax.targets.pixels import pixels, statistics
+from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Context
 
 CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
@@ -120,7 +120,7 @@ def test_normalised_targets_have_mean_zero_and_deviation_one_per_channel():
     one = make()
     index = jnp.broadcast_to(jnp.arange(32), (2, 32))
     target = one.objectives["pixels"].target(batch, index, one.model.patch)
-    mean, deviation = statistics(target, 3)
+    mean, deviation = pixels().statistics(target, 3)
     np.testing.assert_allclose(mean, 0, atol=1e-5)
     np.testing.assert_allclose(deviation, 1, atol=1e-3)
     raw = pixels(normalize=False)(batch, index, one.model.patch)

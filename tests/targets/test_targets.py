@@ -6,7 +6,7 @@ import pytest
 
 from vmae_jax.patches import Patch
 from vmae_jax.targets.core import Objective, l1, l2, objective, smooth_l1
-from vmae_jax.targets.pixels import pixels, statistics, to_unit
+from vmae_jax.targets.pixels import pixels, to_unit
 
 PATCH = Patch(2, 4, 4)
 VIDEO = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3), np.uint8)  # a grid of 2 x 2 x 2 cubes
@@ -35,7 +35,7 @@ def test_normalised_targets_use_the_unbiased_deviation_of_each_cube_and_channel(
     mean, deviation = CUBES.mean((2, 3, 4), keepdims=True), CUBES.std((2, 3, 4), keepdims=True, ddof=1)
     found = pixels()({"video": VIDEO}, DECODE, PATCH)
     np.testing.assert_allclose(found, ((CUBES - mean) / (deviation + 1e-6)).reshape(2, 3, -1), atol=1e-5)
-    ours = statistics(jnp.asarray(CUBES.reshape(2, 3, -1), jnp.float32), 3)
+    ours = pixels().statistics(jnp.asarray(CUBES.reshape(2, 3, -1), jnp.float32), 3)
     for one, other in zip(ours, (mean, deviation + 1e-6), strict=True):
         np.testing.assert_allclose(one, other.reshape(2, 3, 1, 3), rtol=1e-5)
 
@@ -43,14 +43,14 @@ def test_normalised_targets_use_the_unbiased_deviation_of_each_cube_and_channel(
 def test_a_cube_of_one_colour_is_zero_and_not_infinite():
     still = np.full_like(VIDEO, 77)
     np.testing.assert_allclose(pixels()({"video": still}, DECODE, PATCH), 0.0, atol=0.1)
-    _, deviation = statistics(to_unit(np.full((1, 1, 12), 77, np.uint8)), 3)
+    _, deviation = pixels().statistics(to_unit(np.full((1, 1, 12), 77, np.uint8)), 3)
     np.testing.assert_allclose(deviation, 1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("target", [pixels(), pixels(False), pixels(False, mean=0.45, deviation=0.225)])
 def test_rendering_is_the_way_back_and_stays_within_a_picture(target):
     cubes = jnp.asarray(CUBES.reshape(2, 3, -1), jnp.float32)
-    values, known = target({"video": VIDEO}, DECODE, PATCH), statistics(cubes, 3)
+    values, known = target({"video": VIDEO}, DECODE, PATCH), target.statistics(cubes, 3)
     np.testing.assert_allclose(target.render(values, *known), cubes, atol=1e-5)
     assert float(target.render(values + 100, *known).min()) == 1.0
     assert float(target.render(values - 100, *known).max()) == 0.0

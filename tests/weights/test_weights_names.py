@@ -394,7 +394,7 @@ def test_the_sinusoid_in_a_file_is_the_models(small):
     one = subject(small.config_of())
     state = to_official(small.random_params(one.config), one.facts)
     _, account = fitted((one, None, None), read(state | {"encoder.pos_embed": sinusoid(8, 24)[None]}))
-    assert account.dropped == {"encoder.pos_embed": "the sinusoid that the model computes"}
+    assert account.dropped == {"encoder.pos_embed": "the positions that the model computes"}
 
 
 def test_learned_positions_of_another_size(small):

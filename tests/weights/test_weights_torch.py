@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import vmae_jax
+from vmae_jax.patches import Patch
 from vmae_jax.spec import ConfigError
 from vmae_jax.weights import export_checkpoint, import_weights, torch_network, verify
 from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats import torch_file
+from vmae_jax.weights.layouts.fit import sinusoid
 from vmae_jax.weights.layouts.rules import MismatchError
-from vmae_jax.weights.layouts.videomae import to_official
+from vmae_jax.weights.layouts.videomae import Facts, to_official
 from vmae_jax.weights.subject import normalized, outputs, probe, subject
 
 pytestmark = pytest.mark.torch
@@ -42,16 +44,23 @@ def test_our_pytorch_network_is_the_official_one(name):
     dims = json.loads((GOLDENS / f"pretrain_{name.partition('_')[2]}.json").read_text())
     contents = torch_file.read_pth(GOLDENS / f"{name}.pth")
     state = {key: torch.from_numpy(array) for key, array in contents.get("model", contents.get("module")).items()}
-    heads = {"heads": dims["encoder_num_heads"], "decoder_heads": dims["decoder_num_heads"]}
+    tokens = dims["all_frames"] // dims["tubelet_size"] * (dims["img_size"] // dims["patch_size"]) ** 2
+    facts = Facts(
+        patch=Patch(dims["tubelet_size"], dims["patch_size"], dims["patch_size"]),
+        channels=3,
+        heads=dims["encoder_num_heads"],
+        decoder_heads=dims["decoder_num_heads"],
+        tables={name: sinusoid(tokens, dims[f"{name}_embed_dim"]) for name in ("encoder", "decoder")},
+    )
     hidden = numbers["encoder_mask"][0] if "encoder_mask" in numbers else None
-    found = torch_network.outputs(state, video_of(numbers), hidden=hidden, **heads)
+    found = torch_network.outputs(state, video_of(numbers), facts=facts, hidden=hidden)
     if hidden is None:
         np.testing.assert_allclose(found["features"], numbers["features"], atol=1e-5)
         np.testing.assert_allclose(found["logits"], numbers["logits"], atol=1e-5)
     else:
         np.testing.assert_allclose(found["prediction"], numbers["pred_no_decoder_mask"], atol=1e-5)
     with pytest.raises(MismatchError, match="no place for extra"):
-        torch_network.outputs(state | {"extra": torch.zeros(1)}, video_of(numbers), hidden=hidden, **heads)
+        torch_network.outputs(state | {"extra": torch.zeros(1)}, video_of(numbers), facts=facts, hidden=hidden)
 
 
 @pytest.mark.parametrize("kind", ["pretraining", "classifier"])

@@ -58,7 +58,9 @@ def run(
     if method.reconstruct is None:
         raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
     batch, names = sample(trained.made, videos, clips, seed)
-    context = Context(key=jax.random.key(seed), step=jnp.asarray(trained.step, jnp.int32), train=False)
+    extra, frozen = trained.carried()
+    step = jnp.asarray(trained.step, jnp.int32)
+    context = Context(key=jax.random.key(seed), step=step, extra=extra, frozen=frozen, train=False)
     mesh = sharding.make_mesh({"data": 1}, devices=jax.local_devices()[:1])  # one device is enough for a few clips
     pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
     folder = pathlib.Path(out)

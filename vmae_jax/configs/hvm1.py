@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vmae_jax.configs import common, recipes
+from vmae_jax.configs import common, mae_st, recipes
 from vmae_jax.spec import call
 
 
@@ -31,18 +31,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 def model(args: Any, recipe: Any, **more: Any) -> ConfigDict:
     """Return the ViT-H/14 of MAE-ST."""
-    return call(
-        "models.variants.vit",
-        size="H",
-        patch=14,
-        resolution=int(args.resolution),
-        prefix=1,
-        positions=call("models.positions.separable"),
-        mean=[recipe.pixels[0]] * 3,
-        std=[recipe.pixels[1]] * 3,
-        remat="full",
-        **more,
-    )
+    return mae_st.model("H", recipe.pixels, patch=14, resolution=int(args.resolution), **more)
 
 
 def begin(args: ConfigDict, select: str) -> ConfigDict:
@@ -51,35 +40,10 @@ def begin(args: ConfigDict, select: str) -> ConfigDict:
 
 
 def pretrain(args: Any, recipe: Any) -> ConfigDict:
-    mean, deviation = recipe.pixels
-    target = call("targets.pixels", normalize=False, mean=mean, deviation=deviation)
-    size = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
     return common.sections(
-        method=call(
-            "methods.masked.build",
-            model=model(args, recipe, **size),
-            # 90% (95%) of the tokens, counted as the official code does: int(tokens * (1 - ratio)) are seen.
-            encoder_mask=recipes.mask(recipe.encoder_mask),
-            objectives={"pixels": call("targets.core.objective", target=target)},
-        ),
-        data=call(
-            "data.pipeline.loader",
-            source=call("data.sources.folder"),
-            sampler=call("data.clips.dense", frames=16, stride=recipe.stride),
-            transforms=[
-                call("data.transforms.random_resized_crop", size=int(args.resolution), area=recipe.area),
-                call("data.transforms.flip", probability=recipe.flip),
-            ],
-            global_batch=recipe.batch,
-            repeat=recipe.repeat,
-        ),
-        optimizer=call(
-            "train.optim.adamw",
-            schedule=call("train.schedule.constant", value=recipe.rate),
-            b2=recipe.betas[1],
-            weight_decay=recipe.weight_decay,
-            clip_norm=recipe.clip,
-        ),
+        method=mae_st.masked(recipe, model(args, recipe, **mae_st.decoder(recipe)), normalize=False),
+        data=mae_st.loader(recipe, int(args.resolution)),
+        optimizer=mae_st.optimizer(recipe, call("train.schedule.constant", value=recipe.rate)),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
         init_from={"params": begin(args, "params")} if args.stage == "last" else None,

@@ -50,8 +50,11 @@ def recipe(config: str) -> Any:
 
 
 def mask(cell: list[Any] | None) -> ConfigDict | None:
-    """Return the mask of a cell such as `tube 0.9`."""
-    return None if cell is None else call(f"masking.{cell[0]}", ratio=cell[1])
+    """Return the mask of a cell such as `tube 0.9`, or `random 0.9 visible` with the count that is rounded down."""
+    if cell is None:
+        return None
+    name, ratio, *rounded_down = cell
+    return call(f"masking.{name}", ratio=ratio, **({"rounded_down": rounded_down[0]} if rounded_down else {}))
 
 
 def figure(name: str, text: str) -> Any:

@@ -6,7 +6,8 @@ and it runs in the decoding worker, so it may use NumPy alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,12 @@ __all__ = [
 _ROUNDING = 1e-6  # of places in a video, in frames or seconds
 
 
-@register("sampler", smoke={"frames": 8, "stride": 1})
+def _tiny(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for `smoke`; images stay clips of one frame."""
+    return {"frames": min(given["frames"], 8), "stride": 1}
+
+
+@register("sampler", smoke=_tiny)
 def dense(frames: int = 16, stride: int = 4) -> "Dense":
     """Pre-training: `frames` frames, exactly `stride` apart, from a random start.
 
@@ -43,7 +49,7 @@ def dense(frames: int = 16, stride: int = 4) -> "Dense":
     return Dense(_positive("frames", frames), _positive("stride", stride))
 
 
-@register("sampler", smoke={"frames": 8, "stride": 1})
+@register("sampler", smoke=_tiny)
 def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "DenseFinetune":
     """Fine-tuning: a window of `frames * stride` frames, `frames` of them evenly spaced.
 
@@ -65,7 +71,7 @@ def uniform(frames: int = 16, random: bool = True) -> "Uniform":
     return Uniform(_positive("frames", frames), random)
 
 
-@register("sampler", smoke={"frames": 8, "stride": 1})
+@register("sampler", smoke=_tiny)
 def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = False) -> "Multiview":
     """Testing: `views` clips of the video, spread evenly (dense) or interleaved (`sparse`)."""
     return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)

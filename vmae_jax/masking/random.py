@@ -5,15 +5,26 @@ from vmae_jax.registry import register
 
 __all__ = ["random"]
 
+ROUNDED = ("hidden", "visible")
+
 
 @register("mask")
-def random(ratio: float = 0.9) -> Masker:
-    """Hides int(ratio * n) of a clip's n tokens, drawn without structure.
+def random(ratio: float = 0.9, rounded_down: str = "hidden") -> Masker:
+    """Hide a share of a clip's tokens, drawn without structure.
 
-    Source: the official `RandomMaskingGenerator` of VideoMAE.
+    Args:
+      ratio: the share of hidden tokens.
+      rounded_down: which of the two counts is rounded down where `ratio` gives no whole number: "hidden" (VideoMAE's
+        `RandomMaskingGenerator`: 1,411 of 1,568 tokens are hidden at 0.9) or "visible" (MAE and MAE-ST: 1,412).
+
+    Raises:
+      ValueError: if the ratio is not in [0, 1), or the count has another name.
     """
     check_ratio(ratio)
-    return Masker(
-        keep=lambda grid: grid.size - int(ratio * grid.size),
-        score=lambda keys, batch, grid: ranks(keys, grid.size),
-    )
+    if rounded_down not in ROUNDED:
+        raise ValueError(f"rounded_down={rounded_down!r}: {' or '.join(map(repr, ROUNDED))}")
+    counts = {
+        "hidden": lambda grid: grid.size - int(ratio * grid.size),
+        "visible": lambda grid: int(grid.size * (1 - ratio)),
+    }
+    return Masker(keep=counts[rounded_down], score=lambda keys, batch, grid: ranks(keys, grid.size))

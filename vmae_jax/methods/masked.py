@@ -7,45 +7,61 @@ is VideoMAE V2; without the decoder mask it is VideoMAE.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vmae_jax.masking.core import Masker, plan
+from vmae_jax.masking.core import Masker, plan, select
+from vmae_jax.methods.guides import Guide
 from vmae_jax.methods.pictures import reconstruction
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather_cubes, patchify
 from vmae_jax.registry import register
+from vmae_jax.scopes import tower
 from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Pictures, Term, row_keys, stream
 
-__all__ = ["Masked", "build"]
+__all__ = ["Masked", "Pass", "build"]
 
-Annotate = Callable[[Batch, Context], Batch]
+
+class Pass(NamedTuple):
+    """What a masked autoencoder computes of a batch before its loss.
+
+    Attributes:
+      batch: with what the guides added.
+      masks: what was visible and what is predicted.
+      encoded: the visible tokens after the encoder, a prefix before them, [b prefix+v d].
+      predictions: of each objective at the decoded places, [b k p] float32.
+    """
+
+    batch: Batch
+    masks: MaskPlan
+    encoded: Array
+    predictions: dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Masked:
     """The functions of a masked autoencoder; `build` wraps them up as a `Method`.
 
-    Other methods build on these (`plan`, `encode`, `decode`, `loss`) rather than on copies.
+    The loss is `terms(forward(…))`. Other methods build on these parts rather than on copies of them.
     """
 
     model: Model
     encoder_mask: Masker
     decoder_mask: Masker | None
     objectives: Mapping[str, Objective]
-    annotate: Annotate | None = None
+    guides: Mapping[str, Guide] = dataclasses.field(default_factory=dict)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
         """Fresh parameters, {"encoder": …, "decoder": …}, with their partitioning boxes."""
         self.model.check(batch["video"].shape)
-        masks = self.plan(batch)
+        masks = self._any_plan(batch["video"].shape[0])
         cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
         encoder = self.model.encoder.init(stream(key, "encoder"), cubes, masks)["params"]
         b, v = masks.visible.shape
@@ -53,8 +69,19 @@ class Masked:
         decoder = self._decoder(batch).init(stream(key, "decoder"), encoded, masks)["params"]
         return {"encoder": encoder, "decoder": decoder}, None
 
+    def frozen(self, key: Array, batch: Batch) -> Params:
+        """Fresh parameters of the guides, by name."""
+        return {name: guide.init(stream(key, name), batch) for name, guide in self.guides.items()}
+
+    def annotated(self, frozen: Params, batch: Batch) -> Batch:
+        """The batch with what each guide adds to it, in their order; no gradient flows into them."""
+        for name, guide in self.guides.items():
+            with tower(name):
+                batch = {**batch, **jax.lax.stop_gradient(guide.annotate(frozen[name], batch))}
+        return batch
+
     def plan(self, batch: Batch, *, decode_all: bool = False) -> MaskPlan:
-        """The masks of a batch, functions of the examples' seeds."""
+        """The masks of an annotated batch, functions of the examples' seeds."""
         keys = stream(row_keys(batch["seed"]), "mask")
         decoder = None if decode_all else self.decoder_mask
         with jax.named_scope("masks"):
@@ -71,24 +98,40 @@ class Masked:
         """Every objective's prediction at the decoded places, [b k p] float32."""
         return self._decoder(batch).apply({"params": params["decoder"]}, encoded, masks)
 
-    def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
-        """Each objective's error over the tokens that are decoded and were hidden."""
+    def forward(self, params: Params, batch: Batch, context: Context, *, decode_all: bool = False) -> Pass:
+        """Annotate, mask, encode and decode a batch.
+
+        Args:
+          decode_all: predict all hidden tokens, whatever the decoder's mask.
+        """
         self.model.check(batch["video"].shape)
-        if self.annotate is not None:
-            batch = self.annotate(batch, context)
-        masks = self.plan(batch)
+        batch = self.annotated(context.frozen, batch)
+        masks = self.plan(batch, decode_all=decode_all)
         encoded = self.encode(params, batch, masks, train=context.train)
-        predictions = self.decode(params, batch, encoded, masks)
-        # Rows that only fill up a batch count for nothing.
-        weight = masks.weight * batch["valid"][:, None]
-        terms = {}
+        return Pass(batch, masks, encoded, self.decode(params, batch, encoded, masks))
+
+    def errors(self, done: Pass) -> dict[str, Array]:
+        """Each objective's error at the decoded places, [b k] float32."""
+        found = {}
         for name, objective in self.objectives.items():
             with jax.named_scope("targets"):
-                target = jax.lax.stop_gradient(objective.target(batch, masks.decode, self.model.patch))
+                target = objective.target(done.batch, done.masks.decode, self.model.patch)
             with jax.named_scope("loss"):
-                error = objective.error(predictions[name], target)
-            terms[name] = Term((error * weight).sum(), weight.sum(), jnp.float32(objective.weight))
-        return Loss(terms)
+                found[name] = objective.error(done.predictions[name], jax.lax.stop_gradient(target))
+        return found
+
+    def terms(self, done: Pass) -> dict[str, Term]:
+        """Each objective's error, averaged over the tokens that were decoded and hidden."""
+        # Rows that only fill up a batch count for nothing.
+        weight = done.masks.weight * done.batch["valid"][:, None]
+        return {
+            name: Term((error * weight).sum(), weight.sum(), jnp.float32(self.objectives[name].weight))
+            for name, error in self.errors(done).items()
+        }
+
+    def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
+        """The loss of a batch, a term for each objective."""
+        return Loss(self.terms(self.forward(params, batch, context)))
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
         """What the encoder makes of whole clips: [b d], or [b n d] without pooling.
@@ -107,37 +150,43 @@ class Masked:
 
     def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
         """Originals, what the encoder sees, and what the decoder makes of all the rest."""
-        if self.annotate is not None:
-            batch = self.annotate(batch, context)
-        masks = self.plan(batch, decode_all=True)
-        encoded = self.encode(params, batch, masks, train=False)
         name = self._drawable()
         assert name is not None
-        prediction = self.decode(params, batch, encoded, masks)[name]
+        done = self.forward(params, batch, dataclasses.replace(context, train=False), decode_all=True)
         target = self.objectives[name].target
         assert isinstance(target, Pixels)
-        return reconstruction(batch["video"], masks, prediction, target, self.model.grid, self.model.patch)
+        model = self.model
+        return reconstruction(batch["video"], done.masks, done.predictions[name], target, model.grid, model.patch)
 
     def _drawable(self) -> str | None:
         return next((name for name, one in self.objectives.items() if isinstance(one.target, Pixels)), None)
 
     def _decoder(self, batch: Batch) -> Any:
         """The decoder, its heads sized by the targets."""
-        one = jax.ShapeDtypeStruct((batch["video"].shape[0], 1), jnp.int32)
-        sizes = {
-            name: jax.eval_shape(lambda b, i, o=objective: o.target(b, i, self.model.patch), dict(batch), one).shape[-1]
-            for name, objective in self.objectives.items()
-        }
-        return self.model.make_decoder(sizes)
+
+        def targets(batch: Batch) -> dict[str, Array]:
+            batch = self.annotated(self.frozen(jax.random.key(0), batch), batch)
+            one = jnp.zeros((batch["video"].shape[0], 1), jnp.int32)
+            return {name: o.target(batch, one, self.model.patch) for name, o in self.objectives.items()}
+
+        return self.model.make_decoder({name: t.shape[-1] for name, t in jax.eval_shape(targets, dict(batch)).items()})
+
+    def _any_plan(self, b: int) -> MaskPlan:
+        """A plan of the right sizes for parameters to be made with, which reads nothing of a batch."""
+        grid = self.model.grid
+        scores = jnp.zeros((b, grid.size))
+        if self.decoder_mask is None:
+            return select(scores, self.encoder_mask.keep(grid))
+        return select(scores, self.encoder_mask.keep(grid), scores, self.decoder_mask.keep(grid))
 
 
-@register("method", model="model", encoder_mask="mask", decoder_mask="mask", objectives="objective", annotate="guide")
+@register("method", model="model", encoder_mask="mask", decoder_mask="mask", objectives="objective", guides="guide")
 def build(
     model: Model,
     encoder_mask: Masker,
     objectives: Mapping[str, Objective],
     decoder_mask: Masker | None = None,
-    annotate: Annotate | None = None,
+    guides: Mapping[str, Guide] | None = None,
 ) -> Method:
     """A masked autoencoder as a method.
 
@@ -146,7 +195,8 @@ def build(
       encoder_mask: which tokens the encoder sees.
       objectives: what is predicted, by name.
       decoder_mask: which tokens are predicted (VideoMAE V2); None: all that are hidden (V1).
-      annotate: adds to the batch what a frozen network says, before masks and targets.
+      guides: networks that are never trained and add to the batch what masks and targets read, by name; their weights
+        are `frozen/NAME`, which `init_from` fills.
 
     Raises:
       ValueError: a mask that does not fit the model's grid, or nothing to predict.
@@ -156,10 +206,11 @@ def build(
     for mask in (encoder_mask, decoder_mask):
         if mask is not None:
             mask.keep(model.grid)  # says at once whether the grid suits it
-    masked = Masked(model, encoder_mask, decoder_mask, dict(objectives), annotate)
+    masked = Masked(model, encoder_mask, decoder_mask, dict(objectives), dict(guides or {}))
     return Method(
         init=masked.init,
         loss=masked.loss,
         features=masked.features,
         reconstruct=masked.reconstruct if masked._drawable() else None,
+        frozen=masked.frozen if masked.guides else None,
     )

@@ -5,9 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import initializers
 from jaxtyping import Array, Float
 
+from vmae_jax.models.encoder import prefix_tokens
+from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.layers import Dense, LayerNorm, Stack
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
@@ -24,10 +25,12 @@ class Decoder(nn.Module):
     the outputs of the mask tokens are used. One linear head an objective, run on those alone.
 
     Attributes:
-      grid, width, blocks, positions, dtype: as the encoder's.
+      grid, width, blocks, positions, dtype, prefix_positions, initial: as the encoder's.
       heads: the size of each objective's prediction, by name.
-      prefix: how many tokens the encoder puts before those of the clip. They are left out, and as many
-        learned ones of the decoder's own stand there, with their positions in them (MAE-ST).
+      prefix: how many tokens the encoder puts before those of the clip.
+      keep_prefix: the encoder's prefix passes through the decoder, without positions (MAE). Otherwise it is left out,
+        and as many learned tokens of the decoder's own are there instead (MAE-ST).
+      project_bias: whether the projection to the decoder's width has a bias (MAE and MAE-ST).
     """
 
     grid: Grid
@@ -37,21 +40,25 @@ class Decoder(nn.Module):
     heads: Mapping[str, int]
     dtype: Any = jnp.float32
     prefix: int = 0
+    prefix_positions: bool = False
+    initial: str = "videomae"
+    keep_prefix: bool = False
+    project_bias: bool = False
 
     @nn.compact
     @tower("decoder")
     def __call__(self, encoded: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
         """Predictions at `plan.decode`, float32, by objective."""
-        project = Dense(self.width, ("embed", None), use_bias=False, dtype=self.dtype, name="project")
+        project = Dense(self.width, ("embed", None), use_bias=self.project_bias, dtype=self.dtype, name="project")
         with part("project"):
-            visible = project(encoded[:, self.prefix :])
-        init = declare(initializers.truncated_normal(0.02, lower=-1, upper=1), None, decay=False)
-        mask = self.param("mask_token", init, (self.width,))
+            given = project(encoded if self.keep_prefix else encoded[:, self.prefix :])
+        mask = self.param("mask_token", declare(SCHEMES[self.initial].mask, None, decay=False), (self.width,))
         positions = self.positions(self.grid, self.width)
-        before = []
-        if self.prefix:
-            init = declare(initializers.truncated_normal(0.02), None, None, decay=False)
-            token = jnp.asarray(self.param("prefix_token", init, (self.prefix, self.width))).astype(self.dtype)
+        before, visible = [], given[:, -plan.visible.shape[1] :]
+        if self.prefix and self.keep_prefix:
+            before = [given[:, : self.prefix]]
+        elif self.prefix:
+            token = prefix_tokens(self, self.prefix, self.width, None).astype(self.dtype)
             before = [jnp.broadcast_to(token, (len(visible), *token.shape))]
         x = jnp.concatenate(
             [

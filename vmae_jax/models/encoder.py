@@ -1,14 +1,13 @@
 """The encoder: embeds the cubes it is given and lets them attend to each other."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import initializers
 from jaxtyping import Array, Float
 
+from vmae_jax.models.initial import SCHEMES, torch_default
 from vmae_jax.models.layers import Dense, LayerNorm, Stack
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
@@ -16,19 +15,6 @@ from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
 
 __all__ = ["Encoder"]
-
-
-def torch_default(fan_in: int) -> Any:
-    """Uniform in ±1/sqrt(fan_in): what PyTorch gives a convolution, kernel and bias alike.
-
-    The official code leaves its patch embedding so.
-    """
-    bound = 1.0 / math.sqrt(fan_in)
-
-    def initialize(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialize
 
 
 class Encoder(nn.Module):
@@ -41,8 +27,9 @@ class Encoder(nn.Module):
       positions: where the tokens are.
       final_norm: a norm after the last block (pre-training has one; a classifier norms the mean).
       dtype: of the matrix products.
-      prefix: learned tokens that stand before those of the clip (MAE-ST's class token, with its
-        position in it), and come out before them.
+      prefix: learned tokens before those of the clip (the class token of MAE and MAE-ST), in the output as well.
+      prefix_positions: whether they have learned positions beside them (MAE-ST).
+      initial: of `models.initial.SCHEMES`.
     """
 
     grid: Grid
@@ -52,6 +39,8 @@ class Encoder(nn.Module):
     final_norm: bool = True
     dtype: Any = jnp.float32
     prefix: int = 0
+    prefix_positions: bool = False
+    initial: str = "videomae"
 
     @nn.compact
     @tower("encoder")
@@ -65,15 +54,14 @@ class Encoder(nn.Module):
           plan: their places; `plan.valid` marks padding.
           keys: one key an example for drop path; None drops nothing.
         """
-        init = torch_default(cubes.shape[-1])
-        options = {"kernel_init": init, "bias_init": init, "dtype": self.dtype, "layer": 0}
-        embed = Dense(self.width, ("cube", "embed"), **options, name="embed")
+        size = cubes.shape[-1]
+        options = {"kernel_init": SCHEMES[self.initial].embed(size, self.width), "bias_init": torch_default(size)}
+        embed = Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
         with part("embed"):
             x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
         valid = plan.valid
         if self.prefix:
-            init = declare(initializers.truncated_normal(0.02), None, "embed", decay=False, layer=0)
-            token = jnp.asarray(self.param("prefix_token", init, (self.prefix, self.width))).astype(self.dtype)
+            token = prefix_tokens(self, self.prefix, self.width, "embed", layer=0).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], *token.shape)), x], axis=1)
             valid = None if valid is None else jnp.pad(valid, ((0, 0), (self.prefix, 0)), constant_values=True)
         x = nn.with_logical_constraint(x, ("batch", "tokens", None))
@@ -87,3 +75,19 @@ class Encoder(nn.Module):
         encoder = self.clone(blocks={**self.blocks, "depth": depth}, final_norm=False)
         blocks = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
         return encoder, {**{k: v for k, v in params.items() if k != "norm"}, "blocks": blocks}
+
+
+def prefix_tokens(module: Any, count: int, width: int, name: str | None, layer: int | None = None) -> Array:
+    """Return the learned tokens before those of the clip, [count width], with their positions where they have any.
+
+    Args:
+      module: an encoder or decoder with `initial` and `prefix_positions`.
+      count, width: of the tokens.
+      name: the logical name of their width.
+      layer: for layer decay.
+    """
+    init = declare(SCHEMES[module.initial].prefix, None, name, decay=False, layer=layer)
+    token = jnp.asarray(module.param("prefix_token", init, (count, width)))
+    if not module.prefix_positions:
+        return token
+    return token + jnp.asarray(module.param("prefix_position", init, (count, width)))

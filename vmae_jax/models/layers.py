@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from vmae_jax.models.attention import attend
 from vmae_jax.models.functions import gelu, layer_norm
+from vmae_jax.models.initial import xavier
 from vmae_jax.models.parameters import FIRST_LAYER, declare
 from vmae_jax.scopes import part
 
@@ -31,19 +32,6 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-def xavier(fan_in: int, fan_out: int) -> Any:
-    """Xavier-uniform by the fans of the matrix as PyTorch sees it, whatever the parameter's shape.
-
-    The official code initialises every linear layer so, the fused qkv by its 3 * width outputs.
-    """
-    bound = math.sqrt(6.0 / (fan_in + fan_out))
-
-    def initialize(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialize
 
 
 class Dense(nn.Module):
@@ -102,12 +90,19 @@ class LayerScale(nn.Module):
 
 
 class Qkv(nn.Module):
-    """Queries, keys and values of every head, with biases on q and v and none on k.
+    """Queries, keys and values of every head, with biases on q and v (or on none) and never on k.
 
-    Returns [3 b h n k].
+    A bias of the keys adds the same to every logit of a query, which the softmax cancels. Returns [3 b h n k].
+
+    Attributes:
+      heads: must divide the width.
+      fused: how many of the three count as one matrix for the initial values, 3 or 1 (`initial.Scheme`).
+      use_bias: whether q and v have biases.
     """
 
     heads: int
+    fused: int = 3
+    use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -115,14 +110,16 @@ class Qkv(nn.Module):
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         size = width // self.heads
-        # The official code initialises the fused matrix, so its fan-out is three widths.
-        init = declare(xavier(width, 3 * width), "embed", None, "heads", None, decay=True)
+        init = declare(xavier(width, self.fused * width), "embed", None, "heads", None, decay=True)
         kernel = self.param("kernel", init, (width, 3, self.heads, size))
+        result = jnp.einsum("bnd,dshk->sbhnk", x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return result
         zeros = declare(initializers.zeros, "heads", None, decay=False)
         q_bias = self.param("q_bias", zeros, (self.heads, size))
         v_bias = self.param("v_bias", zeros, (self.heads, size))
         bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])[:, None, :, None]
-        return jnp.einsum("bnd,dshk->sbhnk", x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return result + bias.astype(self.dtype)
 
 
 class Merge(nn.Module):
@@ -149,17 +146,20 @@ class Attention(nn.Module):
       cosine: normalise q and k and learn a temperature for each head (Swin V2; an option of the
         official code that no published recipe uses).
       form: of `models.attention.FORMS`.
+      fused, use_bias: of `Qkv`.
     """
 
     heads: int
     cosine: bool = False
     form: str = "auto"
+    fused: int = 3
+    use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     @part("scores")
     def __call__(self, x: Array, valid: Array | None = None) -> Array:
-        q, k, v = Qkv(self.heads, self.dtype, name="qkv")(x)
+        q, k, v = Qkv(self.heads, self.fused, self.use_bias, self.dtype, name="qkv")(x)
         if self.cosine:
             init = declare(initializers.constant(math.log(10.0)), "heads", decay=False)
             scale = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
@@ -213,6 +213,8 @@ class Block(nn.Module):
     cosine: bool = False
     layer_scale: float | None = None
     attention: str = "auto"
+    fused: int = 3
+    use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -220,7 +222,8 @@ class Block(nn.Module):
         index, rate = layer
         fold = functools.partial(_fold, keys, index)
         y = LayerNorm(self.dtype, name="norm1")(x)
-        y = Attention(self.heads, self.cosine, self.attention, self.dtype, name="attention")(y, valid)
+        options = {"cosine": self.cosine, "form": self.attention, "fused": self.fused, "use_bias": self.use_bias}
+        y = Attention(self.heads, **options, dtype=self.dtype, name="attention")(y, valid)
         x = x + drop_path(self._scaled(y, "scale1"), fold(0), rate)
         y = LayerNorm(self.dtype, name="norm2")(x)
         y = Mlp(self.hidden, self.dtype, name="mlp")(y)
@@ -246,6 +249,7 @@ class Stack(nn.Module):
       remat: a policy of `REMAT`.
       unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
       attention: of `models.attention.FORMS`.
+      fused, use_bias: of `Qkv`.
       first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
     """
 
@@ -258,6 +262,8 @@ class Stack(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
+    fused: int = 3
+    use_bias: bool = True
     dtype: Any = jnp.float32
     first_layer: int | None = 1
 
@@ -275,7 +281,17 @@ class Stack(nn.Module):
             length=self.depth,
             unroll=min(self.unroll, self.depth),
             metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: self.first_layer},
-        )(self.heads, self.hidden, self.cosine, self.layer_scale, self.attention, self.dtype, name="blocks")
+        )(
+            heads=self.heads,
+            hidden=self.hidden,
+            cosine=self.cosine,
+            layer_scale=self.layer_scale,
+            attention=self.attention,
+            fused=self.fused,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name="blocks",
+        )
         nn.share_scope(self, blocks)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))

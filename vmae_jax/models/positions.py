@@ -13,7 +13,7 @@ from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
 from vmae_jax.types import Grid
 
-__all__ = ["Positions", "learned", "separable", "sincos_3d", "sinusoid_1d"]
+__all__ = ["Positions", "learned", "separable", "sincos_2d", "sincos_3d", "sinusoid_1d"]
 
 Positions = Callable[[Grid, int], nn.Module]  # (grid, width) -> module
 
@@ -55,7 +55,8 @@ class Separable(nn.Module):
 
 
 def _table(module: nn.Module, name: str, length: int, width: int) -> Array:
-    init = declare(initializers.truncated_normal(0.02), None, "embed", decay=False, layer=0)
+    # PyTorch's trunc_normal_(std=0.02) cuts off at ±2, a hundred deviations away: a normal distribution.
+    init = declare(initializers.normal(0.02), None, "embed", decay=False, layer=0)
     return jnp.asarray(module.param(name, init, (length, width)))
 
 
@@ -79,6 +80,16 @@ def sincos_3d(base: float = 10_000.0) -> Positions:
     if base <= 1:
         raise ValueError(f"base={base}: above 1")
     return lambda grid, width: Fixed(functools.partial(_sincos_3d, base=base), grid, width)
+
+
+@register("positions")
+def sincos_2d() -> Positions:
+    """Fixed sines and cosines of the column, then of the row, half the channels each; the same at all times (MAE).
+
+    Raises:
+      ValueError: if the width is not a multiple of 4, when it is built.
+    """
+    return lambda grid, width: Fixed(_sincos_2d, grid, width)
 
 
 @register("positions")
@@ -106,3 +117,14 @@ def _sincos_3d(grid: Grid, width: int, base: float = 10_000.0) -> np.ndarray:
     angles = [axis.reshape(-1, 1) * frequency for axis in axes]
     table = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
     return np.pad(table, ((0, 0), (0, width - table.shape[1]))).astype(np.float32)
+
+
+def _sincos_2d(grid: Grid, width: int) -> np.ndarray:
+    if width % 4:
+        raise ValueError(f"sincos_2d: a width of {width} is not a multiple of 4")
+    frequency = 1.0 / 10000.0 ** (np.arange(width // 4) / (width // 4))
+    _, row, column = np.meshgrid(*(np.arange(n) for n in (grid.t, grid.h, grid.w)), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequency for axis in (column, row)]
+    return np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1).astype(
+        np.float32
+    )

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Shaped
 from vmae_jax.models.attention import FORMS
 from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.encoder import Encoder
+from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.layers import REMAT
 from vmae_jax.models.positions import Positions, sinusoid_1d
 from vmae_jax.patches import Patch
@@ -96,14 +97,17 @@ class Model:
         return Decoder(**self.decoder, heads=dict(heads))
 
 
-_SMOKE = {
-    **dict.fromkeys(("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads")),
-    **{"size": "micro", "frames": 8, "resolution": 32, "patch": 8, "tubelet": 2, "decoder_depth": 1},
-    "dtype": "float32",
-}
+def _smoke(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A tiny model; one of images stays one."""
+    image = given["frames"] == 1
+    return {
+        **dict.fromkeys(("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads")),
+        **{"size": "micro", "resolution": 32, "patch": 8, "decoder_depth": 1, "dtype": "float32"},
+        **({"frames": 1, "tubelet": 1} if image else {"frames": 8, "tubelet": 2}),
+    }
 
 
-@register("model", positions="positions", smoke=_SMOKE)
+@register("model", positions="positions", smoke=_smoke)
 def vit(
     size: str = "B",
     frames: int = 16,
@@ -127,6 +131,11 @@ def vit(
     unroll: int = 1,
     attention: str = "auto",
     prefix: int = 0,
+    prefix_positions: bool = False,
+    decoder_prefix: str = "own",
+    project_bias: bool = False,
+    qkv_bias: bool = True,
+    initial: str = "videomae",
     mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
     std: tuple[float, ...] | list[float] = IMAGENET_STD,
 ) -> Model:
@@ -144,8 +153,14 @@ def vit(
       remat: what the backward pass keeps, a key of `models.layers.REMAT`.
       unroll: blocks compiled in a row (0: all of them).
       attention: how it is computed, one of `models.attention.FORMS`; "auto" is the platform's best.
-      prefix: learned tokens before those of the clip (1: the class token of MAE-ST and HVM-1); no
+      prefix: learned tokens before those of the clip (1: the class token of MAE, MAE-ST and HVM-1); no
         mean over tokens counts them.
+      prefix_positions: whether these have learned positions beside them (MAE-ST).
+      decoder_prefix: what the decoder has before its tokens: "own", as many learned ones of its own (MAE-ST), or
+        "kept", the encoder's (MAE).
+      project_bias: whether the projection from the encoder to the decoder has a bias (MAE, MAE-ST).
+      qkv_bias: whether queries and values have biases.
+      initial: whose initial values, a key of `models.initial.SCHEMES`.
       mean, std: of the pixels in [0, 1], per channel.
 
     Raises:
@@ -156,6 +171,8 @@ def vit(
         ("dtype", dtype, DTYPES),
         ("remat", remat, REMAT),
         ("attention", attention, FORMS),
+        ("initial", initial, SCHEMES),
+        ("decoder_prefix", decoder_prefix, ("own", "kept")),
     ):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}: there are {', '.join(known)}")
@@ -167,6 +184,8 @@ def vit(
         raise ValueError(f"channels={channels}: 1 to 1024")
     if prefix < 0:
         raise ValueError(f"prefix={prefix}: a number of tokens, at least 0")
+    if not prefix and (prefix_positions or decoder_prefix != "own"):
+        raise ValueError("prefix_positions and decoder_prefix are about the tokens of prefix, and prefix is 0")
     _check_dims(frames, resolution, tubelet, patch, [(width, heads), (decoder_width, decoder_heads)])
     mean, std = _per_channel(mean, channels, "mean"), _per_channel(std, channels, "std")
 
@@ -180,10 +199,14 @@ def vit(
             "remat": remat,
             "unroll": unroll or depth,
             "attention": attention,
+            "fused": SCHEMES[initial].qkv,
+            "use_bias": qkv_bias,
         }
 
     grid = Grid(frames // tubelet, resolution // patch, resolution // patch)
-    common = {"grid": grid, "positions": positions or sinusoid_1d(), "dtype": DTYPES[dtype](), "prefix": prefix}
+    common = {"grid": grid, "positions": positions or sinusoid_1d(), "dtype": DTYPES[dtype](), "initial": initial}
+    common |= {"prefix": prefix, "prefix_positions": prefix_positions}
+    between = {"keep_prefix": decoder_prefix == "kept", "project_bias": project_bias}
     return Model(
         patch=Patch(tubelet, patch, patch),
         grid=grid,
@@ -191,7 +214,12 @@ def vit(
         mean=mean,
         std=std,
         encoder=Encoder(width=width, blocks={**blocks(width, depth, heads), "drop_path": drop_path}, **common),
-        decoder={"width": decoder_width, "blocks": blocks(decoder_width, decoder_depth, decoder_heads), **common},
+        decoder={
+            "width": decoder_width,
+            "blocks": blocks(decoder_width, decoder_depth, decoder_heads),
+            **between,
+            **common,
+        },
     )
 
 

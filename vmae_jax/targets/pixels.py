@@ -1,6 +1,7 @@
-"""Pixels as targets: raw, or each cube normalised by its own mean and deviation (VideoMAE)."""
+"""Pixels as targets: raw, or each cube normalised by its own mean and deviation (VideoMAE, MAE, MAE-ST)."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,65 +11,117 @@ from vmae_jax.patches import Patch, gather_cubes
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, typed
 
-__all__ = ["Pixels", "pixels", "statistics", "to_unit"]
+__all__ = ["Pixels", "pixels", "to_unit"]
 
-EPSILON = 1e-6  # added to the deviation, outside the root, as the official code does
+EPSILON = 1e-6  # added to a deviation per channel, and to a joint variance, as the official codes do
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The target of `pixels`, which also knows the way back to a picture."""
+    """The target of `pixels`, which also knows the way back to a picture.
+
+    Attributes:
+      normalize, joint, frames: as in `pixels`.
+      mean, deviation: of the data set, one for all channels or one a channel.
+    """
 
     normalize: bool
-    mean: float = 0.0
-    deviation: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+    joint: bool = False
+    frames: int | None = None
 
     def __call__(self, batch: Batch, decode: Int[Array, "b k"], patch: Patch) -> Float[Array, "b k p"]:
-        cubes = to_unit(gather_cubes(batch["video"], decode, patch))
+        video, patch = self.shown(jnp.asarray(batch["video"]), patch)
+        cubes = self.scaled(gather_cubes(video, decode, patch), video.shape[-1])
         if not self.normalize:
-            return (cubes - self.mean) / self.deviation
-        mean, deviation = statistics(cubes, batch["video"].shape[-1])
-        split = cubes.reshape(*cubes.shape[:2], -1, mean.shape[-1])
-        return ((split - mean) / deviation).reshape(cubes.shape)
+            return cubes
+        mean, deviation = self.statistics(cubes, video.shape[-1])
+        return ((_split(cubes, video.shape[-1]) - mean) / deviation).reshape(cubes.shape)
+
+    def shown(self, video: Shaped[Array, "b t h w c"], patch: Patch) -> tuple[Shaped[Array, "b f h w c"], Patch]:
+        """Return the frames that are predicted, and the cubes into which a grid of the same tokens divides them.
+
+        Raises:
+          ValueError: if they do not divide evenly among the slots of the grid.
+        """
+        if self.frames is None:
+            return video, patch
+        whole = video.shape[1]
+        if not 1 < self.frames <= whole or self.frames * patch.t % whole:
+            raise ValueError(
+                f"pixels: {self.frames} frames of {whole} do not divide into the {whole // patch.t} slots of the grid"
+            )
+        index = np.arange(self.frames) * (whole - 1) // (self.frames - 1)
+        return video[:, index], patch._replace(t=patch.t * self.frames // whole)
+
+    def scaled(self, cubes: Shaped[Array | np.ndarray, "b k p"], channels: int) -> Float[Array, "b k p"]:
+        """Return uint8 pixels as float32 in [0, 1], less the data set's mean and over its deviation."""
+        unit = to_unit(cubes)
+        if (self.mean, self.deviation) == ((0.0,), (1.0,)):
+            return unit
+        split = (_split(unit, channels) - jnp.asarray(self.mean)) / jnp.asarray(self.deviation)
+        return split.reshape(unit.shape)
+
+    def statistics(
+        self, cubes: Float[Array, "b k p"], channels: int
+    ) -> tuple[Float[Array, "b k 1 c"], Float[Array, "b k 1 c"]]:
+        """Return mean and deviation of each scaled cube: for each channel, or (`joint`) one for all of them."""
+        split = _split(cubes, 1 if self.joint else channels)
+        mean = split.mean(axis=2, keepdims=True)
+        variance = split.var(axis=2, keepdims=True, ddof=1)
+        deviation = jnp.sqrt(variance + EPSILON) if self.joint else jnp.sqrt(variance) + EPSILON
+        shape = (*mean.shape[:3], channels)
+        return jnp.broadcast_to(mean, shape), jnp.broadcast_to(deviation, shape)
 
     def render(
         self, prediction: Float[Array, "b k p"], mean: Float[Array, "b k 1 c"], deviation: Float[Array, "b k 1 c"]
     ) -> Float[Array, "b k p"]:
-        """Predictions as pixels in [0, 1], given each cube's statistics (raw targets need none)."""
+        """Return predictions as pixels in [0, 1], given each cube's statistics (raw targets need none)."""
+        split = _split(prediction, mean.shape[-1])
         if self.normalize:
-            split = prediction.reshape(*prediction.shape[:2], -1, mean.shape[-1])
-            prediction = (split * deviation + mean).reshape(prediction.shape)
-        else:
-            prediction = prediction * self.deviation + self.mean
-        return jnp.clip(prediction, 0.0, 1.0)
+            split = split * deviation + mean
+        split = split * jnp.asarray(self.deviation) + jnp.asarray(self.mean)
+        return jnp.clip(split.reshape(prediction.shape), 0.0, 1.0)
 
 
-@register("target")
-def pixels(normalize: bool = True, mean: float = 0.0, deviation: float = 1.0) -> Pixels:
-    """The pixels of the decoded cubes in [0, 1], normalised per cube and channel or left raw.
+@register("target", smoke=lambda given: {"frames": given["frames"] and 4})  # of the 8 of a tiny model
+def pixels(
+    normalize: bool = True,
+    mean: float | Sequence[float] = 0.0,
+    deviation: float | Sequence[float] = 1.0,
+    joint: bool = False,
+    frames: int | None = None,
+) -> Pixels:
+    """The pixels of the decoded cubes in [0, 1], normalised cube by cube or left raw.
 
     Args:
-      normalize: subtract each cube's mean and divide by its deviation, per channel (unbiased
-        variance over its 2*16*16 pixels). Predicting zero then costs about 1.
-      mean, deviation: of the data set, by which raw pixels are normalised (0.45 and 0.225 in HVM-1).
+      normalize: subtract each cube's mean and divide by its deviation (unbiased). Predicting zero then costs about 1.
+      mean, deviation: of the data set, for all channels or for each, by which pixels are scaled first: 0.45 and 0.225
+        in MAE-ST, ImageNet's in MAE.
+      joint: one mean and deviation for all channels of a cube, sqrt(variance + 1e-6), as MAE and MAE-ST have it;
+        otherwise each channel has its own, sqrt(variance) + 1e-6, as in VideoMAE.
+      frames: predict so many frames of a clip, evenly spaced from the first to the last and rounded down (MAE-ST: 8 of
+        16, which are 0, 2, …, 12, 15); None predicts all of them.
 
     Raises:
-      ValueError: a deviation that is not above 0.
+      ValueError: if a deviation is not above 0, or `frames` is below 2.
 
-    Source: the official `engine_for_pretraining.py` of VideoMAE and VideoMAE V2.
+    Source: the official `engine_for_pretraining.py` of VideoMAE and VideoMAE V2; the papers of MAE and MAE-ST.
     """
-    if deviation <= 0:
-        raise ValueError(f"deviation={deviation}: above 0")
-    return Pixels(normalize, mean, deviation)
+    means, deviations = (
+        tuple(float(value) for value in (values if isinstance(values, Sequence) else [values]))
+        for values in (mean, deviation)
+    )
+    if not means or not deviations or min(deviations) <= 0:
+        raise ValueError(f"deviation={deviation}: above 0, one number or one for each channel")
+    if frames is not None and frames < 2:
+        raise ValueError(f"frames={frames}: at least 2, the first and the last of a clip")
+    return Pixels(normalize, means, deviations, joint, frames)
 
 
-@typed
-def statistics(cubes: Float[Array, "b k p"], channels: int) -> tuple[Float[Array, "b k 1 c"], Float[Array, "b k 1 c"]]:
-    """Mean and deviation (with EPSILON added) of each cube, per channel."""
-    split = cubes.reshape(*cubes.shape[:2], -1, channels)
-    mean = split.mean(axis=2, keepdims=True)
-    variance = split.var(axis=2, keepdims=True, ddof=1)
-    return mean, jnp.sqrt(variance) + EPSILON
+def _split(cubes: Float[Array, "b k p"], channels: int) -> Float[Array, "b k q c"]:
+    return cubes.reshape(*cubes.shape[:2], -1, channels)
 
 
 @typed

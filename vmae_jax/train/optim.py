@@ -67,25 +67,32 @@ class Optimizer:
     clip_norm: float | None
     layer_decay: float | None
     freeze: tuple[str, ...]
+    also_decay: tuple[str, ...] = ()
 
     def build(self, abstract_params: Params, clock: Clock) -> tuple[Transformation, Rate]:
         """Return the transformation for these parameters (boxed shapes suffice), and its learning rates.
 
         Raises:
-          ConfigError: if a parameter does not declare whether it decays, a pattern of `freeze` matches nothing,
-            nothing is left to train, or there is layer decay and no tower with layers.
+          ConfigError: if a parameter does not declare whether it decays, a pattern of `freeze` or `also_decay` matches
+            nothing, nothing is left to train, or there is layer decay and no tower with layers.
         """
-        frozen = _matching(abstract_params, self.freeze)
-        decay = _without(decays(abstract_params), frozen)
+        frozen = _matching(abstract_params, self.freeze, "freeze")
+        decay = _without(self.decays(abstract_params), frozen)
         if not decay:
             raise ConfigError(f"optimizer.freeze={list(self.freeze)} leaves nothing to train")
         scales = _without(layer_scales(abstract_params, self.layer_decay), frozen)
         rate = self.schedule.at(clock)
         return _transformation(self, rate, decay, scales, frozen), rate
 
+    def decays(self, abstract_params: Params) -> Params:
+        """Return which parameters decay, by their declaration or by `also_decay`, as a tree of bools."""
+        more = _matching(abstract_params, self.also_decay, "also_decay")
+        declared = _flat(decays(abstract_params))
+        return unflatten_dict({path: decay or path in more for path, decay in declared.items()}, sep="/")
+
     def describe(self, abstract_params: Params) -> str:
         """Return a line for each parameter: its weight decay and its share of the learning rate, or "frozen"."""
-        frozen, decay = _matching(abstract_params, self.freeze), _flat(decays(abstract_params))
+        frozen, decay = _matching(abstract_params, self.freeze, "freeze"), _flat(self.decays(abstract_params))
         scales = _flat(layer_scales(abstract_params, self.layer_decay))
         lines = []
         for path in sorted(decay):
@@ -105,6 +112,7 @@ def adamw(
     clip_norm: float | None = None,
     layer_decay: float | None = None,
     freeze: Sequence[str] = (),
+    also_decay: Sequence[str] = (),
 ) -> Optimizer:
     """AdamW with the numerics of PyTorch's, `clip_grad_norm_` before it (Loshchilov and Hutter, 2019).
 
@@ -115,6 +123,8 @@ def adamw(
       clip_norm: the largest global norm of the gradients; None does not clip.
       layer_decay: the factor of the learning rate from a layer to the one below it (fine-tuning).
       freeze: patterns of parameter paths, `encoder` or `encoder/blocks/*/bias`, that are not trained.
+      also_decay: patterns of parameters that decay although they do not declare it, such as `*_token` (MAE and MAE-ST
+        apply weight decay to tokens and learned positions in pre-training).
 
     Raises:
       ValueError: if a number is out of range.
@@ -128,9 +138,12 @@ def adamw(
         raise ValueError(f"clip_norm must be above 0, got {clip_norm}; leave it out to clip nothing")
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}; leave it out for one rate everywhere")
-    if isinstance(freeze, str):
-        raise ValueError(f"freeze is a list of patterns; write [{freeze!r}]")
-    return Optimizer(schedule, b1, b2, eps, weight_decay, clip_norm, layer_decay, tuple(freeze))
+    for name, patterns in (("freeze", freeze), ("also_decay", also_decay)):
+        if isinstance(patterns, str):
+            raise ValueError(f"{name} is a list of patterns; write [{patterns!r}]")
+    return Optimizer(
+        schedule, b1, b2, eps, weight_decay, clip_norm, layer_decay, tuple(freeze), also_decay=tuple(also_decay)
+    )
 
 
 def decays(params: Params) -> Params:
@@ -246,8 +259,8 @@ def _unbias(decay: float, count: Array) -> Array:
     return -jnp.expm1(count.astype(jnp.float32) * math.log(decay))
 
 
-def _matching(params: Params, patterns: Iterable[str]) -> frozenset[str]:
-    """Return the paths that a pattern matches, or one of whose parents it matches.
+def _matching(params: Params, patterns: Iterable[str], argument: str) -> frozenset[str]:
+    """Return the paths that a pattern of an argument matches, or one of whose parents it matches.
 
     Raises:
       ConfigError: if a pattern matches none.
@@ -257,7 +270,7 @@ def _matching(params: Params, patterns: Iterable[str]) -> frozenset[str]:
     for pattern in patterns:
         match = [p for p in paths if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}/*")]
         if not match:
-            raise ConfigError(f"optimizer.freeze: {pattern!r} matches no parameter; there are {', '.join(paths)}")
+            raise ConfigError(f"optimizer.{argument}: {pattern!r} matches no parameter; there are {', '.join(paths)}")
         found.update(match)
     return frozenset(found)
 

@@ -65,6 +65,7 @@ class Rate:
       start, peak, final: learning rates, already scaled by the batch.
       warmup, steps: steps of the warm-up and of the whole run.
       text: the origin of the peak, in words.
+      open_ended: whether the step after the warm-up is the first one at the peak, and not its last step.
     """
 
     start: float
@@ -73,14 +74,16 @@ class Rate:
     warmup: int
     steps: int
     text: str
+    open_ended: bool = False
 
     def value(self, step: int) -> float:
         """Return the rate of a step, counted from 0, in float64; after the last step it is `final`.
 
-        As in the official code, the last step of the warm-up and the first of the cosine both have the peak.
+        As in VideoMAE's code, the last step of the warm-up and the first of the cosine both have the peak. With
+        `open_ended` the warm-up would reach it one step later (MAE), so only the cosine has it.
         """
         if step < self.warmup:
-            return self.start + (self.peak - self.start) * step / max(self.warmup - 1, 1)
+            return self.start + (self.peak - self.start) * step / self._climb
         length = max(self.steps - self.warmup, 1)
         left = max(length - (step - self.warmup), 0) / length
         return self.final + (self.peak - self.final) * math.sin(0.5 * math.pi * left) ** 2
@@ -88,12 +91,17 @@ class Rate:
     def __call__(self, step: Array) -> Array:
         """Return the same in float32, for a step number inside a compiled program."""
         step = jnp.asarray(step)
-        climb = step.astype(jnp.float32) / max(self.warmup - 1, 1)
+        climb = step.astype(jnp.float32) / self._climb
         length = max(self.steps - self.warmup, 1)
         left = jnp.clip(length - (step - self.warmup), 0, length).astype(jnp.float32) / length
         # sin², not (1 + cos) / 2, which cancels to nothing at the end of the run.
         fall = self.final + (self.peak - self.final) * jnp.sin(0.5 * jnp.pi * left) ** 2
         return jnp.where(step < self.warmup, self.start + (self.peak - self.start) * climb, fall).astype(jnp.float32)
+
+    @property
+    def _climb(self) -> int:
+        """The steps from `start` to `peak`."""
+        return max(self.warmup if self.open_ended else self.warmup - 1, 1)
 
     def describe(self) -> str:
         """Return a description of the schedule in one line."""
@@ -117,6 +125,7 @@ class Schedule:
     batch_unit: int | None
     recipe_batch: int | None
     min_rate: float | None = None
+    open_ended: bool = False
 
     def at(self, clock: Clock) -> Rate:
         """Return the learning rates of a run.
@@ -150,6 +159,7 @@ class Schedule:
             warmup=warmup,
             steps=clock.steps,
             text=text,
+            open_ended=self.open_ended,
         )
 
 
@@ -162,6 +172,7 @@ def warmup_cosine(
     batch_unit: int | None = 256,
     recipe_batch: int | None = None,
     min_rate: float | None = None,
+    open_ended: bool = False,
 ) -> Schedule:
     """Linear warm-up, then half a cosine, computed for every step (VideoMAE V2, `utils.cosine_scheduler`).
 
@@ -171,6 +182,7 @@ def warmup_cosine(
       batch_unit: the batch, in videos, of the given rates; None does not scale them.
       recipe_batch: the batch that the rates were chosen for; another one without `batch_unit` warns.
       min_rate: the last rate instead of `final`, independent of the batch, as MAE-ST's `min_lr`.
+      open_ended: the warm-up reaches the peak at the step after it (MAE, MAE-ST), not at its own last step.
 
     Raises:
       ValueError: if a rate is negative, or a batch below 1.
@@ -182,7 +194,7 @@ def warmup_cosine(
         if batch is not None and batch < 1:
             raise ValueError(f"{name}: a batch must have at least one video, got {batch}")
     length_in_steps(warmup, steps_per_epoch=1.0, global_batch=1)  # reports a wrong unit here
-    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate)
+    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate, open_ended)
 
 
 @register("schedule")

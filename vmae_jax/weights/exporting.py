@@ -15,7 +15,7 @@ from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
 from vmae_jax.weights.layouts.dims import dims_of
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.layouts.videomae import paths, to_official
-from vmae_jax.weights.published import DTYPES, finite, write_hf, write_mae, write_official
+from vmae_jax.weights.published import DTYPES, Export, finite, write_hf, write_mae, write_official
 from vmae_jax.weights.subject import Subject, leaves, probe, published, sinusoidal, subject
 
 __all__ = ["FORMATS", "export_checkpoint"]
@@ -75,11 +75,9 @@ def export_checkpoint(
         _representable(one, params, state, format)
         finite(state)
         dims = dims_of(state)
-        batch = probe(one, clip)
-        write = PUBLISHED[format]
+        made = Export(one, params, state, dims, dtype, labels, probe(one, clip))
         with replaced(out) as new:
-            details = {"dims": dims, "dtype": dtype, "labels": labels, "params": params, "batch": batch}
-            checks = write(new, one, state, **details)
+            checks = PUBLISHED[format](new, made)
             report = {
                 "out": str(out),
                 "format": format,

@@ -216,9 +216,8 @@ def _verify(one: Subject, params: Any, found: names.Weights, account: Account, b
 
     ours, hidden = outputs(one, params, batch)
     pixels = np.ascontiguousarray(normalized(one.model, batch["video"]).transpose(0, 2, 1, 3, 4))
-    heads = {"heads": one.facts.heads, "decoder_heads": one.facts.decoder_heads}
     theirs = {name: torch.from_numpy(array) for name, array in state.items()}
-    differences = verify.differences(ours, torch_network.outputs(theirs, pixels, hidden=hidden, **heads))
+    differences = verify.differences(ours, torch_network.outputs(theirs, pixels, facts=one.facts, hidden=hidden))
     return {
         "checked_by": f"PyTorch {importlib.metadata.version('torch')}",
         "largest_difference": verify.gate(differences, "float32"),

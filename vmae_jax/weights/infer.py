@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from vmae_jax.models.positions import Positions, sincos_2d
+from vmae_jax.models.variants import IMAGENET_MEAN, IMAGENET_STD
 from vmae_jax.spec import ConfigError, call
+from vmae_jax.types import Grid
 from vmae_jax.weights.layouts.dims import Dims, dims_of
 from vmae_jax.weights.layouts.fit import sinusoid
 from vmae_jax.weights.layouts.names import Weights
@@ -17,7 +20,8 @@ __all__ = ["config_of"]
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 DECODER_HEADS = {96: 3, 192: 3, 384: 6, 512: 8, 640: 8}
 MAX_TOKENS = 1 << 17
-MAE_ST = {"decoder_heads": 16, "mean": 0.45, "std": 0.225}  # of MAE-ST and HVM-1, which their files lack
+MAE_DECODER_HEADS = 16  # of MAE, MAE-ST and HVM-1, which their files lack
+MAE_ST = {"mean": 0.45, "std": 0.225}
 
 
 def config_of(weights: Weights) -> ConfigDict:
@@ -29,7 +33,9 @@ def config_of(weights: Weights) -> ConfigDict:
     dims, about = dims_of(weights.state), weights.about
     about = _grid_of(weights.state, dims) | about
     frames, resolution = about.get("num_frames", 16), _resolution(about, dims)
-    tubelet = dims.tubelet or about.get("tubelet_size", 2)
+    image = weights.family == "mae" and not dims.tubelet and weights.kind == "pretraining"
+    tubelet = 1 if image else dims.tubelet or about.get("tubelet_size", 2)
+    frames = 1 if image else frames
     _check_size(weights, dims, max(frames // tubelet, 1) * (resolution // dims.patch) ** 2)
     model = call(
         "models.variants.vit",
@@ -49,27 +55,66 @@ def config_of(weights: Weights) -> ConfigDict:
     )
     if any(name.removeprefix("encoder.") == "cls_token" for name in weights.state):
         model.prefix = 1
+        model.prefix_positions = _class_positions(weights.state)
     if dims.decoder_width:
         given = about.get("decoder_num_attention_heads")
-        if given is None and weights.family == "mae-st":
-            given = MAE_ST["decoder_heads"]
+        if given is None and weights.family in ("mae", "mae-st"):
+            given = MAE_DECODER_HEADS
         heads = _heads(given, DECODER_HEADS, dims.decoder_width, "decoder_heads")
         model.update(decoder_width=dims.decoder_width, decoder_depth=dims.decoder_depth, decoder_heads=heads)
+        model.project_bias = "encoder_to_decoder.bias" in weights.state
+        if model.prefix and "decoder.cls_token" not in weights.state:
+            model.decoder_prefix = "kept"
     if any(name.endswith("pos_embed_spatial") for name in weights.state):
         model.positions = call("models.positions.separable")
+    elif any(_is(sincos_2d(), name, array) for name, array in weights.state.items()):
+        model.positions = call("models.positions.sincos_2d")
     elif any(_learned(name, array) for name, array in weights.state.items()):
         model.positions = call("models.positions.learned")
     if weights.kind == "classifier":
         method = call("methods.classify.build", model=model, classes=max(dims.classes, 2))
     else:
-        target = call("targets.pixels", normalize=bool(about.get("norm_pix_loss", True)))
         method = call(
             "methods.masked.build",
             model=model,
-            encoder_mask=call("masking.random" if weights.family == "mae-st" else "masking.tube", ratio=0.9),
-            objectives={"pixels": call("targets.core.objective", target=target)},
+            encoder_mask=_mask(weights.family, image),
+            objectives={"pixels": call("targets.core.objective", target=_target(weights, model, about))},
         )
     return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
+
+
+def _mask(family: str, image: bool) -> ConfigDict:
+    """The mask of the published recipe."""
+    if family in ("mae", "mae-st"):
+        return call("masking.random", ratio=0.75 if image else 0.9, rounded_down="visible")
+    return call("masking.tube", ratio=0.9)
+
+
+def _target(weights: Weights, model: ConfigDict, about: dict[str, Any]) -> ConfigDict:
+    """The pixels that the decoder predicts, all of a cube or (MAE-ST) some of its frames."""
+    more: dict[str, Any] = {}
+    if weights.family in ("mae", "mae-st"):
+        more = {"joint": True, "mean": list(model.mean or IMAGENET_MEAN), "deviation": list(model.std or IMAGENET_STD)}
+    head = weights.state.get("decoder.head.weight")
+    cube = model.tubelet * model.patch**2 * model.channels
+    if head is not None and len(head) != cube and cube % len(head) == 0:
+        more["frames"] = model.frames * len(head) // cube
+    return call("targets.pixels", normalize=bool(about.get("norm_pix_loss", True)), **more)
+
+
+def _class_positions(state: Any) -> bool:
+    """Whether a class token has a position that is not always zero, as MAE's is."""
+    tables = [array for name, array in state.items() if name.endswith("pos_embed_class")]
+    return any(np.any(array) for array in tables)
+
+
+def _is(positions: Positions, name: str, array: np.ndarray) -> bool:
+    """Whether a table is of fixed positions, on a square grid of one frame."""
+    side = math.isqrt(array.shape[1]) if name.endswith("pos_embed") else 0
+    if not side or side * side != array.shape[1] or array.shape[2] % 4:
+        return False
+    module = positions(Grid(1, side, side), array.shape[2])
+    return bool(np.abs(np.asarray(module.apply({}, np.arange(side * side)[None])) - array).max() < 1e-4)
 
 
 def _check_size(weights: Weights, dims: Dims, tokens: int) -> None:

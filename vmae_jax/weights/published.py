@@ -3,7 +3,7 @@
 import importlib.metadata
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -16,11 +16,33 @@ from vmae_jax.weights.layouts import huggingface, mae, names
 from vmae_jax.weights.layouts.dims import Dims
 from vmae_jax.weights.layouts.fit import fit
 from vmae_jax.weights.layouts.rules import MismatchError
-from vmae_jax.weights.subject import Subject, fixed_positions, normalized, outputs
+from vmae_jax.weights.subject import Subject, normalized, outputs
 
-__all__ = ["DTYPES", "cast", "finite", "write_hf", "write_mae", "write_official"]
+__all__ = ["DTYPES", "Export", "cast", "finite", "write_hf", "write_mae", "write_official"]
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+class Export(NamedTuple):
+    """What is written in a published layout, and what it is compared on.
+
+    Attributes:
+      one: the model.
+      params: its parameters.
+      state: the same in the official names.
+      dims: read off the state.
+      dtype: of the tensors of the file.
+      labels: class names of a classifier, in order; a layout without a place for them leaves them out.
+      batch: a clip, and what is masked in it.
+    """
+
+    one: Subject
+    params: Any
+    state: Mapping[str, np.ndarray]
+    dims: Dims
+    dtype: str
+    labels: Sequence[str]
+    batch: Mapping[str, np.ndarray]
 
 
 def finite(state: Mapping[str, np.ndarray]) -> None:
@@ -41,40 +63,33 @@ def cast(state: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
     return result
 
 
-def write_hf(
-    folder: pathlib.Path,
-    one: Subject,
-    state: Mapping[str, np.ndarray],
-    *,
-    dims: Dims,
-    dtype: str,
-    labels: Sequence[str],
-    params: Any,
-    batch: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
+def write_hf(folder: pathlib.Path, made: Export) -> dict[str, Any]:
     """Write a folder that transformers opens, and compare its outputs there where it is installed."""
+    one, dtype = made.one, made.dtype
     folder.mkdir()
-    theirs = cast(huggingface.to_state(state, dims.kind), dtype)
+    theirs = cast(huggingface.to_state(made.state, made.dims.kind), dtype)
     tensors.write_safetensors(folder / "model.safetensors", theirs, {})
     t, h, w, _ = one.model.video_shape
     config = huggingface.config(
-        dims,
+        made.dims,
         heads=one.facts.heads,
         decoder_heads=one.facts.decoder_heads,
         frames=t,
         size=(h, w),
         dtype=dtype,
-        normalized_targets=one.normalized_targets if dims.kind == "pretraining" else True,
-        final_norm="encoder.norm.weight" in state,
-        labels=labels if dims.kind == "classifier" else (),
+        normalized_targets=one.normalized_targets if made.dims.kind == "pretraining" else True,
+        final_norm="encoder.norm.weight" in made.state,
+        labels=made.labels if made.dims.kind == "classifier" else (),
     )
     prepare = huggingface.preprocessor(size=(h, w), mean=one.model.mean, std=one.model.std)
     for name, data in (("config.json", config), ("preprocessor_config.json", prepare)):
         (folder / name).write_text(huggingface.as_text(data), encoding="utf-8")
     if not verify.has_transformers():
-        return _round_trip(folder, state, dtype, "transformers is not installed here, so its outputs were not compared")
-    pixels = normalized(one.model, batch["video"])
-    (compared, hidden), not_checked = outputs(one, params, batch), ""
+        return _round_trip(
+            folder, made.state, dtype, "transformers is not installed here, so its outputs were not compared"
+        )
+    pixels = normalized(one.model, made.batch["video"])
+    (compared, hidden), not_checked = outputs(one, made.params, made.batch), ""
     if "loss" in compared and not _imagenet(one):
         # transformers undoes ImageNet's normalisation of RGB alone before it makes its targets.
         del compared["loss"]
@@ -93,67 +108,49 @@ def _imagenet(one: Subject) -> bool:
     return one.model.channels == 3 and np.allclose(one.model.mean, mean) and np.allclose(one.model.std, std)
 
 
-def write_official(
-    path: pathlib.Path,
-    one: Subject,
-    state: Mapping[str, np.ndarray],
-    *,
-    dims: Dims,
-    dtype: str,
-    labels: Sequence[str],
-    params: Any,
-    batch: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
+def write_official(path: pathlib.Path, made: Export) -> dict[str, Any]:
     """Write a file that the official VideoMAE code loads, and compare outputs where PyTorch is installed."""
-    del labels  # the official files have none
-    theirs = cast(state, dtype)
+    one, dtype = made.one, made.dtype
+    theirs = cast(made.state, dtype)
     t, h, _, _ = one.model.video_shape
     about = {"num_frames": t, "image_size": h, "num_attention_heads": one.facts.heads}
-    if dims.kind == "pretraining":
+    if made.dims.kind == "pretraining":
         about["decoder_num_attention_heads"] = one.facts.decoder_heads
     if path.suffix == ".safetensors":
         tensors.write_safetensors(path, theirs, about)
     else:
         # The official code saves pre-training under "model" and, with DeepSpeed, fine-tuning under "module".
-        write_pth(path, {"module" if dims.kind == "classifier" else "model": theirs, "vmae_jax": about})
+        write_pth(path, {"module" if made.dims.kind == "classifier" else "model": theirs, "vmae_jax": about})
     if not verify.has_torch():
-        return _round_trip(path, state, dtype, "PyTorch is not installed here, so its outputs were not compared")
-    pixels = np.ascontiguousarray(normalized(one.model, batch["video"]).transpose(0, 2, 1, 3, 4))
-    ours, hidden = outputs(one, params, batch)
-    heads = {"heads": one.facts.heads, "decoder_heads": one.facts.decoder_heads}
-    answers = verify.in_official(path, pixels, hidden, **heads)
+        return _round_trip(path, made.state, dtype, "PyTorch is not installed here, so its outputs were not compared")
+    pixels = np.ascontiguousarray(normalized(one.model, made.batch["video"]).transpose(0, 2, 1, 3, 4))
+    ours, hidden = outputs(one, made.params, made.batch)
+    answers = verify.in_official(path, pixels, hidden, one.facts)
     found = verify.differences(ours, answers, relative=dtype != "float32")
     by = f"PyTorch {importlib.metadata.version('torch')}"
-    return {"checked_by": by, "largest_difference": verify.gate(found, dtype), "differences": found, "not_checked": ""}
+    return {
+        "checked_by": by,
+        "largest_difference": verify.gate(found, dtype),
+        "differences": found,
+        "not_checked": "",
+    }
 
 
-def write_mae(
-    path: pathlib.Path,
-    one: Subject,
-    state: Mapping[str, np.ndarray],
-    *,
-    dims: Dims,
-    dtype: str,
-    labels: Sequence[str],
-    params: Any,
-    batch: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
+def write_mae(path: pathlib.Path, made: Export) -> dict[str, Any]:
     """Write a file in the layout of MAE or MAE-ST, and import it again: the parameters must be the same."""
-    del labels, batch  # the files have no labels, and the parameters themselves are compared
+    one, dtype = made.one, made.dtype
     t, h, _, _ = one.model.video_shape
-    towers = [name for name in ("encoder", "decoder") if name in params]
-    tables = {name: table for name in towers if (table := fixed_positions(one, name)) is not None}
-    theirs = cast(mae.to_state(state, tables, image=t == 1), dtype)
+    theirs = cast(mae.to_state(made.state, one.facts, image=t == 1), dtype)
     about = {"num_frames": t, "tubelet_size": one.model.patch.t, "image_size": h}
     about |= {"num_attention_heads": one.facts.heads, "image_mean": list(one.model.mean)}
     about |= {"image_std": list(one.model.std)}
-    about |= {"decoder_num_attention_heads": one.facts.decoder_heads} if dims.kind == "pretraining" else {}
+    about |= {"decoder_num_attention_heads": one.facts.decoder_heads} if made.dims.kind == "pretraining" else {}
     if path.suffix == ".safetensors":
         tensors.write_safetensors(path, theirs, about)
     else:
         write_pth(path, {"model": theirs, "vmae_jax": about})
-    back, _ = fit(names.official(tensors.read_file(path)), one.facts, params, one.model.grid)
-    ours, read = (flatten_dict(tree, sep="/") for tree in (params, back))
+    back, _ = fit(names.official(tensors.read_file(path)), one.facts, made.params, one.model.grid)
+    ours, read = (flatten_dict(tree, sep="/") for tree in (made.params, back))
     for name, array in ours.items():
         # What a half-precision file adds up (a token and its position) is rounded once.
         if not np.array_equal(np.asarray(read[name]), np.asarray(array).astype(DTYPES[dtype]).astype(np.float32)):

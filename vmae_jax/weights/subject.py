@@ -14,6 +14,7 @@ from vmae_jax import spec
 from vmae_jax.errors import short
 from vmae_jax.lookup import entry
 from vmae_jax.methods.masked import Masked
+from vmae_jax.models.variants import Model
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
 from vmae_jax.weights.layouts.fit import sinusoid
@@ -22,7 +23,6 @@ from vmae_jax.weights.layouts.videomae import Facts
 __all__ = [
     "Subject",
     "compute_dtype",
-    "fixed_positions",
     "fresh_params",
     "normalized",
     "outputs",
@@ -94,6 +94,8 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
         heads=model.encoder.blocks["heads"],
         decoder_heads=model.decoder["blocks"]["heads"],
         head=f"head_{pixels or 'pixels'}",
+        tables={name: table for name in ("encoder", "decoder") if (table := fixed_positions(model, name)) is not None},
+        keeps_prefix=model.decoder["keep_prefix"],
     )
     return Subject(config, method, _streams(config, method, model), model, facts, masked, pixels)
 
@@ -214,19 +216,19 @@ def _outputs(one: Subject, params: Any, batch: Mapping[str, Any]) -> tuple[dict[
 
 def sinusoidal(one: Subject) -> bool:
     """Return whether the model's positions are VideoMAE's fixed 1-D sinusoid."""
-    table = fixed_positions(one, "encoder")
+    table = one.facts.tables.get("encoder")
     return table is not None and bool(np.abs(table - sinusoid(*table.shape)).max() < 1e-5)
 
 
-def fixed_positions(one: Subject, tower: str) -> np.ndarray | None:
-    """Return the positions that a tower of the model computes, [n width]; None where it learns them.
+def fixed_positions(model: Model, tower: str) -> np.ndarray | None:
+    """Return the positions that a tower of a model computes, [n width]; None where it learns them.
 
     Args:
       tower: "encoder" or "decoder".
     """
-    grid = one.model.grid
-    width = one.model.encoder.width if tower == "encoder" else one.model.decoder["width"]
-    module = one.model.encoder.positions(grid, width)
+    grid = model.grid
+    width = model.encoder.width if tower == "encoder" else model.decoder["width"]
+    module = model.encoder.positions(grid, width)
     index = jnp.arange(grid.size)[None]
     if jax.eval_shape(lambda: module.init(jax.random.key(0), index)):
         return None

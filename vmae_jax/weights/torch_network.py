@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.weights.layouts.fit import sinusoid
 from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.layouts.videomae import Facts
 
 __all__ = ["outputs"]
 
@@ -25,8 +25,7 @@ def outputs(
     state: Mapping[str, Any],
     pixels: np.ndarray,
     *,
-    heads: int,
-    decoder_heads: int = 0,
+    facts: Facts,
     hidden: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """What the official model computes, float32.
@@ -34,7 +33,7 @@ def outputs(
     Args:
       state: torch tensors in the official names.
       pixels: normalised, [b c t y x].
-      heads, decoder_heads: of the attention.
+      facts: of the model.
       hidden: for pre-training weights, bool [b n]; True is hidden from the encoder.
 
     Returns:
@@ -47,14 +46,14 @@ def outputs(
     import torch
 
     used: set[str] = set()
-    network = _Network({name: tensor.float() for name, tensor in state.items()}, used)
+    network = _Network({name: tensor.float() for name, tensor in state.items()}, used, facts)
     result = {}
     with torch.no_grad():
         video = torch.from_numpy(np.ascontiguousarray(pixels))
         classifier = "head.weight" in state
         prefix = "" if classifier else "encoder."
         tokens = network.embed(video, prefix)
-        encoded = network.stack(tokens, f"{prefix}blocks", heads)
+        encoded = network.stack(tokens, f"{prefix}blocks", facts.heads)
         if "encoder.norm.weight" in state:
             encoded = network.norm(encoded, "encoder.norm")
         first = 1 if f"{prefix}cls_token" in state else 0
@@ -65,7 +64,7 @@ def outputs(
             result["logits"] = network.linear(result["features"], "head")
         elif hidden is not None and "mask_token" in state:
             mask = torch.from_numpy(hidden)
-            result["prediction"] = network.predict(tokens, mask, heads, decoder_heads)
+            result["prediction"] = network.predict(tokens, mask)
     left = sorted(set(state) - used)
     if left:
         raise MismatchError(f"the official model has no place for {left[0]} ({len(left)} tensors are left over)")
@@ -75,8 +74,8 @@ def outputs(
 class _Network:
     """The layers, over a dict of tensors; notes which it used."""
 
-    def __init__(self, state: Mapping[str, Any], used: set[str]):
-        self.state, self.used = state, used
+    def __init__(self, state: Mapping[str, Any], used: set[str], facts: Facts):
+        self.state, self.used, self.facts = state, used, facts
 
     def get(self, name: str) -> Any:
         if name not in self.state:
@@ -85,7 +84,8 @@ class _Network:
         return self.state[name]
 
     def linear(self, x: Any, name: str) -> Any:
-        return x @ self.get(f"{name}.weight").T + self.get(f"{name}.bias")
+        x = x @ self.get(f"{name}.weight").T
+        return x + self.get(f"{name}.bias") if f"{name}.bias" in self.state else x
 
     def norm(self, x: Any, name: str) -> Any:
         from torch.nn import functional
@@ -101,14 +101,17 @@ class _Network:
         return self.with_token(x + self.positions(prefix, *x.shape[1:]), prefix)
 
     def with_token(self, x: Any, prefix: str) -> Any:
-        """The tokens behind MAE-ST's class token, where there is one."""
+        """The tokens behind a class token with its position, where there is one."""
         import torch
 
-        name = f"{prefix}cls_token"
-        return torch.cat([self.get(name).expand(len(x), -1, -1), x], 1) if name in self.state else x
+        name, position = f"{prefix}cls_token", f"{prefix}pos_embed_class"
+        if name not in self.state:
+            return x
+        token = self.get(name) + (self.get(position) if position in self.state else 0)
+        return torch.cat([token.expand(len(x), -1, -1), x], 1)
 
     def positions(self, prefix: str, n: int, width: int) -> Any:
-        """[1 n width]: a table, places plus times, or VideoMAE's sinusoid."""
+        """[1 n width]: a table, places plus times, or what the model computes."""
         import torch
 
         if f"{prefix}pos_embed" in self.state:
@@ -116,21 +119,24 @@ class _Network:
         if f"{prefix}pos_embed_spatial" in self.state:
             space, time = self.get(f"{prefix}pos_embed_spatial"), self.get(f"{prefix}pos_embed_temporal")
             return (time[:, :, None] + space[:, None]).reshape(1, n, width)
-        return torch.from_numpy(sinusoid(n, width))[None]
+        return torch.from_numpy(self.facts.tables["decoder" if prefix == "decoder." else "encoder"])[None]
 
-    def predict(self, tokens: Any, mask: Any, heads: int, decoder_heads: int) -> Any:
+    def predict(self, tokens: Any, mask: Any) -> Any:
         import torch
 
         first = int("encoder.cls_token" in self.state)
         before, tokens = tokens[:, :first], tokens[:, first:]
         batch, n, width = tokens.shape
         visible = torch.cat([before, tokens[~mask].reshape(batch, -1, width)], 1)
-        visible = self.norm(self.stack(visible, "encoder.blocks", heads)[:, first:], "encoder.norm")
-        visible = visible @ self.get("encoder_to_decoder.weight").T
+        encoded = self.norm(self.stack(visible, "encoder.blocks", self.facts.heads), "encoder.norm")
+        given = self.linear(encoded, "encoder_to_decoder")
+        before, visible = given[:, :first], given[:, first:]
         positions = self.positions("decoder.", n, visible.shape[-1]).expand(batch, -1, -1)
         seen = visible + positions[~mask].reshape(visible.shape)
         unseen = self.get("mask_token") + positions[mask].reshape(batch, -1, visible.shape[-1])
-        x = self.stack(self.with_token(torch.cat([seen, unseen], 1), "decoder."), "decoder.blocks", decoder_heads)
+        x = torch.cat([seen, unseen], 1)
+        x = torch.cat([before, x], 1) if self.facts.keeps_prefix else self.with_token(x, "decoder.")
+        x = self.stack(x, "decoder.blocks", self.facts.decoder_heads)
         return self.linear(self.norm(x[:, -unseen.shape[1] :], "decoder.norm"), "decoder.head")
 
     def stack(self, x: Any, name: str, heads: int) -> Any:
@@ -155,8 +161,10 @@ class _Network:
         from torch.nn import functional
 
         batch, n, width = x.shape
-        q_bias, v_bias = self.get(f"{name}.q_bias"), self.get(f"{name}.v_bias")
-        qkv = x @ self.get(f"{name}.qkv.weight").T + torch.cat([q_bias, torch.zeros_like(q_bias), v_bias])
+        qkv = x @ self.get(f"{name}.qkv.weight").T
+        if f"{name}.q_bias" in self.state:
+            q_bias, v_bias = self.get(f"{name}.q_bias"), self.get(f"{name}.v_bias")
+            qkv = qkv + torch.cat([q_bias, torch.zeros_like(q_bias), v_bias])
         q, k, v = qkv.reshape(batch, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
         if f"{name}.scale" in self.state:
             scale = self.get(f"{name}.scale").clamp(max=MAX_LOGIT_SCALE).exp()

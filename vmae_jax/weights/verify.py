@@ -14,6 +14,7 @@ from vmae_jax.weights import torch_network
 from vmae_jax.weights.formats.tensors import read_json
 from vmae_jax.weights.layouts.huggingface import ARCHITECTURES, is_spelling
 from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.layouts.videomae import Facts
 
 __all__ = ["BOUNDS", "differences", "gate", "has_torch", "has_transformers", "in_official", "in_transformers"]
 
@@ -75,14 +76,14 @@ def in_transformers(
     return {key: np.asarray(value.numpy()) for key, value in result.items()}
 
 
-def in_official(
-    path: Any, pixels: np.ndarray, hidden: np.ndarray | None, *, heads: int, decoder_heads: int
-) -> dict[str, np.ndarray]:
+def in_official(path: Any, pixels: np.ndarray, hidden: np.ndarray | None, facts: Facts) -> dict[str, np.ndarray]:
     """Outputs of an export in the official names, read by PyTorch itself.
 
     Args:
       path: a `.pth` or `.safetensors` file.
       pixels: normalised, [b c t h w].
+      hidden: bool [b n], True where a token is hidden from the encoder; None for a model without a decoder.
+      facts: of the model.
     """
     import torch
 
@@ -94,7 +95,7 @@ def in_official(
     else:
         contents = torch.load(path, map_location="cpu", weights_only=True)
         state = contents.get("model", contents.get("module"))
-    return torch_network.outputs(state, pixels, heads=heads, decoder_heads=decoder_heads, hidden=hidden)
+    return torch_network.outputs(state, pixels, facts=facts, hidden=hidden)
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, relative: bool = False) -> dict[str, float]:

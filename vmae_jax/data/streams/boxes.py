@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
+from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, FileStream, Recording
 from vmae_jax.data.streams.geometry import shown_boxes
 from vmae_jax.data.streams.tables import LIMIT, read_columns
 from vmae_jax.data.video import BadVideo
@@ -40,7 +40,7 @@ def boxes(
 
 
 @dataclasses.dataclass(frozen=True)
-class Boxes(Stream):
+class Boxes(FileStream):
     """See `boxes`."""
 
     count: int
@@ -49,16 +49,16 @@ class Boxes(Stream):
     least: float
     of: str | None = None
     geometric = True
+    limit = LIMIT
 
     def fields(self, shape: ClipShape) -> Mapping[str, ArraySpec]:
         sides = (shape.frames, self.count)
         corners, there = ArraySpec((*sides, 4), np.float32), ArraySpec(sides, np.bool_)
         return {"": corners, "_mask": there, "_id": ArraySpec(sides, np.int32)}
 
-    def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
-        data = recording.side.read(LIMIT) if recording.side else None
-        if data is None:
-            return [False] * len(clips)
+    def parse(
+        self, data: bytes, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]
+    ) -> Sequence[bool]:
         found = read_columns(data, _CORNERS, ("frame", "time", "id"))
         if "frame" not in found and "time" not in found:
             raise BadVideo("has neither a column 'frame' nor 'time'")

@@ -26,6 +26,7 @@ __all__ = [
     "ArraySpec",
     "Clip",
     "ClipShape",
+    "FileStream",
     "Recording",
     "Stream",
     "Streams",
@@ -134,6 +135,27 @@ class Stream:
         Raises:
           BadVideo: if the stream is there but cannot be read.
         """
+        raise NotImplementedError
+
+
+class FileStream(Stream):
+    """Base of the streams that are read from a file beside the video; a subclass has `fields` and `parse`.
+
+    Attributes:
+      limit: bytes of the file at most.
+    """
+
+    limit: int
+
+    def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
+        """See `Stream.read`: a video without such a file does not have the stream."""
+        data = recording.side.read(self.limit) if recording.side else None
+        return [False] * len(clips) if data is None else self.parse(data, recording, clips, out)
+
+    def parse(
+        self, data: bytes, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]
+    ) -> Sequence[bool]:
+        """Do as `read` does, with the content of the file."""
         raise NotImplementedError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vmae_jax.data.order import generator
-from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
+from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, FileStream, Recording
 from vmae_jax.data.streams.tables import LIMIT, read_arrays
 from vmae_jax.data.video import BadVideo
 from vmae_jax.registry import register
@@ -37,7 +37,7 @@ def embeddings(
 
 
 @dataclasses.dataclass(frozen=True)
-class Embeddings(Stream):
+class Embeddings(FileStream):
     """See `embeddings`."""
 
     length: int
@@ -45,15 +45,15 @@ class Embeddings(Stream):
     part: str
     random: bool
     of: str | None = None
+    limit = LIMIT
 
     def fields(self, shape: ClipShape) -> Mapping[str, ArraySpec]:
         vectors, there = ArraySpec((self.length, self.width), np.float32), ArraySpec((self.length,), np.bool_)
         return {"": vectors, "_mask": there, "_seconds": ArraySpec((self.length, 2), np.float32)}
 
-    def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
-        data = recording.side.read(LIMIT) if recording.side else None
-        if data is None:
-            return [False] * len(clips)
+    def parse(
+        self, data: bytes, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]
+    ) -> Sequence[bool]:
         found = read_arrays(data, ["features", "seconds"])
         vectors, seconds = found["features"], found["seconds"]
         if vectors.ndim != 2 or vectors.shape[1] != self.width or seconds.shape != (len(vectors), 2):

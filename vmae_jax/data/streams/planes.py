@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
+from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, FileStream, Recording
 from vmae_jax.data.streams.geometry import sampled, source_places
 from vmae_jax.data.streams.tables import member, open_archive
 from vmae_jax.data.video import BadVideo, Limits
@@ -41,7 +41,7 @@ def planes(channels: int, interpolation: str = "linear", signed: bool = False, o
 
 
 @dataclasses.dataclass(frozen=True)
-class Planes(Stream):
+class Planes(FileStream):
     """See `planes`."""
 
     channels: int
@@ -49,15 +49,15 @@ class Planes(Stream):
     signed: bool
     of: str | None = None
     geometric = True
+    limit = _LIMIT
 
     def fields(self, shape: ClipShape) -> Mapping[str, ArraySpec]:
         sides = (shape.frames, shape.size, shape.size, self.channels)
         return {"": ArraySpec(sides, np.uint8), "_mask": ArraySpec((shape.frames,), np.bool_)}
 
-    def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
-        data = recording.side.read(_LIMIT) if recording.side else None
-        if data is None:
-            return [False] * len(clips)
+    def parse(
+        self, data: bytes, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]
+    ) -> Sequence[bool]:
         with open_archive(data) as archive:
             names = {stem.lstrip("0") or "0": name for name in archive.namelist() if (stem := _stem(name))}
             for row, clip in enumerate(clips):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
+from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, FileStream, Recording
 from vmae_jax.data.streams.tables import LIMIT, read_columns
 from vmae_jax.data.video import BadVideo
 from vmae_jax.registry import register
@@ -47,7 +47,7 @@ def series(
 
 
 @dataclasses.dataclass(frozen=True)
-class Series(Stream):
+class Series(FileStream):
     """See `series`."""
 
     columns: tuple[str, ...]
@@ -57,15 +57,15 @@ class Series(Stream):
     align: str
     time: str
     of: str | None = None
+    limit = LIMIT
 
     def fields(self, shape: ClipShape) -> Mapping[str, ArraySpec]:
         values = ArraySpec((self.samples, len(self.columns)), np.float32)
         return {"": values, "_mask": ArraySpec((self.samples,), np.bool_)}
 
-    def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
-        data = recording.side.read(LIMIT) if recording.side else None
-        if data is None:
-            return [False] * len(clips)
+    def parse(
+        self, data: bytes, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]
+    ) -> Sequence[bool]:
         found = read_columns(data, [self.time, *self.columns])
         times, values = found[self.time], np.stack([found[name] for name in self.columns], 1)
         if (np.diff(times) < 0).any():

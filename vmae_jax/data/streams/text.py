@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vmae_jax.data.order import generator
-from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
+from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, FileStream, Recording
 from vmae_jax.data.video import BadVideo
 from vmae_jax.registry import register
 
@@ -47,21 +47,21 @@ def text(tokenizer: Any, length: int = 77, random: bool = True, of: str | None =
 
 
 @dataclasses.dataclass(frozen=True)
-class Text(Stream):
+class Text(FileStream):
     """See `text`."""
 
     tokenizer: Any
     length: int
     random: bool
     of: str | None = None
+    limit = _LIMIT
 
     def fields(self, shape: ClipShape) -> Mapping[str, ArraySpec]:
         return {"": ArraySpec((self.length,), np.int32), "_mask": ArraySpec((self.length,), np.bool_)}
 
-    def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
-        data = recording.side.read(_LIMIT) if recording.side else None
-        if data is None:
-            return [False] * len(clips)
+    def parse(
+        self, data: bytes, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]
+    ) -> Sequence[bool]:
         try:
             whole = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:

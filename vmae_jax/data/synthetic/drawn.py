@@ -2,27 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
 
 from vmae_jax.data.source import Source, Stored
 from vmae_jax.spec import ConfigError
 
-__all__ = ["SPLITS", "DrawnClips", "check_split", "open_drawn"]
+__all__ = ["SPLITS", "DrawnClips", "DrawnDataset"]
 
 SPLITS = ("train", "validation", "test")
 _Self = TypeVar("_Self", bound="DrawnClips")
-
-
-class _Drawing(Protocol):
-    """What a config holds: settings, and where the records of a split are."""
-
-    @property
-    def settings(self) -> Any: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def directory(self) -> str | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,42 +45,49 @@ class DrawnClips:
         return dataclasses.replace(self, indices=[self.indices[index] for index in indices])
 
 
-def check_split(name: str, settings: Any, kind: type, split: str) -> None:
-    """Check the arguments of a drawn dataset.
+@dataclasses.dataclass(frozen=True)
+class DrawnDataset:
+    """Records of drawn clips, made when they are first opened; a subclass names the dataset and its classes.
 
-    Args:
-      name: of the dataset.
-      settings: how its clips are drawn, and how many of each split there are.
-      kind: the class that the settings must have.
+    Attributes:
+      name: of the dataset, and of its module in `data.synthetic`.
+      clips: the class of its clips.
+      kind: the class of its settings.
+      settings: how the clips are drawn, and how many of each split there are.
       split: a split, or a part of one as TFDS writes it.
+      directory: the folder of drawn datasets; by default one in this user's cache folder.
 
     Raises:
       ConfigError: if the settings are those of another dataset, or there is no such split, or it has no clips.
     """
-    if not isinstance(settings, kind):
-        raise ConfigError(f"{name}: settings must be data.synthetic.{name}.settings, got {settings!r:.100}")
-    base = split.partition("[")[0]
-    if base not in SPLITS or not getattr(settings, base):
-        known = ", ".join(one for one in SPLITS if getattr(settings, one))
-        raise ConfigError(f"{name} has no split {split!r} with these settings; it has {known}")
 
+    name: ClassVar[str]
+    clips: ClassVar[type[DrawnClips]]
+    kind: ClassVar[type]
+    settings: Any
+    split: str
+    directory: str | None
 
-def open_drawn(name: str, clips: Callable[[Any, str, Sequence[int]], DrawnClips], drawing: _Drawing) -> Source:
-    """Open the records of a drawn dataset, which are made first where they are not there yet.
+    def __post_init__(self) -> None:
+        if not isinstance(self.settings, self.kind):
+            made = f"data.synthetic.{self.name}.settings"
+            raise ConfigError(f"{self.name}: settings must be {made}, got {self.settings!r:.100}")
+        base = self.split.partition("[")[0]
+        if base not in SPLITS or not getattr(self.settings, base):
+            known = ", ".join(one for one in SPLITS if getattr(self.settings, one))
+            raise ConfigError(f"{self.name} has no split {self.split!r} with these settings; it has {known}")
 
-    Args:
-      name: of the dataset.
-      clips: makes the clips of a split from the settings, the split and the numbers of the clips.
-      drawing: the settings, the split, and the folder of drawn datasets (by default in this user's cache folder).
+    def open(self) -> Source:
+        """Open the records, which are made first where they are not there yet.
 
-    Raises:
-      MachineFault: if they cannot be written.
-    """
-    from vmae_jax.data.prepare.once import cache_folder, prepare_once
-    from vmae_jax.data.records import open_tfds
+        Raises:
+          MachineFault: if they cannot be written.
+        """
+        from vmae_jax.data.prepare.once import cache_folder, prepare_once
+        from vmae_jax.data.records import open_tfds
 
-    folder = os.path.join(drawing.directory or cache_folder(), name, drawing.settings.name)
-    split = drawing.split.partition("[")[0]
-    drawn = clips(drawing.settings, split, range(getattr(drawing.settings, split)))
-    prepare_once(drawn, folder, name=name, split=split)
-    return open_tfds(Stored(None, folder, drawing.split))
+        folder = os.path.join(self.directory or cache_folder(), self.name, self.settings.name)
+        split = self.split.partition("[")[0]
+        drawn = self.clips(self.settings, split, range(getattr(self.settings, split)))
+        prepare_once(drawn, folder, name=self.name, split=split)
+        return open_tfds(Stored(None, folder, self.split))

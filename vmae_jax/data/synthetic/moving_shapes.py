@@ -16,8 +16,7 @@ import numpy as np
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.order import fold
 from vmae_jax.data.smoke import drawn_clips
-from vmae_jax.data.source import Source
-from vmae_jax.data.synthetic.drawn import SPLITS, DrawnClips, check_split, open_drawn
+from vmae_jax.data.synthetic.drawn import SPLITS, DrawnClips, DrawnDataset
 from vmae_jax.data.synthetic.shapes import MOTIONS, Scene, draw
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
@@ -119,25 +118,7 @@ def moving_shapes(settings: Any, split: str = "train", directory: str | None = N
     Raises:
       ConfigError: if there is no such split, it has no clips, or the settings are those of another drawing.
     """
-    check_split("moving_shapes", settings, Settings, split)
     return MovingShapes(settings, split, directory)
-
-
-@dataclasses.dataclass(frozen=True)
-class MovingShapes:
-    """See `moving_shapes`."""
-
-    settings: Settings
-    split: str
-    directory: str | None
-
-    def open(self) -> Source:
-        """Open the records, which are made first where they are not there yet.
-
-        Raises:
-          MachineFault: if they cannot be written.
-        """
-        return open_drawn("moving_shapes", Clips, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +138,14 @@ class Clips(DrawnClips):
     def labels(self, index: int) -> Mapping[str, Any]:
         """Return the motion of a clip."""
         return {"label": self.indices[index] % len(MOTIONS)}
+
+
+class MovingShapes(DrawnDataset):
+    """See `moving_shapes`."""
+
+    name = "moving_shapes"
+    clips = Clips
+    kind = Settings
 
 
 def make_clip(settings: Settings, split: str, index: int) -> bytes:

@@ -21,8 +21,7 @@ import numpy as np
 
 from vmae_jax.data.encode import Sound, encode_h264
 from vmae_jax.data.order import fold
-from vmae_jax.data.source import Source
-from vmae_jax.data.synthetic.drawn import SPLITS, DrawnClips, check_split, open_drawn
+from vmae_jax.data.synthetic.drawn import SPLITS, DrawnClips, DrawnDataset
 from vmae_jax.data.synthetic.world_files import sides, sound, wav
 from vmae_jax.data.synthetic.world_scene import COLOURS, FORMS, PACES, Drawn, World, draw
 from vmae_jax.data.video import Encoded, Side
@@ -137,25 +136,7 @@ def world(settings: Any, split: str = "train", directory: str | None = None) -> 
     Raises:
       ConfigError: if there is no such split, it has no clips, or the settings are those of another drawing.
     """
-    check_split("world", settings, Settings, split)
     return DrawnWorld(settings, split, directory)
-
-
-@dataclasses.dataclass(frozen=True)
-class DrawnWorld:
-    """See `world`."""
-
-    settings: Settings
-    split: str
-    directory: str | None
-
-    def open(self) -> Source:
-        """Open the records, which are made first where they are not there yet.
-
-        Raises:
-          MachineFault: if they cannot be written.
-        """
-        return open_drawn("world", Clips, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +161,14 @@ class Clips(DrawnClips):
     def labels(self, index: int) -> Mapping[str, Any]:
         """Return the pace of a clip."""
         return {"label": self.indices[index] % len(PACES)}
+
+
+class DrawnWorld(DrawnDataset):
+    """See `world`."""
+
+    name = "world"
+    clips = Clips
+    kind = Settings
 
 
 def make_world(settings: Settings, split: str, number: int) -> tuple[World, Drawn]:

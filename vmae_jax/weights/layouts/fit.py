@@ -17,6 +17,7 @@ __all__ = ["PARTS", "Account", "fit", "sinusoid"]
 
 PARTS = ("decoder", "head", "norm", "positions", "prefix")
 TABLES = ("pos_embed", "pos_embed_spatial", "pos_embed_temporal")
+COMPUTED = "the positions that the model computes"
 UNUSED = {
     "decoder": "the model has no decoder",
     "head": "the model has no classification head",
@@ -73,15 +74,14 @@ def fit(
     target = to_official(template, facts)
     want, dropped, changed = dims_of(target), dict(weights.dropped), {}
     state = _same_parts(weights, want, fresh, dropped)
-    for name in [name for name in state if name.endswith("cls_token") and name not in target]:
-        del state[name]
-        dropped[name] = UNUSED["prefix"]
+    _prefixes(state, target, facts, fresh, dropped, changed)
     _inflate(state, want, inflation, changed)
     have = dims_of(state, want.kind)
     unlike(have, want, resized=resized)
     if resized:
         _resample(state, have, want, channels, changed)
-    _positions(state, target, weights, grid, fresh=fresh, resized=resized, dropped=dropped, changed=changed)
+    _projection(state, target, changed)
+    _positions(state, target, weights, grid, facts=facts, resized=resized, dropped=dropped, changed=changed)
     _biases(state, target, weights.about, changed)
     anew = _missing(state, target, fresh)
     _same_shapes(state, target)
@@ -101,7 +101,7 @@ def _part(name: str) -> str:
         return "decoder"
     if name.rpartition(".")[2] in TABLES:
         return "positions"
-    if name.endswith("cls_token"):
+    if name.endswith(("cls_token", "pos_embed_class")):
         return "prefix"
     stem = name.removeprefix("encoder.").partition(".")[0]
     return {"head": "head", "fc_norm": "norm", "norm": "norm"}.get(stem, "encoder")
@@ -162,7 +162,7 @@ def _positions(
     weights: Weights,
     grid: Grid,
     *,
-    fresh: Sequence[str],
+    facts: Facts,
     resized: bool,
     dropped: dict[str, str],
     changed: dict[str, str],
@@ -174,7 +174,7 @@ def _positions(
         if not have:
             continue
         if not want:
-            _needless(prefix, have, weights, dropped)
+            _needless(prefix, have, weights, facts, dropped)
             continue
         old = _old_grid(have, grid)
         a_pictures = (old.t, old.h, old.w) == (1, grid.h, grid.w)  # repeated in time, as it is
@@ -188,19 +188,74 @@ def _positions(
             state[prefix + name] = table[None]
 
 
-def _needless(prefix: str, have: Mapping[str, np.ndarray], weights: Weights, dropped: dict[str, str]) -> None:
+def _needless(
+    prefix: str, have: Mapping[str, np.ndarray], weights: Weights, facts: Facts, dropped: dict[str, str]
+) -> None:
+    computed = facts.tables.get("decoder" if prefix == "decoder." else "encoder")
     for name, table in have.items():
-        same = name == "pos_embed" and np.abs(table[0] - sinusoid(*table.shape[1:])).max() < 1e-4
+        same = (
+            name == "pos_embed"
+            and computed is not None
+            and computed.shape == table.shape[1:]
+            and np.abs(table[0] - computed).max() < 1e-4
+        )
         if not same and weights.family not in ("mae", "mae-st"):
             raise MismatchError(
                 f"{prefix}{name}: the weights have learned positions, the model computes its own: "
                 f"use positions=call('models.positions.learned')"
             )
-        dropped[prefix + name] = (
-            "the sinusoid that the model computes"
-            if same
-            else "the model computes its positions (it is no longer MAE's)"
-        )
+        dropped[prefix + name] = COMPUTED if same else "the model computes its positions (it is no longer MAE's)"
+
+
+def _prefixes(
+    state: dict[str, np.ndarray],
+    target: Mapping[str, np.ndarray],
+    facts: Facts,
+    fresh: Sequence[str],
+    dropped: dict[str, str],
+    changed: dict[str, str],
+) -> None:
+    """Class tokens and their positions as the model has them: apart, in one, or neither."""
+    for prefix in ("", "encoder.", "decoder."):
+        token, position = f"{prefix}cls_token", f"{prefix}pos_embed_class"
+        if position in state and position not in target:
+            first = state.pop(position)
+            if token in target and "prefix" not in fresh:
+                state[token] = _sum(token, state[token], first)
+                if first.any():
+                    changed[token] = f"with {position} in it, for which the model has no parameter of its own"
+            elif prefix == "decoder." and facts.keeps_prefix and first.any():
+                raise MismatchError(f"{position} is not 0: this model's decoder adds no position to the class token")
+        elif position in target and position not in state and token in state:
+            state[position] = np.zeros_like(target[position])  # it is in the token
+            changed[position] = "zeros: the weights have it in their class token, or none"
+        if token in state and token not in target:
+            del state[token]
+            dropped[token] = UNUSED["prefix"]
+
+
+def _projection(state: dict[str, np.ndarray], target: Mapping[str, np.ndarray], changed: dict[str, str]) -> None:
+    """The bias of the projection to the decoder; without one in the model, it goes into what it is added to."""
+    name, times = "encoder_to_decoder.bias", "decoder.pos_embed_temporal"
+    if name in state and name not in target and "encoder_to_decoder.weight" in target:
+        bias = state.pop(name)[None, None]
+        if not bias.any():
+            return
+        if times not in state:
+            raise MismatchError(f"{name} is not 0, and the model has none: use project_bias=True")
+        state[times] = _sum(times, state[times], bias)
+        state["mask_token"] = _sum("mask_token", state["mask_token"], -bias)
+        changed[name] = "in the decoder's positions, and taken from its mask token: the model has no such bias"
+    elif name in target and name not in state and "encoder_to_decoder.weight" in state:
+        state[name] = np.zeros_like(target[name])
+        changed[name] = "zeros: the weights have no such bias"
+
+
+def _sum(name: str, array: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """`array` plus what goes into it, which has the same width and one row."""
+    if other.shape != (1, 1, array.shape[-1]):
+        raise MismatchError(f"{name} has shape {list(array.shape)}, what is added to it {list(other.shape)}")
+    return array + other
 
 
 def _old_grid(have: Mapping[str, np.ndarray], grid: Grid) -> Grid:

@@ -11,16 +11,17 @@ import numpy as np
 
 from vmae_jax.weights.layouts.huggingface import BLOCK
 from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.layouts.videomae import Facts
 
 __all__ = ["from_vit_mae", "is_vit_mae", "to_state"]
 
 # The decoder's names, as the official VideoMAE ones begin.
 DECODER = {
     "encoder_to_decoder.": "decoder_embed.",
+    "decoder.pos_embed": "decoder_pos_embed",
     "decoder.blocks.": "decoder_blocks.",
     "decoder.norm.": "decoder_norm.",
     "decoder.head.": "decoder_pred.",
-    "decoder.pos_embed_": "decoder_pos_embed_",
     "decoder.cls_token": "decoder_cls_token",
 }
 # transformers' ViT-MAE -> MAE, outside of the blocks.
@@ -35,20 +36,19 @@ VIT_MAE = {
 _VIT_MAE_BLOCK = re.compile(r"(?:encoder\.layer|decoder\.decoder_layers)\.(\d+)\.(.+)\.(weight|bias)")
 
 
-def to_state(
-    state: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray], *, image: bool
-) -> dict[str, np.ndarray]:
+def to_state(state: Mapping[str, np.ndarray], facts: Facts, *, image: bool) -> dict[str, np.ndarray]:
     """Return official weights under the names of MAE and MAE-ST.
 
     Args:
       state: in the official names.
-      positions: tables [n width] of those that the model computes, by tower.
-      image: whether the model takes one frame, whose patch embedding MAE has without an axis of time.
+      facts: of the model.
+      image: whether the model takes one frame. MAE's patch embedding then has no axis of time, and q, k and v are one
+        matrix; in MAE-ST they are three.
 
     Raises:
       MismatchError: if the model has a part that these layouts do not have.
     """
-    _check(state)
+    _check(state, facts)
     found: dict[str, np.ndarray] = {}
     for name, array in state.items():
         ours = name.removeprefix("encoder.")
@@ -58,21 +58,28 @@ def to_state(
             ours = after + ours.removeprefix(before) if ours.startswith(before) else ours
         found[ours] = array
     for tower, before in (("encoder", ""), ("decoder", "decoder_")):
-        if tower == "decoder" and "decoder_pred.weight" not in found:
-            continue
-        if tower in positions:
-            found[f"{before}pos_embed"] = positions[tower][None]
-        token = found.get(f"{before}cls_token")
-        if token is not None and f"{before}pos_embed" in found:  # its position is in the token
-            found[f"{before}pos_embed"] = np.concatenate([np.zeros_like(token), found[f"{before}pos_embed"]], axis=1)
-        elif token is not None:
-            found[f"{before}pos_embed_class"] = np.zeros_like(token)
-    if "decoder_embed.weight" in found:
+        if tower == "encoder" or "decoder_pred.weight" in found:
+            _positions(found, before, facts.tables.get(tower), first="cls_token" in found)
+    if "decoder_embed.weight" in found and "decoder_embed.bias" not in found:
         found["decoder_embed.bias"] = np.zeros(len(found["decoder_embed.weight"]), np.float32)
-    return _one_bias(found)
+    return _attention(found, fused=image)
 
 
-def _check(state: Mapping[str, np.ndarray]) -> None:
+def _positions(found: dict[str, np.ndarray], before: str, table: np.ndarray | None, *, first: bool) -> None:
+    """A tower's positions as a table whose first row is the class token's, or MAE-ST's three."""
+    name, own = f"{before}pos_embed", f"{before}pos_embed_class"
+    if table is not None:
+        found[name] = table[None]
+    if name not in found:
+        if first and own not in found:
+            found[own] = np.zeros_like(found[f"{before}cls_token"])  # it is in the token
+        return
+    row = found.pop(own, np.zeros_like(found[name][:, :1]))
+    if first:
+        found[name] = np.concatenate([row, found[name]], axis=1)
+
+
+def _check(state: Mapping[str, np.ndarray], facts: Facts) -> None:
     """Raise MismatchError if these layouts have no place for a tensor."""
     for name, array in state.items():
         if name.endswith("attn.scale") or ".gamma_" in name:
@@ -80,21 +87,27 @@ def _check(state: Mapping[str, np.ndarray]) -> None:
             raise MismatchError(f"{what} cannot be represented in MAE; use --format=videomae")
         if name.endswith("cls_token") and array.shape[1] != 1:
             raise MismatchError(f"MAE has one class token, and {name} has {array.shape[1]}: use --format=params")
-    if any(name.startswith("decoder.") for name in state) and "decoder.pos_embed_temporal" not in state:
+    decodes = any(name.startswith("decoder.") for name in state)
+    if decodes and not facts.keeps_prefix and "decoder.pos_embed_temporal" not in state and "decoder" in facts.tables:
         raise MismatchError(
-            "MAE's decoder decodes the class token of its encoder, and MAE-ST's has learned places and times; this "
-            "decoder is another: export --part=encoder, or use --format=params"
+            "MAE's decoder decodes the class token of its encoder (decoder_prefix='kept'), and MAE-ST's has learned "
+            "positions; this decoder is another: export --part=encoder, or use --format=params"
         )
 
 
-def _one_bias(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One bias of q, k and v in each block; that of the keys is zero."""
+def _attention(state: Mapping[str, np.ndarray], *, fused: bool) -> dict[str, np.ndarray]:
+    """One matrix and bias for q, k and v in each block (MAE), or three (MAE-ST); that of the keys is zero."""
     result = dict(state)
     for name in state:
         if name.endswith("attn.q_bias"):
             stem = name.removesuffix("q_bias")
             q, v = result.pop(name), result.pop(f"{stem}v_bias")
             result[f"{stem}qkv.bias"] = np.concatenate([q, np.zeros_like(q), v])
+    if fused:
+        return result
+    for name in [name for name in result if ".attn.qkv." in name]:
+        for letter, part in zip("qkv", np.split(result.pop(name), 3), strict=True):
+            result[name.replace(".attn.qkv.", f".attn.{letter}.")] = part
     return result
 
 

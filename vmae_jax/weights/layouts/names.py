@@ -74,13 +74,14 @@ ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "image_std": LIST,
 }
 K_BIAS = "a bias of the keys adds the same to every logit of a query, which the softmax cancels"
-OTHER_DECODER = "a decoder of another form: positions that are not separable, or other frames than the encoder's"
+PARTIAL_DECODER = "part of a decoder, whose other tensors are not in the file"
 MAE_DECODER = (
-    ("decoder_embed.weight", "encoder_to_decoder.weight"),
+    ("decoder_embed.", "encoder_to_decoder."),
     ("decoder_blocks.", "decoder.blocks."),
     ("decoder_norm.", "decoder.norm."),
     ("decoder_pred.", "decoder.head."),
-    ("decoder_pos_embed_", "decoder.pos_embed_"),
+    ("decoder_pos_embed", "decoder.pos_embed"),
+    ("decoder_cls_token", "decoder.cls_token"),
 )
 
 
@@ -167,60 +168,30 @@ def _mmaction(name: str) -> str:
 
 
 def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the weights of MAE or MAE-ST; a class token includes its position."""
-    ours = {name: array for name, array in state.items() if not name.startswith("decoder_") and name != "mask_token"}
-    theirs = {name: array for name, array in state.items() if name not in ours}
-    if "cls_token" in ours:
-        if "pos_embed" in ours:
-            first, ours["pos_embed"] = np.split(ours["pos_embed"], [1], axis=1)
-        else:
-            first = ours.pop("pos_embed_class", None)
-        ours["cls_token"] = _sum("cls_token", ours["cls_token"], first)
-    if _same_decoder(state):
-        return _prefixed(ours) | _decoder(theirs)
-    dropped |= dict.fromkeys(theirs, OTHER_DECODER)
-    return ours
-
-
-def _sum(name: str, array: np.ndarray, other: np.ndarray | None) -> np.ndarray:
-    """Return `array` plus an addend of the same width and one row, if there is one."""
-    if other is None:
-        return array
-    if other.shape != (1, 1, array.shape[-1]):
-        raise MismatchError(f"{name} has shape {list(array.shape)}, what is added to it {list(other.shape)}")
-    return array + other
-
-
-def _same_decoder(state: Mapping[str, np.ndarray]) -> bool:
-    """Whether our decoder can represent it: separable positions and prediction of whole cubes (HVM-1's)."""
-    cube = state.get("patch_embed.proj.weight", np.empty(0))
-    rows = state.get("decoder_pred.weight", np.empty(0)).shape[0]
-    return "decoder_pos_embed_temporal" in state and cube.ndim == 5 and rows == cube[0].size
-
-
-def _prefixed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"encoder.{name}": array for name, array in state.items()}
-
-
-def _decoder(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return MAE-ST's decoder, with the bias of its projection added to the positions, minus the mask token."""
-    rest = dict(state)
-    absent = [name for name in ("decoder_embed.bias", "mask_token") if name not in rest]
+    """Return the weights of MAE or MAE-ST, with the position of a class token as `pos_embed_class`."""
+    theirs = {name for name in state if name.startswith("decoder_") or name == "mask_token"}
+    apart = dict(state)
+    for before in ("", "decoder_"):
+        # MAE's decoder decodes the encoder's class token, which has a row of its own in this table, too.
+        if "cls_token" in state and f"{before}pos_embed" in state:
+            first, rest = np.split(state[f"{before}pos_embed"], [1], axis=1)
+            apart[f"{before}pos_embed_class"], apart[f"{before}pos_embed"] = first, rest
+    ours = {name: array for name, array in apart.items() if not (name.startswith("decoder_") or name == "mask_token")}
+    if "decoder_pred.weight" not in state:
+        dropped |= dict.fromkeys(theirs, PARTIAL_DECODER)
+        return ours
+    absent = [name for name in ("decoder_embed.bias", "mask_token") if name not in state]
     if absent:
         raise MismatchError(f"{absent[0]} is missing from the weights")
-    bias = rest.pop("decoder_embed.bias")[None, None]
-    rest["mask_token"] = _sum("mask_token", rest["mask_token"], -bias)
-    rest["decoder_pos_embed_temporal"] = _sum("decoder_pos_embed_temporal", rest["decoder_pos_embed_temporal"], bias)
-    result = {}
-    if "decoder_cls_token" in rest:
-        token = rest.pop("decoder_cls_token")
-        result["decoder.cls_token"] = _sum("decoder_cls_token", token, rest.pop("decoder_pos_embed_class", None))
-    for name, array in rest.items():
-        for before, after in MAE_DECODER:
-            if name.startswith(before):
-                name = after + name.removeprefix(before)
-        result[name] = array
-    return result
+    decoder = {_decoder_name(name): array for name, array in apart.items() if name not in ours}
+    return {f"encoder.{name}": array for name, array in ours.items()} | decoder
+
+
+def _decoder_name(name: str) -> str:
+    for before, after in MAE_DECODER:
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return name
 
 
 def _about(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ have, are here under their names there. Other layouts are translated to these na
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,6 @@ from vmae_jax.weights.layouts import rules
 from vmae_jax.weights.layouts.rules import (
     BIAS_OF_HEADS,
     FUSED,
-    MATRIX,
     MERGED,
     TABLE,
     TEMPERATURE,
@@ -48,7 +48,8 @@ PLACES = [
     Rule("Learned_0/table", "pos_embed", TABLE),
     Rule("Separable_0/space_table", "pos_embed_spatial", TABLE),
     Rule("Separable_0/time_table", "pos_embed_temporal", TABLE),
-    Rule("prefix_token", "cls_token", TABLE),  # with its position in it
+    Rule("prefix_token", "cls_token", TABLE),
+    Rule("prefix_position", "pos_embed_class", TABLE),  # absent where it is in the token
 ]
 HEAD = [*norm("fc_norm", "fc_norm"), *linear("head", "head")]
 
@@ -61,6 +62,8 @@ class Facts(NamedTuple):
       channels: of the video.
       heads, decoder_heads: of the attention, which no array shows.
       head: the decoder's head that predicts pixels.
+      tables: positions [n width] that a tower ("encoder", "decoder") computes; none where it learns them.
+      keeps_prefix: whether the decoder has the encoder's class token (MAE) and not one of its own.
     """
 
     patch: Patch
@@ -68,6 +71,8 @@ class Facts(NamedTuple):
     heads: int
     decoder_heads: int = 0
     head: str = "head_pixels"
+    tables: Mapping[str, np.ndarray] = MappingProxyType({})
+    keeps_prefix: bool = False
 
 
 def towers(tree: Any, facts: Facts) -> list[Tower]:
@@ -82,7 +87,7 @@ def towers(tree: Any, facts: Facts) -> list[Tower]:
         *([] if classifier else norm("norm", "norm")),
     ]
     decoder = [*nested("blocks", "blocks.{}", BLOCK), *norm("norm", "norm"), *PLACES, *linear(facts.head, "head")]
-    between = [Rule("project/kernel", "encoder_to_decoder.weight", MATRIX), Rule("mask_token", "mask_token", TOKEN)]
+    between = [*linear("project", "encoder_to_decoder"), Rule("mask_token", "mask_token", TOKEN)]
     if classifier:
         return [Tower("encoder", "", encoder), Tower("", "", HEAD)]
     return [Tower("encoder", prefix, encoder), Tower("decoder", "", between), Tower("decoder", "decoder.", decoder)]
