@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 
 from vmae_jax.data.catalogs.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
+from vmae_jax.io.checkpoint import locate
 from vmae_jax.io.paths import saved_config, write_text
 from vmae_jax.spec import ConfigError, build, did_you_mean, from_json
 from vmae_jax.train import init_from
 from vmae_jax.train.state import TrainState
 from vmae_jax.weights.resizing import read_resized
 
-__all__ = ["begin_from", "keep", "rows_by_name"]
+__all__ = ["begin_from", "check_places", "keep", "rows_by_name"]
 
 VIT = "models.variants.vit"
 
@@ -45,6 +46,19 @@ def begin_from(
         state, found = init_from.apply(state, {at: record}, functools.partial(_read, at, config))
         reports += found
     return state, tuple(reports)
+
+
+def check_places(places: Mapping[str, init_from.Weights]) -> None:
+    """Check that the weights of every place exist, before a state is created for them.
+
+    Raises:
+      ConfigError: if there is no checkpoint at one of the paths.
+    """
+    for at, record in places.items():
+        try:
+            locate(record.path)
+        except ConfigError as error:
+            raise ConfigError(f"init_from.{at}: {error}") from error
 
 
 def rows_by_name(old: Sequence[str], new: Sequence[str]) -> list[int]:

@@ -64,7 +64,7 @@ def same_videos(made: Experiment, *, trained: bool = True) -> Iterator[str]:
     for option, loader in (pairs | ({"config.data": made.loader} if trained else {})).items():
         if getattr(loader, "source", None) == held_out:
             yield (
-                f"{option} and config.eval.data read the same videos: the figures show what was memorised; give "
+                f"{option} and config.eval.data read the same videos: the figures show what was memorized; give "
                 "them different videos"
             )
 

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.attempt import Attempt, Closing
+from vmae_jax.commands.begin_from import check_places
 from vmae_jax.commands.course import read_skips
 from vmae_jax.commands.experiment import Experiment, check_workdir, experiment
 from vmae_jax.commands.logs import check_trackers, open_writers
@@ -114,6 +115,8 @@ def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> _Opened:
     distributed.check_disk(str(workdir.path), resuming=workdir.config_json.exists())
     made = experiment(config, trains=True)
     check_trackers(made)
+    if not Checkpoints(workdir.checkpoints).steps():
+        check_places(made.init_from)
     data = open_loader(made.loader)
     measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
     check_classes(made, data, measured.data if measured and measured.heads else None)
