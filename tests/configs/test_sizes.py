@@ -100,6 +100,12 @@ def test_smoke_keeps_the_dimensions_of_the_weights(tmp_path, config, size, patch
     assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == shape
 
 
+def test_smoke_keeps_images_images(tmp_path):
+    weights = write(tmp_path / "run", call("models.variants.vit", size="tiny", frames=1, tubelet=1))
+    made = experiment(load_config(f"configs/custom.py:classes=3,folders,smoke,weights={weights}"))
+    assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == (1, 32, 32, 3)
+
+
 def test_smoke_finds_clips_for_teacher_and_student(tmp_path):
     paths = {size: write(tmp_path / size, call("models.variants.vit", size=size)) for size in ("B", "g")}
     made = experiment(load_config(f"configs/distill.py:B,smoke,weights={paths['B']},teacher={paths['g']}"))

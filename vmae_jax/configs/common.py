@@ -140,7 +140,7 @@ def _fit_clips(config: Any) -> None:
     side = math.lcm(*(node.patch or VARIANTS[node.size].patch for node in models))
     depth = math.lcm(*(node.tubelet for node in models))
     for node in models:
-        node.resolution, node.frames = (-(-least // of) * of for least, of in ((node.resolution, side), (8, depth)))
+        node.resolution, node.frames = -(-node.resolution // side) * side, -(-node.frames // depth) * depth
     take_clips(config, models[0])
 
 
