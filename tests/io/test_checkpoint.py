@@ -405,7 +405,7 @@ def test_a_slow_store_is_reported_at_once(tmp_path, caplog, monkeypatch):
 
 
 def test_bad_retention_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="keep_last=0"):
+    with pytest.raises(ConfigError, match="keep_last and keep_every must be at least 1, got 0 and"):
         Checkpoints(tmp_path, keep_last=0)
 
 

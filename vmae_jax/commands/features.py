@@ -293,8 +293,7 @@ def _unreadable(job: _Job, folder: epath.Path, broken: Sequence[str], missing: i
         f"in {folder}/NAME{BROKEN}" + ("" if missing else f", all names in {folder}/{COMPLETE}")
     )
     if missing == 0 and too_many(len(broken), len(job.names), len(job.names), limit):
-        allow = f"The limit is {limit:.0%}; raise --max-bad-fraction to accept this"
-        message = f"{message}. {allow}. The features of all others are written"
+        message += f". The limit is {limit:.0%}; raise --max-bad-fraction to accept this. All others are written"
         log.error("%s", message)
         return {"exit": 1, "error": message}
     log.warning("%s", message)
