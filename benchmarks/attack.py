@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.attacks import configs, files, names, room, runs, stored  # noqa: E402
+from benchmarks.attacks import beside, configs, files, names, own_params, room, runs, stored, tables  # noqa: E402
 
 __all__ = ["CATEGORIES", "Category", "attacked", "main", "table"]
 
@@ -46,6 +46,12 @@ CATEGORIES = {
     "videos": Category(files.fuzzed, 30),
     "videos, decoded": Category(files.decoded, 12),
     "odd files": Category(files.odd_file, 2 * len(files.ODD_FILES)),
+    "sides": Category(beside.sides, 6 * len(beside.SUFFIX)),
+    "sides, odd files": Category(beside.special, len(beside.SUFFIX)),
+    "sides, loaded": Category(beside.goes_on, len(beside.SUFFIX)),
+    "tables and lists": Category(tables.tables, 42),
+    "annotations": Category(tables.annotations, 4 * 13),
+    "own params": Category(own_params.own_params, 10),
     "odd names": Category(names.odd_names, 2 * len(names.NAME_COMMANDS)),
     "archives": Category(names.archive, len(names.ARCHIVES)),
     "pages": Category(runs.page, 40),

@@ -8,9 +8,10 @@ negated condition, a removed statement, two swapped arguments, `return None`. Ea
 the module), in a copy of the tree in a temporary folder. A survivor is a mutant that no test noticed: either it
 computes the same thing, or a test is missing.
 
-One process imports JAX and pytest once and forks for every mutant, which brings a mutant down to seconds. The mutants
-are drawn file by file from a seed, and `--out` keeps one line of JSON for each: the same command goes on where it
-stopped. The last line of standard output is one JSON object.
+One process imports JAX and pytest once and forks for every mutant. Of those files only the tests run that call the
+mutant's function, the quick ones first; all of them where it has none or no test calls it (`mutants_run.py`). The
+mutants are drawn file by file from a seed, and `--out` keeps one line of JSON for each: the same command goes on where
+it stopped. The last line of standard output is one JSON object.
 """
 
 import argparse
@@ -21,12 +22,9 @@ import copy
 import dataclasses
 import importlib
 import json
-import os
 import pathlib
 import random
 import re
-import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -34,8 +32,11 @@ from collections.abc import Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.mutants_run import Tree  # noqa: E402
+
 PLACES = ("vmae_jax/masking", "vmae_jax/targets", "vmae_jax/methods", "vmae_jax/train/step.py", "vmae_jax/io")
-COPIED = ("vmae_jax", "tests", "benchmarks", "launch", "docs", "pyproject.toml", "README.md")
 PRELOADED = (
     "jax", "jax.numpy", "flax.linen", "optax", "orbax.checkpoint", "hypothesis", "numpy.testing", "clu.metric_writers",
     "etils.epath", "ml_collections", "einops", "safetensors.numpy", "PIL.Image",
@@ -52,6 +53,8 @@ ALSO = {  # tests that are about a file, beside those of its folder that bear it
     "vmae_jax/io/layout.py": "tests/io/test_checkpoint.py",
     "vmae_jax/io/stored.py": "tests/io/test_checkpoint.py",
     "vmae_jax/masking": "tests/parity/test_parity_masks.py",
+    "vmae_jax/methods/classify.py": "tests/methods/test_labels.py",
+    "vmae_jax/methods/labels.py": "tests/methods/test_distill.py",
 }
 LOGGING = re.compile(r"(log|logging|warnings)\.")
 
@@ -176,76 +179,21 @@ def drawn(found: dict[str, list[Mutant]], seed: int) -> Iterator[Mutant]:
                 yield some.pop()
 
 
-class Tree:
-    """A copy of the project in which a file is replaced, tested in a fork of this process, and restored."""
-
-    def __init__(self, folder: pathlib.Path):
-        self.root = folder / "tree"
-        self.root.mkdir()
-        for name in COPIED:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(ROOT / name, self.root / name)
-        # What a mutant does not change is compiled once for all.
-        os.environ |= {
-            "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }  # fmt: skip
-
-    def run(self, tests: list[str], limit: float, mutant: Mutant | None = None) -> tuple[str, float, str]:
-        """Return how the tests end (passed, failed, timeout), after how many seconds, and their output."""
-        file = self.root / mutant.path if mutant else None
-        whole = file.read_bytes() if file else b""
-        began = time.monotonic()
-        with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as scratch:
-            try:
-                if file and mutant:
-                    file.write_bytes(mutant.applied(whole))
-                pid = os.fork()
-                if pid == 0:
-                    _child(self.root, tests, output.fileno(), scratch)
-                ended = _wait(pid, began + limit)
-            finally:
-                if file:
-                    file.write_bytes(whole)
-            output.seek(0)
-            return ended, time.monotonic() - began, output.read().decode(errors="replace")
+def chosen(mutant: Mutant, tests: list[str], source: bytes, calls: dict[str, Any]) -> list[str]:
+    """Return the tests that call the function of a mutant, quick ones first; all where none is known to."""
+    first = _function(source, mutant.line)
+    place = [mutant.path, first]
+    callers = {name for name, called in calls["functions"].items() if place in called}
+    seconds = calls["seconds"]
+    found = [test for test in seconds if test in callers or test.partition("::")[0] in callers]
+    return sorted(found, key=seconds.__getitem__) if first and found else tests
 
 
-def _child(root: pathlib.Path, tests: list[str], output: int, scratch: str) -> None:
-    """Run pytest in this fork, in a session of its own, and leave."""
-    status = 1
-    try:
-        os.setsid()
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.chdir(root)
-        sys.path[:0] = [str(root)]
-        import pytest
-
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", f"--basetemp={scratch}/t"]
-        status = int(pytest.main([*options, *tests]))
-    finally:
-        os._exit(status)
-
-
-def _wait(pid: int, end: float) -> str:
-    """Wait for a fork until `end`, and leave nothing of it running."""
-    try:
-        while time.monotonic() < end:
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                pid = 0
-                return "passed" if status == 0 else "failed"
-            time.sleep(0.05)
-        return "timeout"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid or found, signal.SIGKILL)
-        if pid:
-            os.waitpid(pid, 0)
+def _function(source: bytes, line: int) -> int:
+    """Return the first line, with decorators, of the innermost function that has a line; 0 outside of functions."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    begins = lambda node: min(one.lineno for one in (node, *node.decorator_list))  # noqa: E731
+    return max((begins(node) for node in functions if begins(node) <= line <= (node.end_lineno or 0)), default=0)
 
 
 def judge(tree: Tree, waiting: Iterator[Mutant], known: set[str], seconds: float, out: pathlib.Path) -> None:
@@ -258,15 +206,20 @@ def judge(tree: Tree, waiting: Iterator[Mutant], known: set[str], seconds: float
             continue
         tests = tests_of(mutant.path)
         if tuple(tests) not in usual:
-            ended, took, output = tree.run(tests, 600.0)
-            if ended != "passed":
-                raise SystemExit(f"{' '.join(tests)} does not pass without a mutant:\n{output[-3000:]}")
-            usual[tuple(tests)] = took
-        ended, took, _ = tree.run(tests, 60.0 + 4 * usual[tuple(tests)], mutant)
-        row = dataclasses.asdict(mutant) | {"key": mutant.key, "ended": ended, "seconds": round(took, 2)}
+            whole, calls = tree.noted(tests, 1800.0)
+            if whole.how != "passed":
+                raise SystemExit(f"{' '.join(tests)} does not pass without a mutant:\n{whole.output[-3000:]}")
+            usual[tuple(tests)] = whole.seconds, calls
+        usually, calls = usual[tuple(tests)]
+        source = (tree.root / mutant.path).read_bytes()  # ours may change meanwhile
+        some = chosen(mutant, tests, source, calls)
+        how, took, _ = tree.run(some, 60.0 + 4 * usually, mutant.path, mutant.applied(source))
+        row = dataclasses.asdict(mutant) | {
+            "key": mutant.key, "ended": how, "seconds": round(took, 2), "tests": len(some)
+        }  # fmt: skip
         with out.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{ended:8}{took:6.1f} s  {mutant.path}:{mutant.line} {mutant.kind}: {mutant.before!r} -> {mutant.text}",
+        print(f"{how:8}{took:6.1f} s  {mutant.path}:{mutant.line} {mutant.kind}: {mutant.before!r} -> {mutant.text}",
               file=sys.stderr, flush=True)  # fmt: skip
 
 
@@ -296,7 +249,6 @@ def main() -> None:
     keys = {mutant.key for some in found.values() for mutant in some}
     for name in PRELOADED:
         importlib.import_module(name)
-    importlib.import_module("pytest")
     read = lambda: [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         known = {row["key"] for row in read()}

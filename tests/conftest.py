@@ -29,6 +29,7 @@ from collections.abc import Iterator
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ are files of the project, not of the package
@@ -52,9 +53,13 @@ def clips(tmp_path_factory) -> pathlib.Path:
 def no_memory_kept() -> Iterator[None]:
     """Free what a file compiled: no other file uses it, and a worker of the suite grows by gigabytes without this.
 
+    Commands that a test calls in this process turn the compilation cache on. Programs in it may be older than the names
+    of their operations, which JAX leaves out of its keys and some tests read, so it is off again for the next file.
     `malloc_trim` because commands that a test calls in this process make the C library to keep freed memory.
     """
     yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
     jax.clear_caches()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vmae_jax.names import as_text, from_text, json_text, plain
+from vmae_jax.names import as_text, from_text, json_text, message, plain
 
 NAMES = {
     b"plain.mp4": "plain.mp4",
@@ -58,6 +58,11 @@ def test_what_as_text_never_writes_is_refused(text):
 def test_text_of_others_stays_where_it_is_printable():
     assert plain(r"a\b é") == r"a\b é"
     assert plain("a\nb\udce9") == r"a\nb\xe9"
+
+
+def test_a_message_is_one_printable_line_and_backslashes_stay():
+    assert message("a\\b  c\n\td\udce9\x1b\ue000 é") == r"a\b c d\xe9\x1b\ue000 é"
+    assert message(ValueError("")) == ""
 
 
 @pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9/\n.mp4"), "a\x85b\u2028c\u2029d\x1ce\r"])

@@ -189,7 +189,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_jax.io.paths import Workdir
     from vmae_jax.runtime import watchdog
 
-    check_folder(args.workdir, exists=False)
+    check_folder(args.workdir, exists=False, run=args.workdir)
     workdir = Workdir(args.workdir)
     if args.config is not None:
         chosen = config.load_config(args.config, args.overrides)

@@ -11,7 +11,7 @@ import os
 import re
 from typing import Any
 
-__all__ = ["as_text", "from_text", "json_text", "plain"]
+__all__ = ["as_text", "from_text", "json_text", "message", "plain"]
 
 _SHORT = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _LONG = {text: char for char, text in _SHORT.items()}
@@ -53,6 +53,11 @@ def from_text(text: str) -> str:
 def plain(text: str) -> str:
     """Return text that somebody else wrote (a class in a list, a key in a record): as it is where it is printable."""
     return text if text.isprintable() else as_text(text)
+
+
+def message(text: object) -> str:
+    """Return a message that may quote a stranger's file: one line, with everything that is not printable escaped."""
+    return "".join(char if char.isprintable() else _shown(char) for char in " ".join(str(text).split()))
 
 
 def json_text(value: Any, *, encoding: str = "utf-8", **options: Any) -> str:

@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -245,6 +246,7 @@ class Building:
     def _case(self, attempt: Attempt, number: int, room: Room, answers: int) -> NoReturn:
         try:
             ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+            tempfile.tempdir = None  # remembered since the imports
             os.environ |= {
                 "HOME": str(room.home),
                 "TMPDIR": str(room.tmp),

@@ -29,6 +29,60 @@ def f(a: int = 3, b: float | None = None) -> int:
     return a * b
 '''
 
+FUNCTIONS = """X = 1
+
+@cached
+def f(a):
+    def inner():
+        return a
+    return inner
+
+def g():
+    return 2
+"""
+CALLED = """def f():
+    return 1
+
+
+def g():
+    return 2
+
+
+def h():
+    return 3
+"""
+CALLING = """
+import threading
+import pytest
+from vmae_jax import m
+
+@pytest.fixture(scope="module")
+def made():
+    return m.f()
+
+def test_one(made):
+    thread = threading.Thread(target=m.g)
+    thread.start()
+    thread.join()
+
+def test_two():
+    assert m.h() == 3
+"""
+RUNS = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import benchmarks.mutants_run as run
+folder = pathlib.Path(sys.argv[2])
+run.ROOT, run.COPIED = folder / "project", ("vmae_jax", "tests")
+tree, tests = run.Tree(folder), ["tests/test_m.py"]
+ended, calls = tree.noted(tests, 60)
+assert ended.how == "passed", ended.output
+print(json.dumps({name: found for name, found in calls["functions"].items() if found}))
+print(json.dumps(tree.run(tests, 60, "vmae_jax/m.py", run.ROOT.joinpath("vmae_jax/m.py").read_bytes() + b"h = g").how))
+print(json.dumps(tree.run(tests, 60).how))
+print(json.dumps(tree.run(tests, 0.0).how))
+"""
+
 
 def test_every_kind_of_change_and_none_of_what_people_read():
     found = mutants.mutants("f.py", SOURCE.encode())
@@ -97,6 +151,45 @@ def test_the_tests_of_every_file_are_there():
         found = mutants.tests_of(str(path.relative_to(ROOT)))
         assert all((ROOT / name).is_file() for name in found), path
         assert found or path.parent == ROOT / "vmae_jax" or path.name == "__init__.py", path
+
+
+def test_a_mutant_is_judged_by_the_tests_that_call_its_function():
+    tests = ["tests/test_a.py", "tests/test_b.py"]
+    calls = {
+        "seconds": {"tests/test_a.py::slow": 2.0, "tests/test_a.py::quick": 0.1, "tests/test_b.py::one": 1.0},
+        "functions": {
+            "tests/test_a.py::slow": [["f.py", 3], ["f.py", 5]],
+            "tests/test_a.py::quick": [["f.py", 3]],
+            "tests/test_b.py": [["f.py", 5]],  # a fixture, so every test of the file
+        },
+    }
+
+    def chosen(line):
+        return mutants.chosen(mutants.Mutant("f.py", line, "constant", 0, 0, "", ""), tests, FUNCTIONS.encode(), calls)
+
+    assert chosen(4) == chosen(7) == ["tests/test_a.py::quick", "tests/test_a.py::slow"]
+    assert chosen(6) == ["tests/test_b.py::one", "tests/test_a.py::slow"]
+    assert chosen(1) == tests  # of no function
+    assert chosen(10) == tests  # that no test is known to call: another process may
+
+
+def test_what_tests_call_is_noted_and_a_file_is_changed_for_one_run_alone(tmp_path):
+    (tmp_path / "project/vmae_jax").mkdir(parents=True)
+    (tmp_path / "project/tests").mkdir()
+    (tmp_path / "project/vmae_jax/__init__.py").touch()
+    (tmp_path / "project/vmae_jax/m.py").write_text(CALLED)
+    (tmp_path / "project/tests/test_m.py").write_text(CALLING)
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, str(ROOT), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    functions, *ends = map(json.loads, done.stdout.splitlines())
+    assert functions == {
+        "tests/test_m.py": [["vmae_jax/m.py", 1]],
+        "tests/test_m.py::test_one": [["vmae_jax/m.py", 5]],
+        "tests/test_m.py::test_two": [["vmae_jax/m.py", 9]],
+    }
+    assert ends == ["failed", "passed", "timeout"]
 
 
 @pytest.mark.slow

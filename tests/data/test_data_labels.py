@@ -1,5 +1,7 @@
 """Labels of every kind from a list or a record to a batch, and the messages about wrong ones."""
 
+import time
+
 import numpy as np
 import pytest
 from numbered_videos import numbered_frames
@@ -82,6 +84,9 @@ def test_folders_by_a_file_of_names(video_folder, tmp_path):
         (labels.one(), (1, 2), r"has label \[1, 2\], where one class is wanted"),
         (labels.one(), None, "has no label, where one class"),
         (labels.one(), (0.5,), "where one class"),
+        (labels.one(), (float("inf"),), "where one class"),
+        (labels.one(), (float("nan"),), "where one class"),
+        (labels.one(), 1 << 31, "where one class"),
         (labels.numbers(2), (0.5,), "where 2 finite numbers"),
         (labels.numbers(1), (float("nan"),), "where 1 finite"),
     ],
@@ -91,6 +96,15 @@ def test_a_label_that_does_not_fit_is_reported_in_one_line(field, value, words):
         field.array(value, "video 7")
     assert "\n" not in str(result.value)
     assert "video 7" in str(result.value)
+
+
+def test_numbers_of_any_length_are_one_line_and_take_no_time():
+    where = lambda row: f"line {row}"  # noqa: E731
+    with pytest.raises(ConfigError, match=r"line 1: label 9{40} has more than 18 digits"):
+        labels.read_column(["1", "9" * 5000], (), where)
+    began = time.process_time()
+    assert labels.read_column(["9" * 200_000 + "x"], (), where)[1] == ("9" * 200_000 + "x",)
+    assert time.process_time() - began < 10
 
 
 def test_mistakes_of_a_loader(three):

@@ -5,8 +5,10 @@ import os
 
 import numpy as np
 import pytest
+from owners_files import place
 
 from vmae_jax.data.catalog import Catalog
+from vmae_jax.data.catalogs import hmdb51
 from vmae_jax.data.listing import Listing
 from vmae_jax.data.sides import sidecar, table
 from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Stream, Streams
@@ -127,6 +129,13 @@ def test_a_sidecar_below_a_root_has_the_name_of_the_file_and_not_its_text(tmp_pa
     assert found.path == f"{tmp_path}/a\\b/" + os.fsdecode(b"caf\xe9.csv")
     with pytest.raises(BadVideo, match="no name below a folder"):
         sidecar(".csv", root=str(tmp_path)).find(Encoded(data=b"v", key=r"\x2e\x2e/up.mp4"))
+
+
+def test_a_file_in_place_of_a_folder_of_annotations_is_one_line(tmp_path):
+    place(tmp_path, "hmdb51_org/wave/a.avi")
+    (tmp_path / "testTrainMulti_7030_splits").touch()
+    with pytest.raises(ConfigError, match=r"hmdb51: .*testTrainMulti_7030_splits cannot be read: Not a directory"):
+        hmdb51.read(str(tmp_path)).listing()
 
 
 @pytest.mark.parametrize("error", [KeyError("id"), TypeError("str"), AttributeError("x"), ValueError("number")])

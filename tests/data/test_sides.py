@@ -85,7 +85,7 @@ def test_rows_of_one_video_are_lines(folder):
         ("absent.csv", None, "cannot be read"),
         ("a.csv", b"path,text\none,x\n", "no text in a column 'caption'; it has path, text"),
         ("short.csv", b"path,caption\none\n", "row 1 of .* has no text in a column 'caption'"),
-        ("b.csv", b"\xff\xfe\x00", "cannot be read"),
+        ("b.csv", b"\xff\xfe\x00", "is no UTF-16 text"),
         ("c.jsonl", b'{"path": "one"', "cannot be read"),
         ("d.jsonl", b"[1]", "a line that is no object"),
         ("e.jsonl", b'{"path": "one", "caption": 3}', "no text in a column 'caption'"),

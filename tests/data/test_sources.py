@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -141,6 +142,8 @@ def test_folders_of_pictures(tmp_path, touch):
         ("a.mp4 1\na.mp4 walking\n", "line 2"),
         ("../a.mp4 1\n", "leads out of"),
         ("folder 0 0\n", "0 pictures"),
+        ("folder 1 1000000000000\n", "line 1: 1,000,000,000,000 pictures; at most 1,000,000"),
+        ("folder -99999999 1\n", "line 1: 99,999,999 pictures; at most"),
         ("gone/b.mp4 0 -1\n", r"1 of the 1 videos of .* are not there"),
     ],
 )
@@ -149,6 +152,15 @@ def test_list_mistakes(tmp_path, touch, text, words):
     with pytest.raises(ConfigError, match=words) as caught:
         sources.csv(write_list(tmp_path, text)).open()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["," * 500_000, "1," * 250_000, "a b" + " \t," * 200_000 + "x", "9" * 500_000 + "x"])
+def test_a_line_of_any_length_takes_no_time(tmp_path, text):
+    """A list of a stranger ends in a moment, whatever is repeated in it."""
+    began = time.process_time()
+    with pytest.raises(ConfigError):
+        sources.csv(write_list(tmp_path, text + "\n")).open()
+    assert time.process_time() - began < 30
 
 
 def test_lists_that_cannot_be_read(tmp_path):

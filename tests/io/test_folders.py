@@ -1,7 +1,11 @@
 """A path that cannot be a folder is a mistake in one line, wherever it is given."""
 
+import os
+import types
+
 import pytest
 
+from vmae_jax.commands.errors import exit_status
 from vmae_jax.io import folders
 from vmae_jax.io.folders import check_folder
 from vmae_jax.spec import ConfigError
@@ -29,3 +33,20 @@ def test_a_folder_without_permission(tmp_path, monkeypatch, exists):
     monkeypatch.setattr(folders.os, "access", lambda path, mode: False)  # the tests may run as root
     with pytest.raises(ConfigError, match=f"cannot be {'read' if exists else 'written'} by this user"):
         check_folder(tmp_path, exists=exists)
+
+
+def test_a_disk_that_became_read_only_interrupts_a_run_and_is_a_mistake_of_a_new_one(tmp_path, monkeypatch):
+    flags = types.SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(folders.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(folders.os, "statvfs", lambda path: flags)
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    with pytest.raises(ConfigError, match="cannot be written by this user"):
+        check_folder(checkpoints, exists=False, run=tmp_path)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(OSError, match=f"Read-only file system: '{checkpoints}'") as found:
+        check_folder(checkpoints, exists=False, run=tmp_path)
+    assert exit_status(found.value) == 75
+    flags.f_flag = 0
+    with pytest.raises(ConfigError, match="cannot be written by this user"):  # a permission that was never given
+        check_folder(checkpoints, exists=False, run=tmp_path)

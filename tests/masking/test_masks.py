@@ -124,6 +124,27 @@ def test_blocks_hang_together():
     assert neighbours(block(0.5)) > neighbours(random(0.5)) + 0.1
 
 
+@pytest.mark.parametrize(("frames", "slots"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_a_block_is_half_of_the_time_and_its_share_of_the_area(frames, slots):
+    """One box alone: tokens below 0 are under it."""
+    grid = Grid(frames, 8, 8)
+
+    def covered(**options) -> np.ndarray:
+        score = block(0.5, count=1, **options).score(keys(4), {}, grid)
+        return np.asarray(score < 0).reshape(4, frames, 64).sum(2)
+
+    assert [sorted(set(row) - {0}) for row in covered(share=0.001)] == [[1]] * 4
+    assert (covered(share=0.001) > 0).sum(1).tolist() == [slots] * 4
+    assert (covered(share=0.001, full_time=True) == 1).all()
+    assert (covered(share=1.0, full_time=True) >= 48).all()  # at the most slender aspect
+
+
+def test_the_masks_of_the_papers_are_the_defaults():
+    grid = Grid(8, 14, 14)
+    assert tube().keep(grid) == tube(0.9).keep(grid) == 8 * 20
+    assert frame().keep(grid) == frame(0.5).keep(grid) == 4 * 196
+
+
 def test_ranks_do_not_tie():
     rows = np.asarray(ranks(keys(8), 300))
     assert all(len(set(row)) == 300 for row in rows)
@@ -152,3 +173,15 @@ def test_running_cell_refuses_odd_grids_and_other_ratios():
 def test_a_mask_that_leaves_nothing_to_predict_is_refused():
     with pytest.raises(ValueError, match="some of each"):
         plan(keys(1), {}, Grid(2, 2, 2), random(0.0))
+
+
+@pytest.mark.parametrize(
+    ("grid", "ratio", "hidden", "visible"),
+    [(Grid(8, 14, 14), 0.9, 157, 156), (Grid(1, 14, 14), 0.75, 49, 49), (Grid(8, 16, 16), 0.9, 205, 204)],
+)
+def test_which_count_is_rounded_down(grid, ratio, hidden, visible):
+    """VideoMAE hides int(0.9 n) of n tokens, MAE and MAE-ST leave int(0.1 n) visible."""
+    assert random(ratio).keep(grid) == hidden
+    assert random(ratio, rounded_down="visible").keep(grid) == visible
+    with pytest.raises(ValueError, match="rounded_down='both': 'hidden' or 'visible'"):
+        random(ratio, rounded_down="both")

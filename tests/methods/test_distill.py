@@ -112,6 +112,9 @@ def test_rows_that_do_not_count_are_not_learned_from():
         return sum(term.total for term in one.loss(p, b, context).terms.values())
 
     grad = jax.jit(jax.grad(total))
+    context = Context(key=jax.random.key(0), step=jnp.int32(0), frozen=frozen)
+    agreement = one.loss(params, batch, context).metrics["agreement"]
+    assert 0 <= float(agreement.total) <= float(agreement.count) == 3
     grads, expected = grad(params, batch), grad(params, {name: part[:3] for name, part in batch.items()})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-5), grads, expected)
 

@@ -95,6 +95,8 @@ def test_mixing_within_groups_is_the_same_in_micro_batches():
 def test_divergences_are_zero_at_the_teacher_and_by_their_definitions():
     random = np.random.default_rng(0)
     mine, theirs = (jnp.asarray(random.normal(size=(3, 4)) * 2, jnp.float32) for _ in range(2))
+    names = [head(4).distilled for head in (labels.one, labels.many, labels.numbers)]
+    assert names == ["kl", "kl", "teacher_square"]
     for head in (labels.one(4), labels.many(4), labels.numbers(4)):
         assert float(jnp.abs(head.divergence(theirs, theirs, 3.0)).max()) < 1e-6
     p, q = (jax.nn.softmax(x / 2) for x in (theirs, mine))
@@ -146,6 +148,22 @@ def test_the_normalisation_of_a_video_is_that_of_its_cubes():
     params = begin(plain, batch)
     a, b = (jax.jit(method.loss)(params, batch, CONTEXT).terms["cross_entropy"].total for method in (nothing, plain))
     np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_soft_labels_and_numbers_are_no_classes_to_be_checked():
+    soft = batch_of(label=np.full((4, 5), 0.2, np.float32))
+    classify.build(model(), classes=5).check(soft)
+    score = batch_of(label=np.array([-1.5, 7.0, 100.0, 0.0], np.float32))
+    classify.build(model(), heads={"a": labels.numbers(1)}).check(score)
+
+
+def test_smoothed_labels_are_those_of_the_examples():
+    """Rows that do not count are 0 whatever their label is."""
+    method = classify.build(model(), heads={"a": labels.one(5, smoothing=0.1)})
+    batch = batch_of(label=np.array([0, 1, 2, 9]), valid=np.array([True, True, True, False]))
+    _, target = method.loss.__self__.examples(batch, train=False)
+    np.testing.assert_allclose(target[:3], np.eye(5)[:3] * 0.9 + 0.02, rtol=1e-6)
+    assert not np.asarray(target[3]).any()
 
 
 def test_labels_that_are_no_class_are_reported_on_the_host_and_never_count_silently():

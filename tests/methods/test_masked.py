@@ -1,16 +1,20 @@
 """Masked autoencoding: what the loss depends on, and what it must not."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
 
+from vmae_jax.masking.core import Masker
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
 from vmae_jax.methods import masked
+from vmae_jax.methods.guides import Guide
 from vmae_jax.models.variants import vit
-from vmae_jax.patches import unpatchify
+from vmae_jax.patches import patchify, unpatchify
 from vmae_jax.targets.core import l1, objective, smooth_l1
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Context
@@ -200,3 +204,63 @@ def test_mistakes():
     one = make()
     with pytest.raises(ValueError, match="the model takes clips of 4x32x32x3"):
         one.init(jax.random.key(0), {**batch_of(), "video": jnp.zeros((2, 4, 16, 16, 3), jnp.uint8)})
+
+
+def brightness(weight=1.0):
+    """A guide: a frozen network that gives every token its mean brightness, times a parameter."""
+
+    def annotate(params, batch):
+        tokens = patchify(jnp.asarray(batch["video"], jnp.float32), vit("micro").patch).mean(-1)
+        return {"brightness": params["weight"] * tokens}
+
+    return Guide(init=lambda key, batch: {"weight": jnp.float32(weight)}, annotate=annotate)
+
+
+def guided():
+    """Only the darkest tokens are seen, and the guide's annotation is a target as well."""
+    dark = Masker(keep=lambda grid: 8, score=lambda keys, batch, grid: -batch["brightness"])
+
+    def target(batch, decode, patch):
+        return jnp.take_along_axis(batch["brightness"], decode, axis=1)[..., None]
+
+    model = vit("micro", frames=4, resolution=32, decoder_depth=1, dtype="float32")
+    objectives = {"pixels": objective(pixels()), "brightness": objective(target)}
+    return masked.Masked(model, dark, None, objectives, {"light": brightness()})
+
+
+def test_a_guide_annotates_before_masks_and_targets_and_is_not_trained():
+    one, batch = guided(), batch_of()
+    frozen = one.frozen(jax.random.key(1), batch)
+    params = meta.unbox(one.init(jax.random.key(0), batch)[0])  # which needs no annotation, only its shapes
+    assert params["decoder"]["head_brightness"]["kernel"].shape[-1] == 1
+    context = CONTEXT.replace(frozen=frozen)
+    done = one.forward(params, batch, context)
+    tokens = np.asarray(patchify(np.asarray(batch["video"], np.float32), one.model.patch)).mean(-1)
+    np.testing.assert_array_equal(done.masks.visible, np.sort(np.argsort(tokens, axis=1)[:, :8], axis=1))
+
+    def total(frozen):
+        terms = one.loss(params, batch, CONTEXT.replace(frozen=frozen)).terms
+        return sum(term.total for term in terms.values())
+
+    gradient = jax.grad(total)(frozen)
+    assert float(gradient["light"]["weight"]) == 0.0
+
+
+def test_guides_are_frozen_networks_of_the_method():
+    one = guided()
+    method = masked.build(one.model, one.encoder_mask, one.objectives, guides=one.guides)
+    frozen = method.frozen(jax.random.key(0), batch_of())
+    assert frozen == {"light": {"weight": 1.0}}
+    context = CONTEXT.replace(frozen=frozen, train=False)
+    params = meta.unbox(method.init(jax.random.key(0), batch_of())[0])
+    assert list(method.reconstruct(params, batch_of(), context).rows)[:2] == ["original", "masked"]
+    assert masked.build(one.model, tube(0.5), {"pixels": objective(pixels())}).frozen is None
+
+
+def test_a_reconstruction_of_some_frames_shows_these(params):
+    one = make(decoder=False)
+    one = dataclasses.replace(one, objectives={"pixels": objective(pixels(joint=True, frames=2))})
+    own = meta.unbox(one.init(jax.random.key(0), batch_of())[0])
+    pictures = one.reconstruct(own, batch_of(), CONTEXT)
+    np.testing.assert_array_equal(pictures.rows["original"], batch_of()["video"][:, [0, 3]])
+    assert {video.shape for video in pictures.rows.values()} == {(2, 2, 32, 32, 3)}

@@ -196,3 +196,72 @@ def test_dimensions_that_do_not_fit_are_refused(options, message):
 def test_variants_are_those_of_the_paper():
     assert VARIANTS["g"].patch == 14
     assert [VARIANTS[size].depth for size in "SBLHg"] == [12, 12, 24, 32, 40]
+
+
+def test_positions_of_mae_are_the_column_then_the_row_at_every_time():
+    """By hand: sines before cosines, the column's half first, waves from 1 to nearly 10,000."""
+    module = positions.sincos_2d()(Grid(2, 3, 4), 8)
+    table = np.asarray(module.apply({}, jnp.arange(24)[None]))[0]
+    token = 12 + 1 * 4 + 3  # time 1, row 1, column 3
+    frequency = np.array([1.0, 0.01])
+    column, row = 3 * frequency, 1 * frequency
+    np.testing.assert_allclose(table[token], [*np.sin(column), *np.cos(column), *np.sin(row), *np.cos(row)], atol=1e-6)
+    np.testing.assert_array_equal(table[:12], table[12:])
+    with pytest.raises(ValueError, match="a width of 6 is not a multiple of 4"):
+        positions.sincos_2d()(Grid(1, 2, 2), 6).apply({}, jnp.zeros((1, 1), jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("initial", "embed", "qkv"), [("videomae", 384**-0.5, 4 * 32), ("mae", None, 4 * 32), ("mae_st", None, 2 * 32)]
+)
+def test_initial_values_are_those_of_each_code(initial, embed, qkv):
+    """The bounds of the uniform draws: PyTorch's of a convolution, or Xavier's of a matrix."""
+    model = vit("micro", frames=4, resolution=32, prefix=1, initial=initial, dtype="float32")
+    plan, cubes = everything(1, model.grid.size), jnp.zeros((1, model.grid.size, pixels(model)))
+    params = meta.unbox(model.encoder.init(KEY, cubes, plan))["params"]
+    largest = float(jnp.abs(params["embed"]["kernel"]).max())
+    assert largest == pytest.approx(embed or (6 / (384 + 32)) ** 0.5, rel=0.01)
+    assert float(jnp.abs(params["embed"]["bias"]).max()) <= 384**-0.5
+    largest = float(jnp.abs(params["blocks"]["attention"]["qkv"]["kernel"]).max())
+    assert largest == pytest.approx((6 / qkv) ** 0.5, rel=0.01)
+
+
+def decoded(given, **options):
+    """What a decoder makes of the encoder's tokens, one of which is a class token."""
+    model = vit("micro", frames=4, resolution=32, decoder_depth=1, prefix=1, dtype="float32", **options)
+    plan = MaskPlan(jnp.arange(4)[None], jnp.arange(4, 32)[None], jnp.ones((1, 28)))
+    decoder = model.make_decoder({"pixels": 8})
+    params = meta.unbox(decoder.init(KEY, given, plan))["params"]
+    return params, decoder.apply({"params": params}, given, plan)["pixels"]
+
+
+def test_a_kept_class_token_is_decoded_and_another_is_left_out():
+    given = jax.random.normal(jax.random.key(2), (1, 5, 32))
+    other = given.at[:, 0].add(1.0)
+    kept, before = decoded(given, decoder_prefix="kept", project_bias=True)
+    assert np.abs(np.asarray(before - decoded(other, decoder_prefix="kept", project_bias=True)[1])).max() > 1e-4
+    assert "prefix_token" not in kept
+    assert kept["project"]["bias"].shape == (16,)
+    own, before = decoded(given, prefix_positions=True)
+    np.testing.assert_array_equal(before, decoded(other, prefix_positions=True)[1])
+    assert {"prefix_token", "prefix_position"} <= set(own)
+    assert "bias" not in own["project"]
+
+
+def test_attention_without_biases_has_none():
+    _, params, _, _ = setup(qkv_bias=False)
+    assert set(params["params"]["blocks"]["attention"]["qkv"]) == {"kernel"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initial": "torch"}, "unknown initial 'torch': there are videomae, mae, mae_st"),
+        ({"decoder_prefix": "both", "prefix": 1}, "unknown decoder_prefix 'both': there are own, kept"),
+        ({"decoder_prefix": "kept"}, "prefix is 0"),
+        ({"prefix_positions": True}, "prefix is 0"),
+    ],
+)
+def test_options_of_class_tokens_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        vit("micro", **options)

@@ -96,3 +96,36 @@ def test_an_objective_weighs_one_and_squares_by_default():
 def test_numbers_that_make_no_target(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def test_joint_targets_have_one_mean_and_variance_for_all_channels_of_a_scaled_cube():
+    scaled = ((CUBES - MEAN) / STD).reshape(2, 3, -1)
+    expected = (scaled - scaled.mean(-1, keepdims=True)) / np.sqrt(scaled.var(-1, keepdims=True, ddof=1) + 1e-6)
+    target = pixels(joint=True, mean=list(MEAN), deviation=list(STD))
+    found = target({"video": VIDEO}, DECODE, PATCH)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    known = target.statistics(target.scaled(jnp.asarray(CUBES.reshape(2, 3, -1) * 255), 3), 3)
+    np.testing.assert_allclose(target.render(found, *known), CUBES.reshape(2, 3, -1), atol=1e-5)
+
+
+def test_a_target_of_some_frames_is_that_of_a_video_of_these_frames():
+    """Two of four frames: the first and the last, one in each of the two slots."""
+    found = pixels(frames=2)({"video": VIDEO}, DECODE, PATCH)
+    expected = pixels()({"video": VIDEO[:, [0, 3]]}, DECODE, PATCH._replace(t=1))
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape == (2, 3, 48)
+
+
+@pytest.mark.parametrize("frames", [3, 8])
+def test_frames_that_the_slots_of_the_grid_do_not_divide_are_refused(frames):
+    with pytest.raises(ValueError, match=rf"pixels: {frames} frames of 4 do not divide into the 2 slots of the grid"):
+        pixels(frames=frames)({"video": VIDEO}, DECODE, PATCH)
+
+
+@pytest.mark.parametrize("options", [{"deviation": 0.0}, {"deviation": [0.2, 0.0, 0.2]}, {"frames": 1}])
+def test_figures_that_no_target_has_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        pixels(**options)

@@ -209,3 +209,17 @@ def test_a_config_makes_the_same_optimizer():
     config = spec.call("train.optim.adamw", schedule=spec.call("train.schedule.constant", value=0.1), freeze=["a"])
     optimizer = spec.build(spec.from_json(spec.to_json(config)))
     assert optimizer == adamw(schedule.constant(0.1), freeze=["a"])
+
+
+def test_also_decay_reaches_what_does_not_declare_it():
+    plain, more = adamw(SCHEDULE), adamw(SCHEDULE, also_decay=["*bias"])
+    before, after = (flat_of(one.decays(abstract_toy())) for one in (plain, more))
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed
+    assert changed == {path for path in before if path.endswith("bias")}
+    described = dict(line.split("  ", 1) for line in more.describe(abstract_toy()).splitlines())
+    assert all(described[path].startswith("decay 0.05") for path in changed)
+    with pytest.raises(ConfigError, match=r"optimizer.also_decay: '\*tokens' matches no parameter"):
+        adamw(SCHEDULE, also_decay=["*tokens"]).build(abstract_toy(), CLOCK)
+    with pytest.raises(ValueError, match="also_decay is a list of patterns"):
+        adamw(SCHEDULE, also_decay="*bias")

@@ -190,6 +190,16 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_position(accumulate, 
     assert (int(state.step), int(state.first_bad_step), float(metrics["finite"])) == (4, 1, 1.0)
 
 
+def test_the_first_bad_step_may_be_the_first_of_all():
+    batch = toy_batch()
+    broken = {**batch, "x": np.full_like(batch["x"], np.nan)}
+    state, step = start("one")
+    assert int(state.first_bad_step) < 0
+    for _ in range(2):
+        state, _ = step(state, broken)
+    assert (int(state.step), int(state.first_bad_step)) == (2, 0)
+
+
 def test_a_refused_step_equals_a_run_without_it():
     """The optimizer counts its own updates, so learning rate and bias correction do not skip."""
     batch = {**toy_batch(), "valid": np.ones(16, bool)}

@@ -1,5 +1,6 @@
 """Towers by name: rules for parts of a tree, the layouts of MAE, parameters of any method under their own names."""
 
+import json
 from typing import Any
 
 import jax
@@ -11,18 +12,25 @@ from test_weights_mae_st import Theirs
 
 from vmae_jax.configs import quickstart
 from vmae_jax.io.checkpoint import Checkpoints
+from vmae_jax.models.variants import IMAGENET_MEAN, IMAGENET_STD
 from vmae_jax.spec import ConfigError, call, to_json
 from vmae_jax.weights import export_checkpoint, import_weights, load, serving
 from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats.tensors import File, read_file
-from vmae_jax.weights.layouts import rules
+from vmae_jax.weights.layouts import rules, vit_mae
 from vmae_jax.weights.layouts.fit import sinusoid
-from vmae_jax.weights.layouts.mae import from_vit_mae
 from vmae_jax.weights.layouts.names import official
 from vmae_jax.weights.layouts.rules import MATRIX, MismatchError, Rule, Tower, linear, nested, norm
 from vmae_jax.weights.subject import fresh_params, normalized, outputs, probe, subject
 
-MAE_ST = {"prefix": 1, "positions": call("models.positions.separable"), "mean": [0.45] * 3, "std": [0.225] * 3}
+MAE_ST = {
+    "prefix_positions": True,
+    "project_bias": True,
+    "prefix": 1,
+    "positions": call("models.positions.separable"),
+    "mean": [0.45] * 3,
+    "std": [0.225] * 3,
+}
 IMAGE = {"frames": 1, "tubelet": 1, "prefix": 1, "positions": call("models.positions.learned")}
 
 
@@ -101,7 +109,7 @@ def test_an_export_for_mae_st_computes_there_what_it_does_here(small, tmp_path):
     report = export_checkpoint(run, format="mae", out=tmp_path / "x.safetensors")
     assert report["checked_by"] == "round trip"
     assert not report["left_out"]
-    theirs = Theirs(separate(safetensors.numpy.load_file(tmp_path / "x.safetensors")))
+    theirs = Theirs(safetensors.numpy.load_file(tmp_path / "x.safetensors"))
     batch = probe(one)
     ours, hidden = outputs(one, params, batch)
     pixels = normalized(one.model, batch["video"]).astype(np.float64)
@@ -176,7 +184,7 @@ def test_vit_mae_of_transformers_is_mae_under_other_names(small, tmp_path):
         for before, after in pairs.items():
             name = name.replace(before, after)
         theirs[f"vit.{name}"] = array
-    assert set(from_vit_mae(theirs)) == set(state)
+    assert set(vit_mae.from_names(theirs)) == set(state)
     found, expected = official(File(theirs, {})), official(File(read_file(tmp_path / "x.safetensors").state, {}))
     assert found.family == expected.family == "mae"
     assert found.state.keys() == expected.state.keys()
@@ -257,3 +265,63 @@ def test_a_frozen_network_is_a_file_of_its_own(small, tmp_path):
     import_weights(tmp_path / "t.safetensors", out=tmp_path / "back", config=config)
     same(read_checkpoint(tmp_path / "back").params, teacher)
     assert fresh_params(subject(config), None).keys() == teacher.keys()
+
+
+def mae_of_images(small, folder):
+    """A run of MAE as it is published, but tiny: its positions, class token, projection and target."""
+    config = small.config_of(
+        resolution=32,
+        frames=1,
+        tubelet=1,
+        prefix=1,
+        decoder_prefix="kept",
+        project_bias=True,
+        positions=call("models.positions.sincos_2d"),
+        initial="mae",
+    )
+    statistics = {"mean": list(IMAGENET_MEAN), "deviation": list(IMAGENET_STD)}
+    config.method.objectives.pixels.target = call("targets.pixels", joint=True, **statistics)
+    params = small.random_params(config)
+    return small.write_run(folder / "run", config, params), params
+
+
+@pytest.mark.parametrize(("format_", "name"), [("mae", "x.pth"), ("mae", "x.safetensors"), ("hf", "x")])
+def test_mae_of_images_goes_out_whole_and_back(small, tmp_path, format_, name):
+    """Encoder, class token and decoder; what comes back describes itself."""
+    run, params = mae_of_images(small, tmp_path)
+    report = export_checkpoint(run, format=format_, out=tmp_path / name)
+    assert not report["left_out"]
+    report = import_weights(tmp_path / name, out=tmp_path / "back")
+    assert (report["family"], report["changed"]) == ("mae", {})
+    assert {name for name in report["dropped"] if "pos_embed" in name} == {"encoder.pos_embed", "decoder.pos_embed"}
+    back = read_checkpoint(tmp_path / "back")
+    same(back.params, params)
+    model, target = back.config.method.model, back.config.method.objectives.pixels.target
+    assert (model.frames, model.prefix, model.decoder_prefix, model.initial) == (1, 1, "kept", "mae")
+    assert model.positions.call == "models.positions.sincos_2d"
+    assert (target.joint, list(target.mean)) == (True, list(IMAGENET_MEAN))
+    if format_ == "hf":
+        about = json.loads((tmp_path / name / "config.json").read_text())
+        assert about["architectures"] == ["ViTMAEForPreTraining"]
+        # transformers rounds the visible tokens down, and has to come to the eight of ours.
+        assert int(16 * (1 - about["mask_ratio"])) == 8
+
+
+def test_a_kept_class_token_has_no_position_in_the_decoder(small, tmp_path):
+    run, _ = mae_of_images(small, tmp_path)
+    export_checkpoint(run, format="mae", out=tmp_path / "x.safetensors")
+    state = dict(read_file(tmp_path / "x.safetensors").state)
+    state["decoder_pos_embed"] = state["decoder_pos_embed"] + 1
+    safetensors.numpy.save_file(state, tmp_path / "y.safetensors")
+    config = read_checkpoint(run).config
+    with pytest.raises(ConfigError, match=r"decoder.pos_embed_class is not 0: this model's decoder adds no position"):
+        import_weights(tmp_path / "y.safetensors", out=tmp_path / "back", config=config)
+
+
+def test_the_bias_of_a_projection_needs_a_model_with_one(small, tmp_path):
+    run, _ = mae_of_images(small, tmp_path)
+    export_checkpoint(run, format="mae", out=tmp_path / "x.safetensors")
+    config = read_checkpoint(run).config
+    config.method.model.project_bias = False
+    with pytest.raises(ConfigError, match=r"encoder_to_decoder.bias is not 0.*use project_bias"):
+        import_weights(tmp_path / "x.safetensors", out=tmp_path / "back", config=config)

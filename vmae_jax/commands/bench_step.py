@@ -157,10 +157,13 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     one = subject.subject(config)
     subject.published(one, "--against: PyTorch's model is transformers' VideoMAE")
     blocks = one.model.encoder.blocks
-    if one.masked is None or one.pixels is None or blocks["cosine"] or blocks["layer_scale"]:
+    other = blocks["cosine"] or blocks["layer_scale"] or not blocks["use_bias"] or one.model.encoder.prefix
+    other = other or one.model.decoder["project_bias"] or not subject.sinusoidal(one) or config.method.get("guides")
+    if one.masked is None or one.pixels is None or other or one.masked.objectives[one.pixels].target.joint:
         raise ConfigError(
-            "--against: transformers' VideoMAE predicts pixels, as methods.masked.build does, without cosine attention "
-            "or layer scale; this config has another method or model"
+            "--against: transformers' VideoMAE predicts pixels, as methods.masked.build does, without cosine "
+            "attention, layer scale, class token, guides, or positions and targets of other methods; this config has "
+            "another method or model"
         )
     state = to_official(jax.tree.map(np.asarray, jax.device_get(running.state.params)), one.facts)
     dims, (frames, height, width, _) = dims_of(state), one.model.video_shape
@@ -170,8 +173,8 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     tensors.write_safetensors(folder / "model.safetensors", huggingface.to_state(state, dims.kind), {})
     (folder / "config.json").write_text(huggingface.as_text(theirs))
     method: Any = config.method
-    decoder_mask = spec.build(method.decoder_mask, "mask") if method.get("decoder_mask") else None
-    masked = dataclasses.replace(one.masked, decoder_mask=decoder_mask)
+    masks = {name: spec.build(method[name], "mask") for name in ("encoder_mask", "decoder_mask") if method.get(name)}
+    masked = dataclasses.replace(one.masked, **masks)
     plan = jax.device_get(jax.jit(masked.plan)(running.batch))
     video = np.asarray(running.batch["video"])
     np.savez(folder / "batch.npz", video=video, visible=plan.visible, decode=plan.decode, weight=plan.weight)

@@ -192,7 +192,10 @@ def _is_word(node: Any, key: str) -> bool:
 
 
 def _assign(node: ConfigDict, key: str, text: str, path: str) -> None:
-    kind = node.get_ref(key).get_type() if key in node else object
+    try:
+        kind = node.get_ref(key).get_type() if key in node else object
+    except ValueError:  # a value of None without a type, such as `smoke` gives, can become anything
+        kind = object
     value = text if kind is str and (text.lower() not in ("none", "null") or _is_word(node, key)) else _value(text)
     if (kind is int or key in ("steps", "examples")) and isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e3 steps

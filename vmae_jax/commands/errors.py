@@ -2,6 +2,8 @@
 
 import errno
 
+from vmae_jax.names import message
+
 __all__ = ["describe", "exit_status", "expected"]
 
 USER, RESUME, FAULT = 2, 75, 1
@@ -38,10 +40,10 @@ def expected(error: Exception) -> bool:
 
 def describe(error: Exception) -> str:
     """Return the error as one line."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    text = message(error) or type(error).__name__
     if of_storage(error):
-        return f"{message}: free space or make it writable, then run the same command again"
-    return message
+        return f"{text}: free space or make it writable, then run the same command again"
+    return text
 
 
 def of_storage(error: Exception) -> bool:

@@ -243,7 +243,7 @@ def check_workdir(workdir: Workdir, config: ConfigDict) -> None:
     Raises:
       ConfigError: if method, optimizer, data order or seed differ from those that the workdir was made with.
     """
-    check_folder(workdir.checkpoints, "--workdir: its checkpoints", exists=False)
+    check_folder(workdir.checkpoints, "--workdir: its checkpoints", exists=False, run=workdir.path)
     # A run that never saved a checkpoint has nothing to protect: its config may be corrected.
     if workdir.config_json.exists() and Checkpoints(workdir.checkpoints).steps():
         changed = differences(read_config(workdir), config)

@@ -152,7 +152,8 @@ def _job(checkpoint: str, videos: Sequence[str], folder: epath.Path, options: Op
     windows, settings = _plan(options, trained, _clip(trained)[0])
     written = settings | {"checkpoint": str(trained.workdir.path), "step": trained.step}
     old = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).exists() else None
-    source, names = named_videos(videos, options.rate, options.name, functools.partial(files_of, options.format))
+    files = functools.partial(files_of, options.format)
+    source, names = named_videos(videos, options.rate, options.name, files, images=_clip(trained)[0] == 1)
     if options.format == "array_record":
         written["record_files"] = (old or {}).get("record_files", -(-len(names) // SHARD))
     for name, value in written.items():

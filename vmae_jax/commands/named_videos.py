@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmae_jax.data import sources
-from vmae_jax.data.files import holds_videos
+from vmae_jax.data.files import holds_pictures, holds_videos
 from vmae_jax.data.frames import Frames, open_frames
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
@@ -20,7 +20,12 @@ _LONGEST, _KEPT = 200, 180  # bytes of a name: a file system takes 255, and suff
 
 
 def named_videos(
-    videos: Sequence[str], rate: float, name: str = "stem", files: Callable[[str], Sequence[str]] = lambda name: [name]
+    videos: Sequence[str],
+    rate: float,
+    name: str = "stem",
+    files: Callable[[str], Sequence[str]] = lambda name: [name],
+    *,
+    images: bool = False,
 ) -> tuple[Any, list[str]]:
     """Return all videos as one source, and the name of each below OUT: its path below the given folder.
 
@@ -29,12 +34,13 @@ def named_videos(
       rate: frames per second of folders of pictures.
       name: "stem" removes the suffix of a file, "path" keeps it.
       files: the files that are written for a name.
+      images: treat each picture of a folder as a video of one frame, for models of one frame.
 
     Raises:
       ConfigError: if the same file would be written for two videos, or a file outside of OUT.
     """
     opened, names, paths = [], [], []
-    for item, one in [(given, one) for given in videos for one in _opened(given)]:
+    for item, one in [(given, one) for given in videos for one in _opened(given, images)]:
         root = item.rstrip("/") if "://" in item else os.path.abspath(os.path.expanduser(item))
         base = root if os.path.isdir(root) else os.path.dirname(root)
         whole = isinstance(one, Frames) or name == "path"
@@ -81,10 +87,14 @@ def name_of(source: Any, index: int) -> str:
         return f"video {index}"
 
 
-def _opened(item: str) -> list[Any]:
-    """Return the sources of one argument: a list, or the videos and the folders of pictures below a path."""
+def _opened(item: str, images: bool) -> list[Any]:
+    """Return the sources of one argument: a list, or the videos and (folders of) pictures below a path."""
     if item.endswith(".csv"):
         return [sources.csv(item).open()]
+    if images and holds_pictures(item):
+        return [
+            sources.paths([item], pictures).open() for pictures in (True, *((False,) if holds_videos(item) else ()))
+        ]
     pictures = open_frames(item)
     if not len(pictures):
         return [sources.paths([item]).open()]

@@ -80,7 +80,8 @@ def sample(made: Any, videos: Sequence[str] | None, clips: int, seed: int) -> tu
     check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data")
     if videos:
         only_video(made.method, loader.spec(), "--videos")
-        loader = dataclasses.replace(loader, source=sources.paths(list(videos)), labels={})
+        pictures = loader.spec()["video"].shape[1] == 1
+        loader = dataclasses.replace(loader, source=sources.paths(list(videos), pictures), labels={})
     opened = open_loader(loader)
     count = min(clips, len(opened))
     # One clip per video, and all videos in one batch.

@@ -15,6 +15,7 @@ from vmae_jax.commands.config import load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.reconstruct import sample
 from vmae_jax.commands.restore import restore
+from vmae_jax.data.texts import read_text
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 
@@ -74,10 +75,9 @@ def _labels(path: str) -> list[str]:
     if not path:
         return []
     try:
-        with open(path, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
-    except OSError as error:
-        raise ConfigError(f"--labels={path}: {error.strerror}") from error
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--labels={path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _clip(checkpoint: str, video: str) -> np.ndarray:

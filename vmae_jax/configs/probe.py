@@ -72,8 +72,9 @@ def loader(args: Any, part: str, *, frames: int, size: int, channels: int) -> Co
         source = call("data.sources.csv", path=path, **({} if args.names is None else {"names": {"label": args.names}}))
     else:
         part = part if args.test is None else "all"
-        source = call("data.sources.folder", path=path, labels="folders", part=part, names=args.names)
-    clips = {"frames": frames, "stride": args.stride}
+        one = {"path": path, "labels": "folders", "part": part, "names": args.names}
+        source = call("data.sources.images" if frames == 1 else "data.sources.folder", **one)
+    clips = {"frames": frames, "stride": args.stride if frames > 1 else 1}
     one = call("data.clips.dense_finetune", **clips, random=False)
     return call(
         "data.pipeline.loader",

@@ -52,6 +52,8 @@ class Catalog:
             return self.function(**self.arguments)
         except ConfigError:
             raise
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise ConfigError(f"{self.name}: {error.filename} cannot be read: {error.strerror}") from error
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ConfigError(f"{self.name}: an annotation file is malformed ({reason})") from error

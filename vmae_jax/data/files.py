@@ -112,8 +112,14 @@ def holds_videos(path: str) -> bool:
     return next(walk(root), None) is not None if _is_folder(root) else root.lower().endswith(VIDEO_SUFFIXES)
 
 
-def open_paths(paths: Sequence[str]) -> Files:
-    """The named files, and every video of the named folders, in that order; see `sources.paths`.
+def holds_pictures(path: str) -> bool:
+    """Whether `path` is a folder with a picture in it or below."""
+    root = expand(path)
+    return _is_folder(root) and any(file.lower().endswith(PICTURE_SUFFIXES) for file in _walk(root))
+
+
+def open_paths(paths: Sequence[str], *, pictures: bool = False) -> Files:
+    """The named files, and every video (or picture) of the named folders, in that order; see `sources.paths`.
 
     Raises:
       ConfigError: a path that is not there, or a folder without a video.
@@ -123,7 +129,7 @@ def open_paths(paths: Sequence[str]) -> Files:
     for path in paths:
         root = expand(path)
         if _is_folder(root):
-            found = open_folder(path)
+            found = open_folder(path, pictures=pictures)
             entries += found._entries
             refused.extend((f"{as_text(root)}/{key}", kind, reason) for key, kind, reason in found.refused)
         elif is_remote(root) or os.path.isfile(root):

@@ -9,6 +9,7 @@ A source gives values by name (`Encoded.labels`): a class number, several, or nu
     labels={"label": call("data.labels.numbers", size=2)}      # regression
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.streams.core import RESERVED
+from vmae_jax.data.texts import read_text
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, did_you_mean
 
@@ -24,7 +26,8 @@ __all__ = ["Field", "Value", "fields", "many", "numbers", "one", "read_column", 
 
 Value = Any  # int, a tuple of whole numbers (classes) or of floats; None where there is none
 _WHOLE = re.compile(r"-?\d+")
-_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_DIGITS = 18  # of a whole number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Field:
             return self._hot(value, what)
         given = np.atleast_1d(np.asarray(() if value is None else value))
         if self.kind == "one":
-            if given.shape != (1,) or given[0] != int(given[0]):
+            if given.shape != (1,) or not abs(float(given[0])) < 1 << 31 or given[0] != int(given[0]):
                 raise ConfigError(f"{what} has {_told(value)}, where one class is wanted")
             return given[0].astype(np.int32)
         if given.shape != (self.size,) or not np.isfinite(given.astype(np.float64)).all():
@@ -130,14 +133,12 @@ def read_names(path: str, what: str = "data source") -> tuple[str, ...]:
     Raises:
       ConfigError: it cannot be read, is empty, or has a name twice.
     """
-    from etils import epath
-
     try:
-        lines = epath.Path(path).expanduser().read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{what}: {path} is no list of names: {getattr(error, 'strerror', None) or error}") from None
     names = tuple(line.strip() for line in lines if line.strip())
-    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    double = [name for name, count in collections.Counter(names).items() if count > 1]
     if not names or double:
         raise ConfigError(f"{what}: {path} {f'has {double[0]!r} twice' if double else 'has no names'}")
     return names
@@ -164,6 +165,9 @@ def read_column(
     words = [(row, part) for row, part in parts if not _NUMBER.fullmatch(part)]
     if not words:
         whole = all(_WHOLE.fullmatch(part) for _, part in parts)
+        long = next(((row, part) for row, part in parts if whole and len(part.lstrip("-")) > _DIGITS), None)
+        if long is not None:
+            raise ConfigError(f"data source: {where(long[0])}: label {long[1][:40]} has more than {_DIGITS} digits")
         single = all(len(found) == 1 for found in split)
         return [_numeric(found, whole, single) for found in split], tuple(names)
     if len(words) != len(parts):

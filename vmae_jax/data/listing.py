@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vmae_jax.data.files import walk
+from vmae_jax.data.texts import read_text
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
@@ -156,12 +157,13 @@ class Manual:
         return path
 
     def text(self, path: str) -> str:
-        """A file's text, UTF-8 with or without a mark. Raises ConfigError: it cannot be read."""
+        """A file's text. Raises ConfigError: it cannot be read."""
         try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                return file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise self.error(f"{path} cannot be read ({error})") from error
+            return read_text(path)
+        except OSError as error:
+            raise self.error(f"{path} cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
+            raise self.error(f"{path} {error},") from error
 
     def lines(self, path: str) -> list[str]:
         """Every line that is not empty."""

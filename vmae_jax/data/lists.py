@@ -1,6 +1,5 @@
 """Lists of videos in the official formats, and their labels."""
 
-import codecs
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from vmae_jax.data.labels import read_column, read_names
 from vmae_jax.data.missing import check_missing, look_for
 from vmae_jax.data.streams.core import RESERVED
+from vmae_jax.data.texts import read_text
+from vmae_jax.data.video import Limits
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
@@ -18,9 +19,9 @@ __all__ = ["open_csv"]
 
 _SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES + PICTURE_SUFFIXES)
 _VIDEO = re.compile(rf"(.*(?:{_SUFFIX}))(?:[\s,]+(.*))?", re.IGNORECASE)
-_NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _FIELD = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*|-")
-_NUMBERS = re.compile(rf"(.*?)((?:[\s,]+{_NUMBER}(?:;{_NUMBER})*)*)")
+_NUMBERS = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*")
 _HEADERS = {"path", "video", "videos", "video_path", "file", "filename", "name", "video_id", "youtube_id", "label"}
 _COLUMNS = {1: ("path",), 2: ("path", "label"), 3: ("path", "start", "count"), 4: ("path", "start", "count", "label")}
 _PLACE = ("path", "start", "count")  # the columns that are no labels
@@ -71,11 +72,11 @@ class _Line(NamedTuple):
 def _lines(path: str) -> list[tuple[int, _Line]]:
     """Every line that is not empty, with its number."""
     try:
-        text = _read_text(path)
+        text = read_text(expand(path), names=True)
     except OSError as error:
         raise ConfigError(f"data source: the list {path!r} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"data source: the list {path!r} is no UTF-16 text ({error})") from error
+    except ValueError as error:
+        raise ConfigError(f"data source: the list {path!r} {error}") from error
     found = []
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):  # a name may hold other breaks
         line = line.strip(" \t")
@@ -100,9 +101,11 @@ def _split(line: str) -> _Line:
         if all(_FIELD.fullmatch(field) for field in numbers):
             return _Line([match[1], *numbers], True)
         return _Line([match[1], *(part.strip().strip('"') for part in rest.split(","))], True)  # a name may hold spaces
-    match = _NUMBERS.fullmatch(line)
-    assert match is not None  # both its parts may be empty
-    return _Line([match[1], *match[2].replace(",", " ").split()], False)
+    parts = re.split(r"([\s,]+)", line)  # fields, and what is between them
+    end = len(parts)
+    while end > 1 and _NUMBERS.fullmatch(parts[end - 1]):
+        end -= 2
+    return _Line(["".join(parts[:end]), *parts[end + 1 :: 2]], False)
 
 
 def _columns(columns: str | None, lines: Sequence[_Line]) -> tuple[str, ...]:
@@ -136,6 +139,8 @@ def _row(line: _Line, names: tuple[str, ...], base: str, where: str) -> tuple[st
         raise ConfigError(f"data source: {where}: {split[1:]} should be {' '.join(names[1:])}, numbers") from None
     if "count" in fields and count == 0:
         raise ConfigError(f"data source: {where}: a folder of 0 pictures (a video has -1)")
+    if max(abs(start), count) > Limits().frames:
+        raise ConfigError(f"data source: {where}: {max(abs(start), count):,} pictures; at most {Limits().frames:,}")
     if "count" in fields and "start" not in fields:
         start = 1  # the official picture files count from 1
     labels = {name: plain(text) for name, text in fields.items() if name not in _PLACE}
@@ -149,17 +154,3 @@ def _join(base: str, path: str, where: str) -> str:
     if not is_remote(base) and os.path.relpath(joined, base).split(os.sep)[0] == os.pardir:
         raise ConfigError(f"data source: {where}: {path!r} leads out of {base!r}; write it in full if that is meant")
     return joined
-
-
-def _read_text(path: str) -> str:
-    """The list's text: UTF-8, UTF-16 with its mark, or names in any encoding as the file system has them."""
-    from etils import epath
-
-    if not is_remote(path) and os.path.exists(expand(path)) and not os.path.isfile(expand(path)):
-        raise ConfigError(f"data source: the list {path!r} is no regular file")
-    data = epath.Path(expand(path)).read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    if b"\0" in data:
-        raise ConfigError(f"data source: the list {path!r} is no text: it holds zero bytes")
-    return os.fsdecode(data.removeprefix(codecs.BOM_UTF8))

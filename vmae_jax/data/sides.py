@@ -16,21 +16,21 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from vmae_jax.data.smoke import drawn_clips
 from vmae_jax.data.source import Opener, Source
+from vmae_jax.data.texts import has_raw_bytes, read_text
 from vmae_jax.data.video import BadVideo, Encoded, Side
-from vmae_jax.names import from_text
+from vmae_jax.names import from_text, plain
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Beside", "Finder", "Sidecar", "Sided", "Table", "beside", "check_found", "sidecar", "table"]
 
-_TABLE_BYTES = 4 << 30  # of a table, which is held in memory
 _REMOTE_BYTES = 64 << 20  # of a remote file beside a video, which passes through memory
-_FIELD_CHARACTERS = 1 << 20
+_FIELD_CHARACTERS = 1 << 17  # of a text in a table, as Python's csv has it
 _LOOKED = 10_000  # videos of which at least one must have a side
 _COMPARED = 256  # videos whose files are compared between hosts
 _LATEST = 1e9  # seconds: thirty years
@@ -82,10 +82,11 @@ def sidecar(suffix: str, root: str | None = None, start: float = 0.0) -> "Sideca
 
 @register("side")
 def table(path: str, column: str, key: str = "path") -> "Table":
-    """A column of a table: CSV with a first line of column names, or JSON objects, one a line (.jsonl).
+    """A column of a table: CSV or TSV with a first line of column names, or JSON objects, one a line (.jsonl).
 
     A video is looked up by its key (its name below the folder of its source, as messages have it), with or without
-    its suffix. The values of several rows of one video come one a line.
+    its suffix. The values of several rows of one video come one a line. The file is UTF-8 with or without a byte order
+    mark, or UTF-16 with one; names of files may hold bytes that are not UTF-8, texts may not.
 
     Args:
       path: the table, local or gs://.
@@ -244,24 +245,26 @@ class Table:
         Raises:
           ConfigError: if it cannot be read or has no such columns.
         """
-        from etils import epath
-
         try:
-            file = epath.Path(os.path.expanduser(self.path))
-            if "://" not in self.path and file.exists() and not os.path.isfile(file):
-                raise ConfigError(f"data.sides.table: {self.path} is no regular file")
-            if file.stat().length > _TABLE_BYTES:
-                raise ConfigError(f"data.sides.table: {self.path} has more than {_TABLE_BYTES >> 30} GiB")
-            text = file.read_bytes().decode("utf-8-sig")
-            rows = _json_lines(text) if self.path.endswith((".jsonl", ".ndjson")) else _csv(text)
-            return _Rows(self._values(rows))
-        except (OSError, ValueError, KeyError, RecursionError, csv.Error) as error:
-            if isinstance(error, ConfigError):
-                raise
-            detail = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+            text = read_text(self.path, names=True)
+        except OSError as error:
+            raise ConfigError(f"data.sides.table: {self.path} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ConfigError(f"data.sides.table: {self.path} {error}") from error
+        try:
+            rows = _json_lines(text) if self.path.endswith((".jsonl", ".ndjson")) else self._csv(text)
+            return _Rows(self._values(rows, raw=has_raw_bytes(text)))
+        except ConfigError:
+            raise
+        except (ValueError, RecursionError, csv.Error) as error:
+            detail = " ".join(str(error).split())[:200]
             raise ConfigError(f"data.sides.table: {self.path} cannot be read: {detail}") from error
 
-    def _values(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    def _csv(self, text: str) -> Iterator[dict[str, Any]]:
+        mark = "\t" if self.path.endswith(".tsv") else ","
+        return csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
+
+    def _values(self, rows: Iterable[Mapping[str, Any]], raw: bool) -> dict[str, str]:
         found: dict[str, list[str]] = {}
         for number, row in enumerate(rows, 1):
             lacking = next((name for name in (self.key, self.column) if not isinstance(row.get(name), str)), None)
@@ -270,7 +273,18 @@ class Table:
                     f"data.sides.table: row {number} of {self.path} has no text in a column {lacking!r}; "
                     f"it has {', '.join(str(name) for name in row)[:200]}"
                 )
-            found.setdefault(row[self.key], []).append(" ".join(row[self.column].split()))
+            value = " ".join(row[self.column].split())
+            if raw and has_raw_bytes(value):
+                raise ConfigError(
+                    f"data.sides.table: row {number} of {self.path}: {self.column!r} is no UTF-8 text; "
+                    f"convert the table, for example with: iconv -f LATIN1 -t UTF-8"
+                )
+            if len(value) > _FIELD_CHARACTERS:
+                raise ConfigError(
+                    f"data.sides.table: row {number} of {self.path}: {self.column!r} has {len(value):,} characters; "
+                    f"at most {_FIELD_CHARACTERS:,} are read"
+                )
+            found.setdefault(plain(row[self.key]), []).append(value)
         return {key: "\n".join(values) for key, values in found.items()}
 
 
@@ -296,11 +310,6 @@ def _file_name(key: str) -> str:
         return from_text(key)
     except ValueError:
         return key
-
-
-def _csv(text: str) -> list[dict[str, str]]:
-    csv.field_size_limit(_FIELD_CHARACTERS)
-    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:

@@ -61,12 +61,16 @@ def folder(
     return Folder(path, labels, part, share, names)
 
 
-@register("source", smoke=drawn_clips)
+@register(
+    "source",
+    smoke=lambda given: call("data.sources.folder_or", otherwise=drawn_clips(), pictures=True, **given),
+)
 def images(
     path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
 ) -> "Folder":
-    """Every picture under `path` as a video of one frame; for samplers of one frame, such as clips.dense(frames=1).
+    """Every picture under `path` (or prepared records) as a video of one frame.
 
+    It is for samplers of one frame, such as clips.dense(frames=1).
     Lists (`csv`) may name pictures as well as videos, and `tfds` reads datasets of images with video="image".
 
     Args:
@@ -83,26 +87,31 @@ def folder_or(
     part: str = "all",
     share: float = 0.1,
     names: str | None = None,
+    pictures: bool = False,
 ) -> Any:
     """The videos of a folder where one is named, else another source.
 
     Args:
       otherwise: the source that is used while `path` is None.
       path, labels, part, share, names: as in `folder`.
+      pictures: the folder is one of pictures, as for `images`.
     """
-    return otherwise if path is None else folder(path, labels, part, share, names)
+    if path is None:
+        return otherwise
+    return (images if pictures else folder)(path, labels, part, share, names)
 
 
 @register("source", smoke=drawn_clips)
-def paths(paths: Sequence[str]) -> "Paths":
+def paths(paths: Sequence[str], pictures: bool = False) -> "Paths":
     """Videos by name: files, and folders whose videos are all taken.
 
     Args:
       paths: files or folders, local or gs://.
+      pictures: take all pictures of the folders, each a video of one frame, and not their videos.
     """
     if not paths or isinstance(paths, str):
         raise ConfigError("a source of paths needs a list of at least one file or folder")
-    return Paths(tuple(paths))
+    return Paths(tuple(paths), pictures)
 
 
 @register("source", smoke=drawn_clips)
@@ -199,7 +208,7 @@ class Folder:
         from vmae_jax.data.files import open_folder
         from vmae_jax.data.records import is_prepared, open_prepared
 
-        if not self.pictures and is_prepared(self.path):
+        if is_prepared(self.path):
             return open_prepared(self.path, part=self.part, share=self.share, names=self.names)
         return open_folder(
             self.path,
@@ -216,12 +225,13 @@ class Paths:
     """See `paths`."""
 
     paths: tuple[str, ...]
+    pictures: bool = False
 
     def open(self) -> Source:
         """Finds the files. Raises ConfigError: one that is not there."""
         from vmae_jax.data.files import open_paths
 
-        return open_paths(self.paths)
+        return open_paths(self.paths, pictures=self.pictures)
 
 
 @dataclasses.dataclass(frozen=True)

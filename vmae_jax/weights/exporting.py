@@ -171,8 +171,8 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
 
 
 def _representable(one: Subject, params: Any, state: Mapping[str, np.ndarray], format: str) -> None:  # noqa: A002
-    if format == "mae":
-        return  # `mae.to_state` refuses what has no place there
+    if format == "mae" or (format == "hf" and one.facts.image):
+        return  # `mae.to_state` and `vit_mae.to_state` refuse what has no place there
     if format == "hf" and any(name.endswith("attn.scale") for name in state):
         raise MismatchError("cosine attention cannot be represented in transformers' VideoMAE; use --format=videomae")
     if format == "hf" and any(".gamma_" in name for name in state):

@@ -23,7 +23,7 @@ from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
 from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.infer import config_of
 from vmae_jax.weights.layouts import names
-from vmae_jax.weights.layouts.fit import Account, fit
+from vmae_jax.weights.layouts.fit import COMPUTED, Account, fit
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.layouts.videomae import to_official
 from vmae_jax.weights.resizing import resized
@@ -201,10 +201,12 @@ def _verify(one: Subject, params: Any, found: names.Weights, account: Account, b
     """Compare outputs with those of the original weights in PyTorch, or return why that is not possible."""
     result: dict[str, Any] = {"checked_by": "", "largest_difference": None, "differences": {}}
     theirs = found.family in ("mae", "mae-st")
-    if (theirs and set(account.dropped.values()) - {names.K_BIAS}) or account.changed or account.fresh:
+    if (theirs and set(account.dropped.values()) - {names.K_BIAS, COMPUTED}) or account.changed or account.fresh:
         why = "the model is not the one the weights are of, so there are no outputs to compare"
         return result | {"checked_by": "shapes", "not_checked": why}
     state = {name: np.asarray(found.state[name], np.float32) for name in account.used if name in found.state}
+    # An image model's patch embedding has no axis of time.
+    state = {name: array[:, :, None] if array.ndim == 4 else array for name, array in state.items()}
     back = to_official(params, one.facts)
     odd = [name for name in state if not np.array_equal(back[name], state[name])]
     if odd:

@@ -36,7 +36,8 @@ def config_of(weights: Weights) -> ConfigDict:
     image = weights.family == "mae" and not dims.tubelet and weights.kind == "pretraining"
     tubelet = 1 if image else dims.tubelet or about.get("tubelet_size", 2)
     frames = 1 if image else frames
-    _check_size(weights, dims, max(frames // tubelet, 1) * (resolution // dims.patch) ** 2)
+    tokens = max(frames // tubelet, 1) * (resolution // dims.patch) ** 2
+    _check_size(weights, dims, tokens)
     model = call(
         "models.variants.vit",
         size="B",
@@ -51,6 +52,7 @@ def config_of(weights: Weights) -> ConfigDict:
         mlp_ratio=_ratio(dims),
         cosine_attention=dims.cosine,
         layer_scale=0.1 if dims.layer_scale else None,
+        initial={"mae": "mae", "mae-st": "mae_st"}.get(weights.family, "videomae"),
         **_statistics(weights, dims.channels),
     )
     if any(name.removeprefix("encoder.") == "cls_token" for name in weights.state):
@@ -77,17 +79,18 @@ def config_of(weights: Weights) -> ConfigDict:
         method = call(
             "methods.masked.build",
             model=model,
-            encoder_mask=_mask(weights.family, image),
+            encoder_mask=_mask(weights.family, image, tokens),
             objectives={"pixels": call("targets.core.objective", target=_target(weights, model, about))},
         )
     return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
 
 
-def _mask(family: str, image: bool) -> ConfigDict:
-    """The mask of the published recipe."""
-    if family in ("mae", "mae-st"):
-        return call("masking.random", ratio=0.75 if image else 0.9, rounded_down="visible")
-    return call("masking.tube", ratio=0.9)
+def _mask(family: str, image: bool, tokens: int) -> ConfigDict:
+    """The mask of the published recipe; of a model so small that it would leave nothing visible, one token more."""
+    if family not in ("mae", "mae-st"):
+        return call("masking.tube", ratio=0.9)
+    ratio = 0.75 if image else 0.9
+    return call("masking.random", ratio=ratio, rounded_down="visible" if int(tokens * (1 - ratio)) else "hidden")
 
 
 def _target(weights: Weights, model: ConfigDict, about: dict[str, Any]) -> ConfigDict:

@@ -99,7 +99,7 @@ def params_of(file: tensors.File, template: Any, fresh: Sequence[str] = ()) -> t
       fresh: towers that stay initialized, even if the file has them.
 
     Raises:
-      MismatchError: if a parameter is missing, left over or of another shape.
+      MismatchError: if a parameter is missing, left over, of another shape or not finite.
     """
     unknown = [name for name in fresh if name not in template]
     if unknown:
@@ -119,7 +119,10 @@ def params_of(file: tensors.File, template: Any, fresh: Sequence[str] = ()) -> t
         array = np.asarray(file.state[name])
         if array.shape != own.shape:
             raise MismatchError(f"{name} has shape {list(array.shape)}, the model's has {list(own.shape)}")
-        found[name] = array.astype(own.dtype)
+        with np.errstate(over="ignore"):
+            found[name] = array.astype(own.dtype)
+        if not np.isfinite(found[name]).all():
+            raise MismatchError(f"{name} has values that are not finite, or too large for {own.dtype}")
     for name in file.state:
         top = name.partition("/")[0]
         if name not in want and top in template and top not in fresh:

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from vmae_jax.weights import verify
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.torch_write import write_pth
-from vmae_jax.weights.layouts import huggingface, mae, names
+from vmae_jax.weights.layouts import huggingface, mae, names, vit_mae
 from vmae_jax.weights.layouts.dims import Dims
 from vmae_jax.weights.layouts.fit import fit
 from vmae_jax.weights.layouts.rules import MismatchError
@@ -67,21 +67,8 @@ def write_hf(folder: pathlib.Path, made: Export) -> dict[str, Any]:
     """Write a folder that transformers opens, and compare its outputs there where it is installed."""
     one, dtype = made.one, made.dtype
     folder.mkdir()
-    theirs = cast(huggingface.to_state(made.state, made.dims.kind), dtype)
-    tensors.write_safetensors(folder / "model.safetensors", theirs, {})
-    t, h, w, _ = one.model.video_shape
-    config = huggingface.config(
-        made.dims,
-        heads=one.facts.heads,
-        decoder_heads=one.facts.decoder_heads,
-        frames=t,
-        size=(h, w),
-        dtype=dtype,
-        normalized_targets=one.normalized_targets if made.dims.kind == "pretraining" else True,
-        final_norm="encoder.norm.weight" in made.state,
-        labels=made.labels if made.dims.kind == "classifier" else (),
-    )
-    prepare = huggingface.preprocessor(size=(h, w), mean=one.model.mean, std=one.model.std)
+    state, config, prepare = (_vit_mae if one.facts.image else _videomae)(made)
+    tensors.write_safetensors(folder / "model.safetensors", cast(state, dtype), {})
     for name, data in (("config.json", config), ("preprocessor_config.json", prepare)):
         (folder / name).write_text(huggingface.as_text(data), encoding="utf-8")
     if not verify.has_transformers():
@@ -90,10 +77,9 @@ def write_hf(folder: pathlib.Path, made: Export) -> dict[str, Any]:
         )
     pixels = normalized(one.model, made.batch["video"])
     (compared, hidden), not_checked = outputs(one, made.params, made.batch), ""
-    if "loss" in compared and not _imagenet(one):
-        # transformers undoes ImageNet's normalisation of RGB alone before it makes its targets.
+    if "loss" in compared and (why := _other_targets(one)):
         del compared["loss"]
-        not_checked = "the loss: transformers makes targets of RGB clips with ImageNet's statistics only"
+        not_checked = f"the loss: {why}"
     found = {}
     for name, ours_epsilon in (("differences", True), ("differences_as_loaded", False)):
         answers = verify.in_transformers(folder, pixels, hidden, our_epsilon=ours_epsilon)
@@ -103,9 +89,57 @@ def write_hf(folder: pathlib.Path, made: Export) -> dict[str, Any]:
     return {"checked_by": by, "largest_difference": largest, **found, "not_checked": not_checked}
 
 
-def _imagenet(one: Subject) -> bool:
+def _videomae(made: Export) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """Weights, config and preprocessor of transformers' VideoMAE."""
+    one, dims = made.one, made.dims
+    t, h, w, _ = one.model.video_shape
+    config = huggingface.config(
+        dims,
+        heads=one.facts.heads,
+        decoder_heads=one.facts.decoder_heads,
+        frames=t,
+        size=(h, w),
+        dtype=made.dtype,
+        normalized_targets=one.normalized_targets if dims.kind == "pretraining" else True,
+        final_norm="encoder.norm.weight" in made.state,
+        labels=made.labels if dims.kind == "classifier" else (),
+    )
+    prepare = huggingface.preprocessor(size=(h, w), mean=one.model.mean, std=one.model.std)
+    return huggingface.to_state(made.state, dims.kind), config, prepare
+
+
+def _vit_mae(made: Export) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """Weights, config and preprocessor of transformers' ViT-MAE."""
+    one, dims = made.one, made.dims
+    ratio, normalized = 0.75, True
+    if one.masked is not None:
+        keep = one.masked.encoder_mask.keep(one.model.grid)
+        # A little less than the share of hidden tokens: transformers rounds the visible ones down.
+        ratio = 1 - (keep + 0.5) / one.model.grid.size
+        normalized = one.normalized_targets if one.pixels else True
+    size = one.model.video_shape[1]
+    config = vit_mae.config(
+        dims, one.facts, size=size, normalized_targets=normalized, mask_ratio=ratio, dtype=made.dtype
+    )
+    prepare = vit_mae.preprocessor(size=size, mean=one.model.mean, std=one.model.std)
+    return vit_mae.to_state(made.state, one.facts, dims.kind), config, prepare
+
+
+def _other_targets(one: Subject) -> str:
+    """Why transformers makes other targets of a clip than the model was trained on; "" where they are the same."""
+    assert one.masked is not None
+    target, model = one.masked.objectives[str(one.pixels)].target, one.model
+    if one.facts.image:
+        scaled = np.allclose(target.mean, model.mean) and np.allclose(target.deviation, model.std)
+        same = scaled and (target.joint or not target.normalize)
+        return "" if same else "transformers' ViT-MAE normalises all channels of the model's input jointly"
+    if target.joint or target.frames is not None:
+        return "transformers' VideoMAE normalises each channel of whole cubes by itself"
     mean, std = huggingface.IMAGENET
-    return one.model.channels == 3 and np.allclose(one.model.mean, mean) and np.allclose(one.model.std, std)
+    # It undoes ImageNet's normalisation of RGB alone before it makes its targets.
+    if model.channels != 3 or not np.allclose(model.mean, mean) or not np.allclose(model.std, std):
+        return "transformers makes targets of RGB clips with ImageNet's statistics only"
+    return ""
 
 
 def write_official(path: pathlib.Path, made: Export) -> dict[str, Any]:
@@ -140,7 +174,7 @@ def write_mae(path: pathlib.Path, made: Export) -> dict[str, Any]:
     """Write a file in the layout of MAE or MAE-ST, and import it again: the parameters must be the same."""
     one, dtype = made.one, made.dtype
     t, h, _, _ = one.model.video_shape
-    theirs = cast(mae.to_state(made.state, one.facts, image=t == 1), dtype)
+    theirs = cast(mae.to_state(made.state, one.facts, image=t == 1, fused=t == 1), dtype)
     about = {"num_frames": t, "tubelet_size": one.model.patch.t, "image_size": h}
     about |= {"num_attention_heads": one.facts.heads, "image_mean": list(one.model.mean)}
     about |= {"image_std": list(one.model.std)}
@@ -166,6 +200,10 @@ def write_mae(path: pathlib.Path, made: Export) -> dict[str, Any]:
 def _round_trip(path: pathlib.Path, state: Mapping[str, np.ndarray], dtype: str, why: str) -> dict[str, Any]:
     """Read the export back as `vmae import` would: the weights must be those that were written."""
     back = names.official(tensors.read_file(path)).state
+    # A file has the positions that the model computes, which are no parameters.
+    back = {name: array for name, array in back.items() if name in state or "pos_embed" not in name}
+    # The patch embedding of images has no axis of time there.
+    back = {name: array[:, :, None] if array.ndim == 4 else array for name, array in back.items()}
     if set(back) != set(state):
         odd = sorted(set(back) ^ set(state))[0]
         raise MismatchError(f"verification failed: {odd} is not the same after reading the export back")

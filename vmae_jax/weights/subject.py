@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from vmae_jax import spec
 from vmae_jax.errors import short
 from vmae_jax.lookup import entry
+from vmae_jax.masking.core import Masker, ranks
 from vmae_jax.methods.masked import Masked
 from vmae_jax.models.variants import Model
 from vmae_jax.spec import ConfigError
@@ -44,7 +45,7 @@ class Subject(NamedTuple):
       model: `models.variants.Model` of the argument `model`; None where the method has another or none, which no
         published layout has a place for.
       facts: of that model.
-      masked: the same as a masked autoencoder that decodes all that is hidden; None for others.
+      masked: the same as a masked autoencoder that hides random tokens and decodes them all; None for others.
       pixels: the objective that predicts pixels, where there is one.
     """
 
@@ -86,8 +87,11 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
     masked, pixels = None, None
     if node.call == MASKED:
         arguments = spec.arguments(node, "method")
-        masked = Masked(**arguments | {"model": model, "decoder_mask": None})
-        pixels = next((n for n, one in masked.objectives.items() if hasattr(one.target, "render")), None)
+        objectives = arguments["objectives"]
+        pixels = next((name for name, one in objectives.items() if hasattr(one.target, "render")), None)
+        # As many random tokens as the method's own mask keeps, which may need a frozen network.
+        mask = Masker(arguments["encoder_mask"].keep, lambda keys, batch, grid: ranks(keys, grid.size))
+        masked = Masked(model, mask, None, {pixels: objectives[pixels]} if pixels else {})
     facts = Facts(
         patch=model.patch,
         channels=model.channels,
@@ -96,6 +100,7 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
         head=f"head_{pixels or 'pixels'}",
         tables={name: table for name in ("encoder", "decoder") if (table := fixed_positions(model, name)) is not None},
         keeps_prefix=model.decoder["keep_prefix"],
+        image=(model.grid.t, model.patch.t, model.encoder.prefix) == (1, 1, 1),
     )
     return Subject(config, method, _streams(config, method, model), model, facts, masked, pixels)
 

@@ -119,7 +119,7 @@ class _Network:
         if f"{prefix}pos_embed_spatial" in self.state:
             space, time = self.get(f"{prefix}pos_embed_spatial"), self.get(f"{prefix}pos_embed_temporal")
             return (time[:, :, None] + space[:, None]).reshape(1, n, width)
-        return torch.from_numpy(self.facts.tables["decoder" if prefix == "decoder." else "encoder"])[None]
+        return torch.tensor(self.facts.tables["decoder" if prefix == "decoder." else "encoder"])[None]
 
     def predict(self, tokens: Any, mask: Any) -> Any:
         import torch

@@ -12,6 +12,7 @@ import numpy as np
 
 from vmae_jax.weights import torch_network
 from vmae_jax.weights.formats.tensors import read_json
+from vmae_jax.weights.layouts import vit_mae
 from vmae_jax.weights.layouts.huggingface import ARCHITECTURES, is_spelling
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.layouts.videomae import Facts
@@ -50,7 +51,7 @@ def in_transformers(
     import transformers
 
     name = read_json(pathlib.Path(folder) / "config.json")["architectures"][0]
-    if name not in ARCHITECTURES.values():
+    if name not in (*ARCHITECTURES.values(), *vit_mae.ARCHITECTURES.values()):
         raise MismatchError(f"{folder}: {name} is not an architecture that is exported")
     model, info = getattr(transformers, name).from_pretrained(str(folder), output_loading_info=True)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -59,6 +60,8 @@ def in_transformers(
         if names:
             raise MismatchError(f"transformers reports {what}: {', '.join(names[:3])}")
     model = model.float().eval()
+    if name in vit_mae.ARCHITECTURES.values():
+        return _of_images(model, pixels[:, 0], hidden)
     if our_epsilon:
         for norm in (getattr(model, "fc_norm", None), getattr(getattr(model, "decoder", None), "norm", None)):
             if norm is not None:
@@ -73,6 +76,25 @@ def in_transformers(
             assert hidden is not None
             answer = model(video, bool_masked_pos=torch.from_numpy(hidden))
             result |= {"prediction": answer.logits, "loss": answer.loss}
+    return {key: np.asarray(value.numpy()) for key, value in result.items()}
+
+
+def _of_images(model: Any, pixels: np.ndarray, hidden: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Outputs of a ViT-MAE, which takes the noise that its mask is drawn from: the smallest stay visible."""
+    import torch
+
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    ratio, count = model.config.mask_ratio, (images.shape[-1] // model.config.patch_size) ** 2
+    order = torch.arange(count).expand(len(images), -1) / (2 * count)
+    with torch.no_grad():
+        model.config.mask_ratio = 0.0
+        result = {"tokens": getattr(model, "vit", model)(images, noise=order).last_hidden_state[:, 1:]}
+        model.config.mask_ratio = ratio
+        if hidden is not None and hasattr(model, "decoder"):
+            mask = torch.from_numpy(hidden)
+            answer = model(images, noise=order + mask)
+            prediction = answer.logits[mask].reshape(len(images), -1, answer.logits.shape[-1])
+            result |= {"prediction": prediction, "loss": answer.loss}
     return {key: np.asarray(value.numpy()) for key, value in result.items()}
 
 

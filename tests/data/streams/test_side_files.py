@@ -71,13 +71,20 @@ def test_what_is_not_there_is_not_valid(video, name):
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe\x00\x80", b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00\xff\xff{", b"a,b\n1,x\n\x00"]
+    "content", [b"\xff\xfe\x00\xd8", b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00\xff\xff{", b"a,b\n1,x\n\x00"]
 )
 def test_what_is_no_such_file_is_a_broken_one(video, name, content):
     if name == "text" and not content.startswith(b"\xff"):
         content = b"\xc3\x28"  # the others are text
     with pytest.raises(BadVideo, match="x: "):
         read(video, STREAMS[name], content)
+
+
+def test_what_a_file_holds_is_quoted_printable(video):
+    """The finding goes into the quarantine, the report and a terminal."""
+    with pytest.raises(BadVideo) as found:
+        read(video, STREAMS["boxes"], b"x0,\x1b[2J\xe9\n1,2\n")
+    assert str(found.value) == r"x: has no column 'y0', only x0, \x1b[2J\xe9"
 
 
 def test_a_caption_is_drawn_for_each_clip(video):

@@ -19,6 +19,7 @@ import numpy as np
 from vmae_jax.data.scaling import View
 from vmae_jax.data.video import BadVideo, Encoded, Side, VideoInfo
 from vmae_jax.errors import ConfigError
+from vmae_jax.names import message
 
 __all__ = [
     "NONE",
@@ -196,9 +197,9 @@ class Streams:
                 recording = Recording(encoded, info, side_of(encoded, stream.of or name), motion)
                 arrays[f"{name}_valid"][:] = stream.read(recording, clips, out)
             except BadVideo as error:
-                raise BadVideo(f"{name}: {error}", error.kind) from error
+                raise BadVideo(f"{name}: {message(error)}", error.kind) from error
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # whatever a stranger's file led to
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+                reason = f"{type(error).__name__}: {message(error)[:100]}"
                 raise BadVideo(f"{name}: cannot be read ({reason})") from error
             if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in out.values()):
                 raise BadVideo(f"{name}: has numbers that are not finite in single precision")

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vmae_jax.data.texts import text_of
 from vmae_jax.data.video import BadVideo
 
 __all__ = ["LIMIT", "member", "open_archive", "read_arrays", "read_columns"]
 
 LIMIT = 64 << 20  # bytes of a file, and of each array in one
-_FIELD_CHARACTERS = 1 << 16
 _DIMENSIONS = 8  # of an array
 _NPY = b"\x93NUMPY"
 _DAMAGE = (  # what Python's zip reader raises for damaged archives
@@ -116,16 +116,15 @@ def _array(content: bytes, name: str) -> np.ndarray:
 
 
 def _csv(data: bytes, names: Sequence[str], optional: Sequence[str]) -> dict[str, np.ndarray]:
-    csv.field_size_limit(_FIELD_CHARACTERS)
     try:
-        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        lines = csv.reader(io.StringIO(text_of(data, names=True), newline=""))
         header = [name.strip() for name in next(lines, [])]
         lacking = next((name for name in names if name not in header), None)
         if lacking is not None:
             raise BadVideo(f"has no column {lacking!r}, only {', '.join(header)[:200] or 'nothing'}")
         places = {name: header.index(name) for name in (*names, *optional) if name in header}
         rows = [[float(line[place]) for place in places.values()] for line in lines if line]
-    except (UnicodeDecodeError, csv.Error, ValueError, IndexError) as error:
+    except (csv.Error, ValueError, IndexError) as error:
         if isinstance(error, BadVideo):
             raise
         raise BadVideo(f"is no table of numbers ({' '.join(str(error).split())[:100]})") from error

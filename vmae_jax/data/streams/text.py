@@ -9,6 +9,7 @@ import numpy as np
 
 from vmae_jax.data.order import generator
 from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, FileStream, Recording
+from vmae_jax.data.texts import text_of
 from vmae_jax.data.video import BadVideo
 from vmae_jax.registry import register
 
@@ -32,8 +33,9 @@ class Cue(NamedTuple):
 def text(tokenizer: Any, length: int = 77, random: bool = True, of: str | None = None) -> "Text":
     """Numbers of a text, int32 [length], 0 past its end; NAME_mask, bool [length], where there is text.
 
-    Of plain text (UTF-8) with a caption a line, each clip has one, drawn at random; of subtitles (SRT or WebVTT) those
-    that are shown while the clip is. NAME_valid is False where there is no text, or no subtitle at that time.
+    Of plain text with a caption a line, each clip has one, drawn at random; of subtitles (SRT or WebVTT) those that
+    are shown while the clip is. Files are UTF-8, or UTF-16 with a byte order mark. NAME_valid is False where there is
+    no text, or no subtitle at that time.
 
     Args:
       tokenizer: from `data.streams.tokenizers`.
@@ -63,9 +65,9 @@ class Text(FileStream):
         self, data: bytes, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]
     ) -> Sequence[bool]:
         try:
-            whole = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadVideo("is no UTF-8 text") from error
+            whole = text_of(data)
+        except ValueError as error:
+            raise BadVideo(str(error)) from error
         timed = cues(whole)
         captions = [line.strip() for line in whole.splitlines() if line.strip()]
         for row, clip in enumerate(clips):

@@ -13,7 +13,7 @@ from vmae_jax.weights.layouts.names import Weights
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.layouts.videomae import Facts, from_official, to_official
 
-__all__ = ["PARTS", "Account", "fit", "sinusoid"]
+__all__ = ["COMPUTED", "PARTS", "Account", "fit", "sinusoid"]
 
 PARTS = ("decoder", "head", "norm", "positions", "prefix")
 TABLES = ("pos_embed", "pos_embed_spatial", "pos_embed_temporal")
@@ -139,7 +139,8 @@ def _inflate(state: dict[str, np.ndarray], want: Dims, rule: str, changed: dict[
     name = _embedding(want)
     if name in state and state[name].ndim == 4:
         state[name] = resize.inflate(state[name], want.tubelet, rule)
-        changed[name] = f"an image's, inflated to {want.tubelet} frames ({rule})"
+        if want.tubelet > 1:
+            changed[name] = f"an image's, inflated to {want.tubelet} frames ({rule})"
 
 
 def _resample(state: dict[str, np.ndarray], have: Dims, want: Dims, rule: str, changed: dict[str, str]) -> None:
@@ -312,7 +313,10 @@ def _biases(
 def _same_shapes(state: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> None:
     for name, array in state.items():
         if name in target and array.shape != target[name].shape:
-            raise MismatchError(f"{name} has shape {list(array.shape)}, the model's has {list(target[name].shape)}")
+            part = _part(name)
+            hint = f": --fresh={part} begins with a new one" if part in PARTS else ""
+            shapes = f"{list(array.shape)}, the model's has {list(target[name].shape)}"
+            raise MismatchError(f"{name} has shape {shapes}{hint}")
 
 
 def _missing(

@@ -1,19 +1,17 @@
-"""The layouts of MAE and MAE-ST (and HVM-1), in terms of the official VideoMAE names; and of transformers' ViT-MAE.
+"""The layouts of MAE and MAE-ST (and HVM-1), in terms of the official VideoMAE names.
 
-They have a class token with a position of its own, which here is part of the token; positions as a table behind that
-of the class token, or as places and times; and one bias for q, k and v. MAE's patch embedding is of images.
+Positions are a table, whose first row is the class token's, or places, times and the class token's apart; q, k and v
+have biases each. MAE's patch embedding is of images.
 """
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from vmae_jax.weights.layouts.huggingface import BLOCK
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.layouts.videomae import Facts
 
-__all__ = ["from_vit_mae", "is_vit_mae", "to_state"]
+__all__ = ["to_state"]
 
 # The decoder's names, as the official VideoMAE ones begin.
 DECODER = {
@@ -24,26 +22,16 @@ DECODER = {
     "decoder.head.": "decoder_pred.",
     "decoder.cls_token": "decoder_cls_token",
 }
-# transformers' ViT-MAE -> MAE, outside of the blocks.
-VIT_MAE = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
-    "layernorm.": "norm.",
-    "decoder.mask_token": "mask_token",
-    "decoder.decoder_": "decoder_",
-}
-_VIT_MAE_BLOCK = re.compile(r"(?:encoder\.layer|decoder\.decoder_layers)\.(\d+)\.(.+)\.(weight|bias)")
 
 
-def to_state(state: Mapping[str, np.ndarray], facts: Facts, *, image: bool) -> dict[str, np.ndarray]:
+def to_state(state: Mapping[str, np.ndarray], facts: Facts, *, image: bool, fused: bool) -> dict[str, np.ndarray]:
     """Return official weights under the names of MAE and MAE-ST.
 
     Args:
       state: in the official names.
       facts: of the model.
-      image: whether the model takes one frame. MAE's patch embedding then has no axis of time, and q, k and v are one
-        matrix; in MAE-ST they are three.
+      image: whether the model takes one frame; its patch embedding then has no axis of time.
+      fused: whether q, k and v are one matrix (MAE) or three (MAE-ST).
 
     Raises:
       MismatchError: if the model has a part that these layouts do not have.
@@ -62,7 +50,7 @@ def to_state(state: Mapping[str, np.ndarray], facts: Facts, *, image: bool) -> d
             _positions(found, before, facts.tables.get(tower), first="cls_token" in found)
     if "decoder_embed.weight" in found and "decoder_embed.bias" not in found:
         found["decoder_embed.bias"] = np.zeros(len(found["decoder_embed.weight"]), np.float32)
-    return _attention(found, fused=image)
+    return _attention(found, fused=fused)
 
 
 def _positions(found: dict[str, np.ndarray], before: str, table: np.ndarray | None, *, first: bool) -> None:
@@ -88,7 +76,7 @@ def _check(state: Mapping[str, np.ndarray], facts: Facts) -> None:
         if name.endswith("cls_token") and array.shape[1] != 1:
             raise MismatchError(f"MAE has one class token, and {name} has {array.shape[1]}: use --format=params")
     decodes = any(name.startswith("decoder.") for name in state)
-    if decodes and not facts.keeps_prefix and "decoder.pos_embed_temporal" not in state and "decoder" in facts.tables:
+    if decodes and not facts.keeps_prefix and (facts.image or "decoder" in facts.tables):
         raise MismatchError(
             "MAE's decoder decodes the class token of its encoder (decoder_prefix='kept'), and MAE-ST's has learned "
             "positions; this decoder is another: export --part=encoder, or use --format=params"
@@ -108,26 +96,4 @@ def _attention(state: Mapping[str, np.ndarray], *, fused: bool) -> dict[str, np.
     for name in [name for name in result if ".attn.qkv." in name]:
         for letter, part in zip("qkv", np.split(result.pop(name), 3), strict=True):
             result[name.replace(".attn.qkv.", f".attn.{letter}.")] = part
-    return result
-
-
-def is_vit_mae(state: Mapping[str, np.ndarray]) -> bool:
-    """Return whether weights are those of ViT-MAE in transformers."""
-    return any(name.removeprefix("vit.") == "embeddings.cls_token" for name in state)
-
-
-def from_vit_mae(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return ViT-MAE's weights under MAE's names; q, k and v are still apart."""
-    result = {}
-    for name, array in state.items():
-        short = name.removeprefix("vit.")
-        match = _VIT_MAE_BLOCK.fullmatch(short)
-        if match:
-            number, part, leaf = match.groups()
-            known = next((ours for ours, theirs in BLOCK.items() if theirs == part), part)
-            short = f"{'decoder_' if short.startswith('decoder.') else ''}blocks.{number}.{known}.{leaf}"
-        else:
-            before = next((before for before in VIT_MAE if short.startswith(before)), "")
-            short = VIT_MAE[before] + short.removeprefix(before) if before else short
-        result[short] = array
     return result

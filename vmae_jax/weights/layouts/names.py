@@ -13,7 +13,7 @@ import numpy as np
 
 from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.formats.tensors import File
-from vmae_jax.weights.layouts import huggingface, mae
+from vmae_jax.weights.layouts import huggingface, vit_mae
 from vmae_jax.weights.layouts.dims import kind_of
 from vmae_jax.weights.layouts.rules import MismatchError
 
@@ -119,9 +119,9 @@ def official(file: File) -> Weights:
         _check_axes(name, array)
         state[short] = array
     dropped = {name: "whole numbers, no weights" for name, array in file.state.items() if array.dtype.kind in "iub"}
-    family = "mae" if mae.is_vit_mae(state) else _family(state)
-    if mae.is_vit_mae(state):
-        state = mae.from_vit_mae(state)
+    family = "mae" if vit_mae.is_vit_mae(state) else _family(state)
+    if vit_mae.is_vit_mae(state):
+        state = vit_mae.from_names(state)
     elif family == "huggingface":
         state = huggingface.from_names(state)
     else:

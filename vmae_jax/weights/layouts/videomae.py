@@ -5,9 +5,9 @@ Pre-training has `encoder.…`, `decoder.…`, `mask_token`, `encoder_to_decoder
 have, are here under their names there. Other layouts are translated to these names (`names`, `huggingface`, `mae`).
 """
 
+import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +54,8 @@ PLACES = [
 HEAD = [*norm("fc_norm", "fc_norm"), *linear("head", "head")]
 
 
-class Facts(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Facts:
     """The facts of a model that a conversion needs besides the shapes of its parameters.
 
     Attributes:
@@ -64,6 +65,7 @@ class Facts(NamedTuple):
       head: the decoder's head that predicts pixels.
       tables: positions [n width] that a tower ("encoder", "decoder") computes; none where it learns them.
       keeps_prefix: whether the decoder has the encoder's class token (MAE) and not one of its own.
+      image: whether the model is of MAE's form: clips of one frame, and a class token.
     """
 
     patch: Patch
@@ -71,8 +73,9 @@ class Facts(NamedTuple):
     heads: int
     decoder_heads: int = 0
     head: str = "head_pixels"
-    tables: Mapping[str, np.ndarray] = MappingProxyType({})
+    tables: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
     keeps_prefix: bool = False
+    image: bool = False
 
 
 def towers(tree: Any, facts: Facts) -> list[Tower]:
