@@ -36,9 +36,9 @@ def test_it_gives_its_own_size_at_smoke(config):
 def test_it_declares_decay_layers_and_axes(config):
     made = experiment(config, trains=True)
     params = made.abstract_params()
-    told = dict(line.split("  ", 1) for line in made.optimizer.describe(params).splitlines())
+    result = dict(line.split("  ", 1) for line in made.optimizer.describe(params).splitlines())
     decay = made.config.optimizer.weight_decay
-    assert told == {
+    assert result == {
         "eye/lens": f"decay {decay:g}  rate × 0.0625",
         "eye/out": f"decay {decay:g}  rate × 1",
         "eye/stack/filters": f"decay {decay:g}  rate × 0.125, 0.25, 0.5",
@@ -77,7 +77,9 @@ def test_it_trains_on_the_mesh(config):
 
 def test_a_stream_that_the_loader_does_not_give_is_named(config):
     config.method = call("brightness.listener")
-    with pytest.raises(ConfigError, match=r"config.method reads 'audio', which config.data does not give: .* video$"):
+    with pytest.raises(
+        ConfigError, match=r"config.method reads 'audio', which config.data does not provide: .* video$"
+    ):
         experiment(config)
 
 
@@ -88,6 +90,6 @@ def test_labels_are_needed_only_by_training(config):
     assert build(config.method).supervision == ("label",)
     experiment(config)
     with pytest.raises(
-        ConfigError, match=r"reads 'label', which config.data does not give.*set config.data.labels=True"
+        ConfigError, match=r"reads 'label', which config.data does not provide.*set config.data.labels=True"
     ):
         experiment(config, trains=True)

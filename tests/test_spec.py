@@ -65,7 +65,7 @@ def test_calls_lists_every_call():
         (lambda: from_json("[1]"), "JSON object"),
     ],
 )
-def test_mistakes_are_told_in_one_line(make, message):
+def test_mistakes_are_reported_in_one_line(make, message):
     with pytest.raises(ConfigError) as error:
         make()
     assert message in str(error.value)

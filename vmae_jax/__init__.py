@@ -23,7 +23,7 @@ def load(path: "str | os.PathLike[str]", *, ema: bool = False) -> "tuple[Method,
       ema: of a run: the average of the parameters.
 
     Raises:
-      vmae_jax.spec.ConfigError: nothing readable there; one line that says why.
+      vmae_jax.spec.ConfigError: if nothing can be read there.
     """
     from vmae_jax import weights  # only now: a config or a method can be imported without it
 

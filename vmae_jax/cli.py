@@ -1,9 +1,8 @@
 """The `vmae` command. Each subcommand is a small function; the work is done in `commands/`.
 
 Progress and logs go to standard error. The last line of standard output is one JSON object,
-`{"status": "ok" | "error", …}`; `vmae completion` alone prints a script instead. Exit status:
-0 done; 2 the user's mistake, told in one line;
-75 the same command resumes; 1 a fault that a person should look at.
+`{"status": "ok" | "error", …}`; only `vmae completion` prints a script instead. Exit codes: 0 success; 2 a usage or
+configuration error, reported in one line; 75 interrupted, and the same command resumes; 1 any other failure.
 """
 
 import argparse
@@ -13,11 +12,12 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from vmae_jax.commands import arguments
 from vmae_jax.commands.arguments import check_paths
 from vmae_jax.commands.config import overrides
+from vmae_jax.commands.parser import Parser
 from vmae_jax.names import json_text
 from vmae_jax.plugins import allow_plugins
 from vmae_jax.runtime import streams
@@ -31,15 +31,8 @@ __all__ = ["main"]
 RESUME = 75
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as everything else does, instead of printing the usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status. Without `argv` it is the process, which then ends."""
+    """Run a command and return its exit status. Without `argv`, take those of the process and end it on an error."""
     status = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None and status:
         leave(status)
@@ -59,13 +52,13 @@ def _execute(arguments: list[str]) -> int:
         parser = command_line()
         args, rest = parser.parse_known_args(arguments)
         if rest and not hasattr(args, "config"):
-            raise ConfigError(f"vmae: unknown argument {rest[0]!r}; --help lists those there are")
+            raise ConfigError(f"vmae: unexpected argument {rest[0]!r}; --help lists what the command takes")
         args.overrides, args.line = overrides(rest), ["vmae", *arguments]
         _verbosity(args)
         check_paths(args)
         allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
         result = args.command(args)
-        if result is None:  # its output is for another program, and whole
+        if result is None:  # it has printed all of its output
             return 0
     except SystemExit as end:  # --help
         return int(end.code or 0)
@@ -83,7 +76,7 @@ def _verbosity(args: argparse.Namespace) -> None:
 
 
 def _failed(error: Exception) -> int:
-    """Tells an error as its kind deserves: the user's mistakes without a traceback."""
+    """Report an error and return its exit status; expected errors are one line without a traceback."""
     from vmae_jax.commands.errors import describe, exit_status, expected
 
     status = exit_status(error)
@@ -101,17 +94,17 @@ def _finish(status: int, result: dict[str, Any]) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
-    parser = _Parser(prog="vmae", description="Self-supervised pre-training of video transformers in JAX.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    parser = Parser(prog="vmae", description="Self-supervised pre-training of video transformers in JAX.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
 
-    train = _command(commands, "train", _train, "run any stage; started again on the same workdir it resumes")
+    train = _command(commands, "train", _train, "run any stage; the same command resumes an interrupted run")
     arguments.config_arguments(train)
-    train.add_argument("--workdir", required=True, help="folder of the run, made if it is not there")
+    train.add_argument("--workdir", required=True, help="folder of the run, created if it does not exist")
     train.add_argument("--quiet", action="store_true", help="only warnings, errors and the result")
-    train.add_argument("--verbose", action="store_true", help="all of the config and every parameter, too")
+    train.add_argument("--verbose", action="store_true", help="also the whole config and every parameter")
     arguments.limit_argument(train, "restore, compile, data, step, save, evaluate")
 
-    evaluate = _command(commands, "eval", _eval, "measure a checkpoint on held-out videos, as its config says")
+    evaluate = _command(commands, "eval", _eval, "evaluate a checkpoint on held-out videos")
     arguments.checkpoint_arguments(evaluate)
     arguments.config_arguments(evaluate)
     arguments.limit_argument(evaluate, "restore, evaluate (a batch, or what follows from them)")
@@ -121,15 +114,15 @@ def command_line() -> argparse.ArgumentParser:
     arguments.plugins_argument(pictures)
     pictures.add_argument("--videos", nargs="+", help="files or folders (default: the run's own data)")
     pictures.add_argument("--out", required=True, help="folder for the pictures")
-    pictures.add_argument("--clips", type=int, default=4, help="how many (default 4)")
-    pictures.add_argument("--seed", type=int, default=0, help="of clips and masks (default 0)")
+    pictures.add_argument("--clips", type=int, default=4, help="number of clips (default 4)")
+    pictures.add_argument("--seed", type=int, default=0, help="seed of the clips and masks (default 0)")
 
-    plan = _command(commands, "plan", _plan, "compile a config's step for hardware that is not here: memory, FLOPs")
+    plan = _command(commands, "plan", _plan, "compile a config's step for hardware that is not present: memory, FLOPs")
     arguments.config_arguments(plan)
     plan.add_argument("--topology", required=True, help="v5p:4x4x4, v5e:4x4, v4:…, v6e:… or cpu:N")
     plan.add_argument("--largest", action="store_true", help="find the largest batch that fits (six compilations)")
     plan.add_argument("--sweep", action="store_true", help="compare meshes, remat and micro-batches; recommend one")
-    plan.add_argument("--tries", type=int, default=12, help="compilations of a sweep at most (default 12)")
+    plan.add_argument("--tries", type=int, default=12, help="maximum number of compilations of a sweep (default 12)")
 
     _bench_commands(commands)
     _data_commands(commands)
@@ -138,7 +131,7 @@ def command_line() -> argparse.ArgumentParser:
     arguments.checkpoint_arguments(export)
     arguments.plugins_argument(export)
     arguments.export_arguments(export)
-    imported = _command(commands, "import", _import, "make a workdir of weights that others trained")
+    imported = _command(commands, "import", _import, "create a workdir from published weights")
     arguments.config_arguments(imported)
     arguments.import_arguments(imported)
 
@@ -148,17 +141,17 @@ def command_line() -> argparse.ArgumentParser:
     features.add_argument(
         "--videos", nargs="+", required=True, help="files, folders, folders of pictures, or lists ending in .csv"
     )
-    features.add_argument("--out", required=True, help="folder; files that are there already are left alone")
+    features.add_argument("--out", required=True, help="folder; existing files are kept")
     arguments.features_arguments(features)
 
-    report = _command(commands, "report", _report, "write a run, or several compared, as one HTML page")
-    report.add_argument("--workdir", action="append", required=True, help="of a run; several times to compare runs")
+    report = _command(commands, "report", _report, "write one HTML page about a run, or about several side by side")
+    report.add_argument("--workdir", action="append", required=True, help="of a run; repeat it to compare runs")
     report.add_argument("--out", help="the file to write (default: report.html in the workdir of a single run)")
 
-    doctor = _command(commands, "doctor", _doctor, "say what this machine has, and what is missing")
-    doctor.add_argument("--workdir", default=".", help="whose disk to look at")
+    doctor = _command(commands, "doctor", _doctor, "list what this machine has and what is missing")
+    doctor.add_argument("--workdir", default=".", help="the folder whose disk is checked")
 
-    completion = _command(commands, "completion", _completion, "print a script that completes this command in a shell")
+    completion = _command(commands, "completion", _completion, "print a script for shell completion")
     completion.add_argument("shell", help="bash or zsh")
     return parser
 
@@ -172,24 +165,24 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 def _bench_commands(commands: Any) -> None:
     from vmae_jax.commands import bench
 
-    text = "measure how fast this machine is at the work of a config"
+    text = "measure how fast this machine runs a config"
     group = commands.add_parser("bench", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
-    benches = group.add_subparsers(title="what is measured", metavar="WHAT", required=True, parser_class=_Parser)
+    benches = group.add_subparsers(title="what is measured", metavar="WHAT", required=True, parser_class=Parser)
     bench.add_commands(benches, _command, arguments.config_arguments)
 
 
 def _data_commands(commands: Any) -> None:
     from vmae_jax.commands import data
 
-    text = "turn videos into records for training, and look at what there is"
+    text = "turn videos into records for training, and inspect datasets"
     group = commands.add_parser("data", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     data.add_commands(
-        group.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser), _command
+        group.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser), _command
     )
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
-    keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
+    keep_freed_memory()  # before JAX is imported: its threads keep the allocator settings of that moment
     from vmae_jax.commands import config, train
     from vmae_jax.io import run_config
     from vmae_jax.io.folders import check_folder
@@ -204,7 +197,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
         chosen = run_config.read_config(workdir)
         config.apply_overrides(chosen, args.overrides)
     else:
-        raise ConfigError(f"vmae train: --config is needed, for {workdir.path} is no workdir yet")
+        raise ConfigError(f"vmae train: --config is needed, because {workdir.path} is not a workdir yet")
     limits = watchdog.parse_limits(args.limit)
     result = train.run(chosen, workdir, progress=not args.quiet, limits=limits, command=args.line)
     if result.pop("status") == "preempted":
@@ -236,7 +229,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     chosen = config.load_config(args.config, args.overrides)
     if args.sweep:
         if args.largest:
-            raise ConfigError("vmae plan: --sweep varies micro-batches, --largest the batch: one of them at a time")
+            raise ConfigError("vmae plan: --sweep and --largest exclude each other; give one of them")
         return sweep.run(chosen, topology_name=args.topology, tries=args.tries)
     return plan.run(chosen, topology_name=args.topology, largest=args.largest)
 

@@ -10,7 +10,7 @@ A config can call only what is registered (`registry.register`), in the componen
 package that the user admits by name (`--plugins=`). Every section and argument accepts calls of its own
 kinds only (a mask where a mask belongs), and all other arguments accept plain data only. Registered functions
 compute values and do nothing else, so building a stranger's `config.json` reads, writes, runs and imports
-nothing beyond vmae_jax itself. What the built parts do later is what the config says: they read the
+nothing beyond vmae_jax itself. What the built parts do later follows the config: they read the
 videos, weights and label files at the paths that it names.
 """
 
@@ -60,7 +60,7 @@ def call(name: str, /, **arguments: Any) -> ConfigDict:
         if key in arguments:
             config[key] = _stored(arguments[key], parameter)
         elif parameter.default is inspect.Parameter.empty:
-            # Left open, so that a command line may still give it; `build` says what is missing.
+            # Left open, so that a command line can still set it; `build` reports what is missing.
             config[key] = config_dict.required_placeholder(scalar(parameter.annotation))
         else:
             config[key] = _stored(parameter.default, parameter)

@@ -176,7 +176,7 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What some columns of a method's outputs say about an example.
+    """The meaning of some columns of a method's outputs.
 
     Attributes:
       kind: "one" class of several (softmax), "many" classes at once (a sigmoid each), or "numbers".
@@ -252,7 +252,7 @@ class Method(NamedTuple):
         where the method cannot use it (a label that is no class); None where all will do.
       suits: takes the number of clips of a micro-batch, and raises ConfigError where the method cannot
         train on so many (clips that mix in groups); None where any will do.
-      heads: what the columns of `predict` say, by name and in order ("" where there is one head
+      heads: the meaning of the columns of `predict`, by name and in order ("" where there is one head
         alone); None: one class of as many as there are columns, batch["label"].
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
       supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.

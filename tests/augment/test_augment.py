@@ -1,4 +1,4 @@
-"""Mixing and erasing: what they change, by how much, and that the targets say so."""
+"""Mixing and erasing: what they change, by how much, and that the targets follow."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ B, SIDE = 8, 12
 
 
 def clips():
-    """Each clip is its own number everywhere, so that a pixel says where it comes from."""
+    """Each clip is its own number everywhere, so that a pixel shows where it comes from."""
     video = jnp.broadcast_to(jnp.arange(B, dtype=jnp.float32)[:, None, None, None, None], (B, 4, SIDE, SIDE, 3))
     return video, jax.nn.one_hot(jnp.arange(B), B)
 
@@ -78,12 +78,12 @@ def test_a_clip_whose_partner_does_not_count_stays_as_it_is():
     valid = jnp.arange(B) != 1  # the partner of clip 6
     for mix in (mixup_cutmix(cutmix=0.0), mixup_cutmix(mixup=0.0)):
         all_, soft = jax.jit(mix)(video, target, keys())
-        mixed, told = jax.jit(mix)(video.at[1].set(jnp.nan), target.at[1].set(jnp.nan), keys(), valid)
+        mixed, result = jax.jit(mix)(video.at[1].set(jnp.nan), target.at[1].set(jnp.nan), keys(), valid)
         np.testing.assert_array_equal(mixed[6], video[6])
-        np.testing.assert_array_equal(told[6], target[6])
+        np.testing.assert_array_equal(result[6], target[6])
         others = np.array([0, 2, 3, 4, 5, 7])
         np.testing.assert_allclose(mixed[others], all_[others], rtol=1e-6)
-        np.testing.assert_allclose(told[others], soft[others], rtol=1e-6)
+        np.testing.assert_allclose(result[others], soft[others], rtol=1e-6)
 
 
 def test_probability_zero_changes_nothing():

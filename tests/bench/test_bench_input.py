@@ -57,7 +57,7 @@ def test_how_many_cores_would_feed_steps_of_a_length():
     assert slow["wait_share"] == 0
     assert slow["cores_needed_per_host"] == 1
     text = table(report(STAGES, whole, cores=2, clips=64, step_seconds=0.32, hosts=2, row_bytes={}))
-    assert "the devices wait 50% of the time; 4 cores a host would feed them" in text
+    assert "the devices wait 50% of the time; 4 cores per host would suffice" in text
 
 
 def test_the_first_call_is_not_counted():
@@ -93,5 +93,5 @@ def test_options_that_make_no_sense():
         with pytest.raises(ConfigError, match="vmae bench input"):
             bench_input.run_input(config, **options)
     config.data.service = "localhost:1"
-    with pytest.raises(ConfigError, match="--hosts are of hosts that decode"):
+    with pytest.raises(ConfigError, match="--hosts need hosts that decode"):
         bench_input.run_input(config, hosts=2)

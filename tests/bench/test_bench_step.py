@@ -123,7 +123,7 @@ def test_the_command_measures_a_step_and_where_its_time_goes(capsys, tmp_path):
     assert "share of peak" in table
 
 
-def test_mistakes_are_told_in_one_line(capsys):
+def test_mistakes_are_reported_in_one_line(capsys):
     status, report, _ = run(capsys, "--against=tensorflow")
     assert status == 2
     assert report["error"] == "--against=tensorflow: there are torch, torch-fused, torch-compiled"

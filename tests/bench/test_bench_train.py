@@ -18,4 +18,4 @@ def test_it_measures_both_sides(capsys):
 
 def test_rounds_are_at_least_one(capsys):
     assert cli.main(["bench", "train", "--config=configs/quickstart.py:smoke", "--rounds=0"]) == 2
-    assert "--rounds is at least 1" in capsys.readouterr().err
+    assert "--rounds must be at least 1" in capsys.readouterr().err

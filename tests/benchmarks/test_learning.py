@@ -222,7 +222,7 @@ def test_settings_are_not_mixed(tmp_path):
         learning.check_setting(SMOKE, tmp_path)
 
 
-def test_unknown_arms_are_told(tmp_path, capsys):
+def test_unknown_arms_are_reported(tmp_path, capsys):
     assert learning.main([f"--out={tmp_path}", "--arms=dua"]) == 2
     assert "dual" in capsys.readouterr().err
 
@@ -236,8 +236,8 @@ def test_the_whole_of_it(tmp_path, capsys):
     before = (tmp_path / "results.jsonl").read_text()
     assert learning.main([*command, "--seeds=1", arms]) == 0
     assert (tmp_path / "results.jsonl").read_text() == before
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["results"] == len(before.splitlines())
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["results"] == len(before.splitlines())
     tables = (tmp_path / "tables.md").read_text()
     for words in ("from scratch for longer", "frozen features", "student with a teacher"):
         assert words in tables
@@ -253,11 +253,11 @@ def test_the_ladder_compares_each_arm_with_the_one_it_changes():
             rows[Job("pretrain", arm, seed)] = {"step_gflops": 1.0, "cpu_seconds": 50.0}
             rows[Job("probe", arm, seed)] = {"probe_last": 0.3 + shift + 0.01 * seed}
     table = learning_report.masks(SETTING, rows).splitlines()
-    told = {cells[1]: cells[2:] for cells in (list(map(str.strip, line.split("|"))) for line in table[2:])}
-    assert told["frame"][:2] == ["31.0 ± 2.5", ""]
-    assert told["dual"][1] == "10.0 ± 0.0"
-    assert told["random-75-dual"][1] == "5.0 ± 0.0"
-    assert [cells[4] for cells in told.values()] == ["", "frame", "frame", "random-75"]
+    result = {cells[1]: cells[2:] for cells in (list(map(str.strip, line.split("|"))) for line in table[2:])}
+    assert result["frame"][:2] == ["31.0 ± 2.5", ""]
+    assert result["dual"][1] == "10.0 ± 0.0"
+    assert result["random-75-dual"][1] == "5.0 ± 0.0"
+    assert [cells[4] for cells in result.values()] == ["", "frame", "frame", "random-75"]
     image = learning_report.draw_dots("", ("probe",), [learning_report.Dots("frame", [[0.1, 0.9]])])
     dots = np.argwhere((np.asarray(image) == np.array([0x1F, 0x5F, 0xBF])).all(axis=-1))
     assert dots[:, 1].max() - dots[:, 1].min() > 300

@@ -1,4 +1,4 @@
-"""Labelled videos that any network can tell apart."""
+"""Labelled videos that any network can distinguish."""
 
 import pathlib
 

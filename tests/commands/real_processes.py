@@ -28,10 +28,10 @@ def run(count, *arguments):
         for rank in range(count)
     ]  # fmt: skip
     try:
-        said = [process.communicate(timeout=LIMIT) for process in processes]
+        message = [process.communicate(timeout=LIMIT) for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    assert [process.returncode for process in processes] == [0] * count, said[0][1][-3000:] + said[-1][1][-3000:]
-    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+    assert [process.returncode for process in processes] == [0] * count, message[0][1][-3000:] + message[-1][1][-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in message]

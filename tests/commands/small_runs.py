@@ -15,7 +15,7 @@ FRAMES, SIZE, CLASSES = 4, 16, 3
 
 
 def write_video(path, number):
-    """A video of noise around a grey that tells its class."""
+    """A video of noise around a grey that depends on its class."""
     random = np.random.default_rng(number)
     path.parent.mkdir(exist_ok=True, parents=True)
     with av.open(str(path), "w") as out:

@@ -111,8 +111,8 @@ def test_what_became_of_every_array_is_kept(tmp_path):
     kept = json.loads((tmp_path / "run" / "init_from.json").read_text())["params"]
     paths = {jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(old)}
     assert set(kept["arrays"]) == paths
-    told = {path: array["became"] for path, array in kept["arrays"].items() if array["became"] != "as is"}
-    assert told == {"encoder/embed/kernel": "resized", "head/kernel": "fresh", "head/bias": "fresh"}
+    result = {path: array["became"] for path, array in kept["arrays"].items() if array["became"] != "as is"}
+    assert result == {"encoder/embed/kernel": "resized", "head/kernel": "fresh", "head/bias": "fresh"}
     how = kept["arrays"]["encoder/embed/kernel"]["how"]
     assert how == "resampled from cubes of 2x8x8x3 to 2x8x8x4 (t x y x c)"
     assert kept["unused"] == dict.fromkeys(("head/bias", "head/kernel"), "left out by skip")

@@ -34,10 +34,10 @@ def test_two_processes_find_what_one_does(videos, tmp_path):
     files = pod[0].pop("files"), alone.pop("files")
     assert [pathlib.Path(file).name for file in files[0]] == [pathlib.Path(file).name for file in files[1]]
     assert "files" not in pod[1], "one of them writes"
-    for told in pod:
-        assert told.keys() == alone.keys()
+    for result in pod:
+        assert result.keys() == alone.keys()
         for name, value in alone.items():
-            assert told[name] == (pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value)
+            assert result[name] == (pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value)
     folders = [tmp_path / name / "eval" / "00000005" for name in ("alone", "pod")]
     one, other = (np.load(folder / "views_predictions.npz") for folder in folders)
     assert one["index"].tolist() == other["index"].tolist()
@@ -55,5 +55,5 @@ def test_a_training_of_two_processes_draws_and_evaluates(tmp_path):
     [alone] = run(1, *command, f"--workdir={tmp_path}/alone")
     pod = run(2, *command, f"--workdir={tmp_path}/pod")
     assert len(list((tmp_path / "pod" / "media").glob("*.png"))) == 2
-    for told in pod:
-        assert told["metrics"]["held_out/loss"] == pytest.approx(alone["metrics"]["held_out/loss"], rel=1e-4)
+    for result in pod:
+        assert result["metrics"]["held_out/loss"] == pytest.approx(alone["metrics"]["held_out/loss"], rel=1e-4)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import signal
 import sys
 
@@ -103,13 +104,38 @@ def test_as_the_detection_script_without_imagenet_statistics(trained, videos, tm
         np.testing.assert_allclose(stored["features"], plain.features(params, {"video": clips}), atol=2e-5)
 
 
+def test_mostly_broken_videos_end_with_1_after_the_rest_is_written(trained, videos, tmp_path, capsys, caplog):
+    for number in range(3):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"bad{number}.mp4").write_bytes(b"nothing")
+    shutil.copy(videos / "a.mp4", tmp_path / "in" / "a.mp4")
+    command = ["features", f"--workdir={trained[0]}", f"--videos={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"]
+    for _ in range(2):  # the same command finds nothing to do, and the same folder
+        assert main(command) == 1
+        answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert answer["status"] == "error"
+        assert answer["error"].startswith(
+            "3 of 4 videos could not be read (75%): bad0, bad1, bad2; the reasons are in "
+        )
+        assert f"all names in {tmp_path / 'out'}/complete.json. The limit is 5%" in answer["error"]
+    assert (tmp_path / "out" / "a.npz").exists()
+    assert main([*command, "--max-bad-fraction=0.9"]) == 0
+    assert "3 of 4 videos could not be read (75%)" in caplog.messages[-1]
+    with pytest.raises(ConfigError, match="--max-bad-fraction=2: expected 0 to 1"):
+        features.Options(max_bad_fraction=2)
+
+
 def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_path, capsys):
     path, params = trained
     command = ["features", "--checkpoint", path, "--videos", str(videos / "a.mp4"), "--out", str(tmp_path)]
     command += ["--format=npy", "--layer=1", "--tokens", "--batch=2"]
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["window"], told["stride"], told["videos"]) == (8, 8, 1)  # 4 frames, 2 apart, as the run's clips
+    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (outcome["window"], outcome["stride"], outcome["videos"]) == (
+        8,
+        8,
+        1,
+    )  # 4 frames, 2 apart, as the run's clips
     stored = np.load(tmp_path / "a.npy")
     assert stored.shape == (3, 8, 32)
     frames = frames_of(videos / "a.mp4", 21)
@@ -122,8 +148,8 @@ def test_as_pre_training_from_the_command_line_and_again(trained, videos, tmp_pa
 
     before = (tmp_path / "a.npy").stat().st_mtime_ns
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["videos"], told["already"]) == (0, 1)
+    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (outcome["videos"], outcome["already"]) == (0, 1)
     assert (tmp_path / "a.npy").stat().st_mtime_ns == before
     assert main([*command, "--stride=4"]) == 2
     assert "has features with stride 8, not 4: use another folder" in capsys.readouterr().out
@@ -144,8 +170,8 @@ def test_folders_of_pictures_and_array_records_hold_what_files_do(trained, video
     features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "npz"), options=plain)
     packed = features.Options(batch=4, format="array_record", rate=50.0)
     given = [str(tmp_path / "frames"), str(videos)]
-    told = features.run(path, videos=given, out=str(tmp_path / "records"), options=packed)
-    assert (told["videos"], told["broken"]) == (3, ["broken"])
+    outcome = features.run(path, videos=given, out=str(tmp_path / "records"), options=packed)
+    assert (outcome["videos"], outcome["broken"]) == (3, ["broken"])
     found = dict(read_shards(str(tmp_path / "records")))
     assert set(found) == {"deep/a", "a", "sub/b"}
     wanted = np.load(tmp_path / "npz" / "a.npz")
@@ -252,7 +278,7 @@ def test_asked_to_stop_it_keeps_what_it_has_and_goes_on(trained, videos, tmp_pat
         monkeypatch.setattr(sharing, "asked_to_stop", once)
         first = features.run(path, videos=[str(videos)], out=str(out), options=options)
         assert (first["videos"], first["resume"], first["error"]) == (
-            1, True, "stopped by SIGTERM; the same command goes on",
+            1, True, "stopped by SIGTERM; the same command continues",
         )  # fmt: skip
         assert not first["complete"]
         monkeypatch.setattr(sharing, "asked_to_stop", real)
@@ -289,8 +315,8 @@ def a_checkpoint(path, sampler=None, **model):
 
 def test_a_grey_model_gets_grey_videos_and_the_stride_that_is_the_samplers_default(videos, tmp_path):
     path, params, method = a_checkpoint(tmp_path / "run", channels=1)
-    told = features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options())
-    assert told["window"] == FRAMES * 4
+    outcome = features.run(path, videos=[str(videos / "a.mp4")], out=str(tmp_path / "out"), options=features.Options())
+    assert outcome["window"] == FRAMES * 4
     frames = read_frames(Encoded(path=str(videos / "a.mp4")), range(21), channels=1)
     resized = tf.image.resize(frames, (SIZE, SIZE), antialias=True).numpy().round().clip(0, 255).astype(np.uint8)
     wanted = method.features(params, {"video": np.stack([resized[0:13:4], resized[8:21:4]])})
@@ -320,7 +346,7 @@ def test_the_network_lowers_for_tpus_with_the_fused_kernel(videos, tmp_path, mon
     assert run()["videos"] == 1
 
 
-def test_files_that_share_a_stem_are_told_apart_by_their_paths(trained, tmp_path, capsys):
+def test_files_that_share_a_stem_are_distinguished_by_their_paths(trained, tmp_path, capsys):
     path, _ = trained
     (tmp_path / "in").mkdir()
     for seed, name in enumerate(("mm_test.mp4", "mm_test.avi")):
@@ -381,7 +407,7 @@ def test_frames_past_the_last_window_are_covered_or_counted_and_named(trained, v
     cut = np.load(tmp_path / "drop" / "a.npz")
     assert (cut["frames"].tolist(), int(cut["uncovered"])) == ([[0, 6], [8, 14]], 5)
     np.testing.assert_allclose(cut["features"], whole["features"][:2], atol=1e-5)
-    assert "5 frames of 1 videos (a) are past the last window: --tail=end covers them" in caplog.text
+    assert "5 frames of 1 videos (a) are after the last window: --tail=end covers them" in caplog.text
     settings = [json.loads((tmp_path / name / "features.json").read_text())["tail"] for name in ("end", "drop")]
     assert settings == ["end", "drop"]
 

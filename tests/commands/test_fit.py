@@ -1,4 +1,4 @@
-"""Parts of a config that do not fit each other are told before anything is compiled."""
+"""Parts of a config that do not fit each other are reported before anything is compiled."""
 
 import pytest
 

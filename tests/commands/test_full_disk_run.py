@@ -37,7 +37,7 @@ def fill(workdir, monkeypatch):
         monkeypatch.setattr(module, "open", refusing(module.open))
 
 
-def test_it_goes_on_to_its_end_says_75_and_resumes(tmp_path, monkeypatch, caplog):
+def test_it_continues_to_its_end_ends_with_75_and_resumes(tmp_path, monkeypatch, caplog):
     small_runs.write_videos(tmp_path / "videos")
     (tmp_path / "videos" / "class0" / "broken.mp4").write_bytes(b"no video")
     config = small_runs.config_of(
@@ -53,8 +53,8 @@ def test_it_goes_on_to_its_end_says_75_and_resumes(tmp_path, monkeypatch, caplog
             train.run(config, workdir, progress=False)
     assert exit_status(caught.value) == 75
     assert caught.value.step == STEPS
-    assert sum("training goes on (checkpoint.on_error)" in record.getMessage() for record in caplog.records) >= 2
-    assert sum("JsonlWriter failed, training goes on" in record.getMessage() for record in caplog.records) == 1
+    assert sum("training continues (checkpoint.on_error)" in record.getMessage() for record in caplog.records) >= 2
+    assert sum("JsonlWriter failed, training continues" in record.getMessage() for record in caplog.records) == 1
     assert Checkpoints(workdir.checkpoints).steps() == [2]
 
     assert train.run(config, workdir, progress=False)["step"] == STEPS

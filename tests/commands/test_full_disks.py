@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from vmae_jax.commands import begin_from, evaluate
 from vmae_jax.commands.course import Course
 from vmae_jax.commands.errors import describe, exit_status, expected
-from vmae_jax.commands.experiment import open_workdir
 from vmae_jax.commands.rollback import Skip
 from vmae_jax.eval import report
 from vmae_jax.eval.reconstruction import write_whole
@@ -25,6 +24,7 @@ from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.quarantine import Quarantine
+from vmae_jax.io.run_config import write_config
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writers, read_rows
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "vmae_jax"
@@ -86,7 +86,6 @@ PLACES = {
     "commands/rollback:read_skips": NOTHING,
     "commands/data:_validate": STOPS,
     "commands/evaluate:_write": STOPS,
-    "commands/experiment:open_workdir": STOPS,
     "commands/environment:identity": NOTHING,
     "commands/environment:record": STOPS,
     "commands/features:_compute": STOPS,
@@ -112,7 +111,7 @@ PLACES = {
     "io/paths:write_bytes": RAISES,
     "io/paths:write_text": RAISES,
     "io/quarantine:Quarantine.__init__": GOES_ON,
-    "io/run_config:write_config": RAISES,
+    "io/run_config:write_config": STOPS,
     "io/shared:write": RAISES,  # Checkpoints.save: SaveError
     "io/store:manager": STOPS,  # or goes on, by checkpoint.on_error
     "io/store:probe": RAISES,  # Checkpoints.save: SaveError
@@ -169,7 +168,7 @@ def test_the_quarantine_goes_on_and_is_written_later(storage, caplog):
     assert storage.refused >= 3
     why = OSError(storage.number, os.strerror(storage.number), str(path))
     warnings = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
-    assert warnings == [f"{path} cannot be written, its rows wait: {why}"]
+    assert warnings == [f"{path} cannot be written, its rows are kept in memory: {why}"]
     storage.full = False
     listed.add([("broken.mp4", "is empty", 1, "broken")])
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1, 2]
@@ -198,7 +197,7 @@ STOPPING = {
         types.SimpleNamespace(_skips=[], _workdir=Workdir(folder)),  # pyright: ignore[reportArgumentType]
         Skip(0, 1, 0, "why"),
     ),
-    "experiment.open_workdir": lambda folder: open_workdir(Workdir(folder), ConfigDict()),
+    "run_config.write_config": lambda folder: write_config(Workdir(folder), ConfigDict()),
     "evaluate.write": lambda folder: evaluate._write(
         epath.Path(folder) / "eval", types.SimpleNamespace(tables={}, files={"a.csv": b"1"})
     ),

@@ -53,16 +53,16 @@ def imported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     run = write(folder / "run", ConfigDict({"method": method(request.param)}, convert_dict=False))
     weights.export_checkpoint(run, format="hf", out=str(folder / "hf"))
-    told = weights.import_weights(str(folder / "hf"), out=str(folder / "imported"))
-    assert told["config"] == "made from the weights"
+    result = weights.import_weights(str(folder / "hf"), out=str(folder / "imported"))
+    assert result["config"] == "made from the weights"
     return str(folder / "imported"), run
 
 
 def test_features_of_imported_weights_are_those_of_the_run(imported, coloured, tmp_path):
     path, run = imported
     video = str(coloured / "all" / "red" / "02.mp4")
-    told = features.run(path, videos=[video], out=str(tmp_path), options=features.Options(like="tad", batch=2))
-    assert (told["videos"], told["window"], told["stride"]) == (1, 4, 4)
+    result = features.run(path, videos=[video], out=str(tmp_path), options=features.Options(like="tad", batch=2))
+    assert (result["videos"], result["window"], result["stride"]) == (1, 4, 4)
     found = np.load(tmp_path / "02.npz")["features"]
     one = restore(run)
     clips = np.stack([read_frames(Encoded(path=video), range(8))[start : start + 4] for start in (0, 4)])
@@ -71,9 +71,9 @@ def test_features_of_imported_weights_are_those_of_the_run(imported, coloured, t
     np.testing.assert_allclose(
         found, one.made.method.features(one.params, {"video": pixels * std + 255 * mean}), atol=1e-3
     )
-    # Where nobody says otherwise, frames are as far apart as in the papers' pre-training.
+    # By default the stride is that of the papers' pre-training.
     assert restore(path).made.loader.sampler.stride == 4
-    with pytest.raises(ConfigError, match="has weights and no data of its own: name the videos"):
+    with pytest.raises(ConfigError, match="has weights but no data: name the videos"):
         open_loader(restore(path).made.loader)
 
 
@@ -88,7 +88,7 @@ def test_every_probe_of_folders_and_lists(imported, coloured, kind):
         found = evaluate.run(path, config=f"configs/probe.py:{kind},{data},{PROBE}", overrides=fast)
         named = "test=" in data
         if kind in ("linear", "knn") and named:
-            assert found[f"{kind}/top1"] == 1.0, "colours are told apart by any features"
+            assert found[f"{kind}/top1"] == 1.0, "any features distinguish colours"
         assert found[f"{kind}/videos"] == (3 if named else 1)
 
 
@@ -130,10 +130,10 @@ def test_reconstruction_of_imported_weights(imported, coloured, tmp_path):
         with pytest.raises(ConfigError, match="reconstructs no pixels"):
             reconstruct.run(path, out=str(tmp_path))
         return
-    with pytest.raises(ConfigError, match="no data of its own"):
+    with pytest.raises(ConfigError, match="has weights but no data"):
         reconstruct.run(path, out=str(tmp_path))
-    told = reconstruct.run(path, out=str(tmp_path), videos=[str(coloured / "all" / "red")], clips=2)
-    assert told["clips"] == 2
+    result = reconstruct.run(path, out=str(tmp_path), videos=[str(coloured / "all" / "red")], clips=2)
+    assert result["clips"] == 2
 
 
 def test_mistakes_are_one_line(imported, coloured, tmp_path):
@@ -146,8 +146,8 @@ def test_mistakes_are_one_line(imported, coloured, tmp_path):
             f"configs/probe.py:data={coloured}/all,frames=8,size=32",
             r"takes clips of 4x16x16x3 .* gives 8x32x32x3: leave out frames= and size=, or .*model\.frames=",
         ),
-        (f"configs/probe.py:data={coloured}/train.csv,{PROBE}", "test= is to name another"),
-        ("configs/probe.py:linear", "says which labelled videos"),
+        (f"configs/probe.py:data={coloured}/train.csv,{PROBE}", "of the test videos as test="),
+        ("configs/probe.py:linear", "give the labelled videos as"),
         (str(tmp_path / "none.py"), "has no section eval"),
     ):
         with pytest.raises(ConfigError, match=words) as error:

@@ -45,7 +45,7 @@ def nothing():
 
 @pytest.mark.slow
 def test_the_numbers_are_the_same_on_one_device_and_on_eight(videos, caplog):
-    """3 videos of 2 clips do not divide over 8 devices: 4 are taken at once; 7 videos are 7 all the same."""
+    """3 videos of 2 clips do not divide over 8 devices: 4 are taken at once; 7 videos still count as 7."""
     made = experiment(config_of(videos))
     one, params = measured(made, mesh_of(data=1))
     alone = one(params, nothing)
@@ -104,15 +104,15 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_what_cannot_be_evaluated_is_told_at_the_start(videos, tmp_path, name):
+def test_what_cannot_be_evaluated_is_reported_at_the_start(videos, tmp_path, name):
     """Before the workdir is there: not when the training is over."""
     more, evaluators, words = MISTAKES[name]
     config = config_of(videos, evaluators or None, **more)
     if name == "memory":
         config.eval.data.memory = 1e-6
-    with pytest.raises(ConfigError, match=words) as told:
+    with pytest.raises(ConfigError, match=words) as result:
         train.run(config, Workdir(tmp_path / "run"), progress=False)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(result.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -125,16 +125,16 @@ def trained(videos, tmp_path):
     return experiment(config), *save_run(tmp_path / "run", config)
 
 
-def test_eval_takes_the_average_where_the_config_says_so_on_whatever_devices_there_are(trained):
+def test_eval_takes_the_average_where_the_config_asks_for_it_on_any_devices(trained):
     made, workdir, params, average = trained
     mesh = mesh_of(data=8)
     measure = Measurement(made, mesh)
     wanted = [measure(replicated(one, mesh), nothing)["held_out/loss"] for one in (params, average)]
     assert wanted[0] != pytest.approx(wanted[1], rel=1e-3)
-    told = evaluate.run(str(workdir.path))
-    assert (told["ema"], told["held_out/loss"]) == (True, pytest.approx(wanted[1], rel=1e-4))
-    told = evaluate.run(str(workdir.path), overrides=[("eval.ema", "false")])
-    assert (told["ema"], told["held_out/loss"]) == (False, pytest.approx(wanted[0], rel=1e-4))
+    result = evaluate.run(str(workdir.path))
+    assert (result["ema"], result["held_out/loss"]) == (True, pytest.approx(wanted[1], rel=1e-4))
+    result = evaluate.run(str(workdir.path), overrides=[("eval.ema", "false")])
+    assert (result["ema"], result["held_out/loss"]) == (False, pytest.approx(wanted[0], rel=1e-4))
 
 
 def test_broken_videos_are_counted_and_listed(trained, videos, tmp_path, caplog):
@@ -142,10 +142,10 @@ def test_broken_videos_are_counted_and_listed(trained, videos, tmp_path, caplog)
     folder = tmp_path / "some"
     write_videos(folder, 3)
     (folder / "class0" / "a.mp4").write_bytes(b"no video")
-    told = evaluate.run(str(workdir.path), overrides=[("eval.data.source.path", str(folder))])
-    assert (told["held_out/clips"], told["held_out/broken"]) == (6, 1)
+    result = evaluate.run(str(workdir.path), overrides=[("eval.data.source.path", str(folder))])
+    assert (result["held_out/clips"], result["held_out/broken"]) == (6, 1)
     assert caplog.text.count("a.mp4 cannot be read, and is left out") == 1
-    [file] = [file for file in told["files"] if file.endswith("broken.csv")]
+    [file] = [file for file in result["files"] if file.endswith("broken.csv")]
     with open(file) as opened:
         [row] = csv.DictReader(opened)
     assert (row["data"], row["video"]) == ("held out", "1")

@@ -32,7 +32,7 @@ def test_what_the_loss_alone_reads_is_needed_by_training_alone():
     with pytest.raises(ConfigError) as caught:
         check_streams(one, spec("video"), "config.data", trains=True)
     assert str(caught.value) == (
-        "config.method reads 'label', which config.data does not give: its batches have video; "
+        "config.method reads 'label', which config.data does not provide: its batches have video; "
         "set config.data.labels=True"
     )
 
@@ -48,7 +48,7 @@ def test_the_error_names_the_stream_and_what_there_is():
 
 def test_masks_targets_and_guides_name_the_streams_that_training_needs():
     class Flow:
-        """A target that reads a plane of the loader's, and what the guide says of each clip."""
+        """A target that reads a plane of the loader's, and the guide's annotation of each clip."""
 
         inputs = ("flow", "attention", "video")
 
@@ -78,5 +78,5 @@ def test_masks_targets_and_guides_name_the_streams_that_training_needs():
 def test_commands_that_open_videos_refuse_methods_that_read_more():
     assert only_video(method(), spec("video"), "vmae features").shape == (2, 8, 32, 32, 3)
     for inputs in (("video", "audio"), ("audio",), ()):
-        with pytest.raises(ConfigError, match="vmae features opens video files alone"):
+        with pytest.raises(ConfigError, match="vmae features reads video files only"):
             only_video(method(inputs=inputs), spec("video", "audio"), "vmae features")

@@ -64,7 +64,7 @@ def test_a_sliced_head_is_evaluated_before_it_is_tuned(coloured, tmp_path):
     assert found["step"] == 0
     assert found["test/videos"] == 3
 
-    again = train.run(sliced, workdir, progress=False)  # says that it is done, and does nothing
+    again = train.run(sliced, workdir, progress=False)  # reports that it is done, and does nothing
     assert again["step"] == 0
     longer = config(coloured, 3, 1, init_from={"params": begin})
     with pytest.raises(ConfigError, match="a warm-up of 5 steps does not fit into a training of 1 steps"):

@@ -74,6 +74,46 @@ def test_two_bad_files_among_31_are_skipped_and_listed(coloured, tmp_path, caplo
         assert sum(path in message for message in caplog.messages) == 1  # once, not at every read
 
 
+def with_held_out(coloured, tmp_path, good, bad):
+    """A config whose held-out folder has broken videos, evaluated after every step."""
+    held_out = folder_of(coloured, tmp_path / "held_out", good, bad)
+    made = config(folder_of(coloured, tmp_path / "videos", 12, 0), 2)
+    data = config(held_out, 2).data
+    (tmp_path / "names.txt").write_text("blue\ngreen\nred\n")
+    data.source.names = str(tmp_path / "names.txt")
+    evaluation = call("train.settings.Evaluation", data=data, evaluators={"test": call("eval.multiview")})
+    made.eval = evaluation
+    made.eval.every = {"steps": 1}
+    return made
+
+
+def test_broken_held_out_videos_are_listed_as_those_of_the_training_are(coloured, tmp_path, caplog):
+    workdir = Workdir(tmp_path / "run")
+    result = train.run(with_held_out(coloured, tmp_path, 10, 1), workdir, progress=False)
+    assert result["metrics"]["test/broken"] == 1
+    assert result["skipped"] == {"broken": 1, "unsupported": 1}
+    rows = [json.loads(line) for line in workdir.quarantine.read_text().splitlines()]
+    [row] = [row for row in rows if row["kind"] == "broken"]
+    assert (row["path"], row["data"]) == (as_text(b"red/vid\xe9o 00,\n.mp4"), "config.eval.data")
+    [event] = events(workdir, "videos skipped")
+    assert (event["count"], event["data"], event["step"]) == (1, "config.eval.data", 1)
+    assert sum("left out of the evaluation (config.eval.data)" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(("good", "bad"), [(10, 15), (0, 1)])
+def test_broken_held_out_data_end_the_run_with_a_record(coloured, tmp_path, good, bad):
+    """Also where an evaluator fails because no video is left."""
+    workdir = Workdir(tmp_path / "run")
+    words = rf"{bad} of {good + bad} videos could not be read .*see quarantine.jsonl. Raise --config.eval.data.max_bad"
+    with pytest.raises(TooManyBadVideos, match=words) as error:
+        train.run(with_held_out(coloured, tmp_path, good, bad), workdir, progress=False)
+    rows = [json.loads(line) for line in workdir.quarantine.read_text().splitlines()]
+    assert sum(row.get("data") == "config.eval.data" for row in rows) == bad
+    [event] = events(workdir, "too many videos cannot be read")
+    assert event["message"] == str(error.value)
+    assert "could not be read" in workdir.report.read_text()
+
+
 def test_a_folder_that_is_bad_as_a_whole_ends_the_run_with_a_record(coloured, tmp_path):
     source = folder_of(coloured, tmp_path / "videos", 20, 11)
     workdir = Workdir(tmp_path / "run")
@@ -155,7 +195,7 @@ def test_a_full_disk_does_not_end_a_run(tmp_path, monkeypatch, caplog):
     assert [(row["path"], row["kind"]) for row in rows] == [("a.mp4", "broken"), ("b.mp4", "missing")]
 
 
-def test_neighbours_that_are_broken_too_say_nothing_about_the_folder(tmp_path):
+def test_neighbours_that_are_broken_too_do_not_count_against_the_folder(tmp_path):
     """A class whose files are all broken: 2 of 60 videos fell on it, and the search for a good one met 40."""
     taking = skipped(tmp_path, videos=1000)
     taking(6, 6, [Fault(f"{i}.mp4", "is damaged", i, drawn=i < 2) for i in range(42)])
@@ -170,7 +210,7 @@ def test_only_the_first_videos_get_a_line_each(tmp_path, caplog):
     for step in range(3):
         taking(step, 1, [Fault(f"{step}_{i}.mp4", "is damaged", 100 * step + i) for i in range(15)])
     assert sum("is damaged" in message for message in caplog.messages) == 20
-    assert sum("alone" in message for message in caplog.messages) == 1
+    assert sum("only listed" in message for message in caplog.messages) == 1
 
 
 def test_the_option_that_is_named_is_that_of_the_data(tmp_path):
@@ -193,15 +233,15 @@ from vmae_jax.runtime import distributed
 distributed.start()
 rank = jax.process_index()
 taking = Skipped(Quarantine(sys.argv[1]) if rank == 0 else None, Writers([]), videos=1000, batch=10, limit=0.05)
-said = []
+decision = []
 for step in range(1, 60):
     here = [Fault(f"{step}.mp4", "is damaged", step)] if step % 2 == rank else []
     try:
         taking(step, 1, here)
     except Exception as error:
-        said = [step, str(error)]
+        decision = [step, str(error)]
         break
-print(json.dumps(said), flush=True)
+print(json.dumps(decision), flush=True)
 os._exit(0)
 """
 

@@ -168,7 +168,7 @@ def test_two_real_steps_at_smoke_size(stem):
     assert max(moved) > 0
 
 
-def test_what_a_model_says_of_its_activations_reaches_the_compiler():
+def test_what_a_model_states_of_its_activations_reaches_the_compiler():
     """Logical constraints vanish silently outside of a mesh and rules: here they are in the lowered step."""
     made = experiment(load("videomae_v2:B", "smoke"))
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
@@ -201,7 +201,7 @@ def test_probes_have_a_section_eval_alone(target, update_golden):
 
 
 @pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "probe"])
-def test_an_unknown_argument_is_told(stem):
+def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")
 
@@ -221,6 +221,7 @@ def test_every_source_can_be_left_open_and_is_then_asked_for():
         (("data.source.path", "some where"), lambda c: c.data.source.path == "some where"),
         (("train.ema_decay", "0.999"), lambda c: c.train.ema_decay == 0.999),
         (("train.pictures_every", "none"), lambda c: c.train.pictures_every is None),
+        (("eval.every.epochs", "2"), lambda c: build(c.eval).every == {"epochs": 2}),  # it was None
         (("method.model.remat", "none"), lambda c: c.method.model.remat == "none"),
         (("data.shuffle", "false"), lambda c: c.data.shuffle is False),
         (("seed", "7"), lambda c: c.seed == 7),
@@ -244,14 +245,14 @@ def test_what_smoke_leaves_empty_can_be_set():
     [
         (("method.encoder_mask.ration", "0.9"), "there is no 'ration' here (did you mean 'ratio'?)"),
         (("metod.encoder_mask.ratio", "0.9"), "did you mean 'method'?"),
-        (("data.global_batch", "many"), "a value of type int was expected"),
-        (("data.shuffle", "perhaps"), "true or false was expected"),
+        (("data.global_batch", "many"), "expected a value of type int"),
+        (("data.shuffle", "perhaps"), "expected true or false"),
         (("data.transforms[3].size", "1"), "the list has 1 items"),
-        (("seed.x", "1"), "nothing to set inside a plain value"),
+        (("seed.x", "1"), "nothing can be set inside a plain value"),
         (("a b", "1"), "not a path"),
     ],
 )
-def test_mistaken_overrides_are_told_in_one_line(override, message):
+def test_mistaken_overrides_are_reported_in_one_line(override, message):
     with pytest.raises(ConfigError) as error:
         apply_overrides(load("videomae_v2:B"), [override])
     assert message in str(error.value)
@@ -259,7 +260,7 @@ def test_mistaken_overrides_are_told_in_one_line(override, message):
 
 
 @pytest.mark.parametrize("text", ["", "get_config = 3", "def get_config(a):\n  return 1", "def get_config(a:\n"])
-def test_a_file_that_is_no_config_is_told(tmp_path, text):
+def test_a_file_that_is_no_config_is_reported(tmp_path, text):
     file = tmp_path / "config.py"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"config\.py"):

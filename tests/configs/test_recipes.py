@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROWS = list(recipes.table().values())
 
 
-def told(config) -> dict[str, str]:
+def result(config) -> dict[str, str]:
     """What a config builds, under the names of the table's columns; "" is what it has not."""
     method, data, optimizer, schedule = config.method, config.data, config.optimizer, config.optimizer.schedule
     vit = build(method.model)
@@ -108,7 +108,7 @@ def _words(names, *keys, of=None) -> str:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["config"])
 def test_configs_are_the_table(row):
     """Every figure that a config builds is in its row with a tag of its own, and nothing else is."""
-    found = told(load(row["config"]))
+    found = result(load(row["config"]))
     figures = {name: cell for name, cell in row.items() if cell and name not in ("config", "stage", "note")}
     values, tags = ({name: cell.rpartition("@")[at] for name, cell in figures.items()} for at in (0, 2))
     assert values == {name: value for name, value in found.items() if value}
@@ -191,7 +191,7 @@ def test_a_student_s_teachers_and_beginnings_have_a_recipe():
 
 
 @pytest.mark.parametrize("target", ["H,ucf101", "H,ssv2", "S,ucf101"])
-def test_sizes_that_no_script_pretrains_are_told(target):
+def test_sizes_that_no_script_pretrains_are_reported(target):
     with pytest.raises(ConfigError, match=f"there is no recipe for {target}, only for S,k400; B,k400"):
         load(f"videomae:{target}")
 
@@ -199,7 +199,7 @@ def test_sizes_that_no_script_pretrains_are_told(target):
 @pytest.mark.parametrize("target", ["B,k400", "g,ucf101,from=k710", "B,ssv2,v1"])
 @pytest.mark.parametrize("labels", ["labels_from=a.txt,labels_to=b.txt", "labels_to=b.txt"])
 def test_names_of_a_head_that_begins_anew_are_not_dropped(target, labels):
-    with pytest.raises(ConfigError, match="begins with a new head"):
+    with pytest.raises(ConfigError, match="has a new head"):
         load(f"finetune:{target},{labels}")
 
 
@@ -233,7 +233,7 @@ def test_ava_asks_for_several_classes_a_clip():
 
 
 @pytest.mark.parametrize(
-    ("said", "kinds", "shapes"),
+    ("message", "kinds", "shapes"),
     [
         ("classes=12", {"": "one"}, {"label": ()}),
         ("several=157", {"classes": "many"}, {"label": (157,)}),
@@ -241,18 +241,18 @@ def test_ava_asks_for_several_classes_a_clip():
         ("numbers=2,attentive,probe", {"numbers": "numbers"}, {"label": (2,)}),
     ],
 )
-def test_own_data_of_any_labels_need_a_config_and_no_code(said, kinds, shapes):
+def test_own_data_of_any_labels_need_a_config_and_no_code(message, kinds, shapes):
     lists = [("data.source.path", "a.csv"), ("eval.data.source.path", "b.csv")]
-    made = experiment(load_config(f"configs/custom.py:tiny,{said},weights=workdir", lists))
+    made = experiment(load_config(f"configs/custom.py:tiny,{message},weights=workdir", lists))
     assert {name: head.kind for name, head in made.method.heads.items()} == kinds
     labels = {name: spec.shape[1:] for name, spec in made.batch_spec.items()}
     assert shapes.items() <= labels.items()
     assert set(labels) - set(shapes) == {"video", "seed", "index", "valid"}
 
 
-@pytest.mark.parametrize("said", ["several=7", "verbs=4,nouns=5", "numbers=2,attentive,probe", "classes=5,folders"])
-def test_own_data_shrink_to_what_the_drawn_shapes_know(said):
-    config = load_config(f"configs/custom.py:tiny,{said},smoke")
+@pytest.mark.parametrize("message", ["several=7", "verbs=4,nouns=5", "numbers=2,attentive,probe", "classes=5,folders"])
+def test_own_data_shrink_to_what_the_drawn_shapes_know(message):
+    config = load_config(f"configs/custom.py:tiny,{message},smoke")
     assert config.data.labels is True or set(config.data.labels) == {"label"}
     assert config.data.source.get("otherwise", config.data.source).call == "data.synthetic.moving_shapes"
     for head in (config.method.get("heads") or {}).values():
@@ -260,17 +260,17 @@ def test_own_data_shrink_to_what_the_drawn_shapes_know(said):
         assert head.get("classes", 10) >= 10
 
 
-def test_own_data_must_say_what_is_predicted():
-    for said, words in (
+def test_own_data_must_declare_what_is_predicted():
+    for message, words in (
         ("", "not nothing"),
         (":classes=3,numbers=1", "not classes and numbers"),
         (":several=3,folders", "one class"),
     ):
         with pytest.raises(ConfigError, match=words):
-            load_config(f"configs/custom.py{said}")
+            load_config(f"configs/custom.py{message}")
 
 
-def test_what_has_no_recipe_is_told():
+def test_what_has_no_recipe_is_reported():
     with pytest.raises(ConfigError, match="there is no recipe for S,k400,v2, only for B,k400,v2;"):
         load_config("configs/finetune.py:S,k400")
 

@@ -46,7 +46,7 @@ def test_frames_and_size_override_the_weights(workdir):
     made = custom(f",weights={workdir},frames=4,size=32")
     assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == (4, 32, 32, 1)
     assert custom(",tiny,frames=4,size=32,weights=none").batch_spec["video"].shape[1:] == (4, 32, 32, 3)
-    with pytest.raises(ConfigError, match="size=large: a value of type int was expected"):
+    with pytest.raises(ConfigError, match="size=large: expected a value of type int"):
         custom(",size=large")
 
 
@@ -66,7 +66,7 @@ def test_a_size_that_is_not_that_of_the_weights_names_both(workdir, tmp_path):
     config = json.loads((other / "config.json").read_text())
     config["method"]["model"]["call"] = "runtime.supervisor.supervise"
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"has a model 'runtime\.supervisor\.supervise', and this config takes"):
+    with pytest.raises(ConfigError, match=r"has a model 'runtime\.supervisor\.supervise', but this config takes"):
         custom(f",weights={other}")
 
 
@@ -78,6 +78,39 @@ def test_probes_take_the_clips_of_the_checkpoint(workdir):
         section = build(load(more).eval)
         assert section.data.spec()["video"].shape[1:] == shape
         assert section.evaluators["knn"].train.spec()["video"].shape[1:] == shape
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "patch", "resolution"),
+    [
+        ("custom.py:classes=3,folders", "tiny", 8, 32),
+        ("custom.py:classes=3,folders", "B", 16, 32),
+        ("finetune.py:B,k400", "B", 16, 32),
+        ("post_pretrain.py:g", "g", 14, 42),
+    ],
+)
+def test_smoke_keeps_the_dimensions_of_the_weights(tmp_path, config, size, patch, resolution):
+    weights = write(tmp_path / "run", call("models.variants.vit", size=size))
+    separator = "" if config.endswith(":") else ","
+    made = experiment(load_config(f"configs/{config}{separator}smoke,weights={weights}"))
+    model, saved = build(made.config.method.model), build(call("models.variants.vit", size=size))
+    assert (model.encoder.width, model.encoder.blocks["depth"]) == (saved.encoder.width, saved.encoder.blocks["depth"])
+    assert model.patch == saved.patch == (2, patch, patch)
+    shape = (8, resolution, resolution, 3)
+    assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == shape
+
+
+def test_smoke_keeps_images_images(tmp_path):
+    weights = write(tmp_path / "run", call("models.variants.vit", size="tiny", frames=1, tubelet=1))
+    made = experiment(load_config(f"configs/custom.py:classes=3,folders,smoke,weights={weights}"))
+    assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == (1, 32, 32, 3)
+
+
+def test_smoke_finds_clips_for_teacher_and_student(tmp_path):
+    paths = {size: write(tmp_path / size, call("models.variants.vit", size=size)) for size in ("B", "g")}
+    made = experiment(load_config(f"configs/distill.py:B,smoke,weights={paths['B']},teacher={paths['g']}"))
+    assert made.batch_spec["video"].shape[1:] == (8, 112, 112, 3)
+    assert build(made.config.method.teacher).encoder.width == 1408
 
 
 @pytest.mark.parametrize("path", [None, "videos"])

@@ -27,7 +27,7 @@ def broken_videos(flips: int = 75):
     for suffix, data in (("mp4", mp4), ("mkv", mkv), ("avi", avi)):
         yield f"whole.{suffix}", data, GOOD
         for tenth in range(1, 10):
-            # Without its end an AVI has no index, and nothing says how long it should be.
+            # Without its end an AVI has no index, and nothing shows how long it should be.
             yield f"cut_{tenth}.{suffix}", data[: len(data) * tenth // 10], EITHER if suffix == "avi" else BAD
         generator = np.random.Generator(np.random.Philox(key=len(suffix) + ord(suffix[0])))
         for number in range(flips):

@@ -1,4 +1,4 @@
-"""Small videos whose frames say their own number, so that a wrong frame shows."""
+"""Small videos whose frames show their own number, so that a wrong frame is noticed."""
 
 import io
 from fractions import Fraction

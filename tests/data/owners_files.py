@@ -18,7 +18,7 @@ def small_video(container: str = "mp4") -> bytes:
 
 
 def place(root: pathlib.Path, *names: str) -> None:
-    """Videos of these names, in the container that the suffix says."""
+    """Videos of these names, in the container of their suffix."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

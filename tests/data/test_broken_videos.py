@@ -50,7 +50,7 @@ def check(folder, expected, path):
     listed = [json.loads(line)["path"] for line in path.read_text().splitlines()]
     reasons = [json.loads(line)["reason"] for line in path.read_text().splitlines()]
     assert len(listed) == len(set(listed))
-    assert {expected[name] for name in seen & set(listed)} <= {EITHER}  # a clip may lie beside the damage, or on it
+    assert {expected[name] for name in seen & set(listed)} <= {EITHER}  # a clip may include the damage or not
     assert seen | set(listed) == set(expected)
     assert {name for name in listed if expected[name] == GOOD} == set()
     assert {name for name in seen if expected[name] == BAD} == set()

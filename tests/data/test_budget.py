@@ -55,7 +55,7 @@ def test_less_is_read_ahead_before_fewer_processes_read():
     assert tight.total <= tight.limit
 
 
-def test_what_cannot_fit_is_told():
+def test_what_cannot_fit_is_reported():
     with pytest.raises(ConfigError, match=r"32 clips a step on this host take .* the budget is 0\.10"):
         budget.fitted(make(memory=0.1), ROWS)
     with pytest.raises(ConfigError, match="memory must be positive"):

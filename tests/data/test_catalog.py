@@ -1,4 +1,4 @@
-"""Data sets read where their owners' files lie, by training and by `vmae data prepare --dataset`."""
+"""Published datasets, read from the distributed files by training and by `vmae data prepare --dataset`."""
 
 import pathlib
 import pickle
@@ -52,7 +52,7 @@ def test_rows_travel_to_the_processes_that_prepare(k400):
 
 
 def test_a_moment_of_a_long_file_is_cut_out_where_it_is_decoded(tmp_path):
-    """In a process that may die: the trainer itself only says which seconds."""
+    """In a process that may die: the trainer itself only passes the seconds."""
     head = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class"
     for what in ("verb", "noun"):
         write(tmp_path, f"EPIC_100_{what}_classes.csv", ["id,key,instances,category", "0,take,,x"])
@@ -168,9 +168,9 @@ def test_prepared_from_the_owners_files(k400, tmp_path, capsys):
     for split in ("train", "validation"):
         command = ["data", "prepare", str(k400), "--dataset=kinetics:version=400", f"--split={split}", f"--out={out}"]
         assert main([*command, "--codec=h264", "--short-side=16", "--workers=1", "--quiet"]) == 0
-        told = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert told["status"] == "ok"
-        assert told["videos"] == {"train": 2, "validation": 1}[split]
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["status"] == "ok"
+        assert result["videos"] == {"train": 2, "validation": 1}[split]
     source = sources.tfds(directory=out, split="train").open()
     assert source.label_names["label"] == ("a", "b")
     assert {source.fetch(i).key: source.fetch(i).labels["label"] for i in range(2)} == {

@@ -1,4 +1,4 @@
-"""Frame samplers: in range, repeatable, spread as they say. Parity is in tests/parity."""
+"""Frame samplers: in range, repeatable, spread as documented. Parity is in tests/parity."""
 
 import pickle
 

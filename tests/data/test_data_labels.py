@@ -1,4 +1,4 @@
-"""Labels of every kind from a list or a record to a batch, and what is said of wrong ones."""
+"""Labels of every kind from a list or a record to a batch, and the messages about wrong ones."""
 
 import time
 
@@ -91,11 +91,11 @@ def test_folders_by_a_file_of_names(video_folder, tmp_path):
         (labels.numbers(1), (float("nan"),), "where 1 finite"),
     ],
 )
-def test_a_label_that_does_not_fit_is_told_in_one_line(field, value, words):
-    with pytest.raises(ConfigError, match=words) as told:
+def test_a_label_that_does_not_fit_is_reported_in_one_line(field, value, words):
+    with pytest.raises(ConfigError, match=words) as result:
         field.array(value, "video 7")
-    assert "\n" not in str(told.value)
-    assert "video 7" in str(told.value)
+    assert "\n" not in str(result.value)
+    assert "video 7" in str(result.value)
 
 
 def test_numbers_of_any_length_are_one_line_and_take_no_time():

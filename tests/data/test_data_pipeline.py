@@ -1,4 +1,4 @@
-"""The loader's promise: a batch is a function of (seed, position), whoever reads it from wherever."""
+"""The loader's promise: a batch is a function of (seed, position), for any reader and any place."""
 
 import contextlib
 import dataclasses
@@ -63,7 +63,7 @@ def truth(opened):
     return take(opened.batches(rows=range(8), seed=5), 7)
 
 
-def test_batches_are_what_the_spec_says(opened, truth):
+def test_batches_are_what_the_spec_states(opened, truth):
     described = opened.loader.spec()
     for batch in truth:
         assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
@@ -244,16 +244,16 @@ def broken_folder(video_folder, tmp_path):
     return folder
 
 
-def test_a_broken_video_is_replaced_by_its_neighbour_and_told_once(broken_folder, truth):
+def test_a_broken_video_is_replaced_by_its_neighbour_and_reported_once(broken_folder, truth):
     opened = open_loader(make(broken_folder, max_bad_fraction=0.5))
     with opened.batches(rows=range(8), seed=5) as batches:
         got = [next(batches) for _ in range(7)]
-        told = batches.faults()
+        result = batches.faults()
         assert batches.faults() == []
-    assert [(fault.key, fault.index, fault.kind, fault.drawn) for fault in told] == [
+    assert [(fault.key, fault.index, fault.kind, fault.drawn) for fault in result] == [
         ("even/video_4.mp4", 2, "broken", True)
     ]
-    assert "no readable video" in told[0].reason
+    assert "no readable video" in result[0].reason
     replaced = 0
     for old, new in zip(truth, got, strict=True):
         np.testing.assert_array_equal(new["seed"], old["seed"])
@@ -321,9 +321,9 @@ def test_a_hang_is_cut_off_and_counted(broken_folder):
     opened = open_loader(make(broken_folder, sampler=Stalls(4, 2), timeout=1.0, max_bad_fraction=1.0, repeat=1))
     with opened.batches(rows=range(4), seed=2) as batches:
         index = np.concatenate([next(batches)["index"] for _ in range(8)])
-        told = batches.faults()
+        result = batches.faults()
     assert 2 not in index
-    assert [(fault.index, fault.reason) for fault in told] == [(2, "takes longer than 1 s to decode")]
+    assert [(fault.index, fault.reason) for fault in result] == [(2, "takes longer than 1 s to decode")]
 
 
 def test_labels_must_be_there(video_folder):

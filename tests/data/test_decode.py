@@ -77,7 +77,7 @@ def test_real_clips(clips):
             assert np.abs(frame - truth).mean() < 3
 
 
-def test_the_clips_that_ship_are_what_they_say(clips):
+def test_the_clips_that_ship_are_what_they_state(clips):
     turned, wide = (probe(Encoded(path=str(clips / name))) for name in ("turned.mp4", "wide.avi"))
     assert (turned.codec, turned.num_frames, turned.pixel_aspect) == ("h264", 250, 1)
     assert read_frames(Encoded(path=str(clips / "turned.mp4")), [0]).shape == (1, 160, 120, 3)

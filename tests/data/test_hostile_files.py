@@ -41,7 +41,7 @@ def test_a_crafted_header_of_an_array_is_a_finding(header):
 
 
 class Reading(Stream):
-    """A stream that reads as it is told to."""
+    """A stream whose `read` is replaced."""
 
     def __init__(self, act):
         self.act = act

@@ -127,7 +127,7 @@ def test_each_epoch_has_the_clips_of_the_exact_mode(video_folder, service, tmp_p
     with served.batches(rows=[0, 1, 4], seed=3) as one, served.batches(rows=[2, 3, 5, 6, 7], seed=3) as two:
         steps = [(next(one), next(two)) for _ in range(5)]
         assert (one.position, two.position) == (20, 20)
-        told = {fault.key for fault in (*one.faults(), *two.faults())}
+        result = {fault.key for fault in (*one.faults(), *two.faults())}
     for first, last in ((0, 3), (3, 5)):
         wanted = by_seed(expected[first:last])
         found = by_seed(batch for pair in steps[first:last] for batch in pair)
@@ -135,7 +135,7 @@ def test_each_epoch_has_the_clips_of_the_exact_mode(video_folder, service, tmp_p
         for seed, clip in wanted.items():
             for name, value in clip.items():
                 np.testing.assert_array_equal(found[seed][name], value)
-    assert told == {"even/video_4.mp4"}
+    assert result == {"even/video_4.mp4"}
     assert {batch["video"].shape[0] for batch, _ in steps} == {3}
 
 
@@ -158,8 +158,8 @@ def test_mistakes_at_a_workers_end_reach_the_trainer(video_folder, service, tmp_
     gone = opened(video_folder, service=address)
     other = config(tmp_path / "nowhere", service=address)
     gone = type(gone)(dataclasses.replace(gone.loader, recipe=spec.to_json(other)), gone.source)
-    told = pytest.raises(ConfigError, match=r"worker.*there is no folder")
-    with gone.batches(rows=range(8), seed=0) as batches, told:
+    result = pytest.raises(ConfigError, match=r"worker.*there is no folder")
+    with gone.batches(rows=range(8), seed=0) as batches, result:
         next(batches)
 
 
@@ -271,7 +271,7 @@ def test_a_signal_that_comes_before_the_wait_ends_it_and_none_finds_a_lock_held(
 
 
 @pytest.mark.slow
-def test_the_command_ends_when_it_is_told_to_and_asks_for_open(service):
+def test_the_command_ends_when_it_is_asked_to_and_asks_for_open(service):
     address, _ = service
     worker = start(f"--dispatcher={address}", "--workers=1")
     first_line(worker)
@@ -282,4 +282,4 @@ def test_the_command_ends_when_it_is_told_to_and_asks_for_open(service):
     command = [sys.executable, "-m", "vmae_jax", "data", "serve"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert "give --open where a firewall or a private network" in done.stderr
+    assert "pass --open behind a firewall or on a private network" in done.stderr

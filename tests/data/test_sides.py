@@ -44,6 +44,22 @@ def beside(folder, **found):
     return sides.beside(sources.folder(str(folder / "in")), found)
 
 
+def test_sides_that_no_video_has_are_refused_when_they_are_opened(folder, monkeypatch):
+    (folder / "empty.csv").write_text("path,caption\nnobody,x\n")
+    wrong = {
+        "suffix '_us.srt', such as .*/in/": sides.sidecar("_us.srt"),
+        "suffix '.oga', such as .*/nowhere/": sides.sidecar(".oga", root=str(folder / "nowhere")),
+        "have a row in the table; check": sides.table(str(folder / "empty.csv"), "caption"),
+    }
+    for message, side in wrong.items():
+        with pytest.raises(ConfigError, match=rf"sides\['text'\]: 0 of the 3 videos .*{message}"):
+            beside(folder, text=side).open()
+    assert len(beside(folder, text=sides.sidecar(".txt", root="gs://bucket")).open()) == 3, "not looked for"
+    monkeypatch.setattr(sides, "_LOOKED", 2)
+    with pytest.raises(ConfigError, match="0 of the 2 videos that were looked at, of 3, have"):
+        beside(folder, text=sides.sidecar("_us.srt")).open()
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_table_is_looked_up_by_name(folder, suffix):
     file = folder / f"captions{suffix}"

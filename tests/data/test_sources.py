@@ -1,4 +1,4 @@
-"""Sources: folders, lists in every official format, TFDS records; each mistake told in one line."""
+"""Sources: folders, lists in every official format, TFDS records; each mistake reported in one line."""
 
 import os
 import shutil
@@ -222,7 +222,7 @@ def test_tfrecords_give_the_same_as_array_records(prepared, tmp_path):
     assert [part.fetch(i).key for i in range(3)] == [other.fetch(i).key for i in range(2, 5)]
 
 
-def test_a_truncated_tfrecord_is_told(tmp_path):
+def test_a_truncated_tfrecord_is_reported(tmp_path):
     path = tmp_path / "x.tfrecord"
     path.write_bytes(struct.pack("<Q", 100) + b"\0" * 20)
     with pytest.raises(ConfigError, match="ends within a record"):

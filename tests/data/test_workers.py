@@ -110,7 +110,7 @@ def make():
         assert not any(alive(pid) for pid in pids)
 
 
-def test_decodes_what_the_sampler_says(make, encoded):
+def test_decodes_what_the_sampler_states(make, encoded):
     decoded = make(2, sampler=dense(4, 2)).decode(encoded, SEED)
     assert decoded.arrays["video"].shape == (1, 4, 32, 32, 3)
     assert decoded.decoding > 0
@@ -243,7 +243,7 @@ def test_a_decoder_that_loops_is_tried_twice(make, encoded, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_machine_that_was_suspended_says_nothing_against_the_video(make, encoded, monkeypatch):
+def test_a_machine_that_was_suspended_does_not_count_against_the_video(make, encoded, monkeypatch):
     workers = make(1, sampler=Hostile("slow"), timeout=20.0)
     hours = iter(range(0, 1 << 30, 3600))
     monkeypatch.setattr("vmae_jax.data.process.time", types.SimpleNamespace(monotonic=lambda: next(hours)))

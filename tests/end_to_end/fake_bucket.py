@@ -1,6 +1,6 @@
 """Google Cloud Storage on this machine: as much of its interface as TensorFlow, TensorStore and Google's client use.
 
-The programs are not changed and not told: `Cloud.environment` names a proxy that answers for
+The programs are not changed and do not know: `Cloud.environment` names a proxy that answers for
 storage.googleapis.com and www.googleapis.com with a certificate of its own, and a file that trusts it.
 """
 

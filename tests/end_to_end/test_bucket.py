@@ -52,8 +52,8 @@ def start(cloud, place, *more):
 
 
 def ended(process):
-    told = process.communicate(timeout=LIMIT)[1]
-    return process.returncode, told
+    result = process.communicate(timeout=LIMIT)[1]
+    return process.returncode, result
 
 
 def checkpoints(cloud):
@@ -81,14 +81,14 @@ def rows_in(cloud):
 
 
 def test_a_run_in_a_bucket_is_stopped_killed_and_damaged_and_ends_as_one_on_a_disk(cloud, tmp_path):
-    status, told = ended(start(cloud, tmp_path))
-    assert status == 0, told[-2000:]
+    status, result = ended(start(cloud, tmp_path))
+    assert status == 0, result[-2000:]
 
     process = start(cloud, "gs://bucket")
     until_saved(cloud, EVERY, process)
     process.send_signal(signal.SIGTERM)
-    status, told = ended(process)
-    assert status == 75, told[-2000:]
+    status, result = ended(process)
+    assert status == 75, result[-2000:]
     stopped = checkpoints(cloud)[-1]
     assert EVERY <= stopped < STEPS
 
@@ -101,9 +101,9 @@ def test_a_run_in_a_bucket_is_stopped_killed_and_damaged_and_ends_as_one_on_a_di
     content = f"run/checkpoints/{newest}/state/ocdbt.process_0/d/"
     for key in [key for key in cloud.objects if key[1].startswith(content)]:
         del cloud.objects[key]
-    status, told = ended(start(cloud, "gs://bucket"))
-    assert status == 0, told[-2000:]
-    assert f"checkpoint {newest} of gs://bucket/run/checkpoints is damaged" in told
+    status, result = ended(start(cloud, "gs://bucket"))
+    assert status == 0, result[-2000:]
+    assert f"checkpoint {newest} of gs://bucket/run/checkpoints is damaged" in result
     assert losses(rows_in(cloud)) == losses((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert [row[0] for row in losses(rows_in(cloud))] == list(range(1, STEPS + 1))
     assert len(checkpoints(cloud)) == 3  # older ones were deleted, whole
@@ -113,15 +113,15 @@ def test_a_run_in_a_bucket_is_stopped_killed_and_damaged_and_ends_as_one_on_a_di
     assert b"</html>" in cloud.objects["bucket", "run/report.html"][1]
 
 
-def test_a_bucket_that_takes_nothing_more_is_told_and_the_same_command_resumes(cloud):
+def test_a_bucket_that_takes_nothing_more_is_reported_and_the_same_command_resumes(cloud):
     process = start(cloud, "gs://bucket")
     until_saved(cloud, EVERY, process)
     cloud.refused = True
-    status, told = ended(process)
-    assert status == 75, told[-2000:]
-    assert "was not saved in gs://bucket/run/checkpoints" in told
+    status, result = ended(process)
+    assert status == 75, result[-2000:]
+    assert "was not saved in gs://bucket/run/checkpoints" in result
     kept = checkpoints(cloud)
     cloud.refused = False
-    status, told = ended(start(cloud, "gs://bucket"))
-    assert status == 0, told[-2000:]
-    assert f"resumed at step {kept[-1]}" in told
+    status, result = ended(start(cloud, "gs://bucket"))
+    assert status == 0, result[-2000:]
+    assert f"resumed at step {kept[-1]}" in result

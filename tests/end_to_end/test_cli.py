@@ -83,7 +83,7 @@ def _leaves(path, tree):
         yield path, np.asarray(tree)
 
 
-def test_a_run_leaves_what_the_design_says(trained):
+def test_a_run_leaves_what_the_design_promises(trained):
     workdir, answer = trained
     assert answer["step"] == 20
     assert sorted(rows(workdir)) == list(range(1, 21))
@@ -128,7 +128,7 @@ def test_a_start_is_summed_up_in_a_dozen_lines_and_recorded(trained, vmae, tmp_p
     assert "2 runs compared" in pathlib.Path(answer["report"]).read_text()
 
 
-def test_a_finished_run_says_so_and_changes_nothing(trained, vmae):
+def test_a_finished_run_reports_it_and_changes_nothing(trained, vmae):
     workdir, _ = trained
     before = (workdir / "metrics.jsonl").read_bytes()
     assert vmae("train", f"--workdir={workdir}", "--quiet")["step"] == 20
@@ -241,14 +241,20 @@ def test_relative_paths_and_weights_there_and_back(trained, vmae, tmp_path):
 
 def test_another_experiment_does_not_resume(trained, vmae):
     workdir, _ = trained
-    said = vmae("train", SMOKE, f"--workdir={workdir}", "--config.method.encoder_mask.ratio=0.5", status=2)
-    assert "method.encoder_mask.ratio was 0.75, is 0.5" in said["error"]
+    reply = vmae("train", SMOKE, f"--workdir={workdir}", "--config.method.encoder_mask.ratio=0.5", status=2)
+    assert "method.encoder_mask.ratio was 0.75, is 0.5" in reply["error"]
 
 
 MISTAKES = {
-    "unknown command": (["trian"], "invalid choice: 'trian'"),
+    "unknown command": (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
+    "unknown subcommand": (["data", "prepar", "x"], "vmae data: unknown command 'prepar' (did you mean 'prepare'?)"),
+    "mistyped option": (["train", SMOKE, "--wrkdir=x"], "unknown option '--wrkdir=x' (did you mean '--workdir'?)"),
+    "option of another command": (["report", "--checkpoint", "x"], "unknown option '--checkpoint'"),
+    "mistyped override": (["train", "--confg.train.length.steps=3", "--workdir=x"], "values of a config are --config."),
+    "no value of a config here": (["report", "--config.seed=3", "--workdir=x"], "unknown option '--config.seed=3'"),
     "no command": ([], "COMMAND"),
-    "unknown argument": (["train", SMOKE, "--workdir=x", "--workdirs=y"], "unknown argument '--workdirs=y'"),
+    "unknown argument": (["train", SMOKE, "--workdir=x", "--workdirs=y"], "unknown option '--workdirs=y'"),
+    "unexpected argument": (["train", SMOKE, "--workdir=x", "more"], "unexpected argument 'more'"),
     "unknown config key": (["train", SMOKE, "--workdir=x", "--config.train.lenght.steps=3"], "did you mean 'length'?"),
     "mask ratio": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.ratio=1.2"], "[0, 1), not 1.2"),
     "odd grid": (["train", SMOKE, "--workdir=x", "--config.method.model.resolution=24"], "even number of tokens"),
@@ -322,7 +328,7 @@ def test_a_folder_that_is_not_there_is_not_one_without_a_checkpoint(here, tmp_pa
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_missing_or_empty_folder_is_told(here, tmp_path, make):
+def test_a_missing_or_empty_folder_is_reported(here, tmp_path, make):
     folder = tmp_path / "videos"
     if make:
         folder.mkdir()

@@ -129,8 +129,8 @@ def test_back_past_bad_data_is_the_run_that_never_had_them(train, tmp_path):
 @pytest.mark.slow
 def test_too_often_in_a_row_stops_with_the_reason(train, tmp_path):
     """Batches 5, 6 and 7 are bad: each time the run goes back to step 4, and the third time is one too many."""
-    told = train(tmp_path / "run", "5+6+7", "--config.train.rollbacks=2", status=1)
-    assert "going back to step 4 2 times in a row" in told["error"]
+    result = train(tmp_path / "run", "5+6+7", "--config.train.rollbacks=2", status=1)
+    assert "rolling back to step 4 2 times in a row" in result["error"]
     assert [json.loads(line)["back_to"] for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()] == [
         4,
         4,

@@ -55,7 +55,7 @@ def vmae(tmp_path_factory):
             command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
         )
         assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-        return json.loads(done.stdout.splitlines()[-1]) | {"told": done.stderr}
+        return json.loads(done.stdout.splitlines()[-1]) | {"log": done.stderr}
 
     return run
 
@@ -69,12 +69,12 @@ def test_the_whole_progression(vmae, tmp_path):
     """Each stage begins from the one before it; evaluation counts every video once; a teacher is not touched."""
     train(vmae, "videomae_v2.py:B,smoke", tmp_path / "pretrained")
     post = train(vmae, f"post_pretrain.py:B,smoke,weights={tmp_path}/pretrained", tmp_path / "k710")
-    assert "params/encoder: " in post["told"]
-    assert "0 as initialised" in post["told"]
+    assert "params/encoder: " in post["log"]
+    assert "0 as initialized" in post["log"]
     tuned = train(vmae, f"finetune.py:g,ucf101,from=k710,smoke,weights={tmp_path}/k710", tmp_path / "tuned")
     kept = json.loads((tmp_path / "tuned" / "init_from.json").read_text())["params"]
     assert kept["arrays"]["head/kernel"] == {"became": "fresh", "how": "left out by skip"}
-    assert tuned["metrics"]["test/videos"] == 16  # one batch of 8 videos would not tell
+    assert tuned["metrics"]["test/videos"] == 16  # one batch of 8 videos would not show it
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "evaluation.py").write_text(EVALUATION)
@@ -103,7 +103,7 @@ def test_the_whole_progression(vmae, tmp_path):
         vmae, f"finetune.py:S,k400,v1,smoke,weights={tmp_path}/student", tmp_path / "student tuned",
         "--config.init_from.params/encoder.select=params/encoder",
     )  # fmt: skip
-    assert "params/encoder: " in tuned["told"]
+    assert "params/encoder: " in tuned["log"]
     videos = tmp_path / "nothing here.mp4"
     videos.write_bytes(b"")
     out = f"--out={tmp_path}/features"

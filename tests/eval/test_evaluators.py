@@ -135,7 +135,7 @@ def test_retrieval_does_not_find_the_query_itself():
     assert found["r1"] < 1
     found = retrieval(ranks=(1, 4, 10))(toy(), jnp.ones(()), batches(clips, np.arange(4)))
     assert [found[f"r{rank}"] for rank in (1, 4, 10)] == [0, 0, 0]  # as many as there are videos, or more
-    with pytest.raises(ValueError, match="there is one video"):
+    with pytest.raises(ValueError, match="needs at least two videos"):
         retrieval()(toy(), jnp.ones(()), batches(clips[:1], label[:1]))
 
 
@@ -158,7 +158,7 @@ def test_features_and_labels_that_cannot_be_compared_are_refused(name, side):
     for x, y, words in (
         (broken, label, rf"the features of 1 of 8 {of}videos \(2\) are not finite"),
         (clips, np.where(np.arange(8) < 5, -1, label), rf"5 of 8 {of}videos \(0, 1, 2, …\) have no class: label is -1"),
-        (clips, several, rf"label is one class number a video here, and the {of}videos have int32 of shape \[8, 3\]"),
+        (clips, several, rf"label must be one class number per video, but the {of}videos have int32 of shape \[8, 3\]"),
     ):
         with pytest.raises(ValueError, match=words):
             run(x, y)
@@ -181,7 +181,7 @@ def test_the_probe_is_at_the_minimum():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: knn(None, k=0), "k is at least 1"),
+        (lambda: knn(None, k=0), "k must be at least 1"),
         (lambda: retrieval(ranks=(0,)), "at least 1"),
         (lambda: probe(None, penalties=()), "penalties"),
     ],

@@ -1,4 +1,4 @@
-"""What is said of heads of every kind, against definitions written out; pictures that are pictures."""
+"""The metrics of heads of every kind, compared with their definitions; pictures are valid images."""
 
 import io
 
@@ -94,7 +94,7 @@ def test_heads_of_every_kind_in_one_pass():
         np.testing.assert_array_equal(saved["score_label"], labels["score"])
 
 
-def test_columns_that_are_not_the_heads_are_told():
+def test_columns_that_are_not_the_heads_are_reported():
     with pytest.raises(ValueError, match="11 outputs, its heads 3"):
         multiview()(method({"verb": HEADS["verb"]}), jnp.ones(()), batches(truth()))
     with pytest.raises(ValueError, match=r"batch\['labels'\] has 2 numbers an example, the head 11"):
@@ -118,7 +118,7 @@ def test_outputs_that_are_not_finite_are_refused_not_counted_as_right(kind):
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_network_that_gives_nan_is_told_with_the_videos_names(labelled):
+def test_a_network_that_gives_nan_is_reported_with_the_videos_names(labelled):
     about = About(name=lambda number: f"v{number}.mp4")
     with pytest.raises(ValueError, match=r"of 7 of 7 videos \(v0.mp4, v1.mp4, v2.mp4, …\) are not finite") as error:
         multiview()(method(HEADS), jnp.float32(jnp.nan), batches(truth() if labelled else {}), about)
@@ -182,7 +182,7 @@ def test_a_reliability_picture_of_nothing_and_of_all():
 
 
 def test_of_many_classes_those_that_occur_are_drawn():
-    """Ten of 710: the same picture as of these ten alone, but for what it says of itself."""
+    """Ten of 710: the same picture as of these ten alone, apart from its caption."""
     few = np.diag(np.full(10, 5))
     places = np.arange(10) * 70
     counts = np.zeros((710, 710), int)
@@ -194,7 +194,7 @@ def test_of_many_classes_those_that_occur_are_drawn():
 
 
 def test_a_regression_is_drawn_with_a_dot_where_a_video_lies():
-    """A perfect output lies on the diagonal, another does not; more than sixteen outputs are said."""
+    """A perfect output is on the diagonal, another is not; the caption counts more than sixteen outputs."""
     true = np.linspace(0.0, 1.0, 5)[:, None]
 
     def blue(image):

@@ -98,7 +98,7 @@ def test_bad_pictures(tmp_path):
         reconstruction.draw(Pictures.of(good.rows | {"masked": good.rows["masked"] / 255.0}))
     with pytest.raises(ValueError, match=r"row 'masked' is uint8\[3, 4"):
         reconstruction.draw(Pictures.of(good.rows | {"masked": good.rows["masked"][:, :4]}))
-    with pytest.raises(ValueError, match="frames=0"):
+    with pytest.raises(ValueError, match="frames and clips must be at least 1, got 0 and"):
         reconstruction.draw(good, frames=0)
     with pytest.raises(ValueError, match=r"\.webp or \.gif"):
         reconstruction.animate(good, tmp_path / "a.mp4")

@@ -27,7 +27,7 @@ def test_the_summary(tmp_path):
         "1,230 clips/s",
     ):
         assert words in page.text, words
-    for words in ("0.25 s a step", "2% the data keeps up", "8 x TPU v5e", "step 20"):
+    for words in ("0.25 s per step", "2% the data keep up", "8 x TPU v5e", "step 20"):
         assert words in page.text, words
     assert "vit-b · vmae report" in page.words
 
@@ -42,7 +42,7 @@ def test_the_status(tmp_path, steps, event, status):
     assert page.words[page.words.index(status)] == status
 
 
-def test_wall_time_is_told_by_kind_and_adds_up(tmp_path):
+def test_wall_time_is_reported_by_kind_and_adds_up(tmp_path):
     spent = {"trained": 60.0, "compiled": 20.0, "saved": 10.0, "lost": 7.5, "down": 2.5}
     events = [{"kind": "event", "step": 9, "event": "time spent", "trained": 1.0}]
     events += [{"kind": "event", "step": 30, "event": "time spent", **spent}]
@@ -107,7 +107,7 @@ def test_nothing_is_asked_of_a_network(tmp_path):
     assert (policy or "").startswith("default-src 'none'; img-src data:")
 
 
-def test_pictures_say_what_they_borrow(tmp_path):
+def test_pictures_state_what_they_borrow(tmp_path):
     path = run(tmp_path)
     video = np.zeros((1, 2, 16, 16, 3), np.uint8)
     rows = {"original": video, "reconstructed, true": video, "reconstructed": video}
@@ -119,7 +119,7 @@ def test_pictures_say_what_they_borrow(tmp_path):
     titles = [word for word in page.words if re.fullmatch(r"Step [\d,]+", word)]
     assert titles == ["Step 1,000", "Step 900", "Step 800", "Step 700", "Step 600", "Step 500", "Step 100"]
     assert "4 more in media/" in page.text
-    assert "“reconstructed, true” borrows each hidden patch’s true mean and std" in page.text
+    assert "“reconstructed, true” uses the true mean and std of each hidden patch" in page.text
     assert "“reconstructed” uses nothing hidden" in page.text
 
 
@@ -222,7 +222,7 @@ def test_the_newest_evaluation_is_shown_with_its_pictures(tmp_path):
     outline = Outline(report.write(tmp_path / "run").read_text())
     assert "Mistakes and confidence" in outline.text
     assert "test confusion" in outline.text
-    assert "Beside them in eval/00000020/: test_<b>.csv" in outline.text
+    assert "Tables in eval/00000020/: test_<b>.csv" in outline.text
     [image] = [attributes for tag, attributes in outline.tags if tag == "img"]
     assert image["alt"] == "test_confusion.png"
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing fails, nothing is asked of a network, all of it is readable."""
+"""The report in a real browser: nothing fails, nothing is requested from a network, all of it is readable."""
 
 import base64
 import json
@@ -92,8 +92,8 @@ class Browser:
         path.write_bytes(base64.b64decode(picture["data"]))
 
     def errors(self) -> list[Any]:
-        told = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
-        return [event for event in self.events if event.get("method") in told]
+        outcome = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
+        return [event for event in self.events if event.get("method") in outcome]
 
     def requests(self) -> list[str]:
         sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]

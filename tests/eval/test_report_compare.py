@@ -89,7 +89,7 @@ def test_everything_is_escaped(tmp_path):
     assert page.text.count("<script>alert(1)</script>") >= 5
 
 
-def test_runs_of_one_name_are_told_apart_and_many_have_curves_of_their_own(tmp_path):
+def test_runs_of_one_name_are_distinguished_and_many_have_curves_of_their_own(tmp_path):
     paths = [run(tmp_path / f"seed{number}" / "run", steps=3) for number in range(14)]
     assert compare.labels([read(path) for path in paths])[:2] == ["seed0/run", "seed1/run"]
     page = compared(paths, tmp_path / "compare.html")

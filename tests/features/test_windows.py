@@ -68,7 +68,7 @@ def test_a_rate_follows_the_time_stamps_and_not_the_mean():
     np.testing.assert_array_equal(Windows(4, 1, 4, 9, fps=24.0).shown(VideoInfo(24, 24.0, rounded, 32, 32)), range(24))
 
 
-def test_every_window_of_every_video_comes_once_and_broken_ones_are_told(tmp_path, monkeypatch):
+def test_every_window_of_every_video_comes_once_and_broken_ones_are_reported(tmp_path, monkeypatch):
     """Videos are opened in the decoding processes alone."""
     monkeypatch.setattr("vmae_jax.data.decode.open_encoded", None)
     counts = {"a": 20, "c": 3}
@@ -102,5 +102,5 @@ def test_counts_that_cannot_be_are_a_bad_video(counts):
         "video": np.zeros((1, 4, 8, 8, 3), np.uint8), "windows_counts": np.array([counts]),
         "windows_frames": np.arange(16).reshape(1, 4, 4), "windows_seconds": np.zeros((1, 4, 2)),
     }  # fmt: skip
-    with pytest.raises(BadVideo, match="windows that cannot be"):
+    with pytest.raises(BadVideo, match="impossible windows"):
         _chunk(0, 0, arrays, 4, None)

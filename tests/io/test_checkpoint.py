@@ -295,7 +295,7 @@ def test_truncated_and_edited_documents_are_damage(tmp_path):
         Checkpoints(tmp_path).restore(target)
 
 
-def test_another_config_is_told_apart_from_damage(tmp_path):
+def test_another_config_is_distinguished_from_damage(tmp_path):
     saved(tmp_path, 1, 2).close()
     reader = Checkpoints(tmp_path)
     with pytest.raises(ConfigError, match=r"params/encoder/kernel is float32\[16, 8\] there, float32\[32, 8\] here"):
@@ -343,8 +343,8 @@ def test_a_save_survives_the_donation_of_its_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_full_disk_is_told_and_the_last_good_step_stays(tmp_path, asynchronous):
-    """A limit on file sizes stands in for a full disk: the same writes fail, also for root."""
+def test_a_full_disk_is_reported_and_the_last_good_step_stays(tmp_path, asynchronous):
+    """A limit on file sizes replaces a full disk: the same writes fail, also for root."""
     checkpoints = saved(tmp_path, 1, asynchronous=asynchronous)
     big = {"x": jnp.asarray(np.random.default_rng(0).standard_normal(1 << 18), jnp.float32)}
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -371,21 +371,21 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         checkpoints.save(1, make(), {})
 
 
-def test_poll_tells_what_is_committed(tmp_path):
+def test_poll_shows_what_is_committed(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, make(), {})
-    told = []
+    result = []
     for _ in range(500):
-        told += checkpoints.poll()
-        if told:
+        result += checkpoints.poll()
+        if result:
             break
         time.sleep(0.01)
-    assert told == [1]
+    assert result == [1]
     assert checkpoints.steps() == [1]
     checkpoints.close()
 
 
-def test_a_slow_store_is_told_at_once(tmp_path, caplog, monkeypatch):
+def test_a_slow_store_is_reported_at_once(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(checkpoint, "SLOW", 0.0)
     checkpoints = saved(tmp_path, 1)
     checkpoints.save(2, make(2), {})
@@ -405,7 +405,7 @@ def test_a_slow_store_is_told_at_once(tmp_path, caplog, monkeypatch):
 
 
 def test_bad_retention_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="keep_last=0"):
+    with pytest.raises(ConfigError, match="keep_last and keep_every must be at least 1, got 0 and"):
         Checkpoints(tmp_path, keep_last=0)
 
 
@@ -492,7 +492,7 @@ def test_a_hostile_row_of_the_table_is_damage(tmp_path, name):
 def test_names_that_contradict_each_other_are_damage(tmp_path):
     saved(tmp_path, 1, 2).close()
     forged(tmp_path, 2, lambda body: body["leaves"].update({"params/half/inside": ["float32", [3], "00000000"]}))
-    with pytest.raises(DamagedCheckpointError, match="lies inside another leaf"):
+    with pytest.raises(DamagedCheckpointError, match="is inside another leaf"):
         read_tree(tmp_path, step=2)
 
 
@@ -542,7 +542,7 @@ def test_a_step_that_may_not_be_looked_at_is_passed_over(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(steps, "_whole", look)
     assert Checkpoints(tmp_path).steps() == [1]
-    assert "a step is passed over" in caplog.text
+    assert "a step is skipped" in caplog.text
 
 
 def test_a_file_where_the_checkpoints_should_be(tmp_path):

@@ -60,7 +60,7 @@ def test_flipped_bits_are_seen(first, bit, second, other):
     one = array.copy()
     one[first] ^= np.uint32(1 << bit)
     assert fingerprint.of_numpy(one) != fingerprint.of_numpy(array)
-    if first != second:  # two signs, say: a plain weighted sum cancels them
+    if first != second:  # for example two signs: a plain weighted sum cancels them
         one[second] ^= np.uint32(1 << other)
         assert fingerprint.of_numpy(one) != fingerprint.of_numpy(array)
 

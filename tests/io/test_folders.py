@@ -17,7 +17,7 @@ def test_a_file_is_no_folder(tmp_path):
     for exists in (False, True):
         with pytest.raises(ConfigError, match=rf"--out={file} is a file: name a folder"):
             check_folder(file, "--out", exists=exists)
-        with pytest.raises(ConfigError, match=rf"--workdir={file}/a/b cannot be a folder, for {file} is a file"):
+        with pytest.raises(ConfigError, match=rf"--workdir={file}/a/b cannot be a folder, because {file} is a file"):
             check_folder(file / "a" / "b", exists=exists)
         with pytest.raises(ConfigError, match=r"File name too long: name another folder"):
             check_folder(tmp_path / ("x" * 300), exists=exists)

@@ -78,13 +78,13 @@ def test_of_several_that_start_at_once_one_gets_in(tmp_path, how):
     try:
         for process in processes:
             go(process)
-        said = [process.stdout.readline().strip() for process in processes]
+        message = [process.stdout.readline().strip() for process in processes]
     finally:
         for process in processes:
             ended(process)
-    assert said.count("mine") == 1
-    winner = processes[said.index("mine")].pid
-    refused = [text for text in said if text != "mine"]
+    assert message.count("mine") == 1
+    winner = processes[message.index("mine")].pid
+    refused = [text for text in message if text != "mine"]
     assert all("another run is training there" in text and "use another --workdir" in text for text in refused)
     assert all(f"process {winner} on {os.uname().nodename}, since 20" in text for text in refused)
 

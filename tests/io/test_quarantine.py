@@ -1,4 +1,4 @@
-"""A broken video is listed once, whoever meets it and however often the run restarts."""
+"""A broken video is listed once, for any number of hosts and restarts."""
 
 import json
 
@@ -24,6 +24,16 @@ def test_each_video_once_also_across_restarts(tmp_path):
         ("c.mp4", 7),
         ("a.mp4", 9),
     ]
+
+
+def test_videos_of_other_data_are_rows_of_their_own(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    for _ in range(2):
+        listed = Quarantine(path)
+        listed.add([("a.mp4", "is empty", 3, "broken")])
+        listed.add([("a.mp4", "is empty", 3, "broken")], "config.eval.data")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row.get("data") for row in rows] == [None, "config.eval.data"]
 
 
 def test_no_fault_no_file(tmp_path):

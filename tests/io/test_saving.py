@@ -1,4 +1,4 @@
-"""Saves that fail: told, recorded, and forgiven only if a later one succeeds."""
+"""Failed saves are logged and recorded, and tolerated only if a later one succeeds."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from vmae_jax.io.saving import Tolerant
 
 
 class Saver:
-    """Fails as told: "now" at once, "later" when the next call looks."""
+    """Fails on request: "now" at once, "later" when the next call looks."""
 
     def __init__(self, fates):
         self.fates, self.pending, self.committed = dict(fates), None, []
@@ -63,7 +63,7 @@ def test_a_run_does_not_end_well_without_its_last_save(fate):
         tolerant.wait()
 
 
-def test_what_is_found_while_polling_is_told_too():
+def test_what_is_found_while_polling_is_reported_too():
     writers = Writers()
     tolerant = Tolerant(Saver({3: "later"}), writers)
     tolerant.save(3, None, {})

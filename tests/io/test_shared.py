@@ -68,7 +68,7 @@ def test_another_teacher_is_another_folder_and_no_teacher_none(tmp_path):
     assert folders(tmp_path / "b") == []
 
 
-def test_a_teacher_that_is_damaged_or_gone_is_told(tmp_path):
+def test_a_teacher_that_is_damaged_or_gone_is_reported(tmp_path):
     save(tmp_path, state(1))
     [one] = folders(tmp_path)
     data = max((tmp_path / "shared" / one).rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
@@ -78,7 +78,7 @@ def test_a_teacher_that_is_damaged_or_gone_is_told(tmp_path):
         Checkpoints(tmp_path).restore(state(0))
     np.testing.assert_array_equal(read_tree(tmp_path, select="params/kernel"), np.full((8, 4), 1.0))  # of no concern
     shutil.rmtree(tmp_path / "shared")
-    with pytest.raises(DamagedCheckpointError, match=r"shared/\w+ is not there, which holds what is frozen"):
+    with pytest.raises(DamagedCheckpointError, match=r"shared/\w+, with the frozen networks, is missing"):
         Checkpoints(tmp_path).restore(state(0))
 
 

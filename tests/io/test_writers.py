@@ -116,7 +116,7 @@ def test_pictures_reach_tensorboard(tmp_path):
     assert (image.step, image.height, image.width) == (5, 4, 6)
 
 
-def test_without_tensorboard_it_says_so_once(tmp_path, monkeypatch, caplog):
+def test_without_tensorboard_it_reports_it_once(tmp_path, monkeypatch, caplog):
     real = builtins.__import__
 
     def absent(name, *args, **kwargs):
@@ -159,7 +159,7 @@ def test_a_failing_writer_stops_nothing(tmp_path, caplog):
     assert (event["kind"], event["event"], event["loss"]) == ("event", "not finite", "NaN")
     assert writers.errors == {"Failing": 6}
     assert [record.getMessage() for record in caplog.records] == [
-        "Failing failed, training goes on without what it should have written: disk full"
+        "Failing failed, training continues without its output: disk full"
     ]
 
 

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Cloud(NamedTuple):
-    """What the programs on PATH know: `state` is theirs to change, `calls` is what was asked of them."""
+    """The fake programs on PATH: they change `state`, and record their arguments in `calls`."""
 
     folder: pathlib.Path
 

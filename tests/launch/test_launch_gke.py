@@ -130,7 +130,7 @@ def test_started_again_it_does_only_what_is_missing(cloud):
     assert [call[1] for call in cloud.calls] == ["get", "apply"]
     jsonschema.validate(json.loads((cloud.folder / "applied.json").read_text()), SCHEMA)
 
-    for state, said, verbs in [
+    for state, message, verbs in [
         ("", "g is already running", ["get"]),
         ("Completed", "g is done", ["get"]),
         ("Failed", "g failed; it is created again", ["get", "delete", "apply"]),
@@ -139,7 +139,7 @@ def test_started_again_it_does_only_what_is_missing(cloud):
         cloud.forget()
         again = cloud.run(*start)
         assert again.returncode == 0, again.stderr
-        assert said in again.stderr
+        assert message in again.stderr
         assert [call[1] for call in cloud.calls] == verbs
 
     assert cloud.run("gke.sh", "delete", "g").returncode == 0
@@ -161,7 +161,7 @@ def test_a_cluster_that_does_not_answer_is_not_an_empty_one(cloud):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "usage:"),
         (("begin", "g"), "usage:"),
@@ -181,11 +181,11 @@ def test_a_cluster_that_does_not_answer_is_not_an_empty_one(cloud):
         ((*TPU, "--", "train", "--config=c", "--workdir=/tmp/run"), "gs://BUCKET/FOLDER"),
     ],
 )
-def test_mistakes_are_told_in_one_line_before_anything_is_done(cloud, arguments, said):
+def test_mistakes_are_reported_in_one_line_before_anything_is_done(cloud, arguments, message):
     cloud.program("kubectl", KUBECTL)
     done = cloud.run("gke.sh", *arguments)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not done.stdout
     assert not cloud.calls

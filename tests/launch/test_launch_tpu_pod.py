@@ -70,7 +70,7 @@ else:
     fail("unexpected: " + " ".join(argv))
 """
 
-# Each worker's environment is a folder with a vmae that ends as the test says: a line of `ends` a turn.
+# Each worker's environment is a folder with a vmae that ends as the test requests: one line of `ends` per turn.
 VMAE = """#!/usr/bin/env bash
 echo "$VMAE_DISTRIBUTED|${COLOUR:-}|$*" >>"$HOME/turns"
 turn=$(wc -l <"$HOME/turns")
@@ -137,7 +137,7 @@ def test_what_was_preempted_is_made_again(tpu, now):
     assert tpu.state["nodes"] == {"big": "READY", "other": "READY"}
 
 
-def test_a_queued_resource_that_failed_is_told_and_one_that_was_suspended_is_made_again(tpu):
+def test_a_queued_resource_that_failed_is_reported_and_one_that_was_suspended_is_made_again(tpu):
     assert pod(tpu, "create", *MAKE, "--queued", "--slices=2").returncode == 0
     assert set(tpu.state["nodes"]) == {"big-0", "big-1"}
     tpu.state = tpu.state | {"queue": {"big": "FAILED"}}
@@ -206,11 +206,11 @@ def test_a_preempted_tpu_is_made_again_and_the_same_command_resumes(tpu):
         tpu.state = tpu.state | {"nodes": {"big": "PREEMPTED"}}
         for pid in pids:
             os.killpg(pid, 9)
-        _, told = watch.communicate(timeout=90)
+        _, result = watch.communicate(timeout=90)
     finally:
         watch.kill()
-    assert watch.returncode == 0, told
-    assert "big is lost" in told
+    assert watch.returncode == 0, result
+    assert "big is lost" in result
     assert [verb for verb in verbs(tpu) if not verb.endswith("ssh")] == [
         "tpu-vm create", "tpu-vm scp", "tpu-vm delete", "tpu-vm create", "tpu-vm scp",
     ]  # fmt: skip
@@ -250,7 +250,7 @@ def test_a_dry_run_shows_every_command_and_calls_none(tpu, shown):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "usage:"),
         (("make", "big"), "usage:"),
@@ -266,9 +266,9 @@ def test_a_dry_run_shows_every_command_and_calls_none(tpu, shown):
         (("logs", "big", ZONE, "--slice=1"), "from 0 to 0"),
     ],
 )
-def test_mistakes_are_told_in_one_line_before_anything_is_done(tpu, arguments, said):
+def test_mistakes_are_reported_in_one_line_before_anything_is_done(tpu, arguments, message):
     done = tpu.run("tpu_pod.sh", *arguments)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not tpu.calls

@@ -74,7 +74,7 @@ def test_layers(path):
     here = layer(path)
     if here in TOP:
         return
-    assert here in ALLOWED, f"{here} is in no layer: say in docs/architecture.md and here where it belongs"
+    assert here in ALLOWED, f"{here} is in no layer: add it here and in docs/architecture.md"
     for name in imported(path):
         parts = name.split(".")
         if parts[0] == "vmae_jax" and len(parts) > 1:

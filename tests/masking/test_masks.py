@@ -36,7 +36,7 @@ def seen(mask_plan, grid: Grid) -> np.ndarray:
 @pytest.mark.parametrize("name", STRATEGIES)
 @few
 @given(grid=grids, ratio=ratios, seed=st.integers(0, 2**31))
-def test_indices_are_sorted_unique_in_range_and_as_many_as_said(name, grid, ratio, seed):
+def test_indices_are_sorted_unique_in_range_and_as_many_as_promised(name, grid, ratio, seed):
     masker = STRATEGIES[name](ratio)
     assume(masker.keep(grid) < grid.size)  # a grid so small that the ratio hides nothing is refused, below
     made = plan(keys(3, seed), {}, grid, masker)

@@ -48,8 +48,8 @@ def test_a_probe_trains_the_head_and_leaves_the_encoder_bit_for_bit():
     before = jax.tree.map(np.asarray, state.params)
     step = jax.jit(make_step(method, tx))
     for _ in range(3):
-        state, told = step(state, batch)
-    assert np.isfinite(float(told["loss"]))
+        state, result = step(state, batch)
+    assert np.isfinite(float(result["loss"]))
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], before["encoder"])
     assert not np.array_equal(state.params["pooled"]["query"], before["pooled"]["query"])
     assert not np.array_equal(state.params["head"]["kernel"], before["head"]["kernel"])
@@ -95,7 +95,7 @@ def test_mistakes():
 
 
 def tokens_of(count, seed):
-    """One token of eight says the class, at a random place; the mean says next to nothing."""
+    """One token of eight shows the class, at a random place; the mean shows almost nothing."""
     random = np.random.default_rng(seed)
     label = random.integers(0, 2, count)
     tokens = random.normal(size=(count, 8, 16)).astype(np.float32) * 0.5
@@ -113,7 +113,7 @@ def batches(tokens, label, rows=16):
         yield {"video": tokens[pick], "label": label[pick].astype(np.int32), "index": index, "valid": valid}
 
 
-def test_the_evaluator_finds_the_token_that_tells():
+def test_the_evaluator_finds_the_informative_token():
     method = Method(
         init=lambda key, batch: (jnp.ones(()), None),
         loss=lambda *_: pytest.fail("a probe trains no backbone"),

@@ -110,9 +110,9 @@ def test_divergences_are_zero_at_the_teacher_and_by_their_definitions():
 def test_rows_that_do_not_count_leave_loss_and_gradients_as_they_are_without_them(kind):
     """Whatever stands in them: a class that is none, NaN."""
     several = np.where(np.arange(4)[:, None] < 2, 0.5, np.nan).astype(np.float32) * np.ones(5, np.float32)
-    told = np.array([1, 2, -1, 9], np.int32) if kind == "one" else several
+    result = np.array([1, 2, -1, 9], np.int32) if kind == "one" else several
     method = classify.build(model(), heads={"a": getattr(labels, kind)(5)}, init_scale=1.0)
-    batch = batch_of(label=told, valid=np.array([True, True, False, False]))
+    batch = batch_of(label=result, valid=np.array([True, True, False, False]))
     params = begin(method, batch)
 
     def mean(p, b):
@@ -165,7 +165,7 @@ def test_smoothed_labels_are_those_of_the_examples():
     assert not np.asarray(target[3]).any()
 
 
-def test_labels_that_are_no_class_are_told_on_the_host_and_never_count_silently():
+def test_labels_that_are_no_class_are_reported_on_the_host_and_never_count_silently():
     method = classify.build(model(), classes=5)
     method.check(batch_of())
     with pytest.raises(ConfigError, match="video 3 of the data has label 7, but there are 5 classes"):

@@ -168,7 +168,7 @@ def test_features(params):
     assert not np.allclose(first, tokens)
 
 
-def test_reconstruction_shows_truth_where_seen_and_borrows_only_where_it_says(params):
+def test_reconstruction_shows_truth_where_seen_and_borrows_only_where_it_states(params):
     one, batch = make(), batch_of()
     pictures = jax.jit(one.reconstruct)(params, batch, CONTEXT)  # compiled, as everywhere: the order must survive
     names = list(pictures.rows)

@@ -116,6 +116,6 @@ def test_the_form_follows_platform_length_and_dtype(monkeypatch):
     assert on("tpu", kind="TPU v3")(long) == "plain"
 
 
-def test_a_form_that_there_is_not_is_told():
+def test_a_form_that_there_is_not_is_reported():
     with pytest.raises(ValueError, match="unknown attention 'flash': there are auto, plain, mapped"):
         vit("micro", attention="flash")

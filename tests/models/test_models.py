@@ -128,7 +128,7 @@ def test_drop_path_follows_the_example_not_its_place():
 
 
 @pytest.mark.parametrize("make", [positions.sincos_3d, positions.learned, positions.separable])
-def test_other_positions_tell_every_token_apart(make):
+def test_other_positions_distinguish_every_token(make):
     grid, width = Grid(2, 3, 4), 24
     module = make()(grid, width)
     index = jnp.arange(grid.size)[None]
@@ -139,7 +139,7 @@ def test_other_positions_tell_every_token_apart(make):
     assert bool(variables) == (make is not positions.sincos_3d)
 
 
-def test_shorter_waves_tell_the_places_of_a_small_grid_further_apart():
+def test_shorter_waves_separate_the_places_of_a_small_grid_further():
     def nearest(base):
         table = np.asarray(positions.sincos_3d(base)(Grid(1, 6, 6), 24).apply({}, jnp.arange(36)[None])[0])
         return min(np.linalg.norm(a - b) for i, a in enumerate(table) for b in table[:i])

@@ -1,4 +1,4 @@
-"""`vmae plan` compiles the very step that trains, touches no data, and says what would fit."""
+"""`vmae plan` compiles the very step that trains, reads no data, and reports what would fit."""
 
 import importlib.util
 import json
@@ -92,7 +92,7 @@ def chip(limit, each=1_000_000):
 STATE = 11_500_000  # more than the small model's, which is checked below
 
 
-def test_what_does_not_fit_says_by_how_much_and_what_would(monkeypatch, capsys):
+def test_what_does_not_fit_states_by_how_much_and_what_would(monkeypatch, capsys):
     monkeypatch.setattr(plan, "compile_training", chip(STATE + 1_900_000))
     report = plan.run(config(), topology_name="cpu:4")
     assert report["fits"] is False
@@ -106,7 +106,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(monkeypatch, capsys):
     assert micro == 2 or not plan.run(config(train__accumulate=micro // 2), topology_name="cpu:4")["fits"]
 
 
-def test_a_state_that_is_too_large_by_itself_is_told(monkeypatch):
+def test_a_state_that_is_too_large_by_itself_is_reported(monkeypatch):
     monkeypatch.setattr(plan, "compile_training", chip(100_000))
     report = plan.run(config(), topology_name="cpu:4")
     assert "mesh.ici.fsdp" in report["would_fit"]["advice"]
@@ -124,7 +124,7 @@ def test_largest_batch(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_recommends_what_fits_and_says_how_to_ask_for_it(monkeypatch, capsys):
+def test_a_sweep_recommends_what_fits_and_states_how_to_ask_for_it(monkeypatch, capsys):
     cpus = plan.topology("cpu:4")
     monkeypatch.setattr(sweep, "topology", lambda name: cpus._replace(chip=CHIPS["v5e"]))
     monkeypatch.setattr(plan, "compile_training", chip(STATE + 1_900_000))
@@ -135,9 +135,9 @@ def test_a_sweep_recommends_what_fits_and_says_how_to_ask_for_it(monkeypatch, ca
     recommended = report["recommended"]
     assert recommended["fits"]
     assert recommended["accumulate"] > 1 or recommended["mesh"]["fsdp"] > 1
-    told = capsys.readouterr().err
-    assert "=>" in told
-    assert "recommended: --config.mesh.ici.data=" in told
+    result = capsys.readouterr().err
+    assert "=>" in result
+    assert "recommended: --config.mesh.ici.data=" in result
     json.dumps(report)
     # The overrides ask for the very thing that was tried.
     overrides = [tuple(item.removeprefix("--config.").split("=")) for item in recommended["overrides"]]
@@ -147,12 +147,12 @@ def test_a_sweep_recommends_what_fits_and_says_how_to_ask_for_it(monkeypatch, ca
     assert planned.at().peak == recommended["peak"]
 
 
-@pytest.mark.parametrize(("name", "tries", "says"), [("cpu:4", 3, "speed is known"), ("chip", 0, "at least 1")])
-def test_a_sweep_that_makes_no_sense_is_told(monkeypatch, name, tries, says):
+@pytest.mark.parametrize(("name", "tries", "message"), [("cpu:4", 3, "speed is known"), ("chip", 0, "at least 1")])
+def test_a_sweep_that_makes_no_sense_is_reported(monkeypatch, name, tries, message):
     cpus = plan.topology("cpu:4")
     if name == "chip":
         monkeypatch.setattr(sweep, "topology", lambda name: cpus._replace(chip=CHIPS["v5e"]))
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         sweep.run(config(), topology_name=name, tries=tries)
 
 

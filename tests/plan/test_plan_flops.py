@@ -60,7 +60,7 @@ def test_peak_is_known_for_known_devices_only():
 @pytest.mark.parametrize(("size", "dual", "paper"), [
     ("B", True, 25.87), ("B", False, 35.48), ("g", True, 241.61), ("g", False, 263.93),
 ])  # fmt: skip
-def test_the_reference_form_costs_what_the_paper_says(size, dual, paper):
+def test_the_reference_form_costs_what_the_paper_states(size, dual, paper):
     """The paper's multiply-adds a clip, of embedding all tokens; ours does the same without what is dropped."""
     ours, theirs = (total(masked_autoencoder(size, dual), published) / 2e9 for published in (False, True))
     assert theirs == pytest.approx(paper, rel=0.0015)

@@ -45,7 +45,7 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns(turns):
     assert traffic.link_bytes == traffic.bytes * 2 * 3 // 4
 
 
-def test_a_loop_without_a_number_is_read_from_its_condition_or_said_to_be_unknown():
+def test_a_loop_without_a_number_is_read_from_its_condition_or_stated_to_be_unknown():
     text = compiled(7)
     assert '"known_trip_count":{"n":"7"}' in text
     text = text.replace('"known_trip_count":{"n":"7"}', '"unknown":{}')
@@ -193,7 +193,7 @@ def test_the_compilers_refusal_is_read(message):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "expected"),
     [
         ("v5x:4x4", "did you mean"),
         ("v5e:4x4x4", "2 dimensions, as in v5e:4x4"),
@@ -203,8 +203,8 @@ def test_the_compilers_refusal_is_read(message):
         ("", "v5p:4x4x4"),
     ],
 )
-def test_a_topology_that_is_not_is_told(name, says):
-    with pytest.raises(ConfigError, match=says):
+def test_a_topology_that_is_not_is_reported(name, expected):
+    with pytest.raises(ConfigError, match=expected):
         topology(name)
 
 

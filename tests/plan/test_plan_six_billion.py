@@ -35,5 +35,5 @@ def test_it_splits(six_billion, fsdp, tensor):
     whole = sum(math.prod(leaf.shape) for leaf, _ in leaves)
     share = sum(math.prod(place.shard_shape(leaf.shape)) for leaf, place in leaves)
     assert share < whole / fsdp * 1.01
-    # 25 heads are an odd number: they stay together, and it is said.
+    # 25 heads are an odd number: they stay together, and this is reported.
     assert any("heads of 25 does not divide by tensor of 2" in note for note in placement.replicated) == (tensor == 2)

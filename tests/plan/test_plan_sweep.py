@@ -92,4 +92,4 @@ def test_a_damaged_entry_is_made_again(tmp_path, caplog):
     for text in ("{", json.dumps({"fits": True})):
         path.write_text(text)
         assert cache.read(path, Compiled) is None
-        assert "made again" in caplog.text
+        assert "computed again" in caplog.text

@@ -1,4 +1,4 @@
-"""The compilation cache lies in a folder of the user's own, or is off and says so."""
+"""The compilation cache is in a folder of the user's own, or is off with a warning."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ def _clean(monkeypatch):
 def test_where_it_belongs(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.cache_folder() == tmp_path / "vmae_jax" / "xla"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the standard says: ignore it
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the standard requires to ignore it
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache.cache_folder() == tmp_path / "home" / ".cache" / "vmae_jax" / "xla"
     monkeypatch.setenv(cache.VARIABLE, "~/elsewhere")

@@ -1,4 +1,4 @@
-"""Processes of one job start together, or say which of them is missing, differs or failed."""
+"""Processes of one job start together, or name the one that is missing, differs or failed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("environment", "message"),
     [
         ({"VMAE_COORDINATOR": "a:1"}, "without VMAE_PROCESSES, VMAE_PROCESS: the three go together"),
         ({"VMAE_COORDINATOR": "a:1", "VMAE_PROCESSES": "2", "VMAE_PROCESS": "2"}, "numbers go from 0 to 1"),
@@ -27,8 +27,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         ({"VMAE_HEARTBEAT": "-1"}, "VMAE_HEARTBEAT=-1: a whole number"),
     ],
 )
-def test_a_job_that_is_half_described(environment, says):
-    with pytest.raises(ConfigError, match=says):
+def test_a_job_that_is_half_described(environment, message):
+    with pytest.raises(ConfigError, match=message):
         distributed.start(environment)
 
 
@@ -40,7 +40,7 @@ def test_one_process_alone():
     distributed.publish("step 1", 1)
 
 
-def test_a_full_disk_is_told(monkeypatch, tmp_path):
+def test_a_full_disk_is_reported(monkeypatch, tmp_path):
     distributed.check_disk(str(tmp_path / "not" / "there"))
     distributed.check_disk("gs://bucket/run", resuming=True)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**30))
@@ -74,10 +74,10 @@ def facts(result):
         return distributed.facts("a", **agreement.facts_of(sources.folder(sys.argv[2 + rank]).open()))
     return distributed.facts("b" if case == "differs" and rank == 1 else "a", videos=7)
 try:
-    told = ["ok", distributed.together("start", act, facts=facts, timeout=3)]
+    result = ["ok", distributed.together("start", act, facts=facts, timeout=3)]
 except Exception as error:
-    told = [type(error).__name__, str(error)]
-print(json.dumps(told), flush=True)
+    result = [type(error).__name__, str(error)]
+print(json.dumps(result), flush=True)
 distributed.publish("step 4", 1)
 time.sleep(9 if case == "missing" and rank == 0 else 4)
 os._exit(0)

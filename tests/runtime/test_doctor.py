@@ -1,7 +1,9 @@
-"""The doctor finds what is missing, says what to do, and never breaks over it."""
+"""The doctor finds what is missing, suggests what to do, and never fails because of it."""
 
 import importlib.metadata
 import json
+import pathlib
+import tomllib
 
 import pytest
 
@@ -76,6 +78,30 @@ def test_versions_of_transformers_that_lose_biases(monkeypatch, version, affecte
     assert check.status == ("warn" if affected else "ok")
     assert ("zero biases" in check.detail) == affected
     assert ("transformers>=5.18" in check.fix and "vmae import" in check.fix) == affected
+
+
+def test_extras_are_named_as_the_package_has_them(monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        if name in ("torch", "transformers", "wandb"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    checks = doctor.examine()
+    assert found(checks, "torch").fix == "pip install 'vmae-jax[torch]'"
+    assert ".pth files are read without it" in found(checks, "torch").detail
+    assert found(checks, "wandb").fix == "pip install 'vmae-jax[wandb]'"
+    assert "pip install 'vmae-jax[cuda13]' (NVIDIA GPUs)" in found(checks, "devices").fix
+    extras = set(real_extras())
+    assert set(doctor._EXTRA.values()) <= extras
+
+
+def real_extras():
+    """The extras that this package declares."""
+    project = tomllib.loads((pathlib.Path(__file__).parents[2] / "pyproject.toml").read_text())
+    return project["project"]["optional-dependencies"]
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch):

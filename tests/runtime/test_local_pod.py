@@ -88,7 +88,7 @@ def test_one_process_has_the_same_losses(undisturbed, tmp_path):
 def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp_path):
     run = tmp_path / "run"
 
-    # SIGTERM to one of them: both save one step, and say that the same command resumes.
+    # SIGTERM to one of them: both save one step, and report that the same command resumes.
     processes = start(run, log=tmp_path)
     until_step(run, 3, processes)
     processes[1].send_signal(signal.SIGTERM)
@@ -105,11 +105,11 @@ def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp
     finally:
         processes[1].kill()
         processes[1].wait()
-    told = (tmp_path / "0.txt").read_text()
-    assert "has not ended within 6 s" in told
-    assert "host 1 (" in told.split("has not ended")[1]
-    assert "is silent, last seen in " in told
-    assert "in train" in told.split("watchdog: stacks of host 0")[1]
+    result = (tmp_path / "0.txt").read_text()
+    assert "has not ended within 6 s" in result
+    assert "host 1 (" in result.split("has not ended")[1]
+    assert "is silent, last seen in " in result
+    assert "in train" in result.split("watchdog: stacks of host 0")[1]
 
     # One that is killed: the other ends within the timeout, and the supervisor starts both again.
     before = max(row["step"] for row in rows(run))
@@ -121,8 +121,8 @@ def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp
     started = next(line for line in supervisor.stderr if "started process 0" in line)
     until_step(run, min(before + 2, STEPS - 5), [supervisor])
     os.kill(int(started.rpartition("pid ")[2].rstrip(")\n")), signal.SIGKILL)
-    _, told = supervisor.communicate(timeout=LIMIT)
-    assert supervisor.returncode == 0, told[-3000:]
-    assert "process 1 ended with status 137" in told or "restart 1 of" in told
+    _, result = supervisor.communicate(timeout=LIMIT)
+    assert supervisor.returncode == 0, result[-3000:]
+    assert "process 1 ended with status 137" in result or "restart 1 of" in result
     assert losses(run) == undisturbed
     assert max(steps(run)) == STEPS

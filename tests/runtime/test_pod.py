@@ -57,20 +57,20 @@ class Job:
         end = time.monotonic() + LIMIT
         while max((row["step"] for row in rows(self.folder)), default=0) < step:
             assert time.monotonic() < end
-            assert all(process.poll() is None for process in self.processes), self.told()
+            assert all(process.poll() is None for process in self.processes), self.result()
             time.sleep(0.02)
 
     def ended(self):
-        """The statuses, and what each said last."""
+        """The statuses, and the last line of each."""
         try:
             words = [process.communicate(timeout=LIMIT)[0].splitlines() for process in self.processes]
         except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"still running after {LIMIT:g} s\n{self.told()}") from error
+            raise AssertionError(f"still running after {LIMIT:g} s\n{self.result()}") from error
         last = [json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None for lines in words]
         return [process.returncode for process in self.processes], last
 
-    def told(self, most=1500):
-        """The ends of what the processes said on standard error; a save that fails with them is a long story."""
+    def result(self, most=1500):
+        """The ends of the standard errors of the processes, in full where a save failed."""
         return "\n".join(log.read_text()[-most:] for log in self.logs)
 
 
@@ -88,7 +88,7 @@ def losses(folder):
 def alone(tmp_path_factory):
     with Job(tmp_path_factory.mktemp("pod") / "alone", 1) as job:
         statuses, _ = job.ended()
-        assert statuses == [0], job.told()
+        assert statuses == [0], job.result()
     return losses(job.folder)
 
 
@@ -96,7 +96,7 @@ def alone(tmp_path_factory):
 def test_losses_are_those_of_one_process(alone, count, tmp_path):
     with Job(tmp_path / "run", count) as job:
         statuses, _ = job.ended()
-        assert statuses == [0] * count, job.told()
+        assert statuses == [0] * count, job.result()
     assert losses(job.folder) == pytest.approx(alone, rel=1e-5)
 
 
@@ -108,9 +108,9 @@ def test_one_is_asked_to_stop_and_two_others_go_on_from_what_is_whole(alone, tmp
     with Job(tmp_path / "run", 4, pause=0.15) as job:
         job.until(5)
         job.processes[2].send_signal(signal.SIGTERM)
-        statuses, said = job.ended()
-        assert statuses == [75] * 4, job.told()
-    [stopped] = {one["step"] for one in said}
+        statuses, message = job.ended()
+        assert statuses == [75] * 4, job.result()
+    [stopped] = {one["step"] for one in message}
     checkpoints = sorted(int(path.name) for path in (job.folder / "checkpoints").iterdir() if path.name.isdigit())
     assert checkpoints[-1] == stopped < STEPS
     # One process's part of the arrays: the other may well be able to read all that it wants.
@@ -119,9 +119,9 @@ def test_one_is_asked_to_stop_and_two_others_go_on_from_what_is_whole(alone, tmp
     )
     os.truncate(parts[-1], parts[-1].stat().st_size // 2)
     with Job(job.folder, 2, late=1.0) as job:
-        statuses, said = job.ended()
-        assert statuses == [0, 0], job.told()
-    assert {(one["start"], *one["skipped"]) for one in said} == {(checkpoints[-2], stopped)}
+        statuses, message = job.ended()
+        assert statuses == [0, 0], job.result()
+    assert {(one["start"], *one["skipped"]) for one in message} == {(checkpoints[-2], stopped)}
     assert losses(job.folder) == pytest.approx(alone, rel=1e-5)
 
 
@@ -132,31 +132,31 @@ def test_one_is_killed_and_the_others_end_and_name_it(tmp_path):
         began = time.monotonic()
         statuses, _ = job.ended()
         assert time.monotonic() - began < 120
-        told = job.told(most=100_000)
+        result = job.result(most=100_000)
     assert all(statuses), statuses
     assert statuses[3] == -signal.SIGKILL
-    # Whoever notices first says which: our own naming, or JAX's client in C++.
+    # Our own message names it, or JAX's client in C++, depending on which notices it first.
     named = r"host 3 \([^)]*\) is silent|stopped sending heartbeats\):\s*(?:\d+\s+)*3\b|Task 3 heartbeat timeout"
-    assert re.search(named, told), told
+    assert re.search(named, result), result
 
 
 def test_a_coordinator_that_is_stopped_is_named(tmp_path):
     with Job(tmp_path / "run", 2, pause=0.15, heartbeat=20) as job:
         job.until(4)
         job.processes[0].send_signal(signal.SIGSTOP)
-        assert job.processes[1].wait(LIMIT) == 75, job.told()
-        assert re.search(r"host 0 \(127\.0\.0\.1:\d+\), the coordinator of the job, has not answered for", job.told())
+        assert job.processes[1].wait(LIMIT) == 75, job.result()
+        assert re.search(r"host 0 \(127\.0\.0\.1:\d+\), the coordinator of the job, has not answered for", job.result())
 
 
 @pytest.mark.parametrize("where", ["probe", "written"])
 def test_a_save_that_fails_on_one_host_is_given_up_by_all_and_a_later_one_is_good(alone, tmp_path, where):
     with Job(tmp_path / "run", 2, pause=0.3, FAILING_SAVE="2", FAILING_WHERE=where) as job:
         statuses, _ = job.ended()
-        assert statuses == [0, 0], job.told()
-        said = job.told(most=100_000)
-    assert "step 6 was not saved" in said
-    assert "No space left on device" in said
-    assert "host 1 could not save its part" in said
+        assert statuses == [0, 0], job.result()
+        message = job.result(most=100_000)
+    assert "step 6 was not saved" in message
+    assert "No space left on device" in message
+    assert "host 1 could not save its part" in message
     steps = {int(path.name) for path in (job.folder / "checkpoints").iterdir() if path.name.isdigit()}
     assert 6 not in steps
     assert {3, 12} <= steps

@@ -124,11 +124,11 @@ def test_a_notice_to_one_host_stops_all_at_one_step(count, number):
             assert host.stdout.readline() == "ready\n"
         time.sleep(0.3)
         hosts[-1].send_signal(number)
-        told = [host.communicate(timeout=60)[0].split() for host in hosts]
+        result = [host.communicate(timeout=60)[0].split() for host in hosts]
     finally:
         for host in hosts:
             host.kill()
             host.wait()
-    assert all(words[:1] == ["stopped"] for words in told), told
-    assert len({words[1] for words in told}) == 1
+    assert all(words[:1] == ["stopped"] for words in result), result
+    assert len({words[1] for words in result}) == 1
     assert [host.returncode for host in hosts] == [0] * count

@@ -59,9 +59,9 @@ time.sleep(60)
     assert job.stdout is not None
     assert job.stdout.readline() == "ready\n"
     job.send_signal(signal.SIGTERM)
-    _, told = job.communicate(timeout=60)
+    _, result = job.communicate(timeout=60)
     assert job.returncode == 75
-    assert "restart" not in told
+    assert "restart" not in result
 
 
 def test_the_others_are_ended_when_one_is_lost(tmp_path):
@@ -78,22 +78,27 @@ os.kill(os.getpid(), signal.SIGKILL) if rank == "1" else time.sleep(60)
 """
     began = time.monotonic()
     job = supervise(code, "--processes=2", "--grace=0.5")
-    out, told = job.communicate(timeout=60)
-    assert job.returncode == 0, told
+    out, result = job.communicate(timeout=60)
+    assert job.returncode == 0, result
     assert time.monotonic() - began < 30
     assert out == "result of 0\n"
-    assert "process 1 ended with status 137" in told
+    assert "process 1 ended with status 137" in result
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_pod_on_this_machine_says_what_it_would_do_and_refuses_nonsense():
+def test_a_pod_on_this_machine_states_what_it_would_do_and_refuses_nonsense():
     script = ["bash", str(ROOT / "launch" / "local_pod.sh")]
     shown = subprocess.run(
         [*script, "--dry-run", "2", "train", "--workdir=a b"], capture_output=True, text=True, check=True
     )
     assert "--processes=2" in shown.stdout
     assert "vmae train '--workdir=a b'" in shown.stdout
-    for wrong, said in (([], "usage:"), (["2"], "usage:"), (["two", "train"], "N=two"), (["2", "train"], "--workdir=")):
+    for wrong, message in (
+        ([], "usage:"),
+        (["2"], "usage:"),
+        (["two", "train"], "N=two"),
+        (["2", "train"], "--workdir="),
+    ):
         refused = subprocess.run([*script, *wrong], capture_output=True, text=True, check=False)
         assert refused.returncode == 2
-        assert said in refused.stderr
+        assert message in refused.stderr

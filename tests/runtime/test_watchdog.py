@@ -1,4 +1,4 @@
-"""What does not end is noticed within its limit, told with stacks and hosts, and ends with 75."""
+"""A phase that does not end is noticed within its limit, reported with stacks and hosts, and ends with 75."""
 
 import dataclasses
 import threading
@@ -28,13 +28,16 @@ def test_a_phase_that_does_not_end(capfd):
     def some_function_that_hangs():
         assert ended.event.wait(10)
 
-    with Watchdog({"step": 0.3}, tell=lambda: "host 1 (b) is silent", end=ended) as dog, dog.phase("step", "step 7"):
+    with (
+        Watchdog({"step": 0.3}, where_are=lambda: "host 1 (b) is silent", end=ended) as dog,
+        dog.phase("step", "step 7"),
+    ):
         some_function_that_hangs()
     assert ended.status == 75
-    told = capfd.readouterr().err
-    assert "step 7 has not ended within 0.3 s" in told
-    assert "host 1 (b) is silent" in told
-    assert "some_function_that_hangs" in told
+    result = capfd.readouterr().err
+    assert "step 7 has not ended within 0.3 s" in result
+    assert "host 1 (b) is silent" in result
+    assert "some_function_that_hangs" in result
 
 
 def test_phases_inside_have_their_own_limit_and_give_the_outer_one_a_new_beginning():
@@ -65,8 +68,8 @@ def test_a_coordinator_that_does_not_answer_is_named(rank, capfd, monkeypatch):
         assert ended.event.wait(2 if rank == 0 else 20) == (rank != 0)
         answered.set()
     assert ended.status == (75 if rank else None)
-    said = capfd.readouterr().err
-    assert ("host 0 (10.0.0.1:1234), the coordinator of the job, has not answered for" in said) == (rank != 0)
+    message = capfd.readouterr().err
+    assert ("host 0 (10.0.0.1:1234), the coordinator of the job, has not answered for" in message) == (rank != 0)
 
 
 def test_a_coordinator_that_answers_late_is_waited_for(monkeypatch):

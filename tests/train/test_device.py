@@ -57,7 +57,7 @@ def test_a_process_may_own_rows_that_are_no_neighbours():
     assert host_rows(Half(), 16) == [4, 5, 6, 7, 12, 13, 14, 15]
 
 
-def test_a_batch_that_does_not_divide_is_told():
+def test_a_batch_that_does_not_divide_is_reported():
     with pytest.raises(ValueError, match="does not divide"):
         host_rows(SHARDINGS[0], 12)
     with pytest.raises(ValueError, match="has 3 rows"):

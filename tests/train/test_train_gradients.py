@@ -89,8 +89,8 @@ def after_two_steps(mesh, accumulate):
     step = compile_step(make_step(PAIRS, tx, accumulate=accumulate, steps=4), placement, on, spec_of(batch))
     metrics = []
     for seed in range(2):
-        state, told = step(state, toy_batch(seed=seed))
-        metrics.append(jax.device_get(told))
+        state, result = step(state, toy_batch(seed=seed))
+        metrics.append(jax.device_get(result))
     return metrics, jax.device_get(state.opt_state), jax.device_get(state.extra["method"])
 
 

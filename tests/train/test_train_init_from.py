@@ -34,8 +34,8 @@ def test_every_array_is_accounted_for():
     assert report.kept == {"norm/scale": "not in the weights"}
     assert report.unused == {"cls/token": "not in the model"}
     assert str(report).splitlines() == [
-        "params/encoder: 1 arrays loaded, 1 as initialised, 1 unused",
-        "  as initialised: norm/scale",
+        "params/encoder: 1 arrays loaded, 1 as initialized, 1 unused",
+        "  as initialized: norm/scale",
         "  unused: cls/token",
     ]
     assert report.record() == {
@@ -119,7 +119,7 @@ def test_a_state_begins_from_weights_where_it_lives(ici):
 
 
 def test_places_and_arguments():
-    with pytest.raises(ConfigError, match="'extra/x' is no place"):
+    with pytest.raises(ConfigError, match="there is no place 'extra/x'"):
         apply(make_state(), {"extra/x": weights("a")}, lambda record: (PARAMS, {}))
     with pytest.raises(ConfigError, match="nothing at 'frozen/teacher'"):
         apply(make_state(), {"frozen/teacher": weights("a")}, lambda record: (PARAMS, {}))
@@ -127,7 +127,7 @@ def test_places_and_arguments():
         ({"path": ""}, "path"),
         ({"path": "a", "select": "opt_state"}, "select"),
         ({"path": "a", "skip": "head"}, "list of patterns"),
-        ({"path": "a", "channels": "odd"}, "channels='odd': it is one of cycle, keep"),
+        ({"path": "a", "channels": "odd"}, "channels='odd': expected one of cycle, keep"),
     ):
         with pytest.raises(ValueError, match=message):
             weights(**arguments)

@@ -22,18 +22,18 @@ class Batches:
         return self
 
     def faults(self):
-        told, self.broken = self.broken, []
-        return told
+        result, self.broken = self.broken, []
+        return result
 
 
 class Saver:
     """Commits a save at the poll after the next one."""
 
-    def __init__(self, said):
-        self.said, self.waiting, self.saved = said, [], []
+    def __init__(self, message):
+        self.message, self.waiting, self.saved = message, [], []
 
     def save(self, step, state, meta):
-        self.said.append(("save", step, dict(meta)))
+        self.message.append(("save", step, dict(meta)))
         self.waiting.append(step)
         return True
 
@@ -41,16 +41,16 @@ class Saver:
         return []
 
     def wait(self):
-        told, self.waiting = self.waiting, []
-        self.saved += told
-        return told
+        result, self.waiting = self.waiting, []
+        self.saved += result
+        return result
 
 
 class Run:
     def __init__(self, *, bad=(), stop_at=None, spent=None, **options):
         self.time_spent = spent or {}
-        self.said, self.rows, self.batches = [], [], Batches()
-        self.saver = Saver(self.said)
+        self.message, self.rows, self.batches = [], [], Batches()
+        self.saver = Saver(self.message)
         bad = set(bad)
 
         def step(state, batch):
@@ -75,10 +75,10 @@ class Run:
 
     def write(self, row):
         self.rows.append(dict(row))
-        self.said.append(("row", row["step"]))
+        self.message.append(("row", row["step"]))
 
     def flush(self):
-        self.said.append(("flush",))
+        self.message.append(("flush",))
 
     def spent(self):
         return self.time_spent
@@ -96,7 +96,7 @@ def test_steps_rows_and_saves():
     assert (state, outcome.status, outcome.step) == (10, "done", 10)
     assert run.batches.taken == 10
     assert [row["step"] for row in run.of("train")] == [2, 4, 6, 8, 10]
-    assert [said[1] for said in run.said if said[0] == "save"] == [5, 10]
+    assert [message[1] for message in run.message if message[0] == "save"] == [5, 10]
     assert [row["step"] for row in run.of("event", "saved")] == [5, 10]
     row = run.of("train")[-1]
     assert row["loss"] == pytest.approx(0.1)
@@ -109,13 +109,13 @@ def test_steps_rows_and_saves():
 def test_rows_are_on_disk_before_the_checkpoint_that_relies_on_them():
     run = Run()
     run.train(log_every=1)
-    for i, said in enumerate(run.said):
-        if said[0] == "save":
-            assert run.said[i - 1] == ("flush",)
-            assert ("row", said[1]) in run.said[:i]
+    for i, message in enumerate(run.message):
+        if message[0] == "save":
+            assert run.message[i - 1] == ("flush",)
+            assert ("row", message[1]) in run.message[:i]
 
 
-def test_saved_is_said_only_when_committed():
+def test_saved_is_stated_only_when_committed():
     run = Run()
     run.run.saver.wait = lambda: []
     run.train()
@@ -200,10 +200,10 @@ def test_nothing_is_saved_that_was_not_looked_at():
     with pytest.raises(loop.NotFiniteError, match="too often"):
         run.train(log_every=100)
     assert run.backs == [(4, "not finite", 5)] * 3
-    assert not [said for said in run.said if said[0] == "save"]
+    assert not [message for message in run.message if message[0] == "save"]
 
 
-def test_spikes_are_told_as_such():
+def test_spikes_are_reported_as_such():
     run = Run()
     inner = run.run.step
     spiky = lambda state, batch: (state + 1, inner(state, batch)[1] | {"spike": jnp.float32(state + 1 == 3)})  # noqa: E731
@@ -217,15 +217,15 @@ def test_spikes_are_told_as_such():
 def test_replicas_are_compared_when_due_and_before_a_save():
     seen = []
     run = Run(hooks=[loop.Hook("comparison", 5, lambda state, step: seen.append(("compare", step)))])
-    run.said, saver = seen, run.saver
-    saver.said = seen
+    run.message, saver = seen, run.saver
+    saver.message = seen
     run.train()
-    assert [said[:2] for said in seen if said[0] in ("compare", "save")] == [
+    assert [message[:2] for message in seen if message[0] in ("compare", "save")] == [
         ("compare", 5), ("save", 5), ("compare", 10), ("save", 10),
     ]  # fmt: skip
 
 
-def test_time_spent_is_told_before_every_save_and_in_every_row():
+def test_time_spent_is_reported_before_every_save_and_in_every_row():
     run = Run(spent={"trained": 3.0, "saved": 1.0})
     run.train()
     assert {row["goodput"] for row in run.of("train")} == {0.75}
@@ -243,7 +243,7 @@ def test_pictures_and_evaluation_come_when_due_and_before_the_last_save():
     _, outcome = run.train()
     assert calls == [("pictures", 4), ("pictures", 8), ("pictures", 10), ("evaluate", 10)]
     assert outcome.metrics["accuracy"] == 0.5
-    assert run.said.index(("row", 10)) < next(i for i, s in enumerate(run.said) if s[:2] == ("save", 10))
+    assert run.message.index(("row", 10)) < next(i for i, s in enumerate(run.message) if s[:2] == ("save", 10))
 
 
 def test_broken_videos_are_handed_on():

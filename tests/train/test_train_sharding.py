@@ -73,7 +73,7 @@ def test_hybrid_mesh_follows_the_slices_of_the_devices():
         ({"data": 8}, {"data": 2}, "makes 8, but there are 4 devices a slice"),
     ],
 )
-def test_mesh_errors_say_what_would_be_right(ici, dcn, message):
+def test_mesh_errors_state_what_would_be_right(ici, dcn, message):
     with pytest.raises(ConfigError, match=message):
         make_mesh(ici, dcn)
 
@@ -119,7 +119,7 @@ def test_a_parameter_may_bring_a_rule_for_a_name_of_its_own():
         shardings(make(("experts", None), (("experts", "model"),)), make_mesh(CUBE))
 
 
-def test_a_parameter_that_names_no_axes_is_told():
+def test_a_parameter_that_names_no_axes_is_reported():
     kernel = jax.ShapeDtypeStruct((4, 4), np.float32)
     with pytest.raises(ConfigError, match=r"'params/head/kernel' of shape \[4, 4\] names no axes"):
         shardings({"params": {"head": {"kernel": kernel}}}, make_mesh(CUBE))
@@ -172,7 +172,7 @@ def test_a_dimension_that_does_not_divide_is_replicated_and_listed():
     assert "replicated: params/encoder/blocks/fc1/kernel: mlp of 7" in describe(boxed, placement)
 
 
-def test_description_tells_path_shape_and_axes():
+def test_description_shows_path_shape_and_axes():
     init, batch = state_of()
     boxed = abstract(init, batch)
     lines = describe(boxed, shardings(boxed, make_mesh(CUBE))).splitlines()

@@ -1,4 +1,4 @@
-"""Spikes: found at once, told by what came before, refused like a step that is not finite."""
+"""Spikes: found at once by comparison with earlier steps, and refused like a step that is not finite."""
 
 import jax
 import jax.numpy as jnp

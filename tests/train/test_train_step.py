@@ -45,7 +45,7 @@ def compiled(mesh, method, ema, plain, options):
 def start(mesh, *, method=TOY, ema=False, plain=False, **options):
     """A fresh state and its compiled step; programs are shared between tests."""
     step, placement = compiled(mesh, method, ema, plain, tuple(options.items()))
-    # Copied: what lies on the host must not be donated along with the state.
+    # Copied: host arrays must not be donated with the state.
     state = jax.tree.map(np.copy, fresh(method, ema, plain)[0])
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=placement.shardings)(state), step
 
@@ -267,7 +267,7 @@ def test_bad_arguments():
     with pytest.raises(ConfigError, match=r"16 clips does not divide into 24.*24 would"):
         start("eight", accumulate=3)
     state, step = start("one")
-    with pytest.raises(ConfigError, match="keeps none"):
+    with pytest.raises(ConfigError, match="keeps no average"):
         eval_params(state, ema=True)
     wrong = make_step(toy(), toy_tx(toy(), toy_batch()), ema_decay=0.9)
     with pytest.raises(ValueError, match="go together"):

@@ -113,13 +113,13 @@ def test_labels_average_encoder_and_half(small, tmp_path, runs):
     with pytest.raises(ConfigError, match="keeps no average"):
         export_checkpoint(runs["classifier"], format="hf", out=tmp_path / "no", ema=True)
     report = export_checkpoint(runs["pretraining"], format="hf", out=tmp_path / "encoder", part="encoder")
-    assert report["left_out"]["decoder/mask_token"] == "only the encoder was asked for"
+    assert report["left_out"]["decoder/mask_token"] == "only the encoder is exported"
     names = set(safetensors.numpy.load_file(tmp_path / "encoder" / "model.safetensors"))
     assert "embeddings.patch_embeddings.projection.bias" in names
     assert "layernorm.bias" in names
 
 
-def test_the_card_says_what_the_run_says(small, tmp_path):
+def test_the_card_states_what_the_run_states(small, tmp_path):
     config = small.config_of()
     config.data = ConfigDict({"path": "/home/someone/private/videos", "bucket": "gs://private/here"})
     workdir = small.write_run(tmp_path / "my <run>", config, small.random_params(config))
@@ -145,7 +145,7 @@ def test_the_card_says_what_the_run_says(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dims", "said"),
+    ("dims", "message"),
     [
         ({"cosine_attention": True}, "cosine attention cannot be represented"),
         ({"layer_scale": 0.1}, "layer scale cannot be represented"),
@@ -153,17 +153,17 @@ def test_the_card_says_what_the_run_says(small, tmp_path):
         ({"positions": call("models.positions.sincos_3d")}, "only the fixed 1-D sinusoid"),
     ],
 )
-def test_what_transformers_cannot_represent_is_refused(small, tmp_path, dims, said):
+def test_what_transformers_cannot_represent_is_refused(small, tmp_path, dims, message):
     config = small.config_of(**dims)
     workdir = small.write_run(tmp_path / "run", config, small.random_params(config))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         export_checkpoint(workdir, format="hf", out=tmp_path / "hf")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_bad_flags(runs, tmp_path):
     run, out = runs["pretraining"], tmp_path / "out"
-    for flags, said in (
+    for flags, message in (
         ({"format": "onnx"}, "use --format=stablehlo"),
         ({"format": "keras"}, "one of hf, videomae, mae, params, stablehlo"),
         ({"format": "hf", "dtype": "int8"}, "one of float32, float16, bfloat16"),
@@ -171,7 +171,7 @@ def test_bad_flags(runs, tmp_path):
         ({"format": "stablehlo", "dtype": "float16"}, "float32 or bfloat16"),
         ({"format": "hf", "clip": np.zeros((2, 8, 8, 3), np.uint8)}, "a clip of uint8"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             export_checkpoint(run, out=out, **flags)
     with pytest.raises(ConfigError, match="local path"):
         export_checkpoint(run, format="hf", out="gs://bucket/hf")
@@ -181,6 +181,19 @@ def test_bad_flags(runs, tmp_path):
     with pytest.raises(ConfigError):
         export_checkpoint(tmp_path / "nothing", format="hf", out=tmp_path / "x")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["hf", "x.safetensors"])
+def test_an_export_that_is_there_is_replaced_on_demand_alone(runs, tmp_path, name):
+    format_, out = "hf" if name == "hf" else "videomae", tmp_path / name
+    export_checkpoint(runs["pretraining"], format=format_, out=out, part="encoder")
+    files = {path: path.read_bytes() for path in ([out] if out.is_file() else out.iterdir())}
+    with pytest.raises(ConfigError, match=f"--out={out} exists already: name another, or replace it with --overwrite"):
+        export_checkpoint(runs["pretraining"], format=format_, out=out)
+    assert {path: path.read_bytes() for path in files} == files
+    report = export_checkpoint(runs["pretraining"], format=format_, out=out, overwrite=True)
+    assert not report["left_out"]
+    assert {path: path.read_bytes() for path in files} != files
 
 
 def test_a_full_disk_leaves_the_old_export(runs, tmp_path, monkeypatch):
@@ -194,7 +207,7 @@ def test_a_full_disk_leaves_the_old_export(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tensors, "write_safetensors", half)
     with pytest.raises(ConfigError, match="the disk is full; what was there before is as it was"):
-        export_checkpoint(runs["pretraining"], format="hf", out=out)
+        export_checkpoint(runs["pretraining"], format="hf", out=out, overwrite=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
@@ -229,12 +242,12 @@ def test_import_faults_write_nothing(exports, small, tmp_path):
     state = safetensors.numpy.load_file(out)
     (tmp_path / "new").mkdir()
 
-    def refused(said, change=None, **flags):
+    def refused(message, change=None, **flags):
         changed = {name: array.copy() for name, array in state.items()}
         if change:
             change(changed)
         tensors.write_safetensors(tmp_path / "w.safetensors", changed, {})
-        with pytest.raises(ConfigError, match=said) as error:
+        with pytest.raises(ConfigError, match=message) as error:
             import_weights(tmp_path / "w.safetensors", out=tmp_path / "new" / "run", **flags)
         assert "\n" not in str(error.value)
         assert not list((tmp_path / "new").iterdir())
@@ -248,7 +261,7 @@ def test_import_faults_write_nothing(exports, small, tmp_path):
     )
     refused("width 24, not 32", None, config=small.config_of(width=32))
     refused("no part 'neck'", None, **given, fresh=["neck"])
-    refused("do not say how many heads")
+    refused("do not determine how many heads")
     refused("another family", lambda s: (s.clear(), s.update(x=np.zeros(3, np.float32))))
     other = {"num_attention_heads": 4, "decoder_num_attention_heads": 2}
     tensors.write_safetensors(tmp_path / "w.safetensors", state, other)
@@ -260,7 +273,7 @@ def test_import_faults_write_nothing(exports, small, tmp_path):
         import_weights(out, out=tmp_path / "new" / "run", **given)
 
 
-def test_what_only_the_config_says(exports, small, tmp_path):
+def test_what_only_the_config_states(exports, small, tmp_path):
     shutil.copytree(exports["pretraining", "hf"][0], tmp_path / "hf")
 
     def change(name, **values):
@@ -274,14 +287,14 @@ def test_what_only_the_config_says(exports, small, tmp_path):
     report = import_weights(tmp_path / "hf", out=tmp_path / "two")
     assert [note.split()[2] for note in report["notes"]] == ["has"]
     assert list(read_checkpoint(tmp_path / "two").config.method.model.mean) == [0.5, 0.5, 0.5]
-    for values, said in (
+    for values, message in (
         ({"num_frames": "16"}, "num_frames='16', where a whole number"),
         ({"image_size": 17}, "clips of 17 pixels"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
     ):
         shutil.copy(exports["pretraining", "hf"][0] / "config.json", tmp_path / "hf" / "config.json")
         change("config.json", **values)
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             import_weights(tmp_path / "hf", out=tmp_path / "three")
 
 

@@ -81,7 +81,7 @@ def test_shards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("places", "said"),
+    ("places", "message"),
     [
         ({"b": "../2.safetensors"}, "not a plain file"),
         ({"b": "/etc/passwd"}, "not a plain file"),
@@ -92,11 +92,11 @@ def test_shards(tmp_path):
         ({"b": "3.safetensors"}, "no such file"),
     ],
 )
-def test_an_index_stays_in_its_folder(tmp_path, places, said):
+def test_an_index_stays_in_its_folder(tmp_path, places, message):
     (tmp_path / "in").mkdir()
     tensors.write_safetensors(tmp_path / "2.safetensors", {"b": STATE["half"]}, {})
     (tmp_path / "in" / "link.safetensors").symlink_to(tmp_path / "2.safetensors")
-    with pytest.raises(tensors.UnreadableFileError, match=said):
+    with pytest.raises(tensors.UnreadableFileError, match=message):
         tensors.read_file(shards(tmp_path / "in", **places))
 
 

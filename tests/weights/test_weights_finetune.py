@@ -36,7 +36,7 @@ def test_other_clips(small, tmp_path, caplog, new, positions):
     assert shapes(tree) == shapes(want)
     grids = [build(one.method.model).grid for one in (config, target)]
     computed = positions is None and grids[0] != grids[1]
-    assert ("encoder's fixed positions are computed anew" in caplog.text) == computed
+    assert ("encoder's fixed positions are computed for a grid" in caplog.text) == computed
     cubes_differ = bool({"patch", "channels", "tubelet"} & set(new))
     assert ("encoder/embed/kernel" in changed) == cubes_differ
     assert ("decoder/head_pixels/kernel" in changed) == ("decoder/head_pixels/bias" in changed) == cubes_differ
@@ -51,7 +51,7 @@ def test_other_clips(small, tmp_path, caplog, new, positions):
         jax.tree.map(np.testing.assert_array_equal, deep, tree[root][name])
 
 
-def test_one_array_alone_is_told(runs, small):
+def test_one_array_alone_is_reported(runs, small):
     with pytest.raises(ConfigError, match="'params/encoder/embed/kernel' is one array; select 'params/encoder/embed'"):
         read_resized(runs["pretraining"], small.config_of(), select="params/encoder/embed/kernel")
 

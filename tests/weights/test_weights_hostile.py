@@ -170,7 +170,7 @@ def test_programs_that_only_cost_time_and_memory(tmp_path, attack):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reply"),
     [
         ({"count": 1 << 40}, "has 16 bytes, not 1099511627776 elements"),
         ({"count": 5}, "has 16 bytes, not 5 elements"),
@@ -191,8 +191,8 @@ def test_programs_that_only_cost_time_and_memory(tmp_path, attack):
         ({"size": (1,) * 40, "stride": (1,) * 40}, "at most 16"),
     ],
 )
-def test_sizes_that_the_file_does_not_have(tmp_path, change, said):
-    assert said in refusal(packed(tmp_path / "x.pth", model(tensor(**change))))
+def test_sizes_that_the_file_does_not_have(tmp_path, change, reply):
+    assert reply in refusal(packed(tmp_path / "x.pth", model(tensor(**change))))
 
 
 def test_one_storage_is_not_many_gigabytes(tmp_path):
@@ -252,7 +252,7 @@ def entry(dtype="F32", shape=(4,), begin=0, end=16):
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "reply"),
     [
         ({"a": entry("F4")}, "dtype 'F4'; F64"),
         ({"a": entry(["F32"])}, "dtype a list"),
@@ -277,8 +277,8 @@ def entry(dtype="F32", shape=(4,), begin=0, end=16):
         (b'{"\xff": 1}', "not JSON"),
     ],
 )
-def test_safetensors_headers(tmp_path, header, said):
-    assert said in refusal(safetensors_file(tmp_path / "x.safetensors", header))
+def test_safetensors_headers(tmp_path, header, reply):
+    assert reply in refusal(safetensors_file(tmp_path / "x.safetensors", header))
 
 
 @pytest.mark.parametrize("length", [0, 1, 1 << 20, 1 << 40, (1 << 64) - 1])

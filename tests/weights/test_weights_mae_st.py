@@ -142,7 +142,7 @@ def test_a_decoder_of_every_second_frame_is_left_out(small):
     np.testing.assert_allclose(token, (state["cls_token"] + state["pos_embed_class"])[0], rtol=1e-6)
 
 
-def test_a_model_without_a_class_token_says_that_it_left_it_out(small):
+def test_a_model_without_a_class_token_states_that_it_left_it_out(small):
     one, state = subject(small.config_of(**{**DIMS, "prefix": 0})), their_state()
     params, account = fit(read(state), one.facts, fresh_params(one, None), one.model.grid)
     assert {name for name in account.dropped if "cls_token" in name} == {"encoder.cls_token", "decoder.cls_token"}

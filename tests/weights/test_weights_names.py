@@ -93,7 +93,7 @@ def test_spellings_that_contradict_each_other(model, which):
 
 
 @pytest.mark.parametrize(
-    ("about", "said"),
+    ("about", "message"),
     [
         ({"num_frames": 0}, "num_frames=0, where a whole number"),
         ({"num_frames": True}, "num_frames=True"),
@@ -113,15 +113,15 @@ def test_spellings_that_contradict_each_other(model, which):
         ({"model_config": {"num_heads": 10**30}}, "num_attention_heads=a int"),
     ],
 )
-def test_configs_of_no_model(model, about, said):
+def test_configs_of_no_model(model, about, message):
     good = {"num_frames": 4, "image_size": 16, "num_attention_heads": 2, "decoder_num_attention_heads": 2}
-    with pytest.raises((MismatchError, ConfigError), match=said) as error:
+    with pytest.raises((MismatchError, ConfigError), match=message) as error:
         config_of(read(model[2], good | about))
     assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "said"),
+    ("name", "shape", "message"),
     [
         ("patch_embed.proj.weight", (24,), "4 or 5 axes"),
         ("patch_embed.proj.weight", (24, 3, 2, 0, 8), "none of length 0"),
@@ -133,11 +133,11 @@ def test_configs_of_no_model(model, about, said):
         ("patch_embed.proj.weight", (1 << 16, 3, 2, 8, 1), "describe a model of"),
     ],
 )
-def test_shapes_of_no_model(model, name, shape, said):
+def test_shapes_of_no_model(model, name, shape, message):
     """Also a few long vectors that describe a model of many gigabytes."""
     prefix = "" if "head.weight" in model[2] else "encoder."
     about = {"num_frames": 4, "image_size": 16, "num_attention_heads": 2, "decoder_num_attention_heads": 2}
-    with pytest.raises((MismatchError, ConfigError), match=said):
+    with pytest.raises((MismatchError, ConfigError), match=message):
         config_of(read(model[2] | {prefix + name: np.zeros(shape, np.float32)}, about))
 
 
@@ -224,7 +224,7 @@ def test_the_config_is_inferred(model, small):
         fit(weights, found.facts, fresh_params(found, None), found.model.grid)[0],
         params,
     )
-    with pytest.raises(ConfigError, match="do not say how many heads a width of 24 has"):
+    with pytest.raises(ConfigError, match="do not determine how many heads a width of 24 has"):
         config_of(read(state))
 
 
@@ -280,7 +280,7 @@ def test_from_one_kind_to_another(small):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("encoder.blocks.1.attn.q_bias"), "no encoder.blocks.1.attn.q_bias"),
         (
@@ -297,11 +297,11 @@ def test_from_one_kind_to_another(small):
         (lambda s: s.pop("encoder.patch_embed.proj.weight"), "another family"),
     ],
 )
-def test_faults(small, change, said):
+def test_faults(small, change, message):
     one = subject(small.config_of())
     state = {n: a.copy() for n, a in to_official(small.random_params(one.config), one.facts).items()}
     change(state)
-    with pytest.raises(MismatchError, match=said) as error:
+    with pytest.raises(MismatchError, match=message) as error:
         fitted((one, None, None), read(state))
     assert "\n" not in str(error.value)
 

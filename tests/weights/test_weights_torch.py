@@ -70,7 +70,7 @@ def test_transformers_gives_our_outputs(transformers, runs, tmp_path, kind):
     assert report["largest_difference"] <= 1e-5
     expected = {"pretraining": {"tokens", "prediction", "loss"}, "classifier": {"tokens", "features", "logits"}}[kind]
     assert set(report["differences"]) == expected
-    # transformers fixes two eps at 1e-5; what a user sees by that is told, and is not what is gated.
+    # transformers fixes two eps at 1e-5; the difference that a user sees is reported, and another one is limited.
     assert max(report["differences_as_loaded"].values()) <= 1e-2
     back = import_weights(tmp_path / "hf", out=tmp_path / "back")
     assert back["checked_by"].startswith("PyTorch")

@@ -1,4 +1,4 @@
-"""The other side of a comparison, in a process of its own that steps when it is told to."""
+"""The reference side of a comparison, in a process of its own that takes a step on request."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["CONTENDERS", "Against"]
 
-# What `vmae bench step --against` names: arguments of `bench.reference`.
+# The names of `vmae bench step --against`: arguments of `bench.reference`.
 CONTENDERS = {
     "torch": ["--attention=eager"],
     "torch-fused": ["--attention=sdpa"],
@@ -23,8 +23,8 @@ class Against:
     """`vmae_jax.bench.reference`, started on a folder; used in a `with` statement.
 
     Attributes:
-      about: versions and threads, as the reference told them.
-      last: what it told of its last step: "seconds", "loss", "peak_bytes".
+      about: versions and threads of the reference.
+      last: "seconds", "loss" and "peak_bytes" of its last step.
     """
 
     def __init__(self, contender: str, folder: pathlib.Path, *, dtype: str, threads: int = 0) -> None:
@@ -43,7 +43,7 @@ class Against:
         self.about: dict[str, Any] = self._answer()
 
     def step(self) -> float:
-        """Takes a step; its seconds."""
+        """Take a step; return its seconds."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("\n")

@@ -1,6 +1,6 @@
-"""What feeding the devices costs: the rate of each stage of the input, and what bounds it.
+"""The rate of each stage of the input, and the stage that limits it.
 
-It imports nothing that reads videos: a command hands it the stages as functions.
+This module imports nothing that reads videos: a command passes the stages as functions.
 """
 
 import dataclasses
@@ -11,18 +11,18 @@ from typing import Any
 
 __all__ = ["Rate", "report", "table", "timed"]
 
-BUSY = 0.85  # of the cores: above it they are what bounds the input
-PARTS = "together"  # the name of the whole, from the files to the devices
+BUSY = 0.85  # share of the cores above which they limit the input
+PARTS = "together"  # the whole input, from the files to the devices
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """How fast a stage is.
+    """The rate of a stage.
 
     Attributes:
-      clips: that went through it.
+      clips: that passed through it.
       seconds: from the first to the last.
-      cpu_seconds: of all threads and processes that work for it.
+      cpu_seconds: of all its threads and processes.
     """
 
     clips: int
@@ -39,10 +39,12 @@ class Rate:
 
 
 def timed(step: Callable[[], int], *, cpu: Callable[[], float], seconds: float) -> Rate:
-    """Calls `step`, which says how many clips it dealt with, for this long; the first call is not counted.
+    """Call `step` for `seconds`; the first call is not counted.
 
     Args:
-      cpu: processor seconds used so far.
+      step: processes some clips and returns their number.
+      cpu: returns the processor seconds used so far.
+      seconds: duration of the measurement.
     """
     step()
     began, used, clips = time.perf_counter(), cpu(), 0
@@ -64,20 +66,20 @@ def report(
     row_bytes: Mapping[str, int],
     served: bool = False,
 ) -> dict[str, Any]:
-    """What the measurements mean.
+    """Interpret the measurements.
 
     Args:
-      stages: each measured alone, in order.
+      stages: rates of the single stages, in order.
       whole: all of them together, as in training.
       cores: of this host.
-      clips: of a step, over all hosts.
-      step_seconds: what a step takes the devices; None where that is not asked.
-      hosts: of the pod that is projected to, each with cores as these.
+      clips: per step, over all hosts.
+      step_seconds: duration of a step on the devices, or None.
+      hosts: of the pod to project to, each with the same cores.
       row_bytes: of each array of a batch, for one clip.
-      served: other machines decode, and `stages` are those that are left to this one.
+      served: whether other machines decode, and `stages` are those on this host.
 
     Returns:
-      {"stages", "together", "bytes", "bound_by", "why", and "feeding" where step_seconds is given}.
+      {"stages", "together", "bytes", "bound_by", "why", and with step_seconds "feeding"}.
     """
     bound, why = _verdict(stages, whole, cores, served)
     found: dict[str, Any] = {
@@ -103,14 +105,14 @@ def _verdict(stages: Mapping[str, Rate], whole: Rate, cores: int, served: bool) 
     if served:
         return (
             "the data service",
-            f"the cores here are {busy:.0%} busy; its workers give no more, or the way from them",
+            f"the cores here are {busy:.0%} busy; its workers or the network deliver no more",
         )
     alone = stages[slowest].clips_per_second
     return slowest, f"the cores are {busy:.0%} busy, and {slowest} alone reaches {alone:.1f} clips/s"
 
 
 def _feeding(whole: Rate, *, cores: int, clips: int, step_seconds: float, hosts: int) -> dict[str, Any]:
-    """Whether, and with how many cores, the input keeps up with steps of this length."""
+    """Return whether, and with how many cores, the input keeps up with steps of this duration."""
     needed = clips / step_seconds
     here = whole.clips_per_second
     per_core = here / min(cores, max(whole.cpu_seconds / whole.seconds, 1e-9))
@@ -127,19 +129,19 @@ def _feeding(whole: Rate, *, cores: int, clips: int, step_seconds: float, hosts:
 
 def table(found: Mapping[str, Any]) -> str:
     """The report for a terminal."""
-    rows: list[Sequence[str]] = [("stage", "clips/s", "ms of processor a clip")]
+    rows: list[Sequence[str]] = [("stage", "clips/s", "CPU ms per clip")]
     for name, numbers in [*found["stages"].items(), (PARTS, found[PARTS])]:
         rows.append((name, f"{numbers['clips_per_second']:.1f}", f"{numbers['cpu_ms_per_clip']:.2f}"))
     wide = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
     sizes = [f"{name} {size / 1024:.1f}" for name, size in found["bytes"].items()]
-    lines.append(f"KiB a clip: {', '.join(sizes)}")
+    lines.append(f"KiB per clip: {', '.join(sizes)}")
     lines.append(f"bound by {found['bound_by']}: {found['why']}")
     if feeding := found.get("feeding"):
         lines.append(
-            f"steps of {feeding['step_seconds']:g} s take {feeding['clips_per_second_needed']:.1f} clips/s; "
-            f"{feeding['hosts']} such hosts give {feeding['clips_per_second_of_hosts']:.1f}: the devices wait "
-            f"{feeding['wait_share']:.0%} of the time; {feeding['cores_needed_per_host']} cores a host would feed them"
+            f"steps of {feeding['step_seconds']:g} s need {feeding['clips_per_second_needed']:.1f} clips/s; "
+            f"{feeding['hosts']} such hosts deliver {feeding['clips_per_second_of_hosts']:.1f}: the devices wait "
+            f"{feeding['wait_share']:.0%} of the time; {feeding['cores_needed_per_host']} cores per host would suffice"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Where a step's time goes: the operations of a trace, by the part of the program they come from."""
+"""The time of a step, by the parts of the program, from the operations of a trace."""
 
 import collections
 import pathlib
@@ -12,7 +12,7 @@ from vmae_jax import scopes
 
 __all__ = ["Op", "by_part", "trace"]
 
-# What is in no tower, by the scopes that the program's operations carry.
+# Parts outside of towers, by the scopes of their operations.
 BESIDE = (
     ("loss backward", re.compile(r"transpose\(")),
     ("masks, patches and gather", re.compile(r"[/(](masks|cubes)[/)]|jit\(take_along_axis\)")),
@@ -27,9 +27,9 @@ class Op(NamedTuple):
 
     Attributes:
       name: in the compiled program.
-      scope: where in the source it comes from.
-      seconds: a step, over all devices and threads that said it was theirs.
-      count: how often a step runs it.
+      scope: its place in the source.
+      seconds: per step, over all devices and threads that report it.
+      count: executions per step.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Op(NamedTuple):
 
 
 def trace(run: Callable[[], Any], program: str, *, folder: pathlib.Path, steps: int = 2) -> list[Op]:
-    """Runs `run` under the profiler; the operations, the costliest first.
+    """Call `run` under the profiler; return the operations, the most expensive first.
 
     Args:
-      run: takes one step and waits for it; it has run before.
-      program: the text of the compiled program, which names each operation's source.
-      folder: where the trace is left, for TensorBoard's or XProf's viewers.
+      run: takes one step and waits for it; it was called before.
+      program: the text of the compiled program, which names the source of each operation.
+      folder: of the trace, for the viewers of TensorBoard or XProf.
 
     Raises:
-      ValueError: the trace has no operation of the program.
+      ValueError: if the trace has no operation of the program.
     """
     with jax.profiler.trace(str(folder)):
         for _ in range(steps):
@@ -71,7 +71,7 @@ def trace(run: Callable[[], Any], program: str, *, folder: pathlib.Path, steps: 
 
 
 def by_part(ops: Iterable[Op]) -> dict[str, float]:
-    """Return the seconds a step by part of the program: optimizer, towers (`scopes.tower`), what is beside them."""
+    """Return the seconds per step by part of the program: optimizer, towers (`scopes.tower`), and the rest."""
     towers: dict[str, float] = {}
     beside = {name: 0.0 for name, _ in BESIDE} | {"other": 0.0}
     optimizer = 0.0
@@ -88,9 +88,9 @@ def by_part(ops: Iterable[Op]) -> dict[str, float]:
 
 
 def own_times(events: Iterable[Any]) -> Iterable[tuple[str, float]]:
-    """(operation, seconds in it and in no event inside it) of a thread's or a stream's events."""
+    """Yield (operation, its seconds without those of events inside it) for the events of a thread or stream."""
     spans = sorted(((e.start_ns, -e.duration_ns, _operation(e)) for e in events), key=lambda span: span[:2])
-    open_spans: list[tuple[float, str]] = []  # (end, operation) of the events that enclose the present one
+    open_spans: list[tuple[float, str]] = []  # (end, operation) of the enclosing events
     own: list[float] = []
     for start, minus, name in spans:
         while open_spans and open_spans[-1][0] <= start:
@@ -104,5 +104,5 @@ def own_times(events: Iterable[Any]) -> Iterable[tuple[str, float]]:
 
 
 def _operation(event: Any) -> str:
-    """The compiled operation's name; a GPU's kernels carry it beside their own."""
+    """Return the name of the compiled operation, which GPU kernels have in addition to their own."""
     return next((str(value) for key, value in event.stats if key == "hlo_op"), event.name)

@@ -1,8 +1,8 @@
-"""The reference path in PyTorch, a program of its own: what a user of the authors' design runs.
+"""The reference in PyTorch, a separate program with the design of the authors.
 
-It is put together from the modules of transformers' VideoMAE: every token is embedded and then
-dropped, targets are made for every token, pixels arrive as normalised floating point, and the
-decoder reads the visible tokens and the plan's mask tokens. It takes its weights, clips and masks
+It is built from the modules of transformers' VideoMAE: all tokens are embedded and then
+dropped, targets are computed for all tokens, pixels are normalized floating point, and the
+decoder reads the visible tokens and the mask tokens of the plan. It reads weights, clips and masks
 from a folder that our side wrote, so both sides do the same work on the same numbers:
 
     config.json          the model, as transformers opens it
@@ -11,8 +11,8 @@ from a folder that our side wrote, so both sides do the same work on the same nu
 
     python -m vmae_jax.bench.reference FOLDER --attention=eager --dtype=float32 [--compile]
 
-It reads a line from standard input for each step, takes the step, and answers with a JSON line
-{"seconds", "loss", "peak_bytes"}; it ends with its input. It imports nothing of JAX.
+For each line of standard input it takes a step and prints a JSON line
+{"seconds", "loss", "peak_bytes"}; it exits at the end of its input. It does not import JAX.
 """
 
 # pyright: reportMissingImports=false
@@ -63,7 +63,7 @@ class Reference:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **rates)
         self.forward = torch.compile(self._loss) if compiled else self._loss
         batch = np.load(folder / "batch.npz")
-        # The last axis of `normalised` is the video's channels, as a loader of this kind hands it over.
+        # The last axis of `normalised` is the channels, as in the batches of such a loader.
         normalised = (batch["video"].astype(np.float32) / 255.0 - np.array(MEAN, np.float32)) / np.array(
             STD, np.float32
         )
@@ -92,7 +92,7 @@ class Reference:
         return (error * self.weight).sum() / self.weight.sum()
 
     def _labels(self) -> Any:
-        """The normalised pixels of every token, as transformers' own forward makes them."""
+        """Return the normalized pixels of every token, as in transformers' own forward."""
         torch, config = self.torch, self.model.config
         with torch.no_grad():
             mean = torch.tensor(MEAN, device=self.device)[None, None, :, None, None]
@@ -106,7 +106,7 @@ class Reference:
             return ((frames - frames.mean(dim=-2, keepdim=True)) / deviation).flatten(2)
 
     def step(self) -> float:
-        """One step of AdamW; the loss before it."""
+        """Take one step of AdamW; return the loss before it."""
         loss = self.forward()
         loss.backward()
         self.optimizer.step()
@@ -114,14 +114,14 @@ class Reference:
         return float(loss.detach())  # waits for the device
 
     def peak_bytes(self) -> int:
-        """The most memory held so far, by this process or on its GPU."""
+        """Return the peak memory of this process or its GPU."""
         if self.device == "cuda":
             return self.torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Takes a step for every line that it reads."""
+    """Take a step for every line of standard input."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--attention", choices=("eager", "sdpa"), default="eager")

@@ -1,4 +1,4 @@
-"""The input taken apart: each stage alone, as wide as it runs in the pipeline, to see what it costs."""
+"""The stages of the input, each by itself and as parallel as in the pipeline, to measure its cost."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ from vmae_jax.data.workers import Workers, available_cores
 
 __all__ = ["Stage", "stages"]
 
-_VIDEOS = 32  # different ones that are measured, one after the other
+_VIDEOS = 32  # different videos to measure
 
 
 class Stage(NamedTuple):
@@ -26,8 +26,8 @@ class Stage(NamedTuple):
 
     Attributes:
       name: read, decode, crop, augment or batch.
-      step: deals with some clips and says how many.
-      elsewhere: seconds of processor time so far in processes that work for it.
+      step: processes some clips and returns their number.
+      elsewhere: returns the processor seconds so far in its other processes.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Stage(NamedTuple):
 
 @contextlib.contextmanager
 def stages(opened: Opened, rows: Sequence[int], *, seed: int) -> Iterator[list[Stage]]:
-    """The stages of reading `rows` of each step, in order; those that this loader does not have are left out.
+    """Yield the stages of reading `rows` of each step, in order, without those that the loader does not have.
 
     Args:
       rows: as of `Opened.batches`.
       seed: of the frames and crops.
 
     Raises:
-      BadVideo: none of the first videos can be read.
+      BadVideo: if none of the first videos can be read.
     """
     loader = opened.loader
     count = loader.workers or available_cores()
@@ -79,7 +79,7 @@ def _readable(opened: Opened, workers: Workers, wanted: list[Wanted]) -> list[tu
 
 
 def _reading(opened: Opened, indices: list[int], own: int) -> Callable[[], int]:
-    """Fetching, with the bytes of a file too: they are read by the worker, but by no one else."""
+    """Fetching, including the bytes of a file, which otherwise only a worker reads."""
     endless = itertools.cycle(indices)
 
     def step() -> int:
@@ -97,7 +97,7 @@ def _reading(opened: Opened, indices: list[int], own: int) -> Callable[[], int]:
 
 
 class _Decoding:
-    """Workers kept busy, and what they spend."""
+    """Busy workers, and the time that they spend."""
 
     def __init__(self, workers: Workers, pool: ThreadPoolExecutor, good: Any, wanted: Any, *, batch: int) -> None:
         self.spent = 0.0
@@ -118,7 +118,7 @@ class _Decoding:
 
 
 def _tensor_stages(opened: Opened, good: Any, workers: Workers, wanted: Any, rows: int) -> Iterator[Stage]:
-    """What tf.data does with clips: the transforms that are left, and putting them into a batch."""
+    """The part of tf.data: the remaining transforms, and batching."""
     tf, loader = tensorflow(), opened.loader
     done = len(loader.crop.parts) if loader.crop else 0
     clip = np.array(workers.decode(good[0][1], np.array([0, 1], np.uint32), wanted).arrays["video"][0])

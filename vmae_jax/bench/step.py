@@ -1,4 +1,4 @@
-"""How long a training step takes, against what the machine could do at best."""
+"""Timing of a training step, compared with the peak of the machine."""
 
 import dataclasses
 import statistics
@@ -20,7 +20,7 @@ class Timing:
     """Seconds of the rounds of one contender.
 
     Attributes:
-      seconds: in the order in which they were run.
+      seconds: in the order of the rounds.
     """
 
     seconds: tuple[float, ...]
@@ -35,24 +35,24 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles, over the median."""
+        """Half the interquartile range, over the median."""
         low, high = np.percentile(self.seconds, (25, 75))
         return float(high - low) / 2 / self.median
 
 
 def interleaved(contenders: Mapping[str, Callable[[], float]], *, rounds: int, warmup: int = 2) -> dict[str, Timing]:
-    """Times each contender once a round, so that what disturbs the machine disturbs all alike.
+    """Time each contender once per round, so that disturbances of the machine affect all alike.
 
     Args:
-      contenders: by name: a function that takes one step, waits for it, and returns its seconds.
-      rounds: that count.
-      warmup: rounds before those, which do not.
+      contenders: by name, functions that take one step, wait for it, and return its seconds.
+      rounds: that are measured.
+      warmup: rounds before them, which are not.
 
     Raises:
-      ValueError: no round.
+      ValueError: if there is no round.
     """
     if rounds < 1:
-        raise ValueError(f"a measurement takes at least one round, not {rounds}")
+        raise ValueError(f"a measurement takes at least one round, got {rounds}")
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(warmup + rounds):
         for name, step in contenders.items():
@@ -63,10 +63,10 @@ def interleaved(contenders: Mapping[str, Callable[[], float]], *, rounds: int, w
 
 
 def matmul_peak(dtype: Any) -> Callable[[], float]:
-    """A contender: the seconds that 10¹² FLOPs of large square matrix products in `dtype` take here.
+    """Return a contender: the seconds of 10¹² FLOPs of large square matrix products in `dtype`.
 
-    The product is a chain of four, each feeding the next, as a step's are. `1e12 / seconds` is the
-    rate a step is held against.
+    The products are a chain of four, each on the result of the one before, as in a step. The rate of a step is
+    compared with `1e12 / seconds`.
     """
     side = PEAK_SIDE.get(jax.default_backend(), PEAK_SIDE["gpu"])
     a = jax.random.normal(jax.random.key(0), (side, side), jnp.float32).astype(dtype) / np.sqrt(side).astype(dtype)

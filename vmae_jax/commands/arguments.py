@@ -1,4 +1,4 @@
-"""Options that commands share, and those of commands with many."""
+"""Options that several commands share, and those of commands with many options."""
 
 import argparse
 import os
@@ -43,14 +43,14 @@ def check_paths(args: argparse.Namespace) -> None:
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that take a config."""
-    parser.add_argument("--config", help="FILE.py or FILE.py:arguments; --config.a.b=value changes a value")
+    parser.add_argument("--config", help="FILE.py or FILE.py:arguments; --config.a.b=value sets a value")
     plugins_argument(parser)
 
 
 def plugins_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--plugins`."""
-    parser.add_argument("--plugins", default="", help="packages of yours whose registered components a config may "
-                        "name, separated by commas; installed ones, or in the current folder")  # fmt: skip
+    parser.add_argument("--plugins", default="", help="your packages whose registered components a config may "
+                        "name, separated by commas: installed, or in the current folder")  # fmt: skip
 
 
 def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,18 +70,27 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", default="", help="a file with a classifier's class names, one a line")
     parser.add_argument("--license", default="", help="for the model card, such as cc-by-nc-4.0")
-    parser.add_argument("--video", help="a real video that outputs are compared on, beside random pixels")
+    parser.add_argument("--video", help="a real video to compare outputs on, in addition to random pixels")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file, or an earlier export, at --out")
 
 
 def import_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vmae import`."""
     parser.add_argument("--weights", required=True, help="a .pth or .safetensors file, an index of shards, or a folder")
-    parser.add_argument("--out", required=True, help="the workdir to make")
+    parser.add_argument("--out", required=True, help="the workdir to create")
     parser.add_argument("--key", help="entry of a .pth to take, such as model_ema")
-    parser.add_argument("--fresh", default="", help="parts that begin anew: decoder,head,norm,positions,prefix")
-    parser.add_argument("--resize", action="store_true", help="resample cubes, channels and positions that differ")
-    parser.add_argument("--inflation", default="average", help="of an image model's cubes: average or central")
-    parser.add_argument("--channels", default="cycle", help="kernels of other numbers of channels: cycle or keep")
+    parser.add_argument(
+        "--fresh", default="", help="parts that are initialized instead of imported: decoder,head,norm,positions,prefix"
+    )
+    parser.add_argument(
+        "--resize", action="store_true", help="resample cubes, channels and positions whose sizes differ"
+    )
+    parser.add_argument(
+        "--inflation", default="average", help="how an image model's patches become cubes: average or central"
+    )
+    parser.add_argument(
+        "--channels", default="cycle", help="which kernels another number of channels gets: cycle or keep"
+    )
 
 
 def features_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,22 +98,24 @@ def features_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--like", default="pretraining", help="pretraining (default), or tad: as the official script "
         "for action detection, consecutive frames, without ImageNet's normalisation")  # fmt: skip
-    add("--fps", type=float, help="sample at so many frames a second; --window and --stride then count samples")
-    add("--window", type=int, help="frames that a window covers, a multiple of the model's")
+    add("--fps", type=float, help="sample at this many frames per second; --window and --stride then count samples")
+    add("--window", type=int, help="frames per window, a multiple of the model's")
     add("--stride", type=int, help="frames from one window to the next")
     add("--tail", help="frames past the last whole window: end (a window that ends with the video), or drop (default: "
         "end; drop with --like=tad)")  # fmt: skip
-    add("--layer", type=int, help="after how many blocks (default: the end)")
-    add("--tokens", action="store_true", help="every token instead of their mean")
+    add("--layer", type=int, help="output of this block (default: the last)")
+    add("--tokens", action="store_true", help="store every token instead of the mean")
     add("--format", default="npz", help="npz (default) or hdf5 (features, frames, seconds), npy or array_record")
     add("--name", default="stem", help="outputs are named after the videos: stem (default), or path, with the suffix")
     add("--half", action="store_true", help="store float16")
-    add("--batch", type=int, default=16, help="windows at once (default 16)")
+    add("--batch", type=int, default=16, help="windows per batch (default 16)")
     add("--rate", type=float, default=25.0, help="frames a second of folders of pictures (default 25)")
+    add("--max-bad-fraction", type=float, default=0.05, help="share of unreadable videos above which the command ends "
+        "with 1, after all others were written (default 0.05)")  # fmt: skip
     add("--shard", metavar="I/N", help="the I-th of N parts of the videos, from 0; all write to the same --out")
 
 
 def limit_argument(parser: argparse.ArgumentParser, phases: str) -> None:
     """Add `--limit`, for phases of a command."""
     parser.add_argument("--limit", action="append", default=[], metavar="PHASE=SECONDS",
-                        help=f"of {phases}; past the limit the command ends with 75")  # fmt: skip
+                        help=f"limit of {phases}; past it the command ends with 75")  # fmt: skip

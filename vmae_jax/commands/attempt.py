@@ -1,4 +1,4 @@
-"""One start of a run: what it works with, what runs between its steps, and how it ends."""
+"""One start of a run: its parts, the hooks between its steps, and its end."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One start of a run, and what was opened for it."""
+    """One start of a run, with everything that was opened for it."""
 
     made: Experiment
     workdir: Workdir
@@ -59,9 +59,9 @@ class Attempt:
         )  # fmt: skip
 
     def already_done(self, state: TrainState, start: int) -> dict[str, Any]:
-        """Save what a run of no steps begins with; another is at its end."""
+        """Return the result of a complete run; a run of no steps saves its initial state first."""
         if self.saver.latest() is None:
-            with self.dog.phase("save", "saving what the run begins with"):
+            with self.dog.phase("save", "saving the initial state"):
                 self.saver.save(start, state, self.meta(start))
                 for step_ in self.saver.wait():
                     self.writers.event(step_, "saved")
@@ -69,12 +69,14 @@ class Attempt:
         return {"step": start, "status": "done", "metrics": {}, "workdir": str(self.workdir.path)}
 
     def introduce(self, state: TrainState, start: int, command: Sequence[str]) -> None:
-        """Record and log what is about to be trained, and what about it looks like a mistake."""
+        """Record and log what is about to be trained, with warnings about likely mistakes."""
         made, clock, measured = self.made, self.clock, self.measured
         environment.record(self.workdir, start, command)
         if start:
             log.info("resumed at step %d", start)
             self.writers.event(start, "resumed", devices=devices(), steps=clock.steps, **began_at())
+            changed = sanity.changed_length(made, clock, self.rate, start, self.course.planned)
+            sanity.warn([changed] if changed else [], self.writers, start, always=True)
         else:
             introduce(
                 made, self.workdir, state, clock=clock, rate=self.rate, placement=self._placement(), data=self.data,
@@ -105,7 +107,7 @@ class Attempt:
                 work=_work(made),
                 log_every=max(1, clock.length(made.train.log_every)),
                 save_every=max(1, clock.length(made.checkpoint.every)),
-                hooks=[*self.hooks()],
+                hooks=[*self.hooks(skipped)],
                 preempted=preempted,
                 meta=self.meta,
                 faults=skipped,
@@ -116,8 +118,8 @@ class Attempt:
             _, outcome = loop.train(state, start=start, stop=clock.steps, run=watchdog.watched(run_, self.dog))
             return outcome, skipped.summary()
 
-    def hooks(self) -> Iterator[loop.Hook]:
-        """Yield what runs between steps, in this order."""
+    def hooks(self, skipped: Skipped) -> Iterator[loop.Hook]:
+        """Yield what runs between steps, in this order; `skipped` lists videos that an evaluation cannot read."""
         made = self.made
 
         def steps(length: Any) -> int | None:
@@ -127,22 +129,23 @@ class Attempt:
             draw = drawing(made, self.workdir, self.data, self.writers)
             yield loop.Hook("pictures", steps(made.train.pictures_every), draw)
         if self.measured is not None:
-            evaluate = _evaluation(made, self.measured)
+            evaluate = _evaluation(made, self.measured, skipped)
             yield loop.Hook("evaluation", steps(made.eval.every), evaluate, made.eval.at_start)
         yield loop.Hook("the comparison of replicas", steps(made.train.replicas_every), replicas.compare)
 
     def meta(self, at: int) -> dict[str, Any]:
-        """Return what a checkpoint holds beside the state; it is a step that the run may go back to."""
+        """Return the metadata of a checkpoint, and mark its step as one to go back to."""
         self.account.mark(at)
-        return {"data_position": self.course.batch_of(at) * self.made.loader.global_batch, "seed": self.made.seed}
+        position = self.course.batch_of(at) * self.made.loader.global_batch
+        return {"data_position": position, "seed": self.made.seed, "steps": self.clock.steps}
 
     def _placement(self) -> sharding.Placement:
-        assert self.course.placement is not None  # the run was begun
+        assert self.course.placement is not None  # `begin` was called
         return self.course.placement
 
 
 class Closing:
-    """`contextlib.closing` that lets the first error through when closing fails as well."""
+    """As `contextlib.closing`, but an error inside the block wins over one while closing."""
 
     def __init__(self, thing: Any):
         self.thing = thing
@@ -156,7 +159,7 @@ class Closing:
         except Exception:
             if error is None:
                 raise
-            log.exception("while ending after the error below")
+            log.exception("a further error while closing, after the one below")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +189,7 @@ def _work(made: Experiment) -> Work:
 
 
 def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Callable[[TrainState, int], None]:
-    """Draws the same clips every time, as a sheet in `media/` and in TensorBoard."""
+    """Return a function that draws the same clips at every call, as a sheet in `media/` and in TensorBoard."""
     reconstruct = made.method.reconstruct
     assert reconstruct is not None
     rows = [i * made.loader.clips_per_video for i in range(min(made.train.pictures, made.loader.global_batch))]
@@ -201,7 +204,7 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
         context = Context(key=jax.random.key(made.seed), step=step, extra=extra, frozen=frozen, train=False)
         return reconstruct(params, clips, context)
 
-    # Every process has these clips, and gets all of the pictures.
+    # Every process has the same clips and receives all pictures.
     whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())
     compiled = on_mesh(rows_of, made.mesh, out_shardings=whole)
 
@@ -217,12 +220,14 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
     return draw
 
 
-def _evaluation(made: Experiment, measured: Measurement) -> Callable[[TrainState, int], Mapping[str, float]]:
+def _evaluation(
+    made: Experiment, measured: Measurement, skipped: Skipped
+) -> Callable[[TrainState, int], Mapping[str, float]]:
     def evaluate(state: TrainState, at: int) -> dict[str, float]:
         carried = lambda: (state.extra["method"], state.frozen)  # noqa: E731
-        results = measured(eval_params(state, made.eval.ema), carried)
-        told = ", ".join(f"{key} {value:.4f}" for key, value in results.items())
-        log.info("step %d: %s", at, told)
+        left_out = functools.partial(skipped.left_out, at)
+        results = measured(eval_params(state, made.eval.ema), carried, left_out=left_out)
+        log.info("step %d: %s", at, ", ".join(f"{key} {value:.4f}" for key, value in results.items()))
         return dict(results)
 
     return evaluate

@@ -1,8 +1,8 @@
-"""How a stage begins from another: its weights, resized to this model and sliced to these classes.
+"""Initialization of a stage from the weights of another, resized to its model and its classes.
 
-`config.init_from` maps places to `train.init_from.weights`. What the saved model's clips or cubes
-and this one's do not share is resampled; where label lists are given, the head's rows are taken
-over by name. What became of every array is kept in `init_from.json` of the workdir.
+`config.init_from` maps places to `train.init_from.weights`. Where the clips or cubes of the two models differ,
+weights are resampled. With lists of labels, the rows of the head are matched by class name. The source of every array
+is recorded in `init_from.json` of the workdir.
 """
 
 import functools
@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 
 from vmae_jax.data.catalogs.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
+from vmae_jax.io.checkpoint import locate
 from vmae_jax.io.paths import saved_config, write_text
 from vmae_jax.spec import ConfigError, build, did_you_mean, from_json
 from vmae_jax.train import init_from
 from vmae_jax.train.state import TrainState
 from vmae_jax.weights.resizing import read_resized
 
-__all__ = ["begin_from", "keep", "rows_by_name"]
+__all__ = ["begin_from", "check_places", "keep", "rows_by_name"]
 
 VIT = "models.variants.vit"
 
@@ -30,15 +31,15 @@ VIT = "models.variants.vit"
 def begin_from(
     state: TrainState, places: Mapping[str, init_from.Weights], config: ConfigDict
 ) -> tuple[TrainState, tuple[init_from.Report, ...]]:
-    """A fresh state that begins from saved weights, and what became of every array.
+    """Load saved weights into a fresh state; return it and a report about every array.
 
     Args:
       state: at step 0.
-      places: where -> which weights, as `config.init_from` builds.
-      config: of the run that begins.
+      places: the weights of each place, as built from `config.init_from`.
+      config: of the new run.
 
     Raises:
-      ConfigError: no such weights, a place that does not exist, what does not fit.
+      ConfigError: if weights or a place do not exist, or they do not fit.
     """
     reports: list[init_from.Report] = []
     for at, record in places.items():
@@ -47,11 +48,24 @@ def begin_from(
     return state, tuple(reports)
 
 
-def rows_by_name(old: Sequence[str], new: Sequence[str]) -> list[int]:
-    """Where each name of `new` stands in `old`; capitals do not matter, nor older Kinetics names.
+def check_places(places: Mapping[str, init_from.Weights]) -> None:
+    """Check that the weights of every place exist, before a state is created for them.
 
     Raises:
-      ConfigError: a name that `old` does not have.
+      ConfigError: if there is no checkpoint at one of the paths.
+    """
+    for at, record in places.items():
+        try:
+            locate(record.path)
+        except ConfigError as error:
+            raise ConfigError(f"init_from.{at}: {error}") from error
+
+
+def rows_by_name(old: Sequence[str], new: Sequence[str]) -> list[int]:
+    """Return the index in `old` of each name of `new`, regardless of case; older names of Kinetics are known.
+
+    Raises:
+      ConfigError: if `old` lacks a name.
     """
     place = {_plain(name): i for i, name in enumerate(old)}
     newer = {_plain(older): _plain(name) for older, name in RENAMES.items()}
@@ -65,13 +79,13 @@ def rows_by_name(old: Sequence[str], new: Sequence[str]) -> list[int]:
 
 
 def keep(path: epath.Path, reports: Sequence[init_from.Report]) -> None:
-    """Writes what became of every array, by place."""
+    """Write the reports about every array, by place."""
     write_text(path, json.dumps({report.at: report.record() for report in reports}, indent=2) + "\n")
 
 
 def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, dict[str, init_from.Change]]:
-    """The arrays that belong at `at`, as this run's model wants them, and what was changed for it."""
-    # The networks in `frozen` have models of their own: frozen/teacher is that of method.teacher.
+    """Return the arrays for `at`, fitted to this run's model, and what was changed to fit them."""
+    # Networks in `frozen` have their own models: frozen/teacher has that of method.teacher.
     root, _, name = at.partition("/")
     model = name.split("/")[0] if root == "frozen" else "model"
     target, method = config, cast(Any, config.method)
@@ -91,7 +105,7 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, 
 
 
 def _check_models(at: str, record: init_from.Weights, target: Any, option: str) -> None:
-    """Raises ConfigError where two models are of other dimensions, of which some, such as heads, are in no array."""
+    """Raise ConfigError if two models differ in dimensions, some of which (heads) no array shows."""
     text = saved_config(record.path)
     root, *below = record.select.split("/")
     name = "model" if root == "params" else below[0] if below else ""
@@ -105,13 +119,13 @@ def _check_models(at: str, record: init_from.Weights, target: Any, option: str) 
     if apart:
         raise ConfigError(
             f"init_from.{at}: the models of {record.path} and of {option} differ in {', '.join(apart)}: "
-            f"choose that of the weights with --{option}.size= or the dimension's own option, or other weights with "
+            f"set the size of the weights with --{option}.size= (or single dimensions), or give other weights with "
             f"--config.init_from.{at}.path="
         )
 
 
 def _dims(model: Any) -> dict[str, int]:
-    """What two models that share an encoder's weights have in common."""
+    """Return the dimensions that models must share to share an encoder's weights."""
     blocks = model.encoder.blocks
     return {"width": model.encoder.width} | {name: blocks[name] for name in ("depth", "heads", "hidden")}
 

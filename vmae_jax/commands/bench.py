@@ -11,35 +11,35 @@ __all__ = ["add_commands"]
 
 
 def add_commands(benches: Any, command: Callable[..., Any], config_arguments: Callable[[Any], None]) -> None:
-    """Adds `input`, `step` and `train` to the group.
+    """Add `input`, `step` and `train` to the group.
 
     Args:
       benches: the group's subparsers.
       command: (subparsers, name, function, help) -> parser.
       config_arguments: adds --config and --plugins to a parser.
     """
-    feeding = command(benches, "input", _input, "clips/s from files to devices, by stage, and what bounds it")
+    feeding = command(benches, "input", _input, "clips/s from files to devices, by stage, and the slowest stage")
     config_arguments(feeding)
-    feeding.add_argument("--seconds", type=float, default=10.0, help="that each stage is measured (default 10)")
-    feeding.add_argument("--step-seconds", type=float, help="what a step takes: does the input keep up?")
-    feeding.add_argument("--hosts", type=int, default=1, help="of the pod that is projected to (default 1)")
+    feeding.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement (default 10)")
+    feeding.add_argument("--step-seconds", type=float, help="duration of a training step, to compare the input with")
+    feeding.add_argument("--hosts", type=int, default=1, help="hosts of the pod to project to (default 1)")
 
-    stepping = command(benches, "step", _step, "the training step against the machine's peak and PyTorch")
+    stepping = command(benches, "step", _step, "the training step, compared with the machine's peak and PyTorch")
     config_arguments(stepping)
-    stepping.add_argument("--clips", type=int, help="a step (default: as the config says)")
-    stepping.add_argument("--rounds", type=int, default=10, help="that are measured (default 10)")
+    stepping.add_argument("--clips", type=int, help="clips per step (default: the config's)")
+    stepping.add_argument("--rounds", type=int, default=10, help="measured rounds (default 10)")
     stepping.add_argument("--against", default="", metavar="NAME[,NAME]",
                           help="torch, torch-fused, torch-compiled: the same step in PyTorch, in turns")  # fmt: skip
-    stepping.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU (default: its own choice)")
+    stepping.add_argument("--threads", type=int, default=0, help="threads of PyTorch on a CPU (default: PyTorch's)")
     stepping.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
 
-    training = command(benches, "train", _train, "training on the config's clips against the step's own rate")
+    training = command(benches, "train", _train, "training on the config's clips, compared with the step alone")
     config_arguments(training)
-    training.add_argument("--rounds", type=int, default=10, help="of turns that are measured (default 10)")
+    training.add_argument("--rounds", type=int, default=10, help="measured rounds (default 10)")
 
 
 def _config(args: argparse.Namespace, what: str) -> Any:
-    keep_freed_memory()  # before anything imports JAX, whose threads take the allocator as it is then
+    keep_freed_memory()  # before JAX is imported: its threads keep the allocator settings of that moment
     from vmae_jax.commands import config
 
     if args.config is None:

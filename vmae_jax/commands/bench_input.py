@@ -1,4 +1,4 @@
-"""`vmae bench input`: how fast this host feeds its devices, by stage, and what bounds it."""
+"""`vmae bench input`: how fast this host feeds its devices, by stage, and which stage limits it."""
 
 import math
 import sys
@@ -24,24 +24,27 @@ __all__ = ["run_input"]
 def run_input(
     config: ConfigDict, *, seconds: float = 10.0, step_seconds: float | None = None, hosts: int = 1
 ) -> dict[str, Any]:
-    """Measures the input of `config` on this host, from the files to the devices.
+    """Measure the input of `config` on this host, from the files to the devices.
+
+    With a data service, only the stages on this host are measured, and the rate at which the service delivers.
 
     Args:
-      seconds: that each stage, and all of them together, are measured.
-      step_seconds: what a step takes the devices: is the input fast enough, and with how many cores?
-      hosts: of the pod that is projected to, each like this one.
-
-    Where a data service decodes, what it gives is measured, and of the stages only what is left to this host.
+      config: any.
+      seconds: duration of each measurement: every stage, and all of them together.
+      step_seconds: duration of a training step; the report then has how many cores keep up with it.
+      hosts: of the pod to project to, each like this one.
 
     Raises:
-      ConfigError: what `experiment` and the source refuse.
+      ConfigError: if `experiment` or the source refuses the config, or a number is out of range.
     """
     if seconds <= 0 or hosts < 1 or (step_seconds is not None and step_seconds <= 0):
         raise ConfigError("vmae bench input: --seconds and --step-seconds are positive, --hosts is at least 1")
     made = experiment(config)
     served = made.loader.service is not None
     if served and (step_seconds is not None or hosts > 1):
-        raise ConfigError("vmae bench input: --step-seconds and --hosts are of hosts that decode; data.service is set")
+        raise ConfigError(
+            "vmae bench input: --step-seconds and --hosts need hosts that decode, but data.service is set"
+        )
     opened = open_loader(made.loader)
     rates = {"transfer": _transfer(made, seconds)} if served else _stages(made, opened, seconds)
     whole = _together(made, opened, seconds)
@@ -66,7 +69,7 @@ def _row_bytes(made: Experiment) -> dict[str, int]:
 
 
 def _stages(made: Experiment, opened: Any, seconds: float) -> dict[str, Rate]:
-    """Each stage alone."""
+    """Return the rate of each stage by itself."""
     place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
     rows = host_rows(place, clips)
     rates = {}
@@ -91,7 +94,7 @@ def _transfer(made: Experiment, seconds: float) -> Rate:
 
 
 def _together(made: Experiment, opened: Any, seconds: float) -> Rate:
-    """Everything at once, as in training, taken as fast as it comes."""
+    """Return the rate of the whole input, as in training, without a step."""
     place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step
     rows = host_rows(place, clips)
     stream = opened.batches(rows=rows, seed=made.seed)
@@ -101,6 +104,6 @@ def _together(made: Experiment, opened: Any, seconds: float) -> Rate:
             jax.block_until_ready(next(batches))
             return len(rows)
 
-        for _ in range(made.loader.prefetch + 2):  # what was made ahead while the workers started
+        for _ in range(made.loader.prefetch + 2):  # skip the batches that were read ahead while the workers started
             step()
         return timed(step, cpu=lambda: time.process_time() + stream.worker_seconds, seconds=seconds)

@@ -36,7 +36,7 @@ COSTLIEST = 10
 
 @dataclasses.dataclass
 class Running:
-    """A compiled step, its state and a batch: what is timed.
+    """A compiled step with a state and a batch, to be timed.
 
     Attributes:
       compile_seconds, first_seconds: of compilation, and of the first step after it.
@@ -54,7 +54,7 @@ class Running:
 
     @classmethod
     def start(cls, made: Experiment) -> "Running":
-        """Makes the state and compiles the step, on this machine's devices."""
+        """Create the state and compile the step, on this machine's devices."""
         tx = made.optimizer_without_data()
         state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
         compiled = compile_step(made.make_step(tx), placement, made.mesh, made.batch_spec)
@@ -64,7 +64,7 @@ class Running:
         return cls(made, compiled, state, batch, program, time.perf_counter() - began)
 
     def take(self) -> float:
-        """One step, waited for; its seconds."""
+        """Take one step, wait for it, and return its seconds."""
         began = time.perf_counter()
         self.state, metrics = self.program(self.state, self.batch)
         loss = float(metrics["loss"])
@@ -75,18 +75,18 @@ class Running:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes on one device: of the arguments (state and batch) and of what the step makes besides."""
+        """Bytes on one device: of the arguments (state and batch), and of temporary arrays."""
         found = self.program.memory_analysis()
         return {"arguments": found.argument_size_in_bytes, "temporaries": found.temp_size_in_bytes}
 
     @property
     def dtype(self) -> Any:
-        """Of the matrix products."""
+        """The dtype of the matrix products."""
         return subject.compute_dtype(self.made.config)
 
 
 def resized(config: ConfigDict, clips: int | None) -> ConfigDict:
-    """The config with that many clips a step, one of a video, and sources that are not read."""
+    """Return the config with this many clips per step, one per video, and sources that are never read."""
     for node in calls(config):
         if str(node.call).startswith("data.sources.") and "path" in node:
             node.path = "unread"
@@ -107,25 +107,26 @@ def run_step(
     threads: int = 0,
     profile: str | None = None,
 ) -> dict[str, Any]:
-    """Times the training step of `config` on random clips, on this machine's devices.
+    """Time the training step of `config` on random clips, on this machine's devices.
 
-    Contenders take turns, a step each a round: ours, each of `against`, and a chain of large matrix
-    products, which is the machine's peak.
+    Each round times one step of each contender in turn: ours, each of `against`, and a chain of large matrix
+    products, which measures the machine's peak.
 
     Args:
-      clips: a step; None as the config has it.
-      rounds: that count.
-      against: of `bench.against.CONTENDERS`; needs PyTorch and transformers here.
-      threads: of PyTorch on a CPU; 0 is its own choice.
-      profile: a folder for a trace, whose costliest operations are listed.
+      config: any.
+      clips: per step; None takes the config's.
+      rounds: that are measured.
+      against: names of `bench.against.CONTENDERS`; they need PyTorch and transformers.
+      threads: of PyTorch on a CPU; 0 leaves the choice to PyTorch.
+      profile: a folder for a trace, whose most expensive operations are listed.
 
     Raises:
-      ConfigError: what `experiment` refuses, or a method that the reference has no counterpart of.
+      ConfigError: if `experiment` refuses the config, or the reference has no counterpart of the method.
     """
     made = experiment(resized(config, clips), trains=True)
     running = Running.start(made)
     took: dict[str, Timing]
-    told: dict[str, Any] = {}
+    compared: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if against:
@@ -136,8 +137,8 @@ def run_step(
         first = {name: _first(other) for name, other in others.items()}
         took = interleaved({**contenders, "peak": matmul_peak(running.dtype)}, rounds=rounds)
         for name, other in others.items():
-            told[name] = _compared(took, name, other) | {"first_loss": first[name]}
-    report = _report(running, took) | told
+            compared[name] = _compared(took, name, other) | {"first_loss": first[name]}
+    report = _report(running, took) | compared
     if against:
         report["ratio"] = report[against[0]]["ratio"]
     if profile is not None:
@@ -152,7 +153,7 @@ def _first(other: Against) -> float:
 
 
 def _write_reference(running: Running, folder: pathlib.Path) -> None:
-    """Our weights, clips and masks, as `bench.reference` reads them."""
+    """Write our weights, clips and masks for `bench.reference`."""
     config = running.made.config
     one = subject.subject(config)
     subject.published(one, "--against: PyTorch's model is transformers' VideoMAE")
@@ -161,7 +162,7 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     other = other or one.model.decoder["project_bias"] or not subject.sinusoidal(one) or config.method.get("guides")
     if one.masked is None or one.pixels is None or other or one.masked.objectives[one.pixels].target.joint:
         raise ConfigError(
-            "--against: transformers' VideoMAE is pre-training of pixels by methods.masked.build, without cosine "
+            "--against: transformers' VideoMAE predicts pixels, as methods.masked.build does, without cosine "
             "attention, layer scale, class token, guides, or positions and targets of other methods; this config has "
             "another method or model"
         )
@@ -198,7 +199,7 @@ def _report(running: Running, took: dict[str, Timing]) -> dict[str, Any]:
     clips, work = made.loader.clips_per_step, made.model_flops()
     devices = len(made.mesh.devices.flat)
     rate = work / ours.median
-    # Each round's peak beside the same round's step: a machine that slows down slows both.
+    # Compare each step with the peak of the same round: a machine that slows down slows both.
     shares = [work * peak / 1e12 / step for step, peak in zip(ours.seconds, took["peak"].seconds, strict=True)]
     return {
         "device": jax.devices()[0].device_kind,
@@ -224,7 +225,7 @@ def _report(running: Running, took: dict[str, Timing]) -> dict[str, Any]:
 
 
 def _peak_bytes() -> int:
-    """The most that was held so far: on a device, or by this process where the device is the CPU."""
+    """Return the peak memory so far: of a device, or of this process where the device is the CPU."""
     stats = jax.devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])

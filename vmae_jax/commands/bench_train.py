@@ -1,4 +1,4 @@
-"""`vmae bench train`: steps on the clips as they come, against the same steps on clips that are there."""
+"""`vmae bench train`: steps on the stream of clips, compared with steps on one batch in memory."""
 
 import sys
 import time
@@ -17,24 +17,24 @@ from vmae_jax.train.device import host_rows, prefetch_to_device
 
 __all__ = ["run_train"]
 
-BLOCK = 5  # steps that each side takes in a row
+BLOCK = 5  # least steps of a turn
 
 
 def run_train(config: ConfigDict, *, rounds: int = 10) -> dict[str, Any]:
-    """Measures training end to end, input and step, and the share of the step's own rate that it reaches.
+    """Measure training end to end, and which share of the step's own rate it reaches.
 
-    The two sides take turns of five steps: on the stream of the config's own clips, and on one batch
-    that stays on the devices. While the second runs, the first reads ahead as far as it may, which
-    is why a turn has more steps than the pipeline has batches in hand.
+    Two sides alternate: steps on the stream of the config's clips, and steps on one batch that stays on the devices.
+    During the second the stream reads ahead, so a turn has more steps than the pipeline holds batches.
 
     Args:
-      rounds: of turns that count.
+      config: any.
+      rounds: of two turns each that are measured.
 
     Raises:
-      ConfigError: what `experiment` and the source refuse.
+      ConfigError: if `experiment` or the source refuses the config.
     """
     if rounds < 1:
-        raise ConfigError(f"vmae bench train: --rounds is at least 1, not {rounds}")
+        raise ConfigError(f"vmae bench train: --rounds must be at least 1, got {rounds}")
     made = experiment(config, trains=True)
     running = Running.start(made)
     place, clips = sharding.batch_sharding(made.mesh), made.loader.clips_per_step

@@ -1,4 +1,4 @@
-"""`vmae completion bash|zsh`: a script that completes commands, options and configs, made from the parser itself."""
+"""`vmae completion bash|zsh`: a script that completes commands, options and configs, generated from the parser."""
 
 import argparse
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ _vmae_configs() {{
   compgen -d -S / -- "$1"
 }}
 
-# Offer values, one a line. Bash splits words at "=" and takes what comes after it; other shells the whole word.
+# Offer values, one per line. Bash splits words at "=" and takes what comes after it; other shells the whole word.
 _vmae_reply() {{
   local value=${{1#*=}} head=""
   case ${{COMP_WORDBREAKS-}} in *=*) ;; *) head=${{1%"$value"}} ;; esac

@@ -27,7 +27,7 @@ _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_/]*)((?:\[\d+\])*)")  # a slash as in 
 
 
 def load_config(target: str, overrides: Sequence[tuple[str, str]] = (), *, checkpoint: str | None = None) -> ConfigDict:
-    """The config of a file, with overrides.
+    """Return the config of a file, with overrides.
 
     The file is Python and is executed, so a target comes from the command line or the caller only, never from a
     workdir or another file.
@@ -38,7 +38,7 @@ def load_config(target: str, overrides: Sequence[tuple[str, str]] = (), *, check
       checkpoint: what the config is used on; passed to a `get_config` that has an argument of this name.
 
     Raises:
-      ConfigError: no such file, a fault in it, an unknown key, a value of another type.
+      ConfigError: if there is no such file, it fails, a key is unknown, or a value is of another type.
     """
     path, _, arguments = target.partition(":")
     get_config = getattr(_module(path), "get_config", None)
@@ -47,30 +47,35 @@ def load_config(target: str, overrides: Sequence[tuple[str, str]] = (), *, check
     known = {"checkpoint": checkpoint} if "checkpoint" in inspect.signature(get_config).parameters else {}
     config = get_config(arguments or None, **known)
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"--config={path}: get_config returned no ConfigDict")
+        raise ConfigError(f"--config={path}: get_config must return a ConfigDict")
     apply_overrides(config, overrides)
     return config
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-    """Sets each `a.b[0].c` to the value that the text stands for, of the type that is there.
+    """Set each `a.b[0].c` to a value given as text, which must be of the type that is there.
 
-    A length is one of {"steps": n}, {"epochs": n}, {"examples": n}: giving one replaces another.
+    A length is one of {"steps": n}, {"epochs": n}, {"examples": n}; giving one replaces another, or None.
 
     Raises:
-      ConfigError: an unknown key, or a value of another type.
+      ConfigError: if a key is unknown, or a value is of another type.
     """
     for path, text in overrides:
         *parents, last = _steps(path)
         node: Any = config
+        owner: Any = None
         for key in parents:
-            node = _child(node, key, path)
+            owner, node = node, _child(node, key, path)
+        if node is None and last in UNITS and isinstance(owner, ConfigDict):  # a length that is not set yet
+            with owner.ignore_type():
+                owner[str(parents[-1])] = ConfigDict({last: _value(text)})
+            continue
         if isinstance(node, list) and isinstance(last, int):
             _child(node, last, path)
             node[last] = _value(text)
             continue
         if not isinstance(node, ConfigDict):
-            raise ConfigError(f"--config.{path}: there is nothing to set inside a plain value")
+            raise ConfigError(f"--config.{path}: nothing can be set inside a plain value")
         if last in UNITS and set(node) and set(node) <= UNITS:
             for unit in list(node):
                 del node[unit]
@@ -80,16 +85,16 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) ->
 
 
 def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
-    """("a.b", "value") of each `--config.a.b=value`, also written `--config.a.b value`.
+    """Return ("a.b", "value") of each `--config.a.b=value`, also written `--config.a.b value`.
 
     Raises:
-      ConfigError: any other argument, or one without a value.
+      ConfigError: if there is any other argument, or one without a value.
     """
     found = []
     items = iter(arguments)
     for item in items:
         if not item.startswith("--config."):
-            raise ConfigError(f"vmae: unknown argument {item!r}; --help lists those there are")
+            raise ConfigError(f"vmae: unexpected argument {item!r}; --help lists what the command takes")
         path, given, value = item.removeprefix("--config.").partition("=")
         if not given:
             value = next(items, None)
@@ -127,7 +132,7 @@ def _module(path: str) -> Any:
 
 
 def _file(path: str) -> pathlib.Path:
-    """The file that a path names: below the current folder, or else in the package."""
+    """Return the file of a path: below the current folder, or else in the package."""
     file = pathlib.Path(path)
     if file.is_file():
         return file
@@ -181,7 +186,7 @@ def _value(text: str) -> Any:
 
 
 def _is_word(node: Any, key: str) -> bool:
-    """Whether an argument is always a word, so that "none" is one too (a remat policy), not the absence of one."""
+    """Whether an argument is always text, so that "none" means that word (a remat policy) and not None."""
     parameter = inspect.signature(resolve(node.call)).parameters.get(key) if "call" in node else None
     return parameter is not None and parameter.annotation is str
 
@@ -199,8 +204,8 @@ def _assign(node: ConfigDict, key: str, text: str, path: str) -> None:
     if isinstance(value, dict):
         value = ConfigDict(value)
     if kind is bool and not isinstance(value, bool):
-        raise ConfigError(f"--config.{path}={text}: true or false was expected")
+        raise ConfigError(f"--config.{path}={text}: expected true or false")
     try:
         node[key] = value
     except TypeError:
-        raise ConfigError(f"--config.{path}={text}: a value of type {kind.__name__} was expected") from None
+        raise ConfigError(f"--config.{path}={text}: expected a value of type {kind.__name__}") from None

@@ -1,4 +1,4 @@
-"""Where a run stands: its beginning, its going back, and which data it trains on from there."""
+"""The course of a run: how it begins, how it rolls back, and which batches follow."""
 
 import logging
 import time
@@ -28,21 +28,22 @@ log = logging.getLogger(__name__)
 
 
 class Course:
-    """Begins a run, goes back in it, and gives the batches from any step on.
+    """Begins a run or rolls it back, and provides the batches from any step on.
 
-    What is skipped is written to `skipped.jsonl` before the run goes back, so that a run killed at
-    any moment goes on with the same data.
+    Skipped windows are written to `skipped.jsonl` before the run rolls back, so a run that is killed at
+    any moment continues with the same data.
 
     Attributes:
-      placement: of the state's arrays, once it was begun.
+      placement: of the state's arrays, after `begin`.
+      planned: the steps of the whole run when the restored checkpoint was saved; None for a fresh run.
 
     Args:
       made: the experiment.
       tx: its optimizer.
       data: its opened source.
-      workdir: where it lives.
+      workdir: of the run.
       saver: its checkpoints.
-      writers: of its metrics and events.
+      writers: of its events.
       account: of its time.
       dog: limits the wait for data.
     """
@@ -65,17 +66,18 @@ class Course:
         self._skips = read_skips(workdir)
         self._stream: Any = None
         self.placement: sharding.Placement | None = None
+        self.planned: int | None = None
 
     def begin(self) -> tuple[TrainState, int]:
-        """The newest good checkpoint, or a fresh state; and the step to go on from."""
+        """Return the newest good checkpoint, or a fresh state, and the step to continue from."""
         return self._newest(read_rows(self._workdir.metrics) if jax.process_index() == 0 else [])
 
     def batch_of(self, step: int) -> int:
-        """Return the number of the batch after `step` steps: it follows from the windows that were left out alone."""
+        """Return the number of the batch after `step` steps, which follows from the skipped windows alone."""
         return past(step, apart([skip[:2] for skip in self._skips]))
 
     def batches(self, start: int) -> Any:
-        """Return device batches from step `start` on; those given before are closed."""
+        """Return device batches from step `start` on, and close earlier ones."""
         self.close()
         place = sharding.batch_sharding(self._made.mesh)
         clips, videos = self._made.loader.clips_per_step, self._made.loader.global_batch
@@ -97,16 +99,16 @@ class Course:
         return [] if self._stream is None else self._stream.faults()
 
     def close(self) -> None:
-        """Ends the batches that were given."""
+        """Close the current batches."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
 
     def go_back(self, refused: Refused, at: int) -> tuple[TrainState, int, Any]:
-        """Back to the newest good checkpoint, past the data up to step `at`, of which `refused` was one.
+        """Return to the newest good checkpoint and skip the data up to step `at`, which include the refused step.
 
         Raises:
-          loop.NotFiniteError, loop.SpikeError: it was done `train.rollbacks` times in a row.
+          loop.NotFiniteError, loop.SpikeError: if it has already done so `train.rollbacks` times in a row.
         """
         self.close()
         saved = self._saver.wait()
@@ -118,13 +120,13 @@ class Course:
             kind = loop.SpikeError if refused.why == "spike" else loop.NotFiniteError
             raise kind(
                 f"step {refused.step}: {refused.why} (loss {refused.loss}, gradient norm {refused.grad_norm}), after "
-                f"going back to step {start} {again} times in a row (train.rollbacks): the data do not seem to be "
-                f"the reason. Look at the learning rate and the rows before step {start}"
+                f"rolling back to step {start} {again} times in a row (train.rollbacks): the data are probably not "
+                f"the cause. Check the learning rate and the rows before step {start}"
             )
         skip = Skip(self.batch_of(start), self.batch_of(at - 1) + 1, start, f"step {refused.step}: {refused.why}")
         self._record(skip)
         log.warning(
-            "step %d: %s (loss %g, gradient norm %g): back to step %d, past the batches %d to %d (time %d in a row)",
+            "step %d: %s (loss %g, gradient norm %g): rolled back to step %d, skipping batches %d to %d (%d in a row)",
             refused.step, refused.why, refused.loss, refused.grad_norm, start, skip.first, skip.last - 1, again + 1,
         )  # fmt: skip
         self._writers.event(
@@ -145,13 +147,14 @@ class Course:
             record(self._workdir, skip)
 
     def _newest(self, rows: Sequence[Any] | None) -> tuple[TrainState, int]:
-        """The state to go on from, and its step; `rows` are those of earlier attempts, at the beginning of this one."""
+        """Return the state to continue from, and its step; `rows` are those of earlier attempts, when a run begins."""
         if self._saver.latest() is None:
             self._carry(rows, 0)
             return self._fresh(), 0
         target, self.placement = self._made.abstract_state(self._init)
         restored = self._saver.restore(target)
         start = int(restored.step)
+        self.planned = restored.meta.get("steps")
         self._carry(rows, start)
         self._writers.truncate_after(start)
         for damaged, reason in restored.skipped:
@@ -159,7 +162,7 @@ class Course:
         return restored.state, start
 
     def _carry(self, rows: Sequence[Any] | None, start: int) -> None:
-        """Takes over what earlier attempts took; going back within this one keeps its own marks."""
+        """Add the time of earlier attempts to the account; a roll-back (`rows` is None) keeps it."""
         if rows is not None:
             began = goodput.Moment(**clock.now(ago=self._account.running()))
             self._account.carry(goodput.carried(rows, start, began))
@@ -185,12 +188,12 @@ class Course:
 
 
 def began_at() -> dict[str, Any]:
-    """The moment by the steady clock, for the first event of an attempt."""
+    """Return the time of the steady clock, for the first event of an attempt."""
     moment = clock.now()
     return {"boot": moment["boot"], "uptime": moment["uptime"]}
 
 
 def devices() -> str:
-    """What the run computes on, for people."""
+    """Return a description of the devices."""
     found = jax.devices()
     return f"{len(found)} x {found[0].device_kind}"

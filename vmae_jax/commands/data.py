@@ -1,4 +1,4 @@
-"""`vmae data …`: from videos to records, and what is in them."""
+"""`vmae data …`: videos to records, and their contents."""
 
 import argparse
 import collections
@@ -15,12 +15,10 @@ __all__ = ["add_commands"]
 
 
 def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the subcommands of `vmae data`; `command(commands, name, function, text)` makes one."""
+    """Add the subcommands of `vmae data`; `command(commands, name, function, text)` adds one."""
     _prepare_arguments(command(commands, "prepare", _prepare, "turn videos into sharded records that TFDS opens"))
     serve.add_arguments(command(commands, "serve", serve.run, "decode for trainers on other machines"))
-    _validate_arguments(
-        command(commands, "validate", _validate, "decode every video and list what is wrong with which")
-    )
+    _validate_arguments(command(commands, "validate", _validate, "decode every video and list the problems"))
     info = command(commands, "info", _info, "describe a prepared dataset")
     info.add_argument("directory", metavar="DIR", help="the folder with its dataset_info.json")
 
@@ -28,22 +26,27 @@ def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser])
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     _source_arguments(parser)
     add = parser.add_argument
-    add("--beside", action="append", default=[], metavar="NAME=SUFFIX", help="store what is beside each video under a "
-        "name: the file with its name and this suffix, such as text=.txt or imu=_imu.csv; may be repeated")  # fmt: skip
-    add("--out", required=True, help="folder of the dataset; the same command goes on where it was stopped")
-    add("--split", default="train", help="name of the split that is made (default train)")
+    add("--beside", action="append", default=[], metavar="NAME=SUFFIX", help="store the file beside each video "
+        "with its name and this suffix as field NAME, such as text=.txt or imu=_imu.csv; may be repeated")  # fmt: skip
+    add("--out", required=True, help="folder of the dataset; the same command resumes an interrupted preparation")
+    add("--split", default="train", help="name of the split (default train)")
     add("--name", help="name of the dataset (default: that of --dataset, or videos)")
     add("--codec", default="keep", help="keep (the original bytes, default), h264 (re-encoded) or jpeg (pictures)")
     add("--quality", type=int, help="of h264: 1 to 51, lower is better (23); of jpeg: 1 to 95 (85)")
     add("--short-side", type=int, metavar="PIXELS", help="shrink the shorter side to this")
-    add("--rate", type=float, metavar="FPS", help="frames a second (default: all, at their own times)")
+    add("--rate", type=float, metavar="FPS", help="frames per second (default: all frames at their own times)")
     add("--seconds", type=float, help="cut longer videos into equal parts of at most this")
     add("--gop", type=int, help="frames from one key frame of h264 to the next (default 12)")
-    add("--no-sound", action="store_true", help="leave the sound out (keep has it in the original bytes)")
+    add("--no-sound", action="store_true", help="leave the sound out (keep stores it with the original bytes)")
     add("--format", default="array_record", help="array_record (random access, default) or tfrecord (for tf.data)")
-    add("--shards", type=int, help="how many files (default: 128 MiB of the sources each)")
-    add("--workers", type=int, help="processes (default: one a core)")
-    add("--timeout", type=float, default=60.0, help="seconds in which a video has to give its next frame (default 60)")
+    add("--shards", type=int, help="number of files (default: one per 128 MiB of source videos)")
+    add("--workers", type=int, help="number of processes (default: one per core)")
+    add(
+        "--timeout",
+        type=float,
+        default=60.0,
+        help="seconds within which a video must yield its next frame (default 60)",
+    )
     add("--quiet", action="store_true", help="no progress bar")
     add("--beam", nargs="?", const="", metavar="ARGUMENTS", help='run as an Apache Beam pipeline, such as --beam="'
         '--runner=FlinkRunner --flink_master=HOST:8081" (docs/data.md)')  # fmt: skip
@@ -52,11 +55,16 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     _source_arguments(parser)
     add = parser.add_argument
-    add("--sample", type=int, metavar="N", help="check N videos, always the same, instead of all")
-    add("--frames", type=int, default=16, help="fewer frames than these are too short (default 16)")
-    add("--json", metavar="FILE", help="write every finding there")
-    add("--workers", type=int, help="processes (default: one a core)")
-    add("--timeout", type=float, default=60.0, help="seconds in which a video has to give its next frame (default 60)")
+    add("--sample", type=int, metavar="N", help="check N videos instead of all, always the same ones")
+    add("--frames", type=int, default=16, help="videos with fewer frames are reported as short (default 16)")
+    add("--json", metavar="FILE", help="write all findings to this file")
+    add("--workers", type=int, help="number of processes (default: one per core)")
+    add(
+        "--timeout",
+        type=float,
+        default=60.0,
+        help="seconds within which a video must yield its next frame (default 60)",
+    )
     add("--quiet", action="store_true", help="no progress bar")
 
 
@@ -66,15 +74,15 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
         "TFDS folder, or tfds:NAME")  # fmt: skip
     add(
         "--labels",
-        help="of folders and archives: none (default), or folders: the first names the class",
+        help="for folders and archives: none (default), or folders: the first folder is the class",
     )
-    add("--names", help="a file with the classes' names, one a line")
-    add("--root", help="of a list: what its paths are relative to (default: its folder)")
-    add("--columns", help='of a list: its columns, such as "path label", where their number does not determine them')
-    add("--pictures", help="of a list of picture folders: the pictures' names (default img_{:05}.jpg)")
-    add("--source-split", help="of a TFDS dataset: the split to read (default train)")
-    add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder as this dataset's owners hand it out: "
-        "kinetics:version=710, ucf101:split=2, … (docs/data.md lists what each accepts)")  # fmt: skip
+    add("--names", help="a file with the class names, one per line")
+    add("--root", help="for a list: the folder of its relative paths (default: its own)")
+    add("--columns", help='for a list: its columns, such as "path label", where their number is ambiguous')
+    add("--pictures", help="for a list of picture folders: the names of the pictures (default img_{:05}.jpg)")
+    add("--source-split", help="for a TFDS dataset: the split to read (default train)")
+    add("--dataset", metavar="NAME[:KEY=VALUE,…]", help="SOURCE is a folder in the form "
+        "in which this dataset is distributed: kinetics:version=710, … (docs/datasets.md lists all)")  # fmt: skip
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:
@@ -97,9 +105,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
         return run.Plan.of(_origin(args), layout, chosen, shards=args.shards, timeout=args.timeout)
 
     if args.beam is not None and args.workers is not None:
-        raise ConfigError(
-            "--workers belongs to preparation on this machine; with --beam give the runner's own arguments"
-        )
+        raise ConfigError("--workers is for a preparation on this machine; with --beam use the arguments of its runner")
     if args.beam is None:
         runner = local.local_runner(args.workers, progress=not args.quiet)
     else:

@@ -1,4 +1,4 @@
-"""What a run was started with: command line, commit, versions and devices, one row of `environment.jsonl` a start."""
+"""How a run was started: command line, commit, versions and devices, one row of `environment.jsonl` per start."""
 
 import importlib.metadata
 import itertools
@@ -32,11 +32,11 @@ _SECONDS = 10.0  # that git may take
 
 
 def record(workdir: Workdir, start: int, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Append a row about this start to `environment.jsonl`; process 0 alone writes it.
+    """Append a row about this start to `environment.jsonl`, on process 0.
 
     Args:
       workdir: of the run.
-      start: the step that training goes on from.
+      start: the step that training continues from.
       command: the command line, as a list; secrets are left out.
 
     Returns:
@@ -65,7 +65,7 @@ def record(workdir: Workdir, start: int, command: Sequence[str] = ()) -> dict[st
 
 
 def identity(workdir: Workdir) -> str:
-    """Return the id of the run in a workdir, "" where none is recorded."""
+    """Return the id of the run in a workdir, or ""."""
     for line in reversed(Log(workdir.environment).lines()):
         try:
             found = json.loads(line)["id"]
@@ -76,7 +76,7 @@ def identity(workdir: Workdir) -> str:
 
 
 def command_line(command: Sequence[str]) -> str:
-    """Return the command as a shell would take it, with `***` in place of every secret.
+    """Return the command, quoted for a shell, with `***` in place of every secret.
 
     A secret is the value of an option whose name ends in token, secret, password, key of an API or the like,
     the user and password in an address, and the query of a signed address.
@@ -96,17 +96,17 @@ def command_line(command: Sequence[str]) -> str:
 
 
 def commit_of(file: pathlib.Path) -> str | None:
-    """Return the commit of the git clone that `file` is tracked in, marked where files differ from it; else None."""
+    """Return the commit of the git clone that tracks `file`, with a note if files differ from it, or None."""
     folder = file.resolve().parent
     if _git(folder, "ls-files", "--error-unmatch", file.name) is None:
-        return None  # installed, or not tracked: the clone around it, if any, is another project
+        return None  # not tracked: a clone around it, if any, is another project
     commit = _git(folder, "rev-parse", "HEAD")
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return None if not commit else f"{commit} with changes" if changed else commit
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str | None:
-    """The output of git; None where it fails, or there is no git. No hook or monitor of the clone is run."""
+    """Return the output of git, or None if it fails. No hook or monitor of the clone is run."""
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
@@ -116,7 +116,7 @@ def _git(folder: pathlib.Path, *arguments: str) -> str | None:
 
 
 def _config_file(command: Sequence[str]) -> pathlib.Path | None:
-    """The file of `--config=FILE.py:arguments`, where it exists."""
+    """Return the file of `--config=FILE.py:arguments`, if it exists."""
     words = [word for argument in command for word in argument.split("=", 1)]
     for option, value in itertools.pairwise(words):
         file = pathlib.Path(value.partition(":")[0])

@@ -1,4 +1,4 @@
-"""Which exit status an error deserves, and what is printed for it."""
+"""The exit code and the message of an error."""
 
 import errno
 
@@ -7,12 +7,12 @@ from vmae_jax.names import message
 __all__ = ["describe", "exit_status", "expected"]
 
 USER, RESUME, FAULT = 2, 75, 1
-# Storage that is full, over its quota, limited in the size of files, failing or read-only: no work is lost by stopping.
+# Storage that is full, over quota, limited in file size, failing or read-only: stopping loses no work.
 STORAGE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE})
 
 
 def exit_status(error: Exception) -> int:
-    """2 for the user's mistake, 75 where the same command resumes, 1 where a person should look."""
+    """Return 2 for a usage or configuration error, 75 if the same command resumes, else 1."""
     from vmae_jax.data.video import MachineFault
     from vmae_jax.io.checkpoint import SaveError
     from vmae_jax.runtime.distributed import lost_peer
@@ -25,7 +25,7 @@ def exit_status(error: Exception) -> int:
 
 
 def expected(error: Exception) -> bool:
-    """True for faults whose message says all there is to say, so that no traceback is shown."""
+    """Whether the message of an error is complete, so that no traceback is printed."""
     from vmae_jax.data.faults import TooManyBadVideos
     from vmae_jax.data.video import MachineFault
     from vmae_jax.data.workers import NoWorkerError
@@ -47,5 +47,5 @@ def describe(error: Exception) -> str:
 
 
 def of_storage(error: Exception) -> bool:
-    """Return whether an error is one of the storage, and not of the program."""
+    """Whether an error comes from the storage and not from the program."""
     return isinstance(error, OSError) and error.errno in STORAGE

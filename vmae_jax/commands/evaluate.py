@@ -1,4 +1,4 @@
-"""`vmae eval`: a checkpoint measured on held-out videos, by one process or by several together."""
+"""`vmae eval`: the evaluators of a config on a checkpoint, in one process or several."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from vmae_jax.commands import sanity
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.measure import Measurement
 from vmae_jax.commands.restore import Trained, config_of, restore
@@ -35,21 +36,21 @@ def run(
     overrides: Sequence[tuple[str, str]] = (),
     limits: Mapping[str, float] = watchdog.LIMITS,
 ) -> dict[str, Any]:
-    """Runs the evaluators of the config's `eval` section and records what they say.
+    """Run the evaluators of the config's `eval` section and record their metrics.
 
-    The devices that there are share the clips, whatever the run was trained on; several processes
-    (`runtime.distributed.start`) share them too, and process 0 writes what all of them found.
+    All devices share the clips, whatever the run was trained on. Several processes (`runtime.distributed.start`)
+    share them too, and process 0 writes the metrics of all.
 
     Args:
       checkpoint: a workdir or one of its checkpoints.
-      ema: use the averaged parameters, also where `config.eval.ema` does not say so.
+      ema: use the averaged parameters, whatever `config.eval.ema` is.
       config: a config file whose `eval` section is used in place of the run's own, such as `configs/probe.py`.
-      overrides: `--config.a.b=value` on top.
+      overrides: (key, value) of each `--config.a.b=value`.
       limits: seconds that reading the checkpoint, or a batch, may take before the watchdog ends the process.
 
     Raises:
-      ConfigError: no such checkpoint, or nothing to evaluate.
-      runtime.distributed.PeerError: another host did not come, or was lost.
+      ConfigError: if there is no such checkpoint, or nothing to evaluate.
+      runtime.distributed.PeerError: if another host does not start or is lost.
     """
     distributed.start()
     enable_cache()
@@ -77,7 +78,7 @@ def run(
 def _open(
     checkpoint: str, ema: bool, config: str | None, overrides: Sequence[tuple[str, str]]
 ) -> tuple[Trained, bool, Measurement]:
-    """The checkpoint, whether its parameters are the averaged ones, and what measures them."""
+    """Return the checkpoint, whether its parameters are the averaged ones, and their `Measurement`."""
     chosen = config_of(checkpoint)
     if config is not None:
         other = load_config(config, checkpoint=checkpoint)
@@ -93,12 +94,15 @@ def _open(
             f"{checkpoint}: its config evaluates nothing; set config.eval.data and config.eval.evaluators"
         )
     _check_clips(checkpoint, config, trained)
-    mesh = sharding.make_mesh(ici={"data": -1}, dcn={"data": -1})  # the devices of all slices, whatever they are
+    if jax.process_index() == 0:
+        for message in sanity.same_videos(trained.made, trained=False):
+            log.warning("warning: %s", message)
+    mesh = sharding.make_mesh(ici={"data": -1}, dcn={"data": -1})  # all devices of all slices
     return trained, averaged, Measurement(trained.made, mesh)
 
 
 def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:
-    """Raise ConfigError if a config gives other clips than the model of the checkpoint takes."""
+    """Raise ConfigError if a config's clips are not those of the checkpoint's model."""
     if config is None:
         return
     made = trained.made
@@ -116,13 +120,13 @@ def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:
 
 
 def _facts(opened: tuple[Trained, bool, Measurement]) -> dict[str, Any]:
-    """What all hosts must have in common before they measure together."""
+    """Return what all hosts must have in common before they evaluate together."""
     trained, averaged, measured = opened
     return distributed.facts(to_json(trained.made.config), step=trained.step, ema=averaged, **measured.facts())
 
 
 def _write(folder: Any, results: Results) -> list[str]:
-    """The tables as CSV, and the other files."""
+    """Write tables as CSV, and all other files; return their paths."""
     for file, rows in results.tables.items():
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)

@@ -1,4 +1,4 @@
-"""An experiment is what a config builds, and the workdir it lives in."""
+"""An experiment, built from a config, and the workdir that it belongs to."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from vmae_jax.errors import short
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.folders import check_folder
 from vmae_jax.io.paths import Workdir
-from vmae_jax.io.run_config import read_config, write_config
+from vmae_jax.io.run_config import read_config
 from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
@@ -25,7 +25,7 @@ from vmae_jax.train.state import TrainState, make_init
 from vmae_jax.train.step import Step, make_step
 from vmae_jax.types import Context, Method
 
-__all__ = ["Experiment", "check_clips", "differences", "experiment", "open_workdir"]
+__all__ = ["Experiment", "check_clips", "check_workdir", "differences", "experiment"]
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +40,14 @@ KINDS = {
     "mesh": "mesh",
 }
 SECTIONS = (*KINDS, "init_from", "seed")
-# What may change when a run is resumed, below `data`: where the files are, and how fast they come.
+# Arguments below `data` that may change when a run resumes: where the files are, and how fast they are read.
 PLACES = ("path", "root", "directory", "data_dir", "service")
 FREE_DATA = (*PLACES, "workers", "prefetch", "timeout", "max_bad_fraction", "memory")
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The parts of a config, built and checked; no data has been touched and nothing compiled."""
+    """The parts of a config, built and checked; no data has been read and nothing compiled."""
 
     config: ConfigDict
     method: Method
@@ -73,21 +73,21 @@ class Experiment:
         return self.loader.spec()
 
     def clock(self, steps_per_epoch: float) -> schedule.Clock:
-        """The lengths of this run, given how many steps an epoch has."""
+        """Return the lengths of this run, given the steps of an epoch."""
         batch = self.loader.global_batch
         steps = schedule.length_in_steps(self.train.length, steps_per_epoch=steps_per_epoch, global_batch=batch)
         return schedule.Clock(steps, steps_per_epoch, batch)
 
     def abstract_params(self) -> Any:
-        """The parameters' shapes, with their partitioning boxes."""
+        """Return the parameters' shapes, with their partitioning boxes."""
         return sharding.abstract(lambda key, batch: self.method.init(key, batch)[0], self.batch_spec)
 
     def optimizer_without_data(self) -> Any:
-        """The optimizer where no data were opened: how many steps an epoch has is a constant, whatever it is."""
+        """Return the optimizer without opened data, for an arbitrary number of steps per epoch."""
         return self.optimizer.build(self.abstract_params(), self.clock(1000.0))[0]
 
     def abstract_state(self, init: Any) -> tuple[TrainState, sharding.Placement]:
-        """Shapes, dtypes and shardings of the state, as checkpoints want them."""
+        """Return shapes, dtypes and shardings of the state, for checkpoints."""
         boxed = sharding.abstract(init, self.batch_spec)
         placement = sharding.shardings(boxed, self.mesh)
         target = jax.tree.map(
@@ -98,9 +98,9 @@ class Experiment:
         return target, placement
 
     def model_flops(self) -> float:
-        """Model FLOPs of a training step over the global batch; a frozen network counts its forward pass alone.
+        """Return the model FLOPs of a training step over the global batch; of frozen networks, the forward pass only.
 
-        They follow from the dims: counted with plain attention, as a fused kernel's count has its padding.
+        They are counted with plain attention, because the count of a fused kernel includes its padding.
         """
         method = build(_with_plain_attention(self.config), "method")
         context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
@@ -110,15 +110,17 @@ class Experiment:
         return flops.of_training(loss, params, self.batch_spec, frozen)
 
     def make_init(self, tx: Any) -> Any:
-        """(key, batch) -> TrainState."""
+        """Return (key, batch) -> TrainState."""
         ema = self.train.ema_decay is not None
         return make_init(self.method, tx, ema=ema, frozen=self.method.frozen, spikes=self.train.spikes)
 
     def make_step(self, tx: Any, *, accumulate: int | None = None, steps: int | None = None) -> Step:
-        """(state, batch) -> (state, metrics), with the config's number of micro-batches or another.
+        """Return (state, batch) -> (state, metrics).
 
         Args:
-          steps: length of the run; by default as `optimizer_without_data` takes it.
+          tx: the optimizer.
+          accumulate: number of micro-batches (default: the config's).
+          steps: length of the run (default: that of `optimizer_without_data`).
         """
         return make_step(
             self.method,
@@ -132,7 +134,7 @@ class Experiment:
 
 
 def _with_plain_attention(config: ConfigDict) -> ConfigDict:
-    """The config's method with every model's attention the plain form."""
+    """Return the config's method with plain attention in every model."""
     section: Any = config.method
     method = section.copy_and_resolve_references()
     for node in calls(method):
@@ -145,7 +147,8 @@ def experiment(config: ConfigDict, *, trains: bool = False) -> Experiment:
     """Build every part of a config.
 
     Args:
-      trains: whether the loss will be computed, so that the data must have what it alone reads (labels).
+      config: the whole config.
+      trains: whether the loss will be computed, which may need more of the data, such as labels.
 
     Raises:
       ConfigError: if a section is missing or unknown, a call is refused, or parts do not fit each other, such as a
@@ -192,7 +195,7 @@ def _seed(value: Any) -> int:
 
 
 def _places(section: Any) -> dict[str, Any]:
-    """Build what `init_from` names; the error for a place without its path names the option that gives it."""
+    """Build the places of `init_from`; the error for one without a path names the option to set."""
     if not isinstance(section, ConfigDict) or "call" in section:
         raise ConfigError(
             f"config.init_from must be a mapping of places to calls of kind weights, got {short(section)}"
@@ -208,10 +211,10 @@ def _places(section: Any) -> dict[str, Any]:
 
 
 def _check_fit(made: Experiment) -> None:
-    """Traces the parameters' shapes, so that data of another size than the model's is told now."""
+    """Trace the parameters' shapes, so that clips of a wrong size are an error now."""
     if made.method.frozen is not None and not any(at.split("/")[0] == "frozen" for at in made.init_from):
         raise ConfigError(
-            "the method has networks that are never trained, and nothing fills them: set config.init_from, such as "
+            "the method has frozen networks and no weights for them: set config.init_from, such as "
             "{'frozen/teacher': call('train.init_from.weights', path=WORKDIR)}"
         )
     check_clips(made, made.loader.global_batch, made.train.accumulate)
@@ -224,7 +227,7 @@ def _check_fit(made: Experiment) -> None:
 
 
 def check_clips(made: Experiment, videos: int, accumulate: int) -> None:
-    """Raises ConfigError if the method cannot train on a batch of so many videos, whole or in micro-batches."""
+    """Raise ConfigError if the method cannot train on a batch of this many videos, whole or in micro-batches."""
     clips = videos * made.loader.clips_per_video
     if clips % accumulate:
         return  # `sharding.check_batch` reports the remainder
@@ -234,14 +237,14 @@ def check_clips(made: Experiment, videos: int, accumulate: int) -> None:
         made.method.suits(clips)
 
 
-def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
-    """Writes `config.json`, after checking that a resumed run is still the same experiment.
+def check_workdir(workdir: Workdir, config: ConfigDict) -> None:
+    """Check that a resumed run is still the same experiment.
 
     Raises:
-      ConfigError: method, optimizer, data order or seed differ from what the workdir was made with.
+      ConfigError: if method, optimizer, data order or seed differ from those that the workdir was made with.
     """
     check_folder(workdir.checkpoints, "--workdir: its checkpoints", exists=False, run=workdir.path)
-    # A run that never came to a checkpoint has nothing to protect: a config with a mistake may be mended.
+    # A run that never saved a checkpoint has nothing to protect: its config may be corrected.
     if workdir.config_json.exists() and Checkpoints(workdir.checkpoints).steps():
         changed = differences(read_config(workdir), config)
         if changed:
@@ -249,13 +252,10 @@ def open_workdir(workdir: Workdir, config: ConfigDict) -> None:
                 f"--workdir={workdir.path} was made with another experiment: {'; '.join(changed[:3])}"
                 f"{' …' if len(changed) > 3 else ''}. Use another --workdir, or the old values"
             )
-    if jax.process_index() == 0:
-        workdir.path.mkdir(parents=True, exist_ok=True)
-        write_config(workdir, config)
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """What of an experiment's identity differs: "method.encoder_mask.ratio was 0.9, is 0.75"."""
+    """Return the differences of two experiments, such as "method.encoder_mask.ratio was 0.9, is 0.75"."""
     before, after = dict(_identity(old)), dict(_identity(new))
     return [
         f"{path} was {before.get(path, 'absent')}, is {after.get(path, 'absent')}"

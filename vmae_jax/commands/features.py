@@ -1,4 +1,4 @@
-"""`vmae features`: what a network makes of whole videos, window by window."""
+"""`vmae features`: the outputs of a network for whole videos, window by window."""
 
 import dataclasses
 import functools
@@ -15,6 +15,7 @@ from vmae_jax.commands.named_videos import NAMES, named_videos
 from vmae_jax.commands.restore import Trained, restore
 from vmae_jax.commands.streams import only_video
 from vmae_jax.commands.windowed import Video, computed, network
+from vmae_jax.data.faults import too_many
 from vmae_jax.features.files import FILES, FeatureFiles, files_of
 from vmae_jax.features.shards import Shards
 from vmae_jax.features.windows import Windows, chunks
@@ -34,34 +35,35 @@ TAILS = ("end", "drop")
 SETTINGS, COMPLETE, BROKEN = "features.json", "complete.json", ".broken"
 SHARD = 64  # videos of an array_record file, on average
 SHOWN = 3  # names that a message lists
+LOGGED = 20  # unreadable videos that get a line of their own
 MOST = 1000.0  # frames a second
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is computed, and how it is stored.
+    """The options of `vmae features`.
 
     Attributes:
-      like: "pretraining": frames as far apart as in training, resized with antialiasing,
-        normalised by the model; windows do not overlap. "tad": as the official script for
-        temporal action detection: consecutive frames, a window every 4, resized plainly, and
-        divided by 255 *without* the ImageNet normalisation that the network was trained with.
-      fps: sample videos at so many frames a second by their time stamps, so that windows of every video last equally
-        long; windows and strides then count these samples, of which a window shows consecutive ones. None counts the
-        videos' own frames.
-      window: frames that a window covers, a multiple of the model's.
+      like: "pretraining": frames at the stride of training, resized with antialiasing, normalized by the model;
+        windows do not overlap. "tad": as the official script for temporal action detection: consecutive frames, a
+        window every 4, resized without antialiasing, and divided by 255 *without* the ImageNet normalization that the
+        network was trained with.
+      fps: sample videos at this rate by their time stamps, so that windows of all videos cover the same time; windows
+        and strides then count samples, and a window has consecutive ones. None counts the videos' own frames.
+      window: frames per window, a multiple of the model's.
       stride: frames from one window to the next.
-      tail: frames past the last whole window: "end" covers them with a window that ends with the video, "drop" leaves
-        them out and counts them. By default "end", and "drop" with like="tad", as the official script.
-      layer: the tokens after so many blocks; None is the end.
-      tokens: every token instead of their mean.
-      format: "npz" or "hdf5" (features, frames, seconds, uncovered), "npy" (features; seconds beside it) or
-        "array_record" (files of 64 videos or so, each record the npz of one; `features.shards.read_shards` reads them).
-      name: outputs are named after a video's path below what was given, "stem" without the suffix, "path" with it.
+      tail: what happens to frames after the last whole window: "end" adds a window that ends with the video, "drop"
+        leaves them out and counts them. The default is "end", and with like="tad" "drop", as in the official script.
+      layer: the block whose output is taken; None is the last.
+      tokens: store every token instead of the mean.
+      format: "npz" or "hdf5" (features, frames, seconds, uncovered), "npy" (features, and seconds in a second file) or
+        "array_record" (files of about 64 videos, each record the npz of one; see `features.shards.read_shards`).
+      name: outputs are named after a video's path below the given folder, "stem" without the suffix, "path" with it.
       half: store float16.
-      batch: windows computed at once.
+      batch: windows per batch.
       ema: use the averaged parameters.
-      rate: frames a second of folders of pictures; videos have time stamps of their own.
+      rate: frames per second of folders of pictures; videos have time stamps.
+      max_bad_fraction: share of unreadable videos above which the result is an error (`data.faults.too_many`).
     """
 
     like: str = "pretraining"
@@ -77,6 +79,7 @@ class Options:
     batch: int = 16
     ema: bool = False
     rate: float = 25.0
+    max_bad_fraction: float = 0.05
 
     def __post_init__(self) -> None:
         for option, value, known in (
@@ -93,20 +96,22 @@ class Options:
         for option, value in (("rate", self.rate), ("fps", self.fps)):
             if value is not None and not 0 < value <= MOST:
                 raise ConfigError(f"--{option}={value}: expected more than 0 and at most {MOST:g} frames a second")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(f"--max-bad-fraction={self.max_bad_fraction}: expected 0 to 1")
 
 
 class _Job(NamedTuple):
-    """What all processes of a job agree on before any of them computes."""
+    """The settings and videos that all processes of a job must agree on."""
 
     trained: Trained
     source: Any
     names: list[str]
     windows: Windows
-    settings: dict[str, Any]  # the options, spelled out
-    written: dict[str, Any]  # `settings` and what was computed from, as OUT keeps them
+    settings: dict[str, Any]  # the options with their defaults resolved
+    written: dict[str, Any]  # `settings` and the checkpoint, as stored in OUT
 
     def facts(self) -> dict[str, Any]:
-        """What must be the same in every process."""
+        """Return what must be the same in every process."""
         videos = hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:12]
         return {"settings": self.written, "number of videos": len(self.names), "names of the videos": videos}
 
@@ -114,21 +119,22 @@ class _Job(NamedTuple):
 def run(
     checkpoint: str, *, videos: Sequence[str], out: str, options: Options, shard: str | None = None
 ) -> dict[str, Any]:
-    """Writes the features of each video below OUT; what is there already is left alone.
+    """Write the features of each video below OUT; existing files are kept.
 
-    The processes of a job (`runtime.distributed.start`) share the videos by their names, and end together; so do the
-    commands of a batch job with `shard`. Whatever their number, the files are the same. `complete.json` is written
-    once all videos have been dealt with.
+    The processes of a job (`runtime.distributed.start`) share the videos by their names, and so do the commands of a
+    batch job with `shard`. The files do not depend on the number of processes. `complete.json` is written once every
+    video has been processed.
 
     Args:
       checkpoint: a workdir or one of its checkpoints.
-      videos: files, folders of them or of pictures (whose tree OUT then repeats), or lists ending in .csv.
-      out: a folder, local or gs://, of all processes.
-      shard: "i/n" computes the i-th of n parts alone, counted from 0.
+      videos: files, folders of videos or pictures (OUT mirrors their tree), or lists ending in .csv.
+      out: a folder, local or gs://, shared by all processes.
+      options: what to compute and how to store it.
+      shard: "i/n" computes only the i-th of n parts, counted from 0.
 
     Raises:
-      ConfigError: no such checkpoint or video, a window that does not suit the model, OUT made
-        with other settings, or no video that can be read.
+      ConfigError: if there is no such checkpoint or video, a window does not suit the model, OUT has other settings,
+        or no video can be read.
     """
     distributed.start()
     part = sharing.share(shard)
@@ -138,7 +144,7 @@ def run(
         job = distributed.together("features", lambda: _job(checkpoint, videos, folder, options), facts=_Job.facts)
         result = _compute(job, folder, part, options)
         sharing.meet("features_end", stopping="resume" in result)
-    return result | _state(job, folder, part, result)
+    return result | _state(job, folder, part, result, options.max_bad_fraction)
 
 
 def _job(checkpoint: str, videos: Sequence[str], folder: epath.Path, options: Options) -> _Job:
@@ -159,35 +165,37 @@ def _job(checkpoint: str, videos: Sequence[str], folder: epath.Path, options: Op
 
 
 def _clip(trained: Trained) -> tuple[int, ...]:
-    """The shape of the clips that the method takes, [t h w c]."""
+    """Return the shape of the method's clips, [t h w c]."""
     return tuple(only_video(trained.made.method, trained.made.batch_spec, "vmae features").shape[1:])
 
 
 def _normalized_model(trained: Trained) -> Any:
-    """The model, whose normalisation --like=tad leaves out."""
+    """Return the model whose normalization --like=tad leaves out."""
     section: Any = trained.made.config.method
     model = build(section.model, "model") if "model" in section else None
     if not (hasattr(model, "mean") and hasattr(model, "std")):
-        raise ConfigError("--like=tad leaves out the model's normalisation, and this run's has none that is known")
+        raise ConfigError(
+            "--like=tad leaves out the model's normalization, but the model of this run has none that is known"
+        )
     return model
 
 
 def _store(job: _Job, folder: epath.Path) -> Any:
-    """What writes the outputs, with the state of OUT as it is now."""
+    """Return the writer of the outputs, with the present state of OUT."""
     if job.settings["format"] == "array_record":
         return Shards(str(folder), job.written["record_files"])
     return FeatureFiles(str(folder), job.settings["format"], write_bytes)
 
 
 def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dict[str, Any]]:
-    """The windows, and all settings spelled out."""
+    """Return the windows, and all settings with their defaults resolved."""
     config: Any = trained.made.config
     consecutive = options.like == "tad" or options.fps is not None
     apart = 1 if consecutive else getattr(trained.made.loader.sampler, "stride", None)
     if apart is None and options.window is None:
         raise ConfigError(
-            f"the run's sampler {config.data.sampler.call} has no stride: give the frames that a window covers with "
-            f"--window={frames}, --window={4 * frames}, … (and, where windows are to overlap, --stride)"
+            f"the run's sampler {config.data.sampler.call} has no stride: set the frames of a window with "
+            f"--window={frames}, --window={4 * frames}, … (and --stride for windows that overlap)"
         )
     window = options.window or frames * (apart or 1)
     if window % frames:
@@ -195,12 +203,12 @@ def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dic
     stride = options.stride or (4 if options.like == "tad" else window)
     tail = options.tail or ("drop" if options.like == "tad" else "end")
     settings = dataclasses.asdict(options) | {"window": window, "stride": stride, "tail": tail}
-    del settings["batch"]
+    del settings["batch"], settings["max_bad_fraction"]  # these change no output
     return Windows(frames, window // frames, stride, options.batch, options.fps, tail), settings
 
 
 def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Options) -> dict[str, Any]:
-    """Computes and writes this process's part of what is not there yet."""
+    """Compute and write this process's part of the missing outputs."""
     store, names = _store(job, folder), job.names
     mine = [number for number, name in enumerate(names) if part.has(store.unit(name))]
     todo = [number for number in mine if not store.has(names[number])]
@@ -210,7 +218,7 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
     compute, batch = network(
         job.trained, clip, batch=options.batch, layer=options.layer, tokens=options.tokens, raw=raw
     )
-    if not (folder / SETTINGS).exists():  # only now: a command that fails before leaves nothing
+    if not (folder / SETTINGS).exists():  # not earlier: a command that is refused leaves nothing
         write_text(folder / SETTINGS, json.dumps(job.written, indent=2) + "\n")
     if todo:
         (folder / COMPLETE).unlink(missing_ok=True)
@@ -221,7 +229,7 @@ def _compute(job: _Job, folder: epath.Path, part: sharing.Share, options: Option
 
 
 def _write(videos: Iterator[Video], names: Sequence[str], count: int, store: Any, folder: epath.Path) -> dict[str, Any]:
-    """Writes what was made of `count` videos until all are there, or the job is to stop."""
+    """Write the outputs of `count` videos until all are written, or the job has to stop."""
     done, broken, uncovered, stopped = 0, list[str](), dict[str, int](), ""
     with Preemption() as preemption:
         for video in videos:
@@ -229,7 +237,8 @@ def _write(videos: Iterator[Video], names: Sequence[str], count: int, store: Any
             mark = folder / f"{name}{BROKEN}"
             if video.arrays is None:
                 broken.append(name)
-                log.warning("%s cannot be read: %s", name, video.reason)
+                if len(broken) <= LOGGED:
+                    log.warning("%s cannot be read: %s", name, video.reason)
                 write_text(mark, video.reason + "\n")
                 continue
             store.add(name, video.arrays)
@@ -245,22 +254,22 @@ def _write(videos: Iterator[Video], names: Sequence[str], count: int, store: Any
     result = {"videos": done, "broken": broken}
     result |= {"uncovered": {"videos": len(uncovered), "frames": sum(uncovered.values())}}
     if stopped:
-        result |= {"resume": True, "error": f"stopped by {stopped}; the same command goes on"}
+        result |= {"resume": True, "error": f"stopped by {stopped}; the same command continues"}
     return result
 
 
 def _log_uncovered(uncovered: dict[str, int]) -> None:
-    """Logs which videos have frames that no window covers."""
+    """Log which videos have frames that no window covers."""
     if uncovered:
         names = ", ".join(list(uncovered)[:SHOWN]) + (" …" if len(uncovered) > SHOWN else "")
         log.warning(
-            "%d frames of %d videos (%s) are past the last window: --tail=end covers them; `uncovered` in each output "
+            "%d frames of %d videos (%s) are after the last window: --tail=end covers them; `uncovered` in each output "
             "has their number", sum(uncovered.values()), len(uncovered), names,
         )  # fmt: skip
 
 
-def _state(job: _Job, folder: epath.Path, part: sharing.Share, result: dict[str, Any]) -> dict[str, Any]:
-    """Whether all videos of all parts have been dealt with, which OUT then keeps; and which of the parts this was."""
+def _state(job: _Job, folder: epath.Path, part: sharing.Share, result: dict[str, Any], limit: float) -> dict[str, Any]:
+    """Return whether all videos of all parts have been dealt with, and record it in OUT; report unreadable ones."""
     store = _store(job, folder)
     left = [name for name in job.names if not store.has(name)]
     broken = [name for name in left if (folder / f"{name}{BROKEN}").exists()]
@@ -271,4 +280,22 @@ def _state(job: _Job, folder: epath.Path, part: sharing.Share, result: dict[str,
     if missing == 0 and (result["videos"] or not (folder / COMPLETE).exists()):
         write_text(folder / COMPLETE, json.dumps({"videos": len(job.names), "broken": broken}, indent=2) + "\n")
     shard = {"shard": str(part)} if part.count > 1 else {}
-    return {"complete": missing == 0, "missing": missing, **shard}
+    return {"complete": missing == 0, "missing": missing, **shard, **_unreadable(job, folder, broken, missing, limit)}
+
+
+def _unreadable(job: _Job, folder: epath.Path, broken: Sequence[str], missing: int, limit: float) -> dict[str, Any]:
+    """Log how many videos could not be read; once all have been tried, too many of them are an error."""
+    if not broken:
+        return {}
+    tried = len(job.names) - missing
+    names = ", ".join(broken[:SHOWN]) + (" …" if len(broken) > SHOWN else "")
+    message = (
+        f"{len(broken):,} of {tried:,} videos could not be read ({len(broken) / tried:.0%}): {names}; the reasons are "
+        f"in {folder}/NAME{BROKEN}" + ("" if missing else f", all names in {folder}/{COMPLETE}")
+    )
+    if missing == 0 and too_many(len(broken), len(job.names), len(job.names), limit):
+        message += f". The limit is {limit:.0%}; raise --max-bad-fraction to accept this. All others are written"
+        log.error("%s", message)
+        return {"exit": 1, "error": message}
+    log.warning("%s", message)
+    return {}

@@ -1,4 +1,4 @@
-"""Where the metrics of a run go: `metrics.jsonl`, and what `config.train.logging` names."""
+"""The writers of a run's metrics: `metrics.jsonl` and those of `config.train.logging`."""
 
 import functools
 import importlib.util
@@ -9,6 +9,7 @@ import jax
 
 from vmae_jax.commands import environment
 from vmae_jax.commands.experiment import Experiment
+from vmae_jax.data.tf import tensorflow
 from vmae_jax.io.paths import Workdir, in_bucket
 from vmae_jax.io.trackers import TrackioWriter, WandbWriter
 from vmae_jax.io.writers import JsonlWriter, TensorBoardWriter, Writer, Writers
@@ -20,7 +21,7 @@ TRACKERS = ("wandb", "trackio")
 
 
 def check_trackers(made: Experiment) -> None:
-    """Raise ConfigError where `train.logging` names a service whose package is not installed."""
+    """Raise ConfigError if `train.logging` names a service whose package is not installed."""
     for name in TRACKERS:
         if made.train.logging.get(name) and importlib.util.find_spec(name) is None:
             raise ConfigError(
@@ -30,12 +31,13 @@ def check_trackers(made: Experiment) -> None:
 
 
 def open_writers(made: Experiment, workdir: Workdir) -> Writers:
-    """Return the writers of a run; on other processes than the first they write nothing."""
+    """Return the writers of a run; only those of process 0 write."""
     if jax.process_index() != 0:
         return Writers([])
     logging = made.train.logging
     writers: list[Writer] = [JsonlWriter(workdir.metrics)]
     if logging.get("tensorboard", False):
+        tensorflow()  # quietly; `tensorboard` would import it with its notices
         writers.append(TensorBoardWriter(workdir.tensorboard))
     about: dict[str, Any] = {
         "name": workdir.name,

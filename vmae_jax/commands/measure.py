@@ -1,4 +1,4 @@
-"""Runs the evaluators of a config over its held-out data."""
+"""The evaluators of a config, over its held-out data."""
 
 import contextlib
 import dataclasses
@@ -31,34 +31,33 @@ __all__ = ["Measurement", "check_classes"]
 
 log = logging.getLogger(__name__)
 
-OF_FEATURES = (AttentiveProbe, Knn, Probe, Retrieval)  # they ask no head, so the data may have other classes
+OF_FEATURES = (AttentiveProbe, Knn, Probe, Retrieval)  # these use no head, so the data may have other classes
 BROKEN = "broken.csv"
 
 
 class Measurement:
-    """The evaluators of an experiment and their data, opened and checked; called as often as there is to measure.
+    """The evaluators of an experiment and their data, opened and checked; call it once per evaluation.
 
-    What they compile is compiled once. A batch is made as large as the mesh needs it.
+    Programs are compiled once. Batches are enlarged to a multiple of what the mesh needs.
 
     Attributes:
       data: the opened loader of `made.eval.data`.
-      heads: whether any evaluator asks the method's own heads.
+      heads: whether any evaluator uses the method's own heads.
       mesh: whose devices share the clips.
 
     Args:
       made: an experiment whose `eval` section names data and evaluators.
-      mesh: that the parameters will be on; by default the experiment's own.
+      mesh: of the parameters; by default the experiment's own.
 
     Raises:
-      ConfigError: data that are not there, or that do not suit the model, an evaluator, each other
-        or this host's memory.
+      ConfigError: if data are missing, or do not suit the model, an evaluator, each other or this host's memory.
     """
 
     def __init__(self, made: Experiment, mesh: jax.sharding.Mesh | None = None):
         self._made, self.mesh = made, mesh or made.mesh
         self._programs = Programs(functools.partial(on_mesh, mesh=self.mesh))
         self._logged: set[tuple[str, int]] = set()
-        self._known: dict[str, Opened] = {}  # what evaluators compare with, by their names
+        self._known: dict[str, Opened] = {}  # the data that evaluators compare with, by their names
         self.data = self._open("config.eval.data", made.eval.data)
         self.heads = not all(isinstance(evaluator, OF_FEATURES) for evaluator in made.eval.evaluators.values())
         check_classes(made, self.data, heads=self.heads)
@@ -75,35 +74,30 @@ class Measurement:
         params: Params,
         carried: Callable[[], tuple[Extra, Params]],
         alive: Callable[[str, str], None] = lambda name, where: None,
+        left_out: Callable[[str, Sequence[Fault]], None] | None = None,
     ) -> Results:
-        """What every evaluator says, as NAME/METRIC, and the tables and files that some give, as NAME_FILE.
+        """Run every evaluator; return its metrics as NAME/METRIC, its tables and files as NAME_FILE.
 
-        An evaluator that has a loader `train` gets a pass over that too, for what it compares with.
+        An evaluator with a loader `train` gets a pass over that as well, to compare with.
         Videos that cannot be read are counted as NAME/broken, or NAME/train_broken, and listed in the
         table broken.csv.
 
         Args:
-          params: of the method, on the mesh, as they are evaluated.
-          carried: gives the method's carried state and its frozen networks.
-          alive: told before every batch where the work is: the evaluator's name, and the batch.
+          params: of the method, on the mesh.
+          carried: returns the method's carried state and its frozen networks.
+          alive: called before every batch with the evaluator's name and the batch.
+          left_out: takes the unreadable videos of a loader, by its option, and lists them in `quarantine.jsonl`; by
+            default each is logged.
 
         Raises:
-          ConfigError: an evaluator that this data or this method does not suit.
+          ConfigError: if an evaluator does not suit the data or the method.
           TooManyBadVideos: if more of the videos cannot be read than their loader allows.
         """
-        about = About(self.data.label_names, getattr(self.data.source, "key", None), carried, self._programs)
+        about = About(self.data.label_names, _names(self.data.source), carried, self._programs)
         results = Results({})
         broken: dict[str, list[Fault]] = {}
         for name, evaluator in self._made.eval.evaluators.items():
-            more = {"about": about} if "about" in inspect.signature(evaluator).parameters else {}
-            told, passes = functools.partial(alive, name), {"": self.data}
-            if name in self._known:
-                passes["train_"] = self._known[name]
-            faults: dict[str, list[Fault]] = {}
-            with _as_mistake(f"config.eval.evaluators.{name}"), contextlib.ExitStack() as stack:
-                batches = [stack.enter_context(self._once(data, told)) for data in passes.values()]
-                found = evaluator(self._made.method, params, *(one.rows for one in batches), **more)
-                faults = {prefix: of_all_hosts(one.faults()) for prefix, one in zip(passes, batches, strict=True)}
+            found, faults = self._run(name, evaluator, params, about, functools.partial(alive, name), left_out)
             results.update({f"{name}/{key}": float(value) for key, value in found.items()})
             results.update({f"{name}/{prefix}broken": float(len(bad)) for prefix, bad in faults.items() if bad})
             broken |= {name if prefix else "": bad for prefix, bad in faults.items()}
@@ -111,36 +105,72 @@ class Measurement:
                 results.tables |= {f"{name}_{file}": rows for file, rows in found.tables.items()}
                 results.files |= {f"{name}_{file}": content for file, content in found.files.items()}
         if any(broken.values()):
-            results.tables[BROKEN] = self._listed(broken)
-        for of, bad in broken.items():
-            data, option = (self._known[of], f"evaluators.{of}.train") if of else (self.data, "data")
-            videos, limit = len(data), data.loader.max_bad_fraction
-            refuse_too_many(bad, videos, videos, limit, f"config.eval.{option}.max_bad_fraction")
+            rows = [(of or "held out", bad) for of, faults in broken.items() for bad in faults]
+            results.tables[BROKEN] = [["data", "video", "name", "reason"]]
+            results.tables[BROKEN] += [[of, bad.index, bad.key, bad.reason] for of, bad in rows]
         return results
 
+    def _run(
+        self,
+        name: str,
+        evaluator: Any,
+        params: Params,
+        about: About,
+        alive: Callable[[str], None],
+        left_out: Callable[[str, Sequence[Fault]], None] | None,
+    ) -> tuple[Any, dict[str, list[Fault]]]:
+        """What an evaluator found, and the unreadable videos of the held-out data ("") and of its own ("train_").
+
+        They are listed and compared with the limit first, so that an evaluator that fails for the lack of readable
+        videos does not hide why.
+        """
+        more = {"about": about} if "about" in inspect.signature(evaluator).parameters else {}
+        passes = {"": self.data} | ({"train_": self._known[name]} if name in self._known else {})
+        found, failure = None, None
+        with contextlib.ExitStack() as stack:
+            batches = [stack.enter_context(self._once(data, alive)) for data in passes.values()]
+            try:
+                found = evaluator(self._made.method, params, *(one.rows for one in batches), **more)
+            except ValueError as error:
+                failure = error
+            faults = {prefix: one.faults() for prefix, one in zip(passes, batches, strict=True)}
+        if failure is None:  # after a failure the other hosts may be anywhere: nothing is gathered
+            faults = {prefix: of_all_hosts(bad) for prefix, bad in faults.items()}
+        for prefix, bad in faults.items():
+            self._leave_out(f"config.eval.evaluators.{name}.train" if prefix else "config.eval.data", bad, left_out)
+            videos, limit = len(passes[prefix]), passes[prefix].loader.max_bad_fraction
+            option = f"config.eval.evaluators.{name}.train" if prefix else "config.eval.data"
+            refuse_too_many(bad, videos, videos, limit, f"{option}.max_bad_fraction", listed=left_out is not None)
+        with _as_mistake(f"config.eval.evaluators.{name}"):
+            if failure is not None:
+                raise failure
+        return found, faults
+
+    def _leave_out(
+        self, option: str, bad: list[Fault], left_out: Callable[[str, Sequence[Fault]], None] | None
+    ) -> None:
+        """Pass on the unreadable videos of a loader, or log each of them once."""
+        if left_out is not None:
+            left_out(option, bad)
+            return
+        for fault in bad:
+            if (option, fault.index) not in self._logged:
+                self._logged.add((option, fault.index))
+                log.warning("%s cannot be read, and is left out of the evaluation: %s", fault.key, fault.reason)
+
     def videos(self) -> dict[str, int]:
-        """Return how many there are, of the held-out data ("") and of what evaluators compare with."""
+        """Return the number of videos of the held-out data ("") and of the data that evaluators compare with."""
         return {"": len(self.data)} | {name: len(data) for name, data in self._known.items()}
 
     def facts(self) -> dict[str, Any]:
-        """Return what hosts compare of the held-out data and of what evaluators compare with (see `facts_of`)."""
+        """Return the facts of the held-out data, and of those that evaluators compare with (see `facts_of`)."""
         found = facts_of(self.data.source, "held-out ")
         for name, data in self._known.items():
             found |= facts_of(data.source, f"{name} training ")
         return found
 
-    def _listed(self, broken: dict[str, list[Fault]]) -> list[list[Any]]:
-        """The table of broken videos, of the held-out data ("") and what evaluators compare with; each logged once."""
-        rows: list[list[Any]] = [["data", "video", "name", "reason"]]
-        for of, fault in ((of or "held out", fault) for of, faults in broken.items() for fault in faults):
-            rows.append([of, fault.index, fault.key, fault.reason])
-            if (of, fault.index) not in self._logged:
-                self._logged.add((of, fault.index))
-                log.warning("%s cannot be read, and is left out of what is measured: %s", fault.key, fault.reason)
-        return rows
-
     def _open(self, where: str, loader: Any) -> Opened:
-        """A loader's data, in batches that divide over the mesh."""
+        """Open a loader, with batches that divide over the mesh."""
         with _as_mistake(where):
             unit = sharding.batch_shards(self.mesh)
             videos = unit // math.gcd(unit, loader.clips_per_video)
@@ -161,7 +191,7 @@ class Measurement:
             return data
 
     def _check(self, evaluator: Any, known: Opened | None) -> None:
-        """Raises ValueError where an evaluator cannot use the data or the method."""
+        """Raise ValueError if an evaluator cannot use the data or the method."""
         if hasattr(evaluator, "check"):
             method, batch = self._made.method, self._made.batch_spec
             params, extra = sharding.unbox(sharding.abstract(method.init, batch))
@@ -173,32 +203,32 @@ class Measurement:
                     labelled(data.loader.spec(), evaluator.label)
 
     @contextlib.contextmanager
-    def _once(self, data: Opened, told: Callable[[str], None]) -> Iterator["_Pass"]:
+    def _once(self, data: Opened, alive: Callable[[str], None]) -> Iterator["_Pass"]:
         """One pass over data, each video once, on the devices."""
         place, clips = sharding.batch_sharding(self.mesh), data.loader.clips_per_step
         batches = prefetch_to_device(data.once(rows=host_rows(place, clips), seed=self._made.seed), place, clips=clips)
         try:
-            yield _Pass(_followed(batches, told), batches.faults)
+            yield _Pass(_followed(batches, alive), batches.faults)
         finally:
             batches.close()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pass:
-    """The batches of a pass, and what of this host's share was broken."""
+    """The batches of a pass, and the unreadable videos of this host's share."""
 
     rows: Iterator[Batch]
     faults: Callable[[], Sequence[Fault]]
 
 
 def check_classes(made: Experiment, data: Any, other: Any = None, *, heads: bool = True) -> None:
-    """Compares the classes of opened data, by their names, with the heads, and with those of other data.
+    """Compare the class names of opened data with the heads, and with those of other data.
 
     Args:
-      heads: whether the method's own heads are asked about these data; evaluators on features alone need none.
+      heads: whether the method's own heads are used on these data; evaluators of features use none.
 
     Raises:
-      ConfigError: more classes than a head tells apart, or the same labels numbered differently.
+      ConfigError: if there are more classes than outputs of a head, or two data sets number a label differently.
     """
     for name, head in (made.method.heads or {}).items() if heads else ():
         names = data.label_names.get(head.label, ())
@@ -219,9 +249,14 @@ def check_classes(made: Experiment, data: Any, other: Any = None, *, heads: bool
             )
 
 
+def _names(source: Any) -> Callable[[int], str] | None:
+    """What names the videos of a source by their numbers, if anything does."""
+    return getattr(source, "title", None) or getattr(source, "key", None)
+
+
 @contextlib.contextmanager
 def _as_mistake(where: str) -> Iterator[None]:
-    """A mistake that is told inside leaves as one line that says where."""
+    """Turn a ValueError into a ConfigError that begins with the option at fault."""
     try:
         yield
     except ValueError as error:
@@ -230,8 +265,8 @@ def _as_mistake(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _followed(batches: Iterator[Batch], told: Callable[[str], None]) -> Iterator[Batch]:
+def _followed(batches: Iterator[Batch], alive: Callable[[str], None]) -> Iterator[Batch]:
     for number, batch in enumerate(batches, 1):
-        told(f"batch {number}")
+        alive(f"batch {number}")
         yield batch
-    told("what follows from its batches")
+    alive("the results of its batches")

@@ -1,4 +1,4 @@
-"""Videos named on a command line, as one source, and the names of what is made of each."""
+"""Videos named on a command line, as one source, and the names of their outputs."""
 
 import dataclasses
 import hashlib
@@ -30,17 +30,17 @@ def named_videos(
     *,
     images: bool = False,
 ) -> tuple[Any, list[str]]:
-    """All videos as one source, and a name below OUT for each: its path below what was given.
+    """Return all videos as one source, and the name of each below OUT: its path below the given folder.
 
     Args:
-      videos: files, folders of them or of pictures, or lists ending in .csv.
-      rate: frames a second of folders of pictures.
-      name: "stem" leaves the suffix of a file out of its name, "path" keeps it.
+      videos: files, folders of videos or pictures, or lists ending in .csv.
+      rate: frames per second of folders of pictures.
+      name: "stem" removes the suffix of a file, "path" keeps it.
       files: the files that are written for a name.
-      images: each picture of a folder is one of its own, for models of one frame, and not a frame of a video.
+      images: treat each picture of a folder as a video of one frame, for models of one frame.
 
     Raises:
-      ConfigError: if the same file would be written for two videos, or one outside of OUT.
+      ConfigError: if the same file would be written for two videos, or a file outside of OUT.
     """
     opened, names, paths = [], [], []
     for item, one in [(given, one) for given in videos for one in _opened(given, images)]:
@@ -60,7 +60,7 @@ def named_videos(
 
 
 def _check(names: Sequence[str], paths: Sequence[str], how: str, files: Callable[[str], Sequence[str]]) -> None:
-    """Raises ConfigError if two videos would be written to the same file, or one outside of the output's folder."""
+    """Raise ConfigError if two videos would be written to the same file, or one outside of the output folder."""
     writer: dict[str, str] = {}
     for name, path in zip(names, paths, strict=True):
         if ".." in name.split("/"):
@@ -75,15 +75,15 @@ def _check(names: Sequence[str], paths: Sequence[str], how: str, files: Callable
 
 
 def _fitting(part: str) -> str:
-    """A part of a name as a file can be called: one that is too long, as text, ends in its digest."""
+    """Return a part of a path, shortened and ending in its digest if it is too long for a file name."""
     if len(part.encode()) <= _LONGEST:
         return part
     return part.encode()[:_KEPT].decode(errors="ignore") + "~" + hashlib.sha256(part.encode()).hexdigest()[:16]
 
 
 def name_of(source: Any, index: int) -> str:
-    """Return the name of a video in an opened source: its file, its key among records, else its number."""
-    key = getattr(source, "key", None)
+    """Return the name of a video in an opened source: its file or key, or else its number."""
+    key = getattr(source, "title", None) or getattr(source, "key", None)
     try:
         return str(key(index) if key is not None else source.fetch(index).key)
     except (OSError, ValueError):  # a record that cannot be read has no key
@@ -91,7 +91,7 @@ def name_of(source: Any, index: int) -> str:
 
 
 def _opened(item: str, images: bool) -> list[Any]:
-    """The sources of one argument: a list, or the videos and the pictures or folders of pictures of a path."""
+    """Return the sources of one argument: a list, or the videos and (folders of) pictures below a path."""
     if item.endswith(".csv"):
         return [sources.csv(item).open()]
     if images and holds_pictures(item):
@@ -105,7 +105,7 @@ def _opened(item: str, images: bool) -> list[Any]:
 
 
 class _Joined:
-    """Several sources, one after the other."""
+    """The concatenation of several sources."""
 
     def __init__(self, parts: Sequence[Any], rate: float) -> None:
         self._rate = rate

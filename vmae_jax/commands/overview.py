@@ -1,4 +1,4 @@
-"""What a run is about to do: a dozen lines for people, and every detail in `overview.txt`."""
+"""The summary of a new run: a dozen lines in the log, and every detail in `overview.txt`."""
 
 import logging
 import math
@@ -38,17 +38,17 @@ def introduce(
 ) -> None:
     """Log a summary of the run, and write the configuration and the table of parameters to `overview.txt`.
 
-    The details are logged as well where debug messages are shown (`--verbose`).
+    The details are logged at the level of debug messages (`--verbose`).
 
     Args:
       made: the experiment.
       workdir: of the run.
       state: with the parameters.
-      clock: its lengths.
+      clock: the lengths of the run.
       rate: its learning rates.
       placement: of the state on the mesh.
       data: the opened training data.
-      measured: what evaluates it, if anything does.
+      measured: its evaluators, if any.
     """
     if jax.process_index() != 0:
         return
@@ -68,7 +68,7 @@ def introduce(
         "checkpoints": f"every {max(1, clock.length(made.checkpoint.every)):,} steps and at the end",
         "devices": _devices(made, placement),
         "host memory": _memory(made, data),
-        "workdir": f"{workdir.path} (all of the config and the parameters: {workdir.overview.name})",
+        "workdir": f"{workdir.path} (whole config and all parameters: {workdir.overview.name})",
     }
     for name, text in lines.items():
         if text:
@@ -76,7 +76,7 @@ def introduce(
 
 
 def _method(section: Any) -> str:
-    """The method and, where it has one model, what describes that best."""
+    """Return the method and, if it has one model, the main arguments of that."""
     model: Any = section.get("model")
     if not isinstance(model, ConfigDict):
         return str(section.call)
@@ -85,7 +85,7 @@ def _method(section: Any) -> str:
 
 
 def _parameters(params: Any) -> str:
-    """The number of parameters, of the whole and of its parts."""
+    """Return the number of parameters, of the whole and of its parts."""
     count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
     parts = [f"{name} {_short(count(part))}" for name, part in params.items()] if isinstance(params, Mapping) else []
     return f"{count(params):,}" + (f": {', '.join(parts)}" if 1 < len(parts) <= 8 else "")
@@ -93,9 +93,8 @@ def _parameters(params: Any) -> str:
 
 def _data(made: Experiment, data: Any, clock: Any) -> str:
     repeat = f", {made.loader.repeat} clips of each" if made.loader.repeat > 1 else ""
-    return (
-        f"{len(data):,} videos, {made.loader.global_batch} a step{repeat}; {clock.steps_per_epoch:.1f} steps an epoch"
-    )
+    steps = f"{clock.steps_per_epoch:.1f} steps per epoch"
+    return f"{len(data):,} videos, {made.loader.global_batch} per step{repeat}; {steps}"
 
 
 def _evaluation(made: Experiment, measured: Measurement | None, clock: Any) -> str:

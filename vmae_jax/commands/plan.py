@@ -1,4 +1,4 @@
-"""`vmae plan`: compiles the step of a config for hardware that is not here, and says what it takes."""
+"""`vmae plan`: memory and operations of a config's step on hardware that is not present."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.experiment import Experiment, check_clips, experiment
-from vmae_jax.plan import report as told
+from vmae_jax.plan import report as reports
 from vmae_jax.plan import roofline, search
 from vmae_jax.plan.compile import Compiled, compile_training, executed_flops, state_bytes
 from vmae_jax.plan.topology import GIB, Topology, topology
@@ -24,20 +24,20 @@ __all__ = ["Planned", "adapt", "plans_folder", "run"]
 
 log = logging.getLogger(__name__)
 
-COMPILES = 6  # of a search, the first included
-_MANY = 1000  # times a unit: more clips than any method mixes in a group
+COMPILES = 6  # of a search, including the first
+_MANY = 1000  # units: more clips than any method mixes in a group
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """An experiment on a mesh of devices that may not be here."""
+    """An experiment on a mesh of devices that need not be present."""
 
     made: Experiment
     mesh: jax.sharding.Mesh
     target: Topology
 
     def at(self, global_batch: int | None = None, accumulate: int | None = None) -> Compiled:
-        """Compiles the step, with another batch of videos or number of micro-batches."""
+        """Compile the step, optionally with another batch or number of micro-batches."""
         videos = global_batch or self.made.loader.global_batch
         micro = accumulate or self.made.train.accumulate
         log.info("compiling for %s: %d videos, %d micro-batches", self.target.name, videos, micro)
@@ -49,8 +49,8 @@ class Planned:
             batch_spec=dataclasses.replace(self.made.loader, global_batch=videos).spec(),
             folder=plans_folder(),
         )
-        how = "cached: compiled before" if compiled.cached else "compiled"
-        log.info("%s in %.1f s: %s", how, compiled.seconds, told.memory(compiled.peak, self.limit))
+        how = "found in the cache" if compiled.cached else "compiled"
+        log.info("%s in %.1f s: %s", how, compiled.seconds, reports.memory(compiled.peak, self.limit))
         return self.judged(compiled)
 
     @property
@@ -58,7 +58,7 @@ class Planned:
         return self.target.chip.hbm_limit if self.target.chip else None
 
     def judged(self, compiled: Compiled) -> Compiled:
-        """`compiled` with `fits` also by the sum of what it names, which the compiler may pass."""
+        """Return `compiled` with `fits` checked against its own peak as well; the compiler may accept more."""
         limit = compiled.limit or self.limit
         return compiled._replace(limit=limit, fits=compiled.fits and (limit is None or compiled.peak <= limit))
 
@@ -76,7 +76,7 @@ class Planned:
 
     @functools.cached_property
     def state_bytes(self) -> int:
-        """Of parameters, optimizer and the rest of the state, on one device."""
+        """Bytes of parameters, optimizer and the rest of the state on one device."""
         return state_bytes(self.init, mesh=self.mesh, batch_spec=self.made.batch_spec)
 
     @functools.cached_property
@@ -85,21 +85,21 @@ class Planned:
         return executed_flops(self.init, self.step(1), batch_spec=self.made.batch_spec)
 
     def hidden(self, compiled: Compiled) -> float:
-        """Operations of one device that a compiled program hides in kernels."""
+        """Return the operations of one device that the compiled program does not show, inside kernels."""
         if compiled.work is None or not compiled.work.kernels:
             return 0.0
         return max(0.0, self.executed / len(self.target.devices) - compiled.work.flops)
 
     def unit(self) -> int:
-        """Videos by which the batch may grow."""
+        """Return the least number of videos by which the batch can grow."""
         rows = sharding.batch_shards(self.mesh) * self.made.train.accumulate
         least, parts = rows // math.gcd(rows, self.made.loader.clips_per_video), self.made.train.accumulate
-        # A small batch suits a method that mixes its clips in groups, whatever it is; two large neighbours tell.
+        # A method that mixes clips in groups accepts any small batch; two large consecutive multiples show its unit.
         suits = lambda step: all(self.suits(many * step, parts) for many in (_MANY, _MANY + 1))  # noqa: E731
         return next((step for step in range(least, least * _MANY, least) if suits(step)), least)
 
     def suits(self, videos: int, accumulate: int) -> bool:
-        """Whether the method can train on such a batch."""
+        """Whether the method can train on a batch of this size."""
         try:
             check_clips(self.made, videos, accumulate)
         except ConfigError:
@@ -108,21 +108,21 @@ class Planned:
 
 
 def run(config: ConfigDict, *, topology_name: str, largest: bool = False) -> dict[str, Any]:
-    """Compiles the step of `config` for a topology.
+    """Compile the step of `config` for a topology.
 
-    No data is touched: a config needs no source of it. Where the step does not fit, numbers of
-    micro-batches that might are tried.
+    No data is read, so the config needs no source. If the step does not fit, more micro-batches are tried.
 
     Args:
+      config: any.
       topology_name: such as "v5p:4x4x4" or "cpu:8".
-      largest: also find the largest batch of videos that fits, by at most six compilations.
+      largest: also find the largest batch of videos that fits, with at most six compilations.
 
     Raises:
-      ConfigError: what `experiment`, `topology` and the mesh refuse.
+      ConfigError: if `experiment`, `topology` or the mesh refuses the config.
     """
     target = topology(topology_name)
     if largest and target.chip is None:
-        raise ConfigError("--largest: only for a chip whose memory is known, not for CPUs")
+        raise ConfigError("--largest needs chips whose memory is known, not CPUs")
     planned, notes = adapt(config, target)
     compiled = planned.at()
     report = describe(planned, compiled)
@@ -130,19 +130,19 @@ def run(config: ConfigDict, *, topology_name: str, largest: bool = False) -> dic
         report["would_fit"] = _remedy(planned, compiled)
     if largest:
         report |= _largest(planned, compiled)
-    report["notes"] = notes + told.caveats(compiled)
-    print(told.table(report), file=sys.stderr)
+    report["notes"] = notes + reports.caveats(compiled)
+    print(reports.table(report), file=sys.stderr)
     return report
 
 
 def plans_folder() -> pathlib.Path | None:
-    """Where plans are kept; None where the cache is off."""
+    """Return the folder of cached plans, or None if the cache is off."""
     folder = cache_folder()
     return None if folder is None else folder / "plans"
 
 
 def adapt(config: ConfigDict, target: Topology) -> tuple[Planned, list[str]]:
-    """The config on that hardware: what "auto" resolves by this machine is set, data are left out."""
+    """Prepare a config for other hardware: without data, and with "auto" set as that hardware would resolve it."""
     notes = []
     for node in calls(config):
         if str(node.call).startswith("data.sources.") and "path" in node:
@@ -156,7 +156,7 @@ def adapt(config: ConfigDict, target: Topology) -> tuple[Planned, list[str]]:
 
 
 def describe(planned: Planned, compiled: Compiled) -> dict[str, Any]:
-    """All that is known of a compiled step, as plain values."""
+    """Return the figures of a compiled step as plain values."""
     made, target = planned.made, planned.target
     clips, devices, model = made.loader.clips_per_step, len(target.devices), made.model_flops()
     report: dict[str, Any] = {
@@ -195,7 +195,7 @@ def describe(planned: Planned, compiled: Compiled) -> dict[str, Any]:
 
 
 def _bound(planned: Planned, compiled: Compiled, *, clips: int, model: float) -> dict[str, Any]:
-    """What the program does on one chip, and the least time that takes."""
+    """Return the work of the program on one chip, and a lower bound of its time."""
     chip, devices, work = planned.target.chip, len(planned.target.devices), compiled.work
     assert chip is not None
     assert work is not None
@@ -215,12 +215,12 @@ def _bound(planned: Planned, compiled: Compiled, *, clips: int, model: float) ->
         "clips_per_second_at_bound": clips / found.seconds,
         "mfu_at_bound": model / found.seconds / devices / chip.flops,
         "compiler_seconds": work.cycles / chip.clock if work.cycles else None,
-        "parts": told.parts(work, chip),
+        "parts": reports.parts(work, chip),
     }
 
 
 def _remedy(planned: Planned, compiled: Compiled) -> dict[str, Any]:
-    """More micro-batches, compiled until they fit; or that the state itself is too large."""
+    """Find a number of micro-batches that fits, or report that the state itself is too large."""
     state, limit, accumulate = planned.state_bytes, compiled.limit, planned.made.train.accumulate
     assert limit is not None
     if state >= limit:
@@ -242,7 +242,7 @@ def _remedy(planned: Planned, compiled: Compiled) -> dict[str, Any]:
                 "peak": again.peak,
                 "temporaries": again.temporaries,
             }
-    return {"advice": "no number of micro-batches that was tried fits: a smaller --config.data.global_batch, "
+    return {"advice": "none of the numbers of micro-batches fits: use a smaller --config.data.global_batch, "
                       "--config.method.model.remat=full, or a larger mesh.ici.fsdp"}  # fmt: skip
 
 

@@ -37,22 +37,22 @@ def run(
     seed: int = 0,
     ema: bool = False,
 ) -> dict[str, Any]:
-    """Draws a sheet and an animation of `clips` videos.
+    """Draw a sheet and an animation of `clips` videos.
 
     Args:
       checkpoint: a workdir or one of its checkpoints.
       out: folder for `reconstruction.png` and `reconstruction.webp`.
-      videos: files or folders; None takes the run's held-out data, or what it was trained on.
-      clips: how many videos.
-      seed: which of them, which part of each, and the masks.
+      videos: files or folders; None takes the run's held-out data, or its training data.
+      clips: number of videos.
+      seed: of the choice of videos, clips and masks.
       ema: use the averaged parameters.
 
     Raises:
-      ConfigError: no such checkpoint or video, videos that cannot be read, or a method that reconstructs nothing.
+      ConfigError: if there is no such checkpoint or video, no video can be read, or the method reconstructs nothing.
     """
     enable_cache()
     if clips < 1:
-        raise ConfigError(f"--clips={clips}: at least 1")
+        raise ConfigError(f"--clips={clips}: expected at least 1")
     trained = restore(checkpoint, ema=ema)
     method = trained.made.method
     if method.reconstruct is None:
@@ -61,7 +61,7 @@ def run(
     extra, frozen = trained.carried()
     step = jnp.asarray(trained.step, jnp.int32)
     context = Context(key=jax.random.key(seed), step=step, extra=extra, frozen=frozen, train=False)
-    mesh = sharding.make_mesh({"data": 1}, devices=jax.local_devices()[:1])  # a few clips are work for one device
+    mesh = sharding.make_mesh({"data": 1}, devices=jax.local_devices()[:1])  # one device is enough for a few clips
     pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,14 @@ def run(
 def sample(
     made: Any, videos: Sequence[str] | None, clips: int, seed: int, *, masked: bool = False
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return one clip each of `clips` videos, through the experiment's own sampler and transforms; and their names.
+    """Return one clip of each of `clips` videos, by the experiment's own sampler and transforms, and their names.
 
     Args:
-      masked: whether masks are drawn on them, so that what these read is needed, too.
+      made: the experiment.
+      videos: files or folders; None takes the experiment's own data.
+      clips: number of videos.
+      seed: of the choice of videos, clips and masks.
+      masked: whether masks are drawn on them, so that the streams that masks read are required as well.
     """
     loader = made.eval.data or made.loader
     check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data", trains=masked)
@@ -90,18 +94,20 @@ def sample(
         loader = dataclasses.replace(loader, source=sources.paths(list(videos), pictures), labels={})
     opened = open_loader(loader)
     count = min(clips, len(opened))
-    # One clip a video, and as many videos a batch as are drawn.
+    # One clip per video, and all videos in one batch.
     loader = dataclasses.replace(loader, global_batch=count, shuffle=not videos)
     rows = [i * loader.clips_per_video for i in range(count)]
     stream = Opened(loader, opened.source).batches(rows=rows, seed=seed)
     try:
         batch = next(stream)
         for fault in stream.faults():
-            log.warning("%s: %s; a neighbour is drawn in its place", fault.key, fault.reason)
+            log.warning("%s: %s; a neighbour is used instead", fault.key, fault.reason)
         return batch, [name_of(opened.source, int(index)) for index in batch["index"]]
     except TooManyBadVideos as error:
         if not videos:
             raise
-        raise ConfigError(f"--videos: {error}") from error  # the user's own choice, and no fault of the run's data
+        raise ConfigError(
+            f"--videos: {error}"
+        ) from error  # the user chose these, so it is not a fault of the run's data
     finally:
         stream.close()

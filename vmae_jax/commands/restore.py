@@ -1,7 +1,7 @@
 """A trained network from a workdir or a checkpoint, without its training state.
 
-Weights that `vmae import` took over without a config have a `method` alone. What else an experiment has is filled in
-here: clips of the model's own frames and pixels, 4 frames apart as in the papers' pre-training, and no data.
+The workdir of `vmae import` without a config has only a `method`. The other sections of an experiment are filled in
+here: clips of the model's frames and resolution at stride 4, as in the papers' pre-training, and no data.
 """
 
 import dataclasses
@@ -41,14 +41,14 @@ class Trained:
     workdir: Workdir
 
     def carried(self) -> tuple[Extra, Params]:
-        """What the method carried from step to step, and its frozen networks, as they were saved."""
+        """Read the state that the method carried from step to step, and its frozen networks."""
         method = self.made.method
         extra = sharding.abstract(lambda key, batch: method.init(key, batch)[1], self.made.batch_spec)
         frozen = sharding.abstract(method.frozen, self.made.batch_spec) if method.frozen is not None else {}
         return self._read("extra/method", extra), self._read("frozen", frozen)
 
     def _read(self, select: str, abstract: Any) -> Any:
-        """The saved arrays of a part of the state, in the containers of `abstract`."""
+        """Read a part of the saved state into the containers of `abstract`."""
         names = layout.flat(sharding.unbox(abstract))
         if not names:
             return sharding.unbox(abstract)
@@ -58,15 +58,15 @@ class Trained:
 
 
 def restore(path: str, *, ema: bool = False, config: Any = None) -> Trained:
-    """Reads parameters, verified, on whatever machine this is.
+    """Read and verify parameters, on any machine.
 
     Args:
       path: a workdir (its newest good step) or WORKDIR/checkpoints/N.
-      ema: the averaged parameters.
+      ema: whether to read the averaged parameters.
       config: used in place of the workdir's `config.json`.
 
     Raises:
-      ConfigError: no such checkpoint, or no average in it.
+      ConfigError: if there is no such checkpoint, or it has no average.
     """
     folder, _ = locate(path)
     workdir = Workdir(folder.parent)
@@ -82,10 +82,10 @@ def restore(path: str, *, ema: bool = False, config: Any = None) -> Trained:
 
 
 def config_of(path: str) -> ConfigDict:
-    """The config that a workdir, or the workdir of a checkpoint, was made with.
+    """Return the config of a workdir, or of the workdir of a checkpoint.
 
     Raises:
-      ConfigError: no such checkpoint.
+      ConfigError: if there is no such checkpoint.
     """
     folder, _ = locate(path)
     return read_config(Workdir(folder.parent))
@@ -98,18 +98,18 @@ class _Nowhere:
     path: str
 
     def open(self) -> NoReturn:
-        """Raises ConfigError: there is nothing to open."""
-        raise ConfigError(f"{self.path} has weights and no data of its own: name the videos")
+        """Raise ConfigError: there are no data."""
+        raise ConfigError(f"{self.path} has weights but no data: name the videos")
 
 
 def _completed(config: ConfigDict) -> ConfigDict:
-    """The config, with the sections that it lacks."""
+    """Return the config with defaults for the sections that it lacks."""
     section: Any = config.get("method")
     if not isinstance(section, ConfigDict) or ("model" not in section and "data" in config):
         return config
     if "model" not in section:
         raise ConfigError(
-            "the config has a method and no data, and no model whose clips are known: import the weights with --config"
+            "the config has neither data nor a model that determines its clips: import the weights with --config"
         )
     model = build(section.model, "model")
     frames, size, _, channels = model.video_shape

@@ -1,4 +1,4 @@
-"""Warnings about a run that is valid and cannot mean much: one line each, before its first step."""
+"""Warnings about valid runs whose results would mean little: one line each, before the first step."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -7,10 +7,11 @@ from typing import Any
 import jax
 
 from vmae_jax.commands.experiment import Experiment
+from vmae_jax.data.synthetic.moving_shapes import MovingShapes
 from vmae_jax.io.writers import Writers
 from vmae_jax.train.schedule import Clock, Rate
 
-__all__ = ["EVENT", "doubts", "warn"]
+__all__ = ["EVENT", "changed_length", "doubts", "same_videos", "warn"]
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +19,18 @@ EVENT = "warning"  # of `metrics.jsonl`
 FEW = 20  # videos of an evaluation below which its figures mean little
 
 
-def warn(found: list[str], writers: Writers, start: int) -> None:
-    """Log each warning; those of a fresh run become events of its metrics, which a report shows."""
+def warn(found: list[str], writers: Writers, start: int, *, always: bool = False) -> None:
+    """Log each warning; those of a fresh run, or `always`, become events of its metrics, which a report shows."""
     if jax.process_index() != 0:
         return
     for message in found:
         log.warning("warning: %s", message)
-        if not start:
-            writers.event(0, EVENT, message=message)
+        if always or not start:
+            writers.event(start, EVENT, message=message)
 
 
 def doubts(made: Experiment, clock: Clock, rate: Rate, videos: int, measured: Mapping[str, int]) -> list[str]:
-    """Return what about a run cannot mean anything, each with the option that changes it.
+    """Return why the results of a run would mean little, each reason with the option that changes it.
 
     Args:
       made: the experiment.
@@ -40,7 +41,55 @@ def doubts(made: Experiment, clock: Clock, rate: Rate, videos: int, measured: Ma
     """
     if not clock.steps:
         return []
-    return [*_rates(clock, rate), *_sizes(made.loader.global_batch, videos, measured), *_intervals(made, clock)]
+    return [
+        *_rates(clock, rate),
+        *_sizes(made.loader.global_batch, videos, measured),
+        *same_videos(made),
+        *_intervals(made, clock),
+    ]
+
+
+def same_videos(made: Experiment, *, trained: bool = True) -> Iterator[str]:
+    """Yield which evaluations read the videos that they are compared with.
+
+    Args:
+      made: the experiment.
+      trained: whether to compare with the training data as well.
+    """
+    held_out = getattr(made.eval.data, "source", None)
+    if held_out is None or isinstance(held_out, MovingShapes):  # drawn clips are for trials
+        return
+    pairs = {f"config.eval.evaluators.{name}.train": getattr(evaluator, "train", None)
+             for name, evaluator in made.eval.evaluators.items()}  # fmt: skip
+    for option, loader in (pairs | ({"config.data": made.loader} if trained else {})).items():
+        if getattr(loader, "source", None) == held_out:
+            yield (
+                f"{option} and config.eval.data read the same videos: the figures show what was memorized; give "
+                "them different videos"
+            )
+
+
+def changed_length(made: Experiment, clock: Clock, rate: Rate, start: int, planned: int | None) -> str:
+    """Return a warning if the learning rate from here on is not the one that the run was begun with, or "".
+
+    Args:
+      made: the experiment.
+      clock: its lengths now.
+      rate: its learning rates now.
+      start: the step that the run resumes at.
+      planned: steps of the whole run when that step was saved, if they were recorded.
+    """
+    if planned is None or planned == clock.steps:
+        return ""
+    before = made.optimizer.build(made.abstract_params(), clock._replace(steps=planned))[1]
+    last = clock.steps - 1
+    if all(before.value(step) == rate.value(step) for step in (start, (start + last) // 2, last)):
+        return ""
+    return (
+        f"this run had {planned:,} steps and resumes at step {start:,} with {clock.steps:,}: its schedule is now that "
+        f"of {clock.steps:,} steps (the learning rate goes from {before.value(start):.3g} to {rate.value(start):.3g}); "
+        f"to keep the old one, set --config.train.length.steps={planned}"
+    )
 
 
 def _rates(clock: Clock, rate: Rate) -> Iterator[str]:

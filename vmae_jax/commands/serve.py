@@ -14,66 +14,66 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command."""
+    """Add the options of the command."""
     add = parser.add_argument
-    add("--dispatcher", metavar="HOST:PORT", help="work for this dispatcher (default: be one)")
-    add("--port", type=int, default=0, help="to listen on (default: any that is free)")
-    add("--host", help="of a worker: the name under which the trainer reaches this machine (default localhost)")
-    add("--workers", type=int, help="of a worker: processes that decode (default: one a core)")
-    add("--open", action="store_true", help="needed: TensorFlow's servers listen on every network interface and "
+    add("--dispatcher", metavar="HOST:PORT", help="decode for this dispatcher (default: start a dispatcher)")
+    add("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    add("--host", help="worker only: the name by which the trainer reaches this machine (default localhost)")
+    add("--workers", type=int, help="worker only: decoding processes (default: one per core)")
+    add("--open", action="store_true", help="required: TensorFlow's servers listen on every network interface and "
         "authenticate nobody, so they belong behind a firewall or on a private network")  # fmt: skip
     add("--plugins", default="", help="packages of yours whose registered components a config may name")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Serves until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT.
 
     Raises:
-      ConfigError: without --open; a port that is taken, a dispatcher or a secret that is not there.
+      ConfigError: if --open is missing, a port is taken, or there is no such dispatcher or secret.
     """
     if not args.open:
         raise ConfigError(
-            "vmae data serve: TensorFlow's servers listen on every network interface, and whoever reaches them can run "
-            "TensorFlow graphs here: give --open where a firewall or a private network keeps strangers away"
+            "vmae data serve: TensorFlow's servers listen on every network interface, and anyone who can connect can "
+            "run TensorFlow graphs here: pass --open behind a firewall or on a private network"
         )
     unused = [name for name in ("host", "workers", "plugins") if getattr(args, name)]
     if args.dispatcher is None and unused:
-        raise ConfigError(f"vmae data serve: --{unused[0]} is of a worker; it needs --dispatcher=HOST:PORT")
+        raise ConfigError(f"vmae data serve: --{unused[0]} is an option of workers; it needs --dispatcher=HOST:PORT")
     from vmae_jax.data import secret, service
 
     secret.read_secret(make=True)
     with until_stopped() as wait:
         if args.dispatcher is None:
             server: Any = service.start_dispatcher(args.port)
-            told = {"role": "dispatcher", "port": server.port}
+            role = {"role": "dispatcher", "port": server.port}
             text = f"dispatching on port {server.port}; workers: vmae data serve --open --dispatcher=HOST:{server.port}"
         else:
             server = service.start_worker(
                 args.dispatcher, host=args.host or "localhost", port=args.port, processes=args.workers
             )
-            told = {"role": "worker", "dispatcher": args.dispatcher}
+            role = {"role": "worker", "dispatcher": args.dispatcher}
             text = f"decoding for {args.dispatcher}"
         print(f"{text} (SIGTERM or Ctrl-C ends it)\n{_open(secret)}", file=sys.stderr, flush=True)
         wait()
         server.stop()
-    return told
+    return role
 
 
 def _open(secret: Any) -> str:
-    """Return what protects the service and what does not."""
+    """Return a description of what protects the service, and what does not."""
     place = f"${secret.VALUE}" if secret.VALUE in os.environ else str(secret.secret_file())
     return (
         f"Workers answer only requests that are signed with the secret in {place}; the trainer needs the same one.\n"
-        "TensorFlow's service itself authenticates nobody: whoever reaches this port can run TensorFlow graphs, which "
-        "read and write files as this user. Keep it on a loopback interface or a private network."
+        "TensorFlow's service itself authenticates nobody: anyone who can connect to this port can run TensorFlow "
+        "graphs, which read and write files as this user. Keep it on a loopback interface or a private network."
     )
 
 
 @contextmanager
 def until_stopped() -> Iterator[Callable[[], object]]:
-    """Gives what returns once SIGTERM or SIGINT came.
+    """Yield a function that waits for SIGTERM or SIGINT.
 
-    By a pipe: a handler that sets a `threading.Event` waits for a lock which the `wait` that it interrupted may hold.
+    It reads from a pipe: a handler that sets a `threading.Event` can deadlock with the `wait` that it interrupts.
     """
     reading, writing = os.pipe()
     before = {

@@ -1,4 +1,4 @@
-"""What a training skips: videos that cannot be read, listed, counted, and compared with the limit."""
+"""The videos that a training cannot read: listed, counted, and compared with the limit."""
 
 import collections
 import contextlib
@@ -29,18 +29,18 @@ _FROM_PATH = -1  # the index of files that are no part of the source
 
 
 class Skipped:
-    """Takes the videos that could not be read: `quarantine.jsonl`, an event and a log line for each new one.
+    """Records unreadable videos in `quarantine.jsonl`, with an event and a log line for each new one.
 
-    Every host calls it at the same steps and learns what all of them met, so that all come to the same
-    decision; process 0 writes. The share counts the videos of this attempt: files that were repaired
-    before a restart are not held against it.
+    Every host calls it at the same steps and receives the videos of all hosts, so that all reach the same
+    decision; process 0 writes. The share counts the videos of this attempt only, so files that were repaired
+    before a restart do not count.
 
     Args:
       quarantine: the list; None on processes other than 0.
       writers: take the events.
       videos: of the source.
       batch: videos of a step.
-      limit: the share that is allowed (`max_bad_fraction`).
+      limit: the allowed share (`max_bad_fraction`).
     """
 
     def __init__(self, quarantine: Quarantine | None, writers: Writers, *, videos: int, batch: int, limit: float):
@@ -63,7 +63,7 @@ class Skipped:
             self._writers.event(self._step, "files passed over", **_kinds(new))
 
     def __call__(self, step: int, batches: int, faults: Sequence[Fault]) -> None:
-        """Take what this host met in `batches` batches up to `step`.
+        """Record the unreadable videos of this host in `batches` batches up to `step`.
 
         Raises:
           TooManyBadVideos: if the share of videos that cannot be read, over all hosts, is above the limit.
@@ -73,21 +73,31 @@ class Skipped:
         faults = of_all_hosts(faults)
         self._list(faults)
         self._bad |= {fault.index: fault for fault in faults if fault.drawn}
-        refuse_too_many([*self._bad.values()], self._seen, self._videos, self._limit)
+        refuse_too_many([*self._bad.values()], self._seen, self._videos, self._limit, listed=True)
+
+    def left_out(self, step: int, data: str, faults: Sequence[Fault]) -> None:
+        """List videos that an evaluation at `step` could not read; they do not count in the share.
+
+        Args:
+          data: the option of their loader, such as "config.eval.data".
+          faults: of all hosts.
+        """
+        self._step = step
+        self._list(faults, data)
 
     def last(self, faults: Sequence[Fault], message: str) -> None:
-        """List what this host met beyond, and write the event of a run that ends with `message`."""
+        """List the remaining videos, and write the event of a run that ends with `message`."""
         self._list(faults)
         self._writers.event(self._step, STOPPED, message=message)
         self._writers.flush()
 
     def flush(self) -> None:
-        """Write the rows of the list that the storage did not take before."""
+        """Write the rows that the storage refused before."""
         if self._quarantine is not None:
             self._quarantine.flush()
 
     def summary(self) -> dict[str, int]:
-        """Log and return how many videos were skipped, by kind, earlier attempts included; {} for none."""
+        """Log and return the number of skipped videos by kind, including those of earlier attempts."""
         if self._quarantine is None:
             return {}
         self._quarantine.flush()
@@ -97,21 +107,23 @@ class Skipped:
             self._writers.event(self._step, "skipped in all", **counts)
         return counts
 
-    def _list(self, faults: Sequence[Fault]) -> None:
+    def _list(self, faults: Sequence[Fault], data: str = "") -> None:
         if self._quarantine is None:
             return
-        new = self._quarantine.add(faults)
+        new = self._quarantine.add(faults, data)
+        instead = f"it is left out of the evaluation ({data})" if data else "its neighbour is used instead"
         for row in new[: max(0, _LOGGED - self._logged)]:
-            log.warning("%s: %s, %s; its neighbour is used instead", row["path"], row["kind"], row["reason"])
+            log.warning("%s: %s, %s; %s", row["path"], row["kind"], row["reason"], instead)
         if self._logged <= _LOGGED < self._logged + len(new):
-            log.warning("further videos that cannot be read are listed in quarantine.jsonl alone")
+            log.warning("further unreadable videos are only listed in quarantine.jsonl")
         self._logged += len(new)
         if new:
-            self._writers.event(self._step, "videos skipped", count=len(new), **_kinds(new))
+            of = {"data": data} if data else {}
+            self._writers.event(self._step, "videos skipped", count=len(new), **_kinds(new), **of)
 
 
 def skipped_of(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> Skipped:
-    """Return what takes the unreadable videos of a run; files beside its videos are listed at once."""
+    """Return the `Skipped` of a run, after listing files of other formats in its folder."""
     skipped = Skipped(
         Quarantine(workdir.quarantine) if jax.process_index() == 0 else None,
         writers,
@@ -125,11 +137,11 @@ def skipped_of(made: Experiment, workdir: Workdir, data: Any, writers: Writers) 
 
 @contextlib.contextmanager
 def listing_the_last(skipped: Skipped, faults: Callable[[], Sequence[Fault]], workdir: Workdir) -> Iterator[None]:
-    """Write the rest of the list, an event and the report's page before a run ends for its data.
+    """Before a run ends because of its data, write the rest of the list, an event and the report.
 
     Args:
       skipped: of the run.
-      faults: gives what was met since `skipped` was called last.
+      faults: returns the videos since the last call of `skipped`.
       workdir: of the run.
     """
     try:
@@ -145,19 +157,33 @@ def listing_the_last(skipped: Skipped, faults: Callable[[], Sequence[Fault]], wo
 
 
 def refuse_too_many(
-    bad: Sequence[Fault], seen: int, videos: int, limit: float, option: str = "config.data.max_bad_fraction"
+    bad: Sequence[Fault],
+    seen: int,
+    videos: int,
+    limit: float,
+    option: str = "config.data.max_bad_fraction",
+    *,
+    listed: bool = False,
 ) -> None:
     """Compare the share of unreadable videos with the limit (`faults.too_many`).
 
+    Args:
+      bad: the unreadable videos.
+      seen: videos that were due.
+      videos: of the source.
+      limit: the allowed share.
+      option: the option that sets the limit.
+      listed: whether the videos are in `quarantine.jsonl`.
+
     Raises:
-      TooManyBadVideos: if it is above.
+      TooManyBadVideos: if the share is above the limit.
     """
     if not too_many(len(bad), seen, videos, limit):
         return
     seen = min(max(seen, len(bad)), videos)
     which = f"{videos:,} videos" if seen == videos else f"the first {seen:,} of {videos:,} videos"
     kinds = _in_words(_kinds([fault._asdict() for fault in bad]))
-    where = "see quarantine.jsonl" if option == "config.data.max_bad_fraction" else f"such as {bad[0].key}"
+    where = "see quarantine.jsonl" if listed else f"such as {bad[0].key}"
     raise TooManyBadVideos(
         f"{len(bad):,} of {which} could not be read ({len(bad) / max(seen, 1):.0%}, limit {limit:.0%}: {kinds}); "
         f"{where}. Raise --{option} to continue."
@@ -165,7 +191,7 @@ def refuse_too_many(
 
 
 def of_all_hosts(faults: Sequence[Fault]) -> list[Fault]:
-    """Return the unreadable videos that any host has met, each once (drawn, if it was on any), by number."""
+    """Return the unreadable videos of all hosts by number, each once (as drawn, if any host drew it)."""
     texts = [json.dumps(faults).encode()]
     if jax.process_count() > 1:
         sizes = multihost_utils.process_allgather(np.int32(len(texts[0])))

@@ -1,4 +1,4 @@
-"""Which streams of a batch a method needs, and whether a loader gives them."""
+"""Checks that a loader provides the streams that a method needs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +18,10 @@ def check_streams(method: Method, spec: Mapping[str, Any], where: str, *, trains
     """Raise ConfigError if a loader lacks a stream that the method reads.
 
     Args:
+      method: that reads the batches.
       spec: of the loader's batches.
-      where: the loader is in the config.
-      trains: whether the loss is computed, so that `Method.supervision` is needed, too.
+      where: option of the loader in the config.
+      trains: whether the loss is computed, which also needs `Method.supervision`.
     """
     needed = (*method.inputs, *(method.supervision if trains else ()))
     missing = [name for name in needed if name not in spec]
@@ -28,18 +29,19 @@ def check_streams(method: Method, spec: Mapping[str, Any], where: str, *, trains
         has = [name for name in spec if name not in _OF_EVERY_BATCH]
         hint = f"; set {where}.labels=True" if missing[0] == "label" else ""
         raise ConfigError(
-            f"config.method reads {missing[0]!r}, which {where} does not give: its batches have "
+            f"config.method reads {missing[0]!r}, which {where} does not provide: its batches have "
             f"{', '.join(has) or 'no streams'}{did_you_mean(missing[0], has)}{hint}"
         )
 
 
 def only_video(method: Method, spec: Mapping[str, Any], command: str, *, trains: bool = False) -> jax.ShapeDtypeStruct:
-    """Return shape and type of the clips that a command makes of videos alone.
+    """Return shape and dtype of the clips for a command that reads only videos.
 
     Args:
+      method: of the run.
       spec: of the batches that the method was trained on.
-      command: that makes them.
-      trains: whether `Method.supervision` is read, too.
+      command: for the message.
+      trains: whether `Method.supervision` is read as well.
 
     Raises:
       ConfigError: if the method reads other streams than the video.
@@ -48,7 +50,7 @@ def only_video(method: Method, spec: Mapping[str, Any], command: str, *, trains:
     if set(read) != {"video"}:
         reads = ", ".join(map(repr, read))
         raise ConfigError(
-            f"{command} opens video files alone, and the method of this run reads {reads}: call its functions from "
-            "Python, on batches that have those streams"
+            f"{command} reads video files only, but the method of this run reads {reads}: call its functions from "
+            "Python, on batches with these streams"
         )
     return spec["video"]

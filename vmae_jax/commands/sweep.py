@@ -1,4 +1,4 @@
-"""`vmae plan --sweep`: compares meshes, remat policies and micro-batches of a step, and recommends one."""
+"""`vmae plan --sweep`: comparison of meshes, remat policies and micro-batches of a step."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.commands.plan import adapt, describe
 from vmae_jax.models.layers import REMAT
-from vmae_jax.plan import report as told
+from vmae_jax.plan import report as reports
 from vmae_jax.plan import sweep as plans
 from vmae_jax.plan.topology import Topology, topology
 from vmae_jax.spec import ConfigError, calls
@@ -16,26 +16,27 @@ from vmae_jax.spec import ConfigError, calls
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
-TRIES = 12  # compilations, of minutes each; what was compiled before costs nothing
+TRIES = 12  # compilations, minutes each; cached ones are free
 
 
 def run(config: ConfigDict, *, topology_name: str, tries: int = TRIES) -> dict[str, Any]:
-    """Varies mesh, remat policy and micro-batches of `config`, one after the other, around the best so far.
+    """Vary mesh, remat policy and micro-batches of `config`, one after the other, around the best so far.
 
-    The global batch is the config's: training does not depend on the rest, its speed and memory do.
+    The global batch stays that of the config, so all candidates train alike; they differ in speed and memory.
 
     Args:
-      topology_name: such as "v5p:4x4x4"; of a chip, for CPUs have no bound to rank by.
-      tries: how many compilations at most.
+      config: any.
+      topology_name: of chips, such as "v5p:4x4x4"; CPUs have no roofline to rank by.
+      tries: maximum number of compilations.
 
     Raises:
-      ConfigError: what `vmae plan` refuses, no chip, or nothing to vary.
+      ConfigError: if `vmae plan` refuses the config or the topology, or it has no chips.
     """
     target = topology(topology_name)
     if target.chip is None:
-        raise ConfigError("--sweep: only for a chip whose speed is known, not for CPUs")
+        raise ConfigError("--sweep needs chips whose speed is known, not CPUs")
     if tries < 1:
-        raise ConfigError(f"--tries={tries}: at least 1")
+        raise ConfigError(f"--tries={tries}: expected at least 1")
     planned, notes = adapt(config, target)
     start = plans.Candidate(
         tuple((axis, planned.mesh.shape[axis]) for axis in planned.mesh.axis_names),
@@ -51,7 +52,7 @@ def run(config: ConfigDict, *, topology_name: str, tries: int = TRIES) -> dict[s
         tries=tries,
     )
     chosen = plans.recommend(rows)
-    print(told.comparison(rows, chosen), file=sys.stderr)
+    print(reports.comparison(rows, chosen), file=sys.stderr)
     report = {
         "topology": target.name,
         "sold_as": target.sold_as,
@@ -60,15 +61,18 @@ def run(config: ConfigDict, *, topology_name: str, tries: int = TRIES) -> dict[s
         "sweep": [_plain(row) for row in rows],
         "recommended": None if chosen is None else {**_plain(chosen), "overrides": _overrides(chosen.candidate)},
         "compiles": sum(not row.facts.get("cached", True) for row in rows),
-        "notes": [*notes, "ranked by an uncalibrated estimate (parts one after another, then links), no prediction"],
+        "notes": [
+            *notes,
+            "ranked by an uncalibrated estimate (parts one after another, then links); not a prediction of the speed",
+        ],
     }
-    what = "nothing that was tried fits" if chosen is None else " ".join(_overrides(chosen.candidate))
+    what = "none of the candidates fits" if chosen is None else " ".join(_overrides(chosen.candidate))
     print(f"recommended: {what}", file=sys.stderr)
     return report
 
 
 def attempt(config: ConfigDict, candidate: plans.Candidate, target: Topology) -> plans.Row:
-    """Compiles the config as the candidate has it."""
+    """Compile the config with a candidate's mesh, remat policy and micro-batches."""
     tried: Any = config.copy_and_resolve_references()
     tried.mesh.ici = ConfigDict(dict(candidate.ici))
     tried.train.accumulate = candidate.accumulate
@@ -78,7 +82,7 @@ def attempt(config: ConfigDict, candidate: plans.Candidate, target: Topology) ->
     try:
         planned, _ = adapt(tried, target)
         compiled = planned.at()
-    except ConfigError as error:  # a batch that does not divide so
+    except ConfigError as error:  # the batch does not divide this way
         return plans.Row(candidate, False, None, None, {"refused": str(error)})
     report = describe(planned, compiled)
     keys = ("bound_by", "bound_terms", "padded_over_model", "seconds_in_sequence", "mfu_at_bound", "cached")
@@ -90,22 +94,22 @@ def attempt(config: ConfigDict, candidate: plans.Candidate, target: Topology) ->
 
 
 def _policy(config: ConfigDict) -> str | None:
-    """The model's remat policy; None where nothing has one."""
+    """Return the model's remat policy, or None."""
     nodes: list[Any] = calls(config)
     return next((str(node.remat) for node in nodes if "remat" in node), None)
 
 
 def _accumulates(now: int) -> list[int]:
-    """Numbers of micro-batches: fewer first, for they are the quicker ones, then more."""
+    """Return numbers of micro-batches to try: fewer first, which are faster, then more."""
     fewer = [n for n in (now // 2, now // 4) if n >= 1]
     return [n for n in dict.fromkeys([*fewer, now * 2, now * 4, now * 8]) if n != now]
 
 
 def _overrides(candidate: plans.Candidate) -> list[str]:
-    """What to add to the command line for it."""
-    told = [f"--config.mesh.ici.{axis}={size}" for axis, size in candidate.ici]
-    told.append(f"--config.train.accumulate={candidate.accumulate}")
-    return told if candidate.remat is None else [*told, f"--config.method.model.remat={candidate.remat}"]
+    """Return the options that select a candidate."""
+    options = [f"--config.mesh.ici.{axis}={size}" for axis, size in candidate.ici]
+    options.append(f"--config.train.accumulate={candidate.accumulate}")
+    return options if candidate.remat is None else [*options, f"--config.method.model.remat={candidate.remat}"]
 
 
 def _plain(row: plans.Row) -> dict[str, Any]:

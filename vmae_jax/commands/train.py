@@ -1,4 +1,4 @@
-"""`vmae train`: runs any stage of any method; on a workdir that exists, it resumes."""
+"""`vmae train`: any stage of any method; in an existing workdir the run resumes."""
 
 import logging
 import sys
@@ -9,7 +9,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.attempt import Attempt, Closing
-from vmae_jax.commands.experiment import Experiment, experiment, open_workdir
+from vmae_jax.commands.begin_from import check_places
+from vmae_jax.commands.experiment import Experiment, check_workdir, experiment
 from vmae_jax.commands.logs import check_trackers, open_writers
 from vmae_jax.commands.measure import Measurement, check_classes
 from vmae_jax.commands.rollback import read_skips
@@ -18,18 +19,22 @@ from vmae_jax.data.opened import open_loader
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir
+from vmae_jax.io.run_config import write_config
 from vmae_jax.io.writers import read_rows
 from vmae_jax.runtime import distributed, goodput, watchdog
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.runtime.preemption import Preemption
 from vmae_jax.spec import to_json
 from vmae_jax.train import loop
+from vmae_jax.train.schedule import Clock, Rate
 
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
-STARVED = 0.1  # share of the time without data above which that is said at the end
+STARVED = 0.1  # share of the time without data above which a hint is logged at the end
+
+_Opened = tuple[Experiment, Any, Measurement | None, tuple[Clock, Any, Rate]]
 
 
 def run(
@@ -40,12 +45,12 @@ def run(
     limits: Mapping[str, float] = watchdog.LIMITS,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Trains to the end of `config.train.length`; a length of 0 steps saves what `init_from` and the seed give.
+    """Train to the end of `config.train.length`; with length 0, save the initial state (`init_from` and seed).
 
     Args:
       config: of any stage.
-      workdir: where the run lives; resumed where it has a checkpoint.
-      progress: show a bar.
+      workdir: of the run, which resumes if it has a checkpoint.
+      progress: whether to show a progress bar.
       limits: seconds that compiling, a step, … may take before the watchdog ends the process.
       command: the command line, recorded in the workdir without its secrets.
 
@@ -54,12 +59,14 @@ def run(
       be read, by kind, where there are any.
 
     Raises:
-      ConfigError: the user's mistake, or another run in this workdir.
-      loop.NotFiniteError, loop.SpikeError, io.replicas.ReplicaError, io.checkpoint.SaveError,
-        data.faults.TooManyBadVideos: as they say.
-      runtime.distributed.PeerError: another host did not come.
+      ConfigError: if the config cannot be carried out, or another run is in this workdir.
+      loop.NotFiniteError, loop.SpikeError: if steps were refused, and `train.on_nonfinite` does not continue.
+      io.replicas.ReplicaError: if devices disagree on an array.
+      io.checkpoint.SaveError: if a checkpoint cannot be saved.
+      data.faults.TooManyBadVideos: if more videos are unreadable than the config allows.
+      runtime.distributed.PeerError: if another host does not start or is lost.
     """
-    dog = watchdog.Watchdog(limits)  # it also keeps the time, from here on
+    dog = watchdog.Watchdog(limits)  # measures the run's time as well
     with Lock(workdir.path) as lock:
         return _run(config, workdir, progress=progress, dog=dog, lock=lock, command=command)
 
@@ -69,11 +76,9 @@ def _run(
 ) -> dict[str, Any]:
     distributed.start()
     enable_cache()
-    made, data, measured = distributed.together(
-        "start", lambda: _open(config, workdir, lock), facts=lambda all_: _facts(config, workdir, all_)
+    made, data, measured, (clock, tx, rate) = distributed.together(
+        "start", lambda: _open(config, workdir, lock), facts=lambda opened: _facts(config, workdir, opened)
     )
-    clock = made.clock(data.steps_per_epoch)
-    tx, rate = made.optimizer.build(made.abstract_params(), clock)
     saver = Checkpoints(
         workdir.checkpoints,
         keep_last=made.checkpoint.keep_last,
@@ -90,6 +95,7 @@ def _run(
         one = Attempt(made, workdir, data, measured, clock, tx, rate, saver, writers, goodput.Account(dog.spent), dog)
         with dog.phase("restore", "the start or restore"):
             state, start = one.course.begin()
+            distributed.together("config", lambda: _keep(workdir, config), facts=lambda _: {})
         if start >= clock.steps:
             return one.already_done(state, start)
         one.introduce(state, start, command)
@@ -100,25 +106,39 @@ def _run(
     return result | {"workdir": str(workdir.path)} | ({"skipped": left_out} if left_out else {})
 
 
-def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> tuple[Experiment, Any, Measurement | None]:
-    """The experiment, its data open, what evaluates it (or None), and its workdir locked by host 0 and checked."""
+def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> _Opened:
+    """Open and check everything that can be checked before the first array; host 0 locks the workdir.
+
+    Returns:
+      the experiment, its opened data, what evaluates it (or None), and its clock, optimizer and learning rates.
+    """
     distributed.check_disk(str(workdir.path), resuming=workdir.config_json.exists())
     made = experiment(config, trains=True)
     check_trackers(made)
+    if not Checkpoints(workdir.checkpoints).steps():
+        check_places(made.init_from)
     data = open_loader(made.loader)
     measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
     check_classes(made, data, measured.data if measured and measured.heads else None)
+    clock = made.clock(data.steps_per_epoch)
+    tx, rate = made.optimizer.build(made.abstract_params(), clock)
     if jax.process_index() == 0:
         lock.acquire()
-    open_workdir(workdir, config)
-    return made, data, measured
+    check_workdir(workdir, config)
+    return made, data, measured, (clock, tx, rate)
+
+
+def _keep(workdir: Workdir, config: ConfigDict) -> None:
+    """Write `config.json`: only now, so that a run that is refused leaves none behind."""
+    if jax.process_index() == 0:
+        write_config(workdir, config)
 
 
 def _report_progress(workdir: Workdir, outcome: loop.Outcome) -> None:
-    """Log what an evaluation before the first step found, beside the newest values; and a lack of data."""
+    """Log the metrics of before the first step beside the newest ones, and whether devices waited for data."""
     waited = outcome.metrics.get("data_wait_fraction", 0.0)
     if waited > STARVED:
-        log.info("the devices waited %.0f%% of the time for data; `vmae bench input` says what bounds it", 100 * waited)
+        log.info("the devices waited %.0f%% of the time for data; `vmae bench input` shows why", 100 * waited)
     if jax.process_index() != 0 or outcome.status != "done":
         return
     rows = (row for row in read_rows(workdir.metrics) if row.get("kind") == "eval" and row.get("step") == 0)
@@ -132,8 +152,8 @@ def _report_progress(workdir: Workdir, outcome: loop.Outcome) -> None:
         log.info("evaluation: %s", "; ".join(pairs))
 
 
-def _facts(config: ConfigDict, workdir: Workdir, opened: tuple[Experiment, Any, Measurement | None]) -> dict[str, Any]:
-    """What all hosts must have in common before they train together."""
+def _facts(config: ConfigDict, workdir: Workdir, opened: _Opened) -> dict[str, Any]:
+    """Return what all hosts must have in common before they train together."""
     return distributed.facts(
         to_json(config),
         **facts_of(opened[1].source),

@@ -1,4 +1,4 @@
-"""`vmae export` and `vmae import`: a run's weights for other programs, and theirs for us."""
+"""`vmae export` and `vmae import`: weights for other programs, and from them."""
 
 import argparse
 import dataclasses
@@ -24,7 +24,7 @@ __all__ = ["run_export", "run_import"]
 
 
 def run_export(args: argparse.Namespace) -> dict[str, Any]:
-    """Writes the export and compares outputs before it takes its place."""
+    """Write an export, after comparing its outputs."""
     return weights.export_checkpoint(
         args.checkpoint,
         format=args.format,
@@ -34,14 +34,15 @@ def run_export(args: argparse.Namespace) -> dict[str, Any]:
         part=args.part,
         labels=_labels(args.labels),
         license=args.license,
+        overwrite=args.overwrite,
         clip=None if args.video is None else _clip(args.checkpoint, args.video),
     )
 
 
 def run_import(args: argparse.Namespace) -> dict[str, Any]:
-    """Makes a workdir of other people's weights."""
+    """Create a workdir from published weights."""
     if args.overrides and args.config is None:
-        raise ConfigError("vmae import: --config.… changes a config, so --config is needed")
+        raise ConfigError("vmae import: --config.… needs --config")
     config = None if args.config is None else load_config(args.config, args.overrides)
     return weights.import_weights(
         args.weights,
@@ -57,11 +58,11 @@ def run_import(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _whole_state(config: ConfigDict) -> Callable[[Any], Any]:
-    """params -> the state at step 0 of the config's experiment, so that `vmae train` goes on from it."""
+    """Return params -> the state of the config's experiment at step 0, from which `vmae train` continues."""
 
     def make(params: Any) -> Any:
         made = experiment(config)
-        # No optimizer begins otherwise for a longer or shorter epoch, so the data need not be here.
+        # The initial state of an optimizer does not depend on the length of an epoch, so no data are needed.
         tx = made.optimizer_without_data()
         state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
         params = jax.device_put(params, placement.shardings.params)
@@ -81,7 +82,7 @@ def _labels(path: str) -> list[str]:
 
 
 def _clip(checkpoint: str, video: str) -> np.ndarray:
-    """One clip of a video, as the run's own frame sampler and transforms give it."""
+    """Return one clip of a video, by the run's own frame sampler and transforms."""
     made = restore(checkpoint).made
     only_video(made.method, made.batch_spec, "--video")
     return sample(made, [video], 1, 0)[0]["video"][0]

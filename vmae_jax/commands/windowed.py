@@ -1,4 +1,4 @@
-"""Features of windows, computed in batches that go across videos."""
+"""Features of windows, in batches that span videos."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,14 +18,15 @@ __all__ = ["Video", "computed", "network"]
 def network(
     trained: Trained, clip: tuple[int, ...], *, batch: int, layer: int | None, tokens: bool, raw: Any = None
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """(clips [batch t h w c]) -> features, over the devices of this process; and the batch.
+    """Return (clips [batch t h w c]) -> features, on the devices of this process, and the batch.
 
     Args:
-      clip: the shape of one, [t h w c].
-      batch: clips at least; as many more as the devices need.
-      layer: the tokens after so many blocks; None is the end.
-      tokens: every token instead of their mean.
-      raw: a model (its mean and std), whose clips are divided by 255 alone, without its own normalisation.
+      trained: the network.
+      clip: shape of one clip, [t h w c].
+      batch: least number of clips, rounded up to what the devices need.
+      layer: the block whose output is taken; None is the last.
+      tokens: return every token instead of the mean.
+      raw: a model (its mean and std), whose clips are only divided by 255, without its normalization.
 
     Raises:
       ConfigError: if the model has no such layer.
@@ -36,7 +37,7 @@ def network(
     params = replicated(trained.params, mesh)
 
     def compute(params: Any, video: jax.Array) -> jax.Array:
-        if raw is not None:  # what the model's normalisation turns into pixels / 255
+        if raw is not None:  # the model's normalization turns this into pixels / 255
             video = video * np.asarray(raw.std, np.float32) + 255.0 * np.asarray(raw.mean, np.float32)
         return trained.made.method.features(params, {"video": video}, layer=layer, pool=not tokens)
 
@@ -50,12 +51,12 @@ def network(
 
 
 class Video(NamedTuple):
-    """What was made of a video.
+    """The outputs of a video.
 
     Attributes:
       number: in the source.
-      arrays: "features", "frames", "seconds" and "uncovered"; None where it cannot be read.
-      reason: why there are none.
+      arrays: "features", "frames", "seconds" and "uncovered"; None if the video cannot be read.
+      reason: why it cannot be read.
     """
 
     number: int
@@ -66,14 +67,15 @@ class Video(NamedTuple):
 def computed(
     pieces: Iterator[Chunk], compute: Callable[[np.ndarray], np.ndarray], batch: int, dtype: Any
 ) -> Iterator[Video]:
-    """Each video, when all its windows are computed; batches go across videos.
+    """Yield each video once all its windows are computed; batches span videos.
 
     Args:
-      pieces: as `features.windows.chunks` gives them.
-      compute: of `batch` clips.
+      pieces: of `features.windows.chunks`.
+      compute: clips -> features.
+      batch: number of clips that `compute` takes.
       dtype: of the features.
     """
-    waiting: list[tuple[int, np.ndarray]] = []  # windows that no batch has taken yet
+    waiting: list[tuple[int, np.ndarray]] = []  # windows that are not computed yet
     found: dict[int, list[np.ndarray]] = {}
     about: dict[int, list[Chunk]] = {}
     bad: set[int] = set()
@@ -117,5 +119,5 @@ def computed(
 
 
 def _without_clips(chunk: Chunk) -> Chunk:
-    """The chunk without its clips, which need not be kept."""
+    """Return a chunk without its clips, to free their memory."""
     return chunk._replace(clips=np.zeros(0))

@@ -1,5 +1,7 @@
-"""What the configs share: their `:arguments`, their sections, and how `smoke` shrinks any of them."""
+"""The common parts of the configs: their `:arguments`, their sections, and `smoke`, which shrinks any of them."""
 
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,20 +9,21 @@ from ml_collections import ConfigDict
 
 from vmae_jax.io.paths import saved_config
 from vmae_jax.lookup import entry
-from vmae_jax.spec import ConfigError, call, from_json, resolve, to_json
+from vmae_jax.models.variants import VARIANTS, vit
+from vmae_jax.spec import ConfigError, call, calls, from_json, resolve, to_json
 
 
 def parse(text: str | None, **options: Any) -> Any:
-    """The arguments after the colon of `--config=FILE.py:g,smoke,from=k710`.
+    """Return the arguments after the colon of `--config=FILE.py:g,smoke,from=k710`.
 
     Args:
       text: names and name=value, separated by commas.
-      **options: what is accepted, with defaults: a tuple is a choice given by its bare name (its
-        first is the default, which may be None), False a flag, a type a value of it without a default, anything
-        else a value of its type.
+      **options: the accepted arguments with their defaults. A tuple is a choice, given by its bare name (the first is
+        the default, and may be None); False is a flag; a type is a value of it without a default; anything else is
+        a value of its type.
 
     Raises:
-      ConfigError: an argument that is none of these, naming those that are.
+      ConfigError: if an argument is not one of these; it lists them.
     """
     result = {name: value[0] if isinstance(value, tuple) else value for name, value in options.items()}
     result = {name: None if isinstance(value, type) else value for name, value in result.items()}
@@ -45,7 +48,7 @@ def _typed(name: str, value: str, default: Any) -> Any:
     try:
         return kind(value) if default is not None else value
     except ValueError:
-        raise ConfigError(f"{name}={value}: a value of type {kind.__name__} was expected") from None
+        raise ConfigError(f"{name}={value}: expected a value of type {kind.__name__}") from None
 
 
 def _accepted(options: dict[str, Any]) -> str:
@@ -70,7 +73,7 @@ def sections(
     init_from: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> ConfigDict:
-    """A whole config: every experiment has these sections, and no others."""
+    """Return a whole config: every experiment has exactly these sections."""
     config = ConfigDict(sort_keys=False)
     config.method = method
     config.data = data
@@ -85,13 +88,13 @@ def sections(
 
 
 def saved_model(path: str | None) -> Any:
-    """The model of a workdir, trained here or imported, as its `config.json` has it; nothing of it is run.
+    """Return the model in the `config.json` of a workdir, trained here or imported; nothing of it is run.
 
     Args:
       path: a workdir or one of its checkpoints.
 
     Returns:
-      a copy of the call, or None where there is no such file yet: what begins from it then reports that.
+      a copy of the call, or None if there is no such file yet; loading the weights then reports that.
 
     Raises:
       ConfigError: if the file cannot be read as a config.
@@ -102,23 +105,65 @@ def saved_model(path: str | None) -> Any:
 
 
 def smoke(config: Any, steps: int = 4) -> ConfigDict:
-    """Shrink any config until it trains in seconds on a CPU: each component gives its own tiny arguments.
+    """Shrink any config until it trains in seconds on a CPU, with the tiny arguments of each component.
 
-    They are those with which it is registered (`registry.register(kind, smoke=…)`).
+    These are registered with it (`registry.register(kind, smoke=…)`). A network that begins from saved weights
+    keeps their dimensions; its clips are shrunk.
     """
     config = _shrunk(config)
     _assign(config.train, "length", {"steps": steps})
+    kept = False
+    for at, record in config.init_from.items():
+        root, *below = at.split("/")
+        node = config.method.get(below[0] if root == "frozen" and below else "model")
+        given: Any = from_json(to_json(record))  # without a path that is left open
+        saved = saved_model(given.get("path"))
+        if saved is not None and isinstance(node, ConfigDict) and saved.get("call") == node.get("call") == _VIT:
+            for key in _DIMENSIONS:
+                _assign(node, key, saved.get(key, _DIMENSIONS[key]))
+            kept = True
+    if kept:
+        _fit_clips(config)
     return config
 
 
+_VIT = "models.variants.vit"
+_DIMENSIONS = {
+    name: inspect.signature(vit).parameters[name].default
+    for name in ("size", "width", "depth", "heads", "mlp_ratio", "patch", "tubelet")
+}
+
+
+def _fit_clips(config: Any) -> None:
+    """Enlarge tiny clips until the cubes of every model divide them."""
+    models: list[Any] = [node for node in calls(config.method) if node.call == _VIT]
+    side = math.lcm(*(node.patch or VARIANTS[node.size].patch for node in models))
+    depth = math.lcm(*(node.tubelet for node in models))
+    for node in models:
+        node.resolution, node.frames = -(-node.resolution // side) * side, -(-node.frames // depth) * depth
+    take_clips(config, models[0])
+
+
+def take_clips(config: ConfigDict, model: Any) -> None:
+    """Set frames, size and channels of all loaders of a config to those of a model."""
+    nodes: list[Any] = calls(config)
+    for node in nodes:
+        if node.call.startswith("data.clips."):
+            node.frames = model.frames
+        elif node.call.startswith("data.transforms.") and "size" in node:
+            node.size = model.resolution
+        elif node.call == "data.pipeline.loader":
+            node.channels = model.channels
+
+
 def _shrunk(node: Any) -> Any:
-    """A part of a config with every call at `smoke` size, outermost first; it is changed in place."""
+    """Change every call in a part of a config to `smoke` size, outermost first, in place."""
     if isinstance(node, list | tuple):
         return [_shrunk(child) for child in node]
     if not isinstance(node, ConfigDict):
         return node
     node = _tiny(node) if "call" in node else node
-    for key in from_json(to_json(node)):  # those that have a value
+    for key in from_json(to_json(node)):  # only those with a value
         child = node[key]
         new = _shrunk(child)
         if new is not child:
@@ -127,7 +172,7 @@ def _shrunk(node: Any) -> Any:
 
 
 def _tiny(node: ConfigDict) -> ConfigDict:
-    """A call at `smoke` size, or the call that takes its place."""
+    """Return a call at `smoke` size, or the call that replaces it."""
     tiny = entry(resolve(str(node.call))).smoke
     if callable(tiny):
         tiny = tiny({key: value for key, value in from_json(to_json(node)).items() if key != "call"})
@@ -139,23 +184,23 @@ def _tiny(node: ConfigDict) -> ConfigDict:
 
 
 def _assign(node: ConfigDict, key: str, value: Any) -> None:
-    """Set an argument, whatever its value was; `update` would merge mappings, such as lengths of other units."""
+    """Replace an argument; `update` would merge mappings, such as lengths of different units."""
     with node.ignore_type():
         node[key] = ConfigDict(value, convert_dict=False) if isinstance(value, dict) else value
 
 
 def unlabeled_hybrid(records: str | None = None, own: str | None = None) -> ConfigDict:
-    """UnlabeledHybrid, 1.35 million clips: every clip of every part once an epoch [code].
+    """Return UnlabeledHybrid, 1.35 million clips: every clip of every part once per epoch [code].
 
-    The parts [paper]: Kinetics-710, 658 thousand; Something-Something v2, 169; AVA, 21; WebVid, 250 of its
-    2.5 million; 250 from Instagram, which were never published: a list of one's own takes their place.
-    Which of WebVid's nobody says: a tenth by digest [inferred]. AVA's are ten seconds each, end to
-    end, of the training movies: that makes 21 thousand [inferred]. Clips of Something-Something are
-    read at stride 2, for they have 12 frames a second [code].
+    The parts [paper], in thousands of clips: Kinetics-710, 658; Something-Something v2, 169; AVA, 21; WebVid, 250 of
+    its 2,500; Instagram, 250, which were never published, so a list of your own can replace them. The choice of WebVid
+    is not published: a tenth by digest [inferred]. AVA's clips are consecutive parts of ten seconds of the training
+    movies, which makes 21 thousand [inferred]. Something-Something is read at stride 2, because it has 12 frames per
+    second [code].
 
     Args:
-      records: the folder of k710/, ssv2/, ava/ and webvid/ as `vmae data prepare` made them; by default the
-        owners' files, in the folders that `--config.data.source.parts.NAME.source.catalog.directory=` name.
+      records: the folder of k710/, ssv2/, ava/ and webvid/, made by `vmae data prepare`; by default the
+        distributed files, in the folders `--config.data.source.parts.NAME.source.catalog.directory=`.
       own: a list of videos, in an official format.
     """
     parts = {
@@ -194,7 +239,7 @@ def splits(name: str, label: str = "label", **arguments: Any) -> Callable[[str],
 
 
 def labeled_hybrid(records: str | None = None) -> Callable[[str], ConfigDict]:
-    """LabeledHybrid is Kinetics-710 [code]: 658,340 training and 66,803 validation clips, 710 classes.
+    """Return LabeledHybrid, which is Kinetics-710 [code]: 658,340 training and 66,803 validation clips, 710 classes.
 
     Args:
       records: as in `unlabeled_hybrid`.

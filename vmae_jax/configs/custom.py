@@ -1,25 +1,25 @@
 """Fine-tuning or probing on your own videos, whatever their labels: `configs/custom.py:B,classes=12,weights=WORKDIR`.
 
-One of these says what is predicted, and what the list's columns are (a header is skipped):
+One of these selects what is predicted, and the columns of the list (a header is skipped):
 
-    classes=12             one class a video          path,label     run.mp4,running
+    classes=12             one class per video         path,label     run.mp4,running
     several=157            any number of classes      path,label     run.mp4,running;talking
     verbs=97,nouns=300     two heads                  path,verb,noun run.mp4,take,cup
     numbers=2              regression                 path,label     run.mp4,0.5;12
 
-`--config.data.source.path=train.csv --config.eval.data.source.path=test.csv`; labels are numbers from 0 or
-names (then name them once for both lists: `--config.data.source.names.label=FILE`). `folders` takes a
-folder of videos with a subfolder a class instead, and holds a tenth of them out by itself.
+The lists are `--config.data.source.path=train.csv --config.eval.data.source.path=test.csv`. Labels are numbers from
+0, or names; then name the file with the class names once: `--config.data.source.names.label=FILE`. `folders` takes a
+folder of videos with one subfolder per class instead, and holds a tenth of them out.
 
     attentive              cross-attention instead of the tokens' mean
-    probe                  train the head alone: the encoder stays as it is, bit for bit
+    probe                  train only the head: the encoder stays bit-for-bit the same
 
-The model and its clips are those of `weights=WORKDIR`, trained here or imported. Without weights, or where they are
-not there yet, `B` (S, L, H, g, tiny) gives the model, of 16 frames and 224 pixels.
+The model and its clips are those of `weights=WORKDIR`, trained here or imported. Without weights, or if they do not
+exist yet, `B` (S, L, H, g, tiny) selects the model, with 16 frames and 224 pixels.
 
     frames=16,size=224     other clips than those of the weights; the positions are resized
 
-The figures are ours (`recipes.csv`); the rate and the length are what to try first:
+The defaults are ours (`recipes.csv`). Try the learning rate and the length first:
 `--config.optimizer.schedule.peak=` and `--config.train.length.epochs=`.
 """
 
@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.configs import common, finetune, recipes
 from vmae_jax.models.variants import VARIANTS
-from vmae_jax.spec import ConfigError, call, calls
+from vmae_jax.spec import ConfigError, call
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -50,7 +50,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         smoke=False,
     )
     recipe = recipes.recipe("custom:B,classes=12" + (",attentive,probe" if args.probe else ""))
-    heads, labels, columns = said(args)
+    heads, labels, columns = predicted(args)
     regular = finetune.regularised(recipe)
     head = {"classes": args.classes, **regular}
     if heads:
@@ -70,14 +70,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         return call("data.sources.csv", columns=columns, names=names)
 
     config: Any = finetune.supervised(method, recipe, begin, source=source, labels=labels)
-    nodes: list[Any] = calls(config)
-    for node in nodes:  # clips as the model takes them
-        if node.call.startswith("data.clips."):
-            node.frames = model.frames
-        elif node.call in ("data.transforms.random_resized_crop", "data.transforms.view_crop"):
-            node.size = model.resolution
-        elif node.call == "data.pipeline.loader":
-            node.channels = model.channels
+    common.take_clips(config, model)
     if not args.folders:  # one override names the classes of both lists
         for name in names:
             config.eval.data.source.names[name] = config.data.source.names.get_ref(name)
@@ -85,13 +78,13 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 
 def network(args: Any, recipe: Any) -> Any:
-    """The model of the weights, or of a size, for clips of the frames and pixels that are given."""
+    """Return the model of the weights, or of a size, with the given frames and pixels."""
     made: Any = finetune.network(args.model or "B", recipe)["model"]
     saved = common.saved_model(args.weights)
     if saved is not None and saved.get("call") != made.call:
         raise ConfigError(
-            f"configs/custom.py: weights={args.weights} has a model {saved.get('call')!r}, and this config takes "
-            f"{made.call!r} alone; write a config of your own for it"
+            f"configs/custom.py: weights={args.weights} has a model {saved.get('call')!r}, but this config takes "
+            f"only {made.call!r}; write a config of your own for it"
         )
     if saved is not None:
         saved = call(made.call, **{key: saved[key] for key in saved if key != "call"})
@@ -108,7 +101,7 @@ def network(args: Any, recipe: Any) -> Any:
 
 
 def _dims(model: Any) -> dict[str, int]:
-    """The encoder's dimensions, whether they are given or those of the size."""
+    """Return the encoder's dimensions, explicit or from the size."""
     variant = VARIANTS.get(model.size)
     if variant is None:
         raise ConfigError(f"configs/custom.py: unknown model size {model.size!r}; there are {', '.join(VARIANTS)}")
@@ -119,13 +112,13 @@ def _words(dims: dict[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in dims.items())
 
 
-def said(args: ConfigDict) -> tuple[dict[str, ConfigDict], Any, str | None]:
-    """The heads by name ({}: one class alone), the loader's labels, and the list's columns."""
+def predicted(args: ConfigDict) -> tuple[dict[str, ConfigDict], Any, str | None]:
+    """Return the heads by name ({} for a single class), the labels of the loader, and the columns of the list."""
     kinds = [name for name in ("classes", "several", "verbs", "nouns", "numbers") if args[name]]
     if kinds == ["classes"]:
         return {}, True, "path,label"
     if args.folders:
-        raise ConfigError("configs/custom.py: folders name one class a video: give classes=…")
+        raise ConfigError("configs/custom.py: folders have one class per video: give classes=…")
     if kinds == ["several"]:
         count = args.several
         heads = {"classes": call("methods.labels.many", classes=count)}
@@ -140,6 +133,6 @@ def said(args: ConfigDict) -> tuple[dict[str, ConfigDict], Any, str | None]:
         }
         return heads, {name: call("data.labels.one") for name in heads}, "path,verb,noun"
     raise ConfigError(
-        f"configs/custom.py: say what is predicted: classes=…, several=…, verbs=…,nouns=… or numbers=…, "
+        f"configs/custom.py: give one of classes=…, several=…, verbs=…,nouns=… or numbers=…, "
         f"not {' and '.join(kinds) or 'nothing'}"
     )

@@ -1,9 +1,9 @@
 """Distillation of ViT-g into a small student: `configs/distill.py:B,weights=WORKDIR,teacher=WORKDIR`.
 
-The student (S, B) begins from its own post-pre-training, the teacher is the giant after
-post-pre-training on Kinetics-710 [paper]. The loss is the KL divergence of their logits [paper];
-the paper's code, temperature and learning rate are not published, so most figures are ours. No label is
-looked at while training: a list of paths will do, of any videos. The test has labels.
+The student (S, B) begins from its own post-pre-training; the teacher is the giant after
+post-pre-training on Kinetics-710 [paper]. The loss is the KL divergence of their logits [paper].
+Code, temperature and learning rate of the paper are not published, so most figures are ours. Training uses no
+labels, so a list of paths of any videos is enough. The test needs labels.
 """
 
 from typing import Any
@@ -32,5 +32,5 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         at: call("train.init_from.weights", **({} if path is None else {"path": path})) for at, path in paths.items()
     }
     config: Any = finetune.supervised(method, recipe, init_from)
-    config.data.labels = False  # the teacher tells; the test alone has labels
+    config.data.labels = False  # the teacher provides the targets; only the test needs labels
     return common.smoke(config) if args.smoke else config

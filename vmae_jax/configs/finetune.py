@@ -1,12 +1,12 @@
 """Supervised fine-tuning of a classifier: `configs/finetune.py:B,k400,weights=WORKDIR`.
 
 Arguments: the size (S, B, L, H, g), the data (k400, k600, k700, ssv2, ucf101, hmdb51, ava), the
-paper (v2, v1, tiktok), what it begins from: `from=pretraining`, `from=k710`, a classifier of
-Kinetics-710, or `from=distilled`, a student of one; their heads' rows are taken over by name where both know
-the classes (k400, k600, k700): `labels_from=FILE,labels_to=FILE`. The figures, and which of these have a recipe,
-are in `recipes.csv`. The videos are `records=FOLDER`, as `vmae data prepare --dataset=…` made it,
-or lists (`path label` a line), `--config.data.source.path=` and `--config.eval.data.source.path=`; AVA's
-clips with all their actions are otherwise read from its owners' files, `--config.data.source.catalog.directory=`.
+paper (v2, v1, tiktok), and what it begins from: `from=pretraining`, `from=k710`, a classifier of
+Kinetics-710, or `from=distilled`, a student of one. The rows of their heads are matched by class name for k400, k600
+and k700: `labels_from=FILE,labels_to=FILE`. `recipes.csv` has the figures, and which combinations have a recipe.
+The videos are `records=FOLDER`, made by `vmae data prepare --dataset=…`,
+or lists (`path label` per line), `--config.data.source.path=` and `--config.eval.data.source.path=`. AVA's
+clips with all their actions are otherwise read from the distributed files, `--config.data.source.catalog.directory=`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from vmae_jax.configs import common, recipes
 from vmae_jax.spec import ConfigError, call
 
-SHARED = ("k400", "k600", "k700")  # data whose classes a classifier of Kinetics-710 knows
+SHARED = ("k400", "k600", "k700")  # data whose classes are among those of Kinetics-710
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -37,10 +37,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     recipe = recipes.recipe(f"finetune:{args.size},{args.data},{args.paper}{begins}")
     if (args.labels_from or args.labels_to) and (args["from"] == "pretraining" or args.data not in SHARED):
         raise ConfigError(
-            "configs/finetune.py: labels_from= and labels_to= take a head's rows over by name, from=k710 or "
-            f"from=distilled to {', '.join(SHARED)}; from={args['from']} to {args.data} begins with a new head"
+            "configs/finetune.py: labels_from= and labels_to= match the rows of a head by name, from=k710 or "
+            f"from=distilled to {', '.join(SHARED)}; from={args['from']} to {args.data} has a new head"
         )
-    several = args.data == "ava"  # several classes a clip: a sigmoid each, no blending
+    several = args.data == "ava"  # several classes per clip: a sigmoid each, no mixing
     head = {"classes": recipe.classes}
     if several:
         head = {"heads": {"actions": call("methods.labels.many", classes=recipe.classes)}}
@@ -53,13 +53,13 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 
 def network(size: str, recipe: Any) -> dict[str, ConfigDict]:
-    """The model of a size."""
+    """Return the model of a size."""
     remat = "full" if size in ("H", "g") else "none"
     return {"model": call("models.variants.vit", size=size, drop_path=recipe.drop_path, remat=remat)}
 
 
 def regularised(recipe: Any) -> dict[str, object]:
-    """What regularises a classifier; the official scripts mix clips on each GPU, its videos times num_sample."""
+    """Return the regularization of a classifier; official scripts mix the clips of a GPU, its videos × num_sample."""
     found: dict[str, object] = {"dropout": recipe.head_dropout, "init_scale": recipe.init_scale}
     if recipe.smoothing is not None:
         found["smoothing"] = recipe.smoothing
@@ -74,7 +74,7 @@ def regularised(recipe: Any) -> dict[str, object]:
 
 
 def begin(args: ConfigDict) -> dict[str, ConfigDict]:
-    """`init_from` of a fine-tuning."""
+    """Return `init_from` of a fine-tuning."""
     path = {} if args.weights is None else {"path": args.weights}
     if args["from"] == "pretraining":
         return {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
@@ -85,13 +85,13 @@ def begin(args: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def listed(split: str) -> ConfigDict:
-    """A list of videos that the user names."""
+    """Return a list of videos, named by the user."""
     del split
     return call("data.sources.csv")
 
 
 def prepared(data: str, records: str) -> Callable[[str], ConfigDict]:
-    """The splits of a folder that `vmae data prepare --dataset` made."""
+    """Return the splits of a folder made by `vmae data prepare --dataset`."""
     splits = {"train": "train", "validation": "test" if data in ("ucf101", "hmdb51") else "validation"}
     label = "labels" if data == "ava" else "label"
     return lambda split: call("data.sources.tfds", directory=records, split=splits[split], label=label)
@@ -105,10 +105,10 @@ def supervised(
     source: Callable[[str], ConfigDict] = listed,
     labels: Any = True,
 ) -> ConfigDict:
-    """A supervised stage: the data, schedule and test of a recipe.
+    """Return a supervised stage: the data, schedule and test of a recipe.
 
     Args:
-      source: gives the videos of "train" and of "validation".
+      source: returns the source of "train" and of "validation".
       labels: of the loaders.
     """
     sparse = recipe.sampler == "uniform"
@@ -118,7 +118,7 @@ def supervised(
         layers, magnitude, deviation = recipe.rand_augment
         augment = call("data.rand_augment", layers=int(layers), magnitude=magnitude, deviation=deviation)
         transforms.insert(0, augment)
-    if recipe.flip is not None:  # not where the side tells classes apart
+    if recipe.flip is not None:  # not where left and right distinguish classes
         transforms.append(call("data.transforms.flip", probability=recipe.flip))
     views, crops = map(int, recipe.test.split("x"))
     return common.sections(

@@ -2,7 +2,7 @@
 
     configs/hvm1.py:448                                   pre-training, at a constant rate of 1e-4
     configs/hvm1.py:448,last,weights=WORKDIR              its last phase, at 1e-5
-    configs/hvm1.py:448,ssv2,weights=WORKDIR              fine-tuning on 10 or 50 videos a class (k700, ssv2)
+    configs/hvm1.py:448,ssv2,weights=WORKDIR              fine-tuning on 10 or 50 videos per class (k700, ssv2)
 
 ViT-H/14 with a class token, learned separable positions and raw pixels as targets. Name your own
 videos: `--config.data.source.path=FOLDER`, or a list for fine-tuning. How long to train is not published.
@@ -30,7 +30,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 
 def model(args: Any, recipe: Any, **more: Any) -> ConfigDict:
-    """ViT-H/14 as MAE-ST has it."""
+    """Return the ViT-H/14 of MAE-ST."""
     return mae_st.model("H", recipe.pixels, patch=14, resolution=int(args.resolution), **more)
 
 
@@ -51,7 +51,7 @@ def pretrain(args: Any, recipe: Any) -> ConfigDict:
 
 
 def finetune(args: Any, recipe: Any) -> ConfigDict:
-    """A few videos a class; no mixing of clips, no warm-up, the last rate absolute, PyTorch's betas."""
+    """Return fine-tuning on few videos per class: no mixing, no warm-up, an absolute last rate, PyTorch's betas."""
     size = int(args.resolution)
     crop = call("data.transforms.random_resized_crop", size=size, area=recipe.area)
     # Not where the side distinguishes classes.

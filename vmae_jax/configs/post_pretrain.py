@@ -1,9 +1,9 @@
 """Supervised post-pre-training on Kinetics-710: `configs/post_pretrain.py:g,weights=WORKDIR`.
 
-VideoMAE V2's second stage, sizes B, H and g, and S, which `configs/distill.py:S` begins from: a pre-trained
-encoder learns 710 classes, before it is fine-tuned (`configs/finetune.py:…,from=k710`) or teaches
+VideoMAE V2's second stage, for sizes B, H and g, and for S, from which `configs/distill.py:S` begins. A pre-trained
+encoder learns 710 classes. It is then fine-tuned (`configs/finetune.py:…,from=k710`) or used as a teacher
 (`configs/distill.py`). `:g,hybrid,records=FOLDER` reads LabeledHybrid, which is Kinetics-710, from prepared
-records (see `docs/data.md`); otherwise the lists of videos are `--config.data.source.path=` and
+records (`docs/datasets.md`). Otherwise give lists of videos: `--config.data.source.path=` and
 `--config.eval.data.source.path=`.
 """
 

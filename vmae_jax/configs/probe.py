@@ -1,21 +1,21 @@
-"""What frozen features know of labelled videos, for any checkpoint: `configs/probe.py:linear,data=FOLDER`.
+"""Probes of frozen features on labelled videos, for any checkpoint: `configs/probe.py:linear,data=FOLDER`.
 
     vmae eval --checkpoint=runs/v2_base --config=configs/probe.py:linear,data=FOLDER
 
-There is nothing to train but the probe itself; the checkpoint may be of pre-training, fine-tuned or imported.
+Only the probe itself is trained; the checkpoint can be pre-trained, fine-tuned or imported.
 
     linear                 logistic regression on standardised, pooled features (the default)
-    knn                    a vote of the 20 nearest training videos; no parameter at all
-    retrieval              is one of the nearest training videos of the same class?
+    knn                    a vote of the 20 nearest training videos; no trained parameter
+    retrieval              whether one of the nearest training videos has the same class
     attentive              cross-attention and a linear layer, trained on all tokens (memory: see eval.attentive_probe)
 
-    data=FOLDER            a subfolder a class, a tenth of it held out; or what `vmae data prepare` made, whose split
-                           "validation" or "test" is held out where it has one
-    data=A,test=B          the videos that are known and those that are asked: two folders, or two lists
-                           (A.csv, `path label` a line; names=FILE numbers labels that are words)
+    data=FOLDER            one subfolder per class, a tenth of it held out; or the output of `vmae data prepare`, whose
+                           split "validation" or "test" is held out if it has one
+    data=A,test=B          training and test videos: two folders, or two lists
+                           (A.csv, `path label` per line; names=FILE has the class names)
     frames=16,size=224     frames and pixels of the clips; by default the checkpoint's. Give others to the model as
                            well: --config.method.model.frames=16 --config.method.model.resolution=224
-    stride=4,views=1       frames from one to the next; clips of each video, whose features are averaged
+    stride=4,views=1       distance between frames; clips per video, whose features are averaged
 
 Everything else is an override, such as `--config.eval.evaluators.linear.layer=8`. The figures are ours [inferred].
 """
@@ -41,9 +41,11 @@ def get_config(arguments: str | None = None, checkpoint: str | None = None) -> C
         views=1,
     )
     if args.data is None:
-        raise ConfigError("configs/probe.py: data=FOLDER or data=LIST.csv says which labelled videos")
+        raise ConfigError("configs/probe.py: give the labelled videos as data=FOLDER or data=LIST.csv")
     if args.test is None and listed(args.data):
-        raise ConfigError(f"configs/probe.py: data={args.data} is a list of the known videos; test= is to name another")
+        raise ConfigError(
+            f"configs/probe.py: data={args.data} is the list of training videos; give that of the test videos as test="
+        )
     model = common.saved_model(checkpoint) or {}
     clips = {"frames": args.frames or model.get("frames", 16), "size": args.size or model.get("resolution", 224)}
     clips["channels"] = model.get("channels", 3)
@@ -64,7 +66,7 @@ def listed(path: str) -> bool:
 
 
 def loader(args: Any, part: str, *, frames: int, size: int, channels: int) -> ConfigDict:
-    """The videos that are known ("train") or asked ("held_out"), every one once and in order."""
+    """Return the loader of the training ("train") or test videos ("held_out"), each once and in order."""
     path = args.data if part == "train" or args.test is None else args.test
     if listed(path):
         source = call("data.sources.csv", path=path, **({} if args.names is None else {"names": {"label": args.names}}))

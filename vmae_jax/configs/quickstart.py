@@ -1,9 +1,9 @@
 """A VideoMAE V2 small enough to train on two cores in minutes: `configs/quickstart.py`.
 
-Everything is as in `videomae_v2.py` (tube mask, running-cell decoder mask, normalised targets);
-the clips are small, and drawn by the program: textured shapes in motion. Your own videos:
-`--config.data.source.path=FOLDER`, a tenth of which is then held out for the evaluation.
-It is evaluated before training and every 250 steps. Arguments: clips=N (how many are drawn), steps=N, smoke.
+The method is that of `videomae_v2.py` (tube mask, running-cell decoder mask, normalized targets);
+the clips are small and drawn by the program: textured shapes in motion. For your own videos, set
+`--config.data.source.path=FOLDER`; a tenth of them is held out for the evaluation.
+It is evaluated before training and every 250 steps. Arguments: clips=N (number of drawn clips), steps=N, smoke.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """The figures of every recipe, read from `recipes.csv`: a row for each config, a cell for each figure.
 
-A cell is `value@tag`. The tag says whose the figure is: `code` (the official scripts), `paper`, or `inferred` (ours).
-A config takes its figures from its row, so they are written once; what a row has and its config does not build, or the
-other way round, fails `tests/configs/test_recipes.py`.
+A cell is `value@tag`. The tag is the origin of the figure: `code` (the official scripts), `paper`, or `inferred`
+(ours). A config takes its figures from its row, so each is written once. `tests/configs/test_recipes.py` fails where
+a row and its config differ.
 """
 
 import csv
@@ -22,7 +22,7 @@ UNITS = ("epochs", "steps")
 
 @functools.cache
 def table() -> dict[str, dict[str, str]]:
-    """Return the rows as they are written, by the config they belong to."""
+    """Return the rows as text, by their configs."""
     with pathlib.Path(__file__).with_name("recipes.csv").open(newline="") as file:
         return {row["config"]: row for row in csv.DictReader(file)}
 
@@ -33,7 +33,7 @@ def names(file: str) -> list[str]:
 
 
 def recipe(config: str) -> Any:
-    """Return the figures of a config by the names of their columns; None for what it has not.
+    """Return the figures of a config by the names of their columns, None for empty cells.
 
     Args:
       config: as in the first column, `finetune:B,k400,v2`.

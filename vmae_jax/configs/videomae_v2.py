@@ -1,9 +1,8 @@
 """VideoMAE V2 pre-training with dual masking: `configs/videomae_v2.py:B` (S, B, L, H, g).
 
-Recipes of the official scripts on UnlabeledHybrid, 1.35 million clips: `:B,hybrid,records=FOLDER` reads it from
-prepared records (`docs/data.md` says how they are made); `own=LIST` adds videos of yours, and
-`--config.data.source.parts.webvid.weight=0` leaves a part out. Without it, name your own videos:
-`--config.data.source.path=FOLDER`.
+Recipes of the official scripts. Name your videos with `--config.data.source.path=FOLDER`, or train on UnlabeledHybrid,
+1.35 million clips: `:B,hybrid,records=FOLDER` reads it from prepared records (`docs/datasets.md`), `own=LIST` adds
+videos of yours, and `--config.data.source.parts.webvid.weight=0` leaves a part out.
 """
 
 from ml_collections import ConfigDict

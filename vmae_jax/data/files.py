@@ -72,6 +72,12 @@ class Files:
         """The name of an example, without fetching it."""
         return self._key(self._entries[index])
 
+    def title(self, index: int) -> str:
+        """Return the name of an example for people: its key below a folder, else the whole path of the file."""
+        path = self._entries[index].path
+        below = self._root.strip("/") and path.startswith(self._root)
+        return self.key(index) if below or not path.startswith("/") else as_text(path)
+
     def labels(self, index: int) -> Mapping[str, Any]:
         """The labels of an example, without fetching it."""
         return self._entries[index].labels

@@ -26,10 +26,11 @@ from vmae_jax.names import from_text, plain
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Beside", "Finder", "Sidecar", "Sided", "Table", "beside", "sidecar", "table"]
+__all__ = ["Beside", "Finder", "Sidecar", "Sided", "Table", "beside", "check_found", "sidecar", "table"]
 
 _REMOTE_BYTES = 64 << 20  # of a remote file beside a video, which passes through memory
 _FIELD_CHARACTERS = 1 << 17  # of a text in a table, as Python's csv has it
+_LOOKED = 10_000  # videos of which at least one must have a side
 _COMPARED = 256  # videos whose files are compared between hosts
 _LATEST = 1e9  # seconds: thirty years
 
@@ -102,8 +103,49 @@ class Beside:
     sides: tuple[tuple[str, _Findable], ...]
 
     def open(self) -> "Sided":
-        """Open the source and the tables. Raises ConfigError: if one of them cannot be opened."""
-        return Sided(self.source.open(), {name: side.open() for name, side in self.sides})
+        """Open the source and the tables.
+
+        Raises:
+          ConfigError: if one of them cannot be opened, or no video has one of the sides.
+        """
+        source, finders = self.source.open(), {name: side.open() for name, side in self.sides}
+        for name, finder in finders.items():
+            check_found(source, finder, f"data.sides.beside: sides[{name!r}]")
+        return Sided(source, finders)
+
+
+def check_found(source: Any, finder: Finder, option: str) -> None:
+    """Check that at least one of the videos has a side; of more than 10,000, evenly spaced ones are looked at.
+
+    Remote files are not looked for.
+
+    Raises:
+      ConfigError: if none has; it begins with `option`.
+    """
+    count = len(source)
+    remote = isinstance(finder, Sidecar) and "://" in (finder.root or "")
+    if remote or getattr(source, "record_bytes", 0) or not count:
+        return
+    looked = min(count, _LOOKED)
+    if any(_has(source, finder, i * count // looked) for i in range(looked)):
+        return
+    which = f"{count:,} videos" if looked == count else f"{looked:,} videos that were looked at, of {count:,},"
+    try:
+        side = finder.find(source.fetch(0))
+        example = f", such as {side.path}" if side is not None and side.path else ""
+    except (OSError, ValueError):
+        example = ""
+    what = f"a file with the suffix {finder.suffix!r}" if isinstance(finder, Sidecar) else "a row in the table"
+    raise ConfigError(f"{option}: 0 of the {which} have {what}{example}; check the spelling and the folder")
+
+
+def _has(source: Any, finder: Finder, index: int) -> bool:
+    """Whether a video has a side that exists."""
+    try:
+        side = finder.find(source.fetch(index))
+        return side is not None and (side.path is None or os.path.exists(side.path))
+    except (OSError, ValueError):
+        return False
 
 
 class Sided:

@@ -1,4 +1,4 @@
-"""An attentive probe: a pooler and a head trained on frozen tokens; the backbone is never touched."""
+"""An attentive probe: a pooler and a head trained on frozen tokens; the encoder does not change."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -66,7 +66,7 @@ class AttentiveProbe:
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
         about: About | None = None,
     ) -> Results:  # fmt: skip
-        """The head's numbers on the videos, those of the training clips as train_…, and both counts."""
+        """Return the metrics on the videos, those on the training clips as train_…, and both counts."""
         programs = (about or About()).programs
         known, query = (self._clips(method, params, data, programs) for data in (train, batches))
         if self.kind == "one":
@@ -84,12 +84,12 @@ class AttentiveProbe:
             alone=True,
         )
         head = Output(self.kind, outputs, self.label)
-        told = {}
+        metrics = {}
         for prefix, clips in (("train_", known), ("", query)):
             scores, truth = _of_videos(clips, lambda tokens: apply(weights, tokens), self.batch)
-            told |= {prefix + name: value for name, value in judge(head, scores, truth, pictures=False).items()}
-            told[f"{prefix}videos"] = float(len(scores))
-        return Results(told)
+            metrics |= {prefix + name: value for name, value in judge(head, scores, truth, pictures=False).items()}
+            metrics[f"{prefix}videos"] = float(len(scores))
+        return Results(metrics)
 
     def _clips(self, method: Method, params: Params, batches: Iterable[Batch], programs: Programs) -> Clips:
         """The tokens of one pass. Raises ValueError: no labels, or more tokens than memory is given."""
@@ -106,11 +106,11 @@ class AttentiveProbe:
             size += tokens[-1].nbytes
             if size > self.memory * 2**30:
                 raise ValueError(
-                    f"the tokens take more than memory={self.memory:g} GiB: give fewer videos or more memory, or train "
+                    f"the tokens take more than memory={self.memory:g} GiB: use fewer videos or more memory, or train "
                     f"the head with methods.classify.build(pool=…) and optimizer.freeze=['encoder']"
                 )
         if not size:
-            raise ValueError("there is nothing to evaluate: the data has no video that can be read")
+            raise ValueError("there is nothing to evaluate: none of the videos can be read")
         return Clips(*(np.concatenate(parts) for parts in (tokens, labels, numbers)))
 
     def _fit(self, network: Head, tokens: np.ndarray, label: np.ndarray, programs: Programs) -> Params:
@@ -162,22 +162,22 @@ def attentive_probe(
       train: a `data.pipeline.loader` with labels; the section's own data are the test.
       pool: `models.pooling.attentive`.
       epochs: passes over the training clips.
-      batch: clips a step.
+      batch: clips per step.
       rate: the highest learning rate, after a warm-up of a twentieth of the steps.
       weight_decay: of AdamW.
-      layer: of the tokens; None is the end.
-      label: the key of the batch that holds the truth.
+      layer: the block whose output is taken; None is the last.
+      label: key of the labels in the batch.
       kind: "one" class, "many", or "numbers".
       memory: GiB that the tokens of either data may take.
-      seed: of the head's start and the order of the clips.
+      seed: of the initialization and the order of the clips.
 
     Raises:
-      ValueError: a number outside its range.
+      ValueError: if a number is out of range.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: it is one of {', '.join(KINDS)}")
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
     if min(epochs, batch) < 1 or min(rate, memory) <= 0 or weight_decay < 0:
-        raise ValueError("epochs and batch are at least 1, rate and memory above 0, weight_decay at least 0")
+        raise ValueError("epochs and batch must be at least 1, rate and memory above 0, weight_decay at least 0")
     return AttentiveProbe(train, pool, epochs, batch, rate, weight_decay, layer, label, kind, memory, seed)
 
 

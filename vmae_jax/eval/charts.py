@@ -1,7 +1,7 @@
-"""Curves as HTML: the lines are an SVG that stretches, the numbers are text that does not.
+"""Curves as HTML: the lines are an SVG that scales, the numbers are text that does not.
 
-So a chart reads as well at 390 as at 1,280 pixels. Values under the pointer are shown by the
-page's script from the data that each chart carries.
+Charts are therefore readable at 390 and at 1,280 pixels. The script of the page shows the values under the
+pointer, from the data of each chart.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 __all__ = ["Series", "chart", "colour", "compact", "reduce_points", "ticks"]
 
-_POINTS = 400  # of a curve, at most: more is not seen, and makes the page heavy
-_SMOOTH = 60  # a single curve of so many points or more gets a smoothed one on top
-_DOTS = 30  # a curve of so few points or fewer gets a dot for each
+_POINTS = 400  # maximum of a curve: more are not visible and enlarge the page
+_SMOOTH = 60  # a single curve of at least this many points gets a smoothed one on top
+_DOTS = 30  # a curve of at most this many points gets a dot for each
 _COLOURS = 6  # further curves are dashed
 
 Points = Sequence[tuple[int, float]]
@@ -45,14 +45,13 @@ def chart(
     """One chart as HTML.
 
     Args:
-      title: what is drawn, in the reader's words.
+      title: of the chart.
       series: the curves; one colour each.
-      unit: behind every value, such as "clips/s".
+      unit: after every value, such as "clips/s".
       percent: values are shares of one.
       marks: steps at which the run was resumed, drawn as dashed lines.
-      smooth: draw a running mean over a long curve, where it is the only one or the run's only one.
-      several: the curves are of several runs: each keeps its colour where another has no points, and is named
-        in a legend.
+      smooth: draw a running mean over a long curve, if it is the only one of its run.
+      several: the curves are those of several runs: each has its own colour in all charts, and a legend names it.
 
     Returns:
       a `<figure>`, everything escaped; "" when there is not one finite value.
@@ -64,14 +63,14 @@ def chart(
     if not series:
         return ""
     frame = _Frame.around([point for one in series for point in one.finite], percent)
-    told: Callable[[float], str] = lambda value: _told(value, unit, percent)  # noqa: E731
+    format_: Callable[[float], str] = lambda value: _formatted(value, unit, percent)  # noqa: E731
     carried = {"series": [_carried(one) for one in series], "low": frame.first, "high": frame.last}
     data = json.dumps(carried | {"unit": "%" if percent else unit})
     smooth = smooth and (several or len(drawn) == 1)
-    head = f'<h3>{_e(title)}</h3><p class="last">{"" if several else _latest(series, told)}</p>'
+    head = f'<h3>{_e(title)}</h3><p class="last">{"" if several else _latest(series, format_)}</p>'
     return (
         f'<figure class="chart"><figcaption>{head}</figcaption>'
-        f'<div class="plot" tabindex="0" role="img" aria-label="{_e(_spoken(title, series, told))}"'
+        f'<div class="plot" tabindex="0" role="img" aria-label="{_e(_aria_label(title, series, format_))}"'
         f' data-chart="{_e(data)}">{_drawing(drawn, frame, marks, smooth)}{_labels(frame, percent)}'
         '<i class="cursor" hidden></i><div class="tip" hidden></div></div>'
         f"{_legend(drawn, several)}{_lost(series)}</figure>"
@@ -79,7 +78,7 @@ def chart(
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers that cover [low, high]."""
+    """Return about `count` round numbers that cover [low, high]."""
     if not high > low:
         return [low]
     raw = (high - low) / count
@@ -91,7 +90,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def compact(value: float) -> str:
-    """A number in about four digits that matter: 1,234,567; 0.1235; 1.5e-4."""
+    """Return a number with about four significant digits: 1,234,567; 0.1235; 1.5e-4."""
     if not math.isfinite(value):
         return "not finite"
     if value == int(value) and abs(value) < 1e15:
@@ -105,7 +104,7 @@ def compact(value: float) -> str:
 
 
 def reduce_points(points: Points, limit: int = _POINTS) -> list[tuple[int, float]]:
-    """About `limit` points at most, with the first, the last, every peak, and what is not finite."""
+    """Return at most about `limit` points, including the first, the last, peaks, and values that are not finite."""
     if len(points) <= limit:
         return list(points)
     size = math.ceil(2 * len(points) / limit)
@@ -120,7 +119,7 @@ def reduce_points(points: Points, limit: int = _POINTS) -> list[tuple[int, float
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """Where a step and a value lie, in percent from the left and from the top."""
+    """The positions of steps and values, in percent from the left and from the top."""
 
     first: int
     last: int
@@ -136,7 +135,7 @@ class _Frame:
             levels = ticks(0.0, max(high, 0.02), 4)
         elif low == high:
             levels = [low - abs(low) * 0.5 - (low == 0), low, low + abs(low) * 0.5 + (low == 0)]
-        else:  # a curve that comes near zero is read against zero
+        else:  # the axis of a curve near zero includes zero
             levels = ticks(0.0 if 0 <= low <= 0.35 * high else low, high, 4)
         steps = [step for step, _ in points]
         return cls(min(steps), max(steps), levels[0], levels[-1], levels)
@@ -187,7 +186,7 @@ def _path(points: Points, frame: _Frame, kind: str) -> str:
 
 
 def _smoothed(points: Points, share: float = 0.04) -> list[tuple[int, float]]:
-    """A running mean, exponentially weighted over `share` of the points, free of bias at the start."""
+    """Return an exponentially weighted running mean over `share` of the points, without bias at the start."""
     keep, total, weight, result = 1 - 1 / max(2.0, share * len(points)), 0.0, 0.0, []
     for step, value in points:
         if math.isfinite(value):
@@ -211,7 +210,7 @@ def _labels(frame: _Frame, percent: bool) -> str:
     return "".join(labels)
 
 
-def _told(value: float, unit: str, percent: bool) -> str:
+def _formatted(value: float, unit: str, percent: bool) -> str:
     if not math.isfinite(value):
         return "not finite"
     if percent:
@@ -219,11 +218,11 @@ def _told(value: float, unit: str, percent: bool) -> str:
     return f"{compact(value)} {unit}".strip()
 
 
-def _latest(series: Sequence[Series], told: Callable[[float], str]) -> str:
+def _latest(series: Sequence[Series], format_: Callable[[float], str]) -> str:
     if len(series) > 1:
         return ""
     step, value = series[0].points[-1]
-    return f"<strong>{_e(told(value))}</strong> at step {step:,}"
+    return f"<strong>{_e(format_(value))}</strong> at step {step:,}"
 
 
 def colour(number: int) -> str:
@@ -243,11 +242,11 @@ def _lost(series: Sequence[Series]) -> str:
     return f'<p class="lost">{len(lost)} not finite, the first at step {min(lost):,}</p>' if lost else ""
 
 
-def _spoken(title: str, series: Sequence[Series], told: Callable[[float], str]) -> str:
+def _aria_label(title: str, series: Sequence[Series], format_: Callable[[float], str]) -> str:
     parts = []
     for one in series:
         (first, start), (last, end) = one.finite[0], one.finite[-1]
-        parts.append(f"{one.name}: {told(start)} at step {first:,}, {told(end)} at step {last:,}")
+        parts.append(f"{one.name}: {format_(start)} at step {first:,}, {format_(end)} at step {last:,}")
     return f"{title}. {'; '.join(parts)}"
 
 

@@ -1,4 +1,4 @@
-"""What the evaluators share: outputs gathered per video, exactly once each, on every host alike."""
+"""Common parts of the evaluators: the outputs of each video, gathered exactly once on every host."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ __all__ = ["About", "Found", "Programs", "Results", "embed", "embed_both", "labe
 
 
 class Results(dict[str, float]):
-    """Numbers by name, and what is written beside them.
+    """Metrics by name, with tables and files.
 
     Attributes:
-      tables: file name -> rows, the first of which are the columns' names.
+      tables: file name -> rows, beginning with the names of the columns.
       files: file name -> content, such as pictures.
     """
 
@@ -34,7 +34,7 @@ class Results(dict[str, float]):
 
 
 class Programs:
-    """Compiled functions by what they do, which live as long as this: what comes again is not compiled again.
+    """A cache of compiled functions, so that repeated evaluations compile once.
 
     Args:
       compiled: compiles a function for the devices that parameters and batches are on.
@@ -47,12 +47,12 @@ class Programs:
     def __call__(
         self, key: tuple[Any, ...], function: Callable[..., Any], *, alone: bool = False
     ) -> Callable[..., Any]:
-        """The compiled `function`, or what was compiled under the key before.
+        """Return the compiled `function`, or the one compiled under the key before.
 
         Args:
-          key: all that the function depends on beside its arguments; the method's own function first.
+          key: everything that the function depends on besides its arguments; first the method's own function.
           function: of parameters and a batch.
-          alone: of arrays of this process, on its first device.
+          alone: compile it for arrays of this process, on its first device.
         """
         if key not in self._known:
             self._known[key] = jax.jit(function) if alone else self._compiled(function)
@@ -61,13 +61,13 @@ class Programs:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What an evaluator may know beside parameters and batches, which takes it as `about`.
+    """Further information for evaluators with an argument `about`.
 
     Attributes:
-      label_names: by label, its classes' names in order, where they have names.
-      name: gives the name of a video by its number; None where videos have none.
-      carried: gives the method's carried state and its frozen networks, read only when asked for.
-      programs: what was compiled so far.
+      label_names: the class names of each label, in order, if it has names.
+      name: returns the name of a video by its number; None if videos have no names.
+      carried: returns the method's carried state and its frozen networks, which are read when called.
+      programs: the cache of compiled functions.
     """
 
     label_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -82,8 +82,8 @@ class Found:
 
     Attributes:
       outputs: [videos d] float32.
-      labels: [videos …] by name; without those that the data does not have.
-      index: the videos' numbers in their source.
+      labels: [videos …] by name, without those that the data lack.
+      index: numbers of the videos in their source.
     """
 
     outputs: np.ndarray
@@ -91,12 +91,12 @@ class Found:
     index: np.ndarray
 
     def label(self, name: str) -> np.ndarray:
-        """The labels of that name. Raises ValueError: there are none."""
+        """Return the labels of this name; raise ValueError if there are none."""
         return labelled(self.labels, name)[name]
 
 
 def labelled(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """`data`, a batch or the shapes of one, where it has labels of that name. Raises ValueError: it has none."""
+    """Return `data`, a batch or its shapes; raise ValueError if it has no labels of this name."""
     if name not in data:
         raise ValueError(f"the data has no {name!r}: set labels=True on its loader, or name it there")
     return data
@@ -108,32 +108,32 @@ def per_video(
     batches: Iterable[Batch],
     labels: Sequence[str] = ("label",),
 ) -> Found:
-    """`compiled`'s rows, averaged over the clips of each video.
+    """Return the rows of `compiled`, averaged over the clips of each video.
 
-    Rows that only fill up a batch, and those of broken videos, are left out; a video whose clips
-    come in several batches is still one.
+    Rows that only pad a batch, and those of broken videos, are left out. The clips of a video may be in several
+    batches.
 
     Args:
       compiled: (params, batch) -> [b d], of `Programs`.
-      labels: the keys of the batch that hold labels; those that it lacks are passed over.
+      labels: keys of labels in the batch; missing ones are ignored.
 
     Raises:
-      ValueError: there is no video.
+      ValueError: if there is no video.
     """
     sums: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
-    told: dict[str, dict[int, np.ndarray]] = {}
+    gathered: dict[str, dict[int, np.ndarray]] = {}
     for rows, index, known in _rows(compiled, params, batches, labels):
         for i, number in enumerate(index.tolist()):
             sums[number] = sums[number] + rows[i] if number in sums else rows[i]
             counts[number] = counts.get(number, 0) + 1
             for name, values in known.items():
-                told.setdefault(name, {})[number] = values[i]
+                gathered.setdefault(name, {})[number] = values[i]
     if not sums:
-        raise ValueError("there is nothing to evaluate: the data has no video that can be read")
+        raise ValueError("there is nothing to evaluate: none of the videos can be read")
     order = sorted(sums)
     outputs = np.stack([sums[number] / counts[number] for number in order]).astype(np.float32)
-    stacked = {name: np.stack([values[number] for number in order]) for name, values in told.items()}
+    stacked = {name: np.stack([values[number] for number in order]) for name, values in gathered.items()}
     return Found(outputs, stacked, np.asarray(order))
 
 
@@ -147,13 +147,13 @@ def embed(
     label: str,
     of: str = "videos",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pooled features of every video [videos d], and their classes [videos].
+    """Return the pooled features of every video [videos d], and their classes [videos].
 
     Args:
-      of: which videos they are, for messages.
+      of: description of the videos, for messages.
 
     Raises:
-      ValueError: the data has no labels of that name, not one class a video, or features are not finite.
+      ValueError: if there are no labels of this name, not one class per video, or features are not finite.
     """
     compiled = programs((method.features, layer, True), lambda p, b: method.features(p, b, layer=layer, pool=True))
     found = per_video(compiled, params, batches, (label,))
@@ -173,30 +173,30 @@ def embed_both(
     layer: int | None,
     label: str,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """`embed` of the training videos and of those that are asked."""
+    """Return `embed` of the training videos and of the queries."""
     programs = (about or About()).programs
     known = embed(method, params, train, programs, layer=layer, label=label, of="training videos")
     return known, embed(method, params, batches, programs, layer=layer, label=label)
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1."""
+    """Return the rows, scaled to length 1."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _rows(compiled: Any, params: Params, batches: Iterable[Batch], labels: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Outputs (float64), numbers and labels of each batch's valid rows."""
+    """Yield outputs (float64), numbers and labels of the valid rows of each batch."""
     for batch in batches:
-        told = {"outputs": compiled(params, batch), "index": batch["index"], "valid": batch["valid"]}
+        gathered = {"outputs": compiled(params, batch), "index": batch["index"], "valid": batch["valid"]}
         known = [name for name in dict.fromkeys(labels) if name in batch]
-        told = {name: whole(array) for name, array in (told | {f"label {n}": batch[n] for n in known}).items()}
-        valid = np.asarray(told["valid"], bool)
-        found = {name: told[f"label {name}"][valid] for name in known}
-        yield told["outputs"][valid].astype(np.float64), told["index"][valid], found
+        gathered = {name: whole(array) for name, array in (gathered | {f"label {n}": batch[n] for n in known}).items()}
+        valid = np.asarray(gathered["valid"], bool)
+        found = {name: gathered[f"label {name}"][valid] for name in known}
+        yield gathered["outputs"][valid].astype(np.float64), gathered["index"][valid], found
 
 
 def whole(array: Any) -> np.ndarray:
-    """A global array on every host."""
+    """Return a global array on every host."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     return np.asarray(array)

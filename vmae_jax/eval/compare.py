@@ -1,4 +1,4 @@
-"""Several runs on one page: their curves in the same charts, their last figures, and how their configs differ."""
+"""Several runs on one page: common charts, a table of last figures, and the differences of their configs."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def render(runs: Sequence[Run], footer: str) -> str:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """Return a name for each run: the shortest ends of their paths that differ."""
+    """Return a name for each run: the shortest distinct ends of their paths."""
     parts = [run.path.parts or (run.name,) for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -72,7 +72,7 @@ def _metrics(named: Mapping[str, Run], kind: str) -> list[str]:
 
 
 def _figures(named: Mapping[str, Run]) -> str:
-    """The newest value of every metric, a row each; with its step where that is not the run's last one."""
+    """Return the newest value of every metric, one row each, with its step unless it is the last of the run."""
     rows = [("Last step", *(f"{run.step:,}" for run in named.values()))]
     for kind in ("eval", "train"):
         for metric in _metrics(named, kind):
@@ -92,7 +92,7 @@ def _figure(run: Run, metric: str, kind: str, unit: str) -> str:
 
 
 def _title(metric: str, kind: str) -> tuple[str, str]:
-    """What a reader calls a metric, and its unit."""
+    """Return the title of a metric, and its unit."""
     return {"loss": ("Loss", ""), **CURVES}.get(metric, (metric, "")) if kind == "train" else (metric, "")
 
 
@@ -120,7 +120,7 @@ def _charts(named: Mapping[str, Run], kind: str) -> str:
 
 
 def _differences(named: Mapping[str, Run]) -> str:
-    """The settings that are not the same in all runs, a row each."""
+    """Return the settings that differ between runs, one row each."""
     missing = [name for name, run in named.items() if run.config is None]
     note = f'<p class="sub">No readable config: {escape(", ".join(missing))}.</p>' if missing else ""
     known = {name: dict(leaves(run.config)) for name, run in named.items() if run.config is not None}

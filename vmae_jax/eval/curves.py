@@ -9,7 +9,7 @@ from vmae_jax.eval.records import Run
 
 __all__ = ["CURVES", "UNSEEN", "evaluation", "training", "varies"]
 
-# metric -> what a reader calls it, its unit ("%" for shares)
+# metric -> its title, its unit ("%" for shares)
 CURVES = {
     "grad_norm": ("Gradient norm", ""),
     "learning_rate": ("Learning rate", ""),
@@ -18,16 +18,16 @@ CURVES = {
     "mfu": ("Model FLOPs utilisation", "%"),
     "goodput": ("Goodput: share of wall time in steps that were kept", "%"),
 }
-UNSEEN = ("examples_seen", "examples_per_second", "step_seconds")  # they follow from what is drawn
+UNSEEN = ("examples_seen", "examples_per_second", "step_seconds")  # they follow from other charts
 
 
 def varies(points: Sequence[tuple[int, float]]) -> bool:
-    """Whether points make a curve: two steps at least, of which one is another value or not finite."""
+    """Whether points make a curve: at least two steps, with different values or one that is not finite."""
     return len({step for step, _ in points}) > 1 and len({str(value) for _, value in points}) > 1
 
 
 def training(run: Run) -> str:
-    """The loss, its terms, and every other metric of the training."""
+    """Return the charts of the loss, its terms, and every other metric of the training."""
     marks = [event["step"] for event in run.events if event.get("event") == "resumed"]
     whole = Series("loss", run.series("loss"))
     if len(whole.points) == 1:
@@ -52,7 +52,7 @@ def training(run: Run) -> str:
 
 
 def evaluation(run: Run) -> str:
-    """A chart of every metric that changed, and a table of those with a single value."""
+    """Return a chart of every metric that changed, and a table of those with a single value."""
     names = run.names(kind="eval")
     curved = [name for name in names if varies(run.series(name, kind="eval"))]
     figures = [chart(name, [Series(name, run.series(name, kind="eval"))]) for name in curved]

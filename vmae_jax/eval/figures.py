@@ -1,4 +1,4 @@
-"""Pictures of mistakes: who is taken for whom, how far confidence holds, how far numbers are off."""
+"""Pictures of errors: confusion matrices, reliability diagrams, and errors of regressions."""
 
 import io
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ _SHADES = np.array(
     [(247, 251, 255), (222, 235, 247), (198, 219, 239), (158, 202, 225), (107, 174, 214), (66, 146, 198),
      (33, 113, 181), (8, 81, 156), (8, 48, 107)], np.float64
 )  # fmt: skip
-_SIDE = 760  # about how wide the matrix is
-_NAMED = 60  # so many classes or fewer are named
+_SIDE = 760  # approximate width of the matrix
+_NAMED = 60  # maximum number of classes that are named
 _PANELS = 16  # of a regression
-_WRITTEN = 16  # so many or fewer have their share written in
+_WRITTEN = 16  # maximum number of classes whose shares are written into the cells
 
 
 def png(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
+    """Return the image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def confusion(counts: np.ndarray, names: Sequence[str] = (), title: str = "Confusion") -> Image.Image:
-    """True classes in rows, predicted ones in columns; the shade is the share of the row.
+    """Draw true classes in rows and predicted ones in columns; the shade is the share of the row.
 
     Args:
       counts: videos, int [classes classes]; of many classes only those that occur are drawn.
-      names: of the classes; their numbers where there are none.
-      title: what is drawn.
+      names: of the classes, or their numbers.
+      title: of the picture.
     """
     everyone = len(counts)
     occur = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
@@ -52,8 +52,8 @@ def confusion(counts: np.ndarray, names: Sequence[str] = (), title: str = "Confu
     named = [name if len(name) <= 28 else f"{name[:27]}…" for name in named]
     step = 1 if classes <= _NAMED else next(s for s in (10, 20, 50, 100, 200, 500) if classes / s <= 16)
     shown = range(0, classes, step)
-    told = [named[i] if step == 1 else str(numbers[i]) for i in shown]
-    margin = int(max(small.getlength(text) for text in told)) + 14
+    labels = [named[i] if step == 1 else str(numbers[i]) for i in shown]
+    margin = int(max(small.getlength(text) for text in labels)) + 14
     left, top, side = margin + 26, 62, cell * classes
     image = Image.new("RGB", (left + side + 96, top + side + margin + 34), _PAPER)
     pen = ImageDraw.Draw(image)
@@ -64,7 +64,7 @@ def confusion(counts: np.ndarray, names: Sequence[str] = (), title: str = "Confu
             pen.line([(left + i * cell, top), (left + i * cell, top + side)], fill=_GRID)
             pen.line([(left, top + i * cell), (left + side, top + i * cell)], fill=_GRID)
     pen.rectangle([left, top, left + side, top + side], outline=_FAINT)
-    for i, text in zip(shown, told, strict=True):
+    for i, text in zip(shown, labels, strict=True):
         middle = i * cell + cell / 2
         pen.text((left - 8, top + middle), text, fill=_INK, font=small, anchor="rm")
         _upright(image, text, (left + middle, top + side + 8), small)
@@ -85,12 +85,12 @@ def confusion(counts: np.ndarray, names: Sequence[str] = (), title: str = "Confu
 
 
 def reliability(bins: Bins, title: str = "Calibration", what: str = "accuracy") -> Image.Image:
-    """Accuracy over confidence in equal bins, the ideal as a diagonal, and how many videos a bin has.
+    """Draw accuracy over confidence in equal bins, the ideal as a diagonal, and the videos per bin.
 
     Args:
       bins: from `scores.reliability`.
-      title: what is drawn.
-      what: the name of the vertical axis.
+      title: of the picture.
+      what: label of the vertical axis.
     """
     n, scale = len(bins.count), 2  # drawn at twice the size: lines come out smooth
     side, left, top, low = 420 * scale, 70 * scale, 66 * scale, 110 * scale
@@ -127,7 +127,7 @@ def reliability(bins: Bins, title: str = "Calibration", what: str = "accuracy") 
 
 
 def regression(predicted: np.ndarray, true: np.ndarray, title: str = "Regression") -> Image.Image:
-    """Each output's predictions over the truth, a dot a video, the ideal as a diagonal.
+    """Draw the predictions of each output over the truth, one dot per video, the ideal as a diagonal.
 
     Args:
       predicted, true: [videos outputs]; the first sixteen outputs are drawn.
@@ -183,7 +183,7 @@ def _scale(image: Image.Image, pen: ImageDraw.ImageDraw, box: tuple[int, int, in
 
 
 def _upright(image: Image.Image, text: str, top: tuple[float, float], font: ImageFont.FreeTypeFont) -> None:
-    """Text that reads downwards to `top`, its end there."""
+    """Draw vertical text that ends at `top`."""
     turned = _turned(text, font)
     image.paste(turned, (round(top[0] - turned.width / 2), round(top[1])))
 

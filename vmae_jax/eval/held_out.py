@@ -1,4 +1,4 @@
-"""The method's own loss on videos it is not trained on."""
+"""The loss of the method on held-out videos."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -20,11 +20,11 @@ class HeldOut:
     seed: int
 
     def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
-        """Traces the loss over shapes. Raises ValueError: it asks for what the data does not have."""
+        """Trace the loss over shapes; raise ValueError if it needs more than the data have."""
         try:
             jax.eval_shape(self._measure(method), params, batch, *carried)
         except KeyError as error:
-            raise ValueError(f"the method's loss asks for {error}, which the data does not have") from error
+            raise ValueError(f"the method's loss needs {error}, which the data do not have") from error
 
     def __call__(
         self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None
@@ -42,13 +42,13 @@ class HeldOut:
                 total, count = sums.get(name, (0.0, 0.0))
                 sums[name] = [total + float(mean.total), count + float(mean.count)]
         if not videos:
-            raise ValueError("there is nothing to evaluate: the held-out data has no video that can be read")
+            raise ValueError("there is nothing to evaluate: none of the held-out videos can be read")
         results = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
         results["loss"] = sum(float(weight) * results[name] for name, weight in weights.items())
         return results | {"clips": float(videos)}
 
     def _measure(self, method: Method) -> Callable[..., tuple[dict[str, Mean], dict[str, jax.Array]]]:
-        """(params, batch, extra, frozen) -> means by name, and the terms' weights."""
+        """Return (params, batch, extra, frozen) -> means by name, and the weights of the terms."""
 
         def measure(
             params: Params, batch: Batch, extra: Extra, frozen: Params
@@ -66,9 +66,9 @@ class HeldOut:
 def held_out(seed: int = 0) -> HeldOut:
     """Loss, its terms and the method's metrics over all videos, each counted once, no drop path.
 
-    A method's teachers and what else it carries come from the state that is evaluated.
+    A method's teachers and carried state are those of the evaluated state.
 
     Args:
-      seed: of draws that belong to no single example; masks follow the examples' own seeds.
+      seed: of random draws that belong to no example; masks follow the seeds of the examples.
     """
     return HeldOut(seed)

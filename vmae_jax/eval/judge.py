@@ -1,4 +1,4 @@
-"""One head's outputs against the truth: its numbers, tables and pictures."""
+"""The metrics, tables and pictures of one head."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,24 @@ from vmae_jax.types import Output
 
 __all__ = ["jointly", "judge"]
 
-CONFUSIONS = 1000  # pairs of classes that the table names, the most frequent first
-DRAWN = 1000  # classes that a picture still shows, a pixel each
+CONFUSIONS = 1000  # maximum of pairs of classes in the table, the most frequent first
+DRAWN = 1000  # maximum of classes in a picture, one pixel each
 
 
 def judge(
     head: Output, outputs: np.ndarray, truth: np.ndarray, names: Sequence[str] = (), *, title: str = "",
     pictures: bool = True,
 ) -> Results:  # fmt: skip
-    """What there is to say of a head.
+    """Compute the metrics, tables and pictures of a head.
 
     Args:
       outputs: averaged probabilities, or numbers, [videos d].
-      truth: class numbers [videos], or [videos d]; of one class a video, the likeliest of a distribution.
+      truth: class numbers [videos], or [videos d]; for one class per video, the most likely of a distribution.
       names: of the classes.
       title: of the head, for its pictures.
 
     Raises:
-      ValueError: labels that are not those of the head, outputs or labels that are not finite.
+      ValueError: if labels are not those of the head, or outputs or labels are not finite.
     """
     scores.finite(outputs)
     if head.kind == "one":
@@ -43,7 +43,7 @@ def judge(
 def jointly(
     heads: Mapping[str, Output], outputs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray | None]
 ) -> dict[str, float]:
-    """joint_top1 of several heads of one class each, all right at once; of two, joint_top5 by their product."""
+    """Return joint_top1 of several single-class heads, all correct at once; of two also joint_top5."""
     known = {
         name: _classes(heads[name], outputs[name], label)
         for name, label in truth.items()
@@ -66,7 +66,7 @@ def jointly(
 
 
 def _rows(head: Output, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Labels as training takes them (`Output.truth`), [videos d]. Raises ValueError: they are not the head's."""
+    """Return labels as in training (`Output.truth`), [videos d]; raise ValueError if they are not the head's."""
     head = dataclasses.replace(head, outputs=outputs.shape[1])
     if head.kind != "numbers" and head.numbered(truth) and (truth.min() < 0 or truth.max() >= head.outputs):
         raise ValueError(
@@ -78,7 +78,7 @@ def _rows(head: Output, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _classes(head: Output, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The class of each video, the likeliest of soft labels. Raises ValueError: they are not the head's."""
+    """Return the class of each video, the most likely of soft labels; raise ValueError if it is not the head's."""
     rows = _rows(head, outputs, truth)
     empty = ~(rows > 0).any(axis=1)
     if empty.any():
@@ -122,7 +122,7 @@ def _many(outputs: np.ndarray, truth: np.ndarray, names: Sequence[str], title: s
     if np.isnan(each).all():
         raise ValueError("no video has any of the classes: there is no precision to measure")
     bins = scores.reliability(outputs.reshape(-1), hard.reshape(-1))
-    # The classes without a positive have no precision, and do not count.
+    # Classes without a positive have no precision and do not count.
     rows = [
         [i, _name(names, i), int(hard[:, i].sum()), round(float(each[i]), 6)]
         for i in np.flatnonzero(~np.isnan(each)).tolist()
@@ -137,7 +137,7 @@ def _many(outputs: np.ndarray, truth: np.ndarray, names: Sequence[str], title: s
 
 
 def _numbers(outputs: np.ndarray, truth: np.ndarray, title: str, pictures: bool) -> Results:
-    """Errors averaged over columns too; r2 and the correlations are means over the columns that vary."""
+    """Return errors averaged over columns; r2 and correlations are means over the columns that vary."""
     error = outputs.astype(np.float64) - truth
     spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
     vary = spread > 0
@@ -156,12 +156,12 @@ def _numbers(outputs: np.ndarray, truth: np.ndarray, title: str, pictures: bool)
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean; outputs that do not vary correlate with nothing, and count as 0."""
+    """Return the mean, with 0 for outputs that do not vary."""
     return float(np.nan_to_num(np.asarray(values)).mean())
 
 
 def _confusions(mixed: np.ndarray, names: Sequence[str]) -> list[list[Any]]:
-    """The mistakes by how often they were made."""
+    """Return the confusions, the most frequent first."""
     wrong = mixed * (1 - np.eye(len(mixed), dtype=mixed.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
     rows = []

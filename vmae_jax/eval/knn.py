@@ -30,7 +30,7 @@ class Knn:
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
         about: About | None = None,
     ) -> Results:  # fmt: skip
-        """top1, top5 (of more than five classes) and the numbers of videos."""
+        """Return top1, top5 (for more than five classes) and the numbers of videos."""
         (known, label), (query, truth) = embed_both(
             method, params, batches, train, about, layer=self.layer, label=self.label
         )
@@ -54,7 +54,7 @@ class Retrieval:
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch] | None = None,
         about: About | None = None,
     ) -> Results:  # fmt: skip
-        """r1, r5, … and the number of queries."""
+        """Return r1, r5, … and the number of queries."""
         programs = (about or About()).programs
         query, mine = embed(method, params, batches, programs, layer=self.layer, label=self.label)
         gallery, theirs = query, mine
@@ -64,7 +64,7 @@ class Retrieval:
             )
         others = len(gallery) - (train is None)
         if others < 1:
-            raise ValueError("there is one video, and nothing to find: retrieval needs two, or train=")
+            raise ValueError("retrieval needs at least two videos, or train=")
         deepest = min(max(self.ranks), others)  # the query itself, the farthest, is never among them
         hits = []
         for start, close in _similar(query, gallery):
@@ -87,14 +87,14 @@ def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = 
       train: a `data.pipeline.loader` with labels; the section's own data are the queries.
       k: neighbours, by cosine similarity.
       temperature: a neighbour votes with exp(similarity / temperature).
-      layer: of the features; None is the end.
-      label: the key of the batch that holds the class.
+      layer: the block whose output is taken; None is the last.
+      label: key of the classes in the batch.
 
     Raises:
-      ValueError: a number outside its range.
+      ValueError: if a number is out of range.
     """
     if k < 1 or temperature <= 0:
-        raise ValueError(f"k={k}, temperature={temperature}: k is at least 1, the temperature above 0")
+        raise ValueError(f"k must be at least 1 and temperature above 0, got {k} and {temperature}")
     return Knn(train, k, temperature, layer, label)
 
 
@@ -102,32 +102,32 @@ def knn(train: Any, k: int = 20, temperature: float = 0.07, layer: int | None = 
 def retrieval(
     train: Any = None, ranks: Sequence[int] = (1, 5, 10, 20, 50), layer: int | None = None, label: str = "label"
 ) -> Retrieval:
-    """Video-to-video retrieval: is one of the nearest R of the query's class (recall at R)?
+    """Video-to-video retrieval: whether one of the nearest R has the class of the query (recall at R).
 
     Args:
-      train: a `data.pipeline.loader` with labels that is searched; None searches the queries'
-        own data, without the query itself.
-      ranks: of R.
-      layer: of the features; None is the end.
-      label: the key of the batch that holds the class.
+      train: a `data.pipeline.loader` with labels to search; None searches the data of the queries,
+        without the query itself.
+      ranks: the values of R.
+      layer: the block whose output is taken; None is the last.
+      label: key of the classes in the batch.
 
     Raises:
-      ValueError: a rank below 1.
+      ValueError: if a rank is below 1.
     """
     if not ranks or min(ranks) < 1:
-        raise ValueError(f"ranks={list(ranks)}: each is at least 1")
+        raise ValueError(f"ranks must be at least 1, got {list(ranks)}")
     return Retrieval(train, tuple(ranks), layer, label)
 
 
 def vote(
     known: np.ndarray, label: np.ndarray, query: np.ndarray, *, k: int = 20, temperature: float = 0.07
 ) -> np.ndarray:
-    """The weight of every class among the k nearest of `known`, [queries classes]."""
+    """Return the weight of every class among the k nearest of `known`, [queries classes]."""
     k, classes = min(k, len(known)), int(label.max()) + 1
     scores = np.zeros((len(query), classes))
     for start, close in _similar(query, known):
         nearest = np.argpartition(-close, k - 1, axis=1)[:, :k]
-        # The nearest weighs 1: small temperatures neither overflow nor vanish.
+        # The nearest has weight 1, so small temperatures neither overflow nor vanish.
         similar = np.take_along_axis(close, nearest, axis=1)
         weight = np.exp((similar - similar.max(axis=1, keepdims=True)) / temperature)
         rows = start + np.arange(len(close))[:, None]
@@ -136,7 +136,7 @@ def vote(
 
 
 def _similar(query: np.ndarray, known: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
-    """Cosine similarities, a block of queries at a time: (its first, [block known])."""
+    """Yield cosine similarities of blocks of queries: (index of the first, [block known])."""
     query, known = unit(query), unit(known)
     for start in range(0, len(query), BLOCK):
         yield start, query[start : start + BLOCK] @ known.T

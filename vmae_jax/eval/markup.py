@@ -1,4 +1,4 @@
-"""Pieces of HTML that the sections of a report share; whatever comes from a run is escaped here."""
+"""Common HTML of the sections of a report; everything from a run is escaped here."""
 
 import datetime
 import html
@@ -21,22 +21,22 @@ def section(title: str, content: str, *, name: str = "", intro: str = "") -> str
 
     Args:
       title: plain text.
-      content: HTML whose every part is escaped.
-      name: of the anchor that links lead to.
+      content: escaped HTML.
+      name: of the anchor, for links.
       intro: plain text below the heading.
     """
     if not content:
         return ""
     anchor = f' id="{escape(name)}"' if name else ""
-    said = f'<p class="sub">{escape(intro)}</p>' if intro else ""
-    return f"<section{anchor}><h2>{escape(title)}</h2>{said}{content}</section>"
+    shown = f'<p class="sub">{escape(intro)}</p>' if intro else ""
+    return f"<section{anchor}><h2>{escape(title)}</h2>{shown}{content}</section>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = (), kind: str = "") -> str:
     """Return a table of plain text; "" without rows.
 
     Args:
-      head: the names of the columns; the table has no head where they are all empty.
+      head: the names of the columns; the table has no head if they are all empty.
       rows: their cells.
       numbers: columns that hold numbers.
       kind: a CSS class of the table.
@@ -62,7 +62,7 @@ def card(name: str, value: str, note: str, *, extra: str = "", link: str = "") -
 
 
 def short(value: Any, most: int = 160) -> str:
-    """Return a value of JSON as text of `most` characters at most."""
+    """Return a JSON value as text of at most `most` characters."""
     if isinstance(value, float):
         return compact(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -70,7 +70,7 @@ def short(value: Any, most: int = 160) -> str:
 
 
 def moment(value: Any) -> str:
-    """Return seconds since 1970 as a date and time; "" where they are none."""
+    """Return seconds since 1970 as a date and time, or ""."""
     try:
         return f"{datetime.datetime.fromtimestamp(float(value), datetime.UTC):%Y-%m-%d %H:%M:%S}"
     except (TypeError, ValueError, OverflowError, OSError):

@@ -1,8 +1,8 @@
-"""Multi-view testing: every clip and crop of a video votes, each video counts once.
+"""Multi-view testing: the scores of each video, averaged over its clips and crops.
 
-The views are the data's: `data.clips.multiview` takes clips, `data.transforms.view_crop` with the
-loader's `repeat` takes crops. The official test averages the softmax over all of them. What the
-outputs mean (one class, several, or numbers; one head or more) the method says itself.
+The data determine the views: `data.clips.multiview` takes clips, `data.transforms.view_crop` with the
+loader's `repeat` takes crops. The official test averages the softmax over all of them. The method declares the
+meaning of its outputs (one class, several, or numbers; one head or more).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from vmae_jax.types import Array, Batch, Extra, Method, Output, Params
 __all__ = ["Multiview", "multiview"]
 
 ACTIVATIONS = {"one": jax.nn.softmax, "many": jax.nn.sigmoid, "numbers": lambda outputs: outputs}
-ALONE = {"": Output("one", 0)}  # a method that does not say: one class of as many as there are columns
+ALONE = {"": Output("one", 0)}  # without a declaration: one class per column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Multiview:
     pictures: bool
 
     def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
-        """Traces the outputs over shapes. Raises ValueError: the method has none, or not from such clips."""
+        """Trace the outputs over shapes; raise ValueError if the method has none, or not for such clips."""
         del carried
         jax.eval_shape(_outputs(method), params, batch)
 
     def __call__(self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None) -> Results:
-        """The numbers of every head; the tables videos.csv and classes.csv, predictions and pictures."""
+        """Return the metrics of every head, the tables videos.csv and classes.csv, predictions and pictures."""
         predict, heads, about = _outputs(method), method.heads or ALONE, about or About()
 
         def votes(params: Params, batch: Batch) -> Array:
@@ -72,12 +72,12 @@ def multiview(pictures: bool = True) -> Multiview:
 
     Of one class: top1, top5 (of more than five classes), mean_class_accuracy and ece (the expected
     calibration error of the averaged scores); of several: map and ece; of numbers: mae, rmse, r2, pearson and
-    spearman. With several heads each has its own, and joint_top1 (joint_top5 for two) asks for all at once, as
-    "action" does of verb and noun. `vmae eval` writes beside them: videos.csv, classes.csv,
+    spearman. With several heads each has its own, and joint_top1 (joint_top5 for two) counts videos with all heads
+    correct, as "action" for verb and noun. `vmae eval` also writes videos.csv, classes.csv,
     confusions.csv, calibration.csv, pictures of the last two, and predictions.npz with all scores.
 
     Args:
-      pictures: draw the confusion and the calibration.
+      pictures: whether to draw the confusion matrix and the calibration.
     """
     return Multiview(pictures)
 
@@ -89,7 +89,7 @@ def _outputs(method: Method) -> Callable[[Params, Batch], Array]:
 
 
 def _parts(outputs: Any, heads: Mapping[str, Output]) -> dict[str, Any]:
-    """The columns of each head."""
+    """Return the columns of each head."""
     if heads is ALONE:
         return {"": outputs}
     ends = np.cumsum([head.outputs for head in heads.values()]).tolist()
@@ -99,7 +99,7 @@ def _parts(outputs: Any, heads: Mapping[str, Output]) -> dict[str, Any]:
 
 
 def _truth(found: Found, head: Output) -> np.ndarray | None:
-    """The head's labels; None where there are none, or all are held back (-1)."""
+    """Return the labels of a head, or None if there are none, or all are withheld (-1)."""
     truth = found.labels.get(head.label)
     if truth is None or (head.kind != "numbers" and head.numbered(truth) and (truth < 0).all()):
         return None
@@ -110,7 +110,7 @@ def _videos(
     found: Found, heads: Mapping[str, Output], scores: Mapping[str, np.ndarray],
     truth: Mapping[str, np.ndarray | None], about: About,
 ) -> list[list[Any]]:  # fmt: skip
-    """A row a video: its number (and name), and of every head the label and the five best classes, or the numbers."""
+    """Return one row per video: its number (and name), and per head the label and the five best classes or numbers."""
     header: list[Any] = ["video"]
     columns: list[list[Any]] = [found.index.tolist()]
     if about.name is not None:
@@ -119,7 +119,7 @@ def _videos(
     for name, head in heads.items():
         known, prefix = truth[name], f"{name}_" if name else ""
         header.append(f"{prefix}label")
-        columns.append([_told(head, None if known is None else known[row]) for row in range(len(found.index))])
+        columns.append([_cell(head, None if known is None else known[row]) for row in range(len(found.index))])
         if head.kind == "numbers":
             header += [f"{prefix}output{i + 1}" for i in range(scores[name].shape[1])]
             columns += [[round(float(value), 6) for value in column] for column in scores[name].T]
@@ -133,8 +133,8 @@ def _videos(
     return [header, *(list(row) for row in zip(*columns, strict=True))]
 
 
-def _told(head: Output, value: Any) -> Any:
-    """A label as a field of a table."""
+def _cell(head: Output, value: Any) -> Any:
+    """Return a label as a cell of a table."""
     if value is None:
         return ""
     if head.kind != "numbers" and np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer):
@@ -145,7 +145,7 @@ def _told(head: Output, value: Any) -> Any:
 
 
 def _predictions(found: Found, scores: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray | None]) -> bytes:
-    """Every score of every video: `index`, and of each head NAME_scores and NAME_label."""
+    """Return all scores: `index`, and NAME_scores and NAME_label of each head."""
     arrays: dict[str, Any] = {"index": found.index}
     for name, part in scores.items():
         prefix, known = f"{name}_" if name else "", truth[name]

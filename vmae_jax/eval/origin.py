@@ -12,7 +12,7 @@ _STARTS = 50  # listed
 
 
 def facts(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a row of `environment.jsonl` says, by names for people."""
+    """Return the entries of a row of `environment.jsonl`, with their titles."""
     named = {"Command": "command", "Commit": "commit", "Commit of the config": "config_commit", "Devices": "devices"}
     found = {name: short(row[key], 2000) for name, key in named.items() if row.get(key)}
     if isinstance(row.get("processes"), int) and row["processes"] > 1:
@@ -26,7 +26,7 @@ def facts(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def starts(run: Run) -> str:
-    """The newest start in full, and the others as a table of what they were."""
+    """Return the newest start in full, and the others as a table."""
     if not run.environment:
         return ""
     newest, earlier = run.environment[-1], run.environment[:-1]

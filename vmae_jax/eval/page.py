@@ -1,4 +1,4 @@
-"""The frame of the report: its style, its script, and a policy that lets nothing else run or load."""
+"""The frame of the report: style, script, and a policy that blocks all other scripts and requests."""
 
 import base64
 import hashlib
@@ -9,11 +9,11 @@ __all__ = ["document"]
 
 
 def document(title: str, body: str) -> str:
-    """A whole HTML page; its policy allows our style, our script and inlined pictures, and no request.
+    """Return a whole HTML page, whose policy allows our style, our script and inlined pictures, and no request.
 
     Args:
       title: plain text.
-      body: HTML whose every part is already escaped.
+      body: escaped HTML.
     """
     folder = importlib.resources.files("vmae_jax.eval")
     style, script = (folder.joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))

@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression on frozen features; the backbone is never touched."""
+"""A linear probe: logistic regression on frozen features; the encoder does not change."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Probe:
         self, method: Method, params: Params, batches: Iterable[Batch], train: Iterable[Batch],
         about: About | None = None,
     ) -> Results:  # fmt: skip
-        """top1, top5 (of more than five classes), the accuracy on the training videos, and the chosen penalty."""
+        """Return top1, top5 (for more than five classes), the accuracy on training videos, and the chosen penalty."""
         (known, label), (query, target) = embed_both(
             method, params, batches, train, about, layer=self.layer, label=self.label
         )
@@ -50,7 +50,7 @@ class Probe:
         return Results(numbers)
 
     def _choose(self, x: np.ndarray, label: np.ndarray, classes: int) -> float:
-        """The penalty that does best on training videos that were held out; no test video is asked."""
+        """Return the best penalty on a held-out part of the training videos, without test videos."""
         if len(self.penalties) == 1 or len(label) < 2 * HELD:
             return self.penalties[0]
         held = np.random.default_rng(0).permutation(len(label)) % HELD == 0
@@ -70,18 +70,18 @@ def probe(
     layer: int | None = None,
     label: str = "label",
 ) -> Probe:
-    """A linear classifier on pooled, standardised features, by L-BFGS.
+    """A linear classifier on pooled, standardized features, by L-BFGS.
 
     Args:
       train: a `data.pipeline.loader` with labels; the section's own data are the test.
       penalties: weights of half the squared norm of the kernel; the best on a fifth of the
-        training videos is taken, the first where several are.
+        training videos is used, the first one among equals.
       iterations: of L-BFGS.
-      layer: of the features; None is the end.
-      label: the key of the batch that holds the class.
+      layer: the block whose output is taken; None is the last.
+      label: key of the classes in the batch.
 
     Raises:
-      ValueError: a number outside its range.
+      ValueError: if a number is out of range.
     """
     if not penalties or min(penalties) < 0 or iterations < 1:
         raise ValueError(f"penalties={list(penalties)}, iterations={iterations}: penalties at least 0, iterations 1")

@@ -1,4 +1,4 @@
-"""Reconstructions to look at: one sheet of labelled rows, or an animation side by side."""
+"""Pictures of reconstructions: a sheet of labelled rows, or an animation side by side."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from vmae_jax.types import Pictures
 __all__ = ["KEY", "NOTE", "animate", "draw", "save", "write_whole"]
 
 KEY = "vmae"  # of the text in a PNG: {"rows": names, "borrowed": names}, and "videos" where they have names
-NOTE = "uses the true patch mean and std"  # beside every row that a model alone could not draw
+NOTE = "uses the true patch mean and std"  # at every row that uses statistics of hidden pixels
 _PAPER, _INK, _FAINT, _WARN = (22, 24, 29), (232, 234, 238), (140, 146, 156), (255, 190, 92)
 _MARGIN, _GAP, _BLOCK = 16, 3, 22
 _TEXT = 15
@@ -23,24 +23,24 @@ _TEXT = 15
 def draw(
     pictures: Pictures, *, frames: int = 8, clips: int = 4, size: int = 112, videos: Sequence[str] = ()
 ) -> Image.Image:
-    """One sheet: for each clip a block of rows, original first; time runs from left to right.
+    """Draw one sheet: for each clip a block of rows, original first; time runs from left to right.
 
-    Each row has its name above it, and a note where it borrows statistics of the truth.
+    Each row has its name above it, and a note if it uses statistics of hidden pixels.
 
     Args:
       pictures: uint8 videos [b t h w c] by name, of one or three channels.
-      frames: how many frames of a clip to show, evenly spaced, first and last among them.
-      clips: how many clips to show, at most.
-      size: about the shortest side of a frame, in pixels; small frames are enlarged by whole
-        factors, frames of more than half as much again are made smaller.
-      videos: names of the clips' videos, each written above its block.
+      frames: number of frames per clip, evenly spaced, including the first and last.
+      clips: maximum number of clips.
+      size: approximate shortest side of a frame, in pixels; small frames are enlarged by integer
+        factors, frames of more than 1.5 times the size are reduced.
+      videos: names of the videos, each written above its block.
 
     Raises:
-      ValueError: the rows are not videos of one shape, or nothing is asked for.
+      ValueError: if the rows are not videos of one shape, or frames or clips are below 1.
     """
     rows = _rows(pictures)
     if frames < 1 or clips < 1:
-        raise ValueError(f"frames={frames}, clips={clips}: both count from 1")
+        raise ValueError(f"frames and clips must be at least 1, got {frames} and {clips}")
     first = next(iter(rows.values()))
     times = _times(first.shape[1], frames)
     height, width = _size(first.shape[2:4], size)
@@ -78,13 +78,13 @@ def save(
     size: int = 112,
     videos: Sequence[str] = (),
 ) -> epath.Path:
-    """Draws the sheet (see `draw`) and writes it as PNG; makes the folder.
+    """Draw the sheet (see `draw`), write it as PNG, and create the folder.
 
     Returns:
-      the path written.
+      the path of the file.
     """
     buffer = io.BytesIO()
-    about = PngImagePlugin.PngInfo()  # so that a page can say of the file what it shows
+    about = PngImagePlugin.PngInfo()  # describes the picture for the report
     shown = {"videos": list(videos[:clips])} if videos else {}
     about.add_itxt(KEY, json.dumps({"rows": list(pictures.rows), "borrowed": list(pictures.borrowed)} | shown))
     sheet = draw(pictures, frames=frames, clips=clips, size=size, videos=videos)
@@ -95,22 +95,22 @@ def save(
 def animate(
     pictures: Pictures, path: epath.PathLike, *, clips: int = 4, size: int = 160, rate: float = 6.0
 ) -> epath.Path:
-    """Writes an animation: the rows side by side, one clip below the other, in a loop.
+    """Write an animation in a loop: the rows side by side, one clip below the other.
 
     Args:
       pictures: as in `draw`.
       path: ends in .webp (smaller, full colour) or .gif.
-      clips: how many clips, at most.
+      clips: maximum number of clips.
       size: the shortest side of a frame, in pixels.
-      rate: frames a second.
+      rate: frames per second.
 
     Raises:
-      ValueError: another ending, or bad pictures.
+      ValueError: if the ending is another, or the pictures are not valid.
     """
     path = epath.Path(path)
     kind = {".gif": "GIF", ".webp": "WEBP"}.get(path.suffix.lower())
     if kind is None:
-        raise ValueError(f"{path}: an animation is written as .webp or .gif")
+        raise ValueError(f"{path}: the name of an animation must end in .webp or .gif")
     rows = _rows(pictures)
     first = next(iter(rows.values()))
     count, length = min(clips, first.shape[0]), first.shape[1]
@@ -142,7 +142,7 @@ def animate(
 def _rows(pictures: Pictures) -> dict[str, np.ndarray]:
     rows = {name: np.asarray(video) for name, video in pictures.rows.items()}
     if not rows:
-        raise ValueError("there is no row to draw")
+        raise ValueError("there are no rows to draw")
     first = next(iter(rows.values()))
     for name, video in rows.items():
         good = video.ndim == 5 and video.dtype == np.uint8 and video.shape[-1] in (1, 3) and video.size
@@ -159,7 +159,7 @@ def _times(length: int, frames: int) -> list[int]:
 
 
 def _size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Height and width to draw a frame of `shape` at."""
+    """Return the height and width at which to draw a frame of `shape`."""
     short = min(shape)
     if short > 1.5 * size:
         return round(shape[0] * size / short), round(shape[1] * size / short)
@@ -171,7 +171,7 @@ def _picture(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
     picture = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).convert("RGB")
     if size == frame.shape[:2]:
         return picture
-    # Enlarged without smoothing: the seams of the patches are part of what there is to see.
+    # Enlarged without smoothing, so that the seams of the patches stay visible.
     how = Image.Resampling.NEAREST if size[0] > frame.shape[0] else Image.Resampling.LANCZOS
     return picture.resize((size[1], size[0]), how)
 
@@ -185,7 +185,7 @@ def _label(
 
 
 def _wrapped(name: str, note: str, width: int) -> list[tuple[str, tuple[int, int, int]]]:
-    """`name` and `note` in lines that fit `width` pixels, with their colours."""
+    """Return `name` and `note` in lines that fit `width` pixels, with their colours."""
     font, lines = _font(_TEXT - 2), []
     for text, colour in ((name, _INK), (note, _WARN)):
         current = ""
@@ -207,7 +207,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _shortened(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A path in `width` pixels: its end, which tells files apart, is kept."""
+    """Shorten a path to `width` pixels, keeping its end, which identifies the file."""
     name = "".join(character if character.isprintable() else "?" for character in name)
     if _text_width(font, name) <= width:
         return name
@@ -221,7 +221,7 @@ def _text_width(font: ImageFont.FreeTypeFont, text: str) -> int:
 
 
 def write_whole(path: epath.PathLike, content: bytes) -> epath.Path:
-    """Writes a file whole: through a rename on a disk, directly in a bucket."""
+    """Write a file atomically: through a rename on a disk, directly in a bucket."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if "://" in os.fspath(path):

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read for people: metrics, events, pictures, broken videos."""
+"""The records in the folder of a run: metrics, events, pictures, unreadable videos."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ _PICTURE_BYTES = 8 * 2**20
 
 
 class Picture(NamedTuple):
-    """A PNG of `media/`: its bytes, size in pixels, step (where its name has one), its rows, and their videos."""
+    """A PNG of `media/`: its bytes, size in pixels, step (if its name has one), rows, and their videos."""
 
     name: str
     content: bytes
@@ -39,11 +39,11 @@ class Run:
 
     Attributes:
       path: its folder.
-      config: the config as plain data; None where there is none, or it cannot be read.
+      config: as plain data; None if there is none, or it cannot be read.
       train, evals, events: rows in the order of their steps.
       quarantine: the rows of `quarantine.jsonl`.
-      environment: the rows of `environment.jsonl`, one a start.
-      problems: what could not be read, for the reader of the report.
+      environment: the rows of `environment.jsonl`, one per start.
+      problems: files that could not be read, for the report.
     """
 
     path: epath.Path
@@ -61,12 +61,12 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that left a row."""
+        """The last step with a row."""
         return max((row["step"] for row in self.train), default=0)
 
     @property
     def length(self) -> int | None:
-        """How many steps the run is to take, as it said itself or as the config does."""
+        """The length of the run in steps, from its events or its config."""
         for event in reversed(self.events):
             if isinstance(event.get("steps"), int):
                 return event["steps"]
@@ -81,21 +81,21 @@ class Run:
         return None
 
     def setting(self, *names: str) -> Any:
-        """A value of the config by its path; None where there is none."""
+        """Return a value of the config by its path, or None."""
         node: Any = self.config
         for name in names:
             node = node.get(name) if isinstance(node, Mapping) else None
         return node
 
     def status(self) -> tuple[str, str, str]:
-        """How the run stands: a colour, a word, and a sentence where one is needed."""
+        """The state of the run: a colour, a word, and a sentence if one is needed."""
         if self.events and self.events[-1].get("event") == "too many videos cannot be read":
             return "bad", "stopped", str(self.events[-1].get("message", ""))
         if not self.train:
             where = (
-                "config.json is there, so the run was started"
+                "config.json exists, so the run was started"
                 if self.config is not None
-                else "nor is there a config.json"
+                else "and there is no config.json"
             )
             return (
                 "",
@@ -106,7 +106,7 @@ class Run:
         if "not finite" in after:
             return "bad", "stopped", "The loss or its gradient was not finite in the last steps; see the events below."
         if "spike" in after:
-            return "bad", "stopped", "The loss or its gradient stood far above those before it; see the events below."
+            return "bad", "stopped", "The loss or its gradient was far above those before it; see the events below."
         if self.length is not None and self.step >= self.length:
             return "good", "done", ""
         if "preempted" in after:
@@ -114,28 +114,28 @@ class Run:
         return "", "not finished", ""
 
     def warnings(self) -> list[str]:
-        """What was warned of before the first step, each once."""
+        """The warnings of the run, each once."""
         found = (event.get("message") for event in self.events if event.get("event") == "warning")
         return list(dict.fromkeys(str(message) for message in found if message))
 
-    def told(self, key: str) -> Any:
-        """The newest value of `key` in any event; None where no event has it."""
+    def recorded(self, key: str) -> Any:
+        """Return the newest value of `key` in any event, or None."""
         return next((event[key] for event in reversed(self.events) if key in event), None)
 
     def series(self, key: str, *, kind: str = "train") -> list[tuple[int, float]]:
-        """(step, value) of a metric, ascending; "NaN" and "Infinity" become floats."""
+        """Return (step, value) of a metric, ascending; "NaN" and "Infinity" become floats."""
         rows = self.train if kind == "train" else self.evals
         points = {row["step"]: _float(row[key]) for row in rows if key in row}
         return sorted((step, value) for step, value in points.items() if value is not None)
 
     def names(self, *, kind: str = "train") -> list[str]:
-        """The metrics of all rows, in the order they first appear."""
+        """Return the metrics of all rows, in the order of their first appearance."""
         rows = self.train if kind == "train" else self.evals
         names = dict.fromkeys(name for row in rows for name in row if name not in ("kind", "step", "time"))
         return [name for name in names if self.series(name, kind=kind)]
 
     def pictures(self, most: int) -> tuple[list[Picture], list[str]]:
-        """The first picture and the newest, `most` in all, newest first, and the names of the rest."""
+        """Return the first and the newest pictures, at most `most`, newest first, and the names of the rest."""
         folder = self.path / "media"
         files = [entry for entry in folder.iterdir() if entry.suffix.lower() == ".png"] if folder.is_dir() else []
         files.sort(key=lambda file: (_step_of(file.name) or 0, file.name), reverse=True)
@@ -150,7 +150,7 @@ class Run:
         return read_, rest
 
     def judgement(self) -> tuple[str, list[Picture], list[str]]:
-        """The newest evaluation that left files: its folder's name, its pictures, and the names of its tables."""
+        """Return the newest evaluation with files: the name of its folder, its pictures, and names of its tables."""
         folder = self.path / "eval"
         found = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
         if not found:
@@ -162,10 +162,10 @@ class Run:
 
 
 def read(workdir: epath.PathLike) -> Run:
-    """Reads what there is in `workdir`; nothing in it is run.
+    """Read the records in `workdir`; nothing in it is executed.
 
     Raises:
-      ConfigError: there is no such folder.
+      ConfigError: if there is no such folder.
     """
     path = epath.Path(workdir)
     if not path.is_dir():
@@ -189,18 +189,18 @@ def _config(path: epath.Path, problems: list[str]) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        problems.append(f"{path.name} is not a config: a JSON object was expected")
+        problems.append(f"{path.name} is not a config: expected a JSON object")
         return None
     return config
 
 
 def _rows(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, or of its parts (`PATH/part-*`) in a bucket."""
+    """Return the objects of a file of JSON lines, or of its parts (`PATH/part-*`) in a bucket."""
     files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
     rows, bad = [], 0
     for file in files:
         text = file.read_bytes().decode("utf-8", errors="replace")
-        for line in text[: text.rfind("\n") + 1].split("\n"):  # a line still being written has no end
+        for line in text[: text.rfind("\n") + 1].split("\n"):  # a line that is being written has no end
             try:
                 row = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):
@@ -215,7 +215,7 @@ def _rows(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
 
 
 def _picture(file: epath.Path) -> Picture | None:
-    """The PNG, if it is one and of a size for a page."""
+    """Return the PNG, or None if it is not one or too large for a page."""
     content = file.read_bytes()
     if len(content) > _PICTURE_BYTES:
         return None

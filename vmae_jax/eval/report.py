@@ -1,4 +1,4 @@
-"""`vmae report`: one run, or several side by side, as an HTML page that needs nothing else, and no network."""
+"""`vmae report`: one run, or several side by side, as a self-contained HTML page."""
 
 import datetime
 import json
@@ -24,14 +24,14 @@ _NOT_SHOWN = ("kind", "step", "time", "event", "boot", "uptime")  # of an event
 
 
 def write(workdirs: epath.PathLike | Sequence[epath.PathLike], out: epath.PathLike | None = None) -> epath.Path:
-    """Write the report of a run, or a comparison of several, from what is in their folders.
+    """Write the report of a run, or a comparison of several, from the files in their folders.
 
     Args:
       workdirs: of one run or of several.
       out: the file to write; by default `report.html` in the folder of a single run.
 
     Returns:
-      the path written.
+      the path of the file.
 
     Raises:
       ConfigError: if there is no such folder, a folder is given twice, or several have no `out`.
@@ -51,7 +51,7 @@ def write(workdirs: epath.PathLike | Sequence[epath.PathLike], out: epath.PathLi
 
 
 def render(run: Run) -> str:
-    """The page of one run as text; everything that comes from the run is escaped."""
+    """Return the page of one run as text; everything from the run is escaped."""
     sections = [
         _summary(run),
         curves.training(run),
@@ -88,7 +88,7 @@ def _summary(run: Run) -> str:
 
 
 def _figures(run: Run) -> list[str]:
-    """The steps, the loss and the speed, as cards."""
+    """Return cards with the steps, the loss and the speed."""
     cards = [_steps_card(run)]
     seen = _number(run.train[-1].get("examples_seen"))
     if seen is not None:
@@ -98,7 +98,7 @@ def _figures(run: Run) -> list[str]:
         best = min(losses, key=lambda point: point[1])
         cards.append(card("Loss", compact(losses[-1][1]), f"lowest {compact(best[1])} at step {best[0]:,}"))
     cards += _speed_cards(run)
-    devices = run.told("devices")
+    devices = run.recorded("devices")
     if devices is not None:
         cards.append(card("Devices", str(devices), ""))
     saves = [event["step"] for event in run.events if event.get("event") == "saved"]
@@ -117,15 +117,15 @@ def _steps_card(run: Run) -> str:
 
 
 def _speed_cards(run: Run) -> list[str]:
-    """Means over the newest half of the rows: the start compiles and fills buffers."""
+    """Return cards with means over the newest half of the rows, because the start compiles and fills buffers."""
     cards = []
     mean = lambda name: _mean(run.series(name))  # noqa: E731
     clips, seconds, waiting, mfu = (mean(n) for n in ("clips_per_second", "step_seconds", "data_wait_fraction", "mfu"))
     if clips is not None:
         speed = f"{compact(float(f'{clips:.3g}'))} clips/s"
-        cards.append(card("Speed", speed, f"{seconds:.3g} s a step" if seconds is not None else ""))
+        cards.append(card("Speed", speed, f"{seconds:.3g} s per step" if seconds is not None else ""))
     if waiting is not None:
-        verdict = "the data keeps up" if waiting < 0.1 else "the data is what bounds the speed" if waiting > 0.4 else ""
+        verdict = "the data keep up" if waiting < 0.1 else "the data limit the speed" if waiting > 0.4 else ""
         cards.append(card("Waiting for data", f"{waiting * 100:.2g}%", verdict or "of the time"))
     if mfu is not None:
         cards.append(card("MFU", f"{mfu * 100:.3g}%", "of the devices' peak FLOPs"))
@@ -133,7 +133,7 @@ def _speed_cards(run: Run) -> list[str]:
 
 
 def _events(run: Run) -> str:
-    elsewhere = (wall_time.EVENT, "warning")  # they have a place of their own
+    elsewhere = (wall_time.EVENT, "warning")  # they have sections of their own
     rows = []
     for event in _merged(event for event in run.events if event.get("event") not in elsewhere)[-_ROWS:]:
         name = str(event.get("event", ""))
@@ -148,7 +148,7 @@ def _events(run: Run) -> str:
 
 
 def _merged(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Saves that follow one another as one row: a long run has thousands."""
+    """Return events with consecutive saves merged into one row: a long run has thousands."""
     merged: list[dict[str, Any]] = []
     for event in events:
         if event.get("event") == "saved" and merged and merged[-1].get("event") == "saved":
@@ -167,7 +167,7 @@ def _quarantine(run: Run) -> str:
     more = len(run.quarantine) - _ROWS
     rest = f'<p class="sub">and {more:,} more in {escape(run.path / "quarantine.jsonl")}</p>' if more > 0 else ""
     intro = (
-        f"{len(run.quarantine):,} could not be read; where one was due, its neighbour was used. "
+        f"{len(run.quarantine):,} could not be read. Training used a neighbour instead; evaluations left them out. "
         f"The list as a file: {run.path / 'quarantine.jsonl'}"
     )
     listed = table(("Video", "Kind", "Reason"), rows)

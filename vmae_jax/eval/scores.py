@@ -1,4 +1,4 @@
-"""How good outputs are: accuracies, precision, calibration, confusion, errors of numbers. NumPy alone."""
+"""Scores of outputs: accuracies, precision, calibration, confusion, errors of numbers. Only NumPy is used."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ SHOWN = 3  # offenders that an error lists
 
 
 class Bins(NamedTuple):
-    """Outputs sorted into equal bins of confidence: how many, how sure on average, how often right."""
+    """Outputs in equal bins of confidence: their number, mean confidence, and accuracy."""
 
     count: np.ndarray
     confidence: np.ndarray
@@ -33,15 +33,16 @@ class Bins(NamedTuple):
 
 
 def finite(values: np.ndarray, keys: Any = None, what: str = "the outputs", of: str = "videos") -> None:
-    """Refuses numbers that are not: a NaN stands behind nothing, so that it would be right every time.
+    """Check that values are finite: a NaN compares as lower than nothing, so it would always count as correct.
 
     Args:
-      values: a row a video.
-      keys: of the videos, for the message; their rows by default.
-      what: they are, and of: of which videos, for the message.
+      values: one row per video.
+      keys: of the videos, for the message; by default their rows.
+      what: description of the values, for the message.
+      of: description of the videos, for the message.
 
     Raises:
-      ValueError: NaN or infinity.
+      ValueError: if there is a NaN or infinity.
     """
     wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if len(wrong):
@@ -49,14 +50,14 @@ def finite(values: np.ndarray, keys: Any = None, what: str = "the outputs", of: 
 
 
 def single(label: np.ndarray, keys: Any = None, what: str = "label", of: str = "videos") -> None:
-    """Refuses labels that are not one class a video.
+    """Check that labels are one class per video.
 
     Raises:
-      ValueError: several, other numbers, or a video without one (-1).
+      ValueError: if there are several, other numbers, or a video without a class (-1).
     """
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(
-            f"{what} is one class number a video here, and the {of} have {label.dtype} of shape {list(label.shape)}"
+            f"{what} must be one class number per video, but the {of} have {label.dtype} of shape {list(label.shape)}"
         )
     wrong = np.flatnonzero(label < 0)
     if len(wrong):
@@ -66,32 +67,32 @@ def single(label: np.ndarray, keys: Any = None, what: str = "label", of: str = "
 
 
 def _counted(wrong: np.ndarray, keys: Any, videos: int, of: str) -> str:
-    """How many of the videos, and which are the first."""
+    """Return the number of affected videos, and the first of them."""
     first = ", ".join(str(i if keys is None else keys[i]) for i in wrong[:SHOWN].tolist())
     return f"{len(wrong)} of {videos} {of} ({first}{', …' if len(wrong) > SHOWN else ''})"
 
 
 def places(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """How many classes stand before the true one, [n]; equal scores in the order of the classes."""
+    """Return the number of classes ranked before the true one, [n]; equal scores in the order of the classes."""
     own = np.take_along_axis(scores, label[:, None], axis=1)
     before = np.arange(scores.shape[1])[None] < label[:, None]
     return ((scores > own) | ((scores == own) & before)).sum(axis=1)
 
 
 def class_accuracy(hit: np.ndarray, label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Videos of each class, and the share of them that is right (0 where there is none)."""
+    """Return the videos of each class, and the share of correct ones (0 if there is none)."""
     counts = np.bincount(label, minlength=classes)
     return counts, np.bincount(label, weights=hit, minlength=classes) / np.maximum(counts, 1)
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Videos by true class (row) and predicted class (column), int [classes classes]."""
+    """Return the videos by true class (row) and predicted class (column), int [classes classes]."""
     counts = np.bincount(label * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
 def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int = BINS) -> Bins:
-    """Equal bins of (0, 1], each with its upper edge (Guo et al. 2017)."""
+    """Return equal bins of (0, 1], each including its upper edge (Guo et al. 2017)."""
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     means = (np.bincount(place, weights=w, minlength=bins) / np.maximum(count, 1) for w in (confidence, hit))
@@ -99,12 +100,12 @@ def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int = BINS) -> Bi
 
 
 def calibration(bins: Bins) -> float:
-    """The expected calibration error: how far confidence and accuracy lie apart, on average."""
+    """Return the expected calibration error: the average difference of confidence and accuracy."""
     return float((bins.count * np.abs(bins.accuracy - bins.confidence)).sum() / max(bins.count.sum(), 1))
 
 
 def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
-    """The mean precision at each positive, best score first; NaN where there is no positive.
+    """Return the mean precision at each positive, best score first; NaN without a positive.
 
     Equal scores are one step, so that their order does not matter.
     """
@@ -119,25 +120,25 @@ def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, from 0; equal values share the mean of theirs."""
+    """Return the rank of each value, from 0; equal values have their mean rank."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     first = np.cumsum(count) - count
     return (first + (count - 1) / 2.0)[place]
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's; NaN where one of the two does not vary."""
+    """Return Pearson's correlation; NaN if one of the two does not vary."""
     a, b = a - a.mean(), b - b.mean()
     length = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / length if length else float("nan")
 
 
 def top(place: np.ndarray, classes: int) -> dict[str, float]:
-    """Return the top-1 accuracy, and the top-5 accuracy where there are more than five classes.
+    """Return the top-1 accuracy, and with more than five classes the top-5 accuracy.
 
     Args:
       place: of the true class among the scores of each video, from 0.
-      classes: how many there are; with five or fewer the top-5 accuracy is always 1.
+      classes: their number; with five or fewer the top-5 accuracy would always be 1.
     """
     numbers = {"top1": float((place == 0).mean())}
     return numbers | ({"top5": float((place < BEST).mean())} if classes > BEST else {})

@@ -1,4 +1,4 @@
-"""What the wall time of a run went into, as a section of the report."""
+"""The uses of the wall time of a run, as a section of the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 __all__ = ["EVENT", "section"]
 
 EVENT = "time spent"
-# The kinds that `metrics.jsonl` tells of, in words.
+# The uses of time in `metrics.jsonl`, in words.
 _KINDS = {
     "trained": "steps whose result was kept",
     "compiled": "compiling and the first step",
@@ -14,13 +14,13 @@ _KINDS = {
     "saved": "saving checkpoints",
     "evaluated": "pictures and evaluation",
     "started": "starting and restoring",
-    "lost": "steps done again after a restart or a roll-back",
+    "lost": "steps repeated after a restart or a roll-back",
     "down": "between attempts",
 }
 
 
 def section(events: Sequence[Mapping[str, Any]]) -> str:
-    """A table of kinds, durations and shares, from the newest event that has them; "" without one."""
+    """Return a table of uses, durations and shares, from the newest event that has them, or ""."""
     newest = next((event for event in reversed(events) if event.get("event") == EVENT), None)
     if newest is None:
         return ""

@@ -1,4 +1,4 @@
-"""Arrays of videos as files, one or two a video: OUT/NAME.npz, .npy or .h5."""
+"""Arrays of videos as files, one or two per video: OUT/NAME.npz, .npy or .h5."""
 
 import io
 from collections.abc import Mapping
@@ -16,20 +16,21 @@ FILES = {"npz": (".npz",), "npy": (".seconds.npy", ".npy"), "hdf5": (".h5",)}  #
 
 
 def files_of(format: str, name: str) -> list[str]:  # noqa: A002
-    """What is written for a video, relative to the folder: files, or with "array_record" a record of its name."""
+    """Return the files of a video relative to the folder; with "array_record", the name of its record."""
     return [f"{name}{suffix}" for suffix in FILES.get(format, ("",))]
 
 
 class FeatureFiles:
-    """Writes the files of each video, whole or not at all.
+    """Writes the files of each video atomically.
 
     Args:
       folder: local or gs://.
-      format: a key of `FILES`: "npz" and "hdf5" hold every array, "npy" the features, beside their seconds.
-      write: (path, bytes) -> writes a file that is whole or absent.
+      format: a key of `FILES`: "npz" and "hdf5" hold every array, "npy" the features and, in a second file,
+        their seconds.
+      write: (path, bytes) -> writes a file atomically.
 
     Raises:
-      ConfigError: "hdf5" without h5py.
+      ConfigError: if the format is "hdf5" and h5py is not installed.
     """
 
     def __init__(self, folder: str, format: str, write: Any) -> None:  # noqa: A002
@@ -41,15 +42,15 @@ class FeatureFiles:
                 raise ConfigError("--format=hdf5 needs h5py: pip install 'vmae-jax[hdf5]'") from error
 
     def unit(self, name: str) -> int:
-        """A number that depends on the name alone, by which processes share the videos."""
+        """Return a number that depends only on the name, by which processes share the videos."""
         return digest(name)
 
     def has(self, name: str) -> bool:
-        """Whether the video's files are there."""
+        """Whether the files of the video exist."""
         return (self._folder / files_of(self._format, name)[-1]).exists()
 
     def add(self, name: str, arrays: Mapping[str, Any]) -> list[str]:
-        """Writes the files of a video; gives their paths."""
+        """Write the files of a video; return their paths."""
         contents = {"npz": _npz, "hdf5": _hdf5, "npy": _npy}[self._format](arrays)
         paths = [self._folder / file for file in files_of(self._format, name)]
         for path, content in zip(paths, contents, strict=True):

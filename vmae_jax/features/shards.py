@@ -1,8 +1,8 @@
-"""Arrays of videos in array_record files that are whole or absent: each record is the .npz of one video.
+"""Arrays of videos in array_record files that are complete or absent; each record is the .npz of one video.
 
-A video belongs to the file that the digest of its name gives, and a file is sorted by name: however often the work
-was interrupted and however many machines shared it, the files are the same. A file is written aside and renamed, and
-beside it stands the list of what it holds. A file that is not complete yet is written again with what was added.
+The digest of its name determines the file of a video, and files are sorted by name, so they do not depend on
+interruptions or on the number of machines. A file is written under another name and renamed, together with a list of
+its records. A file that is not complete yet is rewritten with the added records.
 """
 
 import hashlib
@@ -20,22 +20,23 @@ from vmae_jax.spec import ConfigError
 __all__ = ["Shards", "digest", "read_shards"]
 
 _SUFFIX = ".array_record"
-_PATIENCE = 600.0  # seconds of work that a kill may cost
+_PATIENCE = 600.0  # maximum seconds of work that a kill may cost
 
 
 def digest(name: str) -> int:
-    """A number that depends on the name alone, by which videos are shared out."""
+    """Return a number that depends only on the name, by which videos are distributed."""
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big")
 
 
 class Shards:
     """Writes `features-00000-of-00004.array_record`, … into a local folder.
 
-    A file is written once a video of another one is added, after ten minutes, or by `flush`: add videos by `unit`.
+    A file is written when a video of another file is added, after ten minutes, or by `flush`, so add videos in the
+    order of `unit`.
 
     Args:
       folder: local; several processes may write different files of it.
-      files: how many there are.
+      files: their number.
     """
 
     def __init__(self, folder: str, files: int) -> None:
@@ -47,15 +48,15 @@ class Shards:
         self._flushed = time.monotonic()
 
     def unit(self, name: str) -> int:
-        """The number of the file that holds the video: it is written by one process."""
+        """Return the number of the video's file, which one process writes."""
         return digest(name) % self._files
 
     def has(self, name: str) -> bool:
-        """Whether a whole file holds the video."""
+        """Whether a complete file has the video."""
         return name in self._done
 
     def add(self, name: str, arrays: Mapping[str, Any]) -> list[str]:
-        """Takes a video; gives the files that were written now."""
+        """Add a video; return the files that were written."""
         written = []
         if self._waiting and self.unit(name) != self.unit(next(iter(self._waiting))):
             written = self.flush()
@@ -65,7 +66,7 @@ class Shards:
         return written + (self.flush() if time.monotonic() - self._flushed > _PATIENCE else [])
 
     def flush(self) -> list[str]:
-        """Writes what waits, if anything does."""
+        """Write pending videos."""
         if not self._waiting:
             return []
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -80,7 +81,7 @@ class Shards:
         writer.close()
         os.replace(aside, final)
         listed = f"{final}.json"
-        with open(f"{listed}.tmp", "w") as file:  # the list comes last: the file is whole
+        with open(f"{listed}.tmp", "w") as file:  # written last: the file is complete
             json.dump(list(records), file)
         os.replace(f"{listed}.tmp", listed)
         self._done |= set(records)
@@ -89,14 +90,14 @@ class Shards:
 
 
 def read_shards(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every video of `vmae features --format=array_record`: its name, and its arrays by name."""
+    """Yield the name and the arrays of every video of `vmae features --format=array_record`."""
     for path in _whole(folder):
         for name, arrays, _ in _records(path):
             yield name, arrays
 
 
 def _records(path: str) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """The records of a file: name, arrays, bytes. A file without a list is not whole, and has none."""
+    """Yield the records of a file as name, arrays, bytes; a file without a list is incomplete and has none."""
     if not os.path.exists(f"{path}.json"):
         return
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -110,7 +111,7 @@ def _records(path: str) -> Iterator[tuple[str, dict[str, Any], bytes]]:
 
 
 def _whole(folder: str) -> list[str]:
-    """The whole files of a folder, in order."""
+    """Return the complete files of a folder, in order."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     ends = f"{_SUFFIX}.json"
     found = sorted(name for name in names if name.startswith("features-") and name.endswith(ends))

@@ -1,4 +1,4 @@
-"""Whole videos as sliding windows, for features: every window of every video, in order."""
+"""The sliding windows of whole videos, in order, for features."""
 
 import collections
 import dataclasses
@@ -27,17 +27,17 @@ _ROUNDING = 1e-3  # seconds: Matroska rounds its time stamps to milliseconds
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """A sampler of consecutive windows; the seed's first word is the number of the first of them.
+    """A sampler of consecutive windows; the first word of the seed is the number of the first window.
 
-    Windows overlap, so as a sampler it gives each frame of theirs once, as a single view.
+    Windows may overlap, so the sampler returns each of their frames once, as a single view.
 
     Attributes:
       frames: of a window, `step` apart.
-      step: in samples of the video: its frames, or with `fps` those that are shown after 0, 1/fps, 2/fps, … seconds.
+      step: in samples of the video: its frames, or with `fps` the frames shown at 0, 1/fps, 2/fps, … seconds.
       stride: samples from one window's start to the next's.
-      limit: windows a call gives at most.
-      fps: samples a second; None samples every frame, whatever the video's rate.
-      tail: "end" adds a window that ends with the video where samples are left past the last whole window;
+      limit: maximum number of windows per call.
+      fps: samples per second; None samples every frame at any rate.
+      tail: "end" adds a window that ends with the video if samples are left after the last whole window;
         "drop" leaves them out.
     """
 
@@ -50,11 +50,11 @@ class Windows:
 
     @property
     def span(self) -> int:
-        """Samples from a window's first to its last."""
+        """Samples from the first to the last of a window."""
         return (self.frames - 1) * self.step + 1
 
     def shown(self, info: VideoInfo) -> np.ndarray:
-        """The frame number of every sample, int64 [samples]."""
+        """Return the frame number of every sample, int64 [samples]."""
         if self.fps is None:
             return np.arange(info.num_frames)
         end = float(info.times[-1]) + (1 / info.rate if info.rate > 0 else 0.0)
@@ -63,21 +63,21 @@ class Windows:
         return np.maximum(np.searchsorted(info.times, moments + _ROUNDING, side="right") - 1, 0)
 
     def starts(self, samples: int) -> np.ndarray:
-        """The first sample of each window, at least one; where a video is too short, the end is held."""
+        """Return the first sample of each window, at least one; a video that is too short repeats its last frame."""
         starts = np.arange(max(samples - self.span, 0) // self.stride + 1) * self.stride
         covered = starts[-1] + self.frames * self.step
         return np.append(starts, samples - self.span) if self.tail == "end" and covered < samples else starts
 
     def uncovered(self, info: VideoInfo) -> int:
-        """Frames of a video past its last window."""
+        """Return the number of frames after the last window."""
         shown = self.shown(info)
         covered = self.starts(len(shown))[-1] + self.frames * self.step
         return 0 if covered >= len(shown) else info.num_frames - int(shown[covered])
 
     def of_chunk(self, first: int, info: VideoInfo) -> tuple[np.ndarray, np.ndarray]:
-        """The windows from number `first` on, at most `limit`: their frames, int64 [windows frames], and seconds.
+        """Return frames and seconds of at most `limit` windows, from number `first` on.
 
-        Seconds are the moments of a window's first and last sample, float64 [windows 2].
+        Frames are int64 [windows frames]; seconds are the times of the first and last sample, float64 [windows 2].
         """
         shown = self.shown(info)
         starts = self.starts(len(shown))[first : first + self.limit]
@@ -96,10 +96,10 @@ class Chunk(NamedTuple):
       video: its number in the source.
       first: number of the first window.
       total: windows of the whole video.
-      clips: [windows t h w c], uint8, or float32 as `interpolated` gives; None where the video is broken.
+      clips: [windows t h w c], uint8, or float32 from `interpolated`; None if the video is broken.
       frames: the first and last frame of each window, int64 [windows 2].
-      seconds: when each window begins and ends, float64 [windows 2].
-      uncovered: frames of the video past its last window.
+      seconds: begin and end of each window, float64 [windows 2].
+      uncovered: frames of the video after its last window.
       reason: why there are no clips.
     """
 
@@ -115,10 +115,10 @@ class Chunk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Places(Stream):
-    """Where the windows of a chunk are in their video, which only the decoding process opens.
+    """The positions of the windows of a chunk, computed in the decoding process, which alone opens the video.
 
-    A row has the frames and seconds of `Windows.of_chunk`, and three counts: the windows of the chunk, those of the
-    whole video, and the frames past the last of them.
+    A row has the frames and seconds of `Windows.of_chunk`, and three counts: windows of the chunk, windows of the
+    whole video, and frames after the last window.
     """
 
     windows: Windows
@@ -141,14 +141,14 @@ class _Places(Stream):
 def chunks(
     source: Source, videos: Iterable[int], windows: Windows, *, size: int, antialias: bool, channels: int = 3
 ) -> Iterator[Chunk]:
-    """The windows of each video in turn, decoded ahead in worker processes.
+    """Yield the windows of each video in turn, decoded ahead in worker processes.
 
     Args:
       source: opened.
-      videos: numbers of those to read.
-      windows: which; a chunk has `windows.limit` at most.
-      size: side of the square that every picture is resized to.
-      antialias: resize as `data.transforms` do; False is as `interpolated`.
+      videos: their numbers.
+      windows: the windows; a chunk has at most `windows.limit`.
+      size: side of the square to which every picture is resized.
+      antialias: resize as `data.transforms`; False resizes as `interpolated`.
       channels: 3 (RGB) or 1 (grey).
     """
     cores = available_cores()
@@ -183,7 +183,7 @@ def chunks(
 
 
 def _fetched(source: Source, videos: Iterable[int]) -> Iterator[tuple[int, Encoded | BadVideo]]:
-    """Yield each video with what is stored of it, or with the reason why that cannot be read."""
+    """Yield the number and the stored form of each video, or the reason why it cannot be read."""
     for video in videos:
         try:
             yield video, source.fetch(video)
@@ -205,22 +205,22 @@ def _chunk(video: int, first: int, arrays: Mapping[str, np.ndarray], limit: int,
     """Return a chunk from what a worker read; the pictures are resized here unless `size` is None.
 
     Raises:
-      BadVideo: if a worker that a crafted file took over gives counts that cannot be.
+      BadVideo: if a worker, taken over by a crafted file, returns impossible counts.
     """
     [frames], [counts] = arrays["video"], arrays["windows_counts"]
     here, total, uncovered = map(int, counts)
     index, seconds = arrays["windows_frames"][0, :here], arrays["windows_seconds"][0, :here]
     rows = np.searchsorted(np.unique(index), index)
     if not (0 < here <= limit and first + here <= total <= MOST) or rows.max() >= len(frames):
-        raise BadVideo("makes its decoder give windows that cannot be")
+        raise BadVideo("makes its decoder return impossible windows")
     pictures = frames if size is None else interpolated(frames, size)
     return Chunk(video, first, total, pictures[rows], index[:, [0, -1]].copy(), seconds.copy(), uncovered)
 
 
 def interpolated(frames: np.ndarray, size: int) -> np.ndarray:
-    """Every picture as a square, as the official feature script resizes: float32 in 0 … 255.
+    """Return every picture as a square, resized as by the official feature script: float32 in 0 … 255.
 
-    Plain bilinear interpolation, without antialiasing and not rounded.
+    The interpolation is bilinear, without antialiasing or rounding.
     """
     return tensorflow().image.resize(frames, (size, size), method="bilinear", antialias=False).numpy()
 

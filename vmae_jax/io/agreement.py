@@ -1,9 +1,9 @@
-"""Hosts agree on what became of a save, so that one that failed alone leaves no other waiting.
+"""Agreement of all hosts on the outcome of a save, so that no host waits for one that failed.
 
-The store's own background threads meet at barriers that a host whose write failed never reaches, and the others
-would wait there for many minutes. `Agreement.barrier` takes the place of these barriers: while it waits it looks for
-a note that a host failed. When its own thread is done, each host leaves a note of the outcome, and the save counts
-only when all notes are good. Nothing here computes on devices: it may happen beside a training step.
+The background threads of Orbax meet at barriers. A host whose write failed never reaches them, and the others would
+wait there for many minutes. `Agreement.barrier` replaces these barriers: while it waits, it checks for a note that a
+host failed. When its own thread is done, each host leaves a note of its outcome, and the save counts only if all are
+good. Nothing here computes on devices, so it can run during a training step.
 """
 
 import collections
@@ -17,9 +17,9 @@ import jax
 
 __all__ = ["Agreement", "PeerSaveError"]
 
-_instances = itertools.count()  # the same on every host, for all make the same objects in the same order
-_LOOK = 1.0  # seconds between two looks at the notes
-_PATIENCE = 3600.0  # seconds for notes; a host that is gone ends the others long before (JAX's heartbeat)
+_instances = itertools.count()  # the same on every host: all create the same objects in the same order
+_LOOK = 1.0  # seconds between two checks of the notes
+_PATIENCE = 3600.0  # seconds to wait for notes; JAX's heartbeat ends the job much earlier if a host is gone
 _WROTE, _SET = "async_commit_complete", "set_value_start"  # in the names of the store's barriers
 
 
@@ -28,7 +28,7 @@ class PeerSaveError(RuntimeError):
 
 
 class Agreement:
-    """The saves of one `Checkpoints`, as all hosts see them; with one process everything here is a no-op.
+    """The saves of one `Checkpoints` on all hosts; with one process, a no-op.
 
     Attributes:
       patience: seconds that `settled` waits for the notes of others.
@@ -42,17 +42,17 @@ class Agreement:
         self.patience = _PATIENCE
         self._attempt = 0
         self._met: collections.Counter[str] = collections.Counter()  # barriers of this attempt
-        self._sets = 0  # how often the store set that a save is in progress, or is not any more
-        self._wrote = self._left = False  # its thread came to the end; it left because of another host
+        self._sets = 0  # how often the store has set or cleared its mark of a save in progress
+        self._wrote = self._left = False  # its thread is done; it left because of another host
 
     def begin(self) -> None:
-        """A save begins, on every host."""
+        """Begin a save, on every host."""
         self._attempt += 1
         self._sets, self._wrote, self._left = 0, False, False
         self._met.clear()
 
     def barrier(self, *, key: str, timeout_ms: int) -> None:
-        """Wait for all hosts, as the store asks for it.
+        """Wait for all hosts, in place of a barrier of the store.
 
         Raises:
           PeerSaveError: if one of them failed.
@@ -62,12 +62,12 @@ class Agreement:
         if _SET in key:
             self._sets += 1
             if self._sets == 1:
-                self._wrote = False  # what was met before was of the frozen arrays
+                self._wrote = False  # earlier barriers were those of the frozen arrays
             elif not self._wrote and not self._left:  # the thread that writes ended before its barriers
                 self.failed("its write failed")
         self._met[key] += 1
         name = f"{self._prefix}/{self._attempt}/{key}/{self._met[key]}"
-        # A host that failed comes to the end of a save as well, and is waited for there.
+        # A host that failed also reaches the end of a save; wait for it there.
         self._meet(name, timeout_ms, look=self._sets < 2)
         if _WROTE in key:
             self._wrote = True
@@ -79,7 +79,7 @@ class Agreement:
         def meet() -> None:
             try:
                 self._client.wait_at_barrier(name, timeout_ms)
-            except Exception as error:  # raised below, by the thread that waits for this one
+            except Exception as error:  # the thread that waits for this one raises it below
                 problems.append(error)
             met.set()
 
@@ -91,7 +91,7 @@ class Agreement:
             raise problems[0]
 
     def failed(self, reason: str) -> None:
-        """Leave a note that this host failed; the others end their waiting."""
+        """Leave a note that this host failed, so that the others stop waiting."""
         self._note("failed", reason)
 
     def good(self) -> None:
@@ -99,21 +99,21 @@ class Agreement:
         self._note("good", "")
 
     def ready(self) -> None:
-        """Wait until every host can begin to write. What the store then does in front has barriers that no host leaves.
+        """Wait until every host can begin to write, because the store's first barriers have no time limit.
 
         Raises:
           PeerSaveError: if one of them cannot.
-          TimeoutError: if there is no word of one for `patience` seconds.
+          TimeoutError: if one leaves no note for `patience` seconds.
         """
         self._note("ready", "")
         self._all_left("ready", block=True)
 
     def settled(self, *, block: bool) -> bool:
-        """Return whether every host did its part; without `block`, False also where that is not known yet.
+        """Return whether every host did its part; without `block`, False also while that is unknown.
 
         Raises:
           PeerSaveError: if one of them failed.
-          TimeoutError: if there is no word of one for `patience` seconds.
+          TimeoutError: if one leaves no note for `patience` seconds.
         """
         return self._all_left("good", block=block)
 
@@ -128,7 +128,7 @@ class Agreement:
             if not block:
                 return False
             if time.monotonic() > end:
-                raise TimeoutError(f"not every host left a note within {self.patience:g} s of what became of its part")
+                raise TimeoutError(f"not every host reported the outcome of its part within {self.patience:g} s")
             time.sleep(0.05)
 
     def _raise_failures(self) -> None:

@@ -1,4 +1,4 @@
-"""Steps that would stand in the way of a save, or be taken for good ones, are moved to `aside/`, never deleted."""
+"""Moves steps that conflict with a save, or are damaged, to `aside/`; nothing is deleted."""
 
 import logging
 from collections.abc import Collection
@@ -19,16 +19,16 @@ _PROBE, _PROBE_BYTES = ".room", 1 << 16
 
 
 def move_aside(path: epath.Path, step: int, damaged: Collection[int]) -> bool:
-    """Moves the steps of `path` at or after `step`, the `damaged` and the half deleted ones.
+    """Move the steps of `path` at or after `step`, the `damaged` ones and the half-deleted ones.
 
-    Every process takes part, and all are told whether there was any. Process 0 alone looks: another one that
-    looked later would find nothing to move any more, and not wait where process 0 does.
+    Every process takes part and learns whether there was any. Only process 0 looks: another one that
+    looked later would find nothing left to move, and would not wait where process 0 does.
 
-    With several processes, process 0 also writes a small file and removes it: a store that takes nothing is then
-    known to all before any of them waits for it.
+    With several processes, process 0 also writes a small file and removes it, so that all learn about a storage that
+    refuses writes before any of them waits for it.
 
     Raises:
-      Exception: process 0 could not move one or write; on it, its own error.
+      Exception: if process 0 could not move a step or write.
     """
     failure: Exception | None = None
     moved = 0

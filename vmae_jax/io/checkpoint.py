@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or absent, and verified when they are read.
+"""Checkpoints that are complete or absent, and verified when they are read.
 
-Orbax writes them (asynchronously, sharded, atomically). This module adds what a run must be able
-to rely on: a fingerprint of every leaf, checked after each restore; "saved" only after the
-commit; leaves, shapes and dtypes compared, never cast or filled in; frozen networks stored once
-for all steps (`shared`); a damaged newest step passed over, and said so; nothing not finite written.
+Orbax writes them (asynchronously, sharded, atomically). This module adds guarantees for a run: a fingerprint of
+every leaf, checked after each restore; "saved" only after the commit; leaves, shapes and dtypes are compared, never
+cast or filled in; frozen networks are stored once for all steps (`shared`); a damaged newest step is skipped with a
+warning; and no state with NaN or infinity is written.
 """
 
 import contextlib
@@ -45,12 +45,12 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-_CLOSING = 10.0  # seconds to learn at the end what became of a save on other hosts
-SLOW = 10.0  # seconds of a save after which training that waits for it says why
+_CLOSING = 10.0  # seconds to wait at the end for the outcome of a save on other hosts
+SLOW = 10.0  # seconds after which training that waits for a save logs why
 
 
 class SaveError(RuntimeError):
-    """A step could not be saved; what was saved before is untouched.
+    """A step could not be saved; earlier checkpoints are untouched.
 
     Attributes:
       step: that step.
@@ -66,13 +66,13 @@ class NotFiniteError(ArithmeticError):
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` read.
+    """The result of `Checkpoints.restore`.
 
     Attributes:
       state: the tree of the target, on the target's shardings.
-      meta: what was given to `save`.
+      meta: as passed to `save`.
       step: the step it was saved at.
-      skipped: newer steps that were damaged, and why.
+      skipped: newer, damaged steps, with the reasons.
     """
 
     state: Any
@@ -82,15 +82,15 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: `save` while training, `restore` to go on.
+    """The checkpoints of a run: `save` while training, `restore` to resume.
 
-    Nothing is written, not even a folder, before the first `save`, so a reader may hold one.
+    Nothing is written, not even a folder, before the first `save`, so readers can use it too.
 
     Args:
       path: the folder, local or gs://.
-      keep_last: how many of the newest steps stay.
-      keep_every: steps divisible by it stay for ever; None for none.
-      asynchronous: write in the background; `poll` says what was committed.
+      keep_last: number of newest steps to keep.
+      keep_every: also keep the steps divisible by it; None keeps no others.
+      asynchronous: write in the background; `poll` returns the committed steps.
       check_finite: refuse a state with NaN or infinite leaves.
     """
 
@@ -104,55 +104,55 @@ class Checkpoints:
         check_finite: bool = True,
     ):
         if keep_last < 1 or (keep_every is not None and keep_every < 1):
-            raise ConfigError(f"keep_last={keep_last}, keep_every={keep_every}: both count steps, from 1")
+            raise ConfigError(f"keep_last and keep_every must be at least 1, got {keep_last} and {keep_every}")
         in_one_line()
         self.path = absolute(path)
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._check_finite = asynchronous, check_finite
         self._manager: ocp.CheckpointManager | None = None
-        self._agreement: Agreement | None = None  # of the hosts, from the first save on
+        self._agreement: Agreement | None = None  # made by the first save
         self._own = False  # this host's part of the pending save is done
         self._pending: int | None = None  # being written, since `_began`
         self._began = 0.0
         self._saved: list[int] = []  # committed by this object
-        self._news: list[int] = []  # of these, not yet told
+        self._news: list[int] = []  # those not returned by `poll` yet
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
-        """The whole, committed steps, ascending."""
+        """Return the complete, committed steps, ascending."""
         return whole_steps(self.path)
 
     def latest(self) -> int | None:
-        """The newest whole step, the same on every process; None where there is none.
+        """Return the newest complete step, the same on every process, or None.
 
         Waits for the one being written, if any.
 
         Raises:
-          SaveError: that failed.
+          SaveError: if that failed.
         """
         self._settle(block=True)
         return max(common(self.steps()), default=None)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
-        """Starts to save `state`; `poll` or `wait` say when it is committed.
+        """Start to save `state`; `poll` or `wait` return its step once it is committed.
 
         Blocks while an earlier save is still being written, and until the arrays are copied off
         the devices; then they may be donated. Steps at or after `step` that an abandoned run
-        left here, and steps found damaged or half deleted, are moved to `aside/` first, never deleted.
+        left here, and damaged or half-deleted steps, are moved to `aside/` first, never deleted.
 
         Args:
-          step: the number of updates behind `state`.
+          step: number of steps up to `state`.
           state: any pytree of arrays.
-          meta: JSON-able values to keep beside it: data position, config hash, …
+          meta: JSON-able values to store with it, such as the data position.
 
         Returns:
-          False when that very step was saved, or restored, by this object already.
+          False if this object has already saved or restored this step.
 
         Raises:
-          NotFiniteError: a leaf is not finite; names it.
-          SaveError: this save could not be started, or the one before was not committed.
+          NotFiniteError: if a leaf is not finite.
+          SaveError: if this save could not be started, or the one before was not committed.
         """
-        self._tell_slow()
+        self._warn_if_slow()
         self._settle(block=True)
         if step in self._saved:
             return False
@@ -193,28 +193,28 @@ class Checkpoints:
         return True
 
     def poll(self) -> list[int]:
-        """The steps found committed since the last call; never blocks.
+        """Return the steps committed since the last call, without blocking.
 
         Raises:
-          SaveError: a save failed since then.
+          SaveError: if a save has failed since then.
         """
-        return self._tell(block=False)
+        return self._collect(block=False)
 
     def wait(self) -> list[int]:
-        """`poll`, once nothing is being written any more."""
-        return self._tell(block=True)
+        """Wait until nothing is being written, then `poll`."""
+        return self._collect(block=True)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
-        """Reads a step onto the shardings of `abstract_state`, and verifies it.
+        """Read a step onto the shardings of `abstract_state`, and verify it.
 
         Args:
           abstract_state: a tree of arrays or `jax.ShapeDtypeStruct`s with shardings (without
-            one: this process's first device), the very leaves that were saved.
+            one: this process's first device), with exactly the saved leaves.
           step: a step; None for the newest that is not damaged.
 
         Raises:
-          ConfigError: there is no such step, or leaves, shapes or dtypes differ.
-          DamagedCheckpointError: that step, or every step, is damaged.
+          ConfigError: if there is no such step, or leaves, shapes or dtypes differ.
+          DamagedCheckpointError: if that step, or every step, is damaged.
         """
         self._settle(block=True)
         steps = common(self.steps())
@@ -231,25 +231,25 @@ class Checkpoints:
                 log.warning("checkpoint %d of %s is damaged: %s", candidate, self.path, error)
                 continue
             self._damaged.update(number for number, _ in skipped)
-            # It is there, and what comes after it belongs to another future.
+            # Later steps belong to an abandoned continuation.
             self._saved = [*(number for number in self._saved if number < candidate), candidate]
             return Restored(state, meta, candidate, skipped)
         reasons = "; ".join(f"step {number}: {reason}" for number, reason in skipped)
         raise DamagedCheckpointError(f"no readable checkpoint in {self.path}: {reasons}")
 
     def close(self) -> list[int]:
-        """`wait`, then lets go of the threads of the store."""
+        """`wait`, then end the threads of the store."""
         try:
             if self._agreement is not None:
-                self._agreement.patience = _CLOSING  # the others may be gone, or have no reason to look
-            return self._tell(block=True)
+                self._agreement.patience = _CLOSING  # the others may be gone or not be waiting
+            return self._collect(block=True)
         finally:
             if self._manager is not None:
                 self._manager.close()
                 self._manager = None
 
-    def _tell_slow(self) -> None:
-        """Says so where the save before still goes on, and training has to wait for it."""
+    def _warn_if_slow(self) -> None:
+        """Log if training has to wait for the save before."""
         seconds = time.monotonic() - self._began
         if self._pending is not None and seconds > SLOW and self._manager and self._manager.is_saving_in_progress():
             log.warning(
@@ -257,13 +257,13 @@ class Checkpoints:
                 "faster store", self._pending, seconds,
             )  # fmt: skip
 
-    def _tell(self, *, block: bool) -> list[int]:
+    def _collect(self, *, block: bool) -> list[int]:
         self._settle(block=block)
         news, self._news = self._news, []
         return news
 
     def _settle(self, *, block: bool) -> None:
-        """Finds out what became of the save in the background, on this host and on the others."""
+        """Return newly committed steps, after checking the outcome of the save on all hosts."""
         if self._pending is None or self._manager is None or (not block and self._manager.is_saving_in_progress()):
             return
         assert self._agreement is not None
@@ -271,7 +271,7 @@ class Checkpoints:
             if not self._own:
                 self._manager.wait_until_finished()
                 if self._pending not in self.steps():
-                    raise RuntimeError("it is not there after its commit")
+                    raise RuntimeError("it is missing after its commit")
                 self._own = True
                 self._agreement.good()
             if not self._agreement.settled(block=block):
@@ -287,7 +287,7 @@ class Checkpoints:
         assert self._pending is not None
         step, self._pending = self._pending, None
         if self._manager is not None:
-            with contextlib.suppress(Exception):  # it reports the failure that is being told here
+            with contextlib.suppress(Exception):  # it repeats the failure that is reported here
                 self._manager.close()
             self._manager = None
         reason = " ".join(str(error).split())[:400] or type(error).__name__
@@ -307,7 +307,7 @@ def _remove(folder: epath.Path) -> None:
     if jax.process_index() == 0 and folder.exists():
         try:
             folder.rmtree()
-        except OSError as error:  # space that is not freed must not stop a run
+        except OSError as error:  # failing to free space must not stop a run
             log.warning("could not empty %s: %s", folder, error)
 
 

@@ -1,4 +1,4 @@
-"""A clock that nobody sets, beside the time of day, which people and NTP correct."""
+"""A steady clock that cannot be set, in addition to the time of day, which people and NTP adjust."""
 
 import time
 from typing import Any
@@ -7,12 +7,12 @@ __all__ = ["boot", "now", "steady"]
 
 
 def steady() -> float:
-    """Return the seconds since the machine was started, sleep included where the system counts it."""
+    """Return the seconds since the machine was started, including sleep if the system counts it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def boot() -> str:
-    """Return the name of the running kernel, another one after every start of the machine; "" where it has none."""
+    """Return an id of the running kernel, which changes with every start of the machine, or ""."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -21,5 +21,5 @@ def boot() -> str:
 
 
 def now(ago: float = 0.0) -> dict[str, Any]:
-    """Return the moment `ago` seconds before this one: by the time of day, and by which steady clock."""
+    """Return the moment `ago` seconds before now, by the time of day and by the steady clock."""
     return {"time": time.time() - ago, "boot": boot(), "uptime": steady() - ago}

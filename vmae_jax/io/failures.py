@@ -1,7 +1,7 @@
-"""Keep what Orbax and TensorStore print about a failure to one line: the failure itself is raised, and reported here.
+"""Suppress tracebacks that Orbax and TensorStore print about failures that are raised and reported anyway.
 
-A read or save that fails in one of several threads leaves the others behind. They log a traceback of their own
-(Orbax), or find the event loop of the read closed and print one (TensorStore), above the one line that matters.
+When a read or save fails in one of several threads, the others log a traceback of their own (Orbax), or find
+the event loop closed and print one (TensorStore), above the one line that matters.
 """
 
 import functools
@@ -16,7 +16,7 @@ __all__ = ["in_one_line"]
 
 @functools.cache
 def in_one_line() -> None:
-    """Install both filters, once a process."""
+    """Install both filters, once per process."""
     logging.getLogger("absl").addFilter(_without_traceback)
     sys.unraisablehook = functools.partial(_unless_late, sys.unraisablehook)
 

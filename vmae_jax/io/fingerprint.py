@@ -1,10 +1,10 @@
-"""A fingerprint of every array of a state, computed where the arrays live.
+"""A fingerprint of every array of a state, computed on its devices.
 
-A checkpoint library that stores no checksum of its payload gives back flipped bits as weights.
-So each leaf gets a 32-bit fingerprint: its bits as 32-bit words, each word hashed together with
-its place, the hashes added modulo 2**32. Addition has no order, so the fingerprint is the same
-for every sharding, mesh and backend; hashing by a bijection of each word means that no change
-of one word goes unseen, and changes of several cancel by a chance of 2**-32.
+A checkpoint library that stores no checksum of its payload returns flipped bits as weights.
+Therefore each leaf gets a 32-bit fingerprint: each 32-bit word is hashed together with its index, and the hashes are
+added modulo 2**32. The order of an addition does not matter, so the fingerprint is the same for every sharding, mesh
+and backend. Each word is hashed by a bijection, so a change of one word is always detected, and changes of several
+cancel with probability 2**-32.
 """
 
 import jax
@@ -17,11 +17,11 @@ CHUNK = 1 << 22  # words hashed at a time on the host: 16 MiB a temporary
 
 
 class Examined:
-    """What one pass over the arrays of a state found, leaf by leaf, in the order given.
+    """The results of one pass over the arrays of a state, per leaf, in the given order.
 
     Attributes:
-      fingerprints: eight hexadecimal digits a leaf.
-      not_finite: how many elements of a leaf are NaN or infinite (0 for integers).
+      fingerprints: eight hexadecimal digits per leaf.
+      not_finite: number of NaN or infinite elements per leaf (0 for integers).
     """
 
     def __init__(self, fingerprints: list[str], not_finite: list[int]):
@@ -30,7 +30,7 @@ class Examined:
 
 
 def examine(leaves: list) -> Examined:
-    """Fingerprints of `leaves` and their counts of non-finite elements, computed on the devices.
+    """Return fingerprints of `leaves` and their counts of non-finite elements, computed on the devices.
 
     Args:
       leaves: arrays of any dtype, typed keys included, of any sharding; one jitted pass over
@@ -49,7 +49,7 @@ def examine(leaves: list) -> Examined:
 
 
 def of_numpy(array: np.ndarray) -> str:
-    """The same fingerprint of an array in host memory, without a device."""
+    """Return the same fingerprint of an array in host memory, without a device."""
     words = _words_numpy(np.ascontiguousarray(array))
     total = 0
     for start in range(0, words.size, CHUNK):
@@ -60,7 +60,7 @@ def of_numpy(array: np.ndarray) -> str:
 
 
 def words_of(leaves: list) -> jax.Array:
-    """The fingerprints of `leaves` as numbers, uint32 [leaves]; for use inside compiled functions."""
+    """Return the fingerprints of `leaves` as numbers, uint32 [leaves], inside a compiled function."""
     return jnp.stack([_fingerprint(leaf) for leaf in leaves])
 
 
@@ -72,7 +72,7 @@ def _examine(leaves: list) -> tuple[jax.Array, jax.Array]:
 def _fingerprint(leaf: jax.Array) -> jax.Array:
     words = _words(leaf)
     place, stride = jnp.zeros(words.shape, jnp.uint32), 1
-    for axis in reversed(range(words.ndim)):  # an iota an axis: a flat one would gather the shards
+    for axis in reversed(range(words.ndim)):  # one iota per axis: a flat one would gather the shards
         place += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride & 0xFFFFFFFF)
         stride *= words.shape[axis]
     return _hash(words, place).sum(dtype=jnp.uint32)
@@ -85,7 +85,7 @@ def _not_finite(leaf: jax.Array) -> jax.Array:
 
 
 def _words(leaf: jax.Array) -> jax.Array:
-    """The bits of `leaf` as uint32, one word an element; one more axis where elements are wider."""
+    """Return the bits of `leaf` as uint32, one word per element, or several along a last axis."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     if leaf.dtype == jnp.bool_:
@@ -106,7 +106,7 @@ def _words_numpy(array: np.ndarray) -> np.ndarray:
 
 
 def _hash(words, place):
-    """Murmur3's finaliser over the word and its place; numpy and jax arrays alike."""
+    """Return Murmur3's finalizer of each word and its index, for numpy and jax arrays."""
     x = words ^ (place * np.uint32(0x9E3779B9) + np.uint32(0x7F4A7C15))
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)

@@ -1,4 +1,4 @@
-"""Whether a path that a user gave can be a folder."""
+"""Check of a folder that a user named."""
 
 import errno
 import os
@@ -17,10 +17,10 @@ def check_folder(
     """Check that a local path can serve as a folder; paths in a bucket pass.
 
     Args:
-      path: what the user gave.
-      option: by which option, for the message.
-      exists: whether it must be there, to be read; otherwise it may be made, and is written to.
-      run: a workdir; if a run is in it, a disk that became read-only has interrupted that run.
+      path: as the user gave it.
+      option: that gave it, for the message.
+      exists: whether it must exist and be readable; otherwise it may be created, and must be writable.
+      run: a workdir; if it has a run, a disk that became read-only has interrupted that run.
 
     Raises:
       ConfigError: if it is a file or below one, not permitted, or missing.
@@ -35,7 +35,7 @@ def check_folder(
     except OSError as error:  # a name that is too long, a loop of links
         raise ConfigError(f"{option}={path}: {error.strerror}: name another folder") from error
     if not is_folder:
-        what = "is a file" if found == os.fspath(path) else f"cannot be a folder, for {found} is a file"
+        what = "is a file" if found == os.fspath(path) else f"cannot be a folder, because {found} is a file"
         raise ConfigError(f"{option}={path} {what}: name a folder")
     if exists and found != os.fspath(path):
         raise ConfigError(f"{option}={path}: there is no such folder")
@@ -54,7 +54,7 @@ def _first_existing(path: str) -> str:
     """The path, or the nearest above it that exists.
 
     Raises:
-      OSError: if it cannot be looked at.
+      OSError: if it cannot be examined.
     """
     while True:
         try:

@@ -1,9 +1,8 @@
-"""How a state lies in a checkpoint: nested names, a table of its leaves, a digest.
+"""The layout of a state in a checkpoint: nested names, a table of its leaves, a digest.
 
-The arrays are stored as a nested dict of the names on the path to each leaf, so that neither
-the containers of optax nor those of a method are part of the format. Beside them lies a JSON
-document with the dtype, shape and fingerprint of every leaf and with what the trainer wants to
-keep (data position, …), signed by its SHA-256.
+The arrays are stored as a nested dict of the names on the path to each leaf, so neither
+the containers of optax nor those of a method are part of the format. A JSON document stores the dtype, shape and
+fingerprint of every leaf and the metadata of the trainer (data position, …), with their SHA-256.
 """
 
 import hashlib
@@ -44,17 +43,17 @@ class Leaf(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """True when there is nothing to store, which the array store refuses to."""
+        """Whether there is nothing to store; the array store refuses empty arrays."""
         return math.prod(self.shape) == 0
 
     @property
     def typed(self) -> bool:
-        """True for a key of `jax.random`, which is stored as words of 32 bits in one more dimension."""
+        """Whether it is a key of `jax.random`, which is stored as 32-bit words in an additional dimension."""
         return self.dtype not in DTYPES
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory, at most 16 words of each key."""
+        """Bytes in memory, counting at most 16 words per key."""
         return math.prod(self.shape) * (64 if self.typed else jnp.dtype(self.dtype).itemsize)
 
     def __str__(self) -> str:
@@ -62,10 +61,10 @@ class Leaf(NamedTuple):
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by path, "params/encoder/kernel"; the order is that of `jax.tree`.
+    """Return the leaves of a pytree by path, such as "params/encoder/kernel", in the order of `jax.tree`.
 
     Raises:
-      ValueError: two leaves would have the same path.
+      ValueError: if two leaves would have the same path.
     """
     leaves = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -77,13 +76,13 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def _array(leaf: Any) -> np.ndarray:
-    """A number or a host array in the dtype it has as a jax array: float32 for Python's float."""
+    """Return a number or a host array with the dtype of the corresponding jax array: float32 for Python floats."""
     array = np.asarray(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """`flat` names as a nested dict."""
+    """Return `flat` names as a nested dict."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *folders, last = name.split("/")
@@ -91,7 +90,7 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
         for folder in folders:
             node = node.setdefault(folder, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{name!r} lies inside another leaf of the state")
+                raise ValueError(f"{name!r} is inside another leaf of the state")
         if last in node:
             raise ValueError(f"{name!r} is both a leaf of the state and a folder of leaves")
         node[last] = leaf
@@ -99,21 +98,21 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def under(name: str, select: str) -> str | None:
-    """`name` relative to the folder `select` ("" when it is `select` itself); None outside it."""
+    """Return `name` relative to the folder `select` ("" for `select` itself), or None outside of it."""
     if not select or name == select:
         return name if not select else ""
     return name[len(select) + 1 :] if name.startswith(select + "/") else None
 
 
 def describe(leaves: Mapping[str, Any], fingerprints: Iterable[str] | None = None) -> dict[str, Leaf]:
-    """The table of leaves of arrays, or of shapes and dtypes."""
+    """Return the table of leaves of arrays, or of shapes and dtypes."""
     prints = list(fingerprints) if fingerprints is not None else [""] * len(leaves)
     rows = zip(leaves.items(), prints, strict=True)
     return {name: Leaf(str(leaf.dtype), tuple(leaf.shape), print_) for (name, leaf), print_ in rows}
 
 
 def document(step: int, meta: Mapping[str, Any], leaves: Mapping[str, Leaf]) -> dict[str, Any]:
-    """The JSON document of a checkpoint."""
+    """Return the JSON document of a checkpoint."""
     body = {
         "format": FORMAT,
         "step": step,
@@ -124,11 +123,11 @@ def document(step: int, meta: Mapping[str, Any], leaves: Mapping[str, Leaf]) -> 
 
 
 def parse(data: Any, step: int) -> tuple[dict[str, Any], dict[str, Leaf]]:
-    """The trainer's part and the table of leaves of a document.
+    """Return the trainer's part and the table of leaves of a document.
 
     Raises:
-      ValueError: the document is not what was written, or of another step.
-      ConfigError: it is of another version's format.
+      ValueError: if the document was changed, or is that of another step.
+      ConfigError: if its format is that of another version.
     """
     if not isinstance(data, dict) or "digest" not in data:
         raise ValueError("its table of leaves is missing")
@@ -147,7 +146,7 @@ def parse(data: Any, step: int) -> tuple[dict[str, Any], dict[str, Leaf]]:
 
 
 def _leaf(name: str, row: Any) -> Leaf:
-    """A row of the table, as far as a file can be believed: what is not an array of numbers is not read as one."""
+    """Return a row of the table of an untrusted file, after checking that it describes an array of numbers."""
     if not isinstance(row, list) or len(row) != 3:
         raise ValueError(f"{name!r} has a row that is not [dtype, shape, fingerprint]")
     dtype, shape, print_ = row
@@ -163,7 +162,7 @@ def _leaf(name: str, row: Any) -> Leaf:
 
 
 def compare(stored: Mapping[str, Leaf], wanted: Mapping[str, Leaf], where: str) -> None:
-    """Raises ConfigError, naming the first few, unless both have the same leaves, shapes and dtypes."""
+    """Raise ConfigError, naming the first few, unless both have the same leaves, shapes and dtypes."""
     problems = [f"{name} is missing there ({wanted[name]} here)" for name in wanted if name not in stored]
     problems += [f"{name} is not known here ({stored[name]} there)" for name in stored if name not in wanted]
     for name in wanted.keys() & stored.keys():

@@ -1,10 +1,10 @@
-"""One run in a workdir at a time: a lock that a crash releases.
+"""A lock that allows one run per workdir, and that a crash releases.
 
-On a disk the kernel holds the lock (`flock`) and drops it when the process ends, however it ends. The file
-also holds who has it, for the message that another run gets, and a lease for storage on which the kernel's lock
-does not reach other machines: the running job renews it every `RENEW` seconds, and one that was not renewed for
-`LEASE` seconds has expired. In a bucket, which has no locks, the lease is all there is: the last of several that
-claim it at once has it. Clocks of machines are not compared: a run that finds a lease watches whether it is renewed.
+On a disk the kernel holds the lock (`flock`) and releases it when the process ends in any way. The file also names
+the holder, for the message to another run, and has a lease for storage where the lock of the kernel does not reach
+other machines: the running job renews it every `RENEW` seconds, and it expires after `LEASE` seconds without renewal.
+A bucket has no locks, so there the lease decides: of several runs that claim it at once, the last one gets it.
+Clocks of machines are not compared: a run that finds a lease watches whether it is renewed.
 """
 
 import contextlib
@@ -32,16 +32,14 @@ log = logging.getLogger(__name__)
 FILE = "run.lock"
 RENEW = 10.0
 LEASE = 60.0
-SETTLE = (
-    3.0  # seconds after which a claim in a bucket is looked at again: others that came at once have claimed by then
-)
-DYING = 10.0  # seconds that the kernel may take to close the files of a process that is gone
+SETTLE = 3.0  # seconds after which a claim in a bucket is checked again: all simultaneous claims are visible by then
+DYING = 10.0  # seconds that the kernel may take to close the files of a dead process
 STATUS = 75  # of a run that lost its lock: the same command resumes, or is refused
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Holder(NamedTuple):
-    """Who has a lock, and since when (`since` for people; `ticks` is the start of the process, as the kernel counts).
+    """The holder of a lock; `since` is text, and `ticks` the start of the process in ticks of the kernel.
 
     `boot` and `space` name the running kernel and the numbering of processes in which `pid` means something.
     """
@@ -57,11 +55,11 @@ class Holder(NamedTuple):
     count: int
 
     def here(self) -> bool:
-        """Return whether this machine runs, or ran, the holder, so that the kernel's lock decides."""
+        """Whether the holder runs, or ran, on this machine, so that the lock of the kernel decides."""
         return self.boot == clock.boot() and (bool(self.boot) or self.host == socket.gethostname())
 
     def alive(self) -> bool | None:
-        """Return whether the process exists; None where that cannot be seen from here."""
+        """Return whether the process exists, or None if that cannot be determined here."""
         if not self.here() or self.space != _space() or not self.ticks:
             return None
         return _ticks(self.pid) == self.ticks
@@ -74,7 +72,7 @@ class Lock:
     """The lock of a workdir; use as a context, which releases it, and call `acquire` inside.
 
     Args:
-      folder: the workdir; made by `acquire`.
+      folder: the workdir; created by `acquire`.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -83,7 +81,7 @@ class Lock:
         self._file: int | None = None  # whose lock the kernel holds
         self._kernel = not in_bucket(self._folder)
         self._mine: Holder | None = None
-        self._left = ""  # the token of a holder that is gone: where a full disk kept this run from writing its own
+        self._left = ""  # the token of a dead holder, if a full disk kept this run from writing its own
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -115,7 +113,7 @@ class Lock:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lock back, if it was taken."""
+        """Release the lock, if it was taken."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(RENEW)  # it may wait for storage that hangs
@@ -151,7 +149,7 @@ class Lock:
                 if error.errno not in _NO_LOCKS:
                     os.close(file)
                     raise
-                log.info("%s: this storage has no locks (%s); a lease takes their place", self._path, error.strerror)
+                log.info("%s: this storage has no locks (%s); a lease is used instead", self._path, error.strerror)
                 os.close(file)
                 self._kernel = False
                 return
@@ -181,7 +179,7 @@ class Lock:
                 raise self._taken(found)
 
     def _stale(self, found: Holder) -> bool:
-        """Whether the holder is certainly gone."""
+        """Whether the holder is certainly dead."""
         if found.here():
             alive = found.alive()
             if alive and not self._kernel:
@@ -192,7 +190,7 @@ class Lock:
 
     def _await_expiry(self, found: Holder) -> None:
         log.warning(
-            "%s: process %d on %s had this workdir (since %s); going on in %g s unless it gives a sign of life",
+            "%s: process %d on %s had this workdir (since %s); continuing in %g s unless it gives a sign of life",
             self._folder, found.pid, found.host, found.since, LEASE,
         )  # fmt: skip
         end = time.monotonic() + LEASE
@@ -224,11 +222,11 @@ class Lock:
                 log.debug("%s was not renewed: %s", self._path, error)
 
     def _lost(self, found: Holder) -> None:
-        """End this process at once: another run goes on in its workdir."""
+        """End this process at once: another run continues in its workdir."""
         with contextlib.suppress(OSError):  # a closed terminal must not keep this process
             print(
-                f"vmae: --workdir={self._folder} was taken over by process {found.pid} on {found.host}, for this one "
-                f"gave no sign of life for {LEASE:g} s",
+                f"vmae: --workdir={self._folder} was taken over by process {found.pid} on {found.host}, because this "
+                f"one gave no sign of life for {LEASE:g} s",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
         os._exit(STATUS)
@@ -278,7 +276,7 @@ def _myself() -> Holder:
 
 
 def _space() -> str:
-    """The numbering of processes: each container has its own."""
+    """Return an id of the namespace of process numbers; each container has its own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -286,7 +284,7 @@ def _space() -> str:
 
 
 def _ticks(pid: int) -> str:
-    """When a process started, in the kernel's ticks; "" where there is none, or only its remains."""
+    """Return the start of a process in ticks of the kernel, or "" if it does not exist or is a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields: list[Any] = file.read().rpartition(b")")[2].split()

@@ -1,8 +1,8 @@
-"""Where a run keeps its things, and how text gets there, on a disk or in a bucket.
+"""The files of a run, on a disk or in a bucket.
 
-A bucket (gs://) has neither append nor rename: an object is written whole or not at all. So text
-is written through a rename on a disk and directly in a bucket, and a log that grows is one file
-on a disk and a folder of parts in a bucket, of which only the last is ever written again.
+A bucket (gs://) has neither append nor rename: an object is written completely or not at all. Text is therefore
+written through a rename on a disk and directly in a bucket, and a growing log is one file on a disk and a folder of
+parts in a bucket, of which only the last is rewritten.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from etils import epath
 
 __all__ = ["Log", "Workdir", "absolute", "in_bucket", "move", "read_lines", "saved_config", "write_bytes", "write_text"]
 
-PART_BYTES = 256 * 1024  # how much of a log's last part is uploaded again at each flush
+PART_BYTES = 256 * 1024  # maximum size of a part, the last of which is uploaded again at each flush
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Workdir:
 
     @property
     def overview(self) -> epath.Path:
-        """The whole configuration and the table of parameters, for people."""
+        """The whole configuration and the table of parameters."""
         return self.path / "overview.txt"
 
     @property
     def environment(self) -> epath.Path:
-        """Command line, commit, versions and devices of every start, one a line."""
+        """Command line, commit, versions and devices, one line per start."""
         return self.path / "environment.jsonl"
 
     @property
     def init_from(self) -> epath.Path:
-        """What became of every array that the run began from."""
+        """The source of every array of the initial state."""
         return self.path / "init_from.json"
 
     @property
@@ -78,7 +78,7 @@ class Workdir:
 
     @property
     def skipped(self) -> epath.Path:
-        """Windows of data that a run went back past, one a line."""
+        """The skipped windows of data, one per line."""
         return self.path / "skipped.jsonl"
 
     @property
@@ -91,7 +91,7 @@ class Log:
 
     On a disk, lines are appended, flushed and synced. In a bucket, `PATH` is a folder of parts
     (`part-00000.jsonl`, …), each an object of up to 256 KiB; the last one is replaced by a longer
-    version at each flush. Lines that could not be written stay and are tried again.
+    version at each flush. Lines that could not be written are kept for the next flush.
 
     Args:
       path: the file.
@@ -101,18 +101,18 @@ class Log:
         self.path = epath.Path(path)
         self._bucket = in_bucket(self.path)
         self._waiting: list[str] = []
-        self._part: list[str] = []  # what the last part in the bucket holds
+        self._part: list[str] = []  # the lines of the last part in the bucket
         self._number = self._next()  # of the part that comes next, or grows
 
     def append(self, lines: Iterable[str]) -> None:
-        """Adds lines (without their ends); `flush` writes them."""
+        """Add lines (without line ends); `flush` writes them."""
         self._waiting.extend(lines)
 
     def flush(self) -> None:
-        """Writes what was added; returns once it is on the disk, or in the bucket.
+        """Write the added lines; return once they are on the disk or in the bucket.
 
         Raises:
-          OSError: it could not be written; the lines are kept for the next flush.
+          OSError: if they could not be written; they are kept for the next flush.
         """
         if not self._waiting:
             return
@@ -125,7 +125,7 @@ class Log:
         self._waiting.clear()
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
-        """Drops the written lines that are not `wanted`; a kill on the way leaves some for next time."""
+        """Drop the written lines that are not `wanted`; a kill in between may leave some of them."""
         self.flush()
         for file in reversed(_files(self.path)):
             lines = _whole_lines(file)
@@ -137,7 +137,7 @@ class Log:
         self._part, self._number = [], self._next()
 
     def lines(self) -> list[str]:
-        """What was written so far, without torn or empty lines."""
+        """Return the lines written so far, without torn or empty ones."""
         return read_lines(self.path)
 
     def _upload(self) -> None:
@@ -153,13 +153,13 @@ class Log:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path from the root: Orbax takes no other, and a process may change its folder."""
+    """Return an absolute path: Orbax takes no other, and a process may change its folder."""
     path = epath.Path(path)
     return path if in_bucket(path) else epath.Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
 
 
 def saved_config(path: epath.PathLike) -> str | None:
-    """The text of `config.json` of a workdir, or of the workdir of one of its checkpoints; None where there is none."""
+    """Return the text of `config.json` of a workdir, or of the workdir of a checkpoint, or None."""
     folder = absolute(path)
     folder = folder.parent if folder.name.isdecimal() else folder
     file = Workdir(folder.parent if folder.name == "checkpoints" else folder).config_json
@@ -167,18 +167,18 @@ def saved_config(path: epath.PathLike) -> str | None:
 
 
 def in_bucket(path: epath.PathLike) -> bool:
-    """True for gs:// and the like, where there is no append and no rename."""
+    """Whether a path is gs:// or the like, without append and rename."""
     return "://" in os.fspath(epath.Path(path))
 
 
 def move(folder: epath.Path, target: epath.Path, *, first: Iterable[str] = ()) -> None:
-    """Moves a folder: at once on a disk; in a bucket object by object, copied before any is deleted.
+    """Move a folder: by a rename on a disk; in a bucket by copying all objects before deleting any.
 
     Args:
-      folder: it may be half deleted already.
-      target: must not exist; its folder is made.
-      first: files below `folder` that are deleted before the others in a bucket, so that a kill on
-        the way leaves a folder that nobody takes for whole.
+      folder: may be half-deleted already.
+      target: must not exist; its parent is created.
+      first: files below `folder` that are deleted first in a bucket, so that a kill in between leaves a folder
+        that does not count as complete.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not in_bucket(folder):
@@ -193,7 +193,7 @@ def move(folder: epath.Path, target: epath.Path, *, first: Iterable[str] = ()) -
     for file in sorted(files, key=lambda file: file not in leading):
         file.unlink()
     if folder.exists():
-        folder.rmtree()  # markers of empty folders, where the store has any
+        folder.rmtree()  # markers of empty folders, if the store has any
 
 
 def _objects(folder: epath.Path) -> Iterable[epath.Path]:
@@ -205,24 +205,23 @@ def _objects(folder: epath.Path) -> Iterable[epath.Path]:
 
 
 def read_lines(path: epath.PathLike) -> list[str]:
-    """The whole lines of a `Log`, on a disk or in parts; a torn last line is left out.
+    """Return the complete lines of a `Log`, without line ends; [] if there is no such file.
 
-    Returns:
-      the lines without their ends; [] where there is no such file.
+    A torn last line is left out.
     """
     return [line for file in _files(epath.Path(path)) for line in _whole_lines(file)]
 
 
 def write_text(path: epath.PathLike, text: str) -> epath.Path:
-    """Writes a file that is whole or as it was before; makes its folder."""
+    """Write a file atomically, and create its folder."""
     return write_bytes(path, text.encode())
 
 
 def write_bytes(path: epath.PathLike, content: bytes) -> epath.Path:
-    """`write_text` of bytes.
+    """As `write_text`, for bytes.
 
     Raises:
-      OSError: it could not be written; what was there before still is.
+      OSError: if it could not be written; an earlier file is unchanged.
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +245,7 @@ def _joined(lines: list[str]) -> str:
 
 
 def _files(path: epath.Path) -> list[epath.Path]:
-    """The files that make up the log `path`, in order."""
+    """Return the files of the log `path`, in order."""
     if in_bucket(path):
         files = list(path.iterdir()) if path.is_dir() else []
         return sorted(file for file in files if re.fullmatch(r"part-\d{5}\.jsonl", file.name))
@@ -259,7 +258,7 @@ def _whole_lines(file: epath.Path) -> list[str]:
 
 
 def _append(path: epath.Path, content: bytes) -> None:
-    """Appends all of `content` or nothing: half of it now would be there twice after the next try."""
+    """Append all of `content` or nothing: half of it would be duplicated by the next try."""
     with open(os.fspath(path), "ab", buffering=0) as file:
         start = file.seek(0, os.SEEK_END)
         try:
@@ -273,7 +272,7 @@ def _append(path: epath.Path, content: bytes) -> None:
 
 
 def _end_torn_line(path: epath.Path) -> None:
-    """Cuts off a last line that a kill left unfinished, so that the next one stays whole."""
+    """Remove an unfinished last line, left by a kill, so that it does not run into the next one."""
     if not path.exists():
         return
     with open(os.fspath(path), "r+b") as file:

@@ -1,7 +1,7 @@
-"""Whether the copies of an array on several devices are still the same bits.
+"""Comparison of the copies of an array on several devices.
 
-What is replicated is computed on every device by itself. Where memory or arithmetic fail silently
-on one of them, its copy goes its own way, and nothing else would tell.
+Every device computes replicated arrays by itself. If memory or arithmetic fails silently on one of them, its copy
+diverges, and nothing else would show it.
 """
 
 import functools
@@ -17,7 +17,7 @@ __all__ = ["ReplicaError", "compare", "differing"]
 
 
 class ReplicaError(RuntimeError):
-    """Copies of a parameter differ between devices: the hardware, or a bug, is at fault."""
+    """Copies of a parameter differ between devices, because of faulty hardware or a bug."""
 
 
 class Differing(NamedTuple):
@@ -28,23 +28,23 @@ class Differing(NamedTuple):
 
 
 def compare(state: Any, step: int) -> None:
-    """Raises ReplicaError, naming leaves and devices, where copies of `state` differ."""
+    """Raise ReplicaError, naming leaves and devices, if copies of `state` differ."""
     found = differing(state)
     if found:
         devices = sorted({device for leaf in found for device in leaf.devices}, key=lambda device: device.id)
         named = ", ".join(f"device {device.id} of host {device.process_index}" for device in devices[:4])
         raise ReplicaError(
             f"step {step}: copies differ in {len(found)} leaves, {found[0].name} first: {named}"
-            f"{' and more' if len(devices) > 4 else ''} hold other bits than most. Nothing was saved since they were "
-            f"last compared; take that device out, then the same command resumes"
+            f"{' and more' if len(devices) > 4 else ''} differ from most others. Nothing was saved since the last "
+            f"comparison; remove that device, then the same command resumes"
         )
 
 
 def differing(state: Any) -> list[Differing]:
-    """The leaves of which copies differ; call it on every process, all get the same answer.
+    """Return the leaves whose copies differ; call it on every process, all get the same result.
 
-    Each device fingerprints what it holds; all fingerprints then go everywhere (a few bytes a leaf
-    and device) and are compared on the host.
+    Each device computes fingerprints of its parts; all fingerprints are then gathered (a few bytes per leaf
+    and device) and compared on the host.
     """
     leaves = {name: leaf for name, leaf in layout.flat(state).items() if _meshed(leaf)}
     found: list[Differing] = []
@@ -71,7 +71,7 @@ def _of_mesh(leaves: dict[str, jax.Array], mesh: Mesh) -> list[Differing]:
 
 
 def _minority(leaf: jax.Array, order: list[Any], prints: np.ndarray) -> list[Any]:
-    """The devices that hold other bits than most of those with the same part of `leaf`."""
+    """Return the devices whose part of `leaf` differs from that of most devices with the same part."""
     groups: dict[Any, list[int]] = {}
     for device, index in leaf.sharding.devices_indices_map(leaf.shape).items():
         groups.setdefault(str(index), []).append(order.index(device))
@@ -85,12 +85,12 @@ def _minority(leaf: jax.Array, order: list[Any], prints: np.ndarray) -> list[Any
 
 @functools.cache
 def _fingerprints(mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> Any:
-    """[leaves] -> uint32 [devices leaves], the same on every device."""
+    """Return [leaves] -> uint32 [devices leaves], the same on every device."""
     own = jax.shard_map(
         lambda parts: fingerprint.words_of(parts)[None],
         mesh=mesh,
         in_specs=(list(specs),),
         out_specs=PartitionSpec(mesh.axis_names),
-        check_vma=False,  # that replicas agree is the question
+        check_vma=False,  # it cannot be assumed that replicas agree
     )
     return jax.jit(own, out_shardings=NamedSharding(mesh, PartitionSpec()))

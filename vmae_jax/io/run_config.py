@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def read_config(workdir: Workdir) -> ConfigDict:
-    """Return the config that a workdir was made with.
+    """Return the config of a workdir.
 
     Raises:
       ConfigError: if there is no such workdir, its config cannot be read, or it names plugins that were not given.
@@ -39,6 +39,7 @@ def read_config(workdir: Workdir) -> ConfigDict:
 
 def write_config(workdir: Workdir, config: ConfigDict) -> None:
     """Write the config, and the plugins whose components it names with a digest of their source."""
+    workdir.path.mkdir(parents=True, exist_ok=True)
     names = {str(one.call).split(".")[0] for one in calls(config)}
     plugins = {name: digest(name) for name in sorted(names & registry.admitted())}
     if plugins or workdir.plugins_json.exists():
@@ -47,7 +48,7 @@ def write_config(workdir: Workdir, config: ConfigDict) -> None:
 
 
 def _check_plugins(workdir: Workdir) -> None:
-    """Compare the plugins that a workdir was made with and those that the user named."""
+    """Compare the plugins of a workdir with those that the user named."""
     recorded = _recorded(workdir)
     lacking = sorted(set(recorded) - registry.admitted())
     if lacking:
@@ -74,5 +75,5 @@ def _recorded(workdir: Workdir) -> dict[str, str]:
 
 @functools.cache
 def _warn(message: str) -> None:
-    """Log a warning once in a process."""
+    """Log a warning once per process."""
     log.warning("%s", message)

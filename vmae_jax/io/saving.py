@@ -1,4 +1,4 @@
-"""A saver under which training goes on when a save fails."""
+"""A saver that lets training continue after a failed save."""
 
 import logging
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 class Tolerant:
-    """`Checkpoints` whose failures are told and recorded, and raised only when the run ends with one.
+    """`Checkpoints` whose failures are logged and recorded, and raised only when the run ends with one.
 
     Args:
       saver: the checkpoints.
-      writers: get an event "save failed".
+      writers: receive an event "save failed".
     """
 
     def __init__(self, saver: Checkpoints, writers: Writers):
@@ -26,41 +26,41 @@ class Tolerant:
         self._step = 0
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
-        """Starts to save; False also where that failed."""
+        """Start to save; return False also if that failed."""
         self._step = step
         try:
             saved = self._saver.save(step, state, meta)
         except SaveError as error:
-            self._tell(error)
+            self._record(error)
             if error.step == step:
                 return False
-            saved = self._once_more(step, state, meta)  # it was the save before that failed
+            saved = self._once_more(step, state, meta)  # the save before had failed
         return saved
 
     def poll(self) -> list[int]:
-        """The steps found committed since the last call."""
+        """Return the steps committed since the last call."""
         try:
             return self._good(self._saver.poll())
         except SaveError as error:
-            self._tell(error)
+            self._record(error)
             return []
 
     def wait(self) -> list[int]:
-        """`poll`, once nothing is being written any more.
+        """Wait until nothing is being written, then `poll`.
 
         Raises:
-          SaveError: the newest save failed: the run must not end with it.
+          SaveError: if the newest save failed, because a run must not end with that.
         """
-        told = self._good(self._saver.wait())
+        saved = self._good(self._saver.wait())
         if self._failed is not None:
             raise self._failed
-        return told
+        return saved
 
     def _once_more(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
         try:
             return self._saver.save(step, state, meta)
         except SaveError as error:
-            self._tell(error)
+            self._record(error)
             return False
 
     def _good(self, steps: list[int]) -> list[int]:
@@ -68,7 +68,7 @@ class Tolerant:
             self._failed = None
         return steps
 
-    def _tell(self, error: SaveError) -> None:
+    def _record(self, error: SaveError) -> None:
         self._failed = error
-        log.warning("%s; training goes on (checkpoint.on_error)", error)
+        log.warning("%s; training continues (checkpoint.on_error)", error)
         self._writers.event(self._step, "save failed", checkpoint=error.step, reason=str(error))

@@ -1,8 +1,7 @@
-"""What never changes in a run, its frozen networks, lies beside the checkpoints once, not in each.
+"""The frozen networks of a run, which never change, stored once for all checkpoints.
 
-`checkpoints/shared/DIGEST` holds the arrays below "frozen". The digest is of their names, shapes,
-dtypes and fingerprints, which the table of leaves of every step has; so a step refers to them by what
-they are, and another teacher is another folder.
+`checkpoints/shared/DIGEST` holds the arrays below "frozen". The digest is that of their names, shapes,
+dtypes and fingerprints, which the table of leaves of every step contains, so each step refers to them by content.
 """
 
 import hashlib
@@ -26,11 +25,11 @@ _WHOLE = ("_METADATA", "manifest.ocdbt")
 
 
 def holder(step: epath.Path, table: Mapping[str, layout.Leaf]) -> tuple[epath.Path, list[str]]:
-    """Where the frozen leaves of a step lie, and which they are.
+    """Return the folder of the frozen leaves of a step, and these leaves.
 
     Args:
       step: the folder of the step.
-      table: its leaves; those without elements are stored nowhere.
+      table: its leaves; those without elements are not stored.
     """
     names = [name for name, leaf in table.items() if layout.under(name, ROOT) is not None and not leaf.empty]
     rows = [[name, *map(str, table[name][:2]), table[name].fingerprint] for name in sorted(names)]
@@ -39,12 +38,12 @@ def holder(step: epath.Path, table: Mapping[str, layout.Leaf]) -> tuple[epath.Pa
 
 
 def is_whole(folder: epath.Path) -> bool:
-    """Whether the folder was written to its end."""
+    """Whether the folder is complete."""
     return all((folder / name).exists() for name in _WHOLE)
 
 
 def write(folder: epath.Path, leaves: Mapping[str, Any], barrier: Callable[..., None] | None = None) -> None:
-    """Writes the leaves, unless they are there; every process takes part, and waits for the end.
+    """Write the leaves unless they exist; every process takes part, and waits for the end.
 
     Args:
       folder: from `holder`.
@@ -52,7 +51,7 @@ def write(folder: epath.Path, leaves: Mapping[str, Any], barrier: Callable[..., 
       barrier: where the processes meet (`agreement.Agreement.barrier`); None for the store's own.
     """
     there = is_whole(folder)
-    if jax.process_count() > 1:  # all must agree, whatever each of them sees
+    if jax.process_count() > 1:  # all must agree, even if they see different files
         there = bool(multihost_utils.broadcast_one_to_all(np.int32(there)))
     if there or not leaves:
         return

@@ -1,4 +1,4 @@
-"""Which steps a folder of checkpoints holds, and which of them are whole."""
+"""The steps in a folder of checkpoints, and which of them are complete."""
 
 import logging
 import re
@@ -11,13 +11,13 @@ __all__ = ["META", "STATE", "WHOLE", "number_of", "numbers", "strays", "whole_st
 
 log = logging.getLogger(__name__)
 STATE, META = "state", "meta"
-# What the store writes last and removes at any time: a step that lacks one is half deleted.
+# Written last and removed in any order: a step that lacks one is half-deleted.
 WHOLE = (f"{META}/metadata", f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
 _STEP = re.compile("0|[1-9][0-9]{0,17}")
 
 
 def numbers(folder: epath.Path) -> list[int]:
-    """Everything named as a step is, whole or not, ascending; what is named otherwise (`007`, `²`) is no step."""
+    """Return all folders with the name of a step, complete or not, ascending; `007` and `²` are no steps."""
     if not folder.exists():
         return []
     try:
@@ -28,7 +28,7 @@ def numbers(folder: epath.Path) -> list[int]:
 
 
 def strays(folder: epath.Path) -> list[str]:
-    """Names that the store takes for steps and this project does not: other digits, numbers past any training."""
+    """Return names that only the store takes for steps: other digits, numbers beyond any training."""
     if not folder.is_dir():
         return []
     names = [entry.name for entry in folder.iterdir()]
@@ -36,7 +36,7 @@ def strays(folder: epath.Path) -> list[str]:
 
 
 def whole_steps(folder: epath.Path) -> list[int]:
-    """The numbered folders that were committed and are not half deleted, ascending."""
+    """Return the steps that are committed and not half-deleted, ascending."""
     return [number for number in numbers(folder) if _examined(lambda step=folder / str(number): _whole(step))]
 
 
@@ -45,14 +45,14 @@ def _whole(step: epath.Path) -> bool:
 
 
 def number_of(name: str) -> int | None:
-    """The step that a folder's name stands for: as `str` writes it, in the digits 0 to 9."""
+    """Return the step of a folder's name, as written by `str` with the digits 0 to 9, or None."""
     return int(name) if _STEP.fullmatch(name) else None
 
 
 def _examined(look: Callable[[], bool]) -> bool:
-    """`look()`; False where the storage does not permit it, which is no evidence against other steps."""
+    """Return `look()`, or False if the storage does not permit it, regardless of other steps."""
     try:
         return look()
     except (PermissionError, NotADirectoryError) as error:
-        log.warning("a step is passed over: %s", error)
+        log.warning("a step is skipped: %s", error)
         return False

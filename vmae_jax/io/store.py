@@ -1,4 +1,4 @@
-"""The store that writes checkpoints, set up for what a run needs."""
+"""The Orbax store that writes checkpoints, configured for a run."""
 
 import uuid
 from collections.abc import Callable
@@ -28,10 +28,10 @@ def manager(
 
     Args:
       path: the folder.
-      keep_last: how many of the newest steps stay.
-      keep_every: steps divisible by it stay; None for none.
+      keep_last: number of newest steps to keep.
+      keep_every: also keep the steps divisible by it; None keeps no others.
       asynchronous: write in the background.
-      barrier: where the background threads of several processes meet; None for the store's own.
+      barrier: of the background threads of several processes; None for the store's own.
     """
     keep: list[Any] = [checkpoint_managers.LatestN(keep_last)]
     if keep_every is not None:
@@ -50,7 +50,11 @@ def manager(
 
 
 def probe(path: epath.Path) -> None:
-    """Write a block beside the checkpoints and delete it again. Raises OSError: if this host cannot."""
+    """Write a block beside the checkpoints and delete it.
+
+    Raises:
+      OSError: if this host cannot write.
+    """
     file = (path if path.exists() else path.parent) / f".probe-{uuid.uuid4().hex}"
     try:
         file.write_bytes(bytes(_BLOCK))

@@ -1,6 +1,6 @@
-"""Reading checkpoints: which steps are whole, one step onto a mesh, a part as numpy arrays.
+"""Reading of checkpoints: the complete steps, one step onto a mesh, or a part as numpy arrays.
 
-Nothing here writes, so any number of readers may look at a run that is still training.
+Nothing here writes, so any number of readers can read from a run that is still training.
 """
 
 import gc
@@ -34,34 +34,34 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_TRIED = 64  # newest steps that are tried one after the other
+_TRIED = 64  # newest steps to try, one after the other
 
 
 class DamagedCheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or whose bits are not those that were saved."""
+    """A checkpoint that cannot be read, or whose bits are not the saved ones."""
 
 
 def read_tree(path: epath.PathLike, *, select: str = "params", step: int | None = None) -> Any:
-    """A part of a checkpoint as numpy arrays, on any machine, verified.
+    """Return a part of a checkpoint as numpy arrays, verified, on any machine.
 
     Args:
       path: a workdir, its `checkpoints`, or one step of it.
-      select: which part, such as "params", "params/encoder", "extra/ema"; "" is everything.
-      step: the step, where `path` names none; None for the newest that is not damaged.
+      select: the part, such as "params", "params/encoder", "extra/ema"; "" is everything.
+      step: the step, if `path` names none; None for the newest that is not damaged.
 
     Returns:
-      a nested dict (relative to `select`) of arrays, or one array where `select` is a leaf;
-      typed keys come as their uint32 data.
+      a nested dict (relative to `select`) of arrays, or one array if `select` is a leaf;
+      typed keys are returned as their uint32 data.
 
     Raises:
-      ConfigError: no checkpoint there, or nothing of that name in it.
-      DamagedCheckpointError: the step, or every step, is damaged.
+      ConfigError: if there is no checkpoint, or nothing of that name in it.
+      DamagedCheckpointError: if the step, or every step, is damaged.
     """
     return read_newest(path, select=select, step=step)[1]
 
 
 def read_newest(path: epath.PathLike, *, select: str = "params", step: int | None = None) -> tuple[int, Any]:
-    """`read_tree`, and which step it was; arguments and errors as there."""
+    """Return the step and `read_tree` of it; arguments and errors as there."""
     folder, named = locate(path)
     step = named if named is not None else step
     reasons = []
@@ -75,14 +75,14 @@ def read_newest(path: epath.PathLike, *, select: str = "params", step: int | Non
 
 
 def read_meta(path: epath.PathLike, *, step: int | None = None) -> dict[str, Any]:
-    """What was given to `save` as meta, of a workdir's newest step or the one named."""
+    """Return the `meta` passed to `save`, of a workdir's newest step or of the named one."""
     folder, named = locate(path)
     step = named if named is not None else step if step is not None else max(whole_steps(folder))
     return _read_document(folder / str(step), step)[0]
 
 
 def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
-    """The folder of checkpoints that `path` means, and the step where it names one.
+    """Return the folder of checkpoints of `path`, and the step if it names one.
 
     Raises:
       ConfigError: if there is no such folder, or it is neither a workdir nor checkpoints nor a step, or has none.
@@ -91,7 +91,7 @@ def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     check_folder(path, "--checkpoint")
     if number_of(path.name) is not None and (path / META).exists():
         if int(path.name) not in whole_steps(path.parent):
-            raise ConfigError(f"{path} is not a whole checkpoint")
+            raise ConfigError(f"{path} is not a complete checkpoint")
         return path.parent, int(path.name)
     for folder in (path / "checkpoints", path):
         if whole_steps(folder):
@@ -100,11 +100,11 @@ def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
 
 
 def restore_step(path: epath.Path, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-    """The state and meta of one step, on the shardings of `abstract_state`, verified.
+    """Return the state and meta of one step, on the shardings of `abstract_state`, verified.
 
     Raises:
-      ConfigError: leaves, shapes or dtypes differ.
-      DamagedCheckpointError: it cannot be read, or is not what was saved.
+      ConfigError: if leaves, shapes or dtypes differ.
+      DamagedCheckpointError: if it cannot be read, or was changed.
     """
     wanted = layout.flat(abstract_state)
     meta, table, read = together(lambda: _read_onto(path, step, wanted))
@@ -114,13 +114,13 @@ def restore_step(path: epath.Path, step: int, abstract_state: Any) -> tuple[Any,
 
 
 def together(read: Callable[[], T]) -> T:
-    """`read()` on every process; damage that one of them meets is damage for all.
+    """Return `read()` on every process; damage on one of them counts for all.
 
-    Each reads its own part of the arrays. If one alone passed over a damaged step, the others
-    would wait for it in the next computation for ever.
+    Each reads its own part of the arrays. If only one skipped a damaged step, the others would
+    wait for it forever in the next computation.
 
     Raises:
-      DamagedCheckpointError: here, or on another process.
+      DamagedCheckpointError: if the step is damaged here or on another process.
     """
     found: Any = None
     damage: DamagedCheckpointError | None = None
@@ -138,7 +138,7 @@ def together(read: Callable[[], T]) -> T:
 
 
 def common(steps: list[int]) -> list[int]:
-    """The list of steps that process 0 has: all must try the same ones."""
+    """Return the steps as process 0 lists them, because all must try the same ones."""
     if jax.process_count() == 1:
         return steps
     newest = np.full(_TRIED, -1, np.int32)
@@ -149,7 +149,7 @@ def common(steps: list[int]) -> list[int]:
 def _read_onto(
     path: epath.Path, step: int, wanted: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, layout.Leaf], dict[str, Any]]:
-    """What was kept beside the state, the table of its leaves, and the leaves on the shardings of `wanted`."""
+    """Return the metadata, the table of leaves, and the leaves on the shardings of `wanted`."""
     meta, table = _read_document(path, step)
     layout.compare(table, layout.describe(wanted), f"checkpoint {path}")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -160,7 +160,7 @@ def _read_onto(
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             read |= _attempt(lambda folder=folder, part=part: layout.flat(reader.restore(folder, part)))
     if read.keys() != target.keys():
-        raise DamagedCheckpointError("other leaves came back than were asked for")
+        raise DamagedCheckpointError("the store returned other leaves than requested")
     for name, leaf in wanted.items():
         if table[name].empty:
             read[name] = jax.device_put(np.zeros(leaf.shape, leaf.dtype), _target(leaf, here).sharding)
@@ -168,7 +168,7 @@ def _read_onto(
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """A reader that waits for no other process: one that meets damage would leave them waiting."""
+    """Return a reader that waits for no other process, so that damage on one does not block the others."""
     rank = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=rank, active_processes={rank}, barrier_sync_key_prefix=f"read{rank}"
@@ -211,33 +211,33 @@ def _read_arrays(folder: epath.Path, leaves: Mapping[str, layout.Leaf]) -> dict[
     alone = _alone()
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-        # The store makes arrays of the size that its own files declare, whatever the signed table has.
+        # The store allocates the sizes that its own files declare, even if the signed table differs.
         _attempt(lambda: _check_shapes(handler.metadata(folder), leaves))
         return _attempt(lambda: layout.flat(reader.restore(folder, args=arguments)))
 
 
 def _check_shapes(metadata: Any, leaves: Mapping[str, layout.Leaf]) -> None:
-    """Raises ValueError where the store's files declare other shapes than the table of leaves."""
+    """Raise ValueError if the store's files declare other shapes than the table of leaves."""
     for name, leaf in leaves.items():
         found: Any = getattr(metadata, "tree", metadata)
         for part in name.split("/"):
             found = found[part]
         shape = tuple(found.shape)
         if (shape[: len(leaf.shape)] if leaf.typed else shape) != leaf.shape or math.prod(shape) > _most(leaf):
-            raise ValueError(f"{name} is stored with the shape {list(shape)[:8]}, and was saved as {leaf}")
+            raise ValueError(f"{name} is stored with the shape {list(shape)[:8]}, but was saved as {leaf}")
 
 
 def _most(leaf: layout.Leaf) -> int:
-    """The elements that a leaf may have in the store: a typed key is several words."""
+    """Return the number of elements of a leaf in the store, where a typed key is several words."""
     return math.prod(leaf.shape) * (16 if leaf.typed else 1)
 
 
 def _places(path: epath.Path, table: Mapping[str, layout.Leaf], names: list[str]) -> dict[epath.Path, list[str]]:
-    """Which folder holds which of the leaves: the step's own, or that of what is frozen in every step."""
+    """Return the folder of each leaf: that of the step, or that of the frozen networks."""
     frozen, still = shared.holder(path, table)
-    if not shared.is_whole(frozen):  # a checkpoint of before holds all itself
+    if not shared.is_whole(frozen):  # the step holds all leaves itself
         if set(still) & set(names) and f"'{shared.ROOT}'" not in (path / STATE / "_METADATA").read_text():
-            raise DamagedCheckpointError(f"{frozen} is not there, which holds what is frozen")
+            raise DamagedCheckpointError(f"{frozen}, with the frozen networks, is missing")
         return {path / STATE: names} if names else {}
     parts = {path / STATE: [n for n in names if n not in still], frozen: [n for n in names if n in still]}
     return {folder: part for folder, part in parts.items() if part}
@@ -253,13 +253,15 @@ def _read_document(path: epath.Path, step: int) -> tuple[dict[str, Any], dict[st
 def _verify(table: Mapping[str, layout.Leaf], names: list[str], fingerprints: list[str]) -> None:
     wrong = [name for name, found in zip(names, fingerprints, strict=True) if table[name].fingerprint != found]
     if wrong:
-        raise DamagedCheckpointError(f"{len(wrong)} of {len(names)} leaves are not what was saved, {wrong[0]} first")
+        raise DamagedCheckpointError(
+            f"{len(wrong)} of {len(names)} leaves differ from the saved ones, first {wrong[0]}"
+        )
 
 
 def _attempt(read: Callable[[], T]) -> T:
-    """`read()`; whatever a store raises over a broken file is told as damage.
+    """Return `read()`; turn errors of the store about a broken file into DamagedCheckpointError.
 
-    What fails for want of memory, or does not fit the config, is not the file's fault.
+    Lack of memory, and leaves that do not fit the config, are not damage.
     """
     in_one_line()
     try:
@@ -271,8 +273,7 @@ def _attempt(read: Callable[[], T]) -> T:
             raise
         log.debug("reading a checkpoint failed", exc_info=True)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    # The store reads many arrays at once; the failures nobody awaited would each be logged in
-    # full when they are collected. One is enough.
+    # The store reads many arrays at once, and would log each failure that is not awaited with a traceback.
     asyncio_log = logging.getLogger("asyncio")
     level = asyncio_log.level
     asyncio_log.setLevel(logging.CRITICAL)

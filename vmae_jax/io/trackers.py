@@ -1,7 +1,7 @@
 """Writers for experiment trackers: Weights & Biases and trackio, each an optional package.
 
-A service is opened with the first metrics. Where that fails it is left alone from then on, so that a service
-that cannot be reached costs one timeout and one warning, never the run (see `io.writers.Writers`).
+A service is opened with the first metrics. If that fails, it is not tried again, so an unreachable service costs
+one timeout and one warning, never the run (see `io.writers.Writers`).
 """
 
 import contextlib
@@ -21,12 +21,12 @@ _SECONDS = 30.0  # that opening a service may take
 
 
 class _Tracker:
-    """What both services share.
+    """The common part of both services.
 
     Args:
       project: of the service.
-      name: of the run, for people.
-      identity: gives the id of the run, which a resumed run keeps; it is called when the service is opened.
+      name: of the run.
+      identity: returns the id of the run, which a resumed run keeps; called when the service is opened.
       config: of the run, as plain values.
     """
 
@@ -47,7 +47,7 @@ class _Tracker:
         """Do nothing: events are in `metrics.jsonl`."""
 
     def truncate_after(self, step: int) -> None:
-        """Do nothing: a service keeps what it has, and a repeated step has the same values."""
+        """Do nothing: a service cannot forget rows, and a repeated step has the same values."""
 
     def flush(self) -> None:
         """Do nothing: both services send in the background."""
@@ -80,7 +80,7 @@ class _Tracker:
         raise NotImplementedError
 
     def _image(self, picture: Image.Image) -> Any:
-        """Return a picture as the service takes it."""
+        """Return a picture in the form of the service."""
         raise NotImplementedError
 
     def _finish(self) -> None:
@@ -103,7 +103,7 @@ class WandbWriter(_Tracker):
     def _open(self) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
 
-        os.environ.setdefault("WANDB_SILENT", "true")  # it writes to standard error, also before its settings hold
+        os.environ.setdefault("WANDB_SILENT", "true")  # it writes to standard error even before its settings apply
         settings = wandb.Settings(silent=True, console="off", init_timeout=_SECONDS, login_timeout=_SECONDS)
         run = wandb.init(
             project=self._project,
@@ -151,12 +151,12 @@ class TrackioWriter(_Tracker):
     def _finish(self) -> None:
         import trackio  # pyright: ignore[reportMissingImports]
 
-        trackio.finish()  # the run's own `finish` leaves it to be ended once more, with words on standard output
+        trackio.finish()  # after the run's own `finish` it would be ended again, with text on standard output
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what a service prints away from standard output, the last line of which is the result."""
+    """Redirect the output of a service away from standard output, whose last line is the result."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):

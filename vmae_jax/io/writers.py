@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl`, TensorBoard, or several at once.
+"""The writers of metrics: `metrics.jsonl`, TensorBoard, or several at once.
 
 A row of `metrics.jsonl` is a JSON object with "kind" ("train", "eval" or "event"), "step" and
 "time" (seconds since 1970), then the metrics, floats in full precision. JSON has no NaN and no
@@ -30,62 +30,62 @@ _IDENTITY = ("kind", "step", "time")
 
 
 class Writer(Protocol):
-    """What the loop tells its news to."""
+    """Records the metrics, pictures and events of a run."""
 
     def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
-        """Metrics of a step; `kind` is "train" or "eval"."""
+        """Record metrics of a step; `kind` is "train" or "eval"."""
         ...
 
     def images(self, step: int, images: Mapping[str, Any]) -> None:
-        """Pictures of a step by name: uint8 [h w c] arrays or PIL images."""
+        """Record pictures of a step by name: uint8 [h w c] arrays or PIL images."""
         ...
 
     def event(self, step: int, name: str, **details: Any) -> None:
-        """Something that happened: a save, a resume, a fault; details are JSON-able."""
+        """Record an event, such as a save, a resume or a fault; details are JSON-able."""
         ...
 
     def truncate_after(self, step: int) -> None:
-        """Forgets everything after `step`, to which the run went back."""
+        """Drop everything after `step`, to which the run has returned."""
         ...
 
     def flush(self) -> None:
-        """Writes what waits."""
+        """Write pending rows."""
         ...
 
     def close(self) -> None:
-        """Writes what waits, and ends."""
+        """Write pending rows, and close."""
         ...
 
 
 class JsonlWriter:
     """Appends rows to a file, or to its parts in a bucket.
 
-    Rows are written and synced every two seconds, and at once for events and evaluations; so a
-    kill costs at most two seconds of rows, all of steps that will be done again anyway.
+    Rows are written and synced every two seconds, and immediately for events and evaluations, so a kill costs at
+    most two seconds of rows, of steps that are repeated anyway.
 
     Args:
       path: `metrics.jsonl`.
-      flush_seconds: the longest a row waits.
+      flush_seconds: maximum time until a row is written.
     """
 
     def __init__(self, path: epath.PathLike, *, flush_seconds: float = _FLUSH_SECONDS):
         self._log = Log(path)
         self._rows: list[tuple[int, str]] = []  # (step, line), not written yet
-        self._cut: int | None = None  # what is written past this step has still to be dropped
+        self._cut: int | None = None  # written rows after this step are still to be dropped
         self._flush_seconds = flush_seconds
         self._flushed = time.monotonic()
-        self._epoch = time.time() - clock.steady()  # so that a clock that is set does not move the rows of a run
+        self._epoch = time.time() - clock.steady()  # so that setting the clock does not move the rows of a run
 
     def scalars(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         taken = [name for name in values if name in _IDENTITY]
         if taken:
-            raise ValueError(f"a metric cannot be called {taken[0]!r}")
+            raise ValueError(f"a metric cannot be named {taken[0]!r}")
         self._add({"kind": kind, "step": int(step), "time": self._now()} | {k: number(v) for k, v in values.items()})
         if kind != "train":
             self.flush()
 
     def images(self, step: int, images: Mapping[str, Any]) -> None:
-        """Rows hold no pictures; those are files in `media/`."""
+        """Do nothing: pictures are files in `media/`."""
 
     def event(self, step: int, name: str, **details: Any) -> None:
         row = {"kind": "event", "step": int(step), "time": self._now(), "event": name}
@@ -93,9 +93,9 @@ class JsonlWriter:
         self.flush()
 
     def truncate_after(self, step: int) -> None:
-        """Drops rows and events past `step`, so that a step is never there twice.
+        """Drop rows and events after `step`, so that no step is recorded twice.
 
-        Where the storage refuses, nothing is written before it was done.
+        If the storage refuses, nothing else is written until it is done.
         """
         self._rows = [(at, line) for at, line in self._rows if at <= step]
         self._cut = step if self._cut is None else min(step, self._cut)
@@ -124,7 +124,7 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Scalars and pictures for TensorBoard; skipped, and said so once, where it is not installed.
+    """Scalars and pictures for TensorBoard; if it is not installed, one warning is logged.
 
     Args:
       path: the log folder.
@@ -147,10 +147,10 @@ class TensorBoardWriter:
         )
 
     def event(self, step: int, name: str, **details: Any) -> None:
-        """TensorBoard has no events; they are in `metrics.jsonl`."""
+        """Do nothing: events are in `metrics.jsonl`."""
 
     def truncate_after(self, step: int) -> None:
-        """Tells TensorBoard to leave out what it read of later steps."""
+        """Make TensorBoard discard what it has read of later steps."""
         if not epath.Path(self._path).exists():
             return
         modules = self._open()
@@ -178,7 +178,7 @@ class TensorBoardWriter:
             self._try(lambda writer: writer.add_event(event))
 
     def _try(self, write: Callable[[Any], None]) -> None:
-        """Calls `write`; a writer whose thread failed takes nothing any more and is replaced after a while."""
+        """Call `write`; a writer whose thread failed accepts nothing more, and is replaced after a while."""
         try:
             write(self._writer)
         except OSError:
@@ -186,7 +186,7 @@ class TensorBoardWriter:
             raise
 
     def _open(self) -> tuple[Any, Any] | None:
-        """The protocol modules, imported late: they bring TensorFlow where it is installed."""
+        """Return the protocol modules; importing them imports TensorFlow, if it is installed."""
         if not self._available or (self._writer is None and time.monotonic() < self._again):
             return None
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -203,10 +203,10 @@ class TensorBoardWriter:
 
 
 class Writers:
-    """Several writers as one; one that fails is counted and named once, and never stops a run.
+    """Several writers as one; failures are counted, and logged once per kind, and never stop a run.
 
     Attributes:
-      errors: how often each kind of writer failed so far.
+      errors: number of failures so far, by kind of writer.
 
     Args:
       writers: the writers.
@@ -217,7 +217,7 @@ class Writers:
         self.errors: dict[str, int] = {}
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Takes a row as the loop has it: "kind" (train, eval, event), "step", and the values."""
+        """Record a row of the loop: "kind" (train, eval, event), "step", and the values."""
         values = {key: value for key, value in row.items() if key not in ("kind", "step", "event")}
         if row["kind"] == "event":
             self.event(row["step"], row["event"], **values)
@@ -243,30 +243,30 @@ class Writers:
         self._each(lambda writer: writer.close())
 
     def attempt(self, name: str, write: Callable[[], Any]) -> None:
-        """Calls `write`; where it fails, that is counted under `name` and reported once."""
+        """Call `write`; a failure is counted under `name`, and logged once."""
         try:
             write()
         except Exception as error:
             self.errors[name] = self.errors.get(name, 0) + 1
             if self.errors[name] == 1:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                log.warning("%s failed, training goes on without what it should have written: %s", name, reason)
+                log.warning("%s failed, training continues without its output: %s", name, reason)
 
-    def _each(self, tell: Callable[[Writer], None]) -> None:
+    def _each(self, record: Callable[[Writer], None]) -> None:
         for writer in self._writers:
-            self.attempt(type(writer).__name__, lambda writer=writer: tell(writer))
+            self.attempt(type(writer).__name__, lambda writer=writer: record(writer))
 
 
 def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; lines that are no JSON objects are left out."""
+    """Return the rows of a `metrics.jsonl`, without lines that are not JSON objects."""
     return [row for line in read_lines(path) if (row := _parsed(line)) is not None]
 
 
 def number(value: Any) -> int | float | str:
-    """A metric as JSON can hold it: a Python number, or a string for what is not finite."""
+    """Return a metric as a JSON value: a number, or a string if it is not finite."""
     value = np.asarray(value)
     if value.size != 1:
-        raise ValueError(f"a metric is one number, not an array of shape {value.shape}")
+        raise ValueError(f"a metric must be one number, got an array of shape {value.shape}")
     value = value.reshape(()).astype(np.float64) if value.dtype.kind not in "iub" else value.reshape(())
     plain = value.item()
     if isinstance(plain, bool | int) or math.isfinite(plain):
@@ -275,7 +275,7 @@ def number(value: Any) -> int | float | str:
 
 
 def _plain(value: Any) -> Any:
-    """Details of an event as JSON can hold them."""
+    """Return details of an event as JSON values."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Mapping):

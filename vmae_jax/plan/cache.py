@@ -1,7 +1,7 @@
-"""What was found out about a program, kept on disk: compiling it again would take minutes to say the same.
+"""A cache on disk of the figures of compiled programs, because compiling one takes minutes.
 
-The key is the program itself, as it is given to the compiler, with the topology and the versions of
-the compilers: a change of the config or of the code makes another one.
+The key is the program before compilation, with the topology and the versions of the compilers, so it changes with
+the config and the code.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from typing import Any
 __all__ = ["entry", "read", "write"]
 
 log = logging.getLogger(__name__)
-FORMAT = 2  # of what is kept; another number makes another key
+FORMAT = 2  # of the stored figures; it is part of the key
 
 
 def entry(folder: Any, program: str, topology: str) -> pathlib.Path:
-    """The file of a program's results.
+    """Return the file of a program's figures.
 
     Args:
       folder: of the cache; need not exist.
@@ -32,31 +32,31 @@ def entry(folder: Any, program: str, topology: str) -> pathlib.Path:
     versions = {name: _version(name) for name in ("jax", "jaxlib", "libtpu")}
     flags = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
     if topology.startswith("cpu"):
-        flags["XLA_FLAGS"] = ""  # there it says how many devices there are, as the topology does
-    told = json.dumps([FORMAT, topology, versions, flags], sort_keys=True)
-    return pathlib.Path(folder) / f"{hashlib.sha256((told + program).encode()).hexdigest()}.json"
+        flags["XLA_FLAGS"] = ""  # for CPUs it is the number of devices, which the topology has
+    context = json.dumps([FORMAT, topology, versions, flags], sort_keys=True)
+    return pathlib.Path(folder) / f"{hashlib.sha256((context + program).encode()).hexdigest()}.json"
 
 
 def read(path: pathlib.Path, kind: type) -> Any:
-    """What `write` wrote, as a `kind`; None where there is nothing that can be read."""
+    """Return what `write` stored, as a `kind`, or None if it cannot be read."""
     try:
         return _revive(json.loads(path.read_text()), kind)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s cannot be read and is made again: %s", path, error)
+        log.warning("%s cannot be read and is computed again: %s", path, error)
         return None
 
 
 def write(path: pathlib.Path, value: Any) -> None:
-    """Keeps named tuples and dataclasses of plain values; a disk that refuses costs time only, and is told."""
+    """Store named tuples and dataclasses of plain values; if the disk refuses, log a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(_plain(value)))
         temporary.replace(path)
     except OSError as error:
-        log.warning("%s: not kept: %s", path, error)
+        log.warning("%s could not be written: %s", path, error)
 
 
 def _version(name: str) -> str | None:
@@ -77,7 +77,7 @@ def _plain(value: Any) -> Any:
 
 
 def _revive(value: Any, hint: Any) -> Any:
-    """Plain values as what a type hint says."""
+    """Return plain values as the type of a type hint."""
     kind: Any = hint
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):

@@ -1,4 +1,4 @@
-"""The real training step, compiled for devices that need not be here."""
+"""The real training step, compiled for devices that need not be present."""
 
 import math
 import pathlib
@@ -24,19 +24,19 @@ _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Compiled(NamedTuple):
-    """What the compiler says of a step.
+    """The compiler's figures of a step.
 
     Attributes:
-      fits: False when it refused for want of memory.
-      arguments, temporaries, outputs: bytes a device; None where it does not fit.
-      peak: their sum, the donated state counted once: what a device must have free, or would need.
-      limit: bytes that a device has for it, as the compiler states them; None where it does not.
-      collectives: what goes between devices.
-      work: products, memory traffic, the compiler's estimate, of one device.
-      seconds: that compiling took, when it was compiled.
+      fits: False if the compiler refused it for lack of memory.
+      arguments, temporaries, outputs: bytes per device; None if it does not fit.
+      peak: their sum, with the donated state counted once: the memory that a device needs.
+      limit: bytes of a device, as stated by the compiler, or None.
+      collectives: traffic between devices.
+      work: products, memory traffic and the compiler's estimate, of one device.
+      seconds: duration of the compilation.
       replicated: dimensions that a rule would split but that do not divide.
       mesh: axis -> size.
-      cached: whether an earlier run compiled it.
+      cached: whether the figures come from the cache.
     """
 
     fits: bool
@@ -56,17 +56,16 @@ class Compiled(NamedTuple):
 def compile_training(
     init: Init, step: Any, *, target: Topology, mesh: jax.sharding.Mesh, batch_spec: Spec, folder: Any = None
 ) -> Compiled:
-    """Compiles the step that `vmae train` runs, for abstract state and batch.
+    """Compile the step of `vmae train` for abstract state and batch.
 
     Args:
       init: (key, batch) -> state.
       step: of `make_step`.
-      target: where the devices of `mesh` are from.
-      folder: keeps what was found of a program, so that the same one is compiled for it only once;
-        None keeps nothing.
+      target: of the devices of `mesh`.
+      folder: of the cache; None caches nothing.
 
     Raises:
-      ConfigError: the batch does not divide by the mesh.
+      ConfigError: if the batch does not divide by the mesh.
     """
     boxed = sharding.abstract(init, batch_spec)
     placement = sharding.shardings(boxed, mesh)
@@ -95,7 +94,7 @@ def _fitting(compiled: Any, text: str, target: Topology, seconds: float, facts: 
     memory = compiled.memory_analysis()
     arguments, temporaries = int(memory.argument_size_in_bytes), int(memory.temp_size_in_bytes)
     outputs = int(memory.output_size_in_bytes)
-    # The state is donated: the new one lies where the old one was.
+    # The state is donated: the new one has the memory of the old one.
     peak = arguments + temporaries + outputs - int(memory.alias_size_in_bytes)
     parsed = program.parse(text)
     done = work(parsed, target.chip.unit if target.chip else 1)
@@ -104,11 +103,11 @@ def _fitting(compiled: Any, text: str, target: Topology, seconds: float, facts: 
 
 
 def _compile(lowered: Any, *, on_tpu: bool) -> tuple[Any, str]:
-    """The program, and its text after all optimisations."""
+    """Return the program, and its text after all optimizations."""
     if not on_tpu:
         compiled = lowered.compile()
         return compiled, compiled.as_text() or ""
-    # libtpu may be newer than jaxlib, which then cannot print its programs: it prints them itself.
+    # jaxlib cannot print the programs of a newer libtpu, which prints them itself.
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_module_re": ".*train_step"}
         compiled = lowered.compile(compiler_options=options)
@@ -117,7 +116,7 @@ def _compile(lowered: Any, *, on_tpu: bool) -> tuple[Any, str]:
 
 
 def executed_flops(init: Init, step: Any, *, batch_spec: Spec) -> float:
-    """Operations of all products in a step over the whole batch, with what `remat` computes again.
+    """Return the operations of all products of a step over the whole batch, including recomputation.
 
     Args:
       step: with one micro-batch: accumulation changes no product, but traces the forward pass once more.
@@ -126,7 +125,7 @@ def executed_flops(init: Init, step: Any, *, batch_spec: Spec) -> float:
 
 
 def state_bytes(init: Init, *, mesh: jax.sharding.Mesh, batch_spec: Spec) -> int:
-    """Bytes of the state that one device holds, from shapes and shardings alone."""
+    """Return the bytes of the state on one device, from shapes and shardings."""
     boxed = sharding.abstract(init, batch_spec)
     placement = sharding.shardings(boxed, mesh)
     leaves = zip(jax.tree.leaves(sharding.unbox(boxed)), jax.tree.leaves(placement.shardings), strict=True)
@@ -134,7 +133,7 @@ def state_bytes(init: Init, *, mesh: jax.sharding.Mesh, batch_spec: Spec) -> int
 
 
 def out_of_memory(message: str) -> tuple[int | None, int | None]:
-    """(bytes needed, bytes there are) of the compiler's refusal; (None, None) of any other error."""
+    """Return (bytes needed, bytes available) from a refusal of the compiler; (None, None) for other errors."""
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None, None
     needed = re.search(r"Used ([\d.]+)([KMGT]?)B? of ([\d.]+)([KMGT]?)B? hbm", message)

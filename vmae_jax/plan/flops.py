@@ -1,6 +1,6 @@
-"""Counts the arithmetic of a program from its dimensions, loops included, and knows devices' peaks.
+"""The operations of a program, counted from its dimensions including loops, and the peaks of devices.
 
-XLA's own count takes the body of a scanned stack of layers once; this one walks the traced
+XLA counts the body of a scanned stack of layers once; this module walks the traced
 program and multiplies by the length of every loop. A multiply and an add are two operations.
 """
 
@@ -15,7 +15,7 @@ from vmae_jax import scopes
 
 __all__ = ["Cost", "by_part", "count", "of_training", "peak"]
 
-# Dense bfloat16 operations a second of one chip, from the makers' data sheets.
+# Dense bfloat16 operations per second of one chip, from data sheets.
 PEAKS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100 80GB HBM3": 989e12,
@@ -30,7 +30,7 @@ PEAKS = {
 
 
 def count(function: Callable[..., Any], *args: Any) -> float:
-    """The operations of the matrix products and convolutions in a call of `function`.
+    """Return the operations of the matrix products and convolutions in a call of `function`.
 
     Args:
       function: any traceable function.
@@ -40,11 +40,11 @@ def count(function: Callable[..., Any], *args: Any) -> float:
 
 
 def of_training(loss: Callable[..., Any], params: Any, *args: Any) -> float:
-    """Model FLOPs of a training step: three times the forward pass, recomputation not counted.
+    """Return the model FLOPs of a training step: three times the forward pass, without recomputation.
 
     The backward pass has two products for each one of the forward pass (the convention of
-    PaLM's appendix B and of the tables that quote "MFU"). What does not depend on `params`, the
-    first argument, has none and counts once: a teacher's network.
+    PaLM's appendix B and of published "MFU"). Operations that do not depend on `params`, the
+    first argument, such as those of a teacher, have no backward pass and count once.
     """
     jaxpr = jax.make_jaxpr(loss)(params, *args).jaxpr
     trained = set(jaxpr.invars[: len(jax.tree.leaves(params))])
@@ -64,10 +64,10 @@ class Cost(NamedTuple):
 
 
 def by_part(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
-    """`count` by the part of the network, with the bytes that its products read and write.
+    """Return `count` by the part of the network, with the bytes that its products read and write.
 
-    What lies between products is taken as done on the way, so the bytes are the least that a
-    program which does not fuse one product with the next has to move.
+    Operations between products are assumed to be fused with them, so the bytes are a lower bound for a
+    program that does not fuse one product with the next.
 
     Returns:
       "encoder mlp", "decoder scores", … -> its cost, in the order of the program.
@@ -94,12 +94,12 @@ def by_part(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
 
 
 def _part(path: str) -> str:
-    """The tower and part that a product's scopes name."""
+    """Return the tower and part that the scopes of a product name."""
     return " ".join(filter(None, scopes.names(path))) or "rest"
 
 
 def peak(devices: Sequence[Any]) -> float | None:
-    """Operations a second of all `devices` together; None where a device's peak is not known."""
+    """Return the operations per second of all `devices` together, or None if a peak is unknown."""
     peaks = [PEAKS.get(device.device_kind) for device in devices]
     return sum(peak for peak in peaks if peak) if all(peaks) else None
 
@@ -119,7 +119,7 @@ def _of_equation(equation: Any) -> float:
         return equation.params["length"] * sum(inner)
     if name == "cond":
         return max(inner, default=0.0)
-    if name == "pallas_call":  # its body runs once a point of its grid
+    if name == "pallas_call":  # its body runs once per point of its grid
         return math.prod(equation.params["grid_mapping"].grid) * sum(inner)
     return sum(inner)
 

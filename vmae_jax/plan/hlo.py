@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, by kind and size; loops counted as often as they turn."""
+"""The traffic of a compiled program between devices, by kind and size, including the iterations of loops."""
 
 import collections
 import dataclasses
@@ -17,10 +17,10 @@ class Traffic:
     """One kind of collective, over a whole step.
 
     Attributes:
-      count: how often it runs.
-      bytes: of the whole arrays it works on, on one device, all times together.
-      link_bytes: what a device must send at least, by a ring over the group.
-      sizes: bytes of one operation -> how often; the largest parts of `bytes` first.
+      count: number of executions.
+      bytes: of the whole arrays on one device, over all executions.
+      link_bytes: the least that a device must send, by a ring over the group.
+      sizes: bytes of one operation -> executions; the largest share of `bytes` first.
     """
 
     count: int
@@ -31,12 +31,11 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """All that goes between devices in a step.
+    """All collectives of a step.
 
     Attributes:
-      kinds: those that occur.
-      unknown_loops: loops with collectives in them whose number of turns is not known; what is in
-        them is counted once.
+      kinds: by name.
+      unknown_loops: loops with collectives and an unknown number of iterations, which are counted once.
     """
 
     kinds: dict[str, Traffic]
@@ -49,7 +48,7 @@ class Collectives:
 
 
 def collectives(program: Program) -> Collectives:
-    """The collectives of a compiled program."""
+    """Return the collectives of a compiled program."""
     sizes: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     links: collections.Counter[str] = collections.Counter()
     hidden: set[str] = set()
@@ -58,7 +57,7 @@ def collectives(program: Program) -> Collectives:
         for line in here.values() if times else ():
             kind, group = _kind(line, here), _group(line.text)
             if kind is None or group == 1:
-                continue  # among one device nothing is sent
+                continue  # one device sends nothing
             size = _size(line)
             sizes[kind][size] += times
             links[kind] += round(times * size * _share(kind, group))
@@ -87,7 +86,7 @@ def _kind(line: Instruction, here: Computation) -> str | None:
 
 
 def _size(line: Instruction) -> int:
-    """Bytes of the whole array on one device: gathered, or before it is scattered."""
+    """Return the bytes of the whole array on one device: after gathering, or before scattering."""
     sizes = [array.bytes for array in line.arrays]
     if line.op in ("all-gather-start", "collective-permute-start"):
         # (operands, results, …): the result is the larger, or as large.
@@ -98,7 +97,7 @@ def _size(line: Instruction) -> int:
 
 
 def _share(kind: str, group: int | None) -> float:
-    """What a ring sends from each device, for each byte of the whole array."""
+    """Return the bytes that each device of a ring sends per byte of the whole array."""
     if kind == "collective-permute":
         return 1.0
     part = 1.0 if group is None else (group - 1) / group
@@ -106,7 +105,7 @@ def _share(kind: str, group: int | None) -> float:
 
 
 def _group(line: str) -> int | None:
-    """Devices that take part together; None where the text does not say."""
+    """Return the number of devices in a group, or None if the text does not have it."""
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", line):
         return int(match[2])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):

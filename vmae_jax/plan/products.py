@@ -1,9 +1,9 @@
-"""The matrix products of a compiled program: what they ask for, and what a matrix unit does for them.
+"""The matrix products of a compiled program: their operations, and those of the matrix unit with padding.
 
-A TPU holds arrays in tiles of 8 rows by 128 lanes, and its matrix unit takes 128 (or 256) rows of
-the weights at once: a dimension that does not fill them is filled up with zeros, which cost as much
+A TPU stores arrays in tiles of 8 rows by 128 lanes, and its matrix unit takes 128 (or 256) rows of
+the weights at once. A dimension that does not fill them is padded with zeros, which cost as much
 as numbers. XLA writes products for TPUs as convolutions whose "spatial" dimensions are the batch,
-further rows or columns, or further summands; each is told apart here by its sizes.
+further rows or columns, or further summands; they are distinguished here by their sizes.
 """
 
 import math
@@ -23,8 +23,8 @@ class Product(NamedTuple):
     """Operations of one product, a multiply and an add counted as two.
 
     Attributes:
-      flops: of its dimensions.
-      padded: with tiles and the matrix unit filled up.
+      flops: from its dimensions.
+      padded: with whole tiles and a full matrix unit.
     """
 
     flops: float
@@ -32,10 +32,11 @@ class Product(NamedTuple):
 
 
 def product(line: Instruction, here: Computation, unit: int = 128) -> Product | None:
-    """The operations of an instruction; None where it is no product.
+    """Return the operations of an instruction, or None if it is no product.
 
     Args:
-      line: of the computation `here`, in which its operands are found.
+      line: the instruction.
+      here: its computation, with its operands.
       unit: rows of the matrix unit.
     """
     if line.op not in ("convolution", "dot") or len(line.operands) < 2:
@@ -81,7 +82,7 @@ def _of_convolution(line: Instruction, left: Array, right: Array, out: Array) ->
     whole = [array.tiled for array in arrays]
 
     def size(letters: str) -> tuple[int, int]:
-        """Of a dimension that is `letters[k]` in array k, or absent from it (" ")."""
+        """Return the size of a dimension that is `letters[k]` in array k, or absent from it (" ")."""
         at = [(k, names[k].index(letter)) for k, letter in enumerate(letters) if letter != " "]
         return arrays[at[0][0]].shape[at[0][1]], max(whole[k][i] for k, i in at)
 
@@ -94,7 +95,7 @@ def _of_convolution(line: Instruction, left: Array, right: Array, out: Array) ->
 
 
 def _spatial(sizes: list[int], whole: list[int], window: dict[str, int]) -> list[Loop]:
-    """What a spatial dimension of sizes (left, window, result) stands for."""
+    """Return the loops of a spatial dimension of sizes (left, window, result)."""
     left, taps, out = sizes
     met = _meetings(left, out, window)
     if left == taps == out == met:
@@ -109,7 +110,7 @@ def _spatial(sizes: list[int], whole: list[int], window: dict[str, int]) -> list
 
 
 def _meetings(left: int, out: int, window: dict[str, int]) -> int:
-    """Pairs of a result and a tap of the window that fall on an element, not on filling or a hole."""
+    """Return the number of pairs of a result and a tap of the window that meet an element, not padding."""
     dilate, hole = window["rhs_dilate"], window["lhs_dilate"]
     end = (left - 1) * hole
     met = 0
@@ -121,7 +122,7 @@ def _meetings(left: int, out: int, window: dict[str, int]) -> int:
 
 
 def _window(line: Instruction) -> list[dict[str, int]]:
-    """Size, stride, low padding and dilations of each spatial dimension."""
+    """Return size, stride, low padding and dilations of each spatial dimension."""
     text = line.attribute("window") or ""
     given = dict(part.split("=") for part in text.split())
     count = len(given["size"].split("x")) if "size" in given else 0

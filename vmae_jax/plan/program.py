@@ -1,8 +1,8 @@
-"""A compiled program as XLA prints it: its computations, their instructions, and how often each runs.
+"""A compiled program, parsed from XLA's text: its computations, their instructions, and how often each runs.
 
-What is in the body of a loop runs as often as the loop turns. XLA writes that number beside a loop,
-or (for TPUs) leaves a loop that counts from 0 up to a constant, which is read here; a loop that is
-neither counts once and is reported, never guessed.
+The body of a loop runs once per iteration. XLA annotates a loop with the number of iterations,
+or (for TPUs) writes a loop that counts from 0 up to a constant, which is read here. Any other loop
+is counted once and reported.
 """
 
 import collections
@@ -30,7 +30,7 @@ class Array:
     Attributes:
       kind: element type, such as "bf16".
       shape: its dimensions.
-      layout: what stands between the braces, such as "1,0:T(8,128)(2,1)S(1)"; "" where nothing does.
+      layout: the text between the braces, such as "1,0:T(8,128)(2,1)S(1)", or "".
     """
 
     kind: str
@@ -39,14 +39,14 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Of the elements, without the tiles' padding."""
+        """Bytes of the elements, without the padding of tiles."""
         bits = re.search(r"\d+", self.kind)
         each = _NO_BITS.get(self.kind, int(bits[0]) if bits else 0)
         return -(-math.prod(self.shape) * each // 8)
 
     @property
     def tiled(self) -> tuple[int, ...]:
-        """Its dimensions, those that the layout's tiles cover filled up to whole tiles."""
+        """The dimensions, padded to the whole tiles of the layout."""
         order, tiles = self.layout.partition(":")[::2]
         tile = re.match(r"T\(([\d,]+)\)", tiles)
         if tile is None or not re.fullmatch(r"[\d,]+", order):
@@ -59,12 +59,12 @@ class Array:
 
     @property
     def padded_bytes(self) -> int:
-        """As it lies in memory, in whole tiles."""
+        """Bytes in memory, in whole tiles."""
         return self.bytes * math.prod(self.tiled) // max(1, math.prod(self.shape))
 
     @property
     def on_chip(self) -> bool:
-        """Whether it lies in the chip's own fast memory, not in HBM."""
+        """Whether it is in the chip's fast memory, not in HBM."""
         space = re.search(r"S\((\d+)\)", self.layout)
         return space is not None and space[1] != "0"
 
@@ -90,7 +90,7 @@ class Instruction:
 
     @functools.cached_property
     def arrays(self) -> tuple[Array, ...]:
-        """The arrays of its result, one unless it is a tuple."""
+        """The arrays of its result; one unless it is a tuple."""
         return tuple(
             Array(kind, tuple(int(n) for n in dims.split(",") if n), layout or "")
             for kind, dims, layout in _ARRAY.findall(self.result)
@@ -101,17 +101,17 @@ class Instruction:
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, name: str) -> str | None:
-        """What follows `name=`: a name, or what stands between braces."""
+        """Return the value of `name=`: a name, or the text between braces."""
         found = re.search(rf"\b{name}=(?:\{{([^}}]*)\}}|%?([^,\s]+))", self.text)
         return None if found is None else found[1] if found[1] is not None else found[2]
 
     @property
     def called(self) -> list[tuple[str, str]]:
-        """(role, computation) of those that it runs."""
+        """Yield (role, computation) of the computations that it calls."""
         found = _CALLED.findall(self.text)
         for names in _MANY.findall(self.text):
             found += [("calls", name.strip().lstrip("%")) for name in names.split(",") if name.strip()]
-        # The addition of a reduction is no program of its own.
+        # The addition of a reduction does not count as a computation.
         return [(role, name) for role, name in found if role != "to_apply" or self.op == "call"]
 
 
@@ -124,10 +124,10 @@ class Program:
 
     Attributes:
       computations: name -> its instructions by name, in order.
-      entry: where it begins.
-      times: how often each computation runs.
-      unknown: for each, the loops of unknown length that it is inside of; they count once.
-      fused: computations that are the inside of one operation: their arrays never reach memory.
+      entry: its first computation.
+      times: executions of each computation.
+      unknown: for each, the enclosing loops of unknown length, which count once.
+      fused: computations inside one operation, whose arrays never reach memory.
     """
 
     computations: dict[str, Computation]
@@ -138,7 +138,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Reads a compiled program (`compiled.as_text()`)."""
+    """Parse a compiled program (`compiled.as_text()`)."""
     computations, entry = _computations(text)
     times: dict[str, int] = collections.defaultdict(int)
     unknown: dict[str, frozenset[str]] = collections.defaultdict(frozenset)
@@ -189,13 +189,13 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _word(text: str) -> tuple[str, str]:
-    """A type, which has no blank in it, and the rest."""
+    """Split off a type, which contains no blank."""
     word, _, rest = text.partition(" ")
     return word, rest
 
 
 def _balanced(text: str) -> tuple[str, str]:
-    """What stands in the parentheses that `text` begins with, and the rest."""
+    """Split off the text in the parentheses that `text` begins with."""
     depth = 0
     for at, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)
@@ -205,7 +205,7 @@ def _balanced(text: str) -> tuple[str, str]:
 
 
 def _turns(loop: Instruction, here: Computation, computations: dict[str, Computation]) -> int | None:
-    """How often a loop turns: the number beside it, or the constant it counts up to from 0."""
+    """Return the iterations of a loop: the annotated number, or the constant that it counts up to from 0."""
     if match := _TRIPS.search(loop.text):
         return int(match[1])
     test = computations.get(loop.attribute("condition") or "", {})
@@ -225,7 +225,7 @@ def _turns(loop: Instruction, here: Computation, computations: dict[str, Computa
 
 
 def _constant(name: str, here: Computation) -> int | None:
-    """The whole number that a name stands for, through copies of it."""
+    """Return the integer constant of a name, through copies of it."""
     line = here.get(name)
     if line is None:
         return None

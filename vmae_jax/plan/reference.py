@@ -1,7 +1,7 @@
-"""The masked autoencoder in the published code's order of work, to count and measure ours against.
+"""The masked autoencoder in the order of the published code, for comparison with ours.
 
-The same parameters, masks, predictions and loss; but all tokens are embedded and most of them then
-dropped, and targets are made of all cubes, of which a part is used.
+Parameters, masks, predictions and loss are the same. But all tokens are embedded, and most are then
+dropped; and targets are computed for all cubes, of which a part is used.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Reference(Masked):
     """`Masked`, as the official PyTorch code computes it (`modeling_pretrain.py`, `engine_for_pretraining.py`)."""
 
     def encode(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
-        """The encoded visible tokens, after embedding all; drop path is not there."""
+        """Return the encoded visible tokens, after embedding all, without drop path."""
         del train
         encoder, weights = self.model.encoder, params["encoder"]
         cubes = self.model.normalize(patchify(batch["video"], self.model.patch))
@@ -42,18 +42,18 @@ class Reference(Masked):
 
 
 def reference(masked: Masked) -> Method:
-    """The method with the published order of work.
+    """Return a method with the published order of operations.
 
     Args:
       masked: ours, whose encoder has sinusoid positions and a final norm.
     """
     objectives = {name: _whole(objective) for name, objective in masked.objectives.items()}
-    told = Reference(masked.model, masked.encoder_mask, masked.decoder_mask, objectives)
-    return Method(init=told.init, loss=told.loss, features=told.features)
+    reference = Reference(masked.model, masked.encoder_mask, masked.decoder_mask, objectives)
+    return Method(init=reference.init, loss=reference.loss, features=reference.features)
 
 
 def _whole(objective: Objective) -> Objective:
-    """The objective with targets of all cubes, of which those at `decode` are taken."""
+    """Return the objective with targets of all cubes, of which it takes those at `decode`."""
 
     def target(batch: Batch, decode: Array, patch: Patch) -> Array:
         count = grid_of(batch["video"].shape, patch).size

@@ -1,4 +1,4 @@
-"""What a plan says to people: tables of plain values."""
+"""The report of a plan: tables of plain values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ SHOWN = 8  # parts of the network in the table; the JSON has all
 
 
 def parts(work: Work, chip: Chip) -> dict[str, dict[str, float]]:
-    """Each part of the network: operations, how far padding raises them, bytes, seconds that it takes at least."""
+    """Return for each part of the network its operations, their increase by padding, bytes, and least seconds."""
     return {
         name: {
             "flops": part.flops,
@@ -28,7 +28,7 @@ def parts(work: Work, chip: Chip) -> dict[str, dict[str, float]]:
 
 
 def caveats(compiled: Compiled) -> list[str]:
-    """What a reader of the figures must know."""
+    """Return the caveats of the figures."""
     notes = ["seconds_at_bound is an uncalibrated lower bound, not a prediction"]
     if compiled.collectives is not None and compiled.collectives.unknown_loops:
         notes.append(f"{compiled.collectives.unknown_loops} loops of unknown length were counted once")
@@ -36,13 +36,13 @@ def caveats(compiled: Compiled) -> list[str]:
 
 
 def memory(peak: int, limit: int | None) -> str:
-    """A peak of memory, beside its limit."""
-    told = f"{peak / GIB:.2f} GiB a device"
-    return told if limit is None else f"{told} of {limit / GIB:.2f}"
+    """Return a peak of memory, with its limit."""
+    text = f"{peak / GIB:.2f} GiB per device"
+    return text if limit is None else f"{text} of {limit / GIB:.2f}"
 
 
 def table(report: dict[str, Any]) -> str:
-    """A plan's report for a terminal."""
+    """Return the report of a plan for a terminal."""
     rows = [*_size(report), *_arithmetic(report), *_traffic(report)]
     rows += [("not split", note) for note in report["replicated"]]
     rows.append(("compiled in", f"{report['compile_seconds']} s{', earlier (cached)' if report['cached'] else ''}"))
@@ -52,8 +52,8 @@ def table(report: dict[str, Any]) -> str:
 
 
 def comparison(rows: Sequence[Row], chosen: Row | None) -> str:
-    """The candidates of a sweep for a terminal, the recommended one marked."""
-    lines = ["   mesh                        remat          micro-batches  GiB a chip  estimate, s  bound by"]
+    """Return the candidates of a sweep for a terminal, with a mark at the recommended one."""
+    lines = ["   mesh                        remat          micro-batches  GiB / chip  estimate, s  bound by"]
     for row in rows:
         ici, remat, micro = row.candidate
         mesh = " ".join(f"{axis} {size}" for axis, size in ici)
@@ -88,9 +88,9 @@ def _size(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _arithmetic(report: dict[str, Any]) -> list[tuple[str, str]]:
     model = report["model_flops_per_step"]
     rows = [
-        ("model FLOPs", f"{report['model_flops_per_clip'] / 1e9:.1f} G a clip, {model / 1e12:.1f} T a step"),
-        ("executed FLOPs", f"{report['executed_flops_per_step'] / model:.2f} times those: remat computes twice, "
-                           "pixels get no gradient"),
+        ("model FLOPs", f"{report['model_flops_per_clip'] / 1e9:.1f} G per clip, {model / 1e12:.1f} T per step"),
+        ("executed FLOPs", f"{report['executed_flops_per_step'] / model:.2f} times those: with recomputation, "
+                           "without gradients of pixels"),
     ]  # fmt: skip
     if "padded_over_model" in report:
         rows.append(("padded FLOPs", f"{report['padded_over_model']:.2f} times the model's, "
@@ -101,12 +101,12 @@ def _arithmetic(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _traffic(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for kind, traffic in (report["collectives"] or {}).items():
-        rows.append((kind, f"{traffic['count']} times, {traffic['bytes'] / GIB:.2f} GiB a device"))
+        rows.append((kind, f"{traffic['count']} times, {traffic['bytes'] / GIB:.2f} GiB per device"))
     if report["seconds_at_bound"] is None:
         return rows
     terms = ", ".join(f"{term} {seconds:.4f}" for term, seconds in report["bound_terms"].items())
     rows += [
-        ("memory traffic", f"{report['hbm_bytes_moved_per_device'] / GIB:.1f} GiB a device"),
+        ("memory traffic", f"{report['hbm_bytes_moved_per_device'] / GIB:.1f} GiB per device"),
         ("uncalibrated bound", f"{report['seconds_at_bound']:.4f} s by {report['bound_by']} ({terms})"),
         ("part after part", f"{report['seconds_in_sequence']:.4f} s, each by arithmetic or memory"),
     ]

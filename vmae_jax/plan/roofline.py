@@ -1,4 +1,4 @@
-"""The least time that a step can take, by the term that binds: arithmetic, memory, or links."""
+"""A lower bound for the time of a step: arithmetic, memory or links."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ class Bound(NamedTuple):
     Attributes:
       seconds: of the whole step.
       by: "compute", "memory" or "interconnect".
-      terms: seconds of each, as if it were alone.
+      terms: seconds of each by itself.
       in_sequence: the sum over the network's parts of the longer of arithmetic and memory: parts run one after
         another, so a part's waiting for memory is not hidden by another's arithmetic.
     """
@@ -26,14 +26,14 @@ class Bound(NamedTuple):
 
 
 def bound(compiled: Compiled, *, chip: Chip, kernels: float = 0.0) -> Bound:
-    """The bound of a compiled step.
+    """Return the bound of a compiled step.
 
-    Compute: the products with tiles and matrix units filled up, at the peak. Memory: what operations
-    read from it and write to it. Links: what rings send. The three may overlap, so the largest is the bound.
+    Compute: the products with whole tiles and full matrix units, at the peak. Memory: the bytes that operations
+    read and write. Links: the bytes that rings send. The three may overlap, so the largest is the bound.
 
     Args:
       compiled: a step that fits.
-      kernels: operations of one device that the compiled program hides in kernels.
+      kernels: operations of one device that the compiled program does not show, inside kernels.
     """
     if compiled.work is None or compiled.collectives is None:
         raise ValueError("a step that does not fit has no bound")

@@ -1,4 +1,4 @@
-"""Finds the largest size that fits, with few trials, each of them a compilation."""
+"""A search for the largest size that fits, with few trials, because each is a compilation."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ __all__ = ["Trial", "largest"]
 
 
 class Trial(NamedTuple):
-    """What became of a size: `peak` bytes of the `limit` that there are."""
+    """The result for a size: whether it fits, and its peak in bytes."""
 
     size: int
     fits: bool
@@ -17,20 +17,20 @@ class Trial(NamedTuple):
 def largest(
     first: Trial, attempt: Callable[[int], Trial], *, unit: int, fixed: int, limit: int, tries: int
 ) -> tuple[int | None, list[Trial]]:
-    """The largest multiple of `unit` seen to fit.
+    """Return the largest multiple of `unit` that was found to fit.
 
-    Memory grows nearly in proportion to the size, so two sizes tell where a third should be; the
-    search then closes in from both sides. It ends when the next larger size is known not to fit.
+    Memory is nearly linear in the size, so two sizes predict a third, and the
+    search then closes in from both sides. It ends when the next larger size does not fit.
 
     Args:
-      first: a size that was tried already.
+      first: a size that was already tried.
       attempt: tries a size.
       fixed: bytes that do not grow with the size.
-      limit: bytes there are.
-      tries: how often `attempt` may be called.
+      limit: available bytes.
+      tries: maximum number of calls of `attempt`.
 
     Returns:
-      The size, None where none fits, and every trial.
+      The size, or None if none fits, and every trial.
     """
     trials = [first]
     while len(trials) <= tries:
@@ -39,7 +39,7 @@ def largest(
         if high is not None and high - low <= unit:
             break
         guess = _guess(trials, unit=unit, fixed=fixed, limit=limit)
-        guess = max(guess, (low // unit + 1) * unit)  # `low` may be the first size, which is no multiple
+        guess = max(guess, (low // unit + 1) * unit)  # `low` may be the first size, which need not be a multiple
         if high is not None:
             guess = min(guess, (high - 1) // unit * unit)
         trials.append(attempt(guess))
@@ -48,9 +48,9 @@ def largest(
 
 
 def _guess(trials: list[Trial], *, unit: int, fixed: int, limit: int) -> int:
-    """Where a straight line through the trial nearest to the limit meets it, in whole units."""
+    """Return the size at which a line through the trial nearest to the limit reaches it, in whole units."""
     near = min(trials, key=lambda t: abs(t.peak - limit))
     slope = max(1.0, near.peak - fixed) / near.size
     size = near.size + (limit - near.peak) / slope
-    # Once the line is good, a guess a unit beyond it closes the gap from above as well.
+    # When the line is accurate, a guess one unit above it closes the gap from above.
     return max(1, int(size // unit)) * unit

@@ -1,4 +1,4 @@
-"""Compares meshes, remat policies and numbers of micro-batches, and recommends one; each trial is a compilation."""
+"""Comparison of meshes, remat policies and numbers of micro-batches; each trial is a compilation."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 __all__ = ["Candidate", "Row", "meshes", "recommend", "sweep"]
 
-FEW = 8  # a published model's state, split so, leaves room on every chip, and is gathered from near devices
-ALIKE = 1.01  # estimates closer than this are the same
+FEW = 8  # devices that share the state: enough for a published model, and close to each other
+ALIKE = 1.01  # ratio of estimates below which they count as equal
 
 
 class Candidate(NamedTuple):
-    """A way to run a step.
+    """A configuration of a step.
 
     Attributes:
       ici: sizes of the mesh's axes inside a slice.
-      remat: a policy of the model; None where it has none.
-      accumulate: micro-batches a step.
+      remat: policy of the model, or None.
+      accumulate: micro-batches per step.
     """
 
     ici: tuple[tuple[str, int], ...]
@@ -26,14 +26,14 @@ class Candidate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What became of a candidate.
+    """The result of a candidate.
 
     Attributes:
-      candidate: which.
-      fits: whether it does.
-      peak: bytes a device; None where it was refused before it was compiled.
-      seconds: the estimate by which candidates are ranked; None where it does not fit.
-      facts: more of it, for people.
+      candidate: the configuration.
+      fits: whether it fits.
+      peak: bytes per device; None if it was refused before it was compiled.
+      seconds: the estimate for ranking; None if it does not fit.
+      facts: further figures for the report.
     """
 
     candidate: Candidate
@@ -44,7 +44,7 @@ class Row:
 
 
 def meshes(devices: int) -> list[tuple[tuple[str, int], ...]]:
-    """The meshes that are compared: the state whole on every device, over few devices, over all, and by heads.
+    """Return the meshes to compare: the state on every device, over few devices, over all, and by heads.
 
     Args:
       devices: of a slice.
@@ -63,16 +63,16 @@ def sweep(
     accumulates: Sequence[int],
     tries: int,
 ) -> list[Row]:
-    """Varies one thing at a time around the best so far: mesh, then remat policy, then micro-batches.
+    """Vary one thing at a time around the best so far: mesh, then remat policy, then micro-batches.
 
     Args:
-      start: where to begin.
+      start: the first candidate.
       attempt: compiles a candidate.
-      meshes, policies, accumulates: what there is to try; micro-batches in the order of trying.
-      tries: how often `attempt` may be called.
+      meshes, policies, accumulates: the alternatives, in the order of trying.
+      tries: maximum number of calls of `attempt`.
 
     Returns:
-      What became of each, in the order of trying.
+      The results in the order of trying.
     """
     rows: dict[Candidate, Row] = {}
 
@@ -86,7 +86,7 @@ def sweep(
         return start if chosen is None else chosen.candidate
 
     among(iter([start]))
-    if not rows[start].fits:  # first of all something that fits: more micro-batches are smaller ones
+    if not rows[start].fits:  # first find something that fits: more micro-batches are smaller
         for accumulate in sorted(n for n in accumulates if n > start.accumulate):
             if recommend(list(rows.values())) is None:
                 among(iter([start._replace(accumulate=accumulate)]))
@@ -97,7 +97,7 @@ def sweep(
 
 
 def recommend(rows: Sequence[Row]) -> Row | None:
-    """The quickest by estimate of those that fit; of those as quick, the one that needs the least memory."""
+    """Return the fastest of those that fit, by estimate; among equals, the one with the least memory."""
     fitting = [row for row in rows if row.fits and row.seconds is not None]
     if not fitting:
         return None

@@ -1,4 +1,4 @@
-"""Hardware that is not here: the devices of a TPU topology for the compiler, or virtual CPUs."""
+"""Hardware that is not present: the devices of a TPU topology for the compiler, or virtual CPUs."""
 
 import math
 import os
@@ -15,16 +15,16 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What the maker says of a chip, and what the compiler lets a program use of its memory.
+    """The data sheet of a chip, and the memory that the compiler lets a program use.
 
     Attributes:
-      flops: dense bfloat16 operations a second.
-      hbm_bandwidth, ici_bandwidth: bytes a second; the links' in one direction, all together.
+      flops: dense bfloat16 operations per second.
+      hbm_bandwidth, ici_bandwidth: bytes per second; of all links together, in one direction.
       hbm_limit: bytes that a program may use, as libtpu's compiler states them when it refuses one.
       shape: dimensions of a topology's name.
-      sold_by: cores or chips that the number in the product's name counts, a chip.
+      sold_by: cores or chips per chip in the number of the product's name.
       product: the name without the number.
-      unit, units: rows of its matrix units, and how many it has.
+      unit, units: rows of its matrix units, and their number.
     """
 
     flops: float
@@ -39,7 +39,7 @@ class Chip(NamedTuple):
 
     @property
     def clock(self) -> float:
-        """Cycles a second: what brings all its matrix units to `flops`."""
+        """Cycles per second at which all its matrix units reach `flops`."""
         return self.flops / (2 * self.units * self.unit**2)
 
 
@@ -58,7 +58,7 @@ class Topology(NamedTuple):
     Attributes:
       name: as given, such as "v5p:4x4x4".
       platform: "tpu" or "cpu".
-      devices: to make a mesh of; they cannot run anything unless they are CPUs.
+      devices: for a mesh; only CPUs can run anything.
       sold_as: the product's name, such as "v5p-128".
       chip: None for CPUs.
     """
@@ -71,13 +71,13 @@ class Topology(NamedTuple):
 
 
 def topology(name: str) -> Topology:
-    """The devices of `v5p:4x4x4` (64 chips), `v5e:4x4`, `v4:2x2x2`, `v6e:8x8`, or `cpu:8`.
+    """Return the devices of `v5p:4x4x4` (64 chips), `v5e:4x4`, `v4:2x2x2`, `v6e:8x8`, or `cpu:8`.
 
-    Neither touches an accelerator of this machine. To be called before JAX is used for anything
-    else: JAX is set to the CPU here.
+    No accelerator of this machine is used. Call it before JAX is used for anything else, because it sets JAX to the
+    CPU.
 
     Raises:
-      ConfigError: another name, a shape that is not made, no libtpu, or a JAX that has begun with
+      ConfigError: if the name or shape does not exist, libtpu is missing, or JAX has started with
         fewer CPU devices.
     """
     kind, _, shape = name.partition(":")
@@ -103,7 +103,7 @@ def _example(kind: str) -> str:
 
 
 def _tpus(name: str, kind: str) -> list[Any]:
-    # libtpu asks the machine about itself, and wants to be the only one, unless it is told.
+    # Without these settings libtpu queries the machine, and allows only one process.
     for variable, value in (
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_SKIP_MDS_QUERY", "1"),
@@ -136,11 +136,11 @@ def _cpus(name: str, shape: str) -> Topology:
         if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
             jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
-        pass  # JAX has begun: what it has is counted below
+        pass  # JAX has started: its devices are counted below
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ConfigError(
-            f"--topology={name}: JAX has begun with {len(devices)} CPU devices; "
+            f"--topology={name}: JAX has started with {len(devices)} CPU devices; "
             f"set XLA_FLAGS=--xla_force_host_platform_device_count={count} before it starts"
         )
     return Topology(name, "cpu", devices[:count], f"{count} virtual CPU devices", None)

@@ -1,7 +1,7 @@
-"""What a device does in one run of a compiled program: products, traffic with its memory, the compiler's own estimate.
+"""The work of a device in one run of a compiled program: products, memory traffic, the compiler's own estimate.
 
-Bytes are those that operations read from and write to memory, as the layouts tell it: what lies in
-the chip's fast memory is free, a slice of an array costs the slice alone.
+Bytes are those that operations read from and write to HBM, according to the layouts: arrays in
+the chip's fast memory are free, and a slice of an array costs only the slice.
 """
 
 import collections
@@ -15,7 +15,7 @@ from vmae_jax.plan.program import Array, Computation, Instruction, Program
 
 __all__ = ["Part", "Work", "work"]
 
-# These name arrays or wait for them, and move nothing themselves.
+# These only name arrays or wait for them.
 _STILL = {
     "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all",
     "opt-barrier", "partition-id", "replica-id", "copy-done", "all-gather-done", "all-reduce-done", "async-done",
@@ -26,7 +26,7 @@ _SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 
 
 class Part(NamedTuple):
-    """One part of the network's share: operations of its products, those with padding, bytes, cycles."""
+    """The share of one part of the network: operations, operations with padding, bytes, cycles."""
 
     flops: float
     padded: float
@@ -35,15 +35,15 @@ class Part(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Of one device.
+    """The work of one device.
 
     Attributes:
-      flops: of all products, those that are computed again included.
-      padded: those, with tiles and the matrix unit filled up.
+      flops: of all products, including recomputation.
+      padded: the same with whole tiles and a full matrix unit.
       bytes: read from and written to the device's memory.
-      cycles: the compiler's own estimate, one operation after the other; 0 where it prints none.
-      parts: the same by part of the network, the forward pass "fwd …" apart from the backward "bwd …".
-      kernels: calls of kernels (Pallas), whose operations cannot be seen and are in none of the above.
+      cycles: the compiler's own estimate of all operations in sequence; 0 if it prints none.
+      parts: the same by part of the network, the forward pass as "fwd …", the backward pass as "bwd …".
+      kernels: calls of kernels (Pallas), whose operations are unknown and not counted.
     """
 
     flops: float
@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
 
 def work(program: Program, unit: int = 128) -> Work:
-    """Adds up a program, loops as often as they turn.
+    """Add up the work of a program, including the iterations of loops.
 
     Args:
       unit: rows of the matrix unit.
@@ -81,7 +81,7 @@ def work(program: Program, unit: int = 128) -> Work:
 
 
 def moved(line: Instruction, here: Computation, program: Program) -> int:
-    """Bytes that an operation reads from memory and writes to it."""
+    """Return the bytes that an operation reads from memory and writes to it."""
     if line.op in _STILL:
         return 0
     if line.op in ("dynamic-slice", "slice", "gather"):
@@ -91,7 +91,7 @@ def moved(line: Instruction, here: Computation, program: Program) -> int:
     if line.op == "fusion":
         return _of_fusion(line, here, program)
     if line.op.endswith("-start"):
-        return sum(_outside(array) for array in line.arrays)  # (result, operand, …), both are arrays of it
+        return sum(_outside(array) for array in line.arrays)  # (result, operand, …), all of them arrays
     return _off_chip(line) + sum(_off_chip(here[name]) for name in line.operands if name in here)
 
 
@@ -109,7 +109,7 @@ def _of_fusion(line: Instruction, here: Computation, program: Program) -> int:
 
 
 def _reads(read: Instruction, inside: Computation, program: Program) -> float:
-    """Bytes of `read` that its uses inside an operation need, as if each read it anew."""
+    """Return the bytes of `read` that its uses inside an operation need, counting every use."""
     return sum(_read(use, read, inside, program) for use in inside.values() if read.name in use.operands)
 
 
@@ -120,7 +120,7 @@ def _read(use: Instruction, read: Instruction, inside: Computation, program: Pro
         return 0  # written in place
     if use.op == "bitcast":
         return _reads(use, inside, program) or read.bytes
-    if use.op == "fusion":  # operations are nested: a product's operand is an operation of its own
+    if use.op == "fusion":  # operations are nested: the operand of a product can be an operation
         nested = program.computations.get(use.attribute("calls") or "", {})
         given = {f" parameter({at})" for at, name in enumerate(use.operands) if name == read.name}
         inner = [one for one in nested.values() if any(number in one.text for number in given)]
@@ -129,7 +129,7 @@ def _read(use: Instruction, read: Instruction, inside: Computation, program: Pro
 
 
 def _written(root: Instruction, line: Instruction, inside: Computation) -> int:
-    """Bytes that a fused operation writes; of an update in place, the update's."""
+    """Return the bytes that a fused operation writes; of an update in place, those of the update."""
     roots = [inside[name] for name in root.operands] if root.op == "tuple" else [root]
     total = 0
     for one, array in zip(roots, line.arrays, strict=False):
@@ -149,7 +149,7 @@ def _outside(array: Array) -> int:
 
 
 def _part(line: Instruction) -> str:
-    """The part of the network an operation belongs to, as "bwd decoder mlp"; "again" where remat repeats it."""
+    """Return the part of the network of an operation, such as "bwd decoder mlp", with "again" for recomputation."""
     match = _SOURCE.search(line.text)
     source = match[1] if match else ""
     way = "bwd" if "transpose(" in source else "fwd"

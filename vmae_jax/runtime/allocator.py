@@ -17,7 +17,7 @@ ACCELERATORS = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_p
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to reuse freed memory instead of returning it; to be called before JAX makes threads.
+    """Make glibc reuse freed memory instead of returning it; call it before JAX creates threads.
 
     The process then stays as large as it once was. Nothing is done, and False returned, where an
     accelerator's plugin is installed and JAX_PLATFORMS does not ask for the CPU, where the

@@ -1,6 +1,6 @@
 """The persistent compilation cache: on by default, in a folder that only the user can read.
 
-What lies in the cache is machine code that JAX loads and runs, so a folder that somebody else
+The cache contains machine code that JAX loads and runs, so a folder that somebody else
 can write to is refused: `/tmp` on a shared machine would let others run code as this user.
 """
 
@@ -45,7 +45,7 @@ def cache_folder() -> pathlib.Path | None:
 def enable_cache(path: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
     """Lets JAX keep its compiled programs from run to run; call it before the first compilation.
 
-    A folder that cannot be used safely is left alone and said so in one warning: the cache saves
+    A folder that cannot be used safely is not used, with one warning: the cache saves
     time, it is never worth stopping a run.
 
     Args:

@@ -1,6 +1,6 @@
-"""Many hosts as one: they start together or say who did not, and know where each of them is.
+"""Coordination of hosts: they start together or name those that did not, and report where each of them is.
 
-The notes that hosts leave for each other lie in the key-value store of JAX's coordination service,
+The notes of the hosts are in the key-value store of JAX's coordination service,
 which runs beside the training and needs no accelerator.
 """
 
@@ -56,7 +56,7 @@ class PeerError(RuntimeError):
 def start(environment: Mapping[str, str] = os.environ) -> None:
     """Connects this process with the others of its job, before JAX is used for anything else.
 
-    The environment says which job: `VMAE_COORDINATOR` (host:port), `VMAE_PROCESSES` and
+    The environment determines the job: `VMAE_COORDINATOR` (host:port), `VMAE_PROCESSES` and
     `VMAE_PROCESS` (this one's number) together, or `VMAE_DISTRIBUTED=auto` for what JAX finds by
     itself (TPU VMs, SLURM, Open MPI, Kubernetes). Without either this process is alone.
     `VMAE_HEARTBEAT` is after how many seconds a dead process is noticed (100), `VMAE_START_TIMEOUT`
@@ -226,20 +226,20 @@ def whereabouts(patience: float = 4 * PERIOD) -> str:
     if len(seen) < 2:
         return "host 0, the coordinator, does not answer"
     before, after = seen
-    told: tuple[list[str], list[str]] = ([], [])
+    silent, alive = list[str](), list[str]()
     for rank in range(jax.process_count()):
         note = after.get(rank)
         if note is None:
-            told[0].append(f"host {rank} never gave a sign of life")
+            silent.append(f"host {rank} never gave a sign of life")
         elif note["count"] == before.get(rank, {}).get("count"):
-            told[0].append(f"host {rank} ({note['host']}) is silent, last seen in {note['at']}")
+            silent.append(f"host {rank} ({note['host']}) is silent, last seen in {note['at']}")
         else:
-            told[1].append(f"host {rank} ({note['host']}) is alive, in {note['at']}")
-    return "; ".join(told[0] + told[1])
+            alive.append(f"host {rank} ({note['host']}) is alive, in {note['at']}")
+    return "; ".join(silent + alive)
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether an error of JAX says that another process is gone."""
+    """Whether an error of JAX means that another process is gone."""
     if isinstance(error, PeerError):
         return True
     text = str(error)

@@ -38,9 +38,10 @@ _OPTIONAL = {
     "tensorboard": "TensorBoard logs",
     "wandb": "metrics in Weights & Biases",
     "trackio": "metrics in trackio",
-    "torch": "reading .pth weights, comparing with PyTorch",
-    "transformers": "checking exports to Hugging Face",
+    "torch": "`vmae import` and `vmae export` compare outputs with it; .pth files are read without it",
+    "transformers": "`vmae export --format=hf` compares outputs with it",
 }
+_EXTRA = {"wandb": "wandb", "trackio": "trackio", "torch": "torch", "transformers": "torch"}  # of this package
 # Versions whose VideoMAE opens checkpoints of the old layout with zero biases: from, up to but without.
 _ZERO_BIASES = ((5, 5, 1), (5, 18))
 _GIB = 2**30
@@ -52,7 +53,7 @@ print(len(tf.config.list_physical_devices("GPU")), len(tf.config.get_visible_dev
 
 
 class Check(NamedTuple):
-    """One finding: `status` is "ok", "warn" (works, but) or "fail"; `fix` says what to do."""
+    """One finding: `status` is "ok", "warn" (works with limits) or "fail"; `fix` is what to do."""
 
     name: str
     status: Status
@@ -142,7 +143,8 @@ def _optional() -> list[Check]:
         found = _version(name)
         detail = found or f"not installed (optional: {purpose})"
         status: Status = "warn" if name == "tensorboard" and found is None else "ok"
-        checks.append(Check(name, status, detail, f"pip install {name}"))
+        fix = f"pip install 'vmae-jax[{_EXTRA[name]}]'" if name in _EXTRA else f"pip install {name}"
+        checks.append(Check(name, status, detail, fix))
     return [_zero_biases(check) if check.name == "transformers" else check for check in checks]
 
 
@@ -166,7 +168,10 @@ def _devices() -> list[Check]:
     if limit:
         detail += f", {limit / _GIB:.1f} GiB each for JAX"
     if jax.default_backend() == "cpu":
-        fix = "an accelerator needs its own build of JAX: pip install 'vmae-jax[cuda13]', [cuda12] or [tpu]"
+        fix = (
+            "for an accelerator install JAX for it: pip install 'vmae-jax[cuda13]' (NVIDIA GPUs), "
+            "'vmae-jax[cuda12]' (their older drivers) or 'vmae-jax[tpu]'"
+        )
         if _accelerator():
             return [Check("devices", "fail", f"{detail}, though this machine has {_accelerator()}", fix)]
         return [Check("devices", "warn", f"{detail}: no accelerator, small models only", fix)]

@@ -90,7 +90,7 @@ def carried(rows: Sequence[Mapping[str, Any]], start: int, now: Moment) -> dict[
 
     Args:
       rows: of `metrics.jsonl`, as they were before those past `start` were dropped.
-      start: the step of the checkpoint; 0 to begin anew.
+      start: the step of the checkpoint, or 0.
       now: when this attempt began.
     """
     # An evaluation may be that of another process, at any time.

@@ -11,10 +11,10 @@ PATIENCE = 5.0  # seconds for threads that are about to end
 
 
 def leave(status: int) -> None:
-    """Ends the process where threads stay behind, which Python would wait for; otherwise returns.
+    """End the process if threads are left that Python would wait for; otherwise return.
 
-    Orbax leaves some after a save that failed: they wait ten minutes for what will not come, and whoever would
-    start the command again waits with them.
+    Orbax leaves some after a failed save. They wait ten minutes for something that never happens, which would delay
+    a restart of the command.
     """
     end = time.monotonic() + PATIENCE
     left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]

@@ -8,7 +8,7 @@
 The first signal is remembered. With `jax.distributed`, JAX's preemption service carries the notice
 that any one host gets to all of them and picks a step that none has passed; that works only if
 every host asks at every step (asked every tenth step, the notice is missed). The second signal ends
-the process at once, also while it compiles or waits for a peer: a thread of its own is told of it.
+the process at once, also while it compiles or waits for a peer: a separate thread receives the signal.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ class Preemption:
     def __init__(self) -> None:
         self._signal: int | None = None
         self._agreed = False
-        # Of the two who are told of a signal, the main thread (once it is back in Python) and `_watch`.
-        self._told = [0, 0]
+        # Counts of the two receivers of a signal: the main thread (once it is back in Python) and `_watch`.
+        self._received = [0, 0]
         self._lock = threading.RLock()  # a handler may interrupt itself
         self._undo = contextlib.ExitStack()
         self._service: Callable[[int], None] | None = None
@@ -91,7 +91,7 @@ class Preemption:
         return self._agreed
 
     def _listen(self) -> None:
-        """Starts the thread that is told of signals while the main thread is busy outside of Python."""
+        """Start the thread that receives signals while the main thread is busy outside of Python."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -112,8 +112,8 @@ class Preemption:
 
     def _count(self, who: int, number: int) -> None:
         with self._lock:
-            self._told[who] += 1
-            if self._told[who] > 1:
+            self._received[who] += 1
+            if self._received[who] > 1:
                 os._exit(128 + number)
             if self._signal is not None:
                 return

@@ -1,4 +1,4 @@
-"""Starts a command, and starts it again where its end says that the same command resumes.
+"""Starts a command, and restarts it if its exit code means that the same command resumes.
 
     python -m vmae_jax.runtime.supervisor [--processes=N] -- vmae train --config=… --workdir=…
 
@@ -65,10 +65,10 @@ def supervise(command: Sequence[str], *, processes: int, restarts: int, grace: f
                 return status
             tries = 1 if time.monotonic() - began > LONG else tries + 1
             if tries > restarts:
-                _say(f"status {status} again; {restarts} restarts were of no use")
+                _print(f"status {status} again; {restarts} restarts were of no use")
                 return status
             pause = min(60.0, wait * 2 ** (tries - 1))
-            _say(f"ended with status {status}; restart {tries} of {restarts} in {pause:g} s")
+            _print(f"ended with status {status}; restart {tries} of {restarts} in {pause:g} s")
             if job.pause(pause):
                 return status
     finally:
@@ -91,9 +91,9 @@ class _Job:
         self.running = []
         for rank in range(self.count):
             own = environment | ({"VMAE_PROCESS": str(rank)} if self.count > 1 else {})
-            # The result, the last line of standard output, is told once.
+            # The result, the last line of standard output, is printed once.
             self.running.append(subprocess.Popen(self.command, env=own, stdout=None if rank == 0 else sys.stderr))
-        _say(f"started {', '.join(f'process {i} (pid {p.pid})' for i, p in enumerate(self.running))}")
+        _print(f"started {', '.join(f'process {i} (pid {p.pid})' for i, p in enumerate(self.running))}")
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -112,15 +112,15 @@ class _Job:
             if deadline is None and any(codes):  # a status other than None and 0
                 deadline = time.monotonic() + grace
                 first = next(i for i, code in enumerate(codes) if code)
-                _say(f"process {first} ended with status {_status(codes[first])}; the others have {grace:g} s")
+                _print(f"process {first} ended with status {_status(codes[first])}; the others have {grace:g} s")
             if deadline is not None and time.monotonic() > deadline:
                 for process in self.running:
                     process.kill()
             time.sleep(0.1)
         statuses = [_status(process.returncode) for process in self.running]
         if len(statuses) > 1:
-            _say(f"statuses {statuses}")
-        # A person's matter (1, 2) goes before what a restart mends, for that came of it.
+            _print(f"statuses {statuses}")
+        # Errors that need a person (1, 2) take precedence over those of restarts, which they cause.
         final = [status for status in statuses if status and status not in RESTART]
         return final[0] if final else max(statuses)
 
@@ -133,7 +133,7 @@ class _Job:
 
 
 def _status(code: int | None) -> int:
-    """As a shell tells it: 128 and the signal's number."""
+    """Return the status as a shell does: 128 plus the number of the signal."""
     assert code is not None
     return 128 - code if code < 0 else code
 
@@ -144,7 +144,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(f"supervisor: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,6 @@
 """Notices what does not end: a step, a compilation, a save or a restore that passes its limit.
 
-A process whose peer is stuck waits for ever, and JAX never tells. The watchdog writes which hosts
+A process whose peer is stuck waits forever without an error from JAX. The watchdog writes which hosts
 give no sign of life and the stacks of all threads here, and ends the process with the status that
 a supervisor restarts. A coordinator that does not answer is named in the same way, before JAX would abort the
 process without a word about it.
@@ -54,7 +54,7 @@ class Watchdog:
 
     Args:
       limits: phase -> seconds, 0 for none.
-      tell: says where the other hosts are.
+      where_are: describes where the other hosts are.
       end: takes the exit status.
     """
 
@@ -62,10 +62,10 @@ class Watchdog:
         self,
         limits: Mapping[str, float] = LIMITS,
         *,
-        tell: Callable[[], str] = distributed.whereabouts,
+        where_are: Callable[[], str] = distributed.whereabouts,
         end: Callable[[int], Any] = os._exit,
     ):
-        self._limits, self._tell, self._end = dict(limits), tell, end
+        self._limits, self._where_are, self._end = dict(limits), where_are, end
         self._phases: list[tuple[str, str, float]] = []  # name, detail, since
         self._spent: dict[str, float] = {}
         self._charged = time.monotonic()
@@ -87,7 +87,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, name: str, detail: str = "") -> Iterator[None]:
-        """Limits what happens inside; the phase around it begins anew afterwards."""
+        """Limit the time inside; afterwards the surrounding phase starts again."""
         with self._lock:
             self._charge()
             self._phases.append((name, detail or name, time.monotonic()))
@@ -151,7 +151,7 @@ class Watchdog:
     def _bark(self, what: str, limit: float) -> None:
         host = f"host {distributed.rank()} ({socket.gethostname()})"
         print(f"\nwatchdog: {host}: {what} has not ended within {limit:g} s", file=sys.stderr, flush=True)
-        where = self._tell()
+        where = self._where_are()
         if where:
             print(f"watchdog: {where}", file=sys.stderr, flush=True)
         print(f"watchdog: stacks of {host}; then it ends with status {STATUS}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""From host batches to global arrays on the devices, ahead of the training: the only read-ahead.
+"""Host batches as global arrays on the devices, ahead of the training: the only read-ahead.
 
-Which rows a host reads follows from the sharding of the batch alone, never from the number of
-the process: processes need not own neighbouring rows, nor different ones.
+The rows that a host reads depend only on the sharding of the batch, not on the number of the process: the rows of
+a process need not be consecutive, and processes may share rows.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ class HostBatches(Protocol):
 
 
 def host_rows(sharding: Sharding, clips: int) -> list[int]:
-    """The rows, ascending, of a global batch of `clips` that this process's devices hold.
+    """Return the rows, ascending, of a global batch of `clips` that this process's devices hold.
 
     Raises:
-      ValueError: `clips` does not divide over the devices.
+      ValueError: if `clips` does not divide over the devices.
     """
     try:
         slices = _rows_only(sharding).addressable_devices_indices_map((clips,)).values()
@@ -56,11 +56,11 @@ def host_rows(sharding: Sharding, clips: int) -> list[int]:
 
 
 def to_device(batch: Mapping[str, np.ndarray], sharding: Sharding, clips: int) -> dict[str, jax.Array]:
-    """Global arrays [clips …] of which this process brings its own rows.
+    """Return global arrays [clips …], to which this process contributes its rows.
 
     Args:
       batch: arrays whose rows are those of `host_rows(sharding, clips)`, in that order.
-      sharding: of the first dimension; the others are whole on every device.
+      sharding: of the first dimension; the other dimensions are not split.
       clips: rows of the global batch.
     """
     rows = host_rows(sharding, clips)
@@ -94,8 +94,10 @@ def prefetch_to_device(
 
     Args:
       batches: from `Opened.batches` or `once`, reading the rows of `host_rows(sharding, clips)`.
-      depth: batches that wait on the devices; each costs its size in device memory.
-      check: a method's own; it sees each batch on the host and may raise.
+      sharding: of the first dimension.
+      clips: rows of the global batch.
+      depth: batches that wait on the devices, in device memory.
+      check: a method's own; it is passed each batch on the host, and may raise.
       waiting: (number of the batch, from 0) -> a context around the wait for it.
     """
 
@@ -108,11 +110,11 @@ def prefetch_to_device(
 
 
 class Prefetch(Iterator[B], Generic[B]):
-    """An iterator that works ahead in a thread; an error there is raised in its place here.
+    """An iterator that reads ahead in a thread; an error there is raised here in place of its batch.
 
     Attributes:
-      position: of the next batch, in videos: what a checkpoint keeps.
-      wait_seconds: how long, in all, the consumer has waited for batches.
+      position: of the next batch, in videos, which a checkpoint records.
+      wait_seconds: total time that the consumer has waited for batches.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Prefetch(Iterator[B], Generic[B]):
         waiting: Callable[[int], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         if depth < 1:
-            raise ValueError(f"depth is {depth}; it must be at least 1")
+            raise ValueError(f"depth must be at least 1, got {depth}")
         self._batches = batches
         self._put = put
         self._waiting, self._taken = waiting, 0
@@ -155,7 +157,7 @@ class Prefetch(Iterator[B], Generic[B]):
         return self._batches.faults(self.position if before is None and self._ended is None else before)
 
     def close(self) -> None:
-        """End the thread and the batches it reads."""
+        """End the thread and close the batches that it reads."""
         self._stop.set()
         self._ended = self._ended or RuntimeError("this prefetch is closed")
         self._batches.close()  # wakes a thread that waits for a batch
@@ -184,7 +186,7 @@ class Prefetch(Iterator[B], Generic[B]):
 
 
 def _rows_only(sharding: Sharding) -> Sharding:
-    """The sharding of the first dimension alone."""
+    """Return the sharding of only the first dimension."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
     return sharding

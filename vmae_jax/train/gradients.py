@@ -24,7 +24,7 @@ __all__ = ["Gradients", "check_groups", "gradients", "row_count"]
 
 
 class Gradients(NamedTuple):
-    """What one batch gives.
+    """Loss and gradients of one batch.
 
     Attributes:
       loss: sum of weight * total / count over the terms.
@@ -44,14 +44,14 @@ def gradients(method: Method, params: Params, batch: Batch, context: Context, ac
 
     Args:
       method: gives the terms of the loss.
-      params: what is differentiated.
-      batch: arrays with one row a clip.
+      params: to differentiate by.
+      batch: arrays with one row per clip.
       context: of the step.
       accumulate: number of micro-batches; each has whole groups of `Method.group` rows.
 
     Raises:
       ConfigError: if the groups of the batch do not divide into the micro-batches.
-      ValueError: if a leaf of `Loss.carry` or `Loss.rows` does not have one row a clip.
+      ValueError: if a leaf of `Loss.carry` or `Loss.rows` does not have one row per clip.
     """
     rows = row_count(batch)
     if accumulate == 1:
@@ -63,7 +63,7 @@ def gradients(method: Method, params: Params, batch: Batch, context: Context, ac
     micro = jax.tree.map(split, dict(batch))
     counts, seen = _look_ahead(method, params, micro, context)
     value, grads, compared, pull = _compared(method, params, join(seen), context)
-    pull = jax.tree.map(split, pull)  # goes where its rows went
+    pull = jax.tree.map(split, pull)  # split as its rows are
 
     def body(total: Params, part: tuple[Batch, Any]) -> tuple[Params, tuple[Array, Loss]]:
         objective = functools.partial(
@@ -90,7 +90,7 @@ def row_count(batch: Batch) -> int:
     """
     rows = {name: leaf.shape[0] for name, leaf in batch.items()}
     if len(set(rows.values())) != 1:
-        raise ValueError(f"the arrays of a batch must all have the same number of rows, one a clip; got {rows}")
+        raise ValueError(f"the arrays of a batch must all have the same number of rows, one per clip; got {rows}")
     return next(iter(rows.values()))
 
 
@@ -122,8 +122,8 @@ def _part(
 def _look_ahead(method: Method, params: Params, micro: Batch, context: Context) -> tuple[dict[str, Array], Any]:
     """The counts of all micro-batches together, and their rows for `Method.global_loss`.
 
-    Counts follow from masks and labels. Where no rows are compared, nothing asks for the network's
-    outputs here, and the compiler drops it.
+    Counts follow from masks and labels. If no rows are compared, the network's outputs are not used here, and
+    the compiler drops it.
     """
 
     def look(none: None, batch: Batch) -> tuple[None, tuple[dict[str, Array], Any]]:
@@ -171,7 +171,7 @@ def _value(loss: Loss, counts: dict[str, Array]) -> Array:
 
 
 def _recorded(loss: Loss) -> Loss:
-    """What is reported of a loss: no gradient, and no weights, which are not summed over micro-batches."""
+    """Return the parts of a loss that are reported, without gradients, and without weights, which do not add up."""
     terms = {name: dataclasses.replace(term, weight=None) for name, term in loss.terms.items()}
     return jax.tree.map(jax.lax.stop_gradient, Loss(terms=terms, metrics=loss.metrics, carry=loss.carry))
 
@@ -217,7 +217,7 @@ def _join(tree: Any, group: int) -> Any:
 
 
 def _check_rows(loss: Loss, rows: int) -> None:
-    """Raises ValueError if accumulation could not put a leaf of `carry` or `rows` back together."""
+    """Raise ValueError if a leaf of `carry` or `rows` does not have one row per clip."""
     for name, tree in (("carry", loss.carry), ("rows", loss.rows)):
         means = (lambda x: isinstance(x, Mean)) if name == "carry" else None
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=means):
@@ -234,7 +234,7 @@ def _counts(loss: Loss) -> dict[str, Array]:
 
 
 def _ratio(total: Array, count: Array) -> Array:
-    """total / count; where nothing was counted, the (zero) total."""
+    """Return total / count, or the (zero) total if nothing was counted."""
     return jnp.asarray(total, jnp.float32) / jnp.where(count == 0, 1.0, count)
 
 

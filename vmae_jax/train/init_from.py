@@ -1,4 +1,4 @@
-"""Beginning from other weights: a pre-trained encoder, a teacher; every array is accounted for."""
+"""Initialization from saved weights, such as a pre-trained encoder or a teacher, with a report about every array."""
 
 import dataclasses
 import fnmatch
@@ -35,7 +35,7 @@ class Weights:
 
 
 class Change(NamedTuple):
-    """How a saved array was made to fit: "resized" or "sliced", and in words from what to what."""
+    """How a saved array was changed to fit: "resized" or "sliced", and a description."""
 
     what: str
     how: str
@@ -43,14 +43,14 @@ class Change(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every array.
+    """The source of every array of a place, and the saved arrays that were not used.
 
     Attributes:
-      at: where the weights went.
-      loaded: paths that were filled, below `at`.
-      changed: those of them that are not as they were saved.
-      kept: paths that stay as initialised, with the reason.
-      unused: saved paths that went nowhere, with the reason.
+      at: the place.
+      loaded: paths below `at` that were loaded.
+      changed: those of them that were changed to fit.
+      kept: paths that stay as initialized, with the reason.
+      unused: saved paths that were not used, with the reason.
     """
 
     at: str
@@ -70,13 +70,13 @@ class Report:
             f"{len(self.loaded)} arrays loaded",
             *(f"{len(paths)} of them {what}" for what, paths in parts.items() if paths),
         ]
-        counts += [f"{len(self.kept)} as initialised", f"{len(self.unused)} unused"]
-        parts |= {"as initialised": list(self.kept), "unused": list(self.unused)}
+        counts += [f"{len(self.kept)} as initialized", f"{len(self.unused)} unused"]
+        parts |= {"as initialized": list(self.kept), "unused": list(self.unused)}
         lines = [f"  {what}: {_some(paths)}" for what, paths in parts.items() if paths]
         return "\n".join([f"{self.at}: {', '.join(counts)}", *lines])
 
     def record(self) -> dict[str, Any]:
-        """What became of every array, for JSON: those of the model by path below `at`, and those nobody took."""
+        """Return the report for JSON: the arrays of the model by path below `at`, and the unused ones."""
         became = {
             path: {"became": change.what, "how": change.how}
             if (change := self.changed.get(path))
@@ -98,47 +98,49 @@ def weights(
     new_labels: str | None = None,
     channels: str = "cycle",
 ) -> Weights:
-    """Saved weights to begin from, as a config has them.
+    """Saved weights to initialize from.
 
     Args:
       path: a workdir, or one checkpoint of it.
       select: the part of the saved state to take, such as "params/encoder".
       ema: take the average of the parameters instead of the parameters.
       skip: patterns of saved paths, below `select`, to leave out, such as "head".
-      old_labels, new_labels: text files with the classes' names, one a line, of the saved head
-        and of the new one, which takes over the rows of the same names (K710 to K400).
-      channels: which kernels other numbers of channels get: "cycle" through the saved ones, scaled, or
-        "keep" them and start the rest at zero.
+      old_labels, new_labels: text files with the class names, one per line, of the saved head
+        and of the new one, whose rows are copied from those of the same names (K710 to K400).
+      channels: the kernels of another number of channels: "cycle" through the saved ones, scaled, or
+        "keep" them and start the others at zero.
 
     Raises:
-      ValueError: no path, something else than parameters selected, one list of names alone.
+      ValueError: if there is no path, other things than parameters are selected, or only one list of names is given.
     """
     if not path:
         raise ValueError("path: give a workdir, or a checkpoint of it")
     if select.split("/")[0] not in ("params", "frozen"):
-        raise ValueError(f"select: 'params' or 'frozen', or a part of them such as 'params/encoder', not {select!r}")
+        raise ValueError(
+            f"select must be 'params' or 'frozen', or a part of them such as 'params/encoder', got {select!r}"
+        )
     if isinstance(skip, str):
         raise ValueError(f"skip is a list of patterns; write [{skip!r}]")
     if (old_labels is None) != (new_labels is None):
         raise ValueError("old_labels and new_labels go together: the names of the saved classes and of the new ones")
     if channels not in CHANNELS:
-        raise ValueError(f"channels={channels!r}: it is one of {', '.join(CHANNELS)}")
+        raise ValueError(f"channels={channels!r}: expected one of {', '.join(CHANNELS)}")
     return Weights(path, select.strip("/"), ema, tuple(skip), old_labels, new_labels, channels)
 
 
 def graft(params: Params, at: str, tree: Params, *, skip: Sequence[str] = ()) -> tuple[Params, Report]:
-    """`params` with the arrays of `tree` put at the path `at` ("" is the root).
+    """Return `params` with the arrays of `tree` at the path `at` ("" is the root), and a report.
 
-    An array keeps the dtype and the sharding of the one it replaces.
+    An array takes the dtype and the sharding of the one that it replaces.
 
     Args:
       params: nested dicts of arrays.
       at: a path in them, such as "params/encoder".
-      tree: nested dicts of arrays, read from somewhere.
+      tree: nested dicts of the new arrays.
       skip: patterns of paths in `tree` to leave out.
 
     Raises:
-      ConfigError: there is no such path, a shape differs, or nothing fits at all.
+      ConfigError: if there is no such path, a shape differs, or nothing fits.
     """
     flat, found = flatten_dict(params, sep="/"), flatten_dict(tree, sep="/")
     prefix = f"{at}/" if at else ""
@@ -168,26 +170,26 @@ def apply(
     spec: Mapping[str, Weights],
     read: Callable[[Weights], tuple[Params, Mapping[str, Change]]],
 ) -> tuple[TrainState, tuple[Report, ...]]:
-    """A fresh state that begins from saved weights.
+    """Load saved weights into a fresh state.
 
     Args:
-      state: at step 0; an average of its parameters begins anew from the result.
-      spec: where -> which weights; "params", "frozen", or a path below one of them.
-      read: gives the tree that `select` and `ema` of the weights name, as arrays on the host, and how those of
-        its paths were changed that were.
+      state: at step 0; an average of its parameters is set to the result.
+      spec: the weights of each place: "params", "frozen", or a path below one of them.
+      read: returns the tree that `select` and `ema` of the weights name, as arrays on the host, and the changes
+        by path.
 
     Returns:
       The state, and a report for each place.
 
     Raises:
-      ConfigError: a place that does not exist, and all that `graft` refuses.
+      ConfigError: if a place does not exist, or `graft` refuses the weights.
     """
     places = {"params": state.params, "frozen": state.frozen or {}}
     reports = []
     for at, record in spec.items():
         root = at.split("/")[0]
         if root not in places:
-            raise ConfigError(f"init_from: {at!r} is no place; it begins with 'params' or 'frozen'")
+            raise ConfigError(f"init_from: there is no place {at!r}; places begin with 'params' or 'frozen'")
         tree, changed = read(record)
         grafted, report = graft({root: places[root]}, at, tree, skip=record.skip)
         changed = {path: changed[path] for path in report.loaded if path in changed}
@@ -218,9 +220,9 @@ def _check(at: str, pairs: Mapping[str, tuple[Any, Any]]) -> None:
     ]
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        told = "; ".join(wrong[:SHOWN])
-        hint = "skip leaves arrays out; old_labels and new_labels take classes over by name"
-        raise ConfigError(f"init_from: weights do not fit at {at!r}: {told}{more} ({hint})")
+        shown = "; ".join(wrong[:SHOWN])
+        hint = "skip leaves arrays out; old_labels and new_labels match classes by name"
+        raise ConfigError(f"init_from: weights do not fit at {at!r}: {shown}{more} ({hint})")
 
 
 def _kind(leaf: Any) -> str:
@@ -228,7 +230,7 @@ def _kind(leaf: Any) -> str:
 
 
 def _place(value: Any, like: Any) -> Any:
-    """`value` in the dtype of `like` and, where that is an array on devices, where it is."""
+    """Return `value` with the dtype and, if it is on devices, the sharding of `like`."""
     if not isinstance(like, jax.Array):
         return np.asarray(value).astype(like.dtype)
     if isinstance(value, jax.Array):
@@ -238,7 +240,7 @@ def _place(value: Any, like: Any) -> Any:
 
 
 def _parents(flat: Mapping[str, Any]) -> list[str]:
-    """The paths of two names at most, for an error."""
+    """Return the paths of at most two names, for an error."""
     return sorted({"/".join(path.split("/")[:2]) for path in flat})
 
 

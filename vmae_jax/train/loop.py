@@ -20,11 +20,11 @@ __all__ = ["Batches", "Hook", "Journal", "NotFiniteError", "Outcome", "Run", "Sa
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or gradient that is not finite, where `train.on_nonfinite` does not go on."""
+    """A loss or gradient that is not finite, where `train.on_nonfinite` does not continue."""
 
 
 class SpikeError(ArithmeticError):
-    """A loss or gradient far above those before it, where `train.on_nonfinite` does not go on."""
+    """A loss or gradient far above those before it, where `train.on_nonfinite` does not continue."""
 
 
 class Batches(HostBatches, Protocol):
@@ -37,7 +37,7 @@ class Batches(HostBatches, Protocol):
 
 
 class Saver(Protocol):
-    """What the loop needs of checkpoints (`io.checkpoint.Checkpoints`)."""
+    """The part of `io.checkpoint.Checkpoints` that the loop uses."""
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool: ...
     def poll(self) -> list[int]: ...
@@ -45,27 +45,27 @@ class Saver(Protocol):
 
 
 class Journal(Protocol):
-    """Where the rows of a run go."""
+    """Records the rows of a run."""
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Take a row: "kind" (train, eval or event), "step", and values."""
         ...
 
     def flush(self) -> None:
-        """Put the rows so far where a kill cannot take them."""
+        """Write the rows so far to storage, so that they survive a kill."""
         ...
 
     def spent(self) -> Mapping[str, float]:
-        """Return the seconds of wall time so far by what they went into, earlier attempts included."""
+        """Return the seconds of wall time so far by use, including earlier attempts."""
         ...
 
 
 class Hook(NamedTuple):
-    """What runs between two steps, after the last one, and before a save of the same step.
+    """A function that runs between two steps, after the last one, and before a save of the same step.
 
     Attributes:
       name: for messages, such as "evaluation".
-      every: steps between two runs; None for none but the last.
+      every: steps between two calls; None for only the last step.
       run: (state, step) -> results, which become a row of kind "eval", or None. It may raise, which ends the run.
       at_start: run before the first step of a new run as well.
     """
@@ -78,24 +78,24 @@ class Hook(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the loop works with.
+    """The parts that the loop works with.
 
     Attributes:
       step: (state, batch) -> (state, metrics).
       batches: from the position of the first step on.
       saver: of checkpoints.
-      journal: takes the rows.
+      journal: of the rows.
       work: of one step.
       log_every, save_every: steps between two rows of metrics, and between two checkpoints.
       hooks: run in this order.
       preempted: called with every step; True saves and ends the run.
-      meta: (step) -> what a checkpoint holds beside the state.
-      faults: (step, batches, videos): takes the videos that could not be read in so many batches; called at
+      meta: (step) -> the metadata of a checkpoint.
+      faults: (step, batches, videos): records the unreadable videos of the last batches; called at
         the same steps on every host. It may raise, which ends the run.
       on_nonfinite: "stop", "skip" or "rollback".
-      go_back: (the refused step, the last one done) -> state, its step, and batches from there on;
-        for "rollback".
-      show: a progress bar on standard error.
+      go_back: for "rollback": (the refused step, the last step) -> state, its step, and the batches from
+        there on.
+      show: whether to show a progress bar on standard error.
     """
 
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -126,9 +126,8 @@ class Outcome:
 def train(state: TrainState, *, start: int, stop: int, run: Run) -> tuple[TrainState, Outcome]:
     """Train from step `start` to step `stop`; every hook runs after the last step.
 
-    The last checkpoint comes after the last hooks, so that a run whose last step is saved has nothing left to do.
-    No step is saved before it is known that its update, and those before it, were not refused (or may be, by
-    `on_nonfinite`).
+    The last checkpoint is saved after the last hooks, so a run whose last step is saved is complete.
+    A step is saved only after checking that no update up to it was refused, unless `on_nonfinite` allows that.
 
     Raises:
       NotFiniteError: if a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
@@ -143,7 +142,7 @@ def train(state: TrainState, *, start: int, stop: int, run: Run) -> tuple[TrainS
             end = _Stretch(run, start, stop, bar).train(state)
             if not isinstance(end, _Back):
                 return end
-            del state  # its buffers are not needed, and the restored ones want their place
+            del state  # frees its buffers for the restored ones
             assert run.go_back is not None
             state, start, batches = run.go_back(end.refused, end.step)
             run = dataclasses.replace(run, batches=batches)
@@ -151,19 +150,19 @@ def train(state: TrainState, *, start: int, stop: int, run: Run) -> tuple[TrainS
 
 
 class _Back(NamedTuple):
-    """A stretch that ends in going back: the first refused step, and the last one done."""
+    """The end of a stretch that is rolled back: the first refused step, and the last step."""
 
     refused: Refused
     step: int
 
 
 class _Stretch:
-    """The steps from a state that is there (new, restored) to the end, or to a step that is not to be."""
+    """The steps from a new or restored state to the end of the run, or to a step that is rolled back."""
 
     def __init__(self, run: Run, start: int, stop: int, bar: tqdm):
         self.run, self.start, self.stop, self.bar = run, start, stop, bar
         self.window = Window(run.work, run.batches, start)
-        self.counted = start  # the step up to which unreadable videos were handed on
+        self.counted = start  # the step up to which unreadable videos were reported
         self.last: dict[str, float] = {}
 
     def train(self, state: TrainState) -> "tuple[TrainState, Outcome] | _Back":
@@ -218,17 +217,17 @@ class _Stretch:
         self.bar.set_postfix_str(_shown(self.last), refresh=False)
 
     def _faults(self, step: int) -> None:
-        """Hand on the videos that could not be read since the last call."""
+        """Report the unreadable videos since the last call."""
         self.run.faults(step, step - self.counted, self.run.batches.faults())
         self.counted = step
 
     def _save(self, state: TrainState, step: int) -> None:
         self._time_spent(step)
-        self.run.journal.flush()  # a resumed run keeps the rows up to its checkpoint: they must be there before it is
+        self.run.journal.flush()  # a resumed run keeps the rows up to its checkpoint, so write them first
         self.run.saver.save(step, state, self.run.meta(step))
 
     def _report_saved(self, steps: list[int]) -> None:
-        """Write "saved" of a step only now that it is committed."""
+        """Write the event "saved" of committed steps."""
         for step in steps:
             self._event(step, "saved")
 
@@ -249,7 +248,7 @@ class _Stretch:
 
 
 def _run_hook(run: Run, hook: Hook, state: TrainState, step: int) -> dict[str, float]:
-    """Run a hook; its results are written as a row and returned, {} where it has none."""
+    """Run a hook; write its results as a row, and return them."""
     results = dict(hook.run(state, step) or {})
     if results:
         run.journal.write({"kind": "eval", "step": step, **results})
@@ -260,18 +259,18 @@ def _error(bad: Refused) -> ArithmeticError:
     values = f"loss {bad.loss}, gradient norm {bad.grad_norm}"
     if bad.why == "spike":
         return SpikeError(
-            f"step {bad.step}: the loss or its gradient stands far above those before it ({values}); the parameters "
-            f"were left as before it. Look at the data, set train.on_nonfinite to skip or rollback, or train.spikes "
-            f"to another limit"
+            f"step {bad.step}: the loss or its gradient is far above those before it ({values}); the parameters "
+            f"were not changed. Check the data, set train.on_nonfinite to skip or rollback, or set another limit in "
+            f"train.spikes"
         )
     return NotFiniteError(
-        f"step {bad.step}: the loss or its gradient is not finite ({values}); the parameters were left as before it. "
-        f"Look at the data and the learning rate, or set train.on_nonfinite to skip or rollback"
+        f"step {bad.step}: the loss or its gradient is not finite ({values}); the parameters were not changed. "
+        f"Check the data and the learning rate, or set train.on_nonfinite to skip or rollback"
     )
 
 
 def _goodput(spent: Mapping[str, float]) -> float:
-    """The share of all wall time that went into steps whose result was kept."""
+    """Return the share of wall time in steps whose result was kept."""
     return spent["trained"] / max(sum(spent.values()), 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Functions compiled for a mesh: the one place where a mesh and the models' rules come into force."""
+"""Functions compiled for a mesh, with the sharding rules of the models."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,10 @@ __all__ = ["OnMesh", "on_mesh", "replicated"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OnMesh:
-    """A compiled function whose models see the mesh: their kernels run on each device's own rows and heads.
+    """A compiled function whose models know the mesh, so that kernels run on each device's own rows and heads.
 
-    Without it a program over several devices cannot hold what the compiler does not split by
-    itself, such as a Pallas kernel.
+    Otherwise a program over several devices could not contain kernels that the compiler cannot split, such as
+    Pallas kernels.
     """
 
     jitted: Any
@@ -32,12 +32,12 @@ class OnMesh:
             return self.jitted(*args)
 
     def trace(self, *args: Any) -> Any:
-        """The traced program, for arrays or their shapes."""
+        """Return the traced program, for arrays or their shapes."""
         with self._in_force():
             return self.jitted.trace(*args)
 
     def lower(self, *args: Any) -> Any:
-        """The lowered program, for arrays or their shapes."""
+        """Return the lowered program, for arrays or their shapes."""
         with self._in_force():
             return self.jitted.lower(*args)
 
@@ -48,19 +48,19 @@ class OnMesh:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh, rules: Rules = RULES, **options: Any) -> OnMesh:
-    """`jax.jit(function, **options)` for a mesh.
+    """Return `jax.jit(function, **options)` for a mesh.
 
     Args:
       function: pure.
-      mesh: that its arguments live on.
-      rules: logical name -> mesh axis, for what the models name.
+      mesh: of its arguments.
+      rules: logical name -> mesh axis, for the models' axes.
       options: of `jax.jit`: shardings, donated arguments.
     """
     return OnMesh(jax.jit(function, **options), mesh, rules)
 
 
 def replicated(tree: Any, mesh: Mesh) -> Any:
-    """Arrays that every process has alike, as global arrays of which each device holds all."""
+    """Return arrays that are equal on all processes as global arrays, replicated on every device."""
     place = NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> jax.Array:

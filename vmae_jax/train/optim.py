@@ -23,11 +23,10 @@ __all__ = ["AdamWState", "Optimizer", "Transformation", "adamw", "decays", "laye
 
 
 class AdamWState(NamedTuple):
-    """What AdamW carries; frozen parameters are absent from the moments.
+    """The state of AdamW; its moments lack frozen parameters.
 
     Attributes:
-      count: updates made so far; the learning rate follows it, so that a step whose update was
-        refused leaves everything after it as if it had not been.
+      count: updates so far, which the learning rate follows; a refused update does not count.
       mu, nu: first and second moments.
     """
 
@@ -39,13 +38,13 @@ class AdamWState(NamedTuple):
 class Transformation(NamedTuple):
     """An optimizer for given parameters.
 
-    It is told whether a step is taken and leaves its state alone where it is not: a choice made behind it,
-    between new and old, would make the compiler keep both (on a CPU, copies of all moments).
+    `update` itself keeps the old state if the step is refused. Choosing between old and new afterwards would make
+    the compiler keep both (on a CPU, copies of all moments).
 
     Attributes:
       init: parameters -> its state.
-      norm: gradients -> the L2 norm of those that are trained on.
-      rate: its state -> the learning rate of the update to come.
+      norm: gradients -> their L2 norm, without frozen parameters.
+      rate: its state -> the learning rate of the next update.
       update: (gradients, state, parameters, norm, good) -> (parameters, state), both bit for bit as they
         were where not `good`.
     """
@@ -58,7 +57,7 @@ class Transformation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW as a config has it; the attributes are the arguments of `adamw`."""
+    """AdamW as built from a config; the attributes are the arguments of `adamw`."""
 
     schedule: Schedule
     b1: float
@@ -71,7 +70,7 @@ class Optimizer:
     also_decay: tuple[str, ...] = ()
 
     def build(self, abstract_params: Params, clock: Clock) -> tuple[Transformation, Rate]:
-        """The transformation for these parameters (shapes in their boxes are enough), and its learning rates.
+        """Return the transformation for these parameters (boxed shapes suffice), and its learning rates.
 
         Raises:
           ConfigError: if a parameter does not declare whether it decays, a pattern of `freeze` or `also_decay` matches
@@ -86,22 +85,20 @@ class Optimizer:
         return _transformation(self, rate, decay, scales, frozen), rate
 
     def decays(self, abstract_params: Params) -> Params:
-        """Return which parameters decay, as they declare it or `also_decay` has it, as a tree of bools."""
+        """Return which parameters decay, by their declaration or by `also_decay`, as a tree of bools."""
         more = _matching(abstract_params, self.also_decay, "also_decay")
         declared = _flat(decays(abstract_params))
         return unflatten_dict({path: decay or path in more for path, decay in declared.items()}, sep="/")
 
     def describe(self, abstract_params: Params) -> str:
-        """A line for each parameter: its weight decay and its share of the learning rate, or frozen."""
+        """Return a line for each parameter: its weight decay and its share of the learning rate, or "frozen"."""
         frozen, decay = _matching(abstract_params, self.freeze, "freeze"), _flat(self.decays(abstract_params))
         scales = _flat(layer_scales(abstract_params, self.layer_decay))
         lines = []
         for path in sorted(decay):
             scale = ", ".join(f"{value:.6g}" for value in np.ravel(scales[path]))
-            told = (
-                "frozen" if path in frozen else f"decay {self.weight_decay if decay[path] else 0.0:g}  rate × {scale}"
-            )
-            lines.append(f"{path}  {told}")
+            how = "frozen" if path in frozen else f"decay {self.weight_decay if decay[path] else 0.0:g}  rate × {scale}"
+            lines.append(f"{path}  {how}")
         return "\n".join(lines) + "\n"
 
 
@@ -130,17 +127,17 @@ def adamw(
         apply weight decay to tokens and learned positions in pre-training).
 
     Raises:
-      ValueError: a number outside its range.
+      ValueError: if a number is out of range.
     """
     for name, value in (("b1", b1), ("b2", b2)):
         if not 0 <= value < 1:
-            raise ValueError(f"{name} lies in [0, 1), got {value}")
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
     if eps <= 0 or weight_decay < 0:
         raise ValueError(f"eps must be above 0 and weight_decay at least 0, got {eps} and {weight_decay}")
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(f"clip_norm must be above 0, got {clip_norm}; leave it out to clip nothing")
     if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay lies in (0, 1], got {layer_decay}; leave it out for one rate everywhere")
+        raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}; leave it out for one rate everywhere")
     for name, patterns in (("freeze", freeze), ("also_decay", also_decay)):
         if isinstance(patterns, str):
             raise ValueError(f"{name} is a list of patterns; write [{patterns!r}]")
@@ -256,17 +253,17 @@ def _transformation(
 
 
 def _unbias(decay: float, count: Array) -> Array:
-    """1 - decay ** count without the cancellation that float32 has there (6e-5 at .999 and 1)."""
+    """Return 1 - decay ** count without cancellation in float32 (6e-5 at .999 and 1)."""
     if decay == 0.0:
         return jnp.float32(1.0)
     return -jnp.expm1(count.astype(jnp.float32) * math.log(decay))
 
 
 def _matching(params: Params, patterns: Iterable[str], argument: str) -> frozenset[str]:
-    """The paths that a pattern of an argument matches, itself or by what is above them.
+    """Return the paths that a pattern of an argument matches, or one of whose parents it matches.
 
     Raises:
-      ConfigError: a pattern that matches none.
+      ConfigError: if a pattern matches none.
     """
     found: set[str] = set()
     paths = list(_flat(params))

@@ -1,4 +1,4 @@
-"""The steps since the last row of metrics: their metrics, how fast they were, which were refused."""
+"""The steps since the last row of metrics: their metrics, their speed, and which of them were refused."""
 
 import collections
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 __all__ = ["Refused", "Window", "Work"]
 
 RUN_AHEAD = 2  # steps dispatched before the loop waits for an older one: bounds the batches in flight
-_FLAGS = ("finite", "spike")  # said by events, not by rows
+_FLAGS = ("finite", "spike")  # these become events, not rows
 
 
 class Refused(NamedTuple):
@@ -26,12 +26,12 @@ class Refused(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one step does.
+    """The work of one step.
 
     Attributes:
       videos, clips: of a step.
-      flops: model FLOPs of a step, for `mfu`; None where the devices' peak is not known.
-      peak: FLOPs a second of all devices together.
+      flops: model FLOPs of a step, for `mfu`; None if the peak of the devices is unknown.
+      peak: FLOPs per second of all devices together.
     """
 
     videos: int
@@ -41,14 +41,14 @@ class Work:
 
 
 class _Waiting(Protocol):
-    """Batches that count how long they were waited for."""
+    """Batches that measure how long the consumer waits."""
 
     @property
     def wait_seconds(self) -> float: ...
 
 
 class Window:
-    """Metrics stay on the devices until they are needed: a fetch a step would wait for every step.
+    """The steps since the last row. Metrics stay on the devices until needed: fetching them waits for the step.
 
     Args:
       work: of a step.
@@ -58,23 +58,23 @@ class Window:
 
     def __init__(self, work: Work, batches: _Waiting, start: int):
         self._work, self._batches = work, batches
-        self._step = start  # up to which metrics were fetched
+        self._step = start  # the last step whose metrics were fetched
         self._pending: list[dict[str, jax.Array]] = []
         self._fetched: list[dict[str, np.ndarray]] = []  # since the last row
         self._in_flight: collections.deque[jax.Array] = collections.deque()
-        self._untimed = 0  # steps of the row that come before `_since`
+        self._untimed = 0  # steps of the row before `_since`
         self._waited = batches.wait_seconds
         self._since = time.perf_counter()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of the next step."""
+        """Add the metrics of the next step."""
         self._pending.append(metrics)
         self._in_flight.append(metrics["loss"])
         if len(self._in_flight) > RUN_AHEAD:
             jax.block_until_ready(self._in_flight.popleft())
 
     def first_step_done(self) -> float:
-        """Waits for the first step, so that compilation is told apart from the speed; its seconds."""
+        """Wait for the first step, which includes compilation and does not count in the speed; return its seconds."""
         jax.block_until_ready(self._pending)
         seconds = time.perf_counter() - self._since
         self._untimed = 1
@@ -82,7 +82,7 @@ class Window:
         return seconds
 
     def look(self) -> list[Refused]:
-        """Waits for the steps so far; those of them, not told before, that were refused."""
+        """Wait for the steps so far; return those since the last call that were refused."""
         new = jax.device_get(self._pending)
         first = self._step + 1
         self._pending, self._step = [], self._step + len(new)
@@ -94,7 +94,7 @@ class Window:
         ]
 
     def row(self) -> dict[str, float]:
-        """The metrics of the newest step that was looked at, and the speed since the last row."""
+        """Return the metrics of the newest fetched step, and the speed since the last row."""
         now = time.perf_counter()
         waits = self._batches.wait_seconds
         row = {name: float(value) for name, value in self._fetched[-1].items() if name not in _FLAGS}
@@ -106,7 +106,7 @@ class Window:
         return row
 
     def paused(self) -> "_Pause":
-        """Takes the time of what happens inside out of the speed of the steps."""
+        """Return a context whose time does not count in the speed."""
         return _Pause(self)
 
     def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, float]:

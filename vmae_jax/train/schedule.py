@@ -1,4 +1,4 @@
-"""How long training lasts and how fast it learns: lengths in any unit, and learning-rate schedules."""
+"""Lengths of a training in any unit, and learning-rate schedules."""
 
 import dataclasses
 import math
@@ -19,12 +19,12 @@ UNITS = ("steps", "epochs", "examples")
 
 
 class Clock(NamedTuple):
-    """The measures of one training run.
+    """The lengths of one training run.
 
     Attributes:
       steps: of the whole run.
-      steps_per_epoch: steps in one pass over the videos; not always a whole number.
-      global_batch: videos a step (`repeat` takes several clips of each and is not counted).
+      steps_per_epoch: steps of one pass over the videos; need not be a whole number.
+      global_batch: videos per step (not counting the clips of `repeat`).
     """
 
     steps: int
@@ -32,27 +32,27 @@ class Clock(NamedTuple):
     global_batch: int
 
     def length(self, length: Mapping[str, float]) -> int:
-        """`length_in_steps` by this clock."""
+        """Return `length_in_steps` by this clock."""
         return length_in_steps(length, steps_per_epoch=self.steps_per_epoch, global_batch=self.global_batch)
 
 
 def length_in_steps(length: Mapping[str, float], *, steps_per_epoch: float, global_batch: int) -> int:
-    """The steps of a length such as {"epochs": 20}: the nearest whole number, one at least unless it is 0.
+    """Return the steps of a length such as {"epochs": 20}, rounded; at least one unless the length is 0.
 
     Args:
       length: exactly one of "steps", "epochs" (passes over the videos), "examples" (videos).
       steps_per_epoch: of the data.
-      global_batch: videos a step.
+      global_batch: videos per step.
 
     Raises:
-      ConfigError: not exactly one of those units, or a length that is no number or below 0.
+      ConfigError: if there is not exactly one of these units, or the length is not a number of at least 0.
     """
     given = {unit: value for unit, value in dict(length).items() if value is not None}
     if len(given) != 1 or next(iter(given)) not in UNITS:
-        raise ConfigError(f"a length is exactly one of {', '.join(UNITS)}, such as {{'epochs': 20}}; got {given}")
+        raise ConfigError(f"a length must be exactly one of {', '.join(UNITS)}, such as {{'epochs': 20}}; got {given}")
     [(unit, value)] = given.items()
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigError(f"a length in {unit} is a number of at least 0; got {value!r}")
+        raise ConfigError(f"a length in {unit} must be a number of at least 0, got {value!r}")
     steps = value * {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1.0 / global_batch}[unit]
     return max(math.floor(steps + 0.5), int(value > 0))
 
@@ -62,9 +62,9 @@ class Rate:
     """A learning rate for every step of one run: a linear warm-up, then half a cosine.
 
     Attributes:
-      start, peak, final: learning rates, scaled by the batch already.
+      start, peak, final: learning rates, already scaled by the batch.
       warmup, steps: steps of the warm-up and of the whole run.
-      text: where the peak comes from, for people.
+      text: the origin of the peak, in words.
       open_ended: whether the step after the warm-up is the first one at the peak, and not its last step.
     """
 
@@ -77,10 +77,10 @@ class Rate:
     open_ended: bool = False
 
     def value(self, step: int) -> float:
-        """The rate of a step, from 0, in float64; after the last step it stays at `final`.
+        """Return the rate of a step, counted from 0, in float64; after the last step it is `final`.
 
-        As VideoMAE's code: the warm-up reaches the peak at its last step, and the cosine's first step has the peak
-        once more. With `open_ended` it would reach the peak one step later (MAE), so only the cosine has it.
+        As in VideoMAE's code, the last step of the warm-up and the first of the cosine both have the peak. With
+        `open_ended` the warm-up would reach it one step later (MAE), so only the cosine has it.
         """
         if step < self.warmup:
             return self.start + (self.peak - self.start) * step / self._climb
@@ -89,7 +89,7 @@ class Rate:
         return self.final + (self.peak - self.final) * math.sin(0.5 * math.pi * left) ** 2
 
     def __call__(self, step: Array) -> Array:
-        """The same in float32, for a step number inside a compiled program."""
+        """Return the same in float32, for a step number inside a compiled program."""
         step = jnp.asarray(step)
         climb = step.astype(jnp.float32) / self._climb
         length = max(self.steps - self.warmup, 1)
@@ -104,7 +104,7 @@ class Rate:
         return max(self.warmup if self.open_ended else self.warmup - 1, 1)
 
     def describe(self) -> str:
-        """One line about the schedule."""
+        """Return a description of the schedule in one line."""
         if self.peak == self.final and not self.warmup:
             return f"{self.text}, constant"
         climb = f"warm-up of {self.warmup} steps from {self.start:.4g}"
@@ -113,7 +113,7 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A schedule as a config has it; `at` makes it a `Rate` for one run's clock.
+    """A schedule as built from a config; `at` turns it into a `Rate` for the clock of a run.
 
     The attributes are the arguments of `warmup_cosine`.
     """
@@ -128,16 +128,16 @@ class Schedule:
     open_ended: bool = False
 
     def at(self, clock: Clock) -> Rate:
-        """The learning rates of a run.
+        """Return the learning rates of a run.
 
-        Warns where the recipe's batch was changed and nothing scales the learning rate with it.
+        Warns if the batch is not that of the recipe and the learning rate is not scaled with it.
 
         Raises:
-          ConfigError: the warm-up is longer than the run.
+          ConfigError: if the warm-up is longer than the run.
         """
         warmup = clock.length(dict(self.warmup)) if self.warmup and clock.steps else 0  # no steps, no warm-up
         if warmup > clock.steps:
-            unit = next(iter(self.warmup or ()), "steps")
+            unit = self.warmup[0][0]
             raise ConfigError(
                 f"a warm-up of {warmup} steps does not fit into a training of {clock.steps} steps: set "
                 f"optimizer.schedule.warmup, for example --config.optimizer.schedule.warmup.{unit}=0, or train.length"
@@ -174,34 +174,34 @@ def warmup_cosine(
     min_rate: float | None = None,
     open_ended: bool = False,
 ) -> Schedule:
-    """Linear warm-up, then half a cosine, decided anew for every step (VideoMAE V2, `utils.cosine_scheduler`).
+    """Linear warm-up, then half a cosine, computed for every step (VideoMAE V2, `utils.cosine_scheduler`).
 
     Args:
       peak, final, start: learning rates; all three are multiplied by global_batch / batch_unit.
       warmup: its length, as {"epochs": 20}, {"steps": …} or {"examples": …}.
-      batch_unit: the batch, in videos, that the rates are given for; None leaves them as they are.
-      recipe_batch: the batch the rates were chosen with; another one without `batch_unit` warns.
-      min_rate: the last rate in place of `final`, whatever the batch, as MAE-ST's `min_lr`.
+      batch_unit: the batch, in videos, of the given rates; None does not scale them.
+      recipe_batch: the batch that the rates were chosen for; another one without `batch_unit` warns.
+      min_rate: the last rate instead of `final`, independent of the batch, as MAE-ST's `min_lr`.
       open_ended: the warm-up reaches the peak at the step after it (MAE, MAE-ST), not at its own last step.
 
     Raises:
-      ValueError: a negative rate, or a batch below 1.
+      ValueError: if a rate is negative, or a batch below 1.
     """
     for name, value in (("peak", peak), ("final", final), ("start", start), ("min_rate", min_rate or 0.0)):
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name}: a learning rate is a number of at least 0, not {value}")
+            raise ValueError(f"{name}: a learning rate must be a number of at least 0, got {value}")
     for name, batch in (("batch_unit", batch_unit), ("recipe_batch", recipe_batch)):
         if batch is not None and batch < 1:
-            raise ValueError(f"{name}: a batch has at least one video, not {batch}")
-    length_in_steps(warmup, steps_per_epoch=1.0, global_batch=1)  # a wrong unit is told where it was written
+            raise ValueError(f"{name}: a batch must have at least one video, got {batch}")
+    length_in_steps(warmup, steps_per_epoch=1.0, global_batch=1)  # reports a wrong unit here
     return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate, open_ended)
 
 
 @register("schedule")
 def constant(value: float) -> Schedule:
-    """The same learning rate at every step, whatever the batch.
+    """The same learning rate at every step, for any batch.
 
     Raises:
-      ValueError: a negative rate.
+      ValueError: if the rate is negative.
     """
     return warmup_cosine(value, final=value, start=value, batch_unit=None)

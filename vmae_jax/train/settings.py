@@ -1,4 +1,4 @@
-"""The sections of a config that are plain settings: training, checkpoint, eval, mesh."""
+"""The sections of a config that are plain settings: train, checkpoint, eval, mesh."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,23 +19,23 @@ LOGGING = ("tensorboard", "wandb", "trackio")
 @register("training", spikes="spikes", smoke={"length": {"steps": 4}, "log_every": {"steps": 1}, "accumulate": 1})
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How long and how to train.
+    """The section `train`.
 
     Attributes:
-      length: in all, {"steps" | "epochs" | "examples": n}; examples and epochs count videos.
-      accumulate: micro-batches a step; the result is that of the whole batch.
-      ema_decay: of an average of the parameters; None keeps none.
-      log_every: how often a row of metrics is fetched and written.
-      pictures_every: how often reconstructions are drawn; None draws none.
-      pictures: how many clips they show.
-      on_nonfinite: after a step whose loss or gradient is not finite, or a spike (it changed nothing):
-        "stop" ends the run; "skip" goes on and records it; "rollback" goes back to the last
-        checkpoint and on from there with the data after the bad step.
-      rollbacks: how often in a row, to the same checkpoint, before the run stops.
-      spikes: `train.spikes.Spikes`, when a loss counts as a spike; None looks for none.
-      replicas_every: how often copies of a parameter on several devices are compared; None never.
-      logging: where metrics go besides `metrics.jsonl`: {"tensorboard": True or False, "wandb": a project of
-        Weights & Biases or None, "trackio": a project of trackio or None}; what is left out is off.
+      length: of the whole run, {"steps" | "epochs" | "examples": n}; examples and epochs count videos.
+      accumulate: micro-batches per step; the result is that of the whole batch.
+      ema_decay: of the exponential moving average of the parameters; None keeps no average.
+      log_every: interval between two rows of metrics.
+      pictures_every: interval between two drawings of reconstructions; None draws none.
+      pictures: number of clips per drawing.
+      on_nonfinite: what follows a refused step, whose loss or gradient is not finite or a spike: "stop" ends the
+        run; "skip" records it and continues; "rollback" returns to the last checkpoint and continues with the
+        data after the bad step.
+      rollbacks: maximum number of roll-backs in a row to the same checkpoint before the run stops.
+      spikes: `train.spikes.Spikes`, the definition of a spike; None detects none.
+      replicas_every: interval at which copies of a parameter on several devices are compared; None never.
+      logging: other writers than `metrics.jsonl`: {"tensorboard": True or False, "wandb": a project of
+        Weights & Biases or None, "trackio": a project of trackio or None}; missing entries are off.
     """
 
     length: Length
@@ -55,13 +55,13 @@ class Training:
     def __post_init__(self) -> None:
         _check_logging(self.logging)
         if self.on_nonfinite not in ON_NONFINITE:
-            raise ValueError(f"train.on_nonfinite is one of {', '.join(ON_NONFINITE)}, not {self.on_nonfinite!r}")
+            raise ValueError(f"train.on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {self.on_nonfinite!r}")
         if self.accumulate < 1 or self.pictures < 1 or self.rollbacks < 1:
-            raise ValueError("train.accumulate, train.pictures and train.rollbacks are at least 1")
+            raise ValueError("train.accumulate, train.pictures and train.rollbacks must be at least 1")
         if self.spikes is not None and not isinstance(self.spikes, Spikes):
-            raise ValueError("train.spikes is call('train.spikes.Spikes', …) or None")
+            raise ValueError("train.spikes must be call('train.spikes.Spikes', …) or None")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"train.ema_decay lies in [0, 1), not {self.ema_decay}")
+            raise ValueError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
 
 
 def _check_logging(logging: Mapping[str, Any]) -> None:
@@ -77,15 +77,15 @@ def _check_logging(logging: Mapping[str, Any]) -> None:
 @register("checkpointing")
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
-    """When to save, and what to keep.
+    """The section `checkpoint`.
 
     Attributes:
-      every: how often.
-      keep_last: so many newest checkpoints stay.
-      keep_every: besides, those whose step is a multiple of this; None keeps none.
-      asynchronous: write while training goes on.
-      on_error: after a save that failed: "stop" ends the run with a status that resumes;
-        "continue" records it and trains on to the next save (the last one must succeed).
+      every: interval between two checkpoints.
+      keep_last: number of newest checkpoints to keep.
+      keep_every: also keep those whose step is a multiple of this; None keeps no others.
+      asynchronous: write in the background.
+      on_error: what follows a failed save: "stop" ends the run with exit code 75; "continue" records it and
+        trains on to the next save (the last one must succeed).
     """
 
     every: Length = dataclasses.field(default_factory=lambda: {"steps": 1000})
@@ -96,22 +96,22 @@ class Checkpointing:
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
-            raise ValueError(f"checkpoint.on_error is one of {', '.join(ON_ERROR)}, not {self.on_error!r}")
+            raise ValueError(f"checkpoint.on_error must be one of {', '.join(ON_ERROR)}, got {self.on_error!r}")
         if self.keep_last < 1:
-            raise ValueError(f"checkpoint.keep_last is at least 1, not {self.keep_last}")
+            raise ValueError(f"checkpoint.keep_last must be at least 1, got {self.keep_last}")
 
 
 @register("evaluation", data="loader", evaluators="evaluator")
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is measured on other data.
+    """The section `eval`.
 
     Attributes:
       data: a `data.pipeline.loader` of held-out videos; None evaluates nothing.
-      every: how often while training, besides at the end; None only at the end.
-      at_start: also before the first step, so that a curve shows what training changed.
-      evaluators: name -> evaluator; their results are recorded as NAME/METRIC.
-      ema: evaluate the averaged parameters.
+      every: interval between two evaluations while training; None evaluates only at the end.
+      at_start: also evaluate before the first step, so that curves show what training changed.
+      evaluators: name -> evaluator; metrics are recorded as NAME/METRIC.
+      ema: whether to evaluate the averaged parameters.
     """
 
     data: Any = None
@@ -124,7 +124,7 @@ class Evaluation:
 @register("mesh")
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How devices are laid out: sizes of the axes data, fsdp, tensor; one may be -1, the rest.
+    """The layout of the devices: sizes of the axes data, fsdp, tensor; one may be -1, the remaining devices.
 
     Attributes:
       ici: within a slice (or a host's GPUs).

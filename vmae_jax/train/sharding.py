@@ -1,4 +1,4 @@
-"""Where every array of a run lives: one mesh, one table of logical names, one account of the result.
+"""The placement of every array of a run: one mesh, one table of logical names, and a record of the result.
 
 Models name the axes of their parameters and activations ("embed", "heads", "batch", …); `RULES` maps each
 name to the mesh axis it is split over. A parameter may bring rules for names of its own. The boxes of
@@ -41,12 +41,12 @@ __all__ = [
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
-AXES = ("data", "fsdp", "tensor")  # of the mesh; the last is the one with the fastest links
+AXES = ("data", "fsdp", "tensor")  # of the mesh; the last has the fastest links
 BATCH = ("data", "fsdp")  # the axes a batch is split over
-PARAMETERS = ("params/", "extra/ema/")  # paths in the state of what must say how it is split
+PARAMETERS = ("params/", "extra/ema/")  # paths in the state whose arrays must declare their axes
 
-# Logical name -> mesh axis. The order matters where two names of one array want the same axis:
-# the first rule gets it. A name that is not here needs a rule that the parameter brings.
+# Logical name -> mesh axis. If two names of one array map to the same axis, the first rule wins.
+# Another name needs a rule that its parameter brings.
 RULES: Rules = (
     ("batch", BATCH),
     ("tokens", None),
@@ -60,11 +60,11 @@ RULES: Rules = (
 
 
 class Placement(NamedTuple):
-    """Where a state lives.
+    """The placement of a state.
 
     Attributes:
       shardings: a NamedSharding for every leaf of the (unboxed) state.
-      replicated: the dimensions that a rule would split but that do not divide, one line each.
+      replicated: dimensions that a rule would split but that do not divide, one line each.
     """
 
     shardings: Any
@@ -76,15 +76,15 @@ def make_mesh(
     dcn: Mapping[str, int] = MappingProxyType({"data": 1}),
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """The mesh of named axes "data", "fsdp", "tensor" that everything runs on.
+    """Return a mesh with the axes "data", "fsdp" and "tensor".
 
     Args:
-      ici: devices along each axis inside a slice (fast links); one may be -1, "what is left".
-      dcn: slices (or hosts, or equal shares of the devices where neither is known) along each axis.
+      ici: devices along each axis inside a slice (fast links); one may be -1, the remaining devices.
+      dcn: slices (or hosts, or equal shares of the devices if neither is known) along each axis.
       devices: all of `jax.devices()` if None.
 
     Raises:
-      ConfigError: an axis that does not exist, or sizes that do not multiply to the devices.
+      ConfigError: if an axis does not exist, or the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     groups = _groups(devices, dcn)
@@ -97,38 +97,38 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Every leaf of a batch is split over its first axis, the examples."""
+    """Return the sharding of a batch, whose leaves are split over their first axis, the clips."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a mesh cuts a batch."""
+    """Return the number of parts into which a mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def check_batch(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises ConfigError where `rows` clips do not divide by the mesh and the micro-batches."""
+    """Raise ConfigError if `rows` clips do not divide by the mesh and the micro-batches."""
     shares = {axis: mesh.shape[axis] for axis in BATCH}
     unit = batch_shards(mesh) * accumulate
     if rows % unit == 0 and rows > 0:
         return
-    told = " × ".join(f"{axis} {size}" for axis, size in shares.items())
-    told += f" × {accumulate} micro-batches" if accumulate > 1 else ""
+    factors = " × ".join(f"{axis} {size}" for axis, size in shares.items())
+    factors += f" × {accumulate} micro-batches" if accumulate > 1 else ""
     low = rows // unit * unit
     nearest = f"{low} or {low + unit}" if low else f"{unit}"
-    raise ConfigError(f"a batch of {rows} clips does not divide into {unit} ({told}); {nearest} would")
+    raise ConfigError(f"a batch of {rows} clips does not divide into {unit} ({factors}); {nearest} would")
 
 
 def abstract(init: Callable[[Array, Batch], Any], batch_spec: Batch) -> Any:
-    """Shapes and dtypes of what `init(key, batch)` makes, boxes included; nothing is computed."""
+    """Return shapes and dtypes of `init(key, batch)`, with boxes; nothing is computed."""
     return jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), batch_spec)
 
 
 def shardings(abstract_state: Any, mesh: Mesh, rules: Rules = RULES) -> Placement:
-    """Where each array of a (boxed) state goes; numbers, and what a method carries without names, are replicated.
+    """Return the placement of a boxed state; scalars, and unnamed arrays that a method carries, are replicated.
 
     Raises:
-      ConfigError: a parameter without names, a name with no rule, or names that are not one a dimension.
+      ConfigError: if a parameter has no names, a name has no rule, or there is not one name per dimension.
     """
     replicated: list[str] = []
 
@@ -149,15 +149,15 @@ def shardings(abstract_state: Any, mesh: Mesh, rules: Rules = RULES) -> Placemen
 def create(
     init: Callable[[Array, Batch], Any], key: Array, batch_spec: Batch, mesh: Mesh, rules: Rules = RULES
 ) -> tuple[Any, Placement]:
-    """Makes a state where it is to live; no device ever holds more than its share of it.
+    """Create a state with its sharding; no device ever holds more than its share.
 
     Args:
-      init: (key, batch) -> state, which may carry boxes; it may look at the batch's shapes only.
+      init: (key, batch) -> state, possibly boxed; it may only use the shapes of the batch.
       key: the same on every host.
       batch_spec: shapes and dtypes of a batch.
 
     Returns:
-      The state without boxes, with the values that an unsharded `init` has, and its placement.
+      The state without boxes, with the values of an unsharded `init`, and its placement.
     """
     placement = shardings(abstract(init, batch_spec), mesh, rules)
     kind = jax.random.key_impl(key)
@@ -170,12 +170,12 @@ def create(
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     compiled = jax.jit(initialize, out_shardings=placement.shardings, compiler_options=options)
-    # The key travels as plain numbers, which every host may pass to a program over all devices.
+    # The key is passed as plain numbers, which every host can pass to a program over all devices.
     return compiled(np.asarray(jax.random.key_data(key))), placement
 
 
 def unbox(tree: Any) -> Any:
-    """The tree without boxes; unlike flax's own it adds no sharding constraint."""
+    """Return the tree without boxes; unlike flax's function, this adds no sharding constraint."""
 
     def open_box(leaf: Any) -> Any:
         return unbox(leaf.value) if isinstance(leaf, nn.Partitioned) else leaf
@@ -184,23 +184,23 @@ def unbox(tree: Any) -> Any:
 
 
 def constrain(x: Array, names: Sequence[str | None]) -> Array:
-    """Keeps an activation split as its logical names say; does nothing outside a mesh and rules."""
+    """Constrain an activation to the sharding of its logical names; without a mesh and rules, do nothing."""
     return with_logical_constraint(x, tuple(names))
 
 
 def describe(abstract_state: Any, placement: Placement) -> str:
-    """A line for each array: path, shape, dtype, mesh axes; then what had to be replicated."""
+    """Return a line for each array (path, dtype, shape, mesh axes), then the replicated dimensions."""
     leaves = jax.tree_util.tree_leaves_with_path(unbox(abstract_state))
     places = jax.tree.leaves(placement.shardings)
     lines = [
-        f"{_path(path)}  {leaf.dtype}{list(leaf.shape)}  {_told(place.spec)}"
+        f"{_path(path)}  {leaf.dtype}{list(leaf.shape)}  {_axes(place.spec)}"
         for (path, leaf), place in zip(leaves, places, strict=True)
     ]
     return "\n".join([*lines, *(f"replicated: {note}" for note in placement.replicated)]) + "\n"
 
 
 def _rules_of(path: str, leaf: Any, rules: Rules, mesh: Mesh) -> dict[str, Any]:
-    """The rules for one array: those for all, then those that its box brings."""
+    """Return the rules for one array: the common ones, then those of its box."""
     own, known = dict(leaf.axes) if isinstance(leaf, Parameter) else {}, dict(rules)
     for name, axis in own.items():
         if name in known:
@@ -218,7 +218,7 @@ def _mesh_axes(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def _spec(
     path: str, names: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: dict[str, Any]
 ) -> tuple[PartitionSpec, list[str]]:
-    """The axes of one array, and a note for each dimension that does not divide."""
+    """Return the axes of one array, and a note for each dimension that does not divide."""
     if names and len(names) != len(shape):
         raise ConfigError(f"parameter {path!r} has {len(shape)} dimensions and {len(names)} logical names: {names}")
     axes: list[Any] = [None] * len(names)
@@ -244,7 +244,7 @@ def _spec(
 
 
 def _groups(devices: list[Any], dcn: Mapping[str, int]) -> list[list[Any]]:
-    """The devices of each slice: by slice where there are several, else by host or in equal shares."""
+    """Return the devices of each slice: by slice if there are several, else by host or in equal shares."""
     wanted = math.prod(size for size in dcn.values() if size > 0)
     slices = _by(devices, "slice_index")
     if len(slices) > 1:
@@ -255,12 +255,14 @@ def _groups(devices: list[Any], dcn: Mapping[str, int]) -> list[list[Any]]:
         groups = _by(devices, "process_index")
         if len(groups) == 1:
             if len(devices) % wanted:
-                told = f"{len(devices)} devices do not divide into {wanted} equal shares"
-                raise ConfigError(f"mesh.dcn={dict(dcn)}: {told}")
+                raise ConfigError(
+                    f"mesh.dcn={dict(dcn)}: {len(devices)} devices do not divide into {wanted} equal shares"
+                )
             groups = np.asarray(devices, dtype=object).reshape(wanted, -1).tolist()
     if len({len(group) for group in groups}) != 1:
         raise ConfigError(
-            f"mesh.dcn={dict(dcn)}: the slices have {[len(group) for group in groups]} devices, not equally many"
+            f"mesh.dcn={dict(dcn)}: all slices must have the same number of devices, not "
+            f"{[len(group) for group in groups]}"
         )
     return groups
 
@@ -273,7 +275,7 @@ def _by(devices: list[Any], attribute: str) -> list[list[Any]]:
 
 
 def _sizes(which: str, given: Mapping[str, int], total: int, what: str) -> tuple[int, ...]:
-    """The sizes of all axes, with -1 filled in."""
+    """Return the sizes of all axes, with -1 resolved."""
     unknown = set(given) - set(AXES)
     if unknown:
         raise ConfigError(f"mesh.{which}: there is no axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
@@ -281,7 +283,9 @@ def _sizes(which: str, given: Mapping[str, int], total: int, what: str) -> tuple
     wrong = {axis: size for axis, size in sizes.items() if size < 1 and size != -1}
     open_axes = [axis for axis, size in sizes.items() if size == -1]
     if wrong or len(open_axes) > 1:
-        raise ConfigError(f"mesh.{which}={dict(given)}: sizes are at least 1, and one may be -1 (what is left)")
+        raise ConfigError(
+            f"mesh.{which}={dict(given)}: sizes must be at least 1; one may be -1 (the remaining devices)"
+        )
     product = math.prod(size for size in sizes.values() if size != -1)
     if open_axes and total % product == 0:
         sizes[open_axes[0]] = total // product
@@ -297,5 +301,5 @@ def _path(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _told(spec: PartitionSpec) -> str:
+def _axes(spec: PartitionSpec) -> str:
     return f"({', '.join('+'.join(a) if isinstance(a, tuple) else a or '-' for a in spec)})"

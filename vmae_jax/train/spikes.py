@@ -1,8 +1,8 @@
-"""Loss spikes: a step whose loss or gradient norm stands far above those of the steps before it.
+"""Loss spikes: steps whose loss or gradient norm is far above those of the steps before.
 
-Decided inside the step, from a window that is part of the state, so that the same run finds the
+They are detected inside the step, from a window that is part of the state, so that a run finds the
 same spikes after any resume and on every host. The statistics are medians: up to half of the
-window may be outliers, and where the loss has moved for good, the window moves after it.
+window may be outliers, and the window follows a loss that has changed for good.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ __all__ = ["WATCHED", "Spikes", "empty", "judge"]
 
 WATCHED = ("loss", "grad_norm")
 _NORMAL = 1.4826  # median absolute deviation of a normal distribution -> standard deviation
-_LEAST = 1e-3  # of the median: a window without any spread must not make spikes of rounding
+_LEAST = 1e-3  # of the median: a window without any spread must not turn rounding into spikes
 
 
 @register("spikes")
 @dataclasses.dataclass(frozen=True)
 class Spikes:
-    """When a step counts as a spike: (value - median) / spread > limit, over the last `window` steps.
+    """The definition of a spike: (value - median) / spread > limit, over the last `window` steps.
 
     The spread is 1.4826 times the median absolute deviation, at least a thousandth of the median.
-    Only what lies above the median is a spike; until the window is full nothing is.
+    Only values above the median are spikes, and only once the window is full.
 
     Attributes:
-      window: steps looked back on, refused ones included.
+      window: number of steps, including refused ones.
       limit: of the robust z-score.
     """
 
@@ -40,19 +40,19 @@ class Spikes:
     def __post_init__(self) -> None:
         if self.window < 4 or self.limit <= 0:
             raise ConfigError(
-                f"train.spikes: window={self.window} is at least 4 steps, and limit={self.limit:g} above 0"
+                f"train.spikes: window must be at least 4 steps and limit above 0, got {self.window} and {self.limit:g}"
             )
 
 
 def empty(spikes: Spikes) -> dict[str, Array]:
-    """The history of a run that has not begun: part of `TrainState.extra`."""
+    """Return the history of a new run, a part of `TrainState.extra`."""
     return {name: jnp.zeros(spikes.window, jnp.float32) for name in WATCHED} | {"seen": jnp.int32(0)}
 
 
 def judge(
     history: Mapping[str, Array], values: Mapping[str, Array], spikes: Spikes
 ) -> tuple[Bool[Array, ""], dict[str, Array]]:
-    """Whether `values` (of `WATCHED`) are a spike, and the history with them; what is not finite is left out."""
+    """Return whether `values` (of `WATCHED`) are a spike, and the history with them unless they are not finite."""
     finite = jnp.isfinite(jnp.stack([jnp.asarray(values[name], jnp.float32) for name in WATCHED])).all()
     full = history["seen"] >= spikes.window
     spike = jnp.bool_(False)

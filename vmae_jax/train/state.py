@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and how it begins."""
+"""The state of a run, and its initialization."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,16 +18,16 @@ __all__ = ["TrainState", "eval_params", "make_init"]
 
 @struct.dataclass
 class TrainState:
-    """Everything a checkpoint holds and the step changes.
+    """The state that a step changes and a checkpoint holds.
 
     Attributes:
-      step: steps taken, which is also the position in the data; a refused update counts.
-      params: what is trained.
-      opt_state: the optimizer's.
-      extra: {"method": what the method carries, "ema": the average of `params`, where it is kept,
-        "spikes": the losses that spikes are told by, where they are looked for}.
+      step: number of steps, including refused ones, which is also the position in the data.
+      params: the trained parameters.
+      opt_state: of the optimizer.
+      extra: {"method": the state of the method, and, where they are kept, "ema": the average of `params`,
+        "spikes": the history for the detection of spikes}.
       frozen: networks that are never trained (teachers, flow, text).
-      first_bad_step: the first step whose update was refused; -1 if none was.
+      first_bad_step: the first step whose update was refused, or -1.
     """
 
     step: Int[Array, ""]
@@ -46,14 +46,14 @@ def make_init(
     frozen: Callable[[Array, Batch], Params] | None = None,
     spikes: Spikes | None = None,
 ) -> Callable[[Array, Batch], TrainState]:
-    """The function (key, batch) -> TrainState at step 0, for `sharding.create`.
+    """Return (key, batch) -> TrainState at step 0, for `sharding.create`.
 
     Args:
-      method: gives parameters and what it carries; either may hold flax partitioning boxes.
-      tx: the optimizer; its state takes over the boxes of the parameters.
+      method: initializes parameters and its state, possibly in flax partitioning boxes.
+      tx: the optimizer, whose state has the boxes of the parameters.
       ema: also keep an average of the parameters, which starts as their copy.
-      frozen: (key, batch) -> the networks that are never trained, usually filled by `init_from`.
-      spikes: also keep the losses by which spikes are told.
+      frozen: (key, batch) -> the networks that are never trained, usually loaded by `init_from`.
+      spikes: also keep the history for the detection of spikes.
     """
 
     def init(key: Array, batch: Batch) -> TrainState:
@@ -76,13 +76,13 @@ def make_init(
 
 
 def eval_params(state: TrainState, ema: bool = False) -> Params:
-    """The parameters to evaluate or export: the trained ones, or their average.
+    """Return the parameters to evaluate or export: the trained ones, or their average.
 
     Raises:
-      ConfigError: the run keeps no average.
+      ConfigError: if the run keeps no average.
     """
     if not ema:
         return state.params
     if "ema" not in state.extra:
-        raise ConfigError("the average of the parameters was asked for, but this run keeps none (train.ema_decay)")
+        raise ConfigError("this run keeps no average of the parameters; set train.ema_decay in training")
     return state.extra["ema"]

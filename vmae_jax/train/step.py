@@ -1,4 +1,4 @@
-"""The one training step: loss over the global batch, gradients, update; refused where not finite."""
+"""The training step: loss over the global batch, gradients and update, which is refused if not finite."""
 
 import dataclasses
 from collections.abc import Callable
@@ -64,16 +64,16 @@ class Step:
             extra=_choose(good, extra, kept) | history,
             first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
         )
-        told = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "finite": finite}
-        told["param_norm"] = optim.global_norm(params)
+        own = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "finite": finite}
+        own["param_norm"] = optim.global_norm(params)
         if self.spikes is not None:
-            told["spike"] = finite & ~good
-        if both := told.keys() & metrics.keys():
+            own["spike"] = finite & ~good
+        if both := own.keys() & metrics.keys():
             raise ValueError(f"the method's metrics {sorted(both)} have names that the step itself uses")
-        return new, {name: jnp.asarray(value, jnp.float32) for name, value in (told | metrics).items()}
+        return new, {name: jnp.asarray(value, jnp.float32) for name, value in (own | metrics).items()}
 
     def _progress(self, step: Array) -> Array | None:
-        """The share of the run that is done."""
+        """Return the completed share of the run."""
         if self.steps is None:
             return None
         return jnp.minimum(step.astype(jnp.float32) / max(self.steps, 1), 1.0)
@@ -81,7 +81,7 @@ class Step:
     def _judge(
         self, state: TrainState, finite: Bool[Array, ""], values: Metrics
     ) -> tuple[Bool[Array, ""], dict[str, Any]]:
-        """Whether the update is taken, and the part of `extra` that is kept up to date even where it is not."""
+        """Return whether to accept the update, and the part of `extra` that is updated in either case."""
         if ("spikes" in state.extra) != (self.spikes is not None):
             raise ValueError("make_step(spikes=…) and make_init(spikes=…) go together: one was given without the other")
         if self.spikes is None:
@@ -111,24 +111,24 @@ def make_step(
     spikes: Spikes | None = None,
     steps: float | None = None,
 ) -> Step:
-    """The training step of a method.
+    """Return the training step of a method.
 
     The loss is sum(weight * total / count) over the method's terms, with totals and counts of the
     whole global batch, however many devices and micro-batches it is spread over.
 
-    A step whose loss or gradient norm is not finite, or a spike, leaves parameters, optimizer and
-    extra state bit for bit as they were. Its number still advances, for it is the position in the data, and
-    `first_bad_step` keeps the first such step.
+    A step whose loss or gradient norm is not finite, or a spike, is refused: parameters, optimizer and extra state
+    stay bit-for-bit the same. Its number still advances, because it is the position in the data, and
+    `first_bad_step` records the first such step.
 
     Args:
       method: what is trained.
       tx: its optimizer (`Optimizer.build`).
-      accumulate: micro-batches a step; micro-batch i takes the groups of rows i::accumulate, so that
-        no row of a sharded batch moves. What the method hands to `advance` is put back in row order:
-        leaves of `Loss.carry` have a row for each clip, and a `Mean` in it is summed.
+      accumulate: micro-batches per step; micro-batch i takes the groups of rows i::accumulate, so that
+        no row of a sharded batch moves. `advance` receives `Loss.carry` in the order of the batch, with one row
+        per clip in each leaf; a `Mean` in it is summed.
       ema_decay: also average the parameters, after the update: ema = decay * ema + (1 - decay) * params.
       seed: of `Context.key`, which is folded with the step.
-      spikes: when a loss or gradient norm is a spike; None looks for none.
+      spikes: definition of a spike; None detects none.
       steps: length of the run, for `Context.progress`.
 
     Returns:
@@ -142,16 +142,16 @@ def make_step(
     if accumulate < 1:
         raise ConfigError(f"train.accumulate is the number of micro-batches, at least 1; got {accumulate}")
     if ema_decay is not None and not 0 <= ema_decay < 1:
-        raise ConfigError(f"train.ema_decay lies in [0, 1), got {ema_decay}")
+        raise ConfigError(f"train.ema_decay must be in [0, 1), got {ema_decay}")
     return Step(method, tx, accumulate, ema_decay, seed, spikes, steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A step for one mesh; the state given to it is used up (donated).
+    """A step for one mesh; the state that it is called with is donated.
 
-    It is compiled by its first call and never again: arguments of another shape, dtype or placement
-    are refused (TypeError, ValueError) where `jax.jit` would compile once more without a word.
+    It is compiled once, by its first call. Arguments of another shape, dtype or placement are refused (TypeError,
+    ValueError), where `jax.jit` would silently compile again.
     """
 
     jitted: OnMesh
@@ -163,7 +163,7 @@ class CompiledStep:
         return self.programs[0](state, batch)
 
     def lower(self, state: Any, batch: Any) -> Any:
-        """The lowered program, for arrays or their shapes."""
+        """Return the lowered program, for arrays or their shapes."""
         return self.jitted.lower(state, batch)
 
 
@@ -174,15 +174,15 @@ def compile_step(
     batch_spec: Batch,
     rules: Rules = RULES,
 ) -> CompiledStep:
-    """Compiles (on its first call) a step for a mesh: shardings given, state donated.
+    """Return a step for a mesh, with its shardings and a donated state, which its first call compiles.
 
     Raises:
-      ConfigError: the batch does not divide by the mesh's batch axes and the micro-batches.
+      ConfigError: if the batch does not divide by the mesh and the micro-batches.
     """
     check_batch(row_count(batch_spec), mesh, getattr(step, "accumulate", 1))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return step(state, batch)  # a function has the name that profiles and caches show
+        return step(state, batch)  # profiles and caches show the name of a function
 
     jitted = on_mesh(
         train_step,
@@ -196,7 +196,7 @@ def compile_step(
 
 
 def _choose(good: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """The extra state: `new` where the step is taken, else `old`, bit for bit."""
+    """Return the extra state: `new` if the step is accepted, else `old`, bit-for-bit."""
     forms = [
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
@@ -206,8 +206,8 @@ def _choose(good: Bool[Array, ""], new: Any, old: Any) -> Any:
     ]
     wrong = [path for path in forms[0] | forms[1] if forms[0].get(path) != forms[1].get(path)]
     if wrong:
-        told = "; ".join(
+        changes = "; ".join(
             f"{path} from {forms[0].get(path, 'absent')} to {forms[1].get(path, 'absent')}" for path in wrong
         )
-        raise ValueError(f"Method.advance changed the extra state's shapes, dtypes or structure: {told}")
+        raise ValueError(f"Method.advance changed the extra state's shapes, dtypes or structure: {changes}")
     return jax.tree.map(lambda n, o: jax.lax.select(good, n, o), new, old)

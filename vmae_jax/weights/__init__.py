@@ -1,4 +1,4 @@
-"""Weights to and from other programs, as commands and scripts use it: `load`, export, import."""
+"""Weights for and from other programs, for commands and scripts: `load`, export, import."""
 
 from vmae_jax.weights.exporting import export_checkpoint
 from vmae_jax.weights.importing import import_weights

@@ -1,4 +1,4 @@
-"""The model card of an export: what the run's own files say, and what was measured; no more."""
+"""The model card of an export, made only from the files of the run and from measurements."""
 
 import json
 import pathlib
@@ -40,7 +40,7 @@ def write_card(
     *,
     license: str = "",  # noqa: A002
 ) -> None:
-    """Writes `README.md`, and the run's newest picture beside it where there is one."""
+    """Write `README.md`, and the newest picture of the run if there is one."""
     rows = read_rows(source.workdir.metrics) if source.workdir.metrics.exists() else []
     rows = [row for row in rows if isinstance(row.get("step"), int) and row["step"] <= source.step]
     figure = _figure(folder, source)
@@ -59,12 +59,12 @@ def card(
     figure: str = "",
     license: str = "",  # noqa: A002
 ) -> str:
-    """The model card as Markdown.
+    """Return the model card as Markdown.
 
     Args:
       rows: of `metrics.jsonl`, up to the exported step.
-      figure: the name of a picture beside the card; empty without one.
-      license: an identifier; empty says that none was stated.
+      figure: the name of a picture in the folder of the card, or empty.
+      license: an identifier; empty if none was stated.
     """
     t, h, w, c = one.model.video_shape
     lines = _front_matter(dims, license)
@@ -105,7 +105,7 @@ def _training(config: ConfigDict, rows: list[dict[str, Any]]) -> list[str]:
     if seen:
         lines.append(f"Videos seen, counted with repetitions: {seen:,}.")
     lines += ["The config:", "", "<details><summary>config.json of the run</summary>", ""]
-    # A card is for the public; where on a private disk the data lay is not.
+    # A card is public; the paths of data on a private disk are not.
     text = re.sub(r'"(?:[a-z0-9]+:/)?/[^"\n]*?([^"/\n]*)/?"', r'".../\1"', to_json(config).rstrip())
     return [*lines, *(f"    {line}" for line in text.splitlines()), "", "</details>"]
 
@@ -161,7 +161,7 @@ def _use(dims: Dims) -> list[str]:
 
 
 def _figure(folder: pathlib.Path, source: Checkpoint) -> str:
-    """Copies the newest picture of the run up to the exported step."""
+    """Copy the newest picture of the run up to the exported step."""
     media = source.workdir.media
     if not media.exists():
         return ""
@@ -179,7 +179,7 @@ def _figure(folder: pathlib.Path, source: Checkpoint) -> str:
 
 
 def _text(value: str) -> str:
-    """Text with what Markdown and HTML would take for mark-up made harmless."""
+    """Return text with the markup of Markdown and HTML escaped."""
     value = " ".join(str(value).split())
     value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", value)

@@ -1,4 +1,4 @@
-"""The parameters of a run, as exports and other programs take them."""
+"""The parameters of a run, for exports and other programs."""
 
 from typing import Any, NamedTuple
 
@@ -27,10 +27,10 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: Any, *, ema: bool = False) -> Checkpoint:
-    """The parameters of a workdir's newest good step, or of WORKDIR/checkpoints/N.
+    """Read the parameters of a workdir's newest good step, or of WORKDIR/checkpoints/N.
 
     Raises:
-      ConfigError: no run there, or one that keeps no average.
+      ConfigError: if there is no run, or it keeps no average.
     """
     folder, _ = locate(path)
     workdir = Workdir(folder.parent)

@@ -1,4 +1,4 @@
-"""`vmae export`: weights for other programs, proven by their outputs before they are there."""
+"""`vmae export`: weights for other programs, whose outputs are compared before they are written."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -36,30 +36,32 @@ def export_checkpoint(
     labels: Sequence[str] = (),
     license: str = "",  # noqa: A002
     clip: np.ndarray | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes a run's model for other programs, and compares outputs before it takes its place.
+    """Write a run's model for other programs, after comparing its outputs.
 
     Args:
       checkpoint: a workdir or WORKDIR/checkpoints/N.
       format: "hf", a folder that transformers opens; "videomae", a `.pth` or `.safetensors` file
         that the official code loads; "mae", one of MAE or MAE-ST; "params", a `.safetensors` file with the
-        parameters of any method under their own names; "stablehlo", a folder with the compiled-for-anything model.
-      out: a local folder or file; what is there is replaced only by a whole, verified export.
+        parameters of any method under their own names; "stablehlo", a folder with the model as portable StableHLO.
+      out: a local folder or file.
       dtype: of the weights (of "stablehlo": of its matrix products).
       ema: export the average of the parameters.
       part: "all", or "encoder" to leave the decoder out; for "params" any tower or frozen network by name.
       labels: class names of a classifier, in order.
       license: an identifier for the model card, such as "cc-by-nc-4.0"; empty states none.
       clip: a real clip, uint8 [t h w c] of the model's shape, compared beside a random one.
+      overwrite: replace a file, or an earlier export, at `out`, once the new one is complete and verified.
 
     Returns:
       a report that JSON can hold: "out", "step", "tensors", "parameters", "left_out", "checked_by",
       "largest_difference", "differences", "differences_as_loaded", "not_checked".
 
     Raises:
-      ConfigError: one line; then nothing was written, and an export that was there is as it was.
+      ConfigError: if the export is not possible; nothing was written, and an earlier export is untouched.
     """
-    _check(format, dtype, part, out)
+    _check(format, dtype, part, out, overwrite)
     source = read_checkpoint(checkpoint, ema=ema)
     try:
         if format == "stablehlo":
@@ -95,7 +97,7 @@ def export_checkpoint(
         raise ConfigError(f"export: {error}") from None
 
 
-def _check(format: str, dtype: str, part: str, out: Any) -> None:  # noqa: A002
+def _check(format: str, dtype: str, part: str, out: Any, overwrite: bool) -> None:  # noqa: A002
     if format == "onnx":
         raise ConfigError(
             "--format=onnx: JAX has no maintained ONNX exporter; use --format=stablehlo, which is part of JAX, "
@@ -116,6 +118,9 @@ def _check(format: str, dtype: str, part: str, out: Any) -> None:  # noqa: A002
         raise ConfigError(f"--out={out} is a file; --format={format} writes a folder")
     if pathlib.Path(out).is_dir() and _foreign(pathlib.Path(out), format):
         raise ConfigError(f"--out={out} is a folder with other things in it; name a new one, or an earlier export")
+    there = pathlib.Path(out)
+    if not overwrite and there.exists() and (there.is_file() or any(there.iterdir())):
+        raise ConfigError(f"--out={out} exists already: name another, or replace it with --overwrite")
 
 
 def _foreign(folder: pathlib.Path, format: str) -> bool:  # noqa: A002
@@ -137,7 +142,7 @@ def _export_own(source: Checkpoint, out: Any, *, dtype: str, part: str, ema: boo
         "dtype": dtype,
         "tensors": len(state),
         "parameters": int(sum(array.size for array in state.values())),
-        "left_out": {} if trained and part == "all" else {"other towers": f"--part={part} was asked for"},
+        "left_out": {} if trained and part == "all" else {"other towers": f"--part={part} was given"},
         "checked_by": "round trip",
         "largest_difference": 0.0,
         "differences": {},
@@ -146,11 +151,11 @@ def _export_own(source: Checkpoint, out: Any, *, dtype: str, part: str, ema: boo
 
 
 def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]]:
-    """The parameters that are exported, and the others with the reason."""
+    """Return the parameters to export, and the reason for each of the others."""
     left_out = {}
     if part == "encoder":
         chosen = {"encoder": params["encoder"]}
-        reason = "only the encoder was asked for"
+        reason = "only the encoder is exported"
     else:
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")

@@ -1,4 +1,4 @@
-"""`vmae import`: others' weights as a workdir of ours, proven by their outputs."""
+"""`vmae import`: published weights as a workdir, whose outputs are compared with the original."""
 
 # pyright: reportMissingImports=false
 # PyTorch and transformers are optional.
@@ -48,33 +48,33 @@ def import_weights(
     make_state: Callable[[Any], Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Makes a workdir (config.json and checkpoint 0) of weights in any layout that is known.
+    """Create a workdir (config.json and checkpoint 0) from weights in any known layout.
 
     Args:
       weights: a `.pth`, `.safetensors` or index of shards, or a folder with one.
-      out: the workdir, which may not have anything in it.
-      config: of the experiment; None writes one with the `method` that the weights are of, and `commands.restore`
-        fills in the rest.
+      out: the workdir, which must be empty or absent.
+      config: of the experiment; None writes one with only the `method` of the weights, and `commands.restore`
+        adds the other sections.
       key: the entry of a `.pth` to take, such as "model_ema"; None finds it.
-      fresh: parts that begin anew: "decoder", "head", "norm", "positions".
+      fresh: parts to initialize instead: "decoder", "head", "norm", "positions".
       resize: resample cubes, channels and learned positions that differ from the config's.
       inflation: of an image model's patch embedding, "average" or "central".
       channels: which kernels other numbers of channels get, "cycle" or "keep".
       clip: a real clip, uint8 [t h w c], compared beside a random one.
       make_state: params -> the state to save, such as a whole `TrainState` at step 0; by default
         {"params": params}, which evaluation, features, export and `init_from` read.
-      seed: of what begins anew.
+      seed: of the initialized parts.
 
     Returns:
       a report that JSON can hold: "out", "family", "kind", "used", "fresh", "dropped", "changed",
       "notes", "checked_by", "largest_difference", "differences", "not_checked".
 
     Raises:
-      ConfigError: one line; then nothing was written.
+      ConfigError: if the import is not possible; nothing was written.
     """
     out = pathlib.Path(out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise ConfigError(f"--out={out} is not empty; an import makes a new workdir")
+        raise ConfigError(f"--out={out} is not empty; an import creates a new workdir")
     try:
         file, given = tensors.read_file(weights, key=key), config is not None
         if own.is_own(file):
@@ -165,7 +165,7 @@ def _check_rows(one: Subject) -> None:
 
 
 def _resized_own(file: tensors.File, old: Subject, new: Subject, channels: str) -> tuple[tensors.File, dict[str, str]]:
-    """The file for another model than it was written from, and what was changed."""
+    """Return the file resampled for another model, and the changes."""
     for one in (old, new):
         published(one, "--resize resamples cubes and positions of published models")
     tree, changed = resized(unflatten_dict(file.state, sep="/"), old.model, new.model, channels=channels)
@@ -173,7 +173,7 @@ def _resized_own(file: tensors.File, old: Subject, new: Subject, channels: str) 
 
 
 def _same_function(one: Subject, found: names.Weights) -> None:
-    """Refuses what only a file's own config says: other heads, another activation."""
+    """Raise an error for differences that only the file's own config shows: other heads, another activation."""
     if found.about.get("hidden_act", "gelu") != "gelu":
         raise MismatchError(
             f"the weights are of a model with hidden_act {shown(found.about['hidden_act'])}, not 'gelu'"
@@ -185,7 +185,7 @@ def _same_function(one: Subject, found: names.Weights) -> None:
 
 
 def _notes(one: Subject, found: names.Weights) -> list[str]:
-    """Where the model here is not quite the one that the weights' own config describes."""
+    """Return the differences of our model from the one in the weights' own config."""
     notes = []
     if found.about.get("layer_norm_eps", 1e-6) != 1e-6:
         eps = found.about["layer_norm_eps"]
@@ -198,7 +198,7 @@ def _notes(one: Subject, found: names.Weights) -> list[str]:
 
 
 def _verify(one: Subject, params: Any, found: names.Weights, account: Account, batch: Any) -> dict[str, Any]:
-    """Compares with the weights as they came, computed by PyTorch, or says what could not be."""
+    """Compare outputs with those of the original weights in PyTorch, or return why that is not possible."""
     result: dict[str, Any] = {"checked_by": "", "largest_difference": None, "differences": {}}
     theirs = found.family in ("mae", "mae-st")
     if (theirs and set(account.dropped.values()) - {names.K_BIAS, COMPUTED}) or account.changed or account.fresh:

@@ -1,4 +1,4 @@
-"""The config of weights that come without one, from their shapes and what the file says."""
+"""The config of weights without one, from their shapes and the description in the file."""
 
 import math
 from typing import Any
@@ -16,19 +16,19 @@ from vmae_jax.weights.layouts.names import Weights
 
 __all__ = ["config_of"]
 
-# Heads cannot be read off weights. These are the published models' (VideoMAE, VideoMAE V2).
+# Weights do not show the number of heads. These are those of the published models (VideoMAE, VideoMAE V2).
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 DECODER_HEADS = {96: 3, 192: 3, 384: 6, 512: 8, 640: 8}
 MAX_TOKENS = 1 << 17
-MAE_DECODER_HEADS = 16  # of MAE, MAE-ST and HVM-1, which no file of theirs has
+MAE_DECODER_HEADS = 16  # of MAE, MAE-ST and HVM-1, which their files lack
 MAE_ST = {"mean": 0.45, "std": 0.225}
 
 
 def config_of(weights: Weights) -> ConfigDict:
-    """A config with a section `method`, whose model these weights fit.
+    """Return a config with a section `method`, whose model fits the weights.
 
     Raises:
-      ConfigError: something that neither the file nor a published model says.
+      ConfigError: if neither the file nor a published model determines something.
     """
     dims, about = dims_of(weights.state), weights.about
     about = _grid_of(weights.state, dims) | about
@@ -136,7 +136,7 @@ def _check_size(weights: Weights, dims: Dims, tokens: int) -> None:
 
 
 def _statistics(weights: Weights, channels: int) -> dict[str, list[float]]:
-    """Mean and deviation of the pixels: what a preprocessor_config.json says, or MAE-ST's."""
+    """Return mean and deviation of the pixels, from preprocessor_config.json or those of MAE-ST."""
     about = weights.about
     found = {ours: about[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in about}
     if weights.family == "mae-st":
@@ -149,7 +149,7 @@ def _statistics(weights: Weights, channels: int) -> dict[str, list[float]]:
 
 
 def _grid_of(state: Any, dims: Dims) -> dict[str, int]:
-    """Frames and pixels, where learned places and times say them."""
+    """Return frames and pixels, if learned positions determine them."""
     found = {}
     for name, array in state.items():
         if name.startswith("decoder."):
@@ -180,12 +180,12 @@ def _heads(given: Any, known: dict[int, int], width: int, name: str) -> int:
             raise ConfigError(f"the weights' own config has {given} {name}, which do not divide a width of {width}")
         return given
     if width not in known:
-        raise ConfigError(f"weights do not say how many {name} a width of {width} has: give --config")
+        raise ConfigError(f"weights do not determine how many {name} a width of {width} has: give --config")
     return known[width]
 
 
 def _ratio(dims: Dims) -> float:
-    """An mlp_ratio that gives the MLPs' widths exactly, once multiplied and cut off."""
+    """Return an mlp_ratio that gives the exact widths of the MLPs after multiplying and truncating."""
     pairs = [(dims.width, dims.hidden)]
     if dims.decoder_width:
         pairs.append((dims.decoder_width, dims.decoder_hidden))

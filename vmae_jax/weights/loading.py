@@ -1,4 +1,4 @@
-"""`load`: a method and its parameters from a run, or from a file in any layout that can be read."""
+"""`load`: a method and its parameters from a run, or from a file in any known layout."""
 
 import pathlib
 from typing import Any
@@ -21,19 +21,19 @@ __all__ = ["load"]
 
 
 def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
-    """The model of a run or of an export, ready to use.
+    """Load the model of a run or of an export, ready to use.
 
     Args:
       path: a workdir or one of its checkpoints; a folder that transformers opens; a `.pth` or
         `.safetensors` file of VideoMAE, VideoMAE V2, MAE or MAE-ST, or one of `vmae export --format=params`.
-      ema: of a run: the average of the parameters.
+      ema: whether to load the exponential moving average of the parameters (runs only).
 
     Returns:
-      (method, params): `method.features(params, {"video": uint8 [b t h w c]})` gives features;
-      what a file does not say (a published model's heads, 16 frames) is taken from the papers.
+      (method, params): `method.features(params, {"video": uint8 [b t h w c]})` returns features;
+      values that a file lacks (a published model's heads, 16 frames) are taken from the papers.
 
     Raises:
-      ConfigError: nothing readable there; one line that says why.
+      ConfigError: if nothing can be read there.
     """
     if _is_run(path):
         one = read_checkpoint(path, ema=ema)
@@ -50,7 +50,7 @@ def load(path: Any, *, ema: bool = False) -> tuple[Method, Any]:
 
 
 def _own(file: tensors.File) -> tuple[Method, Any]:
-    """The method that a file of own names keeps, and the towers that it has."""
+    """Return the method stored in a file of own names, and the towers of the file."""
     config = own.config_of(file)
     if config is None:
         raise MismatchError("the file has a network without the method that it belongs to: use `vmae import --config`")
@@ -61,7 +61,7 @@ def _own(file: tensors.File) -> tuple[Method, Any]:
 
 
 def _params(one: Subject, weights: names.Weights) -> Any:
-    """The parameters that the file has; parts it lacks (a decoder, a head) are left out."""
+    """Return the parameters in the file, without parts that it lacks (a decoder, a head)."""
     absent = _absent(weights)
     template = fresh_params(one, 0 if "head" in absent and weights.kind == "classifier" else None)
     params, account = fit(weights, one.facts, template, one.model.grid, fresh=absent)

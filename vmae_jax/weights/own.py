@@ -1,7 +1,7 @@
-"""Parameters under their own names, for models that no published layout has a place for.
+"""Parameters under their own names, for models without a published layout.
 
 A `.safetensors` file with "encoder/blocks/mlp/fc1/kernel" and so on, and in its header the config's method. Any
-tower of any method can be written and read so, those of plugins and frozen networks too.
+tower of any method can be stored this way, including those of plugins and frozen networks.
 """
 
 import json
@@ -52,11 +52,11 @@ def write(path: pathlib.Path, params: Any, config: ConfigDict | None, dtype: Any
     """Write parameters; read them back and raise MismatchError if a bit of them differs.
 
     Args:
-      config: whose section `method` the file keeps, so that it opens without another; None keeps none.
+      config: whose section `method` is stored in the file, so that it opens without another; or None.
       dtype: of floating-point parameters in the file.
 
     Returns:
-      what the file has, by name.
+      the contents of the file, by name.
     """
     state = {}
     for name, array in flatten_dict(params, sep="/").items():
@@ -82,7 +82,7 @@ def is_own(file: tensors.File) -> bool:
 
 
 def config_of(file: tensors.File) -> ConfigDict | None:
-    """Return the config that the file keeps, or None.
+    """Return the config stored in the file, or None.
 
     Raises:
       ConfigError: if it is damaged.
@@ -92,18 +92,18 @@ def config_of(file: tensors.File) -> ConfigDict | None:
 
 
 def params_of(file: tensors.File, template: Any, fresh: Sequence[str] = ()) -> tuple[Any, Account]:
-    """Return the parameters of a model from a file, with what became of every one.
+    """Return the parameters of a model from a file, with a record of each.
 
     Args:
-      template: the model's parameters, freshly initialised.
-      fresh: towers that stay so, whatever the file has.
+      template: initialized parameters of the model.
+      fresh: towers that stay initialized, even if the file has them.
 
     Raises:
       MismatchError: if a parameter is missing, left over, of another shape or not finite.
     """
     unknown = [name for name in fresh if name not in template]
     if unknown:
-        raise MismatchError(f"there is no tower {unknown[0]!r} to begin anew: {', '.join(template)}")
+        raise MismatchError(f"there is no tower {unknown[0]!r} to initialize: {', '.join(template)}")
     want: dict[str, Any] = dict(flatten_dict(template, sep="/"))
     found: dict[str, Any] = {}
     begun, dropped = [], {}
@@ -129,7 +129,7 @@ def params_of(file: tensors.File, template: Any, fresh: Sequence[str] = ()) -> t
             raise MismatchError(f"the model has no place for {name}")
         if name not in want or top in fresh:
             dropped[name] = (
-                f"the model's {top} begins anew, as was asked" if top in fresh else f"the model has no {top}"
+                f"the model's {top} is initialized, as requested" if top in fresh else f"the model has no {top}"
             )
     used = tuple(sorted(set(want) - set(begun)))
     return unflatten_dict(found, sep="/"), Account(used, tuple(sorted(begun)), dropped, {})

@@ -1,4 +1,4 @@
-"""A run's weights for a model of other clips: what fine-tuning at another size begins from."""
+"""The weights of a run for a model of other clips, such as fine-tuning at another size."""
 
 import logging
 from collections.abc import Mapping
@@ -24,23 +24,23 @@ _LEARNED = ("Learned_0", "Separable_0")  # modules of positions that have parame
 def read_resized(
     path: Any, config: ConfigDict, *, select: str = "params", ema: bool = False, channels: str = "cycle"
 ) -> tuple[Any, dict[str, str]]:
-    """The part `select` of a run's parameters, resampled for the model of `config`.
+    """Return the part `select` of a run's parameters, resampled for the model of `config`.
 
-    For `init_from`: cubes, channels and learned positions that differ are resized, the fixed
-    positions need nothing, and where nothing differs the arrays are those that were saved.
+    For `init_from`: cubes, channels and learned positions that differ are resampled; otherwise the arrays are
+    the saved ones.
 
     Args:
       path: a workdir or one of its checkpoints.
-      config: of the run that begins.
+      config: of the new run.
       select: "params", "frozen/NAME" (a teacher's), or any part of them.
       ema: the average of the parameters instead.
-      channels: which kernels other numbers of channels get, "cycle" or "keep".
+      channels: the kernels of another number of channels, "cycle" or "keep".
 
     Returns:
-      the tree relative to `select`, and what was changed, by path in it, in words.
+      the tree relative to `select`, and descriptions of the changes by path.
 
     Raises:
-      ConfigError: no such run or part, one array alone.
+      ConfigError: if there is no such run or part, or it is a single array that would have to be resampled.
     """
     where = "extra/ema" + select.removeprefix("params") if ema and select.split("/")[0] == "params" else select
     tree = read_tree(path, select=where)
@@ -49,7 +49,7 @@ def read_resized(
     folder, _ = locate(path)
     old: Any = read_config(Workdir(folder.parent)).get("method")
     new: Any = config.method
-    # The networks in `frozen` have models of their own: frozen/teacher is that of method.teacher.
+    # Networks in `frozen` have their own models: frozen/teacher has that of method.teacher.
     root, *parts = select.split("/")
     model = "model" if root == "params" else parts.pop(0) if parts else ""
     if not isinstance(old, ConfigDict) or model not in old or "model" not in new:
@@ -69,7 +69,7 @@ def read_resized(
 
 
 def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tuple[Any, dict[str, str]]:
-    """Parameters of the model `old` for the model `new` (`models.variants.Model`).
+    """Return parameters of the model `old` for the model `new` (`models.variants.Model`).
 
     Only cubes, channels and the grid may differ; of the decoder, the heads that predict pixels.
     """
@@ -82,20 +82,20 @@ def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tupl
             result[name] = _positions(result[name], old.grid, new.grid, name, changed)
     if was == will:
         return result, changed
-    told = f"resampled from cubes of {'x'.join(map(str, was))} to {'x'.join(map(str, will))} (t x y x c)"
+    description = f"resampled from cubes of {'x'.join(map(str, was))} to {'x'.join(map(str, will))} (t x y x c)"
     if "embed" in result.get("encoder", {}):
         embed = result["encoder"]["embed"]
         kernel = embed["kernel"].reshape(*was, -1).transpose(4, 3, 0, 1, 2)  # [d c t y x]
         kernel = resize.embedding(kernel, will[:3], will[3], rule=channels)
         kernel = kernel.transpose(2, 3, 4, 1, 0).reshape(-1, kernel.shape[0])
         result["encoder"] = result["encoder"] | {"embed": embed | {"kernel": kernel}}
-        changed["encoder/embed/kernel"] = told
+        changed["encoder/embed/kernel"] = description
     size = was[0] * was[1] * was[2] * was[3]
     for name, head in result.get("decoder", {}).items():
         if name.startswith("head_") and head["bias"].shape == (size,):
             kernel, bias = resize.head(head["kernel"].T, head["bias"], was, will)
             result["decoder"] = result["decoder"] | {name: {"kernel": kernel.T, "bias": bias}}
-            changed |= dict.fromkeys((f"decoder/{name}/kernel", f"decoder/{name}/bias"), told)
+            changed |= dict.fromkeys((f"decoder/{name}/kernel", f"decoder/{name}/bias"), description)
     return result, changed
 
 
@@ -108,7 +108,7 @@ def _positions(tree: Any, old: Any, new: Any, name: str, changed: dict[str, str]
     }
     whole = len(tree) > 1  # of a part nothing is known
     if whole and old != new and not any(tree.get(module) for module in _LEARNED):
-        log.info("the %s's fixed positions are computed anew, for a grid of %s tokens instead of %s", name, new, old)
+        log.info("the %s's fixed positions are computed for a grid of %s tokens instead of %s", name, new, old)
     for module in _LEARNED:
         tables = tree.get(module, {})
         resized_tables = {leaf: resize.positions(table, *grids[leaf]) for leaf, table in tables.items()}

@@ -40,7 +40,7 @@ class Subject(NamedTuple):
     """A config's method, with what a conversion needs of it.
 
     Attributes:
-      method: with models that compute in float32, whatever the config says.
+      method: with models that compute in float32, regardless of the config.
       spec: shape and type of one row of each stream that the method reads.
       model: `models.variants.Model` of the argument `model`; None where the method has another or none, which no
         published layout has a place for.
@@ -200,7 +200,7 @@ def normalized(model: Any, video: np.ndarray) -> np.ndarray:
 
 
 def outputs(one: Subject, params: Any, batch: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Any]:
-    """What the model here says of a batch, and the mask it was asked with.
+    """Return the outputs of our model for a batch, and the mask.
 
     Returns:
       "tokens" [b n d]; "features" and "logits" of a classifier, or "prediction" [b k p] and

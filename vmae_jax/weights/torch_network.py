@@ -1,7 +1,7 @@
 """VideoMAE in plain PyTorch functions, straight from a state dict: the check of our exports.
 
-Written from the official architecture for its names, it uses every tensor once and says which it
-did not use; so it loads as strictly as the official code. PyTorch is imported by whoever calls.
+Written from the official architecture for its names, it uses every tensor once and reports those that it
+did not use, so it loads as strictly as the official code. Callers import PyTorch.
 """
 
 # pyright: reportMissingImports=false

@@ -54,7 +54,7 @@ def test_a_broken_video_is_left_out_and_reported(tmp_path):
 
 
 def test_where_files_lie_and_what_they_are_called(tmp_path):
-    """Owners and mirrors differ: folders, val.csv, a bare id, mended copies, a test set without labels."""
+    """Owners and mirrors differ: folders, val.csv, a bare id, repaired copies, a test set without labels."""
     root = tmp_path
     write(root, "train.csv", ["label,youtube_id,time_start,time_end,split,is_cc", "a,one,1.0,11.0,train,0"])
     write(root, "val.csv", ["label,youtube_id,time_start,time_end,split", "a,two,20,30,val"])
@@ -137,7 +137,7 @@ def test_every_rename_leads_from_an_old_name_to_a_new_one():
         (lambda root: [path.unlink() for path in root.rglob("*.mp4")], "there is no video"),
     ],
 )
-def test_mistakes_in_the_folder_are_told_in_one_line(tmp_path, change, message):
+def test_mistakes_in_the_folder_are_reported_in_one_line(tmp_path, change, message):
     root = kinetics(tmp_path, ["a/x"], ["a/y"])
     change(root)
     with pytest.raises(ConfigError, match=message) as caught:

@@ -12,8 +12,8 @@ from vmae_jax import cli
 def vmae(capsys):
     def run(*words):
         status = cli.main(["data", *map(str, words)])
-        told = capsys.readouterr()
-        return status, json.loads(told.out.splitlines()[-1]), told.err
+        result = capsys.readouterr()
+        return status, json.loads(result.out.splitlines()[-1]), result.err
 
     return run
 
@@ -21,15 +21,15 @@ def vmae(capsys):
 def test_from_videos_to_records(vmae, video_folder, tmp_path):
     out = tmp_path / "out"
     words = ("prepare", video_folder / "even", f"--out={out}", "--quiet", "--workers=1")
-    status, told, words_told = vmae(*words)
-    assert (status, told["videos"], told["rejected"], told["shards"]) == (0, 5, 0, 1)
-    assert "5 videos" in words_told
-    assert vmae(*words)[:2] == (status, told)  # done already
-    status, told, words_told = vmae("info", out)
-    assert (status, told["splits"]["train"]["examples"], told["splits"]["train"]["videos"]) == (0, 5, 5)
-    assert "codec keep" in words_told
-    status, told, _ = vmae(*words, "--codec=h264")
-    assert (status, "codec was keep, is h264" in told["error"]) == (2, True)
+    status, result, words_reported = vmae(*words)
+    assert (status, result["videos"], result["rejected"], result["shards"]) == (0, 5, 0, 1)
+    assert "5 videos" in words_reported
+    assert vmae(*words)[:2] == (status, result)  # done already
+    status, result, words_reported = vmae("info", out)
+    assert (status, result["splits"]["train"]["examples"], result["splits"]["train"]["videos"]) == (0, 5, 5)
+    assert "codec keep" in words_reported
+    status, result, _ = vmae(*words, "--codec=h264")
+    assert (status, "codec was keep, is h264" in result["error"]) == (2, True)
 
 
 def test_mistakes_leave_nothing_behind(vmae, tmp_path):
@@ -38,23 +38,23 @@ def test_mistakes_leave_nothing_behind(vmae, tmp_path):
         ("info", tmp_path),
         ("validate", tmp_path),
     ):
-        status, told, _ = vmae(*words)
+        status, result, _ = vmae(*words)
         assert status == 2
-        assert told["status"] == "error"
+        assert result["status"] == "error"
     assert list(tmp_path.iterdir()) == []
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "text.mp4").write_bytes(b"no video")
     for command in (("prepare", videos, f"--out={tmp_path / 'out'}"), ("validate", videos)):
-        status, told, _ = vmae(*command, "--timeout=0")
-        assert (status, told["error"]) == (2, "timeout=0: above 0, in seconds")
-    status, told, _ = vmae("prepare", videos, f"--out={tmp_path / 'out'}", "--workers=1")
-    assert (status, "none of the 1 videos can be read" in told["error"]) == (1, True)
+        status, result, _ = vmae(*command, "--timeout=0")
+        assert (status, result["error"]) == (2, "timeout=0: above 0, in seconds")
+    status, result, _ = vmae("prepare", videos, f"--out={tmp_path / 'out'}", "--workers=1")
+    assert (status, "none of the 1 videos can be read" in result["error"]) == (1, True)
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left == []
 
 
-def test_validate_says_what_is_broken(vmae, video_folder, tmp_path):
+def test_validate_states_what_is_broken(vmae, video_folder, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "good.mp4").write_bytes((video_folder / "even/video_0.mp4").read_bytes())
@@ -63,8 +63,8 @@ def test_validate_says_what_is_broken(vmae, video_folder, tmp_path):
         {"status": "ok", "videos": 1, "unreadable": 0, "broken": 0, "unsupported": 0, "missing": 0, "found": {}},
     )
     (videos / "text.mp4").write_text("no video")
-    status, told, words = vmae("validate", videos, "--quiet", f"--json={tmp_path / 'found.json'}")
-    assert (status, told["broken"], told["found"]) == (1, 1, {"broken": 1})
+    status, result, words = vmae("validate", videos, "--quiet", f"--json={tmp_path / 'found.json'}")
+    assert (status, result["broken"], result["found"]) == (1, 1, {"broken": 1})
     assert "text.mp4: is no readable video" in words
     (entry,) = json.loads((tmp_path / "found.json").read_text())["found"]
     assert entry["key"] == "text.mp4"
@@ -83,8 +83,8 @@ def test_records_are_not_written_among_the_videos(vmae, video_folder, tmp_path):
         (tmp_path / "list.csv", tmp_path, "holds the source"),
         (videos / "even/video_0.mp4", videos / "even", "holds the source"),
     ):
-        status, told, _ = vmae("prepare", source, f"--out={out}", "--quiet", "--workers=1")
-        assert (status, words in told["error"]) == (2, True)
+        status, result, _ = vmae("prepare", source, f"--out={out}", "--quiet", "--workers=1")
+        assert (status, words in result["error"]) == (2, True)
     assert sorted(path.name for path in videos.iterdir()) == ["even", "odd"]
     assert not list(tmp_path.rglob(".preparing"))
 
@@ -110,12 +110,12 @@ def test_an_option_that_would_be_ignored_is_an_error(vmae, video_folder, tmp_pat
     ):
         for command in ("prepare", "validate"):
             more = [f"--out={tmp_path / 'out'}"] if command == "prepare" else []
-            status, told, _ = vmae(command, source, option, *more)
-            assert (status, told["error"].startswith(option.partition("=")[0])) == (2, True), (source, option, told)
+            status, result, _ = vmae(command, source, option, *more)
+            assert (status, result["error"].startswith(option.partition("=")[0])) == (2, True), (source, option, result)
     for options in (["--gop=5"], ["--codec=jpeg", "--gop=5"], ["--no-sound"], ["--beam", "--workers=2"]):
-        status, told, _ = vmae("prepare", video_folder, f"--out={tmp_path / 'out'}", *options)
-        assert status == 2, (options, told)
+        status, result, _ = vmae("prepare", video_folder, f"--out={tmp_path / 'out'}", *options)
+        assert status == 2, (options, result)
     for options in (["--host=here"], ["--workers=2"]):
-        status, told, _ = vmae("serve", "--open", *options)
-        assert (status, "is of a worker" in told["error"]) == (2, True)
+        status, result, _ = vmae("serve", "--open", *options)
+        assert (status, "is an option of workers" in result["error"]) == (2, True)
     assert not (tmp_path / "out").exists()

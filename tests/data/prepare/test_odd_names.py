@@ -87,7 +87,7 @@ def test_archives(folder, tmp_path):
     assert len(inputs.digest) == 64
 
 
-def test_names_that_come_twice_are_told_apart_from_those_that_look_like_it(tmp_path, video_folder):
+def test_names_that_come_twice_are_distinguished_from_those_that_look_like_it(tmp_path, video_folder):
     path = video_folder / "even/video_0.mp4"
     for name in ("a.mp4", "a.mp4~2.mp4"):
         (tmp_path / name).write_bytes(path.read_bytes())

@@ -312,12 +312,12 @@ class _Hostile:
     def __init__(self, how, path):
         self.how, self.path = how, path
 
-    def run(self, crashed, say):
+    def run(self, crashed, send):
         import signal
         import time
 
         for index in range(3):
-            say(at=index)
+            send(at=index)
             if index == 1 and index not in crashed:
                 if self.how == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -325,7 +325,7 @@ class _Hostile:
                     raise OSError("no space left")
                 signal.setitimer(signal.ITIMER_REAL, self.timeout)
                 time.sleep(60)
-            say(done=index)
+            send(done=index)
         with open(self.path, "w") as file:
             json.dump(crashed, file)
 

@@ -19,7 +19,7 @@ def test_two_workers_make_the_same_bytes(video_folder, tmp_path):
     assert checksums(tmp_path / "beam") == checksums(tmp_path / "here")
 
 
-def test_without_beam_one_line_says_what_to_install(monkeypatch):
+def test_without_beam_one_line_states_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
     with pytest.raises(ConfigError, match=r"pip install 'vmae-jax\[beam\]'") as caught:
         beam_runner()

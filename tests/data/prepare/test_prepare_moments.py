@@ -45,7 +45,7 @@ def test_cuts_of_one_file_in_any_order_and_at_any_size(film):
     assert (info.height, info.width) == (16, 16)
 
 
-def test_what_cannot_be_cut_is_told(film, tmp_path):
+def test_what_cannot_be_cut_is_reported(film, tmp_path):
     with pytest.raises(BadVideo, match=r"has no frame from second 5 to 6; it lasts 1\.9 s"):
         cut(film, 5, 6)
     with pytest.raises(BadVideo, match="does not exist"):

@@ -1,6 +1,7 @@
 """What is beside videos is stored with them and read back: the same streams from records as from files."""
 
 import json
+import re
 
 import every_stream
 import numpy as np
@@ -128,9 +129,19 @@ def test_records_of_records_have_the_same_streams(folder, tmp_path, capsys, firs
 
 
 def test_only_what_was_asked_for_is_stored(folder, tmp_path, capsys):
-    prepare(capsys, folder, f"--out={tmp_path / 'out'}", "--beside=text=.txt", "--beside=nothing=.none")
+    prepare(capsys, folder, f"--out={tmp_path / 'out'}", "--beside=text=.txt")
     source = build(call("data.sources.folder", path=str(tmp_path / "out"))).open()
     assert {name for index in range(3) for name in source.fetch(index).sides} == {"text"}
+
+
+def test_a_suffix_that_no_video_has_is_refused(folder, tmp_path, capsys):
+    status, report = prepare(capsys, folder, f"--out={tmp_path / 'out'}", "--beside=text=.txt", "--beside=words=.doc")
+    assert status == 2
+    message = (
+        r"--beside=words=\.doc: 0 of the 3 videos have a file with the suffix '\.doc', such as .*/0\.doc; check the"
+    )
+    assert re.match(message, report["error"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("wrong", ["text", "text=", "a b=.txt", "audio=.wav", "key=.txt"])

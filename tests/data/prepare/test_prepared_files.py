@@ -27,7 +27,7 @@ def folder(good, tmp_path):
 
 @pytest.fixture
 def marker(tmp_path, monkeypatch):
-    """A module that says that it was imported."""
+    """A module that records that it was imported."""
     (tmp_path / "evil_features.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path / "ran"
@@ -131,7 +131,7 @@ def test_shards_that_are_gone_are_counted(folder):
     assert "00000-of-00002" in source.missing.names[0]
 
 
-def test_hosts_compare_records_by_what_their_preparation_says(good, folder):
+def test_hosts_compare_records_by_what_their_preparation_states(good, folder):
     one, two = (agreement.facts_of(sources.folder(str(path)).open()) for path in (good, folder))
     assert one == two
     change(folder / "prepared/train.json", "shards", 0, "sha256", value="0" * 64)

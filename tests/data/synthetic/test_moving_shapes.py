@@ -54,7 +54,7 @@ def test_first_frames_do_not_depend_on_the_motion():
 
 
 def looks(video):
-    """What one can say of a clip without looking at motion: colours, and where things are, at any frame."""
+    """What can be known about a clip without looking at motion: colours, and where things are, at any frame."""
     frames = video[[0, len(video) // 2, -1]].astype(np.float64)
     small = frames.reshape(3, 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(-1)
     histogram = [np.histogram(frames[..., c], bins=8, range=(0, 256))[0] / frames[..., c].size * 255 for c in range(3)]
@@ -62,7 +62,7 @@ def looks(video):
 
 
 @pytest.mark.slow
-def test_no_appearance_tells_the_class():
+def test_no_appearance_shows_the_class():
     """Neither a linear classifier nor neighbours beat chance on appearance, on 2,000 clips."""
     count = 2000
     labels = np.arange(count) % len(MOTIONS)
@@ -105,7 +105,7 @@ def test_opposite_motions_are_each_other_backwards():
         np.testing.assert_allclose(backward[::-1], forward, atol=1e-12)
 
 
-def test_translation_has_the_direction_and_speed_it_says():
+def test_translation_has_the_direction_and_speed_it_states():
     scene = Scene(size=32, frames=2, shapes=1, clutter=0, speed=2.0, contrast=0.0)
     for motion, axis, sign in (("translate_right", 0, 1), ("translate_left", 0, -1), ("translate_down", 1, 1)):
         path = moved(np.array([0.5, 0.5, 0.0, 0.5]), motion, scene.speed / scene.size, 0.0, 2)

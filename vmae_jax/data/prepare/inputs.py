@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from vmae_jax.data import sources
 from vmae_jax.data.catalog import catalog_named, open_catalog
 from vmae_jax.data.prepare.record import FIELDS, LabelKind, label_kind
-from vmae_jax.data.sides import Sided, sidecar
+from vmae_jax.data.sides import Sided, check_found, sidecar
 from vmae_jax.data.tars import TAR_SUFFIXES, open_tars
 from vmae_jax.data.video import Encoded, Kind
 from vmae_jax.spec import ConfigError
@@ -126,7 +126,13 @@ def open_inputs(origin: Origin, *, scratch: str) -> Inputs:
     Args and errors are those of `_videos`.
     """
     found = _videos(origin, scratch=scratch)
-    return found.beside({name: sidecar(suffix) for name, suffix in origin.sides}) if origin.sides else found
+    if not origin.sides:
+        return found
+    sides = {name: sidecar(suffix) for name, suffix in origin.sides}
+    with_sides = found.beside(sides)
+    for name, suffix in origin.sides:
+        check_found(found.source, sides[name], f"--beside={name}={suffix}")
+    return with_sides
 
 
 def _videos(origin: Origin, *, scratch: str) -> Inputs:

@@ -1,4 +1,4 @@
-"""Files of weights as flat dicts of arrays, whatever their format; nothing in them is ever run."""
+"""Files of weights of any format as flat dicts of arrays; nothing in them is ever executed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from vmae_jax.weights.formats.safetensors_file import read_safetensors, write_sa
 
 __all__ = ["File", "UnreadableFileError", "read_file", "read_json", "write_safetensors"]
 
-# What training scripts call the weights among the rest, in the order they are looked for.
+# The names of the weights in the checkpoints of training scripts, in the order of trying.
 CONTAINERS = ("model", "module", "state_dict", "model_state", "model_state_dict")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -23,12 +23,12 @@ MAX_JSON = 32 << 20
 
 
 class File(NamedTuple):
-    """What a file of weights holds.
+    """The contents of a file of weights.
 
     Attributes:
       state: the tensors by the names they have in the file.
-      about: what the file, or the config.json beside it, says of the model.
-      other: entries that are no weights (optimizer, epoch, …).
+      about: description of the model in the file, or in config.json next to it.
+      other: entries that are not weights (optimizer, epoch, …).
     """
 
     state: dict[str, np.ndarray]
@@ -37,14 +37,14 @@ class File(NamedTuple):
 
 
 def read_file(path: Any, *, key: str | None = None) -> File:
-    """Reads a `.safetensors`, a `.pth`/`.pt`/`.bin`, an index of shards, or a folder with one.
+    """Read a `.safetensors`, a `.pth`/`.pt`/`.bin`, an index of shards, or a folder with one.
 
     Args:
       path: the file or folder.
       key: the entry of a `.pth` to take, such as "model_ema"; None finds it.
 
     Raises:
-      UnreadableFileError: one line that says what is wrong with which file.
+      UnreadableFileError: if a file is absent, damaged, unsafe or of an unknown format.
     """
     path = pathlib.Path(path)
     if os.path.isdir(path):

@@ -1,7 +1,7 @@
 """Writes PyTorch's `.pth` files without PyTorch.
 
-The format is a zip of raw storages and a pickle that says how tensors lie in them. The pickle is
-put together here from a handful of opcodes, so that nothing of PyTorch needs to be importable;
+The format is a zip of raw storages and a pickle that describes the tensors in them. The pickle is
+assembled here from a few opcodes, so that PyTorch need not be installed;
 `torch.load(…, weights_only=True)` of PyTorch 1.13 and later reads the result.
 """
 
@@ -27,14 +27,14 @@ ROOT = "archive"
 
 
 def write_pth(path: Any, contents: Mapping[str, Any]) -> None:
-    """Writes nested dicts of arrays, text and whole numbers as a `.pth`.
+    """Write nested dicts of arrays, text and whole numbers as a `.pth`.
 
     Args:
       path: the file; it is overwritten.
       contents: such as {"model": state_dict}; arrays are float32, float16, bfloat16 or int64.
 
     Raises:
-      ValueError: a value of another type.
+      ValueError: if a value is of another type.
     """
     arrays: list[np.ndarray] = []
     program = b"\x80\x02" + _value(contents, arrays) + pickle.STOP

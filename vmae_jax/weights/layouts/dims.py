@@ -1,4 +1,4 @@
-"""The dimensions of a model, read off the shapes of its weights in the official names."""
+"""The dimensions of a model, read from the shapes of its weights in the official names."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ __all__ = ["Dims", "dims_of", "kind_of", "unlike"]
 
 
 class Dims(NamedTuple):
-    """What weights say of their model; None or 0 where they have no such part.
+    """The dimensions of a model, read from its weights; None or 0 where they have no such part.
 
     Attributes:
       kind: "pretraining", "classifier" or "encoder".
@@ -40,20 +40,20 @@ RESIZABLE = ("patch", "tubelet", "channels")
 
 
 def kind_of(names: Any) -> str:
-    """Which part of a model the official names are."""
+    """Return the part of a model that has these official names."""
     if any(name.startswith("decoder.") for name in names):
         return "pretraining"
     return "classifier" if any(name.startswith(("head.", "fc_norm.")) for name in names) else "encoder"
 
 
 def dims_of(state: Mapping[str, Any], kind: str | None = None) -> Dims:
-    """The dimensions of weights (arrays or shapes) in the official names.
+    """Return the dimensions of weights (arrays or shapes) in the official names.
 
     Args:
-      kind: whose names they are, where parts may be missing; None looks.
+      kind: of the model, if parts may be missing; None detects it.
 
     Raises:
-      MismatchError: a tensor that every model has is missing, or has too few axes.
+      MismatchError: if a tensor that every model has is missing, or has too few axes.
     """
     kind = kind or kind_of(state)
     prefix = "" if kind == "classifier" else "encoder."
@@ -85,11 +85,11 @@ def dims_of(state: Mapping[str, Any], kind: str | None = None) -> Dims:
 
 
 def unlike(weights: Dims, model: Dims, *, resized: bool) -> None:
-    """Raises MismatchError, with every difference in one line, where weights do not fit a model.
+    """Raise MismatchError, with all differences in one line, if weights do not fit a model.
 
     Args:
-      weights, model: parts that one of them has not (a decoder, a head) are not compared.
-      resized: cubes and channels may differ, since they are resampled.
+      weights, model: parts that one of them lacks (a decoder, a head) are not compared.
+      resized: whether cubes and channels may differ, because they are resampled.
     """
     wrong, could = [], []
     for name in Dims._fields[1:]:

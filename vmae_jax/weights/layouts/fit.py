@@ -1,4 +1,4 @@
-"""Weights in the official names, made to fit one of our models; every tensor is accounted for."""
+"""Weights in the official names, fitted to one of our models, with a record of every tensor."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,13 @@ UNUSED = {
 
 
 class Account(NamedTuple):
-    """What became of every tensor.
+    """The record of every tensor.
 
     Attributes:
-      used: names (official) that filled parameters.
-      fresh: names that stay as initialised, because that was asked for.
+      used: official names that were loaded.
+      fresh: names that stay as initialized, as requested.
       dropped: names of the file that were not used, with the reason.
-      changed: names that were resampled or inflated, with what was done.
+      changed: names that were resampled or inflated, with a description.
     """
 
     used: tuple[str, ...]
@@ -53,24 +53,24 @@ def fit(
     inflation: str = "average",
     channels: str = "cycle",
 ) -> tuple[Any, Account]:
-    """Our parameters from weights of any family.
+    """Return our parameters from weights of any family.
 
     Args:
-      weights: as `names.official` gives them.
+      weights: from `names.official`.
       facts: of the model.
-      template: the model's freshly initialised parameters, nested dicts of arrays.
+      template: initialized parameters of the model, nested dicts of arrays.
       grid: the model's tokens.
-      fresh: parts of `PARTS` that begin anew, whatever the file has.
-      resized: resample cubes, channels and learned positions where they differ.
+      fresh: parts of `PARTS` to initialize, even if the file has them.
+      resized: resample cubes, channels and learned positions that differ.
       inflation: of an image model's patch embedding, "average" or "central".
-      channels: which kernel new channels get, "cycle" or "keep" (`resize`).
+      channels: the kernels of new channels, "cycle" or "keep" (`resize`).
 
     Raises:
-      MismatchError: weights of another model, or a missing part that `fresh` does not name.
+      MismatchError: if the weights are those of another model, or lack a part that `fresh` does not name.
     """
     unknown = sorted(set(fresh) - set(PARTS))
     if unknown:
-        raise MismatchError(f"there is no part {unknown[0]!r} to begin anew: {', '.join(PARTS)}")
+        raise MismatchError(f"there is no part {unknown[0]!r} to initialize: {', '.join(PARTS)}")
     target = to_official(template, facts)
     want, dropped, changed = dims_of(target), dict(weights.dropped), {}
     state = _same_parts(weights, want, fresh, dropped)
@@ -90,7 +90,7 @@ def fit(
 
 
 def sinusoid(n: int, width: int) -> np.ndarray:
-    """The fixed positions of VideoMAE, [n width]."""
+    """Return the fixed positions of VideoMAE, [n width]."""
     channel = np.arange(width)
     angle = np.arange(n)[:, None] / np.power(10000.0, 2 * (channel // 2) / width)
     return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
@@ -108,7 +108,7 @@ def _part(name: str) -> str:
 
 
 def _same_parts(weights: Weights, want: Dims, fresh: Sequence[str], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """The tensors of the parts that the model has, under the names of its kind."""
+    """Return the tensors of the parts that the model has, under the names of its kind."""
     source, prefix = ("", "encoder.")[weights.kind != "classifier"], ("", "encoder.")[want.kind != "classifier"]
     wanted_norm = "fc_norm." if want.kind == "classifier" else "encoder.norm."
     state = {}
@@ -119,7 +119,7 @@ def _same_parts(weights: Weights, want: Dims, fresh: Sequence[str], dropped: dic
         else:
             ours = name
         if part in fresh:
-            dropped[name] = f"the model's {part} begins anew, as was asked"
+            dropped[name] = f"the model's {part} is initialized, as requested"
         elif (
             (part == "decoder" and want.kind != "pretraining")
             or (part == "head" and want.kind != "classifier")
@@ -250,13 +250,13 @@ def _grid(n: int, grid: Grid) -> Grid:
 def _biases(
     state: dict[str, np.ndarray], target: Mapping[str, np.ndarray], about: Mapping[str, Any], changed: dict[str, str]
 ) -> None:
-    """Zero biases, only where the weights' own config says that there are none."""
+    """Return zero biases, only if the weights' own config has none."""
     if about.get("qkv_bias", about.get("qv_bias", True)):
         return
     for name, array in target.items():
         if name.endswith(("attn.q_bias", "attn.v_bias")) and name not in state:
             state[name] = np.zeros_like(array)
-            changed[name] = "zeros: the weights' config says qkv_bias false"
+            changed[name] = "zeros: the weights' config has qkv_bias false"
 
 
 def _same_shapes(state: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> None:

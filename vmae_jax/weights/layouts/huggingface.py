@@ -125,7 +125,7 @@ def config(
 ) -> dict[str, Any]:
     """The `config.json`.
 
-    `use_mean_pooling` says where the final norm is: true, as in a classifier, and transformers builds
+    `use_mean_pooling` determines where the final norm is: true, as in a classifier, and transformers builds
     none in the encoder and drops the weights of one in silence; so it is false in pre-training.
 
     Args:

@@ -1,8 +1,8 @@
-"""Weights from anywhere under the official VideoMAE names, with an account of every tensor.
+"""Weights of any known family under the official VideoMAE names, with a record of every tensor.
 
-Understood: VideoMAE and VideoMAE V2 (also from MMAction2 and the V2 hub), transformers' VideoMAE
-before and after version 5 and ViT-MAE, image MAE, MAE-ST; with the prefixes that DDP, `torch.compile` and
-backbones leave behind.
+The families are VideoMAE and VideoMAE V2 (also from MMAction2 and the V2 hub), transformers' VideoMAE
+before and after version 5 and ViT-MAE, image MAE, MAE-ST; with the prefixes of DDP, `torch.compile` and
+backbones.
 """
 
 import re
@@ -26,7 +26,7 @@ MMACTION = (
     (".mlp.layers.1.", ".mlp.fc2."),
     ("cls_head.fc_cls.", "head."),
 )
-# How many axes tensors have in every family, by the ends of their names.
+# Number of axes of tensors in every family, by the ends of their names.
 AXES = (
     (re.compile(r"(norm\w*\.weight|[._]bias|\.gamma_\d)$"), (1,)),
     (
@@ -56,7 +56,7 @@ def _size(value: Any) -> bool:
     return 0 < len(sides) <= 2 and all(map(_whole(1 << 14)[0], sides))
 
 
-# What is used of a file's own config: whether a value is possible, and the description of those that are.
+# The used entries of a file's own config: a check of the value, and a description of valid ones.
 FLAG = (lambda value: isinstance(value, bool), "true or false")
 LIST = (_numbers, "a list of numbers")
 ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -92,8 +92,8 @@ class Weights(NamedTuple):
       state: float arrays; pre-training and encoder weights have `encoder.` before the encoder's.
       kind: "pretraining", "classifier" or "encoder".
       family: "videomae", "huggingface", "mae" or "mae-st".
-      dropped: tensors of the file that are of no use, by their own names, with the reason.
-      about: what the file says of its model.
+      dropped: unused tensors of the file, by their own names, with the reason.
+      about: description of the model in the file.
     """
 
     state: dict[str, np.ndarray]
@@ -104,10 +104,10 @@ class Weights(NamedTuple):
 
 
 def official(file: File) -> Weights:
-    """The weights of a file in the official names.
+    """Return the weights of a file in the official names.
 
     Raises:
-      MismatchError: of no family that is known; a NaN; two tensors of one name.
+      MismatchError: if the family is unknown, a value is not finite, or two tensors have one name.
     """
     state: dict[str, np.ndarray] = {}
     for name, array in file.state.items():
@@ -138,7 +138,7 @@ def official(file: File) -> Weights:
 
 
 def _check_axes(name: str, array: np.ndarray) -> None:
-    """Raise MismatchError where a tensor has other axes than its name has in every family."""
+    """Raise MismatchError if a tensor has other axes than its name requires in every family."""
     for pattern, axes in AXES:
         if pattern.search(name) and (array.ndim not in axes or not array.size):
             wanted = " or ".join(map(str, axes))
@@ -168,7 +168,7 @@ def _mmaction(name: str) -> str:
 
 
 def _from_mae(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """MAE's and MAE-ST's weights; what is added to a class token is `pos_embed_class`, wherever the file has it."""
+    """Return the weights of MAE or MAE-ST, with the position of a class token as `pos_embed_class`."""
     theirs = {name for name in state if name.startswith("decoder_") or name == "mask_token"}
     apart = dict(state)
     for before in ("", "decoder_"):
@@ -195,7 +195,7 @@ def _decoder_name(name: str) -> str:
 
 
 def _about(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a file's own config that are used, with the V2 hub's `model_config` in transformers' terms.
+    """Return the used entries of a file's own config, with the V2 hub's `model_config` in transformers' terms.
 
     Raises:
       MismatchError: if one of them has a value that no model has.
@@ -210,7 +210,7 @@ def _about(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fuse(state: Mapping[str, np.ndarray], dropped: dict[str, str]) -> dict[str, np.ndarray]:
-    """One qkv matrix a block with q and v biases, whatever the file has."""
+    """Return the weights with one qkv matrix per block, with q and v biases, from any form in the file."""
     result = dict(state)
     for name in state:
         if name.endswith("attn.q.weight"):

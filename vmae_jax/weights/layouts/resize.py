@@ -1,17 +1,17 @@
 """Weights for other frames, resolution, cubes and channels; exact where nothing changes.
 
-Positions: the fixed 1-D sinusoid is no weight and is computed anew for any grid. Learned tables
+Positions: the fixed 1-D sinusoid is not a weight and is computed for any grid. Learned tables
 are resized bicubically in space and linearly in time (what `torch.nn.functional.interpolate`
 does with align_corners=False).
 
 Patch embeddings: PI-resize (Beyer et al. 2023, "FlexiViT", eq. 4) over t, y and x at once: with B
 the linear resampling of a cube, the new kernel is the least-squares solution of
-<w', B x> = <w, x>, so that a resampled cube has the embedding it had. The decoder's head predicts
+<w', B x> = <w, x>, so that a resampled cube keeps its embedding. The decoder's head predicts
 a cube, so its kernel and bias are resampled by B itself.
 
-Channels: one channel takes the sum of the three kernels (a grey video then embeds as its RGB copy
-did), other numbers cycle through them, scaled by 3 / n (timm's rule); "keep" leaves the first
-three as they are and starts the rest at zero, so that RGB alone gives what it gave.
+Channels: one channel takes the sum of the three kernels (a grey video then has the embedding of its RGB
+copy), other numbers cycle through them, scaled by 3 / n (timm's rule); "keep" keeps the first
+three and starts the others at zero, so that the embedding of RGB does not change.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ INFLATIONS = ("average", "central")
 
 
 def positions(table: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """A learned table [n d] of the grid `old`, for the grid `new`."""
+    """Return a learned table [n d] of the grid `old` for the grid `new`."""
     if old == new:
         return table
     if table.shape[0] != old.size:
@@ -41,7 +41,7 @@ def positions(table: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
 def embedding(
     kernel: np.ndarray, cube: tuple[int, int, int], channels: int | None = None, *, rule: str = "cycle"
 ) -> np.ndarray:
-    """A patch embedding [d c t y x] for cubes of another size and number of channels."""
+    """Return a patch embedding [d c t y x] for cubes of another size and number of channels."""
     old = kernel.shape[2:]
     if tuple(old) != tuple(cube):
         inverses = [np.linalg.pinv(_matrix(a, b, _linear).T) for a, b in zip(old, cube, strict=True)]
@@ -57,11 +57,11 @@ def head(
     old: tuple[int, int, int, int],
     new: tuple[int, int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The head that predicts cubes: kernel [p width] and bias [p], p in (t y x c) order.
+    """Return the head that predicts cubes: kernel [p width] and bias [p], p in (t y x c) order.
 
     Args:
-      old, new: the cube's t, y, x and channels. A new channel predicts what the one it cycles
-        through did; one channel, the average.
+      old, new: t, y, x and channels of the cube. A new channel has the prediction of the one that it
+        cycles to; a single channel, the average.
     """
     if old == new:
         return kernel, bias
@@ -77,11 +77,11 @@ def head(
 
 
 def inflate(kernel: np.ndarray, frames: int, rule: str = "average") -> np.ndarray:
-    """An image model's patch embedding [d c y x] as one of cubes [d c t y x].
+    """Return an image model's patch embedding [d c y x] as one of cubes [d c t y x].
 
     Args:
-      rule: "average" spreads it evenly, so that a still clip embeds as its picture did; "central"
-        puts it all in the middle frame (I3D's and ViViT's two ways).
+      rule: "average" distributes it evenly, so that a still clip has the embedding of its picture; "central"
+        puts it into the middle frame (as I3D and ViViT).
     """
     if rule not in INFLATIONS:
         raise MismatchError(f"inflation {rule!r} is not known: {' or '.join(INFLATIONS)}")
@@ -108,7 +108,7 @@ def _channels(kernel: np.ndarray, channels: int, rule: str) -> np.ndarray:
 
 
 def _matrix(old: int, new: int, kernel) -> np.ndarray:
-    """Interpolation of `old` samples at `new` places, [new old]; borders are repeated."""
+    """Return the matrix that interpolates `old` samples at `new` positions, [new old]; borders are repeated."""
     place = (np.arange(new) + 0.5) * old / new - 0.5
     matrix = np.zeros((new, old))
     base = np.floor(place).astype(int)

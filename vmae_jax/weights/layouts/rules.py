@@ -37,11 +37,11 @@ __all__ = [
 
 
 class MismatchError(ValueError):
-    """Weights that are not those of this model: missing, unexpected, or of another shape."""
+    """Weights do not fit the model: missing, unexpected, or of another shape."""
 
 
 class Conversion(NamedTuple):
-    """How one array changes; of a stack of layers, the array of one layer.
+    """The conversion of one array; of a stack of layers, that of one layer.
 
     Attributes:
       to_ours: (their array, our shape) -> our array.
@@ -109,7 +109,7 @@ class Tower(NamedTuple):
 
 
 def nested(ours: str, theirs: str, rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules of a module for where it stands; "{}" in `theirs` counts the layers of a stack."""
+    """Return the rules of a module at its place in the tree; "{}" in `theirs` counts the layers of a stack."""
     return [Rule(f"{ours}/{rule.ours}", f"{theirs}.{rule.theirs}", rule.convert) for rule in rules]
 
 
@@ -119,7 +119,7 @@ def norm(ours: str, theirs: str) -> list[Rule]:
 
 
 def linear(ours: str, theirs: str) -> list[Rule]:
-    """Return the rules of a linear layer; one without a bias has none there either."""
+    """Return the rules of a linear layer; the bias is optional on both sides."""
     return [Rule(f"{ours}/kernel", f"{theirs}.weight", MATRIX), Rule(f"{ours}/bias", f"{theirs}.bias")]
 
 
@@ -156,7 +156,7 @@ def from_state(state: Mapping[str, np.ndarray], towers: Sequence[Tower], templat
 
 
 def to_state(params: Any, towers: Sequence[Tower]) -> dict[str, np.ndarray]:
-    """Return the state dict of those of our parameters that the layout has a place for."""
+    """Return the state dict of the parameters that the layout has a place for."""
     state = {}
     leaves = _leaves(params)
     for path, rule, shape in _applied(params, towers):
@@ -175,7 +175,7 @@ def paths(params: Any, towers: Sequence[Tower]) -> set[str]:
 
 
 def _applied(tree: Any, towers: Sequence[Tower]) -> Iterator[tuple[str, Rule, tuple[int, ...]]]:
-    """The rules that a tree has a parameter for: its path, the rule with the tower's prefix, and its shape."""
+    """Yield the rules for the parameters of a tree: path, the rule with the tower's prefix, and shape."""
     leaves = _leaves(tree)
     for tower in towers:
         for rule in tower.rules:

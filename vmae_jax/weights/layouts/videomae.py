@@ -56,12 +56,12 @@ HEAD = [*norm("fc_norm", "fc_norm"), *linear("head", "head")]
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a conversion needs of a model beside the shapes of its parameters.
+    """The facts of a model that a conversion needs besides the shapes of its parameters.
 
     Attributes:
       patch: the size of a cube, for the patch embedding.
       channels: of the video.
-      heads, decoder_heads: of the attention, which other programs need and no array has.
+      heads, decoder_heads: of the attention, which no array shows.
       head: the decoder's head that predicts pixels.
       tables: positions [n width] that a tower ("encoder", "decoder") computes; none where it learns them.
       keeps_prefix: whether the decoder has the encoder's class token (MAE) and not one of its own.
