@@ -158,8 +158,9 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     one = subject.subject(config)
     subject.published(one, "--against: PyTorch's model is transformers' VideoMAE")
     blocks = one.model.encoder.blocks
+    method: Any = config.method
     other = blocks["cosine"] or blocks["layer_scale"] or not blocks["use_bias"] or one.model.encoder.prefix
-    other = other or one.model.decoder["project_bias"] or not subject.sinusoidal(one) or config.method.get("guides")
+    other = other or one.model.decoder["project_bias"] or not subject.sinusoidal(one) or method.get("guides")
     if one.masked is None or one.pixels is None or other or one.masked.objectives[one.pixels].target.joint:
         raise ConfigError(
             "--against: transformers' VideoMAE predicts pixels, as methods.masked.build does, without cosine "
@@ -174,7 +175,6 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     )
     tensors.write_safetensors(folder / "model.safetensors", huggingface.to_state(state, dims.kind), {})
     (folder / "config.json").write_text(huggingface.as_text(theirs))
-    method: Any = config.method
     masks = {name: spec.build(method[name], "mask") for name in ("encoder_mask", "decoder_mask") if method.get(name)}
     masked = dataclasses.replace(one.masked, **masks)
     plan = jax.device_get(jax.jit(masked.plan)(running.batch))

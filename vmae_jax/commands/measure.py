@@ -133,7 +133,7 @@ class Measurement:
                 found = evaluator(self._made.method, params, *(one.rows for one in batches), **more)
             except ValueError as error:
                 failure = error
-            faults = {prefix: one.faults() for prefix, one in zip(passes, batches, strict=True)}
+            faults = {prefix: list(one.faults()) for prefix, one in zip(passes, batches, strict=True)}
         if failure is None:  # after a failure the other hosts may be anywhere: nothing is gathered
             faults = {prefix: of_all_hosts(bad) for prefix, bad in faults.items()}
         for prefix, bad in faults.items():
