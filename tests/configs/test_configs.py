@@ -39,7 +39,17 @@ VARIANTS = {
 }
 # Whose golden text those of a file are compared with: variants differ from it by what makes them variants.
 BASES = {
-    "videomae_v2:B": ("videomae_v2", "videomae", "quickstart", "tiktok", "hvm1:224", "mae:B", "mae_st:B"),
+    "videomae_v2:B": (
+        "videomae_v2",
+        "videomae",
+        "quickstart",
+        "tiktok",
+        "hvm1:224",
+        "mae:B",
+        "mae_st:B",
+        "adamae",
+        "motionmae",
+    ),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")

@@ -53,12 +53,12 @@ def result(config) -> dict[str, str]:
     }
     if not constant and schedule.min_rate is not None:
         found["final"] = f"{schedule.min_rate:g} absolute"
-    if "encoder_mask" in method:
+    if "objectives" in method:
         target = method.objectives.pixels.target
         decoder = vit.decoder
         found |= {
-            "encoder_mask": _mask(method.encoder_mask),
-            "decoder_mask": _mask(method.decoder_mask),
+            "encoder_mask": _mask(method.encoder_mask) if "encoder_mask" in method else f"drawn {method.ratio!r}",
+            "decoder_mask": _mask(method.get("decoder_mask")),
             "decoder_width": decoder["width"],
             "decoder_depth": decoder["blocks"]["depth"],
             "decoder_heads": decoder["blocks"]["heads"],
@@ -113,8 +113,9 @@ def test_configs_are_the_table(row):
     values, tags = ({name: cell.rpartition("@")[at] for name, cell in figures.items()} for at in (0, 2))
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
+    adaptive = row["config"].startswith("adamae")
     assert load(row["config"]).method.call == {
-        "pretrain": "methods.masked.build",
+        "pretrain": "methods.adamae.build" if adaptive else "methods.masked.build",
         "post_pretrain": "methods.classify.build",
         "finetune": "methods.classify.build",
         "distill": "methods.distill.build",
@@ -154,7 +155,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 89
+    assert len(ROWS) == len(lines) - 1 == 93
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "probe", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

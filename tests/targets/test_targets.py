@@ -6,6 +6,7 @@ import pytest
 
 from vmae_jax.patches import Patch
 from vmae_jax.targets.core import Objective, l1, l2, objective, smooth_l1
+from vmae_jax.targets.motion import difference
 from vmae_jax.targets.pixels import pixels, to_unit
 
 PATCH = Patch(2, 4, 4)
@@ -129,3 +130,25 @@ def test_frames_that_the_slots_of_the_grid_do_not_divide_are_refused(frames):
 def test_figures_that_no_target_has_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         pixels(**options)
+
+
+def test_the_difference_of_a_still_clip_is_zero_and_of_a_brighter_frame_its_step():
+    still = np.full_like(VIDEO, 77)
+    np.testing.assert_array_equal(difference()({"video": still}, DECODE, PATCH), 0.0)
+    brighter = still.copy()
+    brighter[:, 1::2] += 51  # the second frame of every cube
+    found = difference()({"video": brighter}, DECODE, PATCH)
+    assert found.shape == (2, 3, 48)
+    np.testing.assert_allclose(found, 0.2, atol=1e-6)
+    np.testing.assert_array_equal(difference()({"video": brighter[:, [1, 0, 3, 2]]}, DECODE, PATCH), found)
+
+
+def test_the_difference_of_frames_by_hand():
+    change = np.abs(CUBES[:, :, 1] - CUBES[:, :, 0]).reshape(2, 3, -1)
+    np.testing.assert_allclose(difference()({"video": VIDEO}, DECODE, PATCH), change, atol=1e-6)
+    scaled = (change - change.mean(-1, keepdims=True)) / np.sqrt(change.var(-1, keepdims=True, ddof=1) + 1e-6)
+    np.testing.assert_allclose(difference(normalize=True)({"video": VIDEO}, DECODE, PATCH), scaled, atol=1e-4)
+    with pytest.raises(ValueError, match="a cube of 2 frames has no two that are gap=2 apart"):
+        difference(gap=2)({"video": VIDEO}, DECODE, PATCH)
+    with pytest.raises(ValueError, match="gap=0: at least 1"):
+        difference(gap=0)

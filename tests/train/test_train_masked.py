@@ -10,7 +10,7 @@ from toy_method import remember
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import masked
+from vmae_jax.methods import adamae, masked
 from vmae_jax.models import positions
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
@@ -46,7 +46,12 @@ def mae_st():
     return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True, frames=2))})
 
 
-METHODS = {one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st)}
+def learned_mask():
+    """AdaMAE: the tokens are drawn from probabilities, with dropout before them."""
+    return adamae.build(vit(frames=4, **TINY), {"pixels": objective(pixels())}, ratio=0.75)
+
+
+METHODS = {one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st, learned_mask)}
 
 
 def batch(name="videomae_v2"):
@@ -78,6 +83,7 @@ def gradients(name, mesh, accumulate):
         pytest.param("videomae_v2", "one", 4, marks=pytest.mark.slow),
         ("mae", "cube", 2),
         ("mae_st", "cube", 2),
+        ("learned_mask", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

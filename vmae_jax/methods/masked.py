@@ -150,7 +150,7 @@ class Masked:
 
     def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
         """Originals, what the encoder sees, and what the decoder makes of all the rest."""
-        name = self._drawable()
+        name = self.drawable()
         assert name is not None
         done = self.forward(params, batch, dataclasses.replace(context, train=False), decode_all=True)
         target = self.objectives[name].target
@@ -158,7 +158,7 @@ class Masked:
         model = self.model
         return reconstruction(batch["video"], done.masks, done.predictions[name], target, model.grid, model.patch)
 
-    def _drawable(self) -> str | None:
+    def drawable(self) -> str | None:
         return next((name for name, one in self.objectives.items() if isinstance(one.target, Pixels)), None)
 
     def _decoder(self, batch: Batch) -> Any:
@@ -224,7 +224,7 @@ def build(
         init=masked.init,
         loss=masked.loss,
         features=masked.features,
-        reconstruct=masked.reconstruct if masked._drawable() else None,
+        reconstruct=masked.reconstruct if masked.drawable() else None,
         frozen=masked.frozen if masked.guides else None,
         supervision=supervision((encoder_mask, decoder_mask), objectives.values(), masked.guides.values()),
     )

@@ -65,16 +65,17 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation in float32, eps 1e-6, result in `dtype`."""
+    """Layer normalisation in float32, result in `dtype`."""
 
     dtype: Any = jnp.float32
+    epsilon: float = 1e-6
 
     @nn.compact
     @part("norm")
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", declare(initializers.ones, "embed", decay=False), (x.shape[-1],))
         bias = self.param("bias", declare(initializers.zeros, "embed", decay=False), (x.shape[-1],))
-        return jnp.asarray(layer_norm(x, scale, bias), self.dtype)
+        return jnp.asarray(layer_norm(x, scale, bias, self.epsilon), self.dtype)
 
 
 class LayerScale(nn.Module):

@@ -1,0 +1,65 @@
+"""The network that AdaMAE draws its visible tokens from: a distribution over all tokens of a clip."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jaxtyping import Array, Float
+
+from vmae_jax.models.layers import Attention, Dense, LayerNorm, Mlp
+from vmae_jax.models.parameters import declare
+from vmae_jax.scopes import part, tower
+from vmae_jax.types import stream
+
+__all__ = ["Sampler", "dropped"]
+
+EPSILON = 1e-5  # of its norms, where those of encoder and decoder have 1e-6
+
+
+class Sampler(nn.Module):
+    """One transformer block and a linear layer over the embedded tokens, then a softmax over the tokens.
+
+    Attributes:
+      width: of the tokens.
+      heads: of the attention, which has no biases of queries and values.
+      mlp_ratio: the MLP's width over the tokens'.
+      dropout: rate after the attention and after the MLP.
+      dtype: of the matrix products.
+    """
+
+    width: int
+    heads: int = 8
+    mlp_ratio: float = 4.0
+    dropout: float = 0.1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    @tower("sampler")
+    def __call__(self, tokens: Float[Array, "b n d"], keys: Array | None = None) -> Float[Array, "b n"]:
+        """Probabilities, float32.
+
+        Args:
+          tokens: all tokens of a clip, embedded, without positions.
+          keys: one key an example for dropout; None drops nothing.
+        """
+        init = declare(initializers.zeros, None, "embed", decay=True)
+        x = tokens + jnp.asarray(self.param("positions", init, tokens.shape[1:])).astype(self.dtype)
+        y = LayerNorm(self.dtype, EPSILON, name="norm1")(x)
+        y = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")(y)
+        x = x + dropped(y, keys, "attention", self.dropout)
+        y = LayerNorm(self.dtype, EPSILON, name="norm2")(x)
+        y = Mlp(int(self.width * self.mlp_ratio), dtype=self.dtype, name="mlp")(y)
+        x = x + dropped(y, keys, "mlp", self.dropout)
+        with part("head"):
+            logits = Dense(1, ("embed", None), name="head")(x.astype(jnp.float32))[..., 0]
+        return jax.nn.softmax(jnp.nan_to_num(logits), axis=-1)
+
+
+def dropped(x: Float[Array, "b n d"], keys: Array | None, name: str, rate: float) -> Float[Array, "b n d"]:
+    """Return `x` with a share of its values set to zero and the others scaled up; without keys, `x` itself."""
+    if keys is None or not rate:
+        return x
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(stream(keys, name))
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
