@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from toy_method import remember
 
 from vmae_jax.masking.random import random
@@ -20,6 +21,7 @@ from vmae_jax.train.state import make_init
 from vmae_jax.train.step import compile_step, make_step
 
 ROWS = 16
+ROUNDING = ("sampler/head/bias",)  # it adds a constant to all logits of a softmax: its gradient is 0 but for rounding
 MESHES = {"one": {"data": 1}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
 
 
@@ -90,7 +92,13 @@ def test_the_same_gradients(name, mesh, accumulate):
     loss, grads = gradients(name, "one", 1)
     other, others = gradients(name, mesh, accumulate)
     assert other == pytest.approx(loss, rel=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(a).max()), grads, others)
+    grads, others = (flatten_dict(tree, sep="/") for tree in (grads, others))
+    assert grads.keys() == others.keys()
+    for path, array in grads.items():
+        if path in ROUNDING:
+            assert max(np.abs(array).max(), np.abs(others[path]).max()) < 1e-9, path
+        else:
+            np.testing.assert_allclose(array, others[path], rtol=0, atol=2e-6 * np.abs(array).max(), err_msg=path)
 
 
 def test_full_size_models_fit_the_rules():
