@@ -52,6 +52,7 @@ PLAIN = (*TEXTS, *NUMBERS, [], {}, [[]], ["/etc/passwd"], {"a": "/etc/passwd"}, 
 HOSTILE = (*PLAIN, *CALLS, *([one] for one in CALLS), *({"x": one} for one in CALLS), [[RUN]], {"x": {"y": RUN}})
 # What a component needs beside its required arguments, or in place of what `example` would give it.
 MORE = {
+    "methods.adamae.build": {"objective": "x"},
     "data.sources.tfds": {"directory": "x"},
     "data.synthetic.world.world": {"settings": {"call": "data.synthetic.world.settings"}},
     "methods.classify.build": {"classes": 2},

@@ -77,7 +77,7 @@ def test_the_whole_method():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 1.0}, "a mask ratio lies in"),
+        ({"ratio": 1.0}, r"ratio .* \[0, 1\)"),
         ({"objective": "motion"}, "objective='motion': there are pixels"),
         ({"weight": -1.0}, "weight=-1.0"),
         ({"dropout": 1.0}, "dropout=1.0"),
