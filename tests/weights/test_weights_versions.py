@@ -16,12 +16,14 @@ import tempfile
 
 import numpy as np
 import pytest
+from test_weights_towers import mae_of_images
 
 from vmae_jax.weights import export_checkpoint, import_weights, verify
 from vmae_jax.weights.checkpoint import read_checkpoint
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.subject import normalized, outputs, probe, subject
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 # Up to 5.5.0 the biases are q_bias and v_bias; 5.5.1 to 5.17 read query.bias and value.bias only; later ones both.
 VERSIONS = ("4.57.1", "5.4.0", "5.8.1", "5.14.1", "5.17.0", "5.23.0")
@@ -186,3 +188,30 @@ def tensors_of(params, prefix=""):
     for name, value in params.items():
         flat |= tensors_of(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
     return flat
+
+
+@pytest.mark.parametrize("version", ["4.57.1", "5.8.1", "5.23.0"])
+def test_vit_mae_computes_there_what_it_does_here(version, small, packages, tmp_path):
+    """The export's own comparison of tokens, predictions and loss, in a process that has this version."""
+    run, _ = mae_of_images(small, tmp_path)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*map(str, packages(version)), str(ROOT)]),
+        "USE_TF": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "vmae_jax",
+        "export",
+        f"--checkpoint={run}",
+        "--format=hf",
+        f"--out={tmp_path / 'x'}",
+    ]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    report = json.loads(answer.stdout.splitlines()[-1])
+    assert report["checked_by"] == f"transformers {version}"
+    assert set(report["differences"]) == {"tokens", "prediction", "loss"}
+    assert report["largest_difference"] <= 1e-5
+    assert not report["not_checked"]
