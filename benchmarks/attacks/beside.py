@@ -150,10 +150,6 @@ def goes_on(number: int, room: Room) -> Found:
                 assert not set(batch["index"].tolist()) & broken, "a row is of a broken file"
             keys = {fault.key for fault in batches.faults()}
         assert keys == {f"{index}.mp4" for index in broken}, keys
-        for file in room.tmp.glob(
-            "__autograph_generated_file*"
-        ):  # TensorFlow removes them where a process ends by itself
-            file.unlink()
         return 0
 
     problems = room.problems(room.call(act), {0})

@@ -160,6 +160,8 @@ class Room:
         if not found and (self.outside / "secret.txt").read_text() != "outside\n":
             found.append("a file outside was changed")
         left = sorted(str(file.relative_to(self.tmp)) for file in self.tmp.rglob("*") if file.is_file())
+        # TensorFlow removes the functions that it has rewritten where a process ends by itself, and cases do not.
+        left = [name for name in left if not name.startswith("__autograph_generated_file")]
         return found + [f"a temporary file was left: {name}" for name in left]
 
     def shared(self, name: str, make: Callable[[pathlib.Path], Any]) -> pathlib.Path:

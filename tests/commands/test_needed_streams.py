@@ -68,10 +68,10 @@ def test_masks_targets_and_guides_name_the_streams_that_training_needs():
     one = masked.build(model, moving, {"flow": objective(Flow())}, guides={"attention": guide})
     assert (one.inputs, one.supervision) == (("video",), ("hints", "motion", "flow"))
     check_streams(one, spec("video"), "config.eval.data")
-    with pytest.raises(ConfigError, match=r"reads 'motion', which config.data does not give"):
+    with pytest.raises(ConfigError, match=r"reads 'motion', which config.data does not provide"):
         check_streams(one, spec("video", "hints"), "config.data", trains=True)
     assert only_video(one, spec("video"), "vmae features").shape == (2, 8, 32, 32, 3)
-    with pytest.raises(ConfigError, match=r"--videos opens video files alone.*'video', 'hints', 'motion', 'flow'"):
+    with pytest.raises(ConfigError, match=r"--videos reads video files only.*'video', 'hints', 'motion', 'flow'"):
         only_video(one, spec("video"), "--videos", trains=True)
 
 

@@ -93,7 +93,8 @@ def test_what_is_beside_the_videos_is_compared(two, tmp_path, monkeypatch):
         return sides.beside(sources.folder(str(folder)), found)
 
     for folder in two:
-        (folder / "even/video_4_imu.csv").write_text("seconds,x\n0,1\n")
+        for number in (2, 4):  # a side that no video has is refused
+            (folder / f"even/video_{number}_imu.csv").write_text("seconds,x\n0,1\n")
     compared(*(beside(folder).open() for folder in two))
     differ = r"differs from host 0 \(h0\): files and tables beside the videos"
     with pytest.raises(ConfigError, match=differ):

@@ -113,7 +113,7 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
     config = _shrunk(config)
     _assign(config.train, "length", {"steps": steps})
     kept = False
-    for at, record in config.init_from.items():
+    for at, record in (config.get("init_from") or {}).items():
         root, *below = at.split("/")
         node = config.method.get(below[0] if root == "frozen" and below else "model")
         given: Any = from_json(to_json(record))  # without a path that is left open
