@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from recorded import FOLDER, rows, widths
 
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods import classify, masked
@@ -20,8 +20,6 @@ from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Method
 from vmae_jax.weights.formats import torch_file
 from vmae_jax.weights.layouts import videomae
-
-FOLDER = pathlib.Path(os.environ.get("VMAE_GOLDENS") or pathlib.Path(__file__).parent.parent / "goldens")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -78,12 +76,7 @@ class Golden:
         masks = {
             k: self.numbers[k][step].astype(np.float32) for k in ("encoder_mask", "decoder_mask") if k in self.numbers
         }
-        return masks | {
-            "video": self.numbers["video"],
-            "seed": np.zeros((b, 2), np.uint32),
-            "index": np.arange(b, dtype=np.int32),
-            "valid": np.ones(b, bool),
-        }
+        return masks | {"video": self.numbers["video"], **rows(b)}
 
     def params(self, method: Method):
         template = meta.unbox(jax.eval_shape(lambda: method.init(jax.random.key(0), self.batch())[0]))
@@ -96,15 +89,7 @@ def _golden(kind: str, name: str) -> Golden:
     model = vit(
         frames=dims["all_frames"],
         resolution=dims["img_size"],
-        patch=dims["patch_size"],
-        tubelet=dims["tubelet_size"],
-        width=dims["encoder_embed_dim"],
-        depth=dims["encoder_depth"],
-        heads=dims["encoder_num_heads"],
-        mlp_ratio=dims["mlp_ratio"],
-        decoder_width=dims["decoder_embed_dim"],
-        decoder_depth=dims["decoder_depth"],
-        decoder_heads=dims["decoder_num_heads"],
+        **widths(dims),
         cosine_attention=dims["cos_attn"],
         layer_scale=dims["init_values"] or None,
         dtype="float32",

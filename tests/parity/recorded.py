@@ -1,5 +1,8 @@
 """Training steps with the learning rates, masks and losses that official code recorded."""
 
+import os
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,8 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.sharding import unbox
 from vmae_jax.train.state import make_init
 from vmae_jax.train.step import make_step
+
+FOLDER = pathlib.Path(os.environ.get("VMAE_GOLDENS") or pathlib.Path(__file__).parent.parent / "goldens")
 
 
 class Recorded:
@@ -25,6 +30,30 @@ class Recorded:
 
     def __call__(self, step):
         return jnp.asarray(self.rates, jnp.float32)[step]
+
+
+def rows(count):
+    """Return what every batch has beside its streams."""
+    return {
+        "seed": np.zeros((count, 2), np.uint32),
+        "index": np.arange(count, dtype=np.int32),
+        "valid": np.ones(count, bool),
+    }
+
+
+def widths(dims):
+    """Return arguments of `models.variants.vit` from the official names of VideoMAE's code."""
+    return {
+        "patch": dims["patch_size"],
+        "tubelet": dims["tubelet_size"],
+        "width": dims["encoder_embed_dim"],
+        "depth": dims["encoder_depth"],
+        "heads": dims["encoder_num_heads"],
+        "mlp_ratio": dims["mlp_ratio"],
+        "decoder_width": dims["decoder_embed_dim"],
+        "decoder_depth": dims["decoder_depth"],
+        "decoder_heads": dims["decoder_num_heads"],
+    }
 
 
 def trained(method, params, batch, numbers, **options):

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FOLDER
 from flax.core import meta
-from recorded import trained
+from recorded import FOLDER, rows, trained, widths
 
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods.adamae import PROBABILITIES, SMALLEST, Adaptive
@@ -19,7 +18,7 @@ from vmae_jax.models.sampler import Sampler
 from vmae_jax.models.variants import Model, vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
-from vmae_jax.types import Context, Grid, Method
+from vmae_jax.types import Context, Grid
 from vmae_jax.weights.formats import torch_file
 from vmae_jax.weights.layouts import rules, videomae
 from vmae_jax.weights.layouts.rules import FUSED, MERGED, TABLE, Rule, Tower, linear, norm
@@ -65,13 +64,7 @@ class Golden:
         video = self.numbers["video"]
         kept = np.zeros((len(video), self.model.grid.size), np.float32)
         np.put_along_axis(kept, self.numbers["vis_idx"][step], 1.0, axis=1)
-        return {
-            "video": video,
-            "kept": kept,
-            "seed": np.zeros((len(video), 2), np.uint32),
-            "index": np.arange(len(video), dtype=np.int32),
-            "valid": np.ones(len(video), bool),
-        }
+        return {"video": video, "kept": kept, **rows(len(video))}
 
     def towers(self, tree) -> list[Tower]:
         facts = videomae.Facts(
@@ -94,15 +87,7 @@ def golden(path: pathlib.Path) -> Golden:
     model = vit(
         frames=dims["num_frames"],
         resolution=h * dims["patch_size"],
-        patch=dims["patch_size"],
-        tubelet=dims["tubelet_size"],
-        width=dims["encoder_embed_dim"],
-        depth=dims["encoder_depth"],
-        heads=dims["encoder_num_heads"],
-        mlp_ratio=dims["mlp_ratio"],
-        decoder_width=dims["decoder_embed_dim"],
-        decoder_depth=dims["decoder_depth"],
-        decoder_heads=dims["decoder_num_heads"],
+        **widths(dims),
         dtype="float32",
     )
     grid = Grid(t, h, w)  # not always square
@@ -197,14 +182,13 @@ def test_the_sampling_loss_reaches_the_sampler_and_the_patch_embedding_alone(one
 
 def test_training(one):
     train, adaptive = one.dims["train"], one.adaptive()
-    method = Method(init=adaptive.init, loss=adaptive.loss, features=adaptive.features)
     options = {
         "b1": train["betas"][0],
         "b2": train["betas"][1],
         "eps": train["eps"],
         "weight_decay": train["weight_decay"],
     }
-    params = trained(method, one.params(), one.batch, one.numbers, **options)
+    params = trained(adaptive.method(), one.params(), one.batch, one.numbers, **options)
     final = rules.to_state(params, one.towers(params))
     norms = {k.removeprefix("final_norm/"): v for k, v in one.numbers.items() if k.startswith("final_norm/")}
     assert len(norms) > 20

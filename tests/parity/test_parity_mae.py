@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FOLDER
 from flax.core import meta
-from recorded import trained
+from recorded import FOLDER, rows, trained
 
 from vmae_jax.masking.core import Masker
 from vmae_jax.masking.random import random
-from vmae_jax.methods.masked import Masked, build
+from vmae_jax.methods.masked import Masked
 from vmae_jax.models.positions import learned, separable, sincos_2d
 from vmae_jax.models.variants import Model, vit
 from vmae_jax.targets.core import objective
@@ -54,17 +53,14 @@ class Golden:
         return Masked(self.model, mask, None, {"pixels": objective(self.target)})
 
     def method(self):
-        one = self.masked()
-        return build(one.model, one.encoder_mask, one.objectives)
+        return self.masked().method()
 
     def batch(self, step: int = 0) -> dict[str, np.ndarray]:
         video = self.numbers["image"][:, None] if self.image else self.numbers["video"]
         return {
             "video": video,
             "kept": -self.numbers["noise"][step],  # the smallest are kept
-            "seed": np.zeros((len(video), 2), np.uint32),
-            "index": np.arange(len(video), dtype=np.int32),
-            "valid": np.ones(len(video), bool),
+            **rows(len(video)),
         }
 
     def params(self, state: dict[str, np.ndarray] | None = None):

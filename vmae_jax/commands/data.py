@@ -40,14 +40,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-sound", action="store_true", help="leave the sound out (keep stores it with the original bytes)")
     add("--format", default="array_record", help="array_record (random access, default) or tfrecord (for tf.data)")
     add("--shards", type=int, help="number of files (default: one per 128 MiB of source videos)")
-    add("--workers", type=int, help="number of processes (default: one per core)")
-    add(
-        "--timeout",
-        type=float,
-        default=60.0,
-        help="seconds within which a video must yield its next frame (default 60)",
-    )
-    add("--quiet", action="store_true", help="no progress bar")
+    _process_arguments(parser)
     add("--beam", nargs="?", const="", metavar="ARGUMENTS", help='run as an Apache Beam pipeline, such as --beam="'
         '--runner=FlinkRunner --flink_master=HOST:8081" (docs/data.md)')  # fmt: skip
 
@@ -58,6 +51,11 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sample", type=int, metavar="N", help="check N videos instead of all, always the same ones")
     add("--frames", type=int, default=16, help="videos with fewer frames are reported as short (default 16)")
     add("--json", metavar="FILE", help="write all findings to this file")
+    _process_arguments(parser)
+
+
+def _process_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--workers", type=int, help="number of processes (default: one per core)")
     add(
         "--timeout",

@@ -87,6 +87,11 @@ def sections(
     return config
 
 
+def begin(path: str | None, **options: Any) -> ConfigDict:
+    """Return a call of `train.init_from.weights`; without a path, one that the user has yet to name."""
+    return call("train.init_from.weights", **options, **({} if path is None else {"path": path}))
+
+
 def saved_model(path: str | None) -> Any:
     """Return the model in the `config.json` of a workdir, trained here or imported; nothing of it is run.
 

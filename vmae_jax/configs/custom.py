@@ -60,8 +60,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     pool = {"pool": call("models.pooling.attentive")} if args.attentive else {}
     model = network(args, recipe)
     method = call("methods.classify.build", model=model, **head, **pool)
-    path = {} if args.weights is None else {"path": args.weights}
-    begin = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
+    begin = {"params/encoder": common.begin(args.weights, select="params/encoder")}
     names = dict.fromkeys(labels if isinstance(labels, dict) else ["label"])
 
     def source(split: str) -> ConfigDict:

@@ -28,9 +28,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         **regular,
     )
     paths = {"params": args.weights, "frozen/teacher": args.teacher}
-    init_from = {
-        at: call("train.init_from.weights", **({} if path is None else {"path": path})) for at, path in paths.items()
-    }
+    init_from = {at: common.begin(path) for at, path in paths.items()}
     config: Any = finetune.supervised(method, recipe, init_from)
     config.data.labels = False  # the teacher provides the targets; only the test needs labels
     return common.smoke(config) if args.smoke else config

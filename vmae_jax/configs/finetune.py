@@ -73,15 +73,14 @@ def regularised(recipe: Any) -> dict[str, object]:
     return found
 
 
-def begin(args: ConfigDict) -> dict[str, ConfigDict]:
+def begin(args: Any) -> dict[str, ConfigDict]:
     """Return `init_from` of a fine-tuning."""
-    path = {} if args.weights is None else {"path": args.weights}
     if args["from"] == "pretraining":
-        return {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
+        return {"params/encoder": common.begin(args.weights, select="params/encoder")}
     if args.data not in SHARED:
-        return {"params": call("train.init_from.weights", skip=["head"], **path)}
+        return {"params": common.begin(args.weights, skip=["head"])}
     names = {"old_labels": args.labels_from, "new_labels": args.labels_to}
-    return {"params": call("train.init_from.weights", **names, **path)}
+    return {"params": common.begin(args.weights, **names)}
 
 
 def listed(split: str) -> ConfigDict:

@@ -34,11 +34,6 @@ def model(args: Any, recipe: Any, **more: Any) -> ConfigDict:
     return mae_st.model("H", recipe.pixels, patch=14, resolution=int(args.resolution), **more)
 
 
-def begin(args: ConfigDict, select: str) -> ConfigDict:
-    path = {} if args.weights is None else {"path": args.weights}
-    return call("train.init_from.weights", select=select, **path)
-
-
 def pretrain(args: Any, recipe: Any) -> ConfigDict:
     return common.sections(
         method=mae_st.masked(recipe, model(args, recipe, **mae_st.decoder(recipe)), normalize=False),
@@ -46,7 +41,7 @@ def pretrain(args: Any, recipe: Any) -> ConfigDict:
         optimizer=mae_st.optimizer(recipe, call("train.schedule.constant", value=recipe.rate)),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
-        init_from={"params": begin(args, "params")} if args.stage == "last" else None,
+        init_from={"params": common.begin(args.weights, select="params")} if args.stage == "last" else None,
     )
 
 
@@ -95,5 +90,5 @@ def finetune(args: Any, recipe: Any) -> ConfigDict:
             ),
             "evaluators": {"test": call("eval.multiview")},
         },
-        init_from={"params/encoder": begin(args, "params/encoder")},
+        init_from={"params/encoder": common.begin(args.weights, select="params/encoder")},
     )

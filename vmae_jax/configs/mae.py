@@ -127,7 +127,7 @@ def finetune(args: Any, recipe: Any) -> ConfigDict:
             ),
             "evaluators": {"test": call("eval.multiview")},
         },
-        init_from={"params/encoder": begin(args)},
+        init_from={"params/encoder": common.begin(args.weights, select="params/encoder")},
     )
 
 
@@ -137,9 +137,3 @@ def crops(recipe: Any) -> list[ConfigDict]:
         call("data.transforms.random_resized_crop", size=224, area=recipe.area, interpolation="bicubic"),
         call("data.transforms.flip", probability=recipe.flip),
     ]
-
-
-def begin(args: ConfigDict) -> ConfigDict:
-    """The encoder of a pre-training."""
-    path = {} if args.weights is None else {"path": args.weights}
-    return call("train.init_from.weights", select="params/encoder", **path)

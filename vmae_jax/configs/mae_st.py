@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from vmae_jax.configs import common, recipes
 from vmae_jax.configs.finetune import listed, prepared, regularised, supervised
-from vmae_jax.configs.mae import begin
 from vmae_jax.spec import call
 
 
@@ -109,7 +108,8 @@ def finetune(args: Any, recipe: Any) -> ConfigDict:
     network = model(args.size, recipe.pixels, drop_path=recipe.drop_path)
     method = call("methods.classify.build", model=network, classes=recipe.classes, **regularised(recipe))
     source = prepared(args.stage, args.records) if args.records else listed
-    config: Any = supervised(method, recipe, {"params/encoder": begin(args)}, source=source)
+    begin = {"params/encoder": common.begin(args.weights, select="params/encoder")}
+    config: Any = supervised(method, recipe, begin, source=source)
     config.optimizer.schedule = call(
         "train.schedule.warmup_cosine",
         peak=recipe.rate,

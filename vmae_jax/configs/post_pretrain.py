@@ -16,14 +16,13 @@ from vmae_jax.spec import ConfigError, call
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, size=("B", "S", "H", "g"), hybrid=False, records=None, weights=None, smoke=False)
     recipe = recipes.recipe(f"post_pretrain:{args.size}")
-    path = {} if args.weights is None else {"path": args.weights}
     method = call(
         "methods.classify.build",
         **finetune.network(args.size, recipe),
         classes=recipe.classes,
         **finetune.regularised(recipe),
     )
-    init_from = {"params/encoder": call("train.init_from.weights", select="params/encoder", **path)}
+    init_from = {"params/encoder": common.begin(args.weights, select="params/encoder")}
     if args.records is not None and not args.hybrid:
         raise ConfigError("configs/post_pretrain.py: records= belongs to hybrid; without it, name data.source.path")
     source = common.labeled_hybrid(args.records) if args.hybrid else finetune.listed

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vmae_jax.masking.core import Masker, check_ratio
-from vmae_jax.methods.masked import Masked, Pass, supervision
-from vmae_jax.models.layers import Dense
+from vmae_jax.methods.masked import Masked, Pass
 from vmae_jax.models.sampler import Sampler
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify
@@ -63,10 +62,8 @@ class Adaptive(Masked):
 
     def probabilities(self, params: Params, batch: Batch, *, train: bool) -> Float[Array, "b n"]:
         """The probability of each token to be drawn first."""
-        encoder = self.model.encoder
-        embed = Dense(encoder.width, ("cube", "embed"), dtype=encoder.dtype)
         cubes = self.model.normalize(patchify(jnp.asarray(batch["video"]), self.model.patch))
-        tokens = embed.apply({"params": params["encoder"]["embed"]}, cubes)
+        tokens = self.model.encoder.embedded(params["encoder"], cubes)
         keys = stream(row_keys(batch["seed"]), "sampler") if train else None
         return jnp.asarray(self.sampler.apply({"params": params["sampler"]}, tokens, keys))
 
@@ -132,11 +129,5 @@ def build(
         raise ValueError(f"heads={heads} do not divide the width of {model.encoder.width}")
     encoder = model.encoder
     sampler = Sampler(encoder.width, heads, dropout=dropout, dtype=encoder.dtype)
-    one = Adaptive(model, drawn(ratio), None, dict(objectives), sampler=sampler, weight=weight, objective=objective)
-    return Method(
-        init=one.init,
-        loss=one.loss,
-        features=one.features,
-        reconstruct=one.reconstruct if one.drawable() else None,
-        supervision=supervision((), objectives.values(), ()),
-    )
+    options = {"sampler": sampler, "weight": weight, "objective": objective}
+    return Adaptive(model, drawn(ratio), None, dict(objectives), **options).method()

@@ -150,7 +150,7 @@ class Masked:
 
     def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
         """Originals, what the encoder sees, and what the decoder makes of all the rest."""
-        name = self.drawable()
+        name = self._drawable()
         assert name is not None
         done = self.forward(params, batch, dataclasses.replace(context, train=False), decode_all=True)
         target = self.objectives[name].target
@@ -158,7 +158,19 @@ class Masked:
         model = self.model
         return reconstruction(batch["video"], done.masks, done.predictions[name], target, model.grid, model.patch)
 
-    def drawable(self) -> str | None:
+    def method(self) -> Method:
+        """These functions as a method."""
+        masks = (self.encoder_mask, self.decoder_mask)
+        return Method(
+            init=self.init,
+            loss=self.loss,
+            features=self.features,
+            reconstruct=self.reconstruct if self._drawable() else None,
+            frozen=self.frozen if self.guides else None,
+            supervision=supervision(masks, self.objectives.values(), self.guides.values()),
+        )
+
+    def _drawable(self) -> str | None:
         return next((name for name, one in self.objectives.items() if isinstance(one.target, Pixels)), None)
 
     def _decoder(self, batch: Batch) -> Any:
@@ -219,12 +231,4 @@ def build(
     for mask in (encoder_mask, decoder_mask):
         if mask is not None:
             mask.keep(model.grid)  # says at once whether the grid suits it
-    masked = Masked(model, encoder_mask, decoder_mask, dict(objectives), dict(guides or {}))
-    return Method(
-        init=masked.init,
-        loss=masked.loss,
-        features=masked.features,
-        reconstruct=masked.reconstruct if masked.drawable() else None,
-        frozen=masked.frozen if masked.guides else None,
-        supervision=supervision((encoder_mask, decoder_mask), objectives.values(), masked.guides.values()),
-    )
+    return Masked(model, encoder_mask, decoder_mask, dict(objectives), dict(guides or {})).method()

@@ -68,6 +68,13 @@ class Encoder(nn.Module):
         x = Stack(**self.blocks, dtype=self.dtype, name="blocks")(x, keys, valid)
         return LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
 
+    @tower("encoder")
+    def embedded(self, params: Any, cubes: Float[Array, "b n p"]) -> Float[Array, "b n d"]:
+        """The cubes embedded with `params`, without positions or blocks."""
+        embed = Dense(self.width, ("cube", "embed"), dtype=self.dtype, parent=None)
+        with part("embed"):
+            return jnp.asarray(embed.apply({"params": params["embed"]}, cubes))
+
     def shallow(self, params: Any, depth: int) -> tuple["Encoder", Any]:
         """The first `depth` blocks alone, without the final norm, and their share of `params`."""
         if not 0 <= depth <= self.blocks["depth"]:

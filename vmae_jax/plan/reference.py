@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.models.layers import Dense, LayerNorm, Stack
+from vmae_jax.models.layers import LayerNorm, Stack
 from vmae_jax.patches import Patch, gather, grid_of, patchify
-from vmae_jax.scopes import part, tower
+from vmae_jax.scopes import tower
 from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, MaskPlan, Method, Params
 
@@ -29,12 +29,9 @@ class Reference(Masked):
         encoder, weights = self.model.encoder, params["encoder"]
         cubes = self.model.normalize(patchify(batch["video"], self.model.patch))
         with tower("encoder"):
-            embed = Dense(encoder.width, ("cube", "embed"), dtype=encoder.dtype, name="embed")
             everywhere = jnp.broadcast_to(jnp.arange(cubes.shape[1]), cubes.shape[:2])
-            with part("embed"):
-                x = jnp.asarray(embed.apply({"params": weights["embed"]}, cubes))
             positions = encoder.positions(encoder.grid, encoder.width).apply({}, everywhere)
-            x = x + jnp.asarray(positions).astype(encoder.dtype)
+            x = encoder.embedded(weights, cubes) + jnp.asarray(positions).astype(encoder.dtype)
             x = gather(x, masks.visible)
             stack = Stack(**encoder.blocks, dtype=encoder.dtype, name="blocks")
             x = stack.apply({"params": weights["blocks"]}, x, None, masks.valid)

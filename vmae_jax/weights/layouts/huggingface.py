@@ -19,7 +19,17 @@ import numpy as np
 from vmae_jax.weights.layouts.dims import Dims
 from vmae_jax.weights.layouts.rules import MismatchError
 
-__all__ = ["ARCHITECTURES", "IMAGENET", "as_text", "config", "from_names", "is_spelling", "preprocessor", "to_state"]
+__all__ = [
+    "ARCHITECTURES",
+    "IMAGENET",
+    "as_text",
+    "config",
+    "from_names",
+    "is_spelling",
+    "network",
+    "preprocessor",
+    "to_state",
+]
 
 ARCHITECTURES = {
     "pretraining": "VideoMAEForPreTraining",
@@ -140,10 +150,27 @@ def config(
         "architectures": [ARCHITECTURES[dims.kind]],
         "model_type": "videomae",
         "image_size": size[0] if size[0] == size[1] else list(size),
-        "patch_size": dims.patch,
-        "num_channels": dims.channels,
         "num_frames": frames,
         "tubelet_size": dims.tubelet,
+        "use_mean_pooling": not final_norm,
+        "norm_pix_loss": normalized_targets,
+        "torch_dtype": dtype,
+        **network(dims, heads=heads, decoder_heads=decoder_heads),
+    }
+    if dims.kind == "classifier":
+        names = list(labels) or [f"LABEL_{i}" for i in range(dims.classes)]
+        if len(names) != dims.classes or len(set(names)) != len(names):
+            raise MismatchError(f"{len(set(names))} different label names were given for {dims.classes} classes")
+        data["id2label"] = {str(i): name for i, name in enumerate(names)}
+        data["label2id"] = {name: i for i, name in enumerate(names)}
+    return data
+
+
+def network(dims: Dims, *, heads: int, decoder_heads: int) -> dict[str, Any]:
+    """Return the entries of a `config.json` about the transformers, which VideoMAE and ViT-MAE have in common."""
+    data: dict[str, Any] = {
+        "patch_size": dims.patch,
+        "num_channels": dims.channels,
         "hidden_size": dims.width,
         "num_hidden_layers": dims.depth,
         "num_attention_heads": heads,
@@ -154,9 +181,6 @@ def config(
         "initializer_range": 0.02,
         "layer_norm_eps": 1e-6,
         "qkv_bias": True,
-        "use_mean_pooling": not final_norm,
-        "norm_pix_loss": normalized_targets,
-        "torch_dtype": dtype,
     }
     if dims.kind == "pretraining":
         data |= {
@@ -165,12 +189,6 @@ def config(
             "decoder_num_hidden_layers": dims.decoder_depth,
             "decoder_intermediate_size": dims.decoder_hidden,
         }
-    if dims.kind == "classifier":
-        names = list(labels) or [f"LABEL_{i}" for i in range(dims.classes)]
-        if len(names) != dims.classes or len(set(names)) != len(names):
-            raise MismatchError(f"{len(set(names))} different label names were given for {dims.classes} classes")
-        data["id2label"] = {str(i): name for i, name in enumerate(names)}
-        data["label2id"] = {name: i for i, name in enumerate(names)}
     return data
 
 

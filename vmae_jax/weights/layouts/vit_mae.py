@@ -8,7 +8,7 @@ import numpy as np
 
 from vmae_jax.weights.layouts import mae
 from vmae_jax.weights.layouts.dims import Dims
-from vmae_jax.weights.layouts.huggingface import BLOCK
+from vmae_jax.weights.layouts.huggingface import BLOCK, network
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.layouts.videomae import Facts
 
@@ -95,34 +95,14 @@ def config(
       mask_ratio: the share of hidden tokens, which its models draw by themselves.
       dtype: of the file.
     """
-    decoder = {}
-    if dims.kind == "pretraining":
-        decoder = {
-            "decoder_num_attention_heads": facts.decoder_heads,
-            "decoder_hidden_size": dims.decoder_width,
-            "decoder_num_hidden_layers": dims.decoder_depth,
-            "decoder_intermediate_size": dims.decoder_hidden,
-        }
     return {
         "architectures": [ARCHITECTURES[dims.kind]],
         "model_type": "vit_mae",
         "image_size": size,
-        "patch_size": dims.patch,
-        "num_channels": dims.channels,
-        "hidden_size": dims.width,
-        "num_hidden_layers": dims.depth,
-        "num_attention_heads": facts.heads,
-        "intermediate_size": dims.hidden,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-6,
-        "qkv_bias": True,
         "mask_ratio": mask_ratio,
         "norm_pix_loss": normalized_targets,
         "torch_dtype": dtype,
-        **decoder,
+        **network(dims, heads=facts.heads, decoder_heads=facts.decoder_heads),
     }
 
 
