@@ -1,8 +1,7 @@
 """The few types every part of vmae_jax agrees on: a batch, a mask, a loss, a method.
 
-Everything here is a pytree or a named tuple of pure functions, so it passes through
-`jax.jit`, `jax.grad` and `jax.lax.scan` unchanged. Shapes use one letter each:
-b clips, t h w c video, n tokens of a clip, v visible, k decoded, p pixels of a cube, d width.
+Everything here is a pytree or a named tuple of pure functions, which `jax.jit` and `jax.grad` accept. Shapes use one
+letter each: b clips, t h w c video, n tokens of a clip, v visible, k decoded, p pixels of a cube, d width.
 """
 
 import dataclasses
@@ -134,8 +133,7 @@ class Context:
     Attributes:
       key: the step's own key, for the rare draw that belongs to no single example.
       step: the number of the step, from 0.
-      progress: the share of the run that is done, 0 to 1, for schedules of momentum and weights; None
-        where the length of the run is not known (evaluation).
+      progress: the share of the run that is done, 0 to 1, for schedules; None where its length is not known.
       extra: the method's carried state (`TrainState.extra`).
       frozen: networks that are never trained (teachers, flow, text).
       train: static; False switches drop path and dropout off.
@@ -242,6 +240,7 @@ class Method(NamedTuple):
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
       group: number of consecutive rows that belong together (views of one video, clips that are mixed)
         and are never divided between micro-batches; None where that is the whole batch.
+      views: number of views of a video that `loss` and `reconstruct` read together, as consecutive rows.
       global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch
         (contrast, decorrelation), from `Loss.rows`; None where clips are independent. Whatever is shared
         by the clips (a temperature, batch norm of a projection head) belongs here: accumulation then
@@ -265,6 +264,7 @@ class Method(NamedTuple):
     reconstruct: Callable[[Params, Batch, Context], Pictures] | None = None
     advance: Callable[[Extra, Params, Any, Context], Extra] = hold
     group: int | None = 1
+    views: int = 1
     global_loss: Callable[[Params, Any, Context], Loss] | None = None
     frozen: Callable[[Array, Batch], Params] | None = None
     check: Callable[[Batch], None] | None = None

@@ -34,6 +34,8 @@ VARIANTS = {
     "hvm1": ("224", "448,ssv2"),
     "mae": ("B", "H,finetune"),
     "mae_st": ("B", "L,k400"),
+    "siammae": ("S16", "S8"),
+    "cropmae": ("S16", "B16,videos"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -50,6 +52,7 @@ BASES = {
         "adamae",
         "motionmae",
     ),
+    "siammae:S16": ("siammae", "cropmae"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")

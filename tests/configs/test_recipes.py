@@ -25,7 +25,8 @@ def result(config) -> dict[str, str]:
     mixing, erase = method.get("mix"), method.get("erase")
     heads = method.get("heads")
     constant = schedule.call == "train.schedule.constant"
-    names = {one.call.rpartition(".")[2]: one for one in data.transforms}
+    transforms = [part for one in data.transforms for part in one.get("transforms", [one])]  # of data.crops.together
+    names = {one.call.rpartition(".")[2]: one for one in transforms}
     found: dict[str, object] = {
         "clips": "x".join(map(str, vit.video_shape[:2])),
         "cube": f"{vit.patch.t}x{vit.patch.h}",
@@ -46,8 +47,8 @@ def result(config) -> dict[str, str]:
         "frozen": " ".join(optimizer.freeze or ()),
         "sampler": data.sampler.call.rpartition(".")[2],
         "stride": data.sampler.get("stride"),
-        "crop": " ".join(name for name in names if "crop" in name),
-        "area": _words(names, "area", "scales"),
+        "crop": " ".join(name for name in names if "crop" in names[name].call),
+        "area": _words(names, "area", "scales", "outer", "inner"),
         "flip": _words(names, "probability", of="flip"),
         "rand_augment": _words(names, "layers", "magnitude", "deviation", of="rand_augment"),
     }
@@ -113,9 +114,9 @@ def test_configs_are_the_table(row):
     values, tags = ({name: cell.rpartition("@")[at] for name, cell in figures.items()} for at in (0, 2))
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
-    adaptive = row["config"].startswith("adamae")
+    own = {"adamae": "adamae", "siammae": "siamese", "cropmae": "siamese"}
     assert load(row["config"]).method.call == {
-        "pretrain": "methods.adamae.build" if adaptive else "methods.masked.build",
+        "pretrain": f"methods.{own.get(row['config'].partition(':')[0], 'masked')}.build",
         "post_pretrain": "methods.classify.build",
         "finetune": "methods.classify.build",
         "distill": "methods.distill.build",
@@ -155,7 +156,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 93
+    assert len(ROWS) == len(lines) - 1 == 100
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "probe", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

@@ -8,6 +8,8 @@ from vmae_jax.data.decode import Wanted
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.pipeline import loader
 from vmae_jax.data.streams import times
+from vmae_jax.data.streams.core import Clip
+from vmae_jax.data.streams.geometry import scale_of, shown_boxes, source_places
 from vmae_jax.data.video import VideoInfo
 from vmae_jax.spec import ConfigError
 
@@ -27,6 +29,20 @@ def test_the_gap_is_drawn_evenly_from_least_to_most():
     assert min(np.bincount(gaps)[4:]) > 400 / 5 / 2
     firsts = {int(clips.pair(1, gap=(4, 4))(info(20), seed(word))[0, 0]) for word in range(300)}
     assert firsts == set(range(16)), "every start that leaves room"
+
+
+def test_the_gap_of_a_short_video_is_drawn_evenly_from_what_fits():
+    """SiamMAE's rule: from [min(4, F - 1), min(48, F)), and the first frame from 0 … F - gap - 1."""
+    for count in (1, 2, 4, 20, 48, 90):
+        starts = np.stack([clips.pair(1)(info(count), seed(word))[:, 0] for word in range(3000)])
+        gaps = starts[:, 1] - starts[:, 0]
+        allowed = range(min(4, count - 1), min(48, count))
+        assert set(gaps) == set(allowed), count
+        assert np.bincount(gaps)[allowed.start :].max() < 2 * 3000 / len(allowed), count
+        for gap in (allowed.start, allowed.stop - 1):
+            assert set(starts[gaps == gap, 0]) <= set(range(count - gap)), count
+    first = {int(clips.pair(1)(info(6), seed(word))[0, 0]) for word in range(200)}
+    assert first == {0, 1}
 
 
 def test_two_speeds_from_one_start():
@@ -81,13 +97,40 @@ def test_views_share_a_crop_and_its_flip_only_together():
 
 
 def test_the_second_crop_is_within_the_first():
+    """It is a crop of the 32 x 32 pixels that the first one shows."""
     for repeat in range(30):
         outer, inner = views(crops.nested(32), repeat)
-        assert outer.top <= inner.top
-        assert outer.left <= inner.left
-        assert inner.top + inner.height <= outer.top + outer.height
-        assert inner.left + inner.width <= outer.left + outer.width
-        assert 0.2 < inner.height * inner.width / (outer.height * outer.width) < 0.65
+        assert (outer.inside, inner.inside) == (None, outer)
+        assert 0 <= inner.top <= inner.top + inner.height <= 32
+        assert 0 <= inner.left <= inner.left + inner.width <= 32
+        assert 0.2 < inner.height * inner.width / 32**2 < 0.65
+        assert 0.45 < outer.height * outer.width / (120 * 200) <= 1
+
+
+def test_what_is_beside_a_clip_follows_a_crop_within_a_crop():
+    """The centre of each shown pixel is where the two crops have it, and a box there comes back to it."""
+    outer, inner = views(crops.nested(32), 3)
+    inner = inner._replace(mirrored=True)
+    clip = Clip(np.array([0]), np.array([0.0]), (0.0, 0.04), (120, 200), inner, (0, 0))
+    y, x = source_places(clip, 32, 32)
+    row, column = 5, 7
+    across = inner.left + (32 - column - 0.5) * inner.width / 32
+    down = inner.top + (row + 0.5) * inner.height / 32
+    assert x[column] * 200 == pytest.approx(outer.left + across * outer.width / 32)
+    assert y[row] * 120 == pytest.approx(outer.top + down * outer.height / 32)
+    one = 0.2 / 200
+    shown, left = shown_boxes(clip, np.array([[x[column] - one, y[row] - one, x[column] + one, y[row] + one]]))
+    assert left[0] == pytest.approx(1)
+    assert (shown[0, 0] + shown[0, 2]) / 2 == pytest.approx((column + 0.5) / 32)
+    assert (shown[0, 1] + shown[0, 3]) / 2 == pytest.approx((row + 0.5) / 32)
+    assert shown[0, 2] - shown[0, 0] == pytest.approx(0.4 * scale_of(inner)[0] / 32)
+
+
+def test_frames_of_different_times_are_not_taken_of_images(tmp_path):
+    crop = [crops.together([transforms.random_resized_crop(16)])]
+    with pytest.raises(ConfigError, match=r"the source has images: .*gap=\[0, 0\]"):
+        loader(sources.images(str(tmp_path)), clips.pair(), crop)
+    assert loader(sources.images(str(tmp_path)), clips.pair(gap=(0, 0)), crop).views == 2
 
 
 @pytest.mark.parametrize("gap", [(0, 0), (3, 6)])

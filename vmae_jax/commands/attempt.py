@@ -15,6 +15,7 @@ from vmae_jax.commands.measure import Measurement
 from vmae_jax.commands.named_videos import name_of
 from vmae_jax.commands.overview import introduce
 from vmae_jax.commands.skipped import Skipped, listing_the_last, skipped_of
+from vmae_jax.commands.streams import rows_of_views
 from vmae_jax.eval import reconstruction
 from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
@@ -192,13 +193,14 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
     """Return a function that draws the same clips at every call, as a sheet in `media/` and in TensorBoard."""
     reconstruct = made.method.reconstruct
     assert reconstruct is not None
-    rows = [i * made.loader.clips_per_video for i in range(min(made.train.pictures, made.loader.global_batch))]
+    count = min(made.train.pictures, made.loader.global_batch)
+    rows = rows_of_views(made.loader.clips_per_video, count, made.method.views)
     stream = data.batches(rows=rows, seed=made.seed, start=0)
     try:
         batch = next(stream)
     finally:
         stream.close()
-    videos = [name_of(data.source, int(index)) for index in batch["index"]]
+    videos = [name_of(data.source, int(index)) for index in batch["index"][:: made.method.views]]
 
     def rows_of(params: Any, step: Any, extra: Any, frozen: Any, clips: Any) -> Any:
         context = Context(key=jax.random.key(made.seed), step=step, extra=extra, frozen=frozen, train=False)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.streams import check_streams
+from vmae_jax.commands.streams import check_streams, check_views
 from vmae_jax.errors import short
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.folders import check_folder
@@ -177,6 +177,8 @@ def experiment(config: ConfigDict, *, trains: bool = False) -> Experiment:
         seed=_seed(config["seed"]),
     )
     check_streams(made.method, made.loader.spec(), "config.data", trains=trains)
+    if trains:
+        check_views(made.method, made.loader.views, "config.data")
     _check_fit(made)
     return made
 

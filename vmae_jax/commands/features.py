@@ -191,7 +191,7 @@ def _plan(options: Options, trained: Trained, frames: int) -> tuple[Windows, dic
     """Return the windows, and all settings with their defaults resolved."""
     config: Any = trained.made.config
     consecutive = options.like == "tad" or options.fps is not None
-    apart = 1 if consecutive else getattr(trained.made.loader.sampler, "stride", None)
+    apart = 1 if consecutive else getattr(trained.made.loader.sampler, "stride", 1 if frames == 1 else None)
     if apart is None and options.window is None:
         raise ConfigError(
             f"the run's sampler {config.data.sampler.call} has no stride: set the frames of a window with "

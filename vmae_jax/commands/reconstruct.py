@@ -12,9 +12,10 @@ import numpy as np
 
 from vmae_jax.commands.named_videos import name_of
 from vmae_jax.commands.restore import restore
-from vmae_jax.commands.streams import check_streams, only_video
+from vmae_jax.commands.streams import check_streams, check_views, only_video, rows_of_views
 from vmae_jax.data import sources
 from vmae_jax.data.faults import TooManyBadVideos
+from vmae_jax.data.files import holds_videos
 from vmae_jax.data.opened import Opened, open_loader
 from vmae_jax.eval import reconstruction
 from vmae_jax.runtime.cache import enable_cache
@@ -65,7 +66,7 @@ def run(
     pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = len(batch["index"])
+    shown = len(pictures.videos[0])
     sheet = reconstruction.save(pictures, folder / "reconstruction.png", clips=shown, videos=names)
     animation = reconstruction.animate(pictures, folder / "reconstruction.webp", clips=shown)
     borrowed = list(pictures.borrowed)
@@ -87,22 +88,26 @@ def sample(
       masked: whether masks are drawn on them, so that the streams that masks read are required as well.
     """
     loader = made.eval.data or made.loader
-    check_streams(made.method, loader.spec(), "config.eval.data" if made.eval.data else "config.data", trains=masked)
+    where = "config.eval.data" if made.eval.data else "config.data"
+    check_streams(made.method, loader.spec(), where, trains=masked)
+    if masked:
+        check_views(made.method, loader.views, where)
     if videos:
         only_video(made.method, loader.spec(), "--videos", trains=masked)
-        pictures = loader.spec()["video"].shape[1] == 1
+        pictures = loader.spec()["video"].shape[1] == 1 and not any(map(holds_videos, videos))
         loader = dataclasses.replace(loader, source=sources.paths(list(videos), pictures), labels={})
     opened = open_loader(loader)
     count = min(clips, len(opened))
     # One clip per video, and all videos in one batch.
     loader = dataclasses.replace(loader, global_batch=count, shuffle=not videos)
-    rows = [i * loader.clips_per_video for i in range(count)]
+    views = made.method.views if masked else 1
+    rows = rows_of_views(loader.clips_per_video, count, views)
     stream = Opened(loader, opened.source).batches(rows=rows, seed=seed)
     try:
         batch = next(stream)
         for fault in stream.faults():
             log.warning("%s: %s; a neighbour is used instead", fault.key, fault.reason)
-        return batch, [name_of(opened.source, int(index)) for index in batch["index"]]
+        return batch, [name_of(opened.source, int(index)) for index in batch["index"][::views]]
     except TooManyBadVideos as error:
         if not videos:
             raise

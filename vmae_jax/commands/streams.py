@@ -9,7 +9,7 @@ from vmae_jax.errors import did_you_mean
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
 
-__all__ = ["check_streams", "only_video"]
+__all__ = ["check_streams", "check_views", "only_video", "rows_of_views"]
 
 _OF_EVERY_BATCH = ("seed", "index", "valid")
 
@@ -34,6 +34,21 @@ def check_streams(method: Method, spec: Mapping[str, Any], where: str, *, trains
         )
 
 
+def check_views(method: Method, views: int, where: str) -> None:
+    """Raise ConfigError if a loader gives another number of views of each video than the method's loss reads.
+
+    Args:
+      method: that reads the batches.
+      views: of the loader's sampler.
+      where: option of the loader in the config.
+    """
+    if method.views > 1 and views != method.views:
+        raise ConfigError(
+            f"config.method reads {method.views} views of each video, and {where}.sampler gives {views}: use a sampler "
+            f"of {method.views} views, such as call('data.clips.pair')"
+        )
+
+
 def only_video(method: Method, spec: Mapping[str, Any], command: str, *, trains: bool = False) -> jax.ShapeDtypeStruct:
     """Return shape and dtype of the clips for a command that reads only videos.
 
@@ -54,3 +69,8 @@ def only_video(method: Method, spec: Mapping[str, Any], command: str, *, trains:
             "Python, on batches with these streams"
         )
     return spec["video"]
+
+
+def rows_of_views(clips_per_video: int, videos: int, views: int) -> list[int]:
+    """Return the rows of a batch that have the first `views` clips of each of its first videos."""
+    return [video * clips_per_video + view for video in range(videos) for view in range(views)]

@@ -77,9 +77,9 @@ def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = 
     return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)
 
 
-@register("sampler", smoke={"gap": [1, 8]})
+@register("sampler", smoke=lambda given: {"gap": [min(bound, 8) for bound in given["gap"]]})
 def pair(
-    frames: int = 1, strides: Sequence[int] = (1, 1), gap: Sequence[float] = (4, 48), unit: str = "frames"
+    frames: int = 1, strides: Sequence[int] = (1, 1), gap: Sequence[float] = (4, 47), unit: str = "frames"
 ) -> "Pair":
     """Two clips of a video, as two views: consecutive rows of a batch (a method's `group` of 2).
 
@@ -90,8 +90,8 @@ def pair(
     Args:
       frames: of each clip.
       strides: frames from one that is shown to the next, of the first and of the second clip.
-      gap: (least, most) from the start of the first clip to the start of the second, drawn uniformly; less where
-        the video is too short.
+      gap: (least, most) from the start of the first clip to the start of the second, drawn uniformly. Where a video is
+        too short, each bound is the largest gap that fits, which of a video of one frame is 0.
       unit: of the gap, "frames" or "seconds".
     """
     if unit not in ("frames", "seconds"):
@@ -191,9 +191,8 @@ class Pair:
         spans = [(self.frames - 1) * stride + 1 for stride in self.strides]
         latest = max(total - spans[1], 0)  # start of the second clip
         whole = self.unit == "frames" and all(bound == int(bound) for bound in self.gap)
-        least, most = self.gap
+        least, most = (min(bound, float(places[latest] - places[0])) for bound in self.gap)
         gap = float(draw.integers(int(least), int(most) + 1)) if whole else float(draw.uniform(least, most))
-        gap = min(gap, float(places[latest] - places[0]))
         fits = np.arange(total)[(places + gap <= places[latest] + _ROUNDING) & (np.arange(total) <= total - spans[0])]
         first = int(fits[draw.integers(len(fits))]) if len(fits) else 0
         second = int(np.searchsorted(places, places[first] + gap - _ROUNDING))

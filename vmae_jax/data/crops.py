@@ -54,19 +54,22 @@ def nested(
     outer: Sequence[float] = (0.5, 1.0),
     inner: Sequence[float] = (0.3, 0.6),
     ratio: Sequence[float] = (0.75, 1.3333333333333333),
+    interpolation: str = "bilinear",
 ) -> "Nested":
-    """Crops of which the first contains the others, bilinear to `size`: the global and local views of CropMAE.
+    """Crops of which the first contains the others, scaled to `size`: the global and local views of CropMAE.
 
-    The first view of a sampler shows a random crop, every other view a random crop of that. It comes first: it is
-    carried out while decoding.
+    The first view of a sampler shows a random crop of the picture, every other view a random crop of that, drawn in
+    the square of `size` pixels that the first one was scaled to. Those views are therefore scaled twice, as in
+    CropMAE's code. It comes first: it is carried out while decoding.
 
     Args:
       size: side of the square that comes out.
       outer: (smallest, largest) share of the picture's area that the first view shows.
       inner: (smallest, largest) share of the first view's area that another view shows.
-      ratio: (smallest, largest) width over height of every crop.
+      ratio: (smallest, largest) width over height of every crop, in the pixels that it is drawn in.
+      interpolation: as in `data.transforms.random_resized_crop`.
     """
-    return Nested(random_resized_crop(size, outer, ratio), random_resized_crop(size, inner, ratio))
+    return Nested(*(random_resized_crop(size, area, ratio, interpolation) for area in (outer, inner)))
 
 
 class Shared(Geometric):
@@ -112,8 +115,7 @@ class Nested(Shared):
         outer = self.outer.view(height, width, seed=base, repeat=repeat)
         if view == 0:
             return outer
-        inner = self.inner.view(outer.height, outer.width, seed=stream(base, view), repeat=repeat)
-        return inner._replace(top=outer.top + inner.top, left=outer.left + inner.left)
+        return self.inner.view(*outer.shape, seed=stream(base, view), repeat=repeat)._replace(inside=outer)
 
 
 @dataclasses.dataclass(frozen=True)

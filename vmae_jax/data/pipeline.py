@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.clips import Pair
 from vmae_jax.data.crops import Crop, leading, misplaced
 from vmae_jax.data.labels import Field, fields
 from vmae_jax.data.source import Opener
@@ -95,6 +96,11 @@ def loader(
         raise ConfigError("loader: timeout and memory must be positive and max_bad_fraction between 0 and 1")
     if getattr(source, "strides", False) and not hasattr(sampler, "stride"):
         raise ConfigError("loader: parts of the mixture have strides of their own, and the sampler has none")
+    if isinstance(sampler, Pair) and sampler.gap[1] > 0 and getattr(source, "pictures", None) is True:
+        raise ConfigError(
+            "loader: data.clips.pair takes frames of different times, and the source has images: use another source, "
+            "or gap=[0, 0] for two views of one frame"
+        )
     size = output_size(transforms)
     if size is None:
         raise ConfigError(

@@ -1,8 +1,8 @@
 """Shows a part of a picture at another size: bilinear with antialiasing, as Pillow, to one grey level.
 
 libswscale does the work, through PyAV: it is in every wheel, has SIMD code for each processor and
-needs neither TensorFlow nor a copy of the crop (bicubic scaling, for
-images, is Pillow's own). Each colour is scaled as a grey picture of its own,
+needs neither TensorFlow nor a copy of the crop. On noise and at the outermost pixels it differs from Pillow by more;
+where that matters Pillow itself scales (`PILLOW`). Each colour is scaled as a grey picture of its own,
 because libswscale would scale RGB by way of YUV, with half the colour; flags ask for the exact and
 platform-independent code.
 """
@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Scaler", "View", "planes", "shown", "whole"]
+__all__ = ["INTERPOLATIONS", "Scaler", "View", "planes", "shown", "whole"]
 
+PILLOW = {"exact_bilinear": "BILINEAR", "bicubic": "BICUBIC"}  # our name of an interpolation -> Pillow's
+INTERPOLATIONS = ("bilinear", *PILLOW)
 _PADDING = 64  # bytes that SIMD code may read past the end
 
 
@@ -24,7 +26,8 @@ class View(NamedTuple):
       rows, columns: what the box is scaled to.
       window: what is shown of the scaled box: top, left, height, width; None is all.
       mirrored: left to right, at the end.
-      cubic: scaled bicubically, exactly as Pillow, and not bilinearly.
+      interpolation: one of `INTERPOLATIONS`.
+      inside: another view, not mirrored, of which the box is a part (and not of the picture): scaled twice.
     """
 
     top: int
@@ -35,7 +38,8 @@ class View(NamedTuple):
     columns: int
     window: tuple[int, int, int, int] | None = None
     mirrored: bool = False
-    cubic: bool = False
+    interpolation: str = "bilinear"
+    inside: "View | None" = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,25 +74,32 @@ class Scaler:
 
     def __call__(self, colours: np.ndarray, view: View, out: np.ndarray) -> None:
         """Writes what `view` shows of a picture, given as `planes`, into `out`, uint8 [h w c]."""
+        if view.inside is not None:
+            outer = np.empty((*view.inside.shape, len(colours)), np.uint8)
+            self(colours, view.inside, outer)
+            colours = planes(outer)
         box = colours[:, view.top : view.top + view.height, view.left : view.left + view.width]
         same = (view.height, view.width) == (view.rows, view.columns)
         top, left, height, width = view.window or (0, 0, view.rows, view.columns)
         for channel, plane in enumerate(box):
-            scaled = plane if same else (_cubic if view.cubic else self._scaled)(plane, view.rows, view.columns)
+            scaled = plane if same else self._scaled(plane, view)
             seen = scaled[top : top + height, left : left + width]
             out[..., channel] = seen[:, ::-1] if view.mirrored else seen
 
-    def _scaled(self, plane: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    def _scaled(self, plane: np.ndarray, view: View) -> np.ndarray:
+        rows, columns = view.rows, view.columns
+        if view.interpolation in PILLOW:
+            return _by_pillow(plane, rows, columns, PILLOW[view.interpolation])
         source = self._frame(plane, format="gray")
         frame: Any = self._reformat(source, columns, rows, interpolation=self._how, threads=1)
         line = frame.planes[0].line_size
         return np.frombuffer(frame.planes[0], np.uint8).reshape(-1, line)[:rows, :columns]
 
 
-def _cubic(plane: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def _by_pillow(plane: np.ndarray, rows: int, columns: int, name: str) -> np.ndarray:
     from PIL import Image  # a config that is only built does without
 
-    return np.asarray(Image.fromarray(plane).resize((columns, rows), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(plane).resize((columns, rows), Image.Resampling[name]))
 
 
 def shown(video: np.ndarray, view: View) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.order import generator, stream
-from vmae_jax.data.scaling import View, shown, whole
+from vmae_jax.data.scaling import INTERPOLATIONS, View, shown, whole
 from vmae_jax.registry import register
 
 __all__ = [
@@ -66,23 +66,23 @@ def random_resized_crop(
     """A crop of a random share of the area and a random aspect ratio, scaled to `size`.
 
     As the official fine-tuning: ten tries of a crop that fits, else the largest centred one
-    within `ratio`. `interpolation` is "bilinear" or "bicubic" (images).
+    within `ratio`. `interpolation` is "bilinear", "exact_bilinear" (Pillow's to the last bit, and slower) or "bicubic".
     """
     if not (len(area) == len(ratio) == 2 and 0 < area[0] <= area[1] <= 1 and 0 < ratio[0] <= ratio[1]):
         raise ValueError(f"area={list(area)}, ratio={list(ratio)}: each is (smallest, largest), areas within 0 to 1")
     bounds = (float(area[0]), float(area[1])), (float(ratio[0]), float(ratio[1]))
-    return RandomResizedCrop(_side(size), *bounds, cubic=_cubic(interpolation))
+    return RandomResizedCrop(_side(size), *bounds, _known(interpolation))
 
 
 @register("transform", smoke={"size": 32})
 def center_crop(size: int = 224, short_side: int | None = None, interpolation: str = "bilinear") -> "CenterCrop":
     """The short side to `short_side` (by default `size`), then the `size` square in the middle.
 
-    `interpolation` is "bilinear" or "bicubic" (images).
+    `interpolation` is as in `random_resized_crop`.
     """
     if short_side is not None and short_side < size:
         raise ValueError(f"short_side={short_side} is smaller than size={size}")
-    return CenterCrop(_side(size), short_side or size, cubic=_cubic(interpolation))
+    return CenterCrop(_side(size), short_side or size, _known(interpolation))
 
 
 @register("transform", smoke={"size": 32})
@@ -183,7 +183,7 @@ class RandomResizedCrop(Geometric):
     size: int
     area: tuple[float, float]
     ratio: tuple[float, float]
-    cubic: bool = False
+    interpolation: str = "bilinear"
 
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         draw = generator(seed)
@@ -199,7 +199,7 @@ class RandomResizedCrop(Geometric):
             bounded = min(max(width / height, self.ratio[0]), self.ratio[1])
             tall, wide = round(min(height, width / bounded)), round(min(width, height * bounded))
             top, left = (height - tall) // 2, (width - wide) // 2
-        return View(top, left, tall, wide, self.size, self.size, cubic=self.cubic)
+        return View(top, left, tall, wide, self.size, self.size, interpolation=self.interpolation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,12 +208,14 @@ class CenterCrop(Geometric):
 
     size: int
     short_side: int
-    cubic: bool = False
+    interpolation: str = "bilinear"
 
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         rows, columns = _short_side(height, width, self.short_side)
         top, left = round((rows - self.size) / 2), round((columns - self.size) / 2)
-        return View(0, 0, height, width, rows, columns, (top, left, self.size, self.size), cubic=self.cubic)
+        return View(
+            0, 0, height, width, rows, columns, (top, left, self.size, self.size), interpolation=self.interpolation
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,10 +290,10 @@ def _short_side(height: int, width: int, side: int) -> tuple[int, int]:
     return rows, columns
 
 
-def _cubic(interpolation: str) -> bool:
-    if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f"interpolation={interpolation!r}: it must be 'bilinear' or 'bicubic'")
-    return interpolation == "bicubic"
+def _known(interpolation: str) -> str:
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation={interpolation!r}: it must be one of {', '.join(map(repr, INTERPOLATIONS))}")
+    return interpolation
 
 
 def _side(size: int) -> int:

@@ -156,7 +156,7 @@ class Masked:
         target = self.objectives[name].target
         assert isinstance(target, Pixels)
         model = self.model
-        return reconstruction(batch["video"], done.masks, done.predictions[name], target, model.grid, model.patch)
+        return reconstruction(done.batch["video"], done.masks, done.predictions[name], target, model.grid, model.patch)
 
     def method(self) -> Method:
         """These functions as a method."""
@@ -181,7 +181,11 @@ class Masked:
             one = jnp.zeros((batch["video"].shape[0], 1), jnp.int32)
             return {name: o.target(batch, one, self.model.patch) for name, o in self.objectives.items()}
 
-        return self.model.make_decoder({name: t.shape[-1] for name, t in jax.eval_shape(targets, dict(batch)).items()})
+        return self._make_decoder({name: t.shape[-1] for name, t in jax.eval_shape(targets, dict(batch)).items()})
+
+    def _make_decoder(self, heads: Mapping[str, int]) -> Any:
+        """The decoder with these heads."""
+        return self.model.make_decoder(heads)
 
     def _any_plan(self, b: int) -> MaskPlan:
         """A plan of the right sizes for parameters to be made with, which reads nothing of a batch."""

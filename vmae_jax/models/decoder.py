@@ -49,9 +49,23 @@ class Decoder(nn.Module):
     @tower("decoder")
     def __call__(self, encoded: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
         """Predictions at `plan.decode`, float32, by objective."""
-        project = Dense(self.width, ("embed", None), use_bias=self.project_bias, dtype=self.dtype, name="project")
         with part("project"):
-            given = project(encoded if self.keep_prefix else encoded[:, self.prefix :])
+            given = self.projection()(encoded if self.keep_prefix else encoded[:, self.prefix :])
+        x = self.tokens(given, plan)
+        x = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")(x, valid=self._valid(plan))
+        return self.predictions(x, plan)
+
+    def projection(self) -> Dense:
+        """The layer from the encoder's width to the decoder's."""
+        return Dense(self.width, ("embed", None), use_bias=self.project_bias, dtype=self.dtype, name="project")
+
+    def tokens(self, given: Float[Array, "b n d"], plan: MaskPlan) -> Float[Array, "b n d"]:
+        """The decoder's tokens: prefix, projected visible tokens and mask tokens, with their positions.
+
+        Args:
+          given: the encoded tokens, projected.
+          plan: the places of the visible and of the mask tokens.
+        """
         mask = self.param("mask_token", declare(SCHEMES[self.initial].mask, None, decay=False), (self.width,))
         positions = self.positions(self.grid, self.width)
         before, visible = [], given[:, -plan.visible.shape[1] :]
@@ -68,8 +82,10 @@ class Decoder(nn.Module):
             ],
             axis=1,
         )
-        x = nn.with_logical_constraint(x, ("batch", "tokens", None))
-        x = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")(x, valid=self._valid(plan))
+        return nn.with_logical_constraint(x, ("batch", "tokens", None))
+
+    def predictions(self, x: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
+        """Each objective's prediction, float32, from the last tokens, those of `plan.decode`."""
         x = LayerNorm(self.dtype, name="norm")(x[:, -plan.decode.shape[1] :])
         with part("head"):
             return {

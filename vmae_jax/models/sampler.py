@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Float
 
+from vmae_jax.models.dropout import dropped
 from vmae_jax.models.layers import Attention, Dense, LayerNorm, Mlp
 from vmae_jax.models.parameters import declare
 from vmae_jax.scopes import part, tower
-from vmae_jax.types import stream
 
-__all__ = ["Sampler", "dropped"]
+__all__ = ["Sampler"]
 
 EPSILON = 1e-5  # of its norms, where those of encoder and decoder have 1e-6
 
@@ -55,11 +55,3 @@ class Sampler(nn.Module):
         with part("head"):
             logits = Dense(1, ("embed", None), name="head")(x.astype(jnp.float32))[..., 0]
         return jax.nn.softmax(jnp.nan_to_num(logits), axis=-1)
-
-
-def dropped(x: Float[Array, "b n d"], keys: Array | None, name: str, rate: float) -> Float[Array, "b n d"]:
-    """Return `x` with a share of its values set to zero and the others scaled up; without keys, `x` itself."""
-    if keys is None or not rate:
-        return x
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(stream(keys, name))
-    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)

@@ -5,7 +5,7 @@ import numpy as np
 from vmae_jax.data.scaling import View, whole
 from vmae_jax.data.streams.core import Clip
 
-__all__ = ["sampled", "shown_boxes", "source_places", "view_of"]
+__all__ = ["sampled", "scale_of", "shown_boxes", "source_places", "view_of"]
 
 
 def view_of(clip: Clip) -> View:
@@ -19,14 +19,24 @@ def source_places(clip: Clip, rows: int, columns: int) -> tuple[np.ndarray, np.n
     Returns:
       y float64 [rows] and x float64 [columns], within 0 to 1.
     """
-    view = view_of(clip)
-    top, left, tall, wide = view.window or (0, 0, view.rows, view.columns)
-    down = top + (np.arange(rows) + 0.5) * tall / rows
-    across = (np.arange(columns) + 0.5) * wide / columns
-    across = left + (wide - across if view.mirrored else across)
-    y = (view.top + down * view.height / view.rows) / clip.picture[0]
-    x = (view.left + across * view.width / view.columns) / clip.picture[1]
-    return np.clip(y, 0, 1), np.clip(x, 0, 1)
+    view: View | None = view_of(clip)
+    tall, wide = view.shape
+    y, x = (np.arange(rows) + 0.5) * tall / rows, (np.arange(columns) + 0.5) * wide / columns
+    while view is not None:  # from what is shown to the picture, also through the view that this one is inside
+        top, left, _, wide = view.window or (0, 0, view.rows, view.columns)
+        y = view.top + (top + y) * view.height / view.rows
+        x = view.left + (left + (wide - x if view.mirrored else x)) * view.width / view.columns
+        view = view.inside
+    return np.clip(y / clip.picture[0], 0, 1), np.clip(x / clip.picture[1], 0, 1)
+
+
+def scale_of(view: View) -> tuple[float, float]:
+    """Return how many pixels of what is shown a pixel of the picture is, across and down."""
+    across, down = view.columns / view.width, view.rows / view.height
+    if view.inside is None:
+        return across, down
+    outer = scale_of(view.inside)
+    return across * outer[0], down * outer[1]
 
 
 def shown_boxes(clip: Clip, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,15 +49,22 @@ def shown_boxes(clip: Clip, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       the boxes as shares of what is shown, cut off at its edges [n 4]; and the share of each that is left [n].
     """
     view = view_of(clip)
-    top, left, tall, wide = view.window or (0, 0, view.rows, view.columns)
-    x = (boxes[:, [0, 2]] * clip.picture[1] - view.left) * view.columns / view.width - left
-    y = (boxes[:, [1, 3]] * clip.picture[0] - view.top) * view.rows / view.height - top
-    if view.mirrored:
-        x = wide - x[:, ::-1]
+    tall, wide = view.shape
+    x, y = _into(view, boxes[:, [0, 2]] * clip.picture[1], boxes[:, [1, 3]] * clip.picture[0])
     moved = np.stack([x[:, 0] / wide, y[:, 0] / tall, x[:, 1] / wide, y[:, 1] / tall], 1)
     cut = np.clip(moved, 0, 1)
     area, left_over = (_area(some) for some in (moved, cut))
     return cut, np.divide(left_over, area, out=np.zeros_like(area), where=area > 0)
+
+
+def _into(view: View, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move intervals [n 2] of the picture into the pixels of what is shown."""
+    if view.inside is not None:
+        x, y = _into(view.inside, x, y)
+    top, left, _, wide = view.window or (0, 0, view.rows, view.columns)
+    x = (x - view.left) * view.columns / view.width - left
+    y = (y - view.top) * view.rows / view.height - top
+    return (wide - x[:, ::-1] if view.mirrored else x), y
 
 
 def sampled(plane: np.ndarray, y: np.ndarray, x: np.ndarray, *, linear: bool) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
-from vmae_jax.data.streams.geometry import sampled, source_places, view_of
+from vmae_jax.data.streams.geometry import sampled, scale_of, source_places, view_of
 from vmae_jax.data.vectors import BLOCK, Vectors
 from vmae_jax.registry import register
 
@@ -63,8 +63,8 @@ def _shown(vectors: Vectors, clip: Clip, y: np.ndarray, x: np.ndarray) -> np.nda
     shares = sampled(
         vectors.upright, y * vectors.rows / (tall * BLOCK), x * vectors.columns / (wide * BLOCK), linear=False
     )
-    scale = (clip.picture[1] * view.columns / view.width, clip.picture[0] * view.rows / view.height)
-    shown = shares * scale
+    across, down = scale_of(view)
+    shown = shares * (clip.picture[1] * across, clip.picture[0] * down)
     if view.mirrored:
         shown[..., 0] *= -1
     return shown
