@@ -91,7 +91,7 @@ def test_one_encoder_has_the_gradients_of_both_views():
 
 
 class Nowhere(nn.Module):
-    """Positions that are all the same."""
+    """Positions without any difference."""
 
     width: int
 

@@ -11,7 +11,7 @@ from toy_method import remember
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, masked
+from vmae_jax.methods import adamae, masked, siamese
 from vmae_jax.models import positions
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
@@ -53,13 +53,21 @@ def learned_mask():
     return adamae.build(vit(frames=4, **TINY), {"pixels": objective(pixels())}, ratio=0.75)
 
 
-METHODS = {one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st, learned_mask)}
+def two_views():
+    """SiamMAE: rows in pairs, and a decoder that attends to the first of them, with dropout."""
+    more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
+    model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
+    return siamese.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))}, hidden=32)
+
+
+METHODS = {one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st, learned_mask, two_views)}
+IMAGES = ("mae", "two_views")
 
 
 def batch(name="videomae_v2"):
     rng = np.random.default_rng(0)
     return {
-        "video": rng.integers(0, 256, (ROWS, 1 if name == "mae" else 4, 32, 32, 3), dtype=np.uint8),
+        "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
         "valid": np.arange(ROWS) != 5,
@@ -86,6 +94,7 @@ def gradients(name, mesh, accumulate):
         ("mae", "cube", 2),
         ("mae_st", "cube", 2),
         ("learned_mask", "cube", 2),
+        ("two_views", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

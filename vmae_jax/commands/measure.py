@@ -13,7 +13,7 @@ import jax
 
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.commands.skipped import of_all_hosts, refuse_too_many
-from vmae_jax.commands.streams import check_streams
+from vmae_jax.commands.streams import check_streams, check_views
 from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.opened import Opened, open_loader
@@ -192,6 +192,8 @@ class Measurement:
 
     def _check(self, evaluator: Any, known: Opened | None) -> None:
         """Raise ValueError if an evaluator cannot use the data or the method."""
+        if getattr(evaluator, "reads_loss", False):
+            check_views(self._made.method, self.data.loader.views, "config.eval.data")
         if hasattr(evaluator, "check"):
             method, batch = self._made.method, self._made.batch_spec
             params, extra = sharding.unbox(sharding.abstract(method.init, batch))

@@ -113,11 +113,14 @@ def _completed(config: ConfigDict) -> ConfigDict:
         )
     model = build(section.model, "model")
     frames, size, _, channels = model.video_shape
+    sampler = call("data.clips.dense", frames=frames, stride=STRIDE)
+    if build(section, "method").views > 1:
+        sampler = call("data.clips.pair", frames=frames)
     whole = {
         "data": call(
             "data.pipeline.loader",
             source=call("data.sources.folder", path=""),
-            sampler=call("data.clips.dense", frames=frames, stride=STRIDE),
+            sampler=sampler,
             transforms=[call("data.transforms.center_crop", size=size)],
             channels=channels,
             global_batch=jax.device_count(),

@@ -213,9 +213,8 @@ class CenterCrop(Geometric):
     def view(self, height: int, width: int, *, seed: np.ndarray, repeat: int = 0) -> View:
         rows, columns = _short_side(height, width, self.short_side)
         top, left = round((rows - self.size) / 2), round((columns - self.size) / 2)
-        return View(
-            0, 0, height, width, rows, columns, (top, left, self.size, self.size), interpolation=self.interpolation
-        )
+        window = (top, left, self.size, self.size)
+        return View(0, 0, height, width, rows, columns, window, interpolation=self.interpolation)
 
 
 @dataclasses.dataclass(frozen=True)

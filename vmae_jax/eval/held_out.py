@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ class HeldOut:
     """The evaluator of `held_out`."""
 
     seed: int
+    reads_loss: ClassVar[bool] = True  # so the data must have the views that the loss reads
 
     def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
         """Trace the loss over shapes; raise ValueError if it needs more than the data have."""

@@ -31,7 +31,7 @@ SHARED = ("depth", "heads", "remat", "unroll", "attention", "fused", "use_bias")
 
 
 def views(batch: Batch) -> tuple[Batch, Batch]:
-    """Return the first and the second view of each video, whose rows are consecutive, as batches of half as many rows."""
+    """Return the first and the second view of each video, which are consecutive rows, as two batches."""
     pairs = {name: rows.reshape(-1, VIEWS, *rows.shape[1:]) for name, rows in batch.items()}
     first, second = ({name: rows[:, number] for name, rows in pairs.items()} for number in range(VIEWS))
     return first, second
@@ -93,7 +93,7 @@ class Siamese(Masked):
         return Pass(second, masks, encoded, predictions)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """What the encoder makes of each frame by itself: [b d], or without pooling [b n d] with the tokens of all frames.
+        """What the encoder makes of each frame by itself: [b d], or [b n d], the tokens of all frames, without pooling.
 
         Args:
           batch: with clips of any multiple of the model's frames (one, in the published models), which are encoded
@@ -145,8 +145,8 @@ def build(
 ) -> Method:
     """SiamMAE or CropMAE as a method: which of them it is follows from the views of the data.
 
-    The loader's sampler gives two views of each video, such as `data.clips.pair`. The first is seen whole; the second is
-    predicted.
+    The loader's sampler gives two views of each video, such as `data.clips.pair`. The first is seen whole; the second
+    is predicted.
 
     Args:
       model: the networks, `models.variants.vit` of images; a class token passes to the decoder (decoder_prefix="kept").
@@ -154,14 +154,14 @@ def build(
       objectives: what is predicted of the second view, by name.
       hidden: width of the MLP in the decoder's blocks; the model's `mlp_ratio` is for the encoder alone.
       norm: the form of the decoder's blocks. "post": cross-attention, MLP, self-attention, each followed by a norm, the
-        form of CropMAE's code. "pre": cross-attention, self-attention, MLP, each after a norm, the cross-self decoder of
-        SiamMAE's paper, of which there is no code.
+        form of CropMAE's code. "pre": cross-attention, self-attention, MLP, each after a norm, the cross-self decoder
+        of SiamMAE's paper, of which there is no code.
       dropout: rate in the decoder, attention weights included. In training these are then computed without a fused
         kernel; with 0 they are fused as elsewhere.
 
     Raises:
-      ValueError: if a number is out of range, the model has parts that the decoder does not have, or a mask does not fit
-        its grid.
+      ValueError: if a number is out of range, the model has parts that the decoder does not have, or a mask does not
+        fit its grid.
     """
     if not objectives:
         raise ValueError("objectives is empty: name at least one, such as pixels=call('targets.core.objective', …)")

@@ -149,8 +149,8 @@ def _named(keys: Array | None, number: int) -> Array | None:
 class CrossDecoder(Decoder):
     """A decoder whose blocks attend to the encoded tokens of a second view; `blocks` are arguments of `CrossStack`.
 
-    The second view's tokens, its prefix among them, are projected as the visible tokens are and have no positions of the
-    decoder. They are the same for every block.
+    The second view's tokens, its prefix among them, are projected as the visible tokens are and have no positions of
+    the decoder. They are the same for every block.
     """
 
     @nn.compact

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import own, serving
+from vmae_jax.weights import own, serving, siamese
 from vmae_jax.weights.card import write_card
 from vmae_jax.weights.checkpoint import Checkpoint, read_checkpoint
 from vmae_jax.weights.formats import tensors
@@ -20,8 +20,8 @@ from vmae_jax.weights.subject import Subject, leaves, probe, published, sinusoid
 
 __all__ = ["FORMATS", "export_checkpoint"]
 
-FORMATS = ("hf", "videomae", "mae", "params", "stablehlo")
-FILES = {"videomae": (".pth", ".safetensors"), "mae": (".pth", ".safetensors"), "params": (".safetensors",)}
+FORMATS = ("hf", "videomae", "mae", "cropmae", "params", "stablehlo")
+FILES = dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors")) | {"params": (".safetensors",)}
 PUBLISHED = {"hf": write_hf, "videomae": write_official, "mae": write_mae}
 
 
@@ -43,8 +43,9 @@ def export_checkpoint(
     Args:
       checkpoint: a workdir or WORKDIR/checkpoints/N.
       format: "hf", a folder that transformers opens; "videomae", a `.pth` or `.safetensors` file
-        that the official code loads; "mae", one of MAE or MAE-ST; "params", a `.safetensors` file with the
-        parameters of any method under their own names; "stablehlo", a folder with the model as portable StableHLO.
+        that the official code loads; "mae", one of MAE or MAE-ST; "cropmae", one of CropMAE's code; "params", a
+        `.safetensors` file with the parameters of any method under their own names; "stablehlo", a folder with the
+        model as portable StableHLO.
       out: a local folder or file.
       dtype: of the weights (of "stablehlo": of its matrix products).
       ema: export the average of the parameters.
@@ -69,6 +70,8 @@ def export_checkpoint(
         if format == "params":
             return _export_own(source, out, dtype=dtype, part=part, ema=ema)
         one = subject(source.config)
+        if format == "cropmae":
+            return _export_siamese(source, one, out, dtype=dtype, ema=ema)
         published(one, f"--format={format} is a layout of published models; --format=params and stablehlo take any")
         params, left_out = _selected(one, source.params, part)
         state = to_official(params, one.facts)
@@ -106,7 +109,7 @@ def _check(format: str, dtype: str, part: str, out: Any, overwrite: bool) -> Non
     for what, value, known in (
         ("format", format, FORMATS),
         ("dtype", dtype, tuple(DTYPES)),
-        ("part", part, {"params": (part,), "stablehlo": ("all",)}.get(format, ("all", "encoder"))),
+        ("part", part, {"params": (part,), "stablehlo": ("all",), "cropmae": ("all",)}.get(format, ("all", "encoder"))),
     ):
         if value not in known:
             raise ConfigError(f"--{what}={value}: one of {', '.join(known)}")
@@ -150,6 +153,26 @@ def _export_own(source: Checkpoint, out: Any, *, dtype: str, part: str, ema: boo
     }
 
 
+def _export_siamese(source: Checkpoint, one: Subject, out: Any, *, dtype: str, ema: bool) -> dict[str, Any]:
+    """Write SiamMAE or CropMAE in the layout of CropMAE's code."""
+    with replaced(out) as new:
+        state = siamese.write(new, one, source.params, dtype)
+    return {
+        "out": str(out),
+        "format": "cropmae",
+        "step": source.step,
+        "weights": "average of the parameters" if ema else "parameters",
+        "dtype": dtype,
+        "tensors": len(state),
+        "parameters": int(sum(array.size for array in state.values())),
+        "left_out": {},
+        "checked_by": "round trip",
+        "largest_difference": 0.0,
+        "differences": {},
+        "not_checked": "outputs: the parameters are the same after an import of the export",
+    }
+
+
 def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]]:
     """Return the parameters to export, and the reason for each of the others."""
     left_out = {}
@@ -157,6 +180,11 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
         chosen = {"encoder": params["encoder"]}
         reason = "only the encoder is exported"
     else:
+        section: Any = one.config.get("method")
+        if "decoder" in params and section.call == siamese.METHOD:
+            raise MismatchError(
+                "the decoder is another than VideoMAE's: use --format=cropmae, or export --part=encoder"
+            )
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")
         chosen = {name: value for name, value in params.items() if name in ("encoder", "decoder", "fc_norm", "head")}

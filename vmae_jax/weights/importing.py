@@ -17,7 +17,7 @@ from vmae_jax.io.checkpoint import Checkpoints, SaveError
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import write_config
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import own, torch_network, verify
+from vmae_jax.weights import own, siamese, torch_network, verify
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
 from vmae_jax.weights.formats.checks import shown
@@ -79,6 +79,10 @@ def import_weights(
         file, given = tensors.read_file(weights, key=key), config is not None
         if own.is_own(file):
             return _import_own(file, config, out, str(weights), fresh, resize, channels, make_state, seed)
+        if siamese.is_siamese(file):
+            if fresh or resize:
+                raise MismatchError("--fresh and --resize are not possible for weights in CropMAE's layout")
+            return _import_siamese(file, config, out, str(weights), make_state)
         found = names.official(file)
         one = subject(config if config is not None else config_of(found))
         published(one, f"weights of the family {found.family} are of published models")
@@ -154,6 +158,38 @@ def _import_own(
         "largest_difference": None,
         "differences": {},
         "not_checked": "outputs: there is no other program to compare with",
+    }
+
+
+def _import_siamese(
+    file: tensors.File,
+    config: ConfigDict | None,
+    out: Any,
+    origin: str,
+    make_state: Callable[[Any], Any] | None,
+) -> dict[str, Any]:
+    """Make a workdir of weights of SiamMAE or CropMAE in the layout of CropMAE's code."""
+    one = subject(config if config is not None else siamese.config_of(file))
+    params = siamese.params_of(file, one, fresh_params(one, None))
+    with replaced(out) as new:
+        _write(new, one.config, {"params": params} if make_state is None else make_state(params), origin)
+    keys = [name for name in file.state if name.endswith((".in_proj_bias", ".attn.qkv.bias"))]
+    return {
+        "out": str(out),
+        "family": "cropmae",
+        "kind": "pretraining",
+        "config": "as given" if config is not None else "made from the weights",
+        "parameters": int(sum(array.size for array in leaves(params).values())),
+        "used": len(file.state),
+        "fresh": [],
+        "dropped": {f"{name} (the keys' third)": names.K_BIAS for name in keys},
+        "changed": {},
+        "notes": [],
+        "compared_on": [],
+        "checked_by": "names and shapes",
+        "largest_difference": None,
+        "differences": {},
+        "not_checked": "outputs: CropMAE's code is not a package that could be installed here",
     }
 
 

@@ -1,6 +1,7 @@
 """The config of weights without one, from their shapes and the description in the file."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from vmae_jax.weights.layouts.dims import Dims, dims_of
 from vmae_jax.weights.layouts.fit import sinusoid
 from vmae_jax.weights.layouts.names import Weights
 
-__all__ = ["config_of"]
+__all__ = ["check_size", "config_of"]
 
 # Weights do not show the number of heads. These are those of the published models (VideoMAE, VideoMAE V2).
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
@@ -37,7 +38,7 @@ def config_of(weights: Weights) -> ConfigDict:
     tubelet = 1 if image else dims.tubelet or about.get("tubelet_size", 2)
     frames = 1 if image else frames
     tokens = max(frames // tubelet, 1) * (resolution // dims.patch) ** 2
-    _check_size(weights, dims, tokens)
+    check_size(weights.state, dims, tokens)
     model = call(
         "models.variants.vit",
         size="B",
@@ -120,12 +121,12 @@ def _is(positions: Positions, name: str, array: np.ndarray) -> bool:
     return bool(np.abs(np.asarray(module.apply({}, np.arange(side * side)[None])) - array).max() < 1e-4)
 
 
-def _check_size(weights: Weights, dims: Dims, tokens: int) -> None:
+def check_size(state: Mapping[str, np.ndarray], dims: Dims, tokens: int) -> None:
     """Raise ConfigError where shapes and config describe a model far larger than the weights.
 
     A few long vectors and a number in a config would otherwise allocate any amount of memory.
     """
-    have = sum(array.size for array in weights.state.values())
+    have = sum(array.size for array in state.values())
     blocks = dims.depth * dims.width * (4 * dims.width + 2 * dims.hidden)
     blocks += dims.decoder_depth * dims.decoder_width * (4 * dims.decoder_width + 2 * dims.decoder_hidden)
     if blocks > 4 * have + (1 << 26) or tokens > MAX_TOKENS or tokens * max(dims.width, dims.decoder_width) > 1 << 28:

@@ -1,8 +1,8 @@
 """The layout of CropMAE's code, which has SiamMAE too: its names for our parameters, in both directions.
 
-The encoder has MAE's names. Each block of the decoder has the names of a PyTorch decoder layer: queries, keys and values
-of an attention are one matrix, with one bias. Ours are three matrices, and the keys have no bias, which the softmax
-cancels; written files have zeros there.
+The encoder has MAE's names. Each block of the decoder has the names of a PyTorch decoder layer: queries, keys and
+values of an attention are one matrix, with one bias. Ours are three matrices, and the keys have no bias, which the
+softmax cancels; written files have zeros there.
 """
 
 from collections.abc import Mapping
@@ -11,20 +11,30 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.weights.layouts import rules
-from vmae_jax.weights.layouts.rules import TABLE, TOKEN, MismatchError, Tower, linear, nested, norm
-from vmae_jax.weights.layouts.rules import Rule as R
+from vmae_jax.weights.layouts.rules import TABLE, TOKEN, MismatchError, Rule, Tower, linear, nested, norm
 from vmae_jax.weights.layouts.videomae import BLOCK, Facts
 
-__all__ = ["from_cropmae", "to_cropmae"]
+__all__ = ["from_cropmae", "is_cropmae", "stripped", "to_cropmae"]
 
 ATTENTIONS = {"attention": "self_attn", "cross_attention": "multihead_attn"}
 NORMS = {"norm_own": "norm1", "norm_cross": "norm2", "norm_mlp": "norm3"}
+PREFIX = "module."  # of files of several processes
 PARTS = ("query", "key", "value")
 POSITIONS = {"pos_embed": "encoder", "decoder_pos_embed": "decoder"}
 TOLERANCE = 1e-5  # of the fixed positions in a file
 
 
-def _layer() -> list[R]:
+def is_cropmae(state: Mapping[str, np.ndarray]) -> bool:
+    """Return whether these are names of CropMAE's code, its decoder among them."""
+    return any(name.endswith(".multihead_attn.in_proj_weight") for name in state)
+
+
+def stripped(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights without the prefix of files that several processes wrote."""
+    return {name.removeprefix(PREFIX): array for name, array in state.items()}
+
+
+def _layer() -> list[Rule]:
     """The rules of a block of the decoder, its attentions' matrices apart."""
     found = [*linear("fc1", "linear1"), *linear("fc2", "linear2")]
     for ours, theirs in NORMS.items():
@@ -38,15 +48,15 @@ def _layer() -> list[R]:
 
 def _towers(facts: Facts) -> list[Tower]:
     encoder = [
-        R("embed/kernel", "patch_embed.proj.weight", rules.cubes(facts.patch, facts.channels)),
-        R("embed/bias", "patch_embed.proj.bias"),
-        R("prefix_token", "cls_token", TABLE),
+        Rule("embed/kernel", "patch_embed.proj.weight", rules.cubes(facts.patch, facts.channels)),
+        Rule("embed/bias", "patch_embed.proj.bias"),
+        Rule("prefix_token", "cls_token", TABLE),
         *nested("blocks", "blocks.{}", BLOCK),
         *norm("norm", "norm"),
     ]
     decoder = [
         *linear("project", "decoder_embed"),
-        R("mask_token", "mask_token", TOKEN),
+        Rule("mask_token", "mask_token", TOKEN),
         *nested("blocks", "decoder_blocks.{}", _layer()),
         *norm("norm", "decoder_norm"),
         *linear(facts.head, "decoder_pred"),
