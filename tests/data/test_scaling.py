@@ -36,6 +36,17 @@ def test_it_is_pillows_bilinear(shape, side):
     assert off.max() <= 12
 
 
+@pytest.mark.parametrize(("interpolation", "name"), [("exact_bilinear", "BILINEAR"), ("bicubic", "BICUBIC")])
+def test_pillow_itself_scales_where_it_has_to_be_exact(interpolation, name):
+    frame = np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
+    box = Image.fromarray(frame[3:50, 10:69]).resize((40, 32), Image.Resampling[name])
+    view = View(3, 10, 47, 59, 32, 40, interpolation=interpolation)
+    np.testing.assert_array_equal(shown(frame[None], view)[0], np.asarray(box))
+    twice = View(2, 4, 20, 24, 16, 16, interpolation=interpolation, inside=view, mirrored=True)
+    expected = box.crop((4, 2, 28, 22)).resize((16, 16), Image.Resampling[name])
+    np.testing.assert_array_equal(shown(frame[None], twice)[0], np.asarray(expected)[:, ::-1])
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_box_of_any_size_to_any_size(data):
