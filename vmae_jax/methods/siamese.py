@@ -116,7 +116,7 @@ class Siamese(Masked):
         first, _ = views(batch)
         target: Any = self.objectives[str(self._drawable())].target
         reference, _ = target.shown(jnp.asarray(first["video"]), self.model.patch)
-        return pictures.replace(videos=(original, reference, *others), names=(name, "reference", *names))
+        return dataclasses.replace(pictures, videos=(original, reference, *others), names=(name, "reference", *names))
 
     def method(self) -> Method:
         """These functions as a method, whose rows come in pairs."""

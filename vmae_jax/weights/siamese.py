@@ -123,7 +123,7 @@ def write(path: pathlib.Path, one: Subject, params: Any, dtype: str) -> dict[str
         write_pth(path, {"model": theirs, "vmae_jax": about})
     back = flatten_dict(params_of(tensors.read_file(path), one, params), sep="/")
     for name, array in flatten_dict(params, sep="/").items():
-        if not np.array_equal(back[name], np.asarray(array).astype(DTYPES[dtype]).astype(np.float32)):
+        if not np.array_equal(np.asarray(back[name]), np.asarray(array).astype(DTYPES[dtype]).astype(np.float32)):
             raise MismatchError(f"verification failed: {name} is not the same after reading the export back")
     return state
 
