@@ -56,17 +56,18 @@ def attend(
       scale: by default 1 / √(d / heads).
       form: one of `FORMS`; "auto" is the platform's best for these shapes.
     """
-    scale = (query.shape[-1] // heads) ** -0.5 if scale is None else scale
+    factor = (query.shape[-1] // heads) ** -0.5 if scale is None else scale
     if form == "auto":
         form = form_for(query.shape, key.shape[1], heads, query.dtype, masked=valid is not None)
     if form == "flat":
-        return _per_device(functools.partial(_flat, scale=scale), query, key, value, valid, heads)
-    split = [_split(x, heads) for x in (query * scale, key, value)]
+        return _per_device(functools.partial(_flat, scale=factor), query, key, value, valid, heads)
+    split = [_split(x, heads) for x in (query * factor, key, value)]
     if form in ("mapped", "splash"):
-        run = {"mapped": mapped, "splash": splash}[form]
+        run: Any = {"mapped": mapped, "splash": splash}[form]
         out = _per_device(lambda q, k, v, valid, heads: run(q, k, v, valid), *split, valid, heads)
     else:
-        out = {"plain": plain, "cudnn": cudnn}[form](*split, valid)
+        run = {"plain": plain, "cudnn": cudnn}[form]
+        out = run(*split, valid)
     return _joined(out)
 
 

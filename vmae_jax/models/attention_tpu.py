@@ -171,7 +171,7 @@ def _backward_kernel(*refs: Any, size: int, unit: int, scale: float, masked: boo
             real = jnp.where(turn == turns - 1, last, rows)
             inside = jax.lax.broadcasted_iota(jnp.int32, q.shape, 0) < real
             q, g = jnp.where(inside, q, 0), jnp.where(inside, g, 0)
-        found = [_head_gradients(*(x[:, head] for x in (q, g, k, v)), bias, scale) for head in heads]
+        found = [_head_gradients(q[:, h], g[:, h], k[:, h], v[:, h], bias, scale) for h in heads]
         by_query, by_key, by_value = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         d_query[0, :, columns] = by_query.astype(d_query.dtype)
         key_sum[:, columns] += by_key
