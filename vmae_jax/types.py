@@ -237,6 +237,8 @@ class Method(NamedTuple):
       init: (key, batch) -> (params, extra); params may carry flax partitioning boxes.
       loss: (params, batch, context) -> Loss.
       features: (params, batch, *, layer=None, pool=True) -> [b d] or [b n d].
+      frame_features: (params, frames uint8 [b h w c], *, layer=None) -> [b h/p w/p d], the tokens of single
+        pictures of any size that the patch divides, in place; None where the method has none.
       predict: (params, batch) -> outputs [b d], where there are any.
       reconstruct: (params, batch, context) -> Pictures, where there are any.
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
@@ -272,6 +274,7 @@ class Method(NamedTuple):
     heads: Mapping[str, Output] | None = None
     inputs: tuple[str, ...] = ("video",)
     supervision: tuple[str, ...] = ()
+    frame_features: Callable[..., Array] | None = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

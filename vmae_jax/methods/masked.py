@@ -18,6 +18,7 @@ from vmae_jax.masking.core import Masker, plan, select
 from vmae_jax.methods.guides import Guide
 from vmae_jax.methods.pictures import reconstruction
 from vmae_jax.models.classifier import everything
+from vmae_jax.models.frames import frame_features
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather_cubes, patchify
 from vmae_jax.registry import register
@@ -148,6 +149,10 @@ class Masked:
         tokens = tokens[:, encoder.prefix :]
         return tokens.mean(axis=1) if pool else tokens
 
+    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
+        """The encoder's tokens of single pictures (`models.frames`)."""
+        return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
+
     def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
         """Originals, what the encoder sees, and what the decoder makes of all the rest."""
         name = self._drawable()
@@ -165,6 +170,7 @@ class Masked:
             init=self.init,
             loss=self.loss,
             features=self.features,
+            frame_features=self.frame_features,
             reconstruct=self.reconstruct if self._drawable() else None,
             frozen=self.frozen if self.guides else None,
             supervision=supervision(masks, self.objectives.values(), self.guides.values()),
