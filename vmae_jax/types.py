@@ -240,7 +240,8 @@ class Method(NamedTuple):
       frame_features: (params, frames uint8 [b h w c], *, layer=None) -> [b h/p w/p d], the tokens of single
         pictures of any size that the patch divides, in place; None where the method has none.
       predict: (params, batch) -> outputs [b d], where there are any.
-      reconstruct: (params, batch, context) -> Pictures, where there are any.
+      reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` (a masking strategy)
+        is used in place of the method's own.
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
       group: number of consecutive rows that belong together (views of one video, clips that are mixed)
         and are never divided between micro-batches; None where that is the whole batch.
@@ -264,7 +265,7 @@ class Method(NamedTuple):
     loss: Callable[[Params, Batch, Context], Loss]
     features: Callable[..., Array]
     predict: Callable[[Params, Batch], Array] | None = None
-    reconstruct: Callable[[Params, Batch, Context], Pictures] | None = None
+    reconstruct: Callable[..., Pictures] | None = None
     advance: Callable[[Extra, Params, Any, Context], Extra] = hold
     group: int | None = 1
     global_loss: Callable[[Params, Any, Context], Loss] | None = None

@@ -13,15 +13,17 @@ from vmae_jax.data.synthetic.world import settings
 from vmae_jax.eval import correspondence, joints, segmentation
 from vmae_jax.eval.collect import About
 from vmae_jax.eval.propagation import propagation
+from vmae_jax.eval.tracking import scores_of
 from vmae_jax.masking.tube import tube
 from vmae_jax.methods import masked
-from vmae_jax.models.positions import learned, separable, sincos_3d
+from vmae_jax.models.positions import for_grid, learned, separable, sincos_3d
 from vmae_jax.models.variants import vit
 from vmae_jax.resampling import resized
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.train.sharding import unbox
-from vmae_jax.types import Method
+from vmae_jax.types import Grid, Method
+from vmae_jax.weights.layouts import resize
 
 PATCH = 2
 WORLD = settings(test=2, frames=9, size=64, speed=0.6)
@@ -77,6 +79,17 @@ def test_statistics_over_frames_by_hand():
     assert found.recall == 5 / 8
     # Frames 1, 2, 3 (from 1 to 2.75) and 6, 7, 8 (from 6.25 to 8), counted from 1.
     assert found.decay == pytest.approx(0.9 - 0.4)
+
+
+def test_objects_are_scored_without_the_first_and_the_last_frame():
+    scores = scores_of("objects", ())
+    truth = np.where(square(10, 10, 20), 2, 0)
+    for number, shift in enumerate((30, 5, 0, 30)):
+        scores.add("a", number, 4, truth, np.where(square(10, 10 + shift, 20), 2, 0), [0, 2])
+    found = scores.metrics()
+    assert found["j_mean"] == pytest.approx((15 / 25 + 1) / 2)
+    assert (found["j_recall"], found["objects"]) == (1, 1)
+    assert scores.table()[1][:2] == ["a", 2]
 
 
 def test_iou_of_classes_leaves_out_what_never_occurs():
@@ -333,6 +346,26 @@ def test_features_of_frames_are_those_of_still_clips(positions):
         method.frame_features(params, wide[:, :-1])
     with pytest.raises(ValueError, match="pictures of 3 channels, not 1"):
         method.frame_features(params, wide[..., :1])
+
+
+@pytest.mark.parametrize("positions", [learned(), separable()], ids=["learned", "separable"])
+def test_learned_positions_are_interpolated_as_those_of_imported_weights(positions):
+    """`weights.layouts.resize` is compared with PyTorch elsewhere."""
+    params = untrained(positions=positions)[1]
+    old, new = Grid(4, 4, 4), Grid(1, 6, 10)
+    [(module, tables)] = [
+        (name, params["encoder"][name]) for name in ("Learned_0", "Separable_0") if name in params["encoder"]
+    ]
+    found = for_grid(params["encoder"], old, new)
+    grids = {
+        "table": (old, new),
+        "space_table": (Grid(1, 4, 4), Grid(1, 6, 10)),
+        "time_table": (Grid(4, 1, 1), Grid(1, 1, 1)),
+    }
+    for name, table in tables.items():
+        expected = resize.positions(np.asarray(table), *grids[name])
+        np.testing.assert_allclose(found[module][name], expected, atol=1e-6)
+    assert found["embed"] is params["encoder"]["embed"]
 
 
 def test_a_linear_ramp_is_interpolated_exactly():

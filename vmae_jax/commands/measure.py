@@ -145,6 +145,7 @@ class Measurement:
         if name in self._sequences:
             with _as_mistake(f"config.eval.evaluators.{name}"):
                 return evaluator(self._made.method, params, self._sequences[name], **more), {}
+        assert self.data is not None, "an evaluator without data is not ready"
         passes = {"": self.data} | ({"train_": self._known[name]} if name in self._known else {})
         found, failure = None, None
         with contextlib.ExitStack() as stack:

@@ -53,9 +53,9 @@ def distances(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     Args:
       truth, found: in pixels, [frames joints 2].
     """
-    seen = np.isfinite(found).all(axis=-1)
-    low = np.where(seen[..., None], truth, np.inf).min(axis=1)
-    high = np.where(seen[..., None], truth, -np.inf).max(axis=1)
+    seen = np.isfinite(found).all(axis=-1, keepdims=True)
+    low = np.where(seen, truth, np.inf).min(axis=1)
+    high = np.where(seen, truth, -np.inf).max(axis=1)
     size = BOX * np.linalg.norm(np.where(np.isfinite(high), high - low, 1), axis=1)
     apart = np.linalg.norm(truth - found, axis=-1)
     return apart / np.maximum(size, 1e-12)[:, None]

@@ -110,7 +110,7 @@ class Propagation:
                 scores.add(video.key, number, video.length, truth, shown, start.objects)
                 yield colour(picture, truth), colour(picture, shown)
 
-    def _start(self, video: Annotated, first: np.ndarray, task: str, grid: tuple[int, int]) -> _Start:
+    def _start(self, video: Annotated, first: np.ndarray, task: str, grid: Any) -> _Start:
         """Return what a video begins with."""
         size = self._size(first.shape[:2])
         if task == "joints":
@@ -201,7 +201,8 @@ def _sheet(video: Annotated, frames: Iterator[tuple[np.ndarray, np.ndarray]]) ->
     """Return a PNG of some frames of a video with their labels, truth above what was found."""
     wanted = set(np.linspace(0, video.length - 1, min(FRAMES, video.length)).round().astype(int).tolist())
     kept = [pair for number, pair in enumerate(frames) if number in wanted]
-    rows = {name: np.stack(row)[None] for name, row in zip(("truth", "propagated"), zip(*kept, strict=True))}
+    truth, found = (np.stack(row)[None] for row in zip(*kept, strict=True))
+    rows: dict[str, Any] = {"truth": truth, "propagated": found}
     buffer = io.BytesIO()
     sheet = reconstruction.draw(Pictures.of(rows), videos=[video.key], frames=FRAMES)
     sheet.save(buffer, "PNG", optimize=True)

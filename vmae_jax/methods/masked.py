@@ -153,11 +153,16 @@ class Masked:
         """The encoder's tokens of single pictures (`models.frames`)."""
         return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
 
-    def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
-        """Originals, what the encoder sees, and what the decoder makes of all the rest."""
+    def reconstruct(self, params: Params, batch: Batch, context: Context, *, mask: Masker | None = None) -> Pictures:
+        """Originals, what the encoder sees, and what the decoder makes of all the rest.
+
+        Args:
+          mask: used in place of the encoder's own.
+        """
         name = self._drawable()
         assert name is not None
-        done = self.forward(params, batch, dataclasses.replace(context, train=False), decode_all=True)
+        one = self if mask is None else dataclasses.replace(self, encoder_mask=mask)
+        done = one.forward(params, batch, dataclasses.replace(context, train=False), decode_all=True)
         target = self.objectives[name].target
         assert isinstance(target, Pixels)
         model = self.model

@@ -15,8 +15,19 @@ from vmae_jax.registry import register
 from vmae_jax.resampling import cubic, linear, matrix
 from vmae_jax.types import Grid
 
-__all__ = ["Positions", "for_grid", "learned", "separable", "sincos_2d", "sincos_3d", "sinusoid_1d"]
+__all__ = [
+    "LEARNED",
+    "Positions",
+    "for_grid",
+    "grids_of_tables",
+    "learned",
+    "separable",
+    "sincos_2d",
+    "sincos_3d",
+    "sinusoid_1d",
+]
 
+LEARNED = ("Learned_0", "Separable_0")  # modules with parameters, as an encoder or decoder names them
 Positions = Callable[[Grid, int], nn.Module]  # (grid, width) -> module
 
 
@@ -106,6 +117,15 @@ def separable() -> Positions:
     return Separable
 
 
+def grids_of_tables(old: Grid, new: Grid) -> dict[str, tuple[Grid, Grid]]:
+    """Return which part of two grids each learned table is over, by its name."""
+    return {
+        "table": (old, new),
+        "space_table": (Grid(1, old.h, old.w), Grid(1, new.h, new.w)),
+        "time_table": (Grid(old.t, 1, 1), Grid(new.t, 1, 1)),
+    }
+
+
 def for_grid(params: Any, old: Grid, new: Grid) -> Any:
     """Return a network's parameters with its learned positions interpolated for another grid.
 
@@ -117,14 +137,10 @@ def for_grid(params: Any, old: Grid, new: Grid) -> Any:
     """
     if old == new:
         return params
-    grids = {
-        "table": (old, new),
-        "space_table": (Grid(1, old.h, old.w), Grid(1, new.h, new.w)),
-        "time_table": (Grid(old.t, 1, 1), Grid(new.t, 1, 1)),
-    }
+    grids = grids_of_tables(old, new)
     tables = {
         module: {name: _interpolated(table, *grids[name]) for name, table in params[module].items()}
-        for module in ("Learned_0", "Separable_0")
+        for module in LEARNED
         if params.get(module)
     }
     return {**params, **tables}

@@ -90,8 +90,10 @@ def of_pictures(key: str, frames: Sequence[str], masks: Sequence[str] = (), **mo
         except BadVideo as error:
             raise ConfigError(f"{frames[number]}: {error}") from error
 
-    labels = (lambda number: label_map(masks[number])) if masks else None
-    return Annotated(key, len(frames), picture, labels, **more)
+    def labels(number: int) -> np.ndarray:
+        return label_map(masks[number])
+
+    return Annotated(key, len(frames), picture, labels if masks else None, **more)
 
 
 def label_map(path: str) -> np.ndarray:
