@@ -253,6 +253,7 @@ class Method(NamedTuple):
         `init_from` to fill; None where there are none.
       check: looks at a batch on the host, before it goes to a device, and raises ConfigError
         where the method cannot use it (a label that is no class); None where all will do.
+      check_first: as `check`, of the first batch of a run alone, for what no single later batch has to have.
       suits: takes the number of clips of a micro-batch, and raises ConfigError where the method cannot
         train on so many (clips that mix in groups); None where any will do.
       heads: the meaning of the columns of `predict`, by name and in order ("" where there is one head
@@ -276,6 +277,7 @@ class Method(NamedTuple):
     inputs: tuple[str, ...] = ("video",)
     supervision: tuple[str, ...] = ()
     frame_features: Callable[..., Array] | None = None
+    check_first: Callable[[Batch], None] | None = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

@@ -49,6 +49,7 @@ BASES = {
         "mae_st:B",
         "adamae",
         "motionmae",
+        "mgm",
     ),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }

@@ -178,8 +178,15 @@ class Masked:
             frame_features=self.frame_features,
             reconstruct=self.reconstruct if self._drawable() else None,
             frozen=self.frozen if self.guides else None,
+            check_first=self.check_first if any(mask and mask.check for mask in masks) else None,
             supervision=supervision(masks, self.objectives.values(), self.guides.values()),
         )
+
+    def check_first(self, batch: Batch) -> None:
+        """Raise ConfigError if a mask cannot work on the first batch of a run."""
+        for mask in (self.encoder_mask, self.decoder_mask):
+            if mask is not None and mask.check is not None:
+                mask.check(batch)
 
     def _drawable(self) -> str | None:
         return next((name for name, one in self.objectives.items() if isinstance(one.target, Pixels)), None)
