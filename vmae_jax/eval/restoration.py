@@ -122,7 +122,7 @@ def psnr(truth: UInt8[Array, "b t h w c"], found: UInt8[Array, "b t h w c"]) -> 
 def ssim(truth: UInt8[Array, "b t h w c"], found: UInt8[Array, "b t h w c"]) -> Float[Array, "b t"]:
     """Return the structural similarity of each frame (Wang et al. 2004), the mean of its channels.
 
-    The window is a Gaussian of 11 x 11 pixels with a deviation of 1.5, and lies within the frame.
+    The window is a Gaussian of 11 x 11 pixels with a deviation of 1.5, and is within the frame.
 
     Raises:
       ValueError: if a frame is smaller than the window.
