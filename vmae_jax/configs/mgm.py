@@ -6,6 +6,8 @@ has them; AV1, VP9 and HEVC give none. The code of the paper is not public: most
 `configs/finetune.py:B,k400,v1,weights=WORKDIR`.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from vmae_jax.configs import common, recipes, videomae
@@ -21,6 +23,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         encoder_mask=recipes.mask(recipe.encoder_mask),
         objectives={"pixels": call("targets.core.objective", target=call("targets.pixels", normalize=True))},
     )
-    config = videomae.pretrain(method, recipe)
+    config: Any = videomae.pretrain(method, recipe)
     config.data.streams = {"motion": call("data.streams.motion", cell=8)}
     return common.smoke(config) if args.smoke else config
