@@ -61,13 +61,13 @@ def attend(
         form = form_for(query.shape, key.shape[1], heads, query.dtype, masked=valid is not None)
     if form == "flat":
         return _per_device(functools.partial(_flat, scale=factor), query, key, value, valid, heads)
-    split = [_split(x, heads) for x in (query * factor, key, value)]
+    q, k, v = (_split(x, heads) for x in (query * factor, key, value))
     if form in ("mapped", "splash"):
         run: Any = {"mapped": mapped, "splash": splash}[form]
-        out = _per_device(lambda q, k, v, valid, heads: run(q, k, v, valid), *split, valid, heads)
+        out = _per_device(lambda q, k, v, valid, heads: run(q, k, v, valid), q, k, v, valid, heads)
     else:
         run = {"plain": plain, "cudnn": cudnn}[form]
-        out = run(*split, valid)
+        out = run(q, k, v, valid)
     return _joined(out)
 
 
