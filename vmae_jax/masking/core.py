@@ -22,11 +22,13 @@ class Masker(NamedTuple):
       keep: how many tokens of a grid survive; a Python int, so that shapes are static.
       score: (keys [b], batch, grid) -> [b n]; the `keep` largest survive.
       inputs: the streams of the batch that `score` reads beside those of the model.
+      check: looks at the first batch of a training, on the host, and raises ConfigError where the strategy cannot work.
     """
 
     keep: Callable[[Grid], int]
     score: Callable[[Array, Batch, Grid], Array]
     inputs: tuple[str, ...] = ()
+    check: Callable[[Batch], None] | None = None
 
 
 def check_ratio(ratio: float) -> None:

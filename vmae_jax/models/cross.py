@@ -68,14 +68,14 @@ class MultiHead(nn.Module):
             query = make(use_bias=self.use_bias, name="query")(x)
             key = make(use_bias=False, name="key")(memory)
             value = make(use_bias=self.use_bias, name="value")(memory)
-        q, k, v = (self._heads(one) for one in (query * size**-0.5, key, value))
+        query, key, value = (nn.with_logical_constraint(a, ("batch", "tokens", "heads")) for a in (query, key, value))
         if keys is None or not self.dropout:
-            y = attend(q, k, v, valid=valid, form=self.form)
+            y = attend(query, key, value, heads=self.heads, valid=valid, scale=size**-0.5, form=self.form)
         else:
-            y = _attend_dropped(q, k, v, keys, self.dropout, valid)
+            q, k, v = (self._heads(one) for one in (query * size**-0.5, key, value))
+            y = _attend_dropped(q, k, v, keys, self.dropout, valid).swapaxes(1, 2).reshape(x.shape)
         with part("proj"):
-            merged = y.swapaxes(1, 2).reshape(x.shape)
-            return Dense(width, ("heads", "embed"), dtype=self.dtype, name="proj")(merged)
+            return Dense(width, ("heads", "embed"), dtype=self.dtype, name="proj")(y)
 
     def _heads(self, x: Array) -> Array:
         """[b n d] as [b h n k]."""
