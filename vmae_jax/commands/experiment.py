@@ -80,6 +80,10 @@ class Experiment:
 
     def abstract_params(self) -> Any:
         """Return the parameters' shapes, with their partitioning boxes."""
+        return self._abstract_params
+
+    @functools.cached_property
+    def _abstract_params(self) -> Any:
         return sharding.abstract(lambda key, batch: self.method.init(key, batch)[0], self.batch_spec)
 
     def optimizer_without_data(self) -> Any:
