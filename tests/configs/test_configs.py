@@ -222,6 +222,8 @@ def test_every_source_can_be_left_open_and_is_then_asked_for():
     config = load_config("configs/videomae_v2.py:S")
     with pytest.raises(ConfigError, match=r"data\.sources\.folder needs path"):
         build(config.data)
+    with pytest.raises(ConfigError, match=r"data\.sources\.folder needs path \(--config\.data\.source\.path=…\)$"):
+        experiment(config)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_weights_that_are_not_there_yet_leave_the_defaults(tmp_path):
     assert custom(f",weights={tmp_path}/none").batch_spec["video"].shape[1:] == (16, 224, 224, 3)
 
 
+def test_without_weights_training_begins_from_random_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dict(custom(",tiny,weights=none").config.init_from) == {}
+    (tmp_path / "other").mkdir()
+    assert custom(",tiny,weights=other").config.init_from["params/encoder"].path == "other"
+
+
 def test_a_size_that_is_not_that_of_the_weights_names_both(workdir, tmp_path):
     assert custom(f",tiny,weights={workdir}").config.method.model.size == "tiny"
     with pytest.raises(ConfigError) as error:

@@ -14,8 +14,8 @@ folder of videos with one subfolder per class instead, and holds a tenth of them
     attentive              cross-attention instead of the tokens' mean
     probe                  train only the head: the encoder stays bit-for-bit the same
 
-The model and its clips are those of `weights=WORKDIR`, trained here or imported. Without weights, or if they do not
-exist yet, `B` (S, L, H, g, tiny) selects the model, with 16 frames and 224 pixels.
+The model and its clips are those of `weights=WORKDIR`, trained here or imported. With `weights=none`, training begins
+from random values, and `B` (S, L, H, g, tiny) selects the model, with 16 frames and 224 pixels.
 
     frames=16,size=224     other clips than those of the weights; the positions are resized
 
@@ -60,7 +60,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     pool = {"pool": call("models.pooling.attentive")} if args.attentive else {}
     model = network(args, recipe)
     method = call("methods.classify.build", model=model, **head, **pool)
-    begin = {"params/encoder": common.begin(args.weights, select="params/encoder")}
+    scratch = args.weights == "none"
+    begin = {} if scratch else {"params/encoder": common.begin(args.weights, select="params/encoder")}
     names = dict.fromkeys(labels if isinstance(labels, dict) else ["label"])
 
     def source(split: str) -> ConfigDict:
@@ -133,5 +134,5 @@ def predicted(args: ConfigDict) -> tuple[dict[str, ConfigDict], Any, str | None]
         return heads, {name: call("data.labels.one") for name in heads}, "path,verb,noun"
     raise ConfigError(
         f"configs/custom.py: give one of classes=…, several=…, verbs=…,nouns=… or numbers=…, "
-        f"not {' and '.join(kinds) or 'nothing'}"
+        f"got {' and '.join(kinds) or 'none'}"
     )
