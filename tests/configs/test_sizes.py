@@ -61,6 +61,14 @@ def test_without_weights_training_begins_from_random_values(tmp_path, monkeypatc
     assert custom(",tiny,weights=other").config.init_from["params/encoder"].path == "other"
 
 
+def test_one_frame_is_an_image(workdir):
+    for arguments in (",tiny,weights=none,frames=1,size=32", f",weights={workdir},frames=1,size=32"):
+        made = custom(arguments)
+        assert made.config.data.source.call == made.config.eval.data.source.call == "data.sources.images"
+        assert made.batch_spec["video"].shape[1:4] == made.eval.data.spec()["video"].shape[1:4] == (1, 32, 32)
+        assert build(made.config.method.model).patch.t == 1
+
+
 def test_a_size_that_is_not_that_of_the_weights_names_both(workdir, tmp_path):
     assert custom(f",tiny,weights={workdir}").config.method.model.size == "tiny"
     with pytest.raises(ConfigError) as error:

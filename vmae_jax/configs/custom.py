@@ -18,6 +18,7 @@ The model and its clips are those of `weights=WORKDIR`, trained here or imported
 from random values, and `B` (S, L, H, g, tiny) selects the model, with 16 frames and 224 pixels.
 
     frames=16,size=224     other clips than those of the weights; the positions are resized
+    frames=1               images: the lists name pictures, or the folder contains them
 
 The defaults are ours (`recipes.csv`). Try the learning rate and the length first:
 `--config.optimizer.schedule.peak=` and `--config.train.length.epochs=`.
@@ -66,7 +67,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     def source(split: str) -> ConfigDict:
         if args.folders:
-            return call("data.sources.folder", labels="folders", part={"train": "train"}.get(split, "held_out"))
+            kind = "images" if args.frames == 1 else "folder"
+            return call(f"data.sources.{kind}", labels="folders", part={"train": "train"}.get(split, "held_out"))
         return call("data.sources.csv", columns=columns, names=names)
 
     config: Any = finetune.supervised(method, recipe, begin, source=source, labels=labels)
@@ -97,6 +99,8 @@ def network(args: Any, recipe: Any) -> Any:
         made, remat = saved, "full" if dims["width"] >= VARIANTS["H"].width else "none"
         made.update(drop_path=recipe.drop_path, remat=remat)
     made.update({key: value for key, value in (("frames", args.frames), ("resolution", args.size)) if value})
+    if args.frames == 1:
+        made.tubelet = 1
     return made
 
 
