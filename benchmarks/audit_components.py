@@ -54,6 +54,8 @@ HOSTILE = (*PLAIN, *CALLS, *([one] for one in CALLS), *({"x": one} for one in CA
 MORE = {
     "methods.adamae.build": {"objective": "x"},
     "data.sources.tfds": {"directory": "x"},
+    "data.sequences.drawn.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
+    "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},
     "data.synthetic.world.world": {"settings": {"call": "data.synthetic.world.settings"}},
     "methods.classify.build": {"classes": 2},
     "methods.distill.build": {"classes": 2},

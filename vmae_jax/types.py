@@ -237,8 +237,11 @@ class Method(NamedTuple):
       init: (key, batch) -> (params, extra); params may carry flax partitioning boxes.
       loss: (params, batch, context) -> Loss.
       features: (params, batch, *, layer=None, pool=True) -> [b d] or [b n d].
+      frame_features: (params, frames uint8 [b h w c], *, layer=None) -> [b h/p w/p d], the tokens of single
+        pictures of any size that the patch divides, in place; None where the method has none.
       predict: (params, batch) -> outputs [b d], where there are any.
-      reconstruct: (params, batch, context) -> Pictures, where there are any.
+      reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` (a masking strategy)
+        is used in place of the method's own.
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
       group: number of consecutive rows that belong together (views of one video, clips that are mixed)
         and are never divided between micro-batches; None where that is the whole batch.
@@ -250,6 +253,7 @@ class Method(NamedTuple):
         `init_from` to fill; None where there are none.
       check: looks at a batch on the host, before it goes to a device, and raises ConfigError
         where the method cannot use it (a label that is no class); None where all will do.
+      check_first: as `check`, of the first batch of a run alone, for what no single later batch has to have.
       suits: takes the number of clips of a micro-batch, and raises ConfigError where the method cannot
         train on so many (clips that mix in groups); None where any will do.
       heads: the meaning of the columns of `predict`, by name and in order ("" where there is one head
@@ -262,7 +266,7 @@ class Method(NamedTuple):
     loss: Callable[[Params, Batch, Context], Loss]
     features: Callable[..., Array]
     predict: Callable[[Params, Batch], Array] | None = None
-    reconstruct: Callable[[Params, Batch, Context], Pictures] | None = None
+    reconstruct: Callable[..., Pictures] | None = None
     advance: Callable[[Extra, Params, Any, Context], Extra] = hold
     group: int | None = 1
     global_loss: Callable[[Params, Any, Context], Loss] | None = None
@@ -272,6 +276,8 @@ class Method(NamedTuple):
     heads: Mapping[str, Output] | None = None
     inputs: tuple[str, ...] = ("video",)
     supervision: tuple[str, ...] = ()
+    frame_features: Callable[..., Array] | None = None
+    check_first: Callable[[Batch], None] | None = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

@@ -24,7 +24,7 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step, make_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOT_TRAINED = ("__init__", "common", "probe", "recipes")
+NOT_TRAINED = ("__init__", "common", "probe", "propagation", "recipes")
 FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
@@ -50,9 +50,11 @@ BASES = {
         "mae_st:B",
         "adamae",
         "motionmae",
+        "mgm",
     ),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
+PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
@@ -212,7 +214,30 @@ def test_probes_have_a_section_eval_alone(target, update_golden):
     golden_texts.compare(name, text)
 
 
-@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "probe"])
+@pytest.mark.parametrize("target", PROPAGATIONS)
+def test_propagations_have_a_section_eval_without_data(target, update_golden):
+    config = load_config(f"configs/propagation.py:{target}")
+    assert list(config) == ["eval"]
+    made = build(config.eval)
+    assert made.data is None
+    assert list(made.ready) == [target.partition(",")[0]]
+    text, base = (
+        golden_texts.of_config(to_json(load_config(f"configs/propagation.py:{name}")))
+        for name in (target, PROPAGATIONS[0])
+    )
+    name, first = (f"propagation_{file_of(one)}" for one in (target, PROPAGATIONS[0]))
+    if update_golden:
+        golden_texts.write(name, text, *((first, base) if name != first else ()))
+    golden_texts.compare(name, text)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [("davis", "as data=FOLDER"), ("drawn,data=x", "have no data=")])
+def test_propagations_need_the_owners_files_and_drawn_clips_none(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(f"configs/propagation.py:{arguments}")
+
+
+@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "probe", "propagation"])
 def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")

@@ -19,6 +19,7 @@ FOUNDATION = {
     "lookup",
     "plugins",
     "registry",
+    "resampling",
     "version",
 }
 ALLOWED = {  # layer -> what it may import, beside the foundation and itself
@@ -30,6 +31,7 @@ ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "lookup": set(),
     "plugins": set(),
     "registry": set(),
+    "resampling": set(),
     "version": set(),
     "names": set(),
     "scopes": set(),

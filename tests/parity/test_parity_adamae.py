@@ -21,7 +21,7 @@ from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Context, Grid
 from vmae_jax.weights.formats import torch_file
 from vmae_jax.weights.layouts import rules, videomae
-from vmae_jax.weights.layouts.rules import FUSED, MERGED, TABLE, Rule, Tower, linear, norm
+from vmae_jax.weights.layouts.rules import FUSED, TABLE, Rule, Tower, linear, norm
 
 SETS = sorted((FOLDER / "adamae").glob("*.pth"))
 CONTEXT = Context(key=jax.random.key(0), step=jnp.int32(0), train=False)
@@ -34,8 +34,7 @@ SAMPLER = Tower(
         *norm("norm1", f"{PREFIX}0.norm1"),
         *norm("norm2", f"{PREFIX}0.norm2"),
         Rule("attention/qkv/kernel", f"{PREFIX}0.attn.qkv.weight", FUSED),
-        Rule("attention/proj/kernel", f"{PREFIX}0.attn.proj.weight", MERGED),
-        Rule("attention/proj/bias", f"{PREFIX}0.attn.proj.bias"),
+        *linear("attention/proj", f"{PREFIX}0.attn.proj"),
         *linear("mlp/fc1", f"{PREFIX}0.mlp.fc1"),
         *linear("mlp/fc2", f"{PREFIX}0.mlp.fc2"),
         *linear("head", f"{PREFIX}1"),

@@ -8,6 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from toy_method import remember
 
+from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
@@ -53,12 +54,19 @@ def learned_mask():
     return adamae.build(vit(frames=4, **TINY), {"pixels": objective(pixels())}, ratio=0.75)
 
 
-METHODS = {one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st, learned_mask)}
+def motion_mask():
+    """MGM: the mask follows the motion vectors of the batch."""
+    return masked.build(vit(frames=4, **TINY), motion_guided(0.75), {"pixels": objective(pixels())})
+
+
+METHODS = {one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st, learned_mask, motion_mask)}
 
 
 def batch(name="videomae_v2"):
     rng = np.random.default_rng(0)
-    return {
+    motion = rng.normal(size=(ROWS, 4, 4, 4, 2)).astype(np.float32)
+    vectors = {"motion": motion, "motion_mask": rng.random((ROWS, 4)) < 0.8, "motion_valid": np.arange(ROWS) != 7}
+    return (vectors if name == "motion_mask" else {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name == "mae" else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -86,6 +94,7 @@ def gradients(name, mesh, accumulate):
         ("mae", "cube", 2),
         ("mae_st", "cube", 2),
         ("learned_mask", "cube", 2),
+        ("motion_mask", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

@@ -119,6 +119,17 @@ def test_a_parameter_may_bring_a_rule_for_a_name_of_its_own():
         shardings(make(("experts", None), (("experts", "model"),)), make_mesh(CUBE))
 
 
+def test_a_head_is_never_split_over_devices():
+    """Of 3 heads side by side in 24 columns, two devices could hold 12 columns each, but not whole heads."""
+    shape = jax.ShapeDtypeStruct((8, 24), np.float32)
+    make = lambda heads: {"w": Parameter(shape, ("embed", "heads"), decay=True, units=(("heads", heads),))}  # noqa: E731
+    placement = shardings(make(4), make_mesh(CUBE))
+    assert (placement.shardings["w"].spec, placement.replicated) == (PartitionSpec("fsdp", "tensor"), ())
+    placement = shardings(make(3), make_mesh(CUBE))
+    assert placement.shardings["w"].spec == PartitionSpec("fsdp", None)
+    assert placement.replicated == ("w: heads of 3 does not divide by tensor of 2",)
+
+
 def test_a_parameter_that_names_no_axes_is_reported():
     kernel = jax.ShapeDtypeStruct((4, 4), np.float32)
     with pytest.raises(ConfigError, match=r"'params/head/kernel' of shape \[4, 4\] names no axes"):

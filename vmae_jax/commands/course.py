@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +21,7 @@ from vmae_jax.train import loop, sharding
 from vmae_jax.train.device import host_rows, prefetch_to_device
 from vmae_jax.train.rows import Refused
 from vmae_jax.train.state import TrainState
+from vmae_jax.types import Batch
 
 __all__ = ["Course", "began_at", "devices"]
 
@@ -91,7 +92,9 @@ class Course:
             start=start * videos,
             skips=[(skip.first * videos, skip.last * videos) for skip in self._skips],
         )
-        self._stream = prefetch_to_device(stream, place, clips=clips, check=self._made.method.check, waiting=waiting)
+        method = self._made.method
+        check = _checks(method.check, None if start else method.check_first)
+        self._stream = prefetch_to_device(stream, place, clips=clips, check=check, waiting=waiting)
         return self._stream
 
     def faults(self) -> list[Any]:
@@ -197,3 +200,20 @@ def devices() -> str:
     """Return a description of the devices."""
     found = jax.devices()
     return f"{len(found)} x {found[0].device_kind}"
+
+
+def _checks(
+    every: Callable[[Batch], None] | None, first: Callable[[Batch], None] | None
+) -> Callable[[Batch], None] | None:
+    """Return a check of every batch, before which the first one has another."""
+    if first is None:
+        return every
+    due = [first]
+
+    def check(batch: Batch) -> None:
+        if due:
+            due.pop()(batch)
+        if every is not None:
+            every(batch)
+
+    return check

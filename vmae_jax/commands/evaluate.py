@@ -89,7 +89,7 @@ def _open(
     section: Any = chosen.get("eval")
     averaged = ema or (isinstance(section, ConfigDict) and section.get("ema") is True)
     trained = restore(checkpoint, ema=averaged, config=chosen)
-    if trained.made.eval.data is None or not trained.made.eval.evaluators:
+    if not trained.made.eval.evaluators or len(trained.made.eval.ready) < len(trained.made.eval.evaluators):
         raise ConfigError(
             f"{checkpoint}: its config evaluates nothing; set config.eval.data and config.eval.evaluators"
         )
@@ -103,7 +103,7 @@ def _open(
 
 def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:
     """Raise ConfigError if a config's clips are not those of the checkpoint's model."""
-    if config is None:
+    if config is None or trained.made.eval.data is None:
         return
     made = trained.made
     own, found = made.batch_spec, made.eval.data.spec()

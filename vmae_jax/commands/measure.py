@@ -21,6 +21,7 @@ from vmae_jax.eval.attentive_probe import AttentiveProbe
 from vmae_jax.eval.collect import About, Programs, Results, labelled
 from vmae_jax.eval.knn import Knn, Retrieval
 from vmae_jax.eval.probe import Probe
+from vmae_jax.eval.propagation import Propagation
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.device import host_rows, prefetch_to_device
@@ -31,7 +32,13 @@ __all__ = ["Measurement", "check_classes"]
 
 log = logging.getLogger(__name__)
 
-OF_FEATURES = (AttentiveProbe, Knn, Probe, Retrieval)  # these use no head, so the data may have other classes
+OF_FEATURES = (
+    AttentiveProbe,
+    Knn,
+    Probe,
+    Propagation,
+    Retrieval,
+)  # these use no head, so the data may have other classes
 BROKEN = "broken.csv"
 
 
@@ -41,12 +48,12 @@ class Measurement:
     Programs are compiled once. Batches are enlarged to a multiple of what the mesh needs.
 
     Attributes:
-      data: the opened loader of `made.eval.data`.
+      data: the opened loader of `made.eval.data`; None if no evaluator reads it.
       heads: whether any evaluator uses the method's own heads.
       mesh: whose devices share the clips.
 
     Args:
-      made: an experiment whose `eval` section names data and evaluators.
+      made: an experiment whose `eval` section has evaluators with data.
       mesh: of the parameters; by default the experiment's own.
 
     Raises:
@@ -58,11 +65,17 @@ class Measurement:
         self._programs = Programs(functools.partial(on_mesh, mesh=self.mesh))
         self._logged: set[tuple[str, int]] = set()
         self._known: dict[str, Opened] = {}  # the data that evaluators compare with, by their names
-        self.data = self._open("config.eval.data", made.eval.data)
-        self.heads = not all(isinstance(evaluator, OF_FEATURES) for evaluator in made.eval.evaluators.values())
-        check_classes(made, self.data, heads=self.heads)
-        for name, evaluator in made.eval.evaluators.items():
+        self._sequences: dict[str, Any] = {}  # the annotated videos of evaluators, by their names
+        self._evaluators = made.eval.ready
+        self.data = None if made.eval.data is None else self._open("config.eval.data", made.eval.data)
+        self.heads = not all(isinstance(evaluator, OF_FEATURES) for evaluator in self._evaluators.values())
+        if self.data is not None:
+            check_classes(made, self.data, heads=self.heads)
+        for name, evaluator in self._evaluators.items():
             where = f"config.eval.evaluators.{name}"
+            if hasattr(evaluator, "sequences"):
+                with _as_mistake(f"{where}.sequences"):
+                    self._sequences[name] = evaluator.sequences.open()
             if getattr(evaluator, "train", None) is not None:
                 self._known[name] = self._open(f"{where}.train", evaluator.train)
                 check_classes(made, self.data, self._known[name], heads=self.heads)
@@ -78,7 +91,8 @@ class Measurement:
     ) -> Results:
         """Run every evaluator; return its metrics as NAME/METRIC, its tables and files as NAME_FILE.
 
-        An evaluator with a loader `train` gets a pass over that as well, to compare with.
+        An evaluator with a loader `train` gets a pass over that as well, to compare with; one with `sequences` gets
+        these annotated videos, opened, and no batches.
         Videos that cannot be read are counted as NAME/broken, or NAME/train_broken, and listed in the
         table broken.csv.
 
@@ -93,10 +107,12 @@ class Measurement:
           ConfigError: if an evaluator does not suit the data or the method.
           TooManyBadVideos: if more of the videos cannot be read than their loader allows.
         """
-        about = About(self.data.label_names, _names(self.data.source), carried, self._programs)
+        about = About(carried=carried, programs=self._programs, rows=sharding.batch_shards(self.mesh))
+        if self.data is not None:
+            about = dataclasses.replace(about, label_names=self.data.label_names, name=_names(self.data.source))
         results = Results({})
         broken: dict[str, list[Fault]] = {}
-        for name, evaluator in self._made.eval.evaluators.items():
+        for name, evaluator in self._evaluators.items():
             found, faults = self._run(name, evaluator, params, about, functools.partial(alive, name), left_out)
             results.update({f"{name}/{key}": float(value) for key, value in found.items()})
             results.update({f"{name}/{prefix}broken": float(len(bad)) for prefix, bad in faults.items() if bad})
@@ -124,7 +140,12 @@ class Measurement:
         They are listed and compared with the limit first, so that an evaluator that fails for the lack of readable
         videos does not hide why.
         """
+        about = dataclasses.replace(about, alive=alive)
         more = {"about": about} if "about" in inspect.signature(evaluator).parameters else {}
+        if name in self._sequences:
+            with _as_mistake(f"config.eval.evaluators.{name}"):
+                return evaluator(self._made.method, params, self._sequences[name], **more), {}
+        assert self.data is not None, "an evaluator without data is not ready"
         passes = {"": self.data} | ({"train_": self._known[name]} if name in self._known else {})
         found, failure = None, None
         with contextlib.ExitStack() as stack:
@@ -160,11 +181,14 @@ class Measurement:
 
     def videos(self) -> dict[str, int]:
         """Return the number of videos of the held-out data ("") and of the data that evaluators compare with."""
-        return {"": len(self.data)} | {name: len(data) for name, data in self._known.items()}
+        held_out = {} if self.data is None else {"": len(self.data)}
+        return held_out | {name: len(data) for name, data in self._known.items()}
 
     def facts(self) -> dict[str, Any]:
         """Return the facts of the held-out data, and of those that evaluators compare with (see `facts_of`)."""
-        found = facts_of(self.data.source, "held-out ")
+        found = {} if self.data is None else facts_of(self.data.source, "held-out ")
+        for name, videos in self._sequences.items():
+            found |= {f"{what} of the {name} videos": fact for what, fact in videos.facts().items()}
         for name, data in self._known.items():
             found |= facts_of(data.source, f"{name} training ")
         return found
@@ -196,7 +220,7 @@ class Measurement:
             method, batch = self._made.method, self._made.batch_spec
             params, extra = sharding.unbox(sharding.abstract(method.init, batch))
             frozen = {} if method.frozen is None else sharding.unbox(sharding.abstract(method.frozen, batch))
-            evaluator.check(method, params, self.data.loader.spec(), (extra, frozen))
+            evaluator.check(method, params, {} if self.data is None else self.data.loader.spec(), (extra, frozen))
         if hasattr(evaluator, "label"):
             for data in (self.data, known):
                 if data is not None:

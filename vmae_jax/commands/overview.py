@@ -102,8 +102,9 @@ def _evaluation(made: Experiment, measured: Measurement | None, clock: Any) -> s
         return "none"
     every = "" if made.eval.every is None else f"every {max(1, clock.length(made.eval.every)):,} steps and "
     before = "before the first step, " if made.eval.at_start else ""
-    names = ", ".join(made.eval.evaluators)
-    return f"{names} on {measured.videos()['']:,} videos; {before}{every}at the end"
+    names = ", ".join(made.eval.ready)
+    held_out = "" if measured.data is None else f" on {len(measured.data):,} videos"
+    return f"{names}{held_out}; {before}{every}at the end"
 
 
 def _devices(made: Experiment, placement: sharding.Placement) -> str:

@@ -216,6 +216,7 @@ def _bound(planned: Planned, compiled: Compiled, *, clips: int, model: float) ->
         "mfu_at_bound": model / found.seconds / devices / chip.flops,
         "compiler_seconds": work.cycles / chip.clock if work.cycles else None,
         "parts": reports.parts(work, chip),
+        "movers": reports.movers(work),
     }
 
 

@@ -120,7 +120,7 @@ def _sizes(batch: int, videos: int, measured: Mapping[str, int]) -> Iterator[str
 def _intervals(made: Experiment, clock: Clock) -> Iterator[str]:
     """Whatever is due at intervals and happens at the end alone, for the run is shorter."""
     lengths: dict[str, Any] = {"train.log_every": made.train.log_every, "checkpoint.every": made.checkpoint.every}
-    if made.eval.data is not None and made.eval.evaluators:
+    if made.eval.ready:
         lengths["eval.every"] = made.eval.every
     late = {
         name: steps

@@ -118,7 +118,7 @@ def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> _Opened:
     if not Checkpoints(workdir.checkpoints).steps():
         check_places(made.init_from)
     data = open_loader(made.loader)
-    measured = Measurement(made) if made.eval.data is not None and made.eval.evaluators else None
+    measured = Measurement(made) if made.eval.ready else None
     check_classes(made, data, measured.data if measured and measured.heads else None)
     clock = made.clock(data.steps_per_epoch)
     tx, rate = made.optimizer.build(made.abstract_params(), clock)

@@ -68,12 +68,16 @@ class About:
       name: returns the name of a video by its number; None if videos have no names.
       carried: returns the method's carried state and its frozen networks, which are read when called.
       programs: the cache of compiled functions.
+      rows: the rows of a batch that an evaluator forms itself are a multiple of this: the devices share them.
+      alive: to be called with the present place before each piece of work that is no batch, for the watchdog.
     """
 
     label_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     name: Callable[[int], str] | None = None
     carried: Callable[[], tuple[Extra, Params]] = lambda: (None, None)
     programs: Programs = dataclasses.field(default_factory=Programs)
+    rows: int = 1
+    alive: Callable[[str], None] = lambda where: None
 
 
 @dataclasses.dataclass(frozen=True)

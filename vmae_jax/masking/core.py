@@ -22,11 +22,13 @@ class Masker(NamedTuple):
       keep: grid -> the number of tokens kept, a Python int, so that shapes are static.
       score: (keys [b], batch, grid) -> [b n]; the `keep` largest are kept.
       inputs: the streams of the batch that `score` reads besides those of the model.
+      check: checks the first batch of a training, on the host; raises ConfigError if the strategy cannot work.
     """
 
     keep: Callable[[Grid], int]
     score: Callable[[Array, Batch, Grid], Array]
     inputs: tuple[str, ...] = ()
+    check: Callable[[Batch], None] | None = None
 
 
 def check_ratio(ratio: float) -> None:

@@ -13,6 +13,7 @@ from vmae_jax.augment.mixing import Mixing
 from vmae_jax.methods import labels
 from vmae_jax.methods.labels import Head
 from vmae_jax.models.classifier import Classifier, everything
+from vmae_jax.models.frames import frame_features
 from vmae_jax.models.pooling import Pool
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify
@@ -123,6 +124,10 @@ class Classify:
         tokens = encoded.astype(jnp.float32)[:, encoder.prefix :]
         return tokens.mean(axis=1) if pool else tokens
 
+    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
+        """The encoder's tokens of single pictures (`models.frames`)."""
+        return frame_features(self.model, self.network.encoder, params["encoder"], frames, layer=layer)
+
     def cubes(self, batch: Batch) -> Array:
         """Return the clips as cubes for the encoder, unaugmented."""
         return self.model.normalize(patchify(batch["video"], self.model.patch))
@@ -193,6 +198,7 @@ def build(
         init=one.init,
         loss=one.loss,
         features=one.features,
+        frame_features=one.frame_features,
         predict=one.predict,
         group=mix.group if mix is not None else 1,
         suits=mix.size if mix is not None else None,

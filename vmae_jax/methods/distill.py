@@ -183,6 +183,7 @@ def build(
         init=one.init,
         loss=one.loss,
         features=one.features,
+        frame_features=one.student.frame_features,
         predict=one.predict,
         group=mix.group if mix is not None else 1,
         suits=mix.size if mix is not None else None,

@@ -18,6 +18,7 @@ from vmae_jax.masking.core import Masker, plan, select
 from vmae_jax.methods.guides import Guide
 from vmae_jax.methods.pictures import reconstruction
 from vmae_jax.models.classifier import everything
+from vmae_jax.models.frames import frame_features
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather_cubes, patchify
 from vmae_jax.registry import register
@@ -148,11 +149,20 @@ class Masked:
         tokens = tokens[:, encoder.prefix :]
         return tokens.mean(axis=1) if pool else tokens
 
-    def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
-        """Return the originals, the visible cubes, and the decoder's reconstructions of all others."""
+    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
+        """Return the encoder's tokens of single pictures (`models.frames`)."""
+        return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
+
+    def reconstruct(self, params: Params, batch: Batch, context: Context, *, mask: Masker | None = None) -> Pictures:
+        """Return the originals, the visible cubes, and the decoder's reconstructions of all others.
+
+        Args:
+          mask: replaces that of the encoder.
+        """
         name = self._drawable()
         assert name is not None
-        done = self.forward(params, batch, dataclasses.replace(context, train=False), decode_all=True)
+        one = self if mask is None else dataclasses.replace(self, encoder_mask=mask)
+        done = one.forward(params, batch, dataclasses.replace(context, train=False), decode_all=True)
         target = self.objectives[name].target
         assert isinstance(target, Pixels)
         model = self.model
@@ -165,10 +175,18 @@ class Masked:
             init=self.init,
             loss=self.loss,
             features=self.features,
+            frame_features=self.frame_features,
             reconstruct=self.reconstruct if self._drawable() else None,
             frozen=self.frozen if self.guides else None,
+            check_first=self.check_first if any(mask and mask.check for mask in masks) else None,
             supervision=supervision(masks, self.objectives.values(), self.guides.values()),
         )
+
+    def check_first(self, batch: Batch) -> None:
+        """Raise ConfigError if a mask cannot work on the first batch of a run."""
+        for mask in (self.encoder_mask, self.decoder_mask):
+            if mask is not None and mask.check is not None:
+                mask.check(batch)
 
     def _drawable(self) -> str | None:
         return next((name for name, one in self.objectives.items() if isinstance(one.target, Pixels)), None)

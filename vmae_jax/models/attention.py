@@ -1,16 +1,18 @@
 """Scaled dot-product attention, in one place: each platform has a form that is best there.
 
-All forms compute the same: softmax(query · keyᵀ) · value, heads before tokens, `query` scaled, the
-softmax in float32. `attend` chooses by the platform that the program is compiled for, which is the
-mesh's, not this machine's; the models know of nothing but `attend`.
+All forms compute the same: softmax(query · keyᵀ · scale) · value for every head, the softmax in float32. Arrays come
+flat, [b n heads·size], as the projections before make them, and leave flat. `attend` chooses by the platform that the
+program is compiled for, which is the mesh's, not this machine's; the models use nothing but `attend`.
 
   plain   three XLA operations; what every platform can do, and the best for short sequences
   mapped  one head at a time with a gradient of its own: XLA's CPU compiler multiplies matrices well
           one by one and slowly in batches, and the weights of one head stay in the cache
   cudnn   cuDNN's fused kernel, on NVIDIA GPUs from Ampere on, in half precision
-  splash  a fused Pallas kernel for TPUs
+  flat    our fused kernel for TPUs, which takes the heads from flat arrays (`models/attention_tpu.py`)
+  splash  JAX's fused kernel for TPUs, for sequences that do not fit into the fast memory as a whole
 """
 
+import functools
 import math
 from typing import Any
 
@@ -20,52 +22,65 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from vmae_jax.models import attention_tpu
 from vmae_jax.types import typed
 
 __all__ = ["FORMS", "attend", "form_for"]
 
-FORMS = ("auto", "plain", "mapped", "cudnn", "splash")
+FORMS = ("auto", "plain", "mapped", "cudnn", "flat", "splash")
 
 AMPERE = 8.0  # the first compute capability for which cuDNN has fused attention
 LANES = 128  # of a TPU's vectors, which splash attention's blocks are multiples of
-NO_SPLASH = ("TPU v2", "TPU v3")
+NO_KERNELS = ("TPU v2", "TPU v3")
+SMALL = ("TPU v4",)  # whose fast memory our kernel does not fit into
 MAPPED_FROM = 384  # tokens; measured in docs/performance.md: below, `plain` is as fast on a CPU
 
 
 @typed
 def attend(
-    query: Float[Array, "b h n k"],
-    key: Float[Array, "b h m k"],
-    value: Float[Array, "b h m k"],
+    query: Float[Array, "b n d"],
+    key: Float[Array, "b m d"],
+    value: Float[Array, "b m d"],
     *,
+    heads: int,
     valid: Bool[Array, "b m"] | None = None,
+    scale: float | None = None,
     form: str = "auto",
-) -> Float[Array, "b h n k"]:
-    """softmax(query · keyᵀ) · value, with the softmax in float32; `query` comes scaled.
+) -> Float[Array, "b n d"]:
+    """softmax(query · keyᵀ · scale) · value of each head, with the softmax in float32.
 
     Args:
-      query, key, value: heads before tokens.
+      query, key, value: the columns of one head after the other.
+      heads: must divide d.
       valid: False where a key is padding, which no query sees.
+      scale: by default 1 / √(d / heads).
       form: one of `FORMS`; "auto" is the platform's best for these shapes.
     """
+    factor = (query.shape[-1] // heads) ** -0.5 if scale is None else scale
     if form == "auto":
-        form = form_for(query.shape, key.shape[2], query.dtype, masked=valid is not None)
-    if form == "plain":
-        return plain(query, key, value, valid)
-    if form == "cudnn":
-        return cudnn(query, key, value, valid)
-    return _per_device({"mapped": mapped, "splash": splash}[form], query, key, value, valid)
+        form = form_for(query.shape, key.shape[1], heads, query.dtype, masked=valid is not None)
+    if form == "flat":
+        return _per_device(functools.partial(_flat, scale=factor), query, key, value, valid, heads)
+    split = [_split(x, heads) for x in (query * factor, key, value)]
+    if form in ("mapped", "splash"):
+        run: Any = {"mapped": mapped, "splash": splash}[form]
+        out = _per_device(lambda q, k, v, valid, heads: run(q, k, v, valid), *split, valid, heads)
+    else:
+        run = {"plain": plain, "cudnn": cudnn}[form]
+        out = run(*split, valid)
+    return _joined(out)
 
 
-def form_for(query: tuple[int, ...], keys: int, dtype: jnp.dtype, *, masked: bool) -> str:
+def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, masked: bool) -> str:
     """The form that "auto" stands for, on the platform that is compiled for.
 
     Args:
-      query: its shape, [b h n k].
+      query: its shape, [b n d].
       keys: how many.
       masked: whether some keys are padding.
     """
-    (platform, kind), tokens, size = _platform(), query[2], query[3]
+    (platform, kind), (_, tokens, width) = _platform(), query
+    size = width // heads
     if platform == "cpu" and tokens * keys >= MAPPED_FROM**2:
         return "mapped"
     half = dtype in (jnp.bfloat16, jnp.float16)
@@ -79,9 +94,36 @@ def form_for(query: tuple[int, ...], keys: int, dtype: jnp.dtype, *, masked: boo
     ):
         return "cudnn"
     # By the compiled memory traffic (docs/performance.md), at the encoder's 160 tokens as well.
-    if platform == "tpu" and kind not in NO_SPLASH:
-        return "splash"
+    if platform == "tpu" and kind not in NO_KERNELS:
+        small = kind not in SMALL and attention_tpu.fits(tokens, keys, width, heads, jnp.dtype(dtype).itemsize)
+        return "flat" if small else "splash"
     return "plain"
+
+
+def _split(x: Array, heads: int) -> Array:
+    """[b n d] -> [b h n k].
+
+    On TPUs the projection before it remains a product of flat matrices, whose lanes are full. Without the barrier the
+    compiler would form the heads inside the product and pad the 64 columns of a head to the 128 lanes of the matrix
+    unit, which doubles its arithmetic.
+    """
+    b, n, width = x.shape
+    return jnp.swapaxes(_kept_flat(x).reshape(b, n, heads, width // heads), 1, 2)
+
+
+def _joined(x: Array) -> Array:
+    """[b h n k] -> [b n d], the inverse of `_split`."""
+    b, heads, n, size = x.shape
+    return _kept_flat(jnp.swapaxes(x, 1, 2).reshape(b, n, heads * size))
+
+
+def _kept_flat(x: Array) -> Array:
+    return jax.lax.optimization_barrier(x) if _platform()[0] == "tpu" else x
+
+
+def _flat(query: Array, key: Array, value: Array, valid: Array | None, heads: int, *, scale: float) -> Array:
+    bias = None if valid is None else jnp.where(valid, 0.0, jnp.finfo(jnp.float32).min)[:, :, None]
+    return attention_tpu.flat(query, key, value, bias, heads, scale)
 
 
 def plain(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
@@ -208,19 +250,30 @@ def _pad(x: Array, length: int, *, axis: int) -> Array:
     return jnp.pad(x, widths)
 
 
-def _per_device(form, query: Array, key: Array, value: Array, valid: Array | None) -> Array:
-    """`form` on each device's own examples and heads: the compiler cannot split a loop or a kernel."""
+def _per_device(form: Any, query: Array, key: Array, value: Array, valid: Array | None, heads: int) -> Array:
+    """`form` on each device's own examples and heads: the compiler cannot split a loop or a kernel.
+
+    Args:
+      form: (query, key, value, valid, heads) -> output, of flat arrays or of arrays [b h n k].
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or mesh.are_all_axes_manual:
-        return form(query, key, value, valid)
-    axes = [
+        return form(query, key, value, valid, heads)
+    rows, columns = (
         axis if axis is not None and size % _extent(mesh, axis) == 0 else None
-        for axis, size in zip(nn.logical_to_mesh_axes(("batch", "heads")) or (None, None), query.shape, strict=False)
-    ]
-    heads, keys = PartitionSpec(*axes), PartitionSpec(axes[0])
-    inputs = (query, key, value) if valid is None else (query, key, value, valid)
-    specs = (heads,) * 3 if valid is None else (heads, heads, heads, keys)
-    return jax.shard_map(form, in_specs=specs, out_specs=heads, check_vma=False)(*inputs)
+        for axis, size in zip(
+            nn.logical_to_mesh_axes(("batch", "heads")) or (None, None), (query.shape[0], heads), strict=True
+        )
+    )
+    own = heads if columns is None else heads // _extent(mesh, columns)
+    split = PartitionSpec(rows, columns) if query.ndim == 4 else PartitionSpec(rows, None, columns)
+    given = (query, key, value) if valid is None else (query, key, value, valid)
+    specs = (split,) * 3 if valid is None else (split, split, split, PartitionSpec(rows))
+
+    def here(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+        return form(query, key, value, valid, own)
+
+    return jax.shard_map(here, in_specs=specs, out_specs=split, check_vma=False)(*given)
 
 
 def _extent(mesh: jax.sharding.AbstractMesh, axes: str | tuple[str, ...]) -> int:

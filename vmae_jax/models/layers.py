@@ -93,7 +93,8 @@ class LayerScale(nn.Module):
 class Qkv(nn.Module):
     """Queries, keys and values of every head, with biases on q and v (or on none) and never on k.
 
-    A bias of the keys adds the same to every logit of a query, which the softmax cancels. Returns [3 b h n k].
+    A bias of the keys adds the same to every logit of a query, which the softmax cancels. Returns three
+    arrays [b n d], the columns of one head after the other.
 
     Attributes:
       heads: must divide the width.
@@ -108,35 +109,37 @@ class Qkv(nn.Module):
 
     @nn.compact
     @part("qkv")
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         width = x.shape[-1]
-        size = width // self.heads
-        init = declare(xavier(width, self.fused * width), "embed", None, "heads", None, decay=True)
-        kernel = self.param("kernel", init, (width, 3, self.heads, size))
-        result = jnp.einsum("bnd,dshk->sbhnk", x.astype(self.dtype), kernel.astype(self.dtype))
-        if not self.use_bias:
-            return result
-        zeros = declare(initializers.zeros, "heads", None, decay=False)
-        q_bias = self.param("q_bias", zeros, (self.heads, size))
-        v_bias = self.param("v_bias", zeros, (self.heads, size))
-        bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])[:, None, :, None]
-        return result + bias.astype(self.dtype)
+        units = {"heads": self.heads}
+        init = declare(xavier(width, self.fused * width), None, "embed", "heads", decay=True, units=units)
+        kernel = self.param("kernel", init, (3, width, width))
+        zeros = declare(initializers.zeros, "heads", decay=False, units=units)
+        biases = {name: self.param(f"{name}_bias", zeros, (width,)) for name in ("q", "v")} if self.use_bias else {}
+        x = x.astype(self.dtype)
+
+        def project(name: str, matrix: Array) -> Array:
+            y = x @ matrix.astype(self.dtype)
+            return y + biases[name].astype(self.dtype) if name in biases else y
+
+        q, k, v = (project(name, matrix) for name, matrix in zip("qkv", kernel, strict=True))
+        return q, k, v
 
 
 class Merge(nn.Module):
-    """The heads' outputs [b h n k], projected back to the width: [b n d]."""
+    """The heads' outputs [b n d], projected back to the width."""
 
+    heads: int
     dtype: Any = jnp.float32
 
     @nn.compact
     @part("proj")
     def __call__(self, x: Array) -> Array:
-        _, heads, _, size = x.shape
-        width = heads * size
-        init = declare(xavier(width, width), "heads", None, "embed", decay=True)
-        kernel = self.param("kernel", init, (heads, size, width))
+        width = x.shape[-1]
+        init = declare(xavier(width, width), "heads", "embed", decay=True, units={"heads": self.heads})
+        kernel = self.param("kernel", init, (width, width))
         bias = self.param("bias", declare(initializers.zeros, "embed", decay=False), (width,))
-        return jnp.einsum("bhnk,hkd->bnd", x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -161,20 +164,21 @@ class Attention(nn.Module):
     @part("scores")
     def __call__(self, x: Array, valid: Array | None = None) -> Array:
         q, k, v = Qkv(self.heads, self.fused, self.use_bias, self.dtype, name="qkv")(x)
+        scale = None
         if self.cosine:
             init = declare(initializers.constant(math.log(10.0)), "heads", decay=False)
-            scale = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
-            q, k = _unit(q) * scale[:, None, None].astype(self.dtype), _unit(k)
-        else:
-            q = q * q.shape[-1] ** -0.5
-        q, k, v = (nn.with_logical_constraint(a, ("batch", "heads", "tokens", None)) for a in (q, k, v))
-        return Merge(self.dtype, name="proj")(attend(q, k, v, valid=valid, form=self.form))
+            factor = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
+            q, k, scale = _unit(q, self.heads, factor), _unit(k, self.heads), 1.0
+        out = attend(q, k, v, heads=self.heads, valid=valid, scale=scale, form=self.form)
+        return Merge(self.heads, self.dtype, name="proj")(out)
 
 
-def _unit(x: Array) -> Array:
-    """x over its length along the last axis, as `torch.nn.functional.normalize` has it."""
-    length = jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
-    return (x.astype(jnp.float32) / jnp.maximum(length, 1e-12)).astype(x.dtype)
+def _unit(x: Array, heads: int, factor: Array | None = None) -> Array:
+    """Each head's part of x [b n d] over its length, as `torch.nn.functional.normalize` has it, times its factor."""
+    parts = x.astype(jnp.float32).reshape(*x.shape[:2], heads, -1)
+    parts = parts / jnp.maximum(jnp.linalg.norm(parts, axis=-1, keepdims=True), 1e-12)
+    parts = parts if factor is None else parts * factor[:, None]
+    return parts.reshape(x.shape).astype(x.dtype)
 
 
 class Mlp(nn.Module):
@@ -274,7 +278,7 @@ class Stack(nn.Module):
         if REMAT[self.remat] is not None:
             # Inside a loop nothing can be merged with the forward pass; unrolled, it could.
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
-        blocks = nn.scan(
+        scanned = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
@@ -282,7 +286,10 @@ class Stack(nn.Module):
             length=self.depth,
             unroll=min(self.unroll, self.depth),
             metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: self.first_layer},
-        )(
+        )
+        # Cast as a whole, matrices reach the backward pass as they are; inside the loop each cast would be kept.
+        cast = nn.map_variables(scanned, "params", functools.partial(_cast, self.dtype), init=self.is_initializing())
+        blocks = cast(
             heads=self.heads,
             hidden=self.hidden,
             cosine=self.cosine,
@@ -298,3 +305,12 @@ class Stack(nn.Module):
         layers = (jnp.arange(self.depth), jnp.asarray(rates))
         x, _ = blocks(x, layers, keys if self.drop_path else None, valid)
         return x
+
+
+def _cast(dtype: Any, params: Any) -> Any:
+    """The parameters with matrices in `dtype`; norms, biases and other vectors of a layer stay as they are."""
+
+    def cast(path: Any, leaf: Array) -> Array:
+        return leaf.astype(dtype) if path[-1] == jax.tree_util.DictKey("kernel") else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)

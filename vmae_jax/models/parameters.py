@@ -27,11 +27,14 @@ class Parameter(nn.LogicallyPartitioned):
       layer: for layer decay: 0 below the first block (embedding, positions), k in block k (for stacked blocks, that of
         the first), None above the blocks or in a tower without layer decay.
       axes: the mesh axes of logical names that are not in `train.sharding.RULES`.
+      units: for logical names whose dimension consists of equal blocks, such as heads: how many. No block is split over
+        devices.
     """
 
     decay: bool = struct.field(default=False, pytree_node=False)
     layer: int | None = struct.field(default=None, pytree_node=False)
     axes: tuple[tuple[str, MeshAxes], ...] = struct.field(default=(), pytree_node=False)
+    units: tuple[tuple[str, int], ...] = struct.field(default=(), pytree_node=False)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> Any:
         """Return the box of the stacked parameter; nn.scan calls this."""
@@ -50,6 +53,7 @@ def declare(
     decay: bool,
     layer: int | None = None,
     axes: Mapping[str, MeshAxes] | None = None,
+    units: Mapping[str, int] | None = None,
 ) -> Callable[..., Any]:
     """Return an initializer that declares its parameter.
 
@@ -57,11 +61,12 @@ def declare(
       initializer: (key, shape, dtype) -> array.
       *names: the logical name of each dimension; a dimension without one (None) is not split over devices.
       decay: whether weight decay applies. The official recipes apply it to matrices alone.
-      layer, axes: see `Parameter`.
+      layer, axes, units: see `Parameter`.
     """
 
     def initialize(*args: Any, **options: Any) -> Parameter:
         value = initializer(*args, **options)
-        return Parameter(value, names, decay=decay, layer=layer, axes=tuple((axes or {}).items()))
+        more = {"axes": tuple((axes or {}).items()), "units": tuple((units or {}).items())}
+        return Parameter(value, names, decay=decay, layer=layer, **more)
 
     return initialize

@@ -43,9 +43,7 @@ class AttentivePool(nn.Module):
         seen = LayerNorm(name="norm1")(tokens)
         q = Dense(self.width, ("embed", None), name="q")(jnp.broadcast_to(query, (batch, 1, self.width)))
         k, v = (Dense(self.width, ("embed", None), name=name)(seen) for name in ("k", "v"))
-        q, k, v = (part.reshape(batch, -1, self.heads, self.width // self.heads).swapaxes(1, 2) for part in (q, k, v))
-        out = attend(q * q.shape[-1] ** -0.5, k, v).swapaxes(1, 2).reshape(batch, 1, self.width)
-        x = query + Dense(self.width, (None, "embed"), name="proj")(out)
+        x = query + Dense(self.width, (None, "embed"), name="proj")(attend(q, k, v, heads=self.heads))
         x = x + Mlp(int(self.width * self.mlp_ratio), name="mlp")(LayerNorm(name="norm2")(x))
         return x[:, 0]
 

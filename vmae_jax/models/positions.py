@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,10 +12,22 @@ from jaxtyping import Array, Float, Int
 
 from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
+from vmae_jax.resampling import cubic, linear, matrix
 from vmae_jax.types import Grid
 
-__all__ = ["Positions", "learned", "separable", "sincos_2d", "sincos_3d", "sinusoid_1d"]
+__all__ = [
+    "LEARNED",
+    "Positions",
+    "for_grid",
+    "grids_of_tables",
+    "learned",
+    "separable",
+    "sincos_2d",
+    "sincos_3d",
+    "sinusoid_1d",
+]
 
+LEARNED = ("Learned_0", "Separable_0")  # modules with parameters, as an encoder or decoder names them
 Positions = Callable[[Grid, int], nn.Module]  # (grid, width) -> module
 
 
@@ -102,6 +115,42 @@ def learned() -> Positions:
 def separable() -> Positions:
     """A learned table for places in a frame plus one for times (MAE-ST)."""
     return Separable
+
+
+def grids_of_tables(old: Grid, new: Grid) -> dict[str, tuple[Grid, Grid]]:
+    """Return which part of two grids each learned table is over, by its name."""
+    return {
+        "table": (old, new),
+        "space_table": (Grid(1, old.h, old.w), Grid(1, new.h, new.w)),
+        "time_table": (Grid(old.t, 1, 1), Grid(new.t, 1, 1)),
+    }
+
+
+def for_grid(params: Any, old: Grid, new: Grid) -> Any:
+    """Return a network's parameters with its learned positions interpolated for another grid.
+
+    They are interpolated bicubically in space and linearly in time. Fixed positions are no parameters.
+
+    Args:
+      params: of an encoder or decoder.
+      old, new: grids of tokens.
+    """
+    if old == new:
+        return params
+    grids = grids_of_tables(old, new)
+    tables = {
+        module: {name: _interpolated(table, *grids[name]) for name, table in params[module].items()}
+        for module in LEARNED
+        if params.get(module)
+    }
+    return {**params, **tables}
+
+
+def _interpolated(table: Array, old: Grid, new: Grid) -> Array:
+    space = np.kron(matrix(old.h, new.h, cubic), matrix(old.w, new.w, cubic)).astype(np.float32)
+    time = matrix(old.t, new.t, linear).astype(np.float32)
+    grid = jnp.asarray(table).reshape(old.t, old.slot, -1)
+    return jnp.einsum("ut,sp,tpd->usd", time, space, grid, precision="highest").reshape(new.size, -1)
 
 
 @functools.lru_cache(maxsize=8)  # each trace of a model computes it, and a large one takes a tenth of a second

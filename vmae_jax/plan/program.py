@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 __all__ = ["Array", "Instruction", "Program", "parse"]
 
@@ -100,6 +101,11 @@ class Instruction:
     def bytes(self) -> int:
         return sum(array.bytes for array in self.arrays)
 
+    @property
+    def padded_bytes(self) -> int:
+        """Bytes of its arrays in memory, in whole tiles."""
+        return sum(array.padded_bytes for array in self.arrays)
+
     def attribute(self, name: str) -> str | None:
         """Return the value of `name=`: a name, or the text between braces."""
         found = re.search(rf"\b{name}=(?:\{{([^}}]*)\}}|%?([^,\s]+))", self.text)
@@ -165,7 +171,7 @@ def parse(text: str) -> Program:
 def _computations(text: str) -> tuple[dict[str, Computation], str]:
     found: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if current is None or not line.startswith((" ", "\t")):
             head = _HEAD.match(line)
             if head and not line.startswith("HloModule"):
@@ -175,6 +181,21 @@ def _computations(text: str) -> tuple[dict[str, Computation], str]:
         if current is not None and (instruction := _instruction(line)):
             current[instruction.name] = instruction
     return found, entry
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a program; an instruction whose attributes (of a kernel) contain line breaks is one line."""
+    whole = ""
+    for line in text.splitlines():
+        if whole and not (_LINE.match(line) or _HEAD.match(line) or line.strip() in ("", "}")):
+            whole += " " + line
+            continue
+        if whole:
+            yield whole
+        whole = line if _LINE.match(line) else ""
+        if not whole:
+            yield line
+    yield whole
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -8,7 +8,7 @@ from vmae_jax.plan.sweep import Row
 from vmae_jax.plan.topology import GIB, Chip
 from vmae_jax.plan.work import Work
 
-__all__ = ["caveats", "comparison", "memory", "parts", "table"]
+__all__ = ["caveats", "comparison", "memory", "movers", "parts", "table"]
 
 SHOWN = 8  # parts of the network in the table; the JSON has all
 
@@ -25,6 +25,11 @@ def parts(work: Work, chip: Chip) -> dict[str, dict[str, float]]:
         }
         for name, part in work.parts.items()
     }
+
+
+def movers(work: Work) -> list[dict[str, Any]]:
+    """Return what moves most bytes, in descending order."""
+    return [mover._asdict() for mover in work.movers]
 
 
 def caveats(compiled: Compiled) -> list[str]:
@@ -117,4 +122,8 @@ def _traffic(report: dict[str, Any]) -> list[tuple[str, str]]:
         share = part["seconds"] / report["seconds_in_sequence"]
         rows.append((f"  {name}", f"{share:.0%}; padded {part['padded_over_flops']:.2f}, "
                                   f"{part['bytes'] / GIB:.2f} GiB"))  # fmt: skip
+    rows.append(("largest movers", "bytes a step, operation, array, part of the network"))
+    for mover in report["movers"][:SHOWN]:
+        what = f"{mover['operation']} {mover['array']}, {mover['part']}"
+        rows.append((f"  {mover['bytes'] / GIB:.2f} GiB", f"{mover['times']} × {what}"))
     return rows

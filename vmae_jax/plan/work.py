@@ -1,6 +1,6 @@
 """The work of a device in one run of a compiled program: products, memory traffic, the compiler's own estimate.
 
-Bytes are those that operations read from and write to HBM, according to the layouts: arrays in
+Bytes are those that operations read from and write to HBM, in whole tiles, according to the layouts: arrays in
 the chip's fast memory are free, and a slice of an array costs only the slice.
 """
 
@@ -9,7 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
-from vmae_jax import scopes
+from vmae_jax.plan import naming
 from vmae_jax.plan.products import product
 from vmae_jax.plan.program import Array, Computation, Instruction, Program
 
@@ -21,8 +21,8 @@ _STILL = {
     "opt-barrier", "partition-id", "replica-id", "copy-done", "all-gather-done", "all-reduce-done", "async-done",
     "collective-permute-done", "slice-done", "dynamic-slice-done",
 }  # fmt: skip
+MOVERS = 24  # that are kept
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 
 
 class Part(NamedTuple):
@@ -32,6 +32,23 @@ class Part(NamedTuple):
     padded: float
     bytes: float
     cycles: float
+
+
+class Mover(NamedTuple):
+    """The operations of one kind on one form of array that belong to one part of the network.
+
+    Attributes:
+      part: of the network.
+      operation, array: what the compiler calls it, and the form of its first result.
+      times: a step.
+      bytes: read from and written to memory in a step.
+    """
+
+    part: str
+    operation: str
+    array: str
+    times: int
+    bytes: float
 
 
 class Work(NamedTuple):
@@ -44,6 +61,7 @@ class Work(NamedTuple):
       cycles: the compiler's own estimate of all operations in sequence; 0 if it prints none.
       parts: the same by part of the network, the forward pass as "fwd …", the backward pass as "bwd …".
       kernels: calls of kernels (Pallas), whose operations are unknown and not counted.
+      movers: what moves most bytes, in descending order.
     """
 
     flops: float
@@ -52,6 +70,7 @@ class Work(NamedTuple):
     cycles: float
     parts: dict[str, Part]
     kernels: int = 0
+    movers: tuple[Mover, ...] = ()
 
 
 def work(program: Program, unit: int = 128) -> Work:
@@ -61,38 +80,69 @@ def work(program: Program, unit: int = 128) -> Work:
       unit: rows of the matrix unit.
     """
     parts: dict[str, list[float]] = collections.defaultdict(lambda: [0.0] * 4)
+    movers: dict[tuple[str, str, str], list[float]] = collections.defaultdict(lambda: [0, 0.0])
     kernels = 0
     for name, here in program.computations.items():
         times = program.times.get(name, 0)
+        named = naming.parts(here) if times else {}
         for line in here.values() if times else ():
             kernels += times if 'custom_call_target="tpu_custom_call"' in line.text else 0
             found = product(line, here, unit)
             cost = [0.0] * 4 if found is None else [found.flops, found.padded, 0.0, 0.0]
             if name not in program.fused:
                 cost[2] = moved(line, here, program)
+                if cost[2]:
+                    mover = movers[(named[line.name], _kind(line), _form(line))]
+                    mover[0], mover[1] = mover[0] + times, mover[1] + times * cost[2]
                 cost[3] = sum(map(float, _CYCLES.findall(line.text)))
             if any(cost):
-                part = parts[_part(line)]
+                part = parts[named[line.name]]
                 for at, value in enumerate(cost):
                     part[at] += times * value
     totals = [sum(part[at] for part in parts.values()) for at in range(4)]
     ordered = sorted(parts.items(), key=lambda item: -item[1][3] or -item[1][1])
-    return Work(*totals, parts={name: Part(*values) for name, values in ordered}, kernels=kernels)
+    most = sorted((Mover(*key, int(count), size) for key, (count, size) in movers.items()), key=lambda one: -one.bytes)
+    found = {name: Part(*values) for name, values in ordered}
+    return Work(*totals, parts=found, kernels=kernels, movers=tuple(most[:MOVERS]))
+
+
+def _kind(line: Instruction) -> str:
+    """Return what an operation does, as its name has it: "copy-start", "slice-start", "broadcast_add_fusion"."""
+    return line.name.rstrip("0123456789").rstrip(".")
+
+
+def _form(line: Instruction) -> str:
+    array = max(line.arrays, key=lambda one: one.bytes, default=None)
+    return "" if array is None else f"{array.kind}[{','.join(map(str, array.shape))}]"
 
 
 def moved(line: Instruction, here: Computation, program: Program) -> int:
     """Return the bytes that an operation reads from memory and writes to it."""
-    if line.op in _STILL:
+    if line.op in _STILL or 'custom_call_target="AllocateBuffer"' in line.text:
         return 0
     if line.op in ("dynamic-slice", "slice", "gather"):
-        return 2 * _off_chip(line)
+        return _sliced(line.arrays[0], here[line.operands[0]].arrays[0])
     if line.op == "dynamic-update-slice":
         return 2 * sum(_off_chip(here[name]) for name in line.operands[1:2])
     if line.op == "fusion":
         return _of_fusion(line, here, program)
+    if line.op == "async-start" and (whole := _asynchronous_slice(line, program)):
+        return _sliced(line.arrays[1], whole)
     if line.op.endswith("-start"):
         return sum(_outside(array) for array in line.arrays)  # (result, operand, …), all of them arrays
     return _off_chip(line) + sum(_off_chip(here[name]) for name in line.operands if name in here)
+
+
+def _sliced(result: Array, source: Array) -> int:
+    """Return the bytes of a slice, read from `source` and written."""
+    return result.padded_bytes * ((not source.on_chip) + (not result.on_chip))
+
+
+def _asynchronous_slice(line: Instruction, program: Program) -> Array | None:
+    """Return what an operation that runs beside others slices: the first array of ((operand), result, context)."""
+    inside = program.computations.get(line.attribute("calls") or "", {})
+    sliced = any(one.op in ("slice", "dynamic-slice") and one.root for one in inside.values())
+    return line.arrays[0] if sliced else None
 
 
 def _of_fusion(line: Instruction, here: Computation, program: Program) -> int:
@@ -115,17 +165,17 @@ def _reads(read: Instruction, inside: Computation, program: Program) -> float:
 
 def _read(use: Instruction, read: Instruction, inside: Computation, program: Program) -> float:
     if use.op in ("dynamic-slice", "slice", "gather"):
-        return use.bytes if use.operands[0] == read.name else 0
+        return use.padded_bytes if use.operands[0] == read.name else 0
     if use.op == "dynamic-update-slice" and use.operands[0] == read.name:
         return 0  # written in place
     if use.op == "bitcast":
-        return _reads(use, inside, program) or read.bytes
+        return _reads(use, inside, program) or read.padded_bytes
     if use.op == "fusion":  # operations are nested: the operand of a product can be an operation
         nested = program.computations.get(use.attribute("calls") or "", {})
         given = {f" parameter({at})" for at, name in enumerate(use.operands) if name == read.name}
         inner = [one for one in nested.values() if any(number in one.text for number in given)]
-        return sum(_reads(one, nested, program) for one in inner) or read.bytes
-    return read.bytes
+        return sum(_reads(one, nested, program) for one in inner) or read.padded_bytes
+    return read.padded_bytes
 
 
 def _written(root: Instruction, line: Instruction, inside: Computation) -> int:
@@ -135,8 +185,8 @@ def _written(root: Instruction, line: Instruction, inside: Computation) -> int:
     for one, array in zip(roots, line.arrays, strict=False):
         while one.op == "bitcast":
             one = inside[one.operands[0]]
-        update = inside[one.operands[1]].bytes if one.op == "dynamic-update-slice" else None
-        total += 0 if array.on_chip else array.bytes if update is None else update
+        update = inside[one.operands[1]].padded_bytes if one.op == "dynamic-update-slice" else None
+        total += 0 if array.on_chip else array.padded_bytes if update is None else update
     return total
 
 
@@ -145,18 +195,4 @@ def _off_chip(line: Instruction) -> int:
 
 
 def _outside(array: Array) -> int:
-    return 0 if array.on_chip else array.bytes
-
-
-def _part(line: Instruction) -> str:
-    """Return the part of the network of an operation, such as "bwd decoder mlp", with "again" for recomputation."""
-    match = _SOURCE.search(line.text)
-    source = match[1] if match else ""
-    way = "bwd" if "transpose(" in source else "fwd"
-    again = " again" if "rematted" in source else ""
-    tower, inner = scopes.names(source)
-    if tower is None:
-        return f"{way} loss and inputs" if "jvp(" in source else "optimizer and rest"
-    if "dynamic_update" in source and way == "fwd":
-        inner = "saved for the backward pass"
-    return f"{way}{again} {tower} {inner or 'rest'}"
+    return 0 if array.on_chip else array.padded_bytes

@@ -107,7 +107,7 @@ class Evaluation:
     """The section `eval`.
 
     Attributes:
-      data: a `data.pipeline.loader` of held-out videos; None evaluates nothing.
+      data: a `data.pipeline.loader` of held-out videos; with None, only evaluators run that have data of their own.
       every: interval between two evaluations while training; None evaluates only at the end.
       at_start: also evaluate before the first step, so that curves show what training changed.
       evaluators: name -> evaluator; metrics are recorded as NAME/METRIC.
@@ -119,6 +119,15 @@ class Evaluation:
     at_start: bool = False
     evaluators: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ema: bool = False
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """The evaluators that have data: the section's, or annotated videos of their own (`sequences`)."""
+        return {
+            name: evaluator
+            for name, evaluator in self.evaluators.items()
+            if self.data is not None or hasattr(evaluator, "sequences")
+        }
 
 
 @register("mesh")

@@ -138,7 +138,8 @@ def shardings(abstract_state: Any, mesh: Mesh, rules: Rules = RULES) -> Placemen
             shape = list(unbox(leaf).shape)
             raise ConfigError(f"parameter {_path(path)!r} of shape {shape} names no axes: make it with "
                               "models.parameters.declare(initializer, *names, decay=…)")  # fmt: skip
-        spec, notes = _spec(_path(path), names, unbox(leaf).shape, mesh, _rules_of(_path(path), leaf, rules, mesh))
+        sizes = _indivisible(names, unbox(leaf).shape, leaf)
+        spec, notes = _spec(_path(path), names, sizes, mesh, _rules_of(_path(path), leaf, rules, mesh))
         replicated.extend(notes)
         return NamedSharding(mesh, spec)
 
@@ -209,6 +210,14 @@ def _rules_of(path: str, leaf: Any, rules: Rules, mesh: Mesh) -> dict[str, Any]:
         if wrong:
             raise ConfigError(f"parameter {path!r}, {name!r}: no mesh axis {wrong.pop()!r}: {', '.join(mesh.shape)}")
     return {**known, **own}
+
+
+def _indivisible(names: Sequence[str | None], shape: Sequence[int], leaf: Any) -> tuple[int, ...]:
+    """Return the shape of an array, counted in blocks where its box declares `units`."""
+    units = dict(leaf.units) if isinstance(leaf, Parameter) else {}
+    if len(names) != len(shape):
+        return tuple(shape)
+    return tuple(size if name is None else units.get(name, size) for name, size in zip(names, shape, strict=True))
 
 
 def _mesh_axes(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:

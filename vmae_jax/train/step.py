@@ -44,9 +44,7 @@ class Step:
             step=state.step,
             extra=state.extra["method"],
             frozen=state.frozen,
-            progress=None
-            if self.steps is None
-            else jnp.minimum(state.step / max(self.steps, 1), 1.0).astype(jnp.float32),
+            progress=self._progress(state.step),
         )
         loss, grads, metrics, carry = gradients(self.method, state.params, batch, context, self.accumulate)
         with jax.named_scope("optimizer"):

@@ -10,15 +10,14 @@ from vmae_jax import spec
 from vmae_jax.io.checkpoint import locate, read_tree
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config
+from vmae_jax.models.positions import LEARNED, grids_of_tables
 from vmae_jax.spec import ConfigError
-from vmae_jax.types import Grid
 from vmae_jax.weights.layouts import resize
 from vmae_jax.weights.layouts.rules import MismatchError
 
 __all__ = ["read_resized", "resized"]
 
 log = logging.getLogger(__name__)
-_LEARNED = ("Learned_0", "Separable_0")  # modules of positions that have parameters
 
 
 def read_resized(
@@ -101,15 +100,11 @@ def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tupl
 
 def _positions(tree: Any, old: Any, new: Any, name: str, changed: dict[str, str]) -> Any:
     """Learned tables for another grid."""
-    grids = {
-        "table": (old, new),
-        "space_table": (Grid(1, old.h, old.w), Grid(1, new.h, new.w)),
-        "time_table": (Grid(old.t, 1, 1), Grid(new.t, 1, 1)),
-    }
+    grids = grids_of_tables(old, new)
     whole = len(tree) > 1  # of a part nothing is known
-    if whole and old != new and not any(tree.get(module) for module in _LEARNED):
+    if whole and old != new and not any(tree.get(module) for module in LEARNED):
         log.info("the %s's fixed positions are computed for a grid of %s tokens instead of %s", name, new, old)
-    for module in _LEARNED:
+    for module in LEARNED:
         tables = tree.get(module, {})
         resized_tables = {leaf: resize.positions(table, *grids[leaf]) for leaf, table in tables.items()}
         for leaf in tables:

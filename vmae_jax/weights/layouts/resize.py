@@ -16,6 +16,7 @@ three and starts the others at zero, so that the embedding of RGB does not chang
 
 import numpy as np
 
+from vmae_jax.resampling import cubic, linear, matrix
 from vmae_jax.types import Grid
 from vmae_jax.weights.layouts.rules import MismatchError
 
@@ -31,8 +32,8 @@ def positions(table: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
         return table
     if table.shape[0] != old.size:
         raise MismatchError(f"a table of {table.shape[0]} positions is not that of a grid of {old} tokens")
-    space = np.kron(_matrix(old.h, new.h, _cubic), _matrix(old.w, new.w, _cubic))
-    time = _matrix(old.t, new.t, _linear)
+    space = np.kron(matrix(old.h, new.h, cubic), matrix(old.w, new.w, cubic))
+    time = matrix(old.t, new.t, linear)
     grid = table.reshape(old.t, old.slot, -1).astype(np.float64)
     result = np.einsum("ut,sp,tpd->usd", time, space, grid, optimize=True)
     return result.reshape(new.size, -1).astype(np.float32)
@@ -44,7 +45,7 @@ def embedding(
     """Return a patch embedding [d c t y x] for cubes of another size and number of channels."""
     old = kernel.shape[2:]
     if tuple(old) != tuple(cube):
-        inverses = [np.linalg.pinv(_matrix(a, b, _linear).T) for a, b in zip(old, cube, strict=True)]
+        inverses = [np.linalg.pinv(matrix(a, b, linear).T) for a, b in zip(old, cube, strict=True)]
         kernel = np.einsum("at,by,ex,dctyx->dcabe", *inverses, kernel.astype(np.float64), optimize=True)
     if channels not in (None, kernel.shape[1]):
         kernel = _channels(kernel, channels, rule)
@@ -68,7 +69,7 @@ def head(
 
     def resized(a: np.ndarray) -> np.ndarray:
         a = a.reshape(*old, -1).astype(np.float64)
-        a = np.einsum("at,by,ex,tyxcd->abecd", *(_matrix(m, n, _linear) for m, n in zip(old[:3], new[:3])), a)
+        a = np.einsum("at,by,ex,tyxcd->abecd", *(matrix(m, n, linear) for m, n in zip(old[:3], new[:3])), a)
         if new[3] != old[3]:
             a = a.mean(axis=3, keepdims=True) if new[3] == 1 else a[:, :, :, np.arange(new[3]) % old[3]]
         return a.reshape(int(np.prod(new)), -1).astype(np.float32)
@@ -105,24 +106,3 @@ def _channels(kernel: np.ndarray, channels: int, rule: str) -> np.ndarray:
         raise MismatchError(f"channels 'keep' needs at least the {old} channels of the weights, not {channels}")
     extra = np.zeros((kernel.shape[0], channels - old, *kernel.shape[2:]), kernel.dtype)
     return np.concatenate([kernel, extra], axis=1)
-
-
-def _matrix(old: int, new: int, kernel) -> np.ndarray:
-    """Return the matrix that interpolates `old` samples at `new` positions, [new old]; borders are repeated."""
-    place = (np.arange(new) + 0.5) * old / new - 0.5
-    matrix = np.zeros((new, old))
-    base = np.floor(place).astype(int)
-    for tap in range(-1, 3):
-        weight = kernel(np.abs(place - (base + tap)))
-        np.add.at(matrix, (np.arange(new), np.clip(base + tap, 0, old - 1)), weight)
-    return matrix
-
-
-def _linear(distance: np.ndarray) -> np.ndarray:
-    return np.maximum(1.0 - distance, 0.0)
-
-
-def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
-    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
-    far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))

@@ -14,10 +14,8 @@ import numpy as np
 from vmae_jax.patches import Patch
 
 __all__ = [
-    "BIAS_OF_HEADS",
     "FUSED",
     "MATRIX",
-    "MERGED",
     "SAME",
     "TABLE",
     "TEMPERATURE",
@@ -54,11 +52,10 @@ class Conversion(NamedTuple):
 
 SAME = Conversion(lambda a, shape: a, lambda a: a)
 MATRIX = Conversion(lambda a, shape: a.T, np.transpose)  # PyTorch has outputs before inputs
-# [3 * width, width], outputs ordered (q k v, head, dim)  <->  [width, 3, heads, dim]
-FUSED = Conversion(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T)
-BIAS_OF_HEADS = Conversion(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
-# The projection of the heads: [width, heads * dim]  <->  [heads, dim, width]
-MERGED = Conversion(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]).T)
+# [3 * width, width], outputs ordered (q k v, head, dim)  <->  [3, width, width], inputs before outputs
+FUSED = Conversion(
+    lambda a, shape: a.reshape(3, -1, a.shape[-1]).swapaxes(1, 2), lambda a: a.swapaxes(1, 2).reshape(-1, a.shape[1])
+)
 TEMPERATURE = Conversion(lambda a, shape: a.reshape(-1), lambda a: a.reshape(-1, 1, 1))
 TABLE = Conversion(lambda a, shape: a.reshape(a.shape[-2:]), lambda a: a[None])  # [1, n, width]: positions, tokens
 TOKEN = Conversion(lambda a, shape: a.reshape(-1), lambda a: a.reshape(1, 1, -1))

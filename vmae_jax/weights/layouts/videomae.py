@@ -14,9 +14,7 @@ import numpy as np
 from vmae_jax.patches import Patch
 from vmae_jax.weights.layouts import rules
 from vmae_jax.weights.layouts.rules import (
-    BIAS_OF_HEADS,
     FUSED,
-    MERGED,
     TABLE,
     TEMPERATURE,
     TOKEN,
@@ -33,10 +31,9 @@ BLOCK = [
     *norm("norm1", "norm1"),
     *norm("norm2", "norm2"),
     Rule("attention/qkv/kernel", "attn.qkv.weight", FUSED),
-    Rule("attention/qkv/q_bias", "attn.q_bias", BIAS_OF_HEADS),
-    Rule("attention/qkv/v_bias", "attn.v_bias", BIAS_OF_HEADS),
-    Rule("attention/proj/kernel", "attn.proj.weight", MERGED),
-    Rule("attention/proj/bias", "attn.proj.bias"),
+    Rule("attention/qkv/q_bias", "attn.q_bias"),
+    Rule("attention/qkv/v_bias", "attn.v_bias"),
+    *linear("attention/proj", "attn.proj"),
     *linear("mlp/fc1", "mlp.fc1"),
     *linear("mlp/fc2", "mlp.fc2"),
     Rule("attention/logit_scale", "attn.scale", TEMPERATURE),  # of cosine attention

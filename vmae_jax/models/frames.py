@@ -1,0 +1,45 @@
+"""Dense features of single pictures of any size, from an encoder of pictures or of clips."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from vmae_jax.models.classifier import everything
+from vmae_jax.models.encoder import Encoder
+from vmae_jax.models.positions import for_grid
+from vmae_jax.models.variants import Model
+from vmae_jax.patches import grid_of, patchify
+
+__all__ = ["frame_features"]
+
+
+def frame_features(
+    model: Model, encoder: Encoder, params: Any, frames: UInt8[Array, "b h w c"], *, layer: int | None = None
+) -> Float[Array, "b y x d"]:
+    """Return the tokens of each picture after the encoder, in place.
+
+    An encoder of clips sees every picture as the shortest clip there is: one tubelet, all of whose frames are that
+    picture. Fixed positions are computed for the pictures' grid, learned ones are interpolated.
+
+    Args:
+      model: of the encoder.
+      encoder: the model's, or a copy of it.
+      params: of the encoder.
+      frames: of any size that the patch divides.
+      layer: the tokens after this many blocks, without the final norm; None is the end.
+
+    Raises:
+      ValueError: if the patch does not divide the pictures, or they have another number of channels.
+    """
+    if frames.shape[-1] != model.channels:
+        raise ValueError(f"the model takes pictures of {model.channels} channels, not {frames.shape[-1]}")
+    clips = jnp.repeat(jnp.asarray(frames)[:, None], model.patch.t, axis=1)
+    grid = grid_of(clips.shape, model.patch)
+    params = for_grid(params, model.grid, grid)
+    encoder = encoder.clone(grid=grid)
+    if layer is not None:
+        encoder, params = encoder.shallow(params, layer)
+    cubes = model.normalize(patchify(clips, model.patch))
+    tokens = jnp.asarray(encoder.apply({"params": params}, cubes, everything(*cubes.shape[:2])), jnp.float32)
+    return tokens[:, encoder.prefix :].reshape(len(frames), grid.h, grid.w, -1)
