@@ -69,7 +69,9 @@ def prepare() -> None:
     """Imports what training needs, so that forks have it; starts no backend and no thread."""
     sys.path.insert(0, str(ROOT))
     os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    # Compile fast: no optimization, and the emitters of fused operations that take less than half the time.
+    flags = ("force_host_platform_device_count=1", "backend_optimization_level=0", "cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(f"--xla_{flag}" for flag in flags)
     for name in ("tensorflow", "orbax.checkpoint", "vmae_jax.cli", "vmae_jax.commands.train", "vmae_jax.data.feed"):
         importlib.import_module(name)
 

@@ -13,4 +13,4 @@ if [ "${1:-}" = "--all" ]; then
   shift
 fi
 python -m compileall -q vmae_jax tests benchmarks
-exec python -m pytest -q -n "${VMAE_TEST_WORKERS:-2}" --dist loadfile ${select[@]+"${select[@]}"} "$@"
+exec python -m pytest -q -n "${VMAE_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder ${select[@]+"${select[@]}"} "$@"

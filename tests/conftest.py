@@ -8,12 +8,17 @@ import pathlib
 import shutil
 import sys
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # tests/ and benchmarks/ are files of the project, not of the package
+
+import tests.forks
+from tests import quick_xla
+
 os.environ["JAX_PLATFORMS"] = os.environ.get("VMAE_TEST_PLATFORM", "cpu")
-# Level 0: the tests compile far more than they compute.
 # A collective whose devices are 40 seconds apart aborts the process by default; on a loaded machine they may be.
 for _flag in (
     "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
+    *quick_xla.FLAGS,
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
 ):
@@ -31,10 +36,13 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # benchmarks/ are files of the project, not of the package
-
 jax.config.update("jax_threefry_partitionable", True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, so that no worker is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +57,13 @@ def clips(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[str]:
+    """The address of a process that runs `vmae` commands as forks; see `tests/forks.py`."""
+    with tests.forks.server() as address:
+        yield address
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_memory_kept() -> Iterator[None]:
     """Free what a file compiled: no other file uses it, and a worker of the suite grows by gigabytes without this.
@@ -56,11 +71,15 @@ def no_memory_kept() -> Iterator[None]:
     Commands that a test calls in this process turn the compilation cache on. Programs in it may be older than the names
     of their operations, which JAX leaves out of its keys and some tests read, so it is off again for the next file.
     `malloc_trim` because commands that a test calls in this process make the C library to keep freed memory.
+    Objects from before the file's tests, most of them of modules, are frozen while these run: otherwise every garbage
+    collection visits hundreds of thousands of them.
     """
+    gc.freeze()
     yield
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     jax.clear_caches()
+    gc.unfreeze()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:

@@ -56,7 +56,7 @@ def test_calls_lists_every_call():
     [
         (lambda: call("masking.tube", ration=0.9), "no argument 'ration' (did you mean 'ratio'?)"),
         (lambda: build({"call": "masking.tube", "ration": 0.9}), "no argument 'ration'"),
-        (lambda: build(call("masking.tube", ratio=1.2)), "masking.tube: a mask ratio lies in [0, 1), not 1.2"),
+        (lambda: build(call("masking.tube", ratio=1.2)), "masking.tube: a mask ratio must be in [0, 1), got 1.2"),
         (lambda: build(call("methods.masked.build")), "needs model, encoder_mask, objectives"),
         (lambda: call("masking.tueb"), "did you mean 'masking.tube'?"),
         (lambda: build(call("models.variants.vit", size="Q")), "unknown size 'Q'"),

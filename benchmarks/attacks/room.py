@@ -279,7 +279,9 @@ def _prepare() -> None:
     """Import what commands need, so that forks have it; start no backend and no thread."""
     root = pathlib.Path(__file__).resolve().parents[2]
     os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    # Compile fast: no optimization, and the emitters of fused operations that take less than half the time.
+    flags = ("force_host_platform_device_count=1", "backend_optimization_level=0", "cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(f"--xla_{flag}" for flag in flags)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
     for name in IMPORTS:
         importlib.import_module(name)

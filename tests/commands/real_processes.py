@@ -1,11 +1,12 @@
 """A command as one job of several real processes."""
 
 import json
-import os
 import pathlib
 import socket
 import subprocess
 import sys
+
+from tests import quick_xla
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 300.0
@@ -13,8 +14,7 @@ LIMIT = 300.0
 
 def run(count, *arguments):
     """What each of `count` processes of a job answers; each has one device."""
-    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-    keep = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "VMAE_HEARTBEAT": "60"}
+    keep = quick_xla.on_devices(1) | {"VMAE_HEARTBEAT": "60"}
     if count > 1:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

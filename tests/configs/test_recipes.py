@@ -264,8 +264,8 @@ def test_own_data_shrink_to_what_the_drawn_shapes_know(message):
 
 def test_own_data_must_declare_what_is_predicted():
     for message, words in (
-        ("", "not nothing"),
-        (":classes=3,numbers=1", "not classes and numbers"),
+        ("", "got none"),
+        (":classes=3,numbers=1", "got classes and numbers"),
         (":several=3,folders", "one class"),
     ):
         with pytest.raises(ConfigError, match=words):

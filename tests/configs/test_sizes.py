@@ -54,6 +54,21 @@ def test_weights_that_are_not_there_yet_leave_the_defaults(tmp_path):
     assert custom(f",weights={tmp_path}/none").batch_spec["video"].shape[1:] == (16, 224, 224, 3)
 
 
+def test_without_weights_training_begins_from_random_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dict(custom(",tiny,weights=none").config.init_from) == {}
+    (tmp_path / "other").mkdir()
+    assert custom(",tiny,weights=other").config.init_from["params/encoder"].path == "other"
+
+
+def test_one_frame_is_an_image(workdir):
+    for arguments in (",tiny,weights=none,frames=1,size=32", f",weights={workdir},frames=1,size=32"):
+        made = custom(arguments)
+        assert made.config.data.source.call == made.config.eval.data.source.call == "data.sources.images"
+        assert made.batch_spec["video"].shape[1:4] == made.eval.data.spec()["video"].shape[1:4] == (1, 32, 32)
+        assert build(made.config.method.model).patch.t == 1
+
+
 def test_a_size_that_is_not_that_of_the_weights_names_both(workdir, tmp_path):
     assert custom(f",tiny,weights={workdir}").config.method.model.size == "tiny"
     with pytest.raises(ConfigError) as error:

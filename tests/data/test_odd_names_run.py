@@ -8,6 +8,7 @@ import sys
 import pytest
 from odd_names import NAMES, odd_folder
 
+from tests import quick_xla
 from vmae_jax.names import from_text
 
 RUN = """
@@ -35,12 +36,10 @@ COMMANDS = {
 def test_every_command(tmp_path):
     videos = odd_folder(tmp_path / "videos")
     (videos / os.fsdecode(b"a\nb") / os.fsdecode(b"br\xffken\n.mp4")).write_bytes(b"no video")
-    flags = "--xla_backend_optimization_level=0"
-    keep = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [sys.executable, "-c", RUN], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600,
-        env=keep | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / "home"),
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=quick_xla.on_devices(1) | {"XDG_CACHE_HOME": str(tmp_path / "home"),
+                                       "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         input="\n\n".join("\n".join(command) for command in COMMANDS.values()),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

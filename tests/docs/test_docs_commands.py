@@ -1,8 +1,9 @@
 """Every page's commands run as they are written, in order, unless a page marks them with what they need.
 
 Each page has a folder with what readers have: videos in one subfolder per class, lists of them, and a pre-trained
-run. The pages' files (`python` blocks with a name) are written there first. `vmae` is the real command; the configs of
-the project are shrunk by their own argument `smoke`, or, where they read lists, by a short length and small batches.
+run. The pages' files (`python` blocks with a name) are written there first. `vmae` is the real command, as a fork; the
+configs of the project are shrunk by their own argument `smoke`, or, where they read lists, by a short length and small
+batches.
 """
 
 import os
@@ -17,14 +18,11 @@ from PIL import Image
 
 from tests.commands.small_runs import write_video
 from tests.docs.pages import PAGES, ROOT, blocks, name
+from tests.forks import program as write_program
 
 CLASSES = ("jump", "run", "walk")
-VMAE = """#!{python}
-import pathlib, sys
-import vmae_jax.configs
-from vmae_jax.cli import main
-
-folder = pathlib.Path(vmae_jax.configs.__file__).parent
+SMALLER = f"""
+folder = pathlib.Path({str(ROOT / "vmae_jax" / "configs")!r})
 
 def small(word):
     option, _, value = word.partition("=")
@@ -35,12 +33,10 @@ def small(word):
     words = [one for one in arguments.split(",") if one]
     return f"{{option}}={{file}}:" + ",".join(words if "smoke" in words else [*words, "smoke"])
 
-words = sys.argv[1:]
 if any(word.startswith("--config.data.source.path=") and word.endswith(".csv") for word in words):
     words += ["--config.train.length.steps=24", "--config.data.global_batch=4"]  # smoke would draw clips
 else:
     words = [small(word) for word in words]
-sys.exit(main(words))
 """
 
 RUN = [path for path in PAGES if any(one.language == "bash" and not one.marked for one in blocks(path))]
@@ -64,7 +60,7 @@ def shell(text: str, folder: pathlib.Path, env: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory) -> pathlib.Path:
+def base(tmp_path_factory, forks) -> pathlib.Path:
     """What a reader has: FOLDER, HELD_OUT, IMAGES, lists, and the pre-trained runs/v2_base, which is also runs/mine."""
     folder = tmp_path_factory.mktemp("reader")
     rows = []
@@ -81,8 +77,7 @@ def base(tmp_path_factory) -> pathlib.Path:
     (folder / "train.csv").write_text("\n".join(rows[:18]) + "\n")
     (folder / "test.csv").write_text("\n".join(rows[18:]) + "\n")
     (folder / "bin").mkdir()
-    (folder / "bin" / "vmae").write_text(VMAE.format(python=sys.executable))
-    (folder / "bin" / "vmae").chmod(0o755)
+    write_program(folder / "bin" / "vmae", forks, SMALLER)
     train = "vmae train --config=configs/videomae_v2.py:B --config.data.source.path=FOLDER --workdir=runs/v2_base"
     shell(train, folder, environment(folder))
     shutil.copytree(folder / "runs" / "v2_base", folder / "runs" / "mine")

@@ -11,6 +11,7 @@ import time
 import pytest
 from fake_bucket import Cloud
 
+from tests import quick_xla
 from vmae_jax.data.synthetic.moving_shapes import make_clip, settings
 
 STEPS, EVERY, LIMIT = 30, 5, 900.0
@@ -36,7 +37,6 @@ def cloud(tmp_path):
 
 def start(cloud, place, *more):
     """`vmae train` with data and workdir in `place`."""
-    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     command = [
         sys.executable, "-m", "vmae_jax", "train", "--config=configs/quickstart.py:smoke",
         f"--workdir={place}/run", f"--config.data.source.path={place}/videos", f"--config.train.length.steps={STEPS}",
@@ -45,7 +45,7 @@ def start(cloud, place, *more):
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=os.environ | cloud.environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=quick_xla.on_devices(1) | cloud.environment,
     )  # fmt: skip
     cloud.programs.append(process)
     return process

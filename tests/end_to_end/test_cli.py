@@ -11,6 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from tests import quick_xla
+from tests.forks import program as write_program
 from vmae_jax.io.checkpoint import Checkpoints, read_tree
 from vmae_jax.io.writers import read_rows
 
@@ -22,16 +24,17 @@ SPEED = {"step_seconds", "examples_per_second", "clips_per_second", "data_wait_f
 def environment(tmp_path_factory):
     """One device, and caches that the tests of this session share."""
     home = tmp_path_factory.mktemp("home")
-    flags = "--xla_backend_optimization_level=0"
-    keep = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "VMAE_CACHE")}
-    return keep | {"XLA_FLAGS": flags, "XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+    keep = {key: value for key, value in os.environ.items() if key != "VMAE_CACHE"}
+    return quick_xla.on_devices(1, keep) | {"XDG_CACHE_HOME": str(home)}
 
 
 @pytest.fixture(scope="session")
-def vmae(environment):
+def vmae(environment, forks, tmp_path_factory):
+    program = write_program(tmp_path_factory.mktemp("bin") / "vmae", forks)
+
     def run(*arguments: str, status: int = 0, cwd: pathlib.Path | None = None, log: pathlib.Path | None = None) -> dict:
         done = subprocess.run(
-            [sys.executable, "-m", "vmae_jax", *arguments],
+            [program, *arguments],
             env=environment,
             cwd=cwd,
             capture_output=True,
@@ -256,7 +259,7 @@ MISTAKES = {
     "unknown argument": (["train", SMOKE, "--workdir=x", "--workdirs=y"], "unknown option '--workdirs=y'"),
     "unexpected argument": (["train", SMOKE, "--workdir=x", "more"], "unexpected argument 'more'"),
     "unknown config key": (["train", SMOKE, "--workdir=x", "--config.train.lenght.steps=3"], "did you mean 'length'?"),
-    "mask ratio": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.ratio=1.2"], "[0, 1), not 1.2"),
+    "mask ratio": (["train", SMOKE, "--workdir=x", "--config.method.encoder_mask.ratio=1.2"], "[0, 1), got 1.2"),
     "odd grid": (["train", SMOKE, "--workdir=x", "--config.method.model.resolution=24"], "even number of tokens"),
     "sizes that differ": (["train", SMOKE, "--workdir=x", "--config.method.model.resolution=48"], "do not fit"),
     "batch": (["train", SMOKE, "--workdir=x", "--config.train.accumulate=3"], "does not divide"),

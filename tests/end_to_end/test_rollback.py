@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests import quick_xla
 from vmae_jax.io.checkpoint import read_tree
 from vmae_jax.io.layout import flat
 from vmae_jax.io.writers import read_rows
@@ -57,10 +58,8 @@ def train(tmp_path_factory):
     home = tmp_path_factory.mktemp("poison")
     (home / "poison.py").write_text(PLUGIN)
     (home / "config.py").write_text(CONFIG)
-    keep = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    environment = keep | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "VMAE_CACHE": str(home / "cache"),
-        "PYTHONPATH": f"{home}{os.pathsep}{ROOT}", "XDG_CACHE_HOME": str(home),
+    environment = quick_xla.on_devices(1) | {
+        "VMAE_CACHE": str(home / "cache"), "PYTHONPATH": f"{home}{os.pathsep}{ROOT}", "XDG_CACHE_HOME": str(home),
     }  # fmt: skip
 
     def run(workdir, poison, *more, status=0):

@@ -5,11 +5,12 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests import quick_xla
+from tests.forks import program as write_program
 from vmae_jax.io.checkpoint import read_tree
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -43,16 +44,16 @@ def get_config(arguments=None):
 
 
 @pytest.fixture(scope="module")
-def vmae(tmp_path_factory):
+def vmae(tmp_path_factory, forks):
     home = tmp_path_factory.mktemp("home")
-    keep = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "VMAE_CACHE")}
-    flags = "--xla_backend_optimization_level=0"
-    environment = keep | {"XLA_FLAGS": flags, "XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+    keep = {key: value for key, value in os.environ.items() if key != "VMAE_CACHE"}
+    environment = quick_xla.on_devices(1, keep) | {"XDG_CACHE_HOME": str(home)}
+
+    program = write_program(home / "vmae", forks)
 
     def run(*arguments: str, status: int = 0) -> dict:
-        command = [sys.executable, "-m", "vmae_jax", *arguments]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
+            [program, *arguments], env=environment, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
         )
         assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1]) | {"log": done.stderr}

@@ -136,7 +136,7 @@ def test_a_block_is_half_of_the_time_and_its_share_of_the_area(frames, slots):
     assert [sorted(set(row) - {0}) for row in covered(share=0.001)] == [[1]] * 4
     assert (covered(share=0.001) > 0).sum(1).tolist() == [slots] * 4
     assert (covered(share=0.001, full_time=True) == 1).all()
-    assert (covered(share=1.0, full_time=True) >= 48).all()  # at the most slender aspect
+    assert (covered(share=1.0, full_time=True) >= 48).all()  # at the narrowest aspect
 
 
 def test_the_masks_of_the_papers_are_the_defaults():
@@ -159,7 +159,7 @@ def test_select_takes_the_largest_and_the_earlier_of_equals():
 @pytest.mark.parametrize("make", [tube, random, frame, block])
 @pytest.mark.parametrize("ratio", [1.2, 1.0, -0.1])
 def test_a_ratio_outside_is_refused(make, ratio):
-    with pytest.raises(ValueError, match=r"mask ratio lies in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"mask ratio must be in \[0, 1\)"):
         make(ratio)
 
 
@@ -183,5 +183,5 @@ def test_which_count_is_rounded_down(grid, ratio, hidden, visible):
     """VideoMAE hides int(0.9 n) of n tokens, MAE and MAE-ST leave int(0.1 n) visible."""
     assert random(ratio).keep(grid) == hidden
     assert random(ratio, rounded_down="visible").keep(grid) == visible
-    with pytest.raises(ValueError, match="rounded_down='both': 'hidden' or 'visible'"):
+    with pytest.raises(ValueError, match="rounded_down must be 'hidden' or 'visible', got 'both'"):
         random(ratio, rounded_down="both")

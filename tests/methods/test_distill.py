@@ -127,7 +127,7 @@ def test_mistakes():
         distill.build(STUDENT(), vit("micro", frames=8, resolution=32), classes=5)
     with pytest.raises(ValueError, match="temperature"):
         method(temperature=0.0)
-    with pytest.raises(ValueError, match="smoothing is of labels, which are not used"):
+    with pytest.raises(ValueError, match="smoothing changes labels, which are not used"):
         method(smoothing=0.1, label_weight=0.0)
     with pytest.raises(ValueError, match="either classes"):
         method(heads={"a": labels.one(3)})

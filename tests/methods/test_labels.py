@@ -181,7 +181,10 @@ def test_labels_that_are_no_class_are_reported_on_the_host_and_never_count_silen
     [
         (lambda: classify.build(model()), "either classes"),
         (lambda: classify.build(model(), classes=3, heads={"a": labels.one(3)}), "either classes"),
-        (lambda: classify.build(model(), heads={"a": labels.one(3)}, smoothing=0.1), "belongs to the heads"),
+        (
+            lambda: classify.build(model(), heads={"a": labels.one(3)}, smoothing=0.1),
+            "with heads=, set smoothing in each head",
+        ),
         (lambda: labels.many(0), "at least 1"),
         (lambda: labels.one(3, weight=0.0), "weight"),
         (lambda: labels.many(3).target(jnp.zeros((2, 4))), "4 numbers an example, the head 3"),

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from tests import quick_xla
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 30
 LIMIT = 600.0  # of any wait, for machines that are busy
@@ -25,8 +27,7 @@ def command(workdir, *more):
 
 
 def environment(**more):
-    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "VMAE_HEARTBEAT": "60"} | more
+    return quick_xla.on_devices(1) | {"VMAE_HEARTBEAT": "60"} | more
 
 
 def start(workdir, *more, log, heartbeat="60"):

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from tests import quick_xla
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOST = pathlib.Path(__file__).with_name("pod_host.py")
 STEPS, LIMIT = 12, 400.0
@@ -27,10 +29,8 @@ class Job:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        keep = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         # Four virtual devices, however many processes share them.
-        keep["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={4 // count}"
-        keep |= {"VMAE_HEARTBEAT": str(heartbeat), "JAX_PLATFORMS": "cpu"} | environment
+        keep = quick_xla.on_devices(4 // count) | {"VMAE_HEARTBEAT": str(heartbeat)} | environment
         keep["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "train")])
         if count > 1:
             keep |= {"VMAE_COORDINATOR": f"127.0.0.1:{port}", "VMAE_PROCESSES": str(count)}

@@ -89,9 +89,9 @@ def test_an_objective_weighs_one_and_squares_by_default():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: objective(pixels(), -1e-9), "not negative"),
+        (lambda: objective(pixels(), -1e-9), "must not be negative"),
         (lambda: smooth_l1(0.0), "beta > 0"),
-        (lambda: pixels(False, deviation=0.0), "deviation=0"),
+        (lambda: pixels(False, deviation=0.0), "deviation must be above 0.*got 0.0"),
     ],
 )
 def test_numbers_that_make_no_target(make, message):
@@ -148,7 +148,7 @@ def test_the_difference_of_frames_by_hand():
     np.testing.assert_allclose(difference()({"video": VIDEO}, DECODE, PATCH), change, atol=1e-6)
     scaled = (change - change.mean(-1, keepdims=True)) / np.sqrt(change.var(-1, keepdims=True, ddof=1) + 1e-6)
     np.testing.assert_allclose(difference(normalize=True)({"video": VIDEO}, DECODE, PATCH), scaled, atol=1e-4)
-    with pytest.raises(ValueError, match="a cube of 2 frames has no two that are gap=2 apart"):
+    with pytest.raises(ValueError, match="gap=2 must be less than the 2 frames of a cube"):
         difference(gap=2)({"video": VIDEO}, DECODE, PATCH)
     with pytest.raises(ValueError, match="gap=0: at least 1"):
         difference(gap=0)

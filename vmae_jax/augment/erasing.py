@@ -12,7 +12,7 @@ from vmae_jax.types import stream, typed
 
 __all__ = ["Erasing", "random_erasing"]
 
-TRIES = 10  # the official code tries 100 boxes; more than one in ten thousand is never needed
+TRIES = 10  # the official code tries 100 boxes; fewer than one draw in ten thousand needs more than these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Erasing:
 
     @typed
     def __call__(self, video: Float[Array, "b t h w c"], keys: Key[Array, "b"]) -> Float[Array, "b t h w c"]:
-        """Erases in normalised clips; each example's draw follows from its own key."""
+        """Erase boxes of normalised clips, each drawn with the key of its example."""
         return jax.vmap(self._erase)(video, stream(keys, "erase"))
 
     def _erase(self, video: Array, key: Array) -> Array:
@@ -51,18 +51,18 @@ def random_erasing(
     area: tuple[float, float] | list[float] = (0.02, 1 / 3),
     ratio: tuple[float, float] | list[float] = (0.3, 1 / 0.3),
 ) -> Erasing:
-    """A box of Gaussian noise (Zhong et al. 2020; timm's "pixel" mode, one box for all frames).
+    """Replace a box by Gaussian noise (Zhong et al. 2020; timm's "pixel" mode, with one box for all frames).
 
     Args:
-      probability: of a clip being erased.
-      area: smallest and largest share of the picture.
-      ratio: smallest and largest height over width.
+      probability: the probability that a clip is erased.
+      area: the smallest and the largest share of the picture.
+      ratio: the smallest and the largest ratio of height to width.
 
     Raises:
-      ValueError: a number outside its range.
+      ValueError: if a number is outside its range.
     """
     if not 0 <= probability <= 1:
-        raise ValueError(f"probability lies in [0, 1], not {probability}")
+        raise ValueError(f"probability must be in [0, 1], got {probability}")
     if not (len(area) == len(ratio) == 2 and 0 < area[0] <= area[1] < 1 and 0 < ratio[0] <= ratio[1]):
-        raise ValueError(f"area={list(area)}, ratio={list(ratio)}: each is (smallest, largest), areas below 1")
+        raise ValueError(f"area={list(area)}, ratio={list(ratio)}: each must be (smallest, largest), areas below 1")
     return Erasing(probability, (area[0], area[1]), (ratio[0], ratio[1]))

@@ -1,9 +1,9 @@
-"""Mixup and CutMix on the device: clips of a batch blend, and so do their targets.
+"""Mixup and CutMix on the device: clips of a batch and their targets are blended.
 
-Zhang et al. 2018, Yun et al. 2019, as the official fine-tuning has them (timm's `Mixup` in "batch"
-mode, carried over to video): one draw for a whole group of clips, the group reversed as partner,
-one box through all frames. A method that mixes gives the group as `Method.group`, so that micro-batches
-hold whole groups.
+Zhang et al. 2018 and Yun et al. 2019, as in the official fine-tuning (timm's `Mixup` in "batch"
+mode, for video): one draw for a whole group of clips, each clip mixed with its counterpart in the reversed
+group, one box for all frames. A method that mixes declares the group as `Method.group`, so that micro-batches
+contain whole groups.
 """
 
 import dataclasses
@@ -37,14 +37,14 @@ class Mixing:
         keys: Key[Array, "b"],
         valid: Bool[Array, "b"] | None = None,
     ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b k"]]:
-        """Mixes normalised clips and their targets within each group.
+        """Mix normalised clips and their targets within each group.
 
         Args:
-          keys: one an example; a group draws from its first example's.
-          valid: a clip whose partner is False here stays as it is; None: all are real.
+          keys: one key per example; a group uses that of its first one.
+          valid: a clip whose partner is False here stays unchanged; None: all are valid.
 
         Raises:
-          ConfigError: the batch does not divide into groups.
+          ConfigError: if the batch does not divide into groups.
         """
         b = video.shape[0]
         size = self.size(b)
@@ -54,10 +54,10 @@ class Mixing:
         return mixed.reshape(video.shape), targets.reshape(target.shape)
 
     def size(self, clips: int) -> int:
-        """How many of a batch's clips make a group: all, where it has fewer than `group`.
+        """Return the number of clips in a group: all of the batch, if it has fewer than `group`.
 
         Raises:
-          ConfigError: the batch does not divide into groups, or a clip has no partner.
+          ConfigError: if the batch does not divide into groups, or a clip has no partner.
         """
         size = min(self.group or clips, clips)
         if clips % size:
@@ -75,7 +75,7 @@ class Mixing:
     def _mix(self, video: Array, target: Array, key: Array, valid: Array) -> tuple[Array, Array]:
         share, box = self._draw(stream(key, "mix"), *video.shape[2:4])
         other, partner = video[::-1], valid[::-1]
-        # Mixup blends everywhere; CutMix, whose `box` is a mask, replaces what lies inside it.
+        # Mixup blends everywhere; CutMix replaces the inside of its `box`, which is a mask.
         inside = box[None, None, :, :, None]
         mixed = jnp.where(jnp.isnan(inside), share * video + (1.0 - share) * other, 0.0)
         cut = jnp.where(inside > 0, other, video)
@@ -84,7 +84,7 @@ class Mixing:
         return video, jnp.where(alone, target, share * target + (1.0 - share) * target[::-1])
 
     def _draw(self, key: Array, height: int, width: int) -> tuple[Array, Array]:
-        """The share of the clip itself, and the box [h w]: NaN is mixup, 1 is cut out."""
+        """Return the share of the clip itself, and the box [h w]: NaN for mixup, 1 where CutMix replaces pixels."""
         draw = lambda name: jax.random.uniform(stream(key, name))  # noqa: E731
         cut = (draw("which") < self.switch) if self.mixup and self.cutmix else jnp.bool_(self.cutmix > 0)
         blended, kept = (
@@ -94,21 +94,21 @@ class Mixing:
         off = draw("whether") >= self.probability
         side = jnp.sqrt(1.0 - kept)
         mask = _span(stream(key, "down"), height, side)[:, None] & _span(stream(key, "across"), width, side)[None]
-        # The share of what is left of the clip, once the box was cut off at the border.
+        # The share of the clip that remains, after the box is cut off at the border.
         share = jnp.where(cut, 1.0 - mask.mean(), blended)
         box = jnp.where(cut, mask.astype(jnp.float32), jnp.nan)
         return jnp.where(off, 1.0, share), jnp.where(off, 0.0, box)
 
 
 def _span(key: Array, length: int, share: Array) -> Array:
-    """Which of `length` places lie within half of int(length * share) of a random centre."""
+    """Return which of `length` positions are within half of int(length * share) of a random centre."""
     half = jnp.floor(length * share).astype(jnp.int32) // 2
     centre = jax.random.randint(key, (), 0, length)
     place = jnp.arange(length)
     return (place >= centre - half) & (place < centre + half)
 
 
-@register("mixing", smoke={"group": None})  # a batch may be smaller than a group of the recipe
+@register("mixing", smoke={"group": None})  # a batch may be smaller than the recipe's group
 def mixup_cutmix(
     mixup: float = 0.8,
     cutmix: float = 1.0,
@@ -119,21 +119,21 @@ def mixup_cutmix(
     """Mixup or CutMix of every group of clips.
 
     Args:
-      mixup, cutmix: of the Beta distribution of the share; 0 switches it off.
-      switch: how often CutMix, where both are on.
-      probability: how often anything is mixed at all.
-      group: clips that share one draw and mix among themselves, a divisor of the micro-batch's clips.
-        The official code draws once a GPU: its batch times num_sample. None: one draw a batch, as
-        has a batch of fewer clips.
+      mixup, cutmix: the parameter of the Beta distribution of the share; 0 switches either off.
+      switch: the probability of CutMix instead of mixup, if both are on.
+      probability: the probability that a group is mixed at all.
+      group: the number of clips that share one draw and mix with each other, a divisor of the micro-batch's
+        clips. The official code has one group per GPU, its batch times num_sample. None: the whole batch, as
+        for a batch of fewer clips.
 
     Raises:
-      ValueError: a number outside its range, or neither switched on.
+      ValueError: if a number is outside its range, or neither is on.
     """
     for name, value in (("switch", switch), ("probability", probability)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} lies in [0, 1], not {value}")
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
     if mixup < 0 or cutmix < 0 or not mixup + cutmix:
-        raise ValueError(f"mixup={mixup}, cutmix={cutmix}: at least 0, and one of them above it")
+        raise ValueError(f"mixup and cutmix must be at least 0, one of them above; got mixup={mixup}, cutmix={cutmix}")
     if group is not None and (group < 2 or group % 2):
-        raise ValueError(f"group={group}: clips mix with the reversed group, so it is even and at least 2")
+        raise ValueError(f"group must be even and at least 2, because clips mix with the reversed group; got {group}")
     return Mixing(mixup, cutmix, switch, probability, group)

@@ -80,6 +80,10 @@ class Experiment:
 
     def abstract_params(self) -> Any:
         """Return the parameters' shapes, with their partitioning boxes."""
+        return self._abstract_params
+
+    @functools.cached_property
+    def _abstract_params(self) -> Any:
         return sharding.abstract(lambda key, batch: self.method.init(key, batch)[0], self.batch_spec)
 
     def optimizer_without_data(self) -> Any:
@@ -187,7 +191,14 @@ def _section(name: str, value: Any) -> Any:
     """Build a section that is one call."""
     if not isinstance(value, ConfigDict) or "call" not in value:
         raise ConfigError(f"config.{name} must be a call of kind {KINDS[name]}, got {short(value)}")
-    return build(value, KINDS[name])
+    try:
+        return build(value, KINDS[name])
+    except ConfigError as error:
+        source = value.get("source")
+        if isinstance(source, ConfigDict) and str(error) == f"{source.get('call')} needs path":
+            option = f"config.{name}.source"
+            raise ConfigError(f"{option}: {error} (--{option}.path=…)") from error
+        raise
 
 
 def _seed(value: Any) -> int:

@@ -271,7 +271,7 @@ def check_classes(made: Experiment, data: Any, other: Any = None, *, heads: bool
             one, two = (repr(found[place]) if place < len(found) else "nothing" for found in (names, others))
             raise ConfigError(
                 f"training and evaluation data number their classes differently: {label} {place} is {one} here, {two} "
-                f"there; give both sources the same names="
+                f"there; set names= of both sources to one file of class names"
             )
 
 

@@ -14,10 +14,11 @@ folder of videos with one subfolder per class instead, and holds a tenth of them
     attentive              cross-attention instead of the tokens' mean
     probe                  train only the head: the encoder stays bit-for-bit the same
 
-The model and its clips are those of `weights=WORKDIR`, trained here or imported. Without weights, or if they do not
-exist yet, `B` (S, L, H, g, tiny) selects the model, with 16 frames and 224 pixels.
+The model and its clips are those of `weights=WORKDIR`, trained here or imported. With `weights=none`, training begins
+from random values, and `B` (S, L, H, g, tiny) selects the model, with 16 frames and 224 pixels.
 
     frames=16,size=224     other clips than those of the weights; the positions are resized
+    frames=1               images: the lists name pictures, or the folder contains them
 
 The defaults are ours (`recipes.csv`). Try the learning rate and the length first:
 `--config.optimizer.schedule.peak=` and `--config.train.length.epochs=`.
@@ -60,12 +61,14 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     pool = {"pool": call("models.pooling.attentive")} if args.attentive else {}
     model = network(args, recipe)
     method = call("methods.classify.build", model=model, **head, **pool)
-    begin = {"params/encoder": common.begin(args.weights, select="params/encoder")}
+    scratch = args.weights == "none"
+    begin = {} if scratch else {"params/encoder": common.begin(args.weights, select="params/encoder")}
     names = dict.fromkeys(labels if isinstance(labels, dict) else ["label"])
 
     def source(split: str) -> ConfigDict:
         if args.folders:
-            return call("data.sources.folder", labels="folders", part={"train": "train"}.get(split, "held_out"))
+            kind = "images" if args.frames == 1 else "folder"
+            return call(f"data.sources.{kind}", labels="folders", part={"train": "train"}.get(split, "held_out"))
         return call("data.sources.csv", columns=columns, names=names)
 
     config: Any = finetune.supervised(method, recipe, begin, source=source, labels=labels)
@@ -96,6 +99,8 @@ def network(args: Any, recipe: Any) -> Any:
         made, remat = saved, "full" if dims["width"] >= VARIANTS["H"].width else "none"
         made.update(drop_path=recipe.drop_path, remat=remat)
     made.update({key: value for key, value in (("frames", args.frames), ("resolution", args.size)) if value})
+    if args.frames == 1:
+        made.tubelet = 1
     return made
 
 
@@ -133,5 +138,5 @@ def predicted(args: ConfigDict) -> tuple[dict[str, ConfigDict], Any, str | None]
         return heads, {name: call("data.labels.one") for name in heads}, "path,verb,noun"
     raise ConfigError(
         f"configs/custom.py: give one of classes=…, several=…, verbs=…,nouns=… or numbers=…, "
-        f"not {' and '.join(kinds) or 'nothing'}"
+        f"got {' and '.join(kinds) or 'none'}"
     )

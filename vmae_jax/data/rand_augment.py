@@ -72,6 +72,11 @@ class RandAugment(Painted):
         return paint
 
 
+def _posterized(image: Image.Image, strength: float, sign: float) -> Image.Image:
+    bits = 4 - int(4 * strength)
+    return ImageOps.posterize(image, bits) if bits else image.point([0] * 256 * len(image.mode))  # Pillow refuses 0
+
+
 def _solarize_add(image: Image.Image, strength: float, sign: float) -> Image.Image:
     added = int(strength * 110)
     return image.point([min(255, level + added) if level < 128 else level for level in range(256)] * len(image.mode))
@@ -98,7 +103,7 @@ OPERATIONS: dict[str, Operation] = {
     "equalize": lambda image, strength, sign: ImageOps.equalize(image),
     "invert": lambda image, strength, sign: ImageOps.invert(image),
     "rotate": _rotated,
-    "posterize": lambda image, strength, sign: ImageOps.posterize(image, 4 - int(4 * strength)),
+    "posterize": _posterized,
     "solarize": lambda image, strength, sign: ImageOps.solarize(image, 256 - int(256 * strength)),
     "solarize_add": _solarize_add,
     "color": functools.partial(_enhanced, kind=ImageEnhance.Color),

@@ -1,4 +1,4 @@
-"""Space-time block masking: what is hidden lies together in boxes (BEiT, MAE-ST, V-JEPA)."""
+"""Space-time block masking: hidden tokens form boxes (BEiT, MAE-ST, V-JEPA)."""
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,20 @@ __all__ = ["block"]
 
 @register("mask")
 def block(ratio: float = 0.9, count: int = 8, share: float = 0.15, full_time: bool = False) -> Masker:
-    """Hides int(ratio * n) tokens, those under the most of `count` random boxes first.
+    """Hide int(ratio * n) tokens, beginning with those that are covered by the most of `count` random boxes.
 
-    Boxes are drawn until static shapes are met exactly by rank: tokens under more boxes are
-    hidden before those under fewer, and within a level at random.
+    Tokens covered by equally many boxes are hidden in random order, so the number of hidden tokens is always
+    the same.
 
     Args:
       ratio: the share of tokens that is hidden.
-      count: how many boxes are drawn; they may overlap.
-      share: the part of a slot's area that one box covers.
-      full_time: boxes reach through all slots (V-JEPA); otherwise half of them, at a random start.
+      count: the number of boxes, which may overlap.
+      share: the share of a slot's area that one box covers.
+      full_time: whether boxes extend through all slots (V-JEPA); otherwise through half of them, from a random one.
     """
     check_ratio(ratio)
     if count < 1 or not 0 < share <= 1:
-        raise ValueError(f"block masks need count >= 1 and a share in (0, 1], not {count} and {share}")
+        raise ValueError(f"block masks need count >= 1 and a share in (0, 1], got {count} and {share}")
 
     def score(keys, batch, grid: Grid):
         del batch
@@ -36,9 +36,9 @@ def block(ratio: float = 0.9, count: int = 8, share: float = 0.15, full_time: bo
 
 
 def _cover(key, grid: Grid, count: int, share: float, full_time: bool):
-    """How many of `count` random boxes lie over each token, [n]."""
+    """Return how many of `count` random boxes cover each token, [n]."""
     aspect_key, corner_key = jax.random.split(key)
-    # The aspect ratio is log-uniform in [3/4, 4/3]: boxes are neither slivers nor always squares.
+    # The aspect ratio is log-uniform in [3/4, 4/3]: boxes are neither narrow nor always square.
     aspect = jnp.exp(jax.random.uniform(aspect_key, (count,), minval=-0.2877, maxval=0.2877))
     area = share * grid.slot
     height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, grid.h)

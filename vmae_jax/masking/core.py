@@ -1,6 +1,6 @@
-"""A mask is a score: every strategy gives one number a token, one function takes the top k.
+"""A mask is a score: every strategy gives one number per token, and one function takes the top k.
 
-Shapes are static by construction: `keep` depends on the grid alone, never on the draw.
+Shapes are static because `keep` depends on the grid alone, never on random numbers.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Masker(NamedTuple):
     """A masking strategy.
 
     Attributes:
-      keep: how many tokens of a grid survive; a Python int, so that shapes are static.
-      score: (keys [b], batch, grid) -> [b n]; the `keep` largest survive.
-      inputs: the streams of the batch that `score` reads beside those of the model.
-      check: looks at the first batch of a training, on the host, and raises ConfigError where the strategy cannot work.
+      keep: grid -> the number of tokens kept, a Python int, so that shapes are static.
+      score: (keys [b], batch, grid) -> [b n]; the `keep` largest are kept.
+      inputs: the streams of the batch that `score` reads besides those of the model.
+      check: checks the first batch of a training, on the host; raises ConfigError if the strategy cannot work.
     """
 
     keep: Callable[[Grid], int]
@@ -32,21 +32,21 @@ class Masker(NamedTuple):
 
 
 def check_ratio(ratio: float) -> None:
-    """Refuses a share that would hide nothing of what it should, or everything.
+    """Check the share of hidden tokens.
 
     Raises:
-      ValueError: the ratio is not in [0, 1).
+      ValueError: if the ratio is not in [0, 1).
     """
     if not 0 <= ratio < 1:
-        raise ValueError(f"a mask ratio lies in [0, 1), not {ratio}: 0.9 hides 90% of the tokens")
+        raise ValueError(f"a mask ratio must be in [0, 1), got {ratio} (0.9 hides 90% of the tokens)")
 
 
 @typed
 def ranks(keys: Key[Array, "b"], n: int) -> Float[Array, "b n"]:
-    """A random permutation of 0 … n-1 for each key, as scores.
+    """Return a random permutation of 0 … n-1 for each key, as scores.
 
-    Uniform draws in float32 tie now and then, and a tie between two tubes would split them;
-    the ranks of a permutation never do.
+    Uniform draws in float32 are sometimes equal, and equal scores of two tubes would split both. The
+    ranks of a permutation differ.
     """
     permute = jax.vmap(lambda key: jax.random.permutation(key, n))
     return permute(keys).astype(jnp.float32)
@@ -59,21 +59,21 @@ def select(
     decode: Float[Array, "b n"] | None = None,
     decode_keep: int = 0,
 ) -> MaskPlan:
-    """The plan that scores imply.
+    """Return the plan that follows from scores.
 
     Args:
-      scores: the encoder sees the `keep` tokens of largest score; among equals, the earlier.
-      keep: how many the encoder sees.
-      decode: the decoder predicts the `decode_keep` tokens of largest score here; None predicts
-        exactly what the encoder does not see (VideoMAE V1).
-      decode_keep: how many the decoder predicts.
+      scores: the encoder sees the `keep` tokens with the largest scores; of equal ones, the first.
+      keep: the number of tokens that the encoder sees.
+      decode: scores of which the decoder predicts the `decode_keep` largest; None: it predicts
+        all tokens that the encoder does not see (VideoMAE).
+      decode_keep: the number of tokens that the decoder predicts.
 
     Returns:
       A plan with ascending indices. A decoded token that the encoder saw has weight 0
       (VideoMAE V2: its loss is over tokens that are decoded and were hidden).
 
     Raises:
-      ValueError: a count that leaves nothing to see or nothing to predict.
+      ValueError: if nothing would be visible, or nothing predicted.
     """
     b, n = scores.shape
     hidden = n - keep
@@ -88,7 +88,7 @@ def select(
         decoded = jnp.sort(order[:, keep:], axis=1)
         return MaskPlan(visible=visible, decode=decoded, weight=jnp.ones((b, hidden), jnp.float32))
     decoded = jnp.sort(jnp.argsort(-decode, axis=1, stable=True)[:, :decode_keep], axis=1)
-    # By row, so that a batch split over devices stays where it is.
+    # Row by row, so that a batch split over devices is not moved.
     unseen = jax.vmap(lambda seen: jnp.ones(n, jnp.float32).at[seen].set(0.0))(visible)
     return MaskPlan(visible=visible, decode=decoded, weight=jnp.take_along_axis(unseen, decoded, axis=1))
 
@@ -100,15 +100,15 @@ def plan(
     encoder: Masker,
     decoder: Masker | None = None,
 ) -> MaskPlan:
-    """The masks of a batch: what `encoder` keeps is seen, what `decoder` keeps is predicted.
+    """Return the masks of a batch: tokens that `encoder` keeps are visible, those that `decoder` keeps are predicted.
 
     Args:
-      keys: one key an example; the masks are functions of these alone (and of the batch, for
-        masks that look at it).
-      batch: what a data-dependent score may read.
+      keys: one key per example. The masks depend on these alone (and on the batch, if their
+        scores do).
+      batch: the batch, for scores that depend on data.
       grid: the token grid.
       encoder: the encoder's strategy.
-      decoder: the decoder's; None decodes all that is hidden (VideoMAE V1).
+      decoder: the decoder's; None: all hidden tokens are decoded (VideoMAE).
     """
     keep = encoder.keep(grid)
     scores = encoder.score(stream(keys, "encoder_mask"), batch, grid)

@@ -10,9 +10,9 @@ __all__ = ["frame"]
 
 @register("mask")
 def frame(ratio: float = 0.5) -> Masker:
-    """Hides int(ratio * t) of the t time slots, each whole.
+    """Hide int(ratio * t) of the t time slots completely.
 
-    Source: the frame masking of the ablations of VideoMAE (encoder) and VideoMAE V2 (decoder).
+    Source: the ablations of VideoMAE (encoder) and VideoMAE V2 (decoder).
     """
     check_ratio(ratio)
     return Masker(

@@ -1,4 +1,4 @@
-"""Running-cell masking, VideoMAE V2's decoder mask: the pattern of a 2x2 cell turns with time."""
+"""Running-cell masking, the decoder mask of VideoMAE V2: the pattern of each 2x2 cell rotates over time."""
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,21 @@ CELL = 2  # tokens on a side of a cell
 
 @register("mask")
 def running_cell(ratio: float = 0.5) -> Masker:
-    """Drops `ratio` of each 2x2 cell of each slot, a running quarter further at every slot.
+    """Drop `ratio` of each 2x2 cell of each slot; the pattern moves on by a quarter from slot to slot.
 
-    Each clip draws one of four phases. Over any four consecutive slots every place is kept
-    equally often, so what is decoded covers the clip evenly.
+    Each clip draws one of four phases. In any four consecutive slots every place is kept
+    equally often, so the decoded tokens cover the clip evenly.
     Source: the official `RunningCellMaskingGenerator` of VideoMAE V2.
 
     Args:
-      ratio: 0.25, 0.5 or 0.75, the share of tokens that is not decoded.
+      ratio: the share of tokens that are not decoded: 0.25, 0.5 or 0.75.
 
     Raises:
-      ValueError: another ratio; and, when it meets a grid whose sides are odd.
+      ValueError: if the ratio is another one, or (when it is used) a side of the grid is odd.
     """
     dropped = ratio * CELL * CELL
     if dropped not in (1, 2, 3):
-        raise ValueError(f"running-cell masks drop 0.25, 0.5 or 0.75 of each 2x2 cell, not {ratio}")
+        raise ValueError(f"running-cell masks drop 0.25, 0.5 or 0.75 of each 2x2 cell, got {ratio}")
 
     def keep(grid: Grid) -> int:
         _check_even(grid)
@@ -44,7 +44,7 @@ def running_cell(ratio: float = 0.5) -> Masker:
 
 
 def patterns(grid: Grid, dropped: int) -> np.ndarray:
-    """The masks of the four phases, [4, n]: 1.0 where a token is kept."""
+    """Return the masks of the four phases, [4, n]: 1.0 where a token is kept."""
     _check_even(grid)
     t, y, x = np.meshgrid(*(np.arange(n) for n in (grid.t, grid.h, grid.w)), indexing="ij")
     raster = (y % CELL) * CELL + x % CELL

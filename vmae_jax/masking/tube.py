@@ -10,9 +10,9 @@ __all__ = ["tube"]
 
 @register("mask")
 def tube(ratio: float = 0.9) -> Masker:
-    """Hides int(ratio * h * w) places of every time slot, the same in each.
+    """Hide int(ratio * h * w) places, the same ones in every time slot.
 
-    A cube that moves little could be copied from the slot before; hiding the whole tube
+    A cube that moves little could be copied from the previous slot. Hiding the whole tube
     prevents that. Source: the official `TubeMaskingGenerator` of VideoMAE.
     """
     check_ratio(ratio)

@@ -1,8 +1,8 @@
-"""AdaMAE (Bandara et al., CVPR 2023): a masked autoencoder that learns which tokens to look at.
+"""AdaMAE (Bandara et al., CVPR 2023): a masked autoencoder that learns which tokens to show the encoder.
 
 A small network gives every token a probability, and the visible tokens are drawn from it without replacement. It is
-trained by policy gradient: the log-probability of hidden tokens rises with their error. The error passes no gradient to
-it, and the choice of tokens passes none to the autoencoder.
+trained by policy gradient: the log-probability of hidden tokens rises with their error. No gradient flows from the
+error to this network, nor from the choice of tokens to the autoencoder.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, row
 __all__ = ["Adaptive", "build", "drawn"]
 
 PROBABILITIES = "token_probabilities"  # of the annotated batch
-SMALLEST = 1.1920929e-07  # float32's epsilon, which bounds probabilities away from 0 and 1
+SMALLEST = 1.1920929e-07  # the epsilon of float32: probabilities stay this far from 0 and 1
 
 
 def drawn(ratio: float) -> Masker:
-    """Keep int(n (1 - ratio)) of n tokens, drawn without replacement by the batch's probabilities (Gumbel-top-k)."""
+    """Keep int(n (1 - ratio)) of n tokens, drawn by the batch's probabilities without replacement (Gumbel-top-k)."""
 
     def score(keys: Array, batch: Batch, grid: Any) -> Array:
         noise = jax.vmap(lambda key: jax.random.gumbel(key, (grid.size,)))(keys)
-        # A probability that underflows is as unlikely as can be, and not impossible: scores stay finite.
+        # A probability that underflows counts as the smallest one, so that scores stay finite.
         return jnp.log(jnp.maximum(batch[PROBABILITIES], jnp.finfo(jnp.float32).tiny)) + noise
 
     return Masker(keep=lambda grid: int(grid.size * (1 - ratio)), score=score)
@@ -41,11 +41,11 @@ def drawn(ratio: float) -> Masker:
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive(Masked):
-    """The functions of AdaMAE; the parameters have a tower "sampler".
+    """The functions of AdaMAE, whose parameters have a tower "sampler".
 
     Attributes:
-      sampler: gives the probabilities.
-      weight: of the sampler's part of the loss.
+      sampler: the network that computes the probabilities.
+      weight: the weight of the sampler's loss.
       objective: the name of the objective whose errors train the sampler.
     """
 
@@ -54,29 +54,29 @@ class Adaptive(Masked):
     objective: str = "pixels"
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
-        """Fresh parameters, {"encoder": …, "decoder": …, "sampler": …}, with their partitioning boxes."""
+        """Return initial parameters, {"encoder": …, "decoder": …, "sampler": …}, with their partitioning boxes."""
         params, extra = super().init(key, batch)
         shape = (batch["video"].shape[0], self.model.grid.size, self.model.encoder.width)
         sampler = self.sampler.init(stream(key, "sampler"), jnp.zeros(shape, self.model.encoder.dtype))["params"]
         return {**params, "sampler": sampler}, extra
 
     def probabilities(self, params: Params, batch: Batch, *, train: bool) -> Float[Array, "b n"]:
-        """The probability of each token to be drawn first."""
+        """Return the probability of each token to be drawn first."""
         cubes = self.model.normalize(patchify(jnp.asarray(batch["video"]), self.model.patch))
         tokens = self.model.encoder.embedded(params["encoder"], cubes)
         keys = stream(row_keys(batch["seed"]), "sampler") if train else None
         return jnp.asarray(self.sampler.apply({"params": params["sampler"]}, tokens, keys))
 
     def forward(self, params: Params, batch: Batch, context: Context, *, decode_all: bool = False) -> Pass:
-        """See `Masked.forward`; the batch of the result has the tokens' probabilities, which the mask is drawn from."""
+        """See `Masked.forward`. The batch of the result has the probabilities from which the mask is drawn."""
         self.model.check(batch["video"].shape)
         found = self.probabilities(params, batch, train=context.train)
         return super().forward(params, {**batch, PROBABILITIES: found}, context, decode_all=decode_all)
 
     def sampling_losses(self, done: Pass) -> Float[Array, "b"]:
-        """Of each clip, minus the mean over its hidden tokens of log-probability times error, the error held constant.
+        """Return, for each clip, minus the mean over hidden tokens of log-probability times error, a constant here.
 
-        Probabilities are divided by their sum and bounded by `SMALLEST`; where a bound applies there is no gradient.
+        Probabilities are divided by their sum and bounded by `SMALLEST`; where a bound applies, there is no gradient.
         """
         probabilities = done.batch[PROBABILITIES]
         probabilities = probabilities / probabilities.sum(axis=-1, keepdims=True)
@@ -85,7 +85,7 @@ class Adaptive(Masked):
         return -(hidden * jax.lax.stop_gradient(self.errors(done)[self.objective])).mean(axis=-1)
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
-        """Each objective's error, and the sampler's loss; the entropy of its distribution is a metric, in nats."""
+        """Return the error of each objective and the sampler's loss; a metric is its entropy in nats."""
         done = self.forward(params, batch, context)
         valid = jnp.asarray(batch["valid"], jnp.float32)
         sampling = Term((self.sampling_losses(done) * valid).sum(), valid.sum(), jnp.float32(self.weight))
@@ -104,27 +104,27 @@ def build(
     heads: int = 8,
     dropout: float = 0.1,
 ) -> Method:
-    """AdaMAE as a method.
+    """Return AdaMAE as a method.
 
-    The sampler reads every token of a clip, so hiding more of them costs less in the encoder alone.
+    The sampler reads every token of a clip, so a higher ratio saves time in the encoder only.
 
     Args:
-      model: the networks, `models.variants.vit`.
+      model: encoder and decoder, `models.variants.vit`.
       objectives: what is predicted, by name.
       ratio: the share of hidden tokens; int(n (1 - ratio)) of n are visible.
-      weight: of the sampler's part of the loss.
-      objective: whose errors train the sampler.
-      heads: of the sampler's attention.
-      dropout: rate in the sampler.
+      weight: the weight of the sampler's loss.
+      objective: the name of the objective whose errors train the sampler.
+      heads: the number of heads of the sampler's attention.
+      dropout: the rate in the sampler.
 
     Raises:
-      ValueError: if a number is out of range, or there is no objective of that name.
+      ValueError: if a number is out of range, or no objective has that name.
     """
     check_ratio(ratio)
     if objective not in objectives:
         raise ValueError(f"objective={objective!r}: there are {', '.join(objectives) or 'no objectives'}")
     if weight < 0 or not 0 <= dropout < 1:
-        raise ValueError(f"weight={weight}, dropout={dropout}: at least 0, and in [0, 1)")
+        raise ValueError(f"weight must be at least 0 and dropout in [0, 1), got weight={weight}, dropout={dropout}")
     if heads < 1 or model.encoder.width % heads:
         raise ValueError(f"heads={heads} do not divide the width of {model.encoder.width}")
     encoder = model.encoder

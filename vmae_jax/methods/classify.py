@@ -27,7 +27,7 @@ ALONE = ""  # the name of a head that is the only one
 
 @dataclasses.dataclass(frozen=True)
 class Classify:
-    """The functions of a classifier; `build` wraps them up as a `Method`."""
+    """The functions of a classifier, which `build` returns as a `Method`."""
 
     model: Model
     network: Classifier
@@ -36,29 +36,29 @@ class Classify:
     mix: Mixing | None = None
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
-        """Fresh parameters: {"encoder": …, "fc_norm" or "pooled": …, "head": …}."""
+        """Return initial parameters, {"encoder": …, "fc_norm" or "pooled": …, "head": …}."""
         self.model.check(batch["video"].shape)
         return self.network.init(stream(key, "classifier"), self.cubes(batch))["params"], None
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
-        """Each head's error, averaged over videos; soft where clips were mixed."""
+        """Return each head's error, averaged over videos. Targets of mixed clips are soft."""
         self.model.check(batch["video"].shape)
         cubes, targets = self.examples(batch, train=context.train)
         return self.judge(self.logits(params, batch, cubes, train=context.train), targets, batch["valid"])
 
     def examples(self, batch: Batch, *, train: bool, labelled: bool = True) -> tuple[Array, Array]:
-        """Normalised cubes [b n p] and targets [b outputs], augmented while training.
+        """Return normalised cubes [b n p] and targets [b outputs].
 
         Args:
-          train: augment.
-          labelled: False looks at no label; all targets are 0.
+          train: whether to augment them.
+          labelled: whether to read labels; otherwise all targets are 0.
         """
         valid = jnp.asarray(batch["valid"])
-        # A row that only fills the batch up has any label, or none: 0 · NaN would be the gradient of all.
+        # A row that only pads the batch may have any label, or none, and 0 · NaN would make all gradients NaN.
         target = jnp.where(valid[:, None], self.targets(batch) if labelled else self.untold(batch), 0.0)
         if not train or (self.erase is None and self.mix is None):
             return self.cubes(batch), target
-        # Noise and blends are of normalised pixels; the model's own normalisation makes them.
+        # Noise and blends are of normalised pixels, so the model's normalisation comes first.
         shape, keys = batch["video"].shape, row_keys(batch["seed"])
         video = self.model.normalize(jnp.asarray(batch["video"]).reshape(*shape[:2], -1)).reshape(shape)
         if self.erase is not None:
@@ -68,50 +68,50 @@ class Classify:
         return jnp.asarray(patchify(video, self.model.patch)), target
 
     def targets(self, batch: Batch) -> Array:
-        """The labels of all heads as targets side by side, [b outputs]."""
+        """Return the labels of all heads as concatenated targets, [b outputs]."""
         return jnp.concatenate([h.target(labels.of_batch(h, batch)) for h in self.heads.values()], axis=-1)
 
     def untold(self, batch: Batch) -> Array:
-        """Targets of clips whose labels nobody looks at."""
+        """Return zeros, the targets of clips whose labels are not used."""
         return jnp.zeros((batch["video"].shape[0], self.network.classes))
 
     def columns(self) -> Iterator[tuple[str, Head, slice]]:
-        """The heads: what their terms begin with, and which outputs are theirs."""
+        """Return each head with the prefix of its terms' names and its slice of the outputs."""
         start = 0
         for name, head in self.heads.items():
             yield f"{name}_" if name != ALONE else "", head, slice(start, start := start + head.outputs)
 
     def logits(self, params: Params, batch: Batch, cubes: Array, *, train: bool) -> Array:
-        """The outputs of all heads side by side, [b outputs] float32."""
+        """Return the concatenated outputs of all heads, [b outputs] float32."""
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
         return self.run(params, cubes, keys)
 
     def judge(self, logits: Array, targets: Array, valid: Array) -> Loss:
-        """The loss of outputs against targets, which are finite in rows that are not valid, too."""
+        """Return the loss of outputs against targets, which are finite even in rows that are not valid."""
         terms: dict[str, Term] = {}
         metrics: dict[str, Mean] = {}
         valid = valid.astype(jnp.float32)
         for prefix, head, part in self.columns():
             error = head.error(logits[:, part], targets[:, part])
             terms[prefix + head.term] = Term((error * valid).sum(), valid.sum(), jnp.float32(head.weight))
-            told = head.metrics(logits[:, part], targets[:, part], valid)
-            metrics |= {prefix + key: value for key, value in told.items()}
+            found = head.metrics(logits[:, part], targets[:, part], valid)
+            metrics |= {prefix + key: value for key, value in found.items()}
         return Loss(terms, metrics)
 
     def predict(self, params: Params, batch: Batch) -> Array:
-        """The outputs of all heads side by side, [b outputs]."""
+        """Return the concatenated outputs of all heads, [b outputs]."""
         self.model.check(batch["video"].shape)
         return self.run(params, self.cubes(batch))
 
     def run(self, params: Params, cubes: Array, keys: Array | None = None, *, features: bool = False) -> Any:
-        """The outputs of all heads, or the features before them; keys switch drop path and dropout on."""
+        """Return the outputs of all heads, or the features before them. Keys switch on drop path and dropout."""
         return self.network.apply({"params": params}, cubes, keys, method=Classifier.features if features else None)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """Pooled: as the head sees them, the mean after `fc_norm` or the attentive pool; else the tokens of the end.
+        """Return the pooled features that the heads read (by the mean and `fc_norm`, or attention), or all tokens.
 
         Args:
-          layer: the tokens after this many blocks (and their plain mean); None is the end.
+          layer: take the tokens after this many blocks, pooled by their plain mean; None: after the last one.
         """
         self.model.check(batch["video"].shape)
         cubes = self.cubes(batch)
@@ -129,7 +129,7 @@ class Classify:
         return frame_features(self.model, self.network.encoder, params["encoder"], frames, layer=layer)
 
     def cubes(self, batch: Batch) -> Array:
-        """The clips as the encoder wants them, unaugmented."""
+        """Return the clips as cubes for the encoder, unaugmented."""
         return self.model.normalize(patchify(batch["video"], self.model.patch))
 
 
@@ -144,16 +144,16 @@ def classifier(
     mix: Mixing | None = None,
     pool: Pool | None = None,
 ) -> Classify:
-    """The functions of a classifier; the arguments are those of `build`."""
+    """Return the functions of a classifier, given the arguments of `build`."""
     if (classes is None) == (not heads):
-        raise ValueError("give either classes=, for one class of several, or heads=")
+        raise ValueError("give either classes= (each video has one class) or heads=")
     if heads and smoothing:
-        raise ValueError("smoothing belongs to the heads where heads are given")
+        raise ValueError("with heads=, set smoothing in each head")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout lies in [0, 1), not {dropout}")
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
     heads = dict(heads) if heads else {ALONE: labels.one(classes or 0, smoothing)}
     outputs = sum(head.outputs for head in heads.values())
-    encoder = model.encoder.clone(final_norm=pool is not None)  # the mean has a norm of its own, after it
+    encoder = model.encoder.clone(final_norm=pool is not None)  # the mean is followed by a norm
     network = Classifier(encoder, outputs, dropout, init_scale, pool=pool)
     return Classify(model, network, heads, erase, mix)
 
@@ -174,23 +174,24 @@ def build(
     mix: Mixing | None = None,
     pool: Pool | None = None,
 ) -> Method:
-    """A classifier as a method.
+    """Return a classifier as a method.
 
     Args:
-      model: the networks, `models.variants.vit`; only its encoder is used.
-      classes: how many, of which each video has one.
-      dropout: rate before the head.
-      init_scale: factor on the head's first kernel.
+      model: the network, `models.variants.vit`, of which only the encoder is used.
+      classes: the number of classes, of which each video has one.
+      dropout: the rate before the head.
+      init_scale: a factor on the initial kernel of the head.
       smoothing: label smoothing.
-      heads: instead of `classes`, heads by name (`methods.labels`): several classes a video,
-        numbers, or several heads, whose outputs stand side by side.
-      erase: `augment.erasing.random_erasing`, while training.
-      mix: `augment.mixing.mixup_cutmix`, after it; examples of a batch then meet in the loss.
+      heads: instead of `classes`, heads by name (`methods.labels`), for several classes per video, for
+        numbers, or for several predictions, whose outputs are concatenated.
+      erase: `augment.erasing.random_erasing`, in training.
+      mix: `augment.mixing.mixup_cutmix`, after `erase`, in training; it blends clips of a batch.
       pool: `models.pooling.attentive` instead of the tokens' mean. With `optimizer.freeze=["encoder"]`
-        only the pool and the head are trained: a probe, whose gradient never runs through the encoder.
+        this is a probe: only the pool and the head are trained, and no gradient runs through the encoder.
 
     Raises:
-      ValueError: fewer than two classes, a rate outside [0, 1), both or neither of classes and heads.
+      ValueError: if there are fewer than two classes, a rate is outside [0, 1), or both or neither of classes and
+        heads are given.
     """
     one = classifier(model, classes, dropout, init_scale, smoothing, heads, erase, mix, pool)
     return Method(

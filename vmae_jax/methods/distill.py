@@ -1,7 +1,7 @@
 """Distillation: a small classifier learns the outputs of a large one, head by head (Hinton et al. 2015).
 
 VideoMAE V2 distils its giant into S and B by the KL divergence of their logits; its code is not
-published, so that temperature and weights here are the config's to say.
+published, so temperature and weights are left to the config.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ __all__ = ["Distill", "build"]
 
 @dataclasses.dataclass(frozen=True)
 class Distill:
-    """The functions of distillation; the teacher's parameters are `frozen["teacher"]`."""
+    """The functions of distillation. The teacher's parameters are `frozen["teacher"]`."""
 
     student: Classify
     teacher: Classify
@@ -43,7 +43,7 @@ class Distill:
     feature_weight: float
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
-        """The student's parameters, and {"match": …} where features are matched."""
+        """Return the student's parameters, and {"match": …} if features are matched."""
         params, _ = self.student.init(key, batch)
         if self.feature_weight:
             width = jnp.zeros((1, self.student.model.encoder.width))
@@ -51,16 +51,16 @@ class Distill:
         return params, None
 
     def frozen(self, key: Array, batch: Batch) -> Params:
-        """Fresh parameters of the teacher, {"teacher": …}, which `init_from` fills."""
+        """Return initial parameters of the teacher, {"teacher": …}, which `init_from` replaces."""
         return {"teacher": self.teacher.init(stream(key, "teacher"), batch)[0]}
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
-        """How far the student's heads are from the teacher's (`Head.divergence`), and what else is switched on.
+        """Return the divergence of the student's heads from the teacher's (`Head.divergence`) and the other terms.
 
-        Both see the same augmented clips. Without `label_weight` no label is looked at.
+        Both networks see the same augmented clips. Labels are only read if `label_weight` is above 0.
 
         Raises:
-          ConfigError: the context has no teacher.
+          ConfigError: if the context has no teacher.
         """
         if not context.frozen or "teacher" not in context.frozen:
             raise ConfigError("the loss of distillation needs its teacher; evaluate with eval.multiview instead")
@@ -74,7 +74,7 @@ class Distill:
             their_features = self.teacher.run(known, self._recut(cubes), features=True)
             theirs: Any = self.teacher.network.apply({"params": known}, their_features, method=Classifier.outputs)
         valid = batch["valid"].astype(jnp.float32)
-        # What the teacher says of rows that do not count may be anything: 0 · NaN would be the gradient of all.
+        # The teacher's output for rows that do not count may be anything, and 0 · NaN would make all gradients NaN.
         theirs, their_features = (jnp.where(valid[:, None] > 0, a, 0.0) for a in (theirs, their_features))
         result = self._learned(logits, theirs, valid)
         terms, metrics = result.terms, result.metrics
@@ -83,14 +83,14 @@ class Distill:
             terms |= {name: dataclasses.replace(t, weight=t.weight * scale) for name, t in judged.terms.items()}
             metrics |= judged.metrics
         if self.feature_weight:
-            # Between the teacher's pooled features and a linear map of the student's.
+            # The distance of the teacher's pooled features from a linear map of the student's.
             mapped: Any = self._match().apply({"params": params["match"]}, mine)
             error = jnp.square(mapped - their_features).mean(axis=-1)
             terms["features"] = Term((error * valid).sum(), valid.sum(), jnp.float32(self.feature_weight))
         return Loss(terms, metrics)
 
     def _learned(self, logits: Array, theirs: Array, valid: Array) -> Loss:
-        """What is learned from the teacher's outputs, and how often both say the same class."""
+        """Return the terms of the teacher's outputs, and how often both networks predict the same class."""
         terms: dict[str, Term] = {}
         metrics: dict[str, Mean] = {}
         for prefix, head, part in self.student.columns():
@@ -103,15 +103,15 @@ class Distill:
         return Loss(terms, metrics)
 
     def predict(self, params: Params, batch: Batch) -> Array:
-        """The student's logits."""
+        """Return the student's logits."""
         return self.student.predict(params, batch)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """The student's features, as `methods.classify` has them."""
+        """Return the student's features, as `methods.classify` does."""
         return self.student.features(params, batch, layer=layer, pool=pool)
 
     def _recut(self, cubes: Array) -> Array:
-        """The student's cubes as the teacher cuts them (ViT-g has 14 pixels, the others 16)."""
+        """Return the student's pixels in cubes of the teacher's size (ViT-g: 14 pixels, the others: 16)."""
         mine, theirs = self.student.model, self.teacher.model
         if mine.patch == theirs.patch:
             return cubes
@@ -148,29 +148,29 @@ def build(
     pool: Pool | None = None,
     teacher_pool: Pool | None = None,
 ) -> Method:
-    """Distillation as a method; `init_from` fills "params" and must fill "frozen/teacher".
+    """Return distillation as a method. `init_from` can set "params" and must set "frozen/teacher".
 
     Args:
-      model: of the student.
-      teacher: of the teacher, a classifier of the same classes or heads on the same clips.
-      classes: how many.
-      dropout, init_scale, smoothing, erase, mix: of the student, as in `methods.classify.build`.
-      temperature: of both sides' softmaxes and sigmoids.
-      weight: of the divergence, times each head's own.
-      label_weight: of the error against the labels; 0 does without, and needs none.
-      feature_weight: of matching the pooled features through a learned linear map; 0 does without.
-      heads: instead of `classes`, those of both, as in `methods.classify.build`: of several classes a
-        video each sigmoid is matched, numbers by their squares.
-      pool, teacher_pool: of the student and of the teacher, instead of the tokens' mean.
+      model: the student's networks, `models.variants.vit`.
+      teacher: the teacher's, a classifier with the same classes or heads, on the same clips.
+      classes: the number of classes.
+      dropout, init_scale, smoothing, erase, mix: those of the student, as in `methods.classify.build`.
+      temperature: the temperature of the softmaxes and sigmoids of both.
+      weight: the weight of the divergence, multiplied by that of each head.
+      label_weight: the weight of the error against the labels; with 0, none are needed.
+      feature_weight: the weight of matching the pooled features by a learned linear map; 0 omits it.
+      heads: instead of `classes`, the heads of both, as in `methods.classify.build`. With several classes per
+        video each sigmoid is matched; numbers are matched by their squared error.
+      pool, teacher_pool: the pools of student and teacher, instead of the tokens' mean.
 
     Raises:
-      ValueError: both or neither of classes and heads, teacher and student take different clips, a number
-        outside its range.
+      ValueError: if both or neither of classes and heads are given, teacher and student take different clips, or
+        a number is outside its range.
     """
     if temperature <= 0 or weight <= 0 or min(label_weight, feature_weight) < 0:
-        raise ValueError("temperature and weight are above 0, label_weight and feature_weight at least 0")
+        raise ValueError("temperature and weight must be above 0, label_weight and feature_weight at least 0")
     if smoothing and not label_weight:
-        raise ValueError("smoothing is of labels, which are not used: give label_weight, or no smoothing")
+        raise ValueError("smoothing changes labels, which are not used: set label_weight, or leave smoothing at 0")
     if (model.video_shape, model.mean, model.std) != (teacher.video_shape, teacher.mean, teacher.std):
         raise ValueError(
             f"teacher and student see the same clips, normalised alike; the teacher takes {teacher.video_shape}, "

@@ -14,9 +14,9 @@ class Guide(NamedTuple):
     """A frozen network and what it adds to a batch.
 
     Attributes:
-      init: (key, batch) -> its parameters, which `init_from` fills from a file.
-      annotate: (parameters, batch) -> the arrays it adds, by name, one row a clip.
-      inputs: the streams that it reads beside those of the model.
+      init: (key, batch) -> initial parameters, which `init_from` replaces.
+      annotate: (parameters, batch) -> the arrays that it adds, by name, with one row per clip.
+      inputs: the streams that it reads besides those of the model.
       gives: the names of the arrays that it adds, so that masks and targets need no stream of the loader for them.
     """
 

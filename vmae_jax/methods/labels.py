@@ -1,7 +1,7 @@
 """What a supervised head predicts: one class, several, or numbers.
 
-A `Head` says how labels become targets and how far outputs are from them. A classifier has one
-or more, side by side in one linear layer: `methods.classify.build(heads={"verb": …, "noun": …})`.
+A `Head` defines how labels become targets and the loss of outputs against them. A classifier has one
+or more in one linear layer: `methods.classify.build(heads={"verb": …, "noun": …})`.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ class Head(Output):
     """A supervised head: an `Output` and how it is trained.
 
     Attributes:
-      weight: of its part of the loss.
-      smoothing: of the labels.
+      weight: the weight of its loss.
+      smoothing: the share of label smoothing.
     """
 
     weight: float = 1.0
     smoothing: float = 0.0
 
     def target(self, label: Array) -> Array:
-        """Labels as float [b outputs]: indices one-hot and smoothed, soft ones as they are."""
+        """Return labels as float [b outputs]: indices become one-hot and smoothed, soft labels stay as they are."""
         try:
-            truth = self.truth(label)  # NaN where a label is no class: so is the loss, and the step refuses it
+            truth = self.truth(label)  # NaN if a label is no class: so is the loss, and the step is refused
         except ValueError as error:
             raise ConfigError(str(error)) from None
         if self.kind == "many" or (self.kind == "one" and self.numbered(label)):
@@ -43,7 +43,7 @@ class Head(Output):
         return truth
 
     def error(self, outputs: Array, target: Array) -> Array:
-        """The loss of each example, [b]: cross-entropies, or the mean square."""
+        """Return the loss of each example, [b]: cross-entropies, or the mean squared error."""
         if self.kind == "one":
             return -(target * jax.nn.log_softmax(outputs, axis=-1)).sum(axis=-1)
         if self.kind == "many":
@@ -52,10 +52,10 @@ class Head(Output):
         return jnp.square(outputs - target).mean(axis=-1)
 
     def divergence(self, outputs: Array, teacher: Array, temperature: float = 1.0) -> Array:
-        """How far outputs are from a teacher's, of each example, [b].
+        """Return the divergence of outputs from a teacher's for each example, [b].
 
         Classes: temperature² · KL(teacher ‖ outputs) at that temperature, of the softmaxes, or the mean of
-        the sigmoids' (each class a Bernoulli draw). Numbers: the mean square, which has no temperature.
+        those of the sigmoids (each class is a Bernoulli draw). Numbers: the mean squared error, without temperature.
         """
         if self.kind == "numbers":
             return jnp.square(outputs - teacher).mean(axis=-1)
@@ -63,11 +63,11 @@ class Head(Output):
         if self.kind == "one":
             log_p, log_q = jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1)
             return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-        log_p, log_q = (jax.nn.log_sigmoid(jnp.stack([x, -x])) for x in (p, q))  # that it is the class, and is not
+        log_p, log_q = (jax.nn.log_sigmoid(jnp.stack([x, -x])) for x in (p, q))  # of "is the class" and "is not"
         return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=0).mean(axis=-1)
 
     def metrics(self, outputs: Array, target: Array, valid: Array) -> dict[str, Mean]:
-        """Means to record: "top1" where there is one class."""
+        """Return metrics: "top1" if an example has one class."""
         if self.kind != "one":
             return {}
         hit = (outputs.argmax(axis=-1) == target.argmax(axis=-1)) * valid
@@ -75,56 +75,56 @@ class Head(Output):
 
     @property
     def term(self) -> str:
-        """What its error is called."""
+        """The name of its error."""
         return {"one": "cross_entropy", "many": "binary_cross_entropy", "numbers": "square"}[self.kind]
 
     @property
     def distilled(self) -> str:
-        """What its divergence is called."""
+        """The name of its divergence."""
         return "teacher_square" if self.kind == "numbers" else "kl"
 
 
 @register("head", smoke=lambda given: {"classes": max(given["classes"], 10), "label": "label"})
 def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
-    """One class of several, softmax; labels are indices, or distributions.
+    """One class out of several, by softmax. Labels are indices or distributions.
 
     Args:
-      classes: how many.
+      classes: the number of classes.
       smoothing: the share of a label that is spread over all classes.
-      label: the key of the batch.
-      weight: of the head's part of the loss.
+      label: the key of the labels in a batch.
+      weight: the weight of the head's loss.
 
     Raises:
-      ValueError: fewer than two classes, a number outside its range.
+      ValueError: if there are fewer than two classes or a number is outside its range.
     """
     return _head(Head("one", classes, label, weight, smoothing), least=2)
 
 
 @register("head", smoke=lambda given: {"classes": max(given["classes"], 10), "label": "label"})
 def many(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
-    """Any number of classes at once, a sigmoid each; labels are 0 or 1 for every class.
+    """Any number of classes at once, each by a sigmoid. Labels are 0 or 1 for every class.
 
     Raises:
-      ValueError: no class, a number outside its range.
+      ValueError: if there is no class or a number is outside its range.
     """
     return _head(Head("many", classes, label, weight, smoothing))
 
 
 @register("head", smoke={"outputs": 1, "label": "label"})
 def numbers(outputs: int = 1, label: str = "label", weight: float = 1.0) -> Head:
-    """Regression: the mean square error of numbers.
+    """Regression of numbers by the mean squared error.
 
     Raises:
-      ValueError: no output, a number outside its range.
+      ValueError: if there is no output or a number is outside its range.
     """
     return _head(Head("numbers", outputs, label, weight))
 
 
 def check(heads: Mapping[str, Head], batch: Mapping[str, Any]) -> None:
-    """Looks at the labels of a batch on the host, before they go to a device.
+    """Check the labels of a batch on the host, before they go to a device.
 
     Raises:
-      ConfigError: no label of a head's name, or one that is no class of it.
+      ConfigError: if a head has no labels in the batch, or one that is none of its classes.
     """
     for head in heads.values():
         if head.label not in batch:
@@ -146,7 +146,7 @@ def streams(heads: Mapping[str, Head]) -> tuple[str, ...]:
 
 
 def of_batch(head: Head, batch: Mapping[str, Array]) -> Array:
-    """The head's labels. Raises ConfigError: there are none."""
+    """Return the labels of a head; raise ConfigError if the batch has none."""
     if head.label not in batch:
         raise ConfigError(_absent(head, batch))
     return batch[head.label]
@@ -159,9 +159,9 @@ def _absent(head: Head, batch: Mapping[str, object]) -> str:
 
 def _head(head: Head, least: int = 1) -> Head:
     if head.outputs < least:
-        raise ValueError(f"a classifier needs at least {least} classes, not {head.outputs}")
+        raise ValueError(f"a classifier needs at least {least} classes, got {head.outputs}")
     if not 0 <= head.smoothing < 1:
-        raise ValueError(f"smoothing lies in [0, 1), not {head.smoothing}")
+        raise ValueError(f"smoothing must be in [0, 1), got {head.smoothing}")
     if head.weight <= 0:
-        raise ValueError(f"a head's weight is above 0, not {head.weight}")
+        raise ValueError(f"the weight of a head must be above 0, got {head.weight}")
     return head

@@ -1,4 +1,4 @@
-"""Masked autoencoding of video: VideoMAE, VideoMAE V2, and all that differ by mask or target.
+"""Masked autoencoding of video: VideoMAE, VideoMAE V2, and methods that differ from them in mask or target.
 
     build(model=vit("B"), encoder_mask=tube(0.9), decoder_mask=running_cell(0.5),
           objectives={"pixels": objective(pixels())})
@@ -31,13 +31,13 @@ __all__ = ["Masked", "Pass", "build", "supervision"]
 
 
 class Pass(NamedTuple):
-    """What a masked autoencoder computes of a batch before its loss.
+    """What a masked autoencoder computes from a batch before its loss.
 
     Attributes:
-      batch: with what the guides added.
-      masks: what was visible and what is predicted.
-      encoded: the visible tokens after the encoder, a prefix before them, [b prefix+v d].
-      predictions: of each objective at the decoded places, [b k p] float32.
+      batch: the batch, with the arrays that guides have added.
+      masks: the plan of visible and predicted tokens.
+      encoded: the encoded prefix and visible tokens, [b prefix+v d].
+      predictions: those of each objective at the decoded positions, [b k p] float32.
     """
 
     batch: Batch
@@ -48,9 +48,9 @@ class Pass(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Masked:
-    """The functions of a masked autoencoder; `build` wraps them up as a `Method`.
+    """The functions of a masked autoencoder, which `build` returns as a `Method`.
 
-    The loss is `terms(forward(…))`. Other methods build on these parts rather than on copies of them.
+    The loss is `terms(forward(…))`. Other methods reuse these parts.
     """
 
     model: Model
@@ -60,7 +60,7 @@ class Masked:
     guides: Mapping[str, Guide] = dataclasses.field(default_factory=dict)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
-        """Fresh parameters, {"encoder": …, "decoder": …}, with their partitioning boxes."""
+        """Return initial parameters, {"encoder": …, "decoder": …}, with their partitioning boxes."""
         self.model.check(batch["video"].shape)
         masks = self._any_plan(batch["video"].shape[0])
         cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
@@ -71,39 +71,39 @@ class Masked:
         return {"encoder": encoder, "decoder": decoder}, None
 
     def frozen(self, key: Array, batch: Batch) -> Params:
-        """Fresh parameters of the guides, by name."""
+        """Return initial parameters of the guides, by name."""
         return {name: guide.init(stream(key, name), batch) for name, guide in self.guides.items()}
 
     def annotated(self, frozen: Params, batch: Batch) -> Batch:
-        """The batch with what each guide adds to it, in their order; no gradient flows into them."""
+        """Return the batch with the arrays that each guide adds, in order. No gradient flows into the guides."""
         for name, guide in self.guides.items():
             with tower(name):
                 batch = {**batch, **jax.lax.stop_gradient(guide.annotate(frozen[name], batch))}
         return batch
 
     def plan(self, batch: Batch, *, decode_all: bool = False) -> MaskPlan:
-        """The masks of an annotated batch, functions of the examples' seeds."""
+        """Return the masks of an annotated batch, which are functions of the examples' seeds."""
         keys = stream(row_keys(batch["seed"]), "mask")
         decoder = None if decode_all else self.decoder_mask
         with jax.named_scope("masks"):
             return plan(keys, batch, self.model.grid, self.encoder_mask, decoder)
 
     def encode(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
-        """The encoded visible tokens, a prefix before them; only their cubes are ever made floating point."""
+        """Return the encoded prefix and visible tokens. Only visible cubes are converted to floating point."""
         with jax.named_scope("cubes"):
             cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
         return jnp.asarray(self.model.encoder.apply({"params": params["encoder"]}, cubes, masks, keys))
 
     def decode(self, params: Params, batch: Batch, encoded: Array, masks: MaskPlan) -> dict[str, Array]:
-        """Every objective's prediction at the decoded places, [b k p] float32."""
+        """Return the prediction of each objective at the decoded positions, [b k p] float32."""
         return self._decoder(batch).apply({"params": params["decoder"]}, encoded, masks)
 
     def forward(self, params: Params, batch: Batch, context: Context, *, decode_all: bool = False) -> Pass:
         """Annotate, mask, encode and decode a batch.
 
         Args:
-          decode_all: predict all hidden tokens, whatever the decoder's mask.
+          decode_all: predict all hidden tokens instead of those of the decoder's mask.
         """
         self.model.check(batch["video"].shape)
         batch = self.annotated(context.frozen, batch)
@@ -112,7 +112,7 @@ class Masked:
         return Pass(batch, masks, encoded, self.decode(params, batch, encoded, masks))
 
     def errors(self, done: Pass) -> dict[str, Array]:
-        """Each objective's error at the decoded places, [b k] float32."""
+        """Return the error of each objective at the decoded positions, [b k] float32."""
         found = {}
         for name, objective in self.objectives.items():
             with jax.named_scope("targets"):
@@ -122,8 +122,8 @@ class Masked:
         return found
 
     def terms(self, done: Pass) -> dict[str, Term]:
-        """Each objective's error, averaged over the tokens that were decoded and hidden."""
-        # Rows that only fill up a batch count for nothing.
+        """Return the error of each objective, averaged over the tokens that were hidden and decoded."""
+        # Rows that only pad the batch do not count.
         weight = done.masks.weight * done.batch["valid"][:, None]
         return {
             name: Term((error * weight).sum(), weight.sum(), jnp.float32(self.objectives[name].weight))
@@ -131,14 +131,14 @@ class Masked:
         }
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
-        """The loss of a batch, a term for each objective."""
+        """Return the loss of a batch, with one term for each objective."""
         return Loss(self.terms(self.forward(params, batch, context)))
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """What the encoder makes of whole clips: [b d], or [b n d] without pooling.
+        """Return the encoder's features of whole clips: [b d], or [b n d] without pooling.
 
         Args:
-          layer: the tokens after this many blocks, without the final norm; None is the end.
+          layer: take the tokens after this many blocks, without the final norm; None: the encoder's output.
         """
         self.model.check(batch["video"].shape)
         cubes = self.model.normalize(patchify(batch["video"], self.model.patch))
@@ -150,14 +150,14 @@ class Masked:
         return tokens.mean(axis=1) if pool else tokens
 
     def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
-        """The encoder's tokens of single pictures (`models.frames`)."""
+        """Return the encoder's tokens of single pictures (`models.frames`)."""
         return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
 
     def reconstruct(self, params: Params, batch: Batch, context: Context, *, mask: Masker | None = None) -> Pictures:
-        """Originals, what the encoder sees, and what the decoder makes of all the rest.
+        """Return the originals, the visible cubes, and the decoder's reconstructions of all others.
 
         Args:
-          mask: used in place of the encoder's own.
+          mask: replaces that of the encoder.
         """
         name = self._drawable()
         assert name is not None
@@ -169,7 +169,7 @@ class Masked:
         return reconstruction(done.batch["video"], done.masks, done.predictions[name], target, model.grid, model.patch)
 
     def method(self) -> Method:
-        """These functions as a method."""
+        """Return these functions as a method."""
         masks = (self.encoder_mask, self.decoder_mask)
         return Method(
             init=self.init,
@@ -192,7 +192,7 @@ class Masked:
         return next((name for name, one in self.objectives.items() if isinstance(one.target, Pixels)), None)
 
     def _decoder(self, batch: Batch) -> Any:
-        """The decoder, its heads sized by the targets."""
+        """Return the decoder, with heads of the targets' sizes."""
 
         def targets(batch: Batch) -> dict[str, Array]:
             batch = self.annotated(self.frozen(jax.random.key(0), batch), batch)
@@ -206,7 +206,7 @@ class Masked:
         return self.model.make_decoder(heads)
 
     def _any_plan(self, b: int) -> MaskPlan:
-        """A plan of the right sizes for parameters to be made with, which reads nothing of a batch."""
+        """Return a plan of the right sizes, independent of the batch, with which parameters are initialized."""
         grid = self.model.grid
         scores = jnp.zeros((b, grid.size))
         if self.decoder_mask is None:
@@ -235,22 +235,22 @@ def build(
     decoder_mask: Masker | None = None,
     guides: Mapping[str, Guide] | None = None,
 ) -> Method:
-    """A masked autoencoder as a method.
+    """Return a masked autoencoder as a method.
 
     Args:
-      model: the networks, `models.variants.vit`.
+      model: encoder and decoder, `models.variants.vit`.
       encoder_mask: which tokens the encoder sees.
       objectives: what is predicted, by name.
-      decoder_mask: which tokens are predicted (VideoMAE V2); None: all that are hidden (V1).
-      guides: networks that are never trained and add to the batch what masks and targets read, by name; their weights
-        are `frozen/NAME`, which `init_from` fills.
+      decoder_mask: which tokens are predicted (VideoMAE V2); None: all hidden ones (VideoMAE).
+      guides: frozen networks, by name, that add arrays for masks and targets to the batch; their weights are
+        `frozen/NAME`, which `init_from` sets.
 
     Raises:
-      ValueError: a mask that does not fit the model's grid, or nothing to predict.
+      ValueError: if a mask does not fit the grid of the model, or there is nothing to predict.
     """
     if not objectives:
         raise ValueError("objectives is empty: name at least one, such as pixels=call('targets.core.objective', …)")
     for mask in (encoder_mask, decoder_mask):
         if mask is not None:
-            mask.keep(model.grid)  # says at once whether the grid suits it
+            mask.keep(model.grid)  # fails now if the grid does not suit the mask
     return Masked(model, encoder_mask, decoder_mask, dict(objectives), dict(guides or {})).method()

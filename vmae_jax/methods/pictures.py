@@ -1,4 +1,4 @@
-"""Reconstructions as pictures, with and without the statistics that only the truth has."""
+"""Reconstructions as pictures, with the true statistics of hidden cubes and with estimated ones."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from vmae_jax.types import Grid, MaskPlan, Pictures
 
 __all__ = ["reconstruction"]
 
-GREY = 0.5  # what a hidden cube is drawn in
+GREY = 0.5  # the colour of hidden cubes
 
 
 def reconstruction(
@@ -22,13 +22,13 @@ def reconstruction(
     grid: Grid,
     patch: Patch,
 ) -> Pictures:
-    """The original, the masked and the reconstructed video; visible cubes are drawn as they are.
+    """Return the original, the masked and the reconstructed video, which shows visible cubes unchanged.
 
-    Where the target is some frames of a clip, the rows show those.
+    If the target has only some frames of a clip, the rows show these.
 
     A network trained on normalised targets predicts each cube up to its mean and deviation. The
-    usual picture borrows both from the truth, which flatters the model; it is marked as such, and
-    beside it stands one that estimates them from the visible cubes near by.
+    usual picture takes both from the original, which flatters the model. It is labelled as such, and
+    another row estimates them from nearby visible cubes.
     """
     shown, patch = target.shown(jnp.asarray(video), patch)
     channels, cubes = shown.shape[-1], to_unit(patchify(shown, patch))
@@ -55,10 +55,9 @@ def _put(cubes: Array, index: Int[Array, "b k"], values: Array) -> Array:
 
 
 def _spread(masks: MaskPlan, grid: Grid, visible: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Mean and deviation at the decoded places, smoothed over from those of the visible cubes.
+    """Return mean and deviation at the decoded positions, interpolated from those of the visible cubes.
 
-    Each visible cube counts by exp(-d²/2) of its distance d in tokens; nothing of the truth at
-    hidden places is used.
+    A visible cube at distance d (in tokens) has weight exp(-d²/2). Pixels of hidden cubes are not used.
     """
     places = np.stack(np.unravel_index(np.arange(grid.size), (grid.t, grid.h, grid.w)), axis=1).astype(np.float32)
     places = jnp.asarray(places)

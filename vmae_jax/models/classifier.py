@@ -18,7 +18,7 @@ __all__ = ["Classifier", "everything"]
 
 
 def everything(batch: int, n: int) -> MaskPlan:
-    """The plan of a network that sees every token and predicts none."""
+    """Return the plan of a network that sees every token and predicts none."""
     visible = jnp.broadcast_to(jnp.arange(n), (batch, n))
     return MaskPlan(visible=visible, decode=jnp.zeros((batch, 0), jnp.int32), weight=jnp.zeros((batch, 0)))
 
@@ -27,11 +27,11 @@ class Classifier(nn.Module):
     """The official fine-tuning model: mean pool, `fc_norm`, dropout, linear head.
 
     Attributes:
-      encoder: without a final norm where the mean is taken, for the norm comes after it.
+      encoder: the encoder; without a final norm if the tokens are averaged, because the norm follows the mean.
       classes: size of the head.
       dropout: rate before the head.
       init_scale: factor on the head's first kernel (the official recipes use 0.001).
-      pool: makes what pools the tokens in place of the mean and `fc_norm` (`models.pooling`).
+      pool: builds the module that pools the tokens (`models.pooling`); by default the mean and `fc_norm`.
     """
 
     encoder: Encoder
@@ -50,11 +50,11 @@ class Classifier(nn.Module):
         self.head = Dense(self.classes, ("embed", "classes"), kernel_init=init)
 
     def __call__(self, cubes: Float[Array, "b n p"], keys: Array | None = None) -> Float[Array, "b k"]:
-        """Logits, float32; `keys` (one an example) switch drop path and dropout on."""
+        """Return float32 logits. Keys, one per example, switch on drop path and dropout."""
         return self.outputs(self.features(cubes, keys), keys)
 
     def outputs(self, x: Float[Array, "b d"], keys: Array | None = None) -> Float[Array, "b k"]:
-        """Logits from features, float32."""
+        """Return float32 logits, given features."""
         if keys is not None and self.dropout:
             kept = (
                 jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), x.shape[1:]))(keys) >= self.dropout
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
             return self.head(x)
 
     def features(self, cubes: Float[Array, "b n p"], keys: Array | None = None) -> Float[Array, "b d"]:
-        """All tokens of the clip pooled (their mean after `fc_norm`), float32."""
+        """Return the pooled tokens of the clip (their mean after `fc_norm`) in float32."""
         tokens = self.encoder(cubes, everything(*cubes.shape[:2]), keys).astype(jnp.float32)
         tokens = tokens[:, self.encoder.prefix :]
         return self.fc_norm(tokens.mean(axis=1)) if self.pool is None else self.pooled(tokens)

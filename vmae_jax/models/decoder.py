@@ -19,17 +19,17 @@ __all__ = ["Decoder"]
 
 
 class Decoder(nn.Module):
-    """A narrow transformer over [prefix | visible tokens | a mask token for every decoded place].
+    """A narrow transformer over [prefix | visible tokens | one mask token per decoded position].
 
-    A decoded place that the encoder saw gets a mask token as well, as in the official code; only
-    the outputs of the mask tokens are used. One linear head an objective, run on those alone.
+    As in the official code, a decoded position that the encoder saw also gets a mask token. Only the
+    outputs of the mask tokens are used; each objective has a linear head that runs on them.
 
     Attributes:
       grid, width, blocks, positions, dtype, prefix_positions, initial: as the encoder's.
       heads: the size of each objective's prediction, by name.
-      prefix: how many tokens the encoder puts before those of the clip.
-      keep_prefix: the encoder's prefix passes through the decoder, without positions (MAE). Otherwise it is left out,
-        and as many learned tokens of the decoder's own are there instead (MAE-ST).
+      prefix: the number of tokens that the encoder puts before those of the clip.
+      keep_prefix: whether the encoder's prefix passes through the decoder, without positions (MAE). Otherwise it is
+        replaced by as many learned tokens of the decoder (MAE-ST).
       project_bias: whether the projection to the decoder's width has a bias (MAE and MAE-ST).
     """
 
@@ -48,7 +48,7 @@ class Decoder(nn.Module):
     @nn.compact
     @tower("decoder")
     def __call__(self, encoded: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
-        """Predictions at `plan.decode`, float32, by objective."""
+        """Return the float32 predictions of each objective at `plan.decode`."""
         with part("project"):
             given = self.projection()(encoded if self.keep_prefix else encoded[:, self.prefix :])
         x = self.tokens(given, plan)

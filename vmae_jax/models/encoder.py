@@ -1,4 +1,4 @@
-"""The encoder: embeds the cubes it is given and lets them attend to each other."""
+"""The encoder: embeds the given cubes and runs the transformer over them."""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ __all__ = ["Encoder"]
 
 
 class Encoder(nn.Module):
-    """A vision transformer over whichever cubes it is given.
+    """A vision transformer over any subset of a clip's cubes.
 
     Attributes:
       grid: the token grid of a whole clip, for the positions.
       width: of the tokens.
       blocks: arguments of `Stack`.
-      positions: where the tokens are.
-      final_norm: a norm after the last block (pre-training has one; a classifier norms the mean).
-      dtype: of the matrix products.
-      prefix: learned tokens before those of the clip (the class token of MAE and MAE-ST), in the output as well.
-      prefix_positions: whether they have learned positions beside them (MAE-ST).
-      initial: of `models.initial.SCHEMES`.
+      positions: the position embeddings.
+      final_norm: whether a norm follows the last block (in pre-training; a classifier normalises the mean instead).
+      dtype: the dtype of the matrix products.
+      prefix: the number of learned tokens before those of the clip, also in the output (MAE, MAE-ST: a class token).
+      prefix_positions: whether the prefix has learned positions (MAE-ST).
+      initial: the initial values, a key of `models.initial.SCHEMES`.
     """
 
     grid: Grid
@@ -47,12 +47,12 @@ class Encoder(nn.Module):
     def __call__(
         self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None
     ) -> Float[Array, "b n d"]:
-        """Encodes the visible cubes: n = prefix + v tokens.
+        """Encode the visible cubes as n = prefix + v tokens.
 
         Args:
           cubes: the cubes of `plan.visible`, normalised.
-          plan: their places; `plan.valid` marks padding.
-          keys: one key an example for drop path; None drops nothing.
+          plan: their positions; `plan.valid` is False for padding.
+          keys: one key per example, for drop path; None disables it.
         """
         size = cubes.shape[-1]
         options = {"kernel_init": SCHEMES[self.initial].embed(size, self.width), "bias_init": torch_default(size)}
@@ -70,13 +70,13 @@ class Encoder(nn.Module):
 
     @tower("encoder")
     def embedded(self, params: Any, cubes: Float[Array, "b n p"]) -> Float[Array, "b n d"]:
-        """The cubes embedded with `params`, without positions or blocks."""
+        """Return the embedded cubes, without positions, given `params`."""
         embed = Dense(self.width, ("cube", "embed"), dtype=self.dtype, parent=None)
         with part("embed"):
             return jnp.asarray(embed.apply({"params": params["embed"]}, cubes))
 
     def shallow(self, params: Any, depth: int) -> tuple["Encoder", Any]:
-        """The first `depth` blocks alone, without the final norm, and their share of `params`."""
+        """Return an encoder of the first `depth` blocks without the final norm, and its part of `params`."""
         if not 0 <= depth <= self.blocks["depth"]:
             raise ValueError(f"layer {depth}: the encoder has {self.blocks['depth']} blocks")
         encoder = self.clone(blocks={**self.blocks, "depth": depth}, final_norm=False)
@@ -85,13 +85,13 @@ class Encoder(nn.Module):
 
 
 def prefix_tokens(module: Any, count: int, width: int, name: str | None, layer: int | None = None) -> Array:
-    """Return the learned tokens before those of the clip, [count width], with their positions where they have any.
+    """Return the learned tokens before those of the clip, [count width], plus their positions if they have any.
 
     Args:
       module: an encoder or decoder with `initial` and `prefix_positions`.
-      count, width: of the tokens.
+      count, width: the number of tokens and their width.
       name: the logical name of their width.
-      layer: for layer decay.
+      layer: their layer, for layer decay.
     """
     init = declare(SCHEMES[module.initial].prefix, None, name, decay=False, layer=layer)
     token = jnp.asarray(module.param("prefix_token", init, (count, width)))

@@ -1,9 +1,9 @@
 """Layer normalisation and GELU with gradients of their own, which keep less for the backward pass.
 
 Differentiated step by step, a norm keeps four arrays of the input's size and an exact GELU four of
-the hidden size; here it is one and one. What is left out is made again from what is kept, which is
-cheaper than the memory traffic, and no matrix product is repeated. Values and gradients are those
-of the plain formulas, to rounding.
+the hidden size. Here each keeps one, and the backward pass recomputes the others from it, which is
+cheaper than the memory traffic. No matrix product is repeated. Values and gradients are those of the
+plain formulas, up to rounding.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""How the networks of the published codes begin, where they differ: patch embedding, qkv, tokens."""
+"""The initial values in which the published codes differ: patch embedding, qkv, learned tokens."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ __all__ = ["SCHEMES", "Scheme", "torch_default", "xavier"]
 
 
 def xavier(fan_in: int, fan_out: int) -> Any:
-    """Xavier-uniform by the fans of the matrix as PyTorch sees it, whatever the parameter's shape."""
+    """Return a Xavier-uniform initializer with the fans of PyTorch's matrix, for a parameter of any shape."""
     return _uniform(math.sqrt(6.0 / (fan_in + fan_out)))
 
 
 def torch_default(fan_in: int) -> Any:
-    """Uniform in ±1/sqrt(fan_in): what PyTorch gives a convolution, kernel and bias alike."""
+    """Return a uniform initializer in ±1/sqrt(fan_in), PyTorch's default for kernel and bias of a convolution."""
     return _uniform(1.0 / math.sqrt(fan_in))
 
 
@@ -33,9 +33,9 @@ class Scheme(NamedTuple):
 
     Attributes:
       embed: (fan_in, width) -> initializer of the patch embedding's kernel; its bias has `torch_default` everywhere.
-      qkv: how many of q, k and v are one matrix, whose outputs together are its fan-out: 3 (fused) or 1.
-      prefix: of the tokens before those of the clip.
-      mask: of the mask token.
+      qkv: how many of q, k and v count as one matrix, which decides its fan-out: 3 (fused) or 1.
+      prefix: initializer of the tokens before those of the clip.
+      mask: initializer of the mask token.
     """
 
     embed: Callable[[int, int], Any]
@@ -45,7 +45,7 @@ class Scheme(NamedTuple):
 
 
 SCHEMES = {
-    # The embedding is left as PyTorch makes it; the mask token is cut off at one deviation.
+    # The embedding has PyTorch's default; the normal distribution of the mask token is truncated at one deviation.
     "videomae": Scheme(
         embed=lambda fan_in, width: torch_default(fan_in),
         qkv=3,

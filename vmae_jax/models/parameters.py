@@ -1,9 +1,9 @@
-"""What a module declares of each of its parameters where it makes it: axes, weight decay, layer.
+"""What a module declares of each parameter it creates: logical axes, weight decay, layer.
 
     kernel = self.param("kernel", declare(init, "embed", "mlp", decay=True), (width, hidden))
 
-The trainer reads this from the boxes in which flax carries it: `train.sharding` splits parameters over devices,
-`train.optim` applies weight decay and layer decay. So a new module, of a plugin too, needs no entry in a table.
+Flax carries these in a box around the parameter. The trainer reads it: `train.sharding` splits parameters over
+devices, `train.optim` applies weight decay and layer decay. So a new module, even of a plugin, needs no table entry.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ MeshAxes = str | tuple[str, ...] | None
 
 
 class Parameter(nn.LogicallyPartitioned):
-    """The box of a parameter.
+    """A parameter with what is declared of it.
 
     Attributes:
       decay: whether weight decay applies.
-      layer: for layer decay, 0 below the first block (embedding, positions), k in block k (along an axis "layers",
-        of its first entry), None above the blocks or where a tower has no layer decay.
-      axes: mesh axes of logical names that `train.sharding.RULES` does not have.
-      units: of logical names whose dimension consists of equal blocks, such as heads: how many. No block is split over
+      layer: for layer decay: 0 below the first block (embedding, positions), k in block k (for stacked blocks, that of
+        the first), None above the blocks or in a tower without layer decay.
+      axes: the mesh axes of logical names that are not in `train.sharding.RULES`.
+      units: for logical names whose dimension consists of equal blocks, such as heads: how many. No block is split over
         devices.
     """
 
@@ -55,11 +55,11 @@ def declare(
     axes: Mapping[str, MeshAxes] | None = None,
     units: Mapping[str, int] | None = None,
 ) -> Callable[..., Any]:
-    """Return an initializer whose parameter is in a box.
+    """Return an initializer that declares its parameter.
 
     Args:
       initializer: (key, shape, dtype) -> array.
-      *names: the logical name of each dimension; None is not split over devices.
+      *names: the logical name of each dimension; a dimension without one (None) is not split over devices.
       decay: whether weight decay applies. The official recipes apply it to matrices alone.
       layer, axes, units: see `Parameter`.
     """

@@ -1,4 +1,4 @@
-"""How the tokens of a clip become one vector: an attentive pooler; the plain mean is the classifier's own."""
+"""Pooling of a clip's tokens to one vector by attention. The plain mean is part of the classifier."""
 
 from collections.abc import Callable
 
@@ -19,15 +19,15 @@ Pool = Callable[[int], nn.Module]  # width -> module, tokens [b n d] -> [b d]
 
 
 class AttentivePool(nn.Module):
-    """One learned query attends to all tokens; an MLP behind it, both with residuals.
+    """A learned query attends to all tokens, followed by an MLP, both with residual connections.
 
     The form of V-JEPA's attentive probe (Bardes et al. 2024): x = query + attention(query, norm(tokens)),
-    then x + mlp(norm(x)). Float32 throughout: it is small, and often all that is trained.
+    then x + mlp(norm(x)). It is float32 throughout: it is small, and often the only part that is trained.
 
     Attributes:
-      width: of the tokens.
-      heads: must divide the width.
-      mlp_ratio: the MLP's width over the tokens'.
+      width: the width of the tokens.
+      heads: the number of heads, which must divide the width.
+      mlp_ratio: the width of the MLP relative to that of the tokens.
     """
 
     width: int
@@ -53,14 +53,14 @@ def attentive(heads: int | None = None, mlp_ratio: float = 4.0) -> Pool:
     """Cross-attention from one learned query, for `methods.classify.build(pool=…)` and `eval.probe`.
 
     Args:
-      heads: by default one for every 64 channels, as the published encoders have.
-      mlp_ratio: the MLP's width over the tokens'.
+      heads: the number of heads; by default one per 64 channels, as in the published encoders.
+      mlp_ratio: the width of the MLP relative to that of the tokens.
 
     Raises:
-      ValueError: a width that the heads do not divide, when it is built.
+      ValueError: if the heads do not divide the width (when the pooler is built).
     """
     if (heads is not None and heads < 1) or mlp_ratio <= 0:
-        raise ValueError(f"heads={heads}, mlp_ratio={mlp_ratio}: at least 1, and above 0")
+        raise ValueError(f"heads must be at least 1 and mlp_ratio above 0, got heads={heads}, mlp_ratio={mlp_ratio}")
 
     def make(width: int) -> nn.Module:
         count = heads or max(1, width // 64)

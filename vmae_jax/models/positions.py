@@ -1,4 +1,4 @@
-"""Where a token is: position embeddings, each a small module (index [b k]) -> [b k d]."""
+"""Position embeddings of tokens, each a small module (index [b k]) -> [b k d]."""
 
 import functools
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Positions = Callable[[Grid, int], nn.Module]  # (grid, width) -> module
 
 
 class Fixed(nn.Module):
-    """A table that is computed, not learned, and so is no parameter."""
+    """A computed table, which is not a parameter."""
 
     table: Callable[[Grid, int], np.ndarray]
     grid: Grid
@@ -55,7 +55,7 @@ class Learned(nn.Module):
 
 
 class Separable(nn.Module):
-    """The sum of a learned vector for the place and one for the time (MAE-ST)."""
+    """The sum of two learned vectors, one for the place in the frame and one for the time (MAE-ST)."""
 
     grid: Grid
     width: int
@@ -68,7 +68,7 @@ class Separable(nn.Module):
 
 
 def _table(module: nn.Module, name: str, length: int, width: int) -> Array:
-    # PyTorch's trunc_normal_(std=0.02) cuts off at ±2, a hundred deviations away: a normal distribution.
+    # PyTorch's trunc_normal_(std=0.02) truncates at ±2, a hundred deviations away: effectively a normal distribution.
     init = declare(initializers.normal(0.02), None, "embed", decay=False, layer=0)
     return jnp.asarray(module.param(name, init, (length, width)))
 
@@ -83,12 +83,12 @@ def sinusoid_1d() -> Positions:
 def sincos_3d(base: float = 10_000.0) -> Positions:
     """Fixed sines and cosines of t, h and w side by side, a third of the channels each.
 
-    Each axis takes 2 * (width // 6) channels, its sines before its cosines as MAE has them; what
-    is left over at the end is zero.
+    Each axis takes 2 * (width // 6) channels, its sines before its cosines as in MAE. The remaining
+    channels at the end are zero.
 
     Args:
-      base: how much longer the longest waves are than the shortest; a small grid of few channels
-        is told apart better by waves of about its own length.
+      base: the ratio of the longest to the shortest wavelength. For a small grid and few channels, waves of about
+        the length of the grid distinguish positions better.
     """
     if base <= 1:
         raise ValueError(f"base={base}: above 1")
@@ -100,7 +100,7 @@ def sincos_2d() -> Positions:
     """Fixed sines and cosines of the column, then of the row, half the channels each; the same at all times (MAE).
 
     Raises:
-      ValueError: if the width is not a multiple of 4, when it is built.
+      ValueError: if the width is not a multiple of 4 (when the module is built).
     """
     return lambda grid, width: Fixed(_sincos_2d, grid, width)
 
@@ -113,7 +113,7 @@ def learned() -> Positions:
 
 @register("positions")
 def separable() -> Positions:
-    """Learned places plus learned times (MAE-ST)."""
+    """A learned table for places in a frame plus one for times (MAE-ST)."""
     return Separable
 
 
@@ -153,10 +153,13 @@ def _interpolated(table: Array, old: Grid, new: Grid) -> Array:
     return jnp.einsum("ut,sp,tpd->usd", time, space, grid, precision="highest").reshape(new.size, -1)
 
 
+@functools.lru_cache(maxsize=8)  # each trace of a model computes it, and a large one takes a tenth of a second
 def _sinusoid_1d(grid: Grid, width: int) -> np.ndarray:
     channel = np.arange(width)
     angle = np.arange(grid.size)[:, None] / np.power(10000.0, 2 * (channel // 2) / width)
-    return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+    table = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+    table.flags.writeable = False
+    return table
 
 
 def _sincos_3d(grid: Grid, width: int, base: float = 10_000.0) -> np.ndarray:

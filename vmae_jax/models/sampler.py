@@ -1,4 +1,4 @@
-"""The network that AdaMAE draws its visible tokens from: a distribution over all tokens of a clip."""
+"""The sampling network of AdaMAE: a distribution over a clip's tokens, from which the visible ones are drawn."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ from vmae_jax.scopes import part, tower
 
 __all__ = ["Sampler"]
 
-EPSILON = 1e-5  # of its norms, where those of encoder and decoder have 1e-6
+EPSILON = 1e-5  # of its norms; those of encoder and decoder have 1e-6
 
 
 class Sampler(nn.Module):
-    """One transformer block and a linear layer over the embedded tokens, then a softmax over the tokens.
+    """A transformer block and a linear layer over the embedded tokens, then a softmax over the tokens.
 
     Attributes:
-      width: of the tokens.
-      heads: of the attention, which has no biases of queries and values.
-      mlp_ratio: the MLP's width over the tokens'.
-      dropout: rate after the attention and after the MLP.
-      dtype: of the matrix products.
+      width: the width of the tokens.
+      heads: the attention's number of heads; its queries and values have no biases.
+      mlp_ratio: the width of the MLP relative to that of the tokens.
+      dropout: the rate after the attention and after the MLP.
+      dtype: the dtype of the matrix products.
     """
 
     width: int
@@ -38,11 +38,11 @@ class Sampler(nn.Module):
     @nn.compact
     @tower("sampler")
     def __call__(self, tokens: Float[Array, "b n d"], keys: Array | None = None) -> Float[Array, "b n"]:
-        """Probabilities, float32.
+        """Return float32 probabilities.
 
         Args:
-          tokens: all tokens of a clip, embedded, without positions.
-          keys: one key an example for dropout; None drops nothing.
+          tokens: all embedded tokens of a clip, without positions.
+          keys: one key per example, for dropout; None disables it.
         """
         init = declare(initializers.zeros, None, "embed", decay=True)
         x = tokens + jnp.asarray(self.param("positions", init, tokens.shape[1:])).astype(self.dtype)

@@ -1,4 +1,4 @@
-"""The sizes of the published models, and the model a config asks for."""
+"""The sizes of the published models, and the model of a config."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from vmae_jax.types import Grid
 
 __all__ = ["VARIANTS", "Model", "Variant", "vit"]
 
-# The ImageNet statistics with which the published models were trained, of pixels in [0, 1].
+# The statistics of ImageNet, for pixels in [0, 1], with which the published models were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -44,8 +44,8 @@ VARIANTS = {
     "L": Variant(1024, 24, 16, 512, 8),
     "H": Variant(1280, 32, 16, 512, 8),
     "g": Variant(1408, 40, 16, 512, 8, patch=14, mlp_ratio=48 / 11),
-    # The encoder's dimensions are InternVideo2-6B's (official code, internvideo2_6b_patch14_224), which are
-    # InternViT-6B's; nobody published a VideoMAE of this size, so its decoder is that of "g".
+    # The encoder has the dimensions of InternVideo2-6B (official code, internvideo2_6b_patch14_224) and InternViT-6B.
+    # No VideoMAE of this size has been published, so it has the decoder of "g".
     "6B": Variant(3200, 48, 25, 512, 8, patch=14),
     "tiny": Variant(128, 6, 4, 64, 2, patch=8),
     "micro": Variant(32, 2, 2, 16, 2, patch=8),
@@ -54,15 +54,15 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A video transformer: what turns pixels into cubes, and the networks that read them.
+    """A video transformer: how pixels become cubes, and the networks that read these.
 
     Attributes:
       patch: the size of a cube.
       grid: the tokens of a clip.
-      channels: of the video.
-      mean, std: of the pixels, for `normalize`.
+      channels: the number of channels of the video.
+      mean, std: the statistics of the pixels, for `normalize`.
       encoder: the encoder, with its final norm.
-      decoder: the decoder's arguments but for its heads.
+      decoder: the arguments of the decoder, except its heads.
     """
 
     patch: Patch
@@ -75,12 +75,12 @@ class Model:
 
     @property
     def video_shape(self) -> tuple[int, int, int, int]:
-        """Of one clip, [t h w c]."""
+        """The shape of one clip, [t h w c]."""
         g, p = self.grid, self.patch
         return g.t * p.t, g.h * p.h, g.w * p.w, self.channels
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError where a batch of videos is not what the model was built for."""
+        """Raise ValueError if the clips of a batch do not have the shape that the model was built for."""
         if tuple(shape[1:]) != self.video_shape:
             raise ValueError(
                 f"the model takes clips of {'x'.join(map(str, self.video_shape))} (t x h x w x c), "
@@ -88,17 +88,17 @@ class Model:
             )
 
     def normalize(self, cubes: Shaped[Any, "b v p"]) -> Float[Array, "b v p"]:
-        """uint8 cubes as the encoder wants them; the one place where pixels are normalised."""
+        """Return uint8 cubes normalised for the encoder. No other code normalises its pixels."""
         split = jnp.asarray(cubes, jnp.float32).reshape(*cubes.shape[:2], -1, self.channels) / 255.0
         return ((split - jnp.asarray(self.mean)) / jnp.asarray(self.std)).reshape(cubes.shape)
 
     def make_decoder(self, heads: Mapping[str, int]) -> Decoder:
-        """The decoder with one head an objective."""
+        """Return the decoder, with one head per objective."""
         return Decoder(**self.decoder, heads=dict(heads))
 
 
 def _smoke(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A tiny model; one of images stays one."""
+    """Return the arguments of a tiny model; a model of images stays one."""
     image = given["frames"] == 1
     return {
         **dict.fromkeys(("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads")),
@@ -139,32 +139,32 @@ def vit(
     mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
     std: tuple[float, ...] | list[float] = IMAGENET_STD,
 ) -> Model:
-    """A video transformer of a published size, any dimension of which can be changed.
+    """A video transformer of a published size. Any of its dimensions can be changed.
 
     Args:
-      size: a key of `VARIANTS`; every dimension left None is taken from there.
-      frames, resolution, channels: of the clips.
-      tubelet, patch: frames and pixels on a side of a cube.
-      mlp_ratio: the MLP's width over the model's, in encoder and decoder alike.
-      positions: fixed 1-D sinusoid unless another is given.
-      layer_scale: starting value of a learned factor on every branch; None has none.
-      drop_path: rate at the last block of the encoder.
-      dtype: of the matrix products: "float32", "bfloat16", or "auto", bfloat16 but on a CPU.
+      size: a key of `VARIANTS`, which has the dimensions that are None here.
+      frames, resolution, channels: the shape of the clips.
+      tubelet, patch: the frames of a cube, and the pixels along its sides.
+      mlp_ratio: the width of the MLPs relative to that of the encoder or decoder.
+      positions: the position embeddings; by default a fixed 1-D sinusoid.
+      layer_scale: the initial value of a learned factor on every branch; None omits the factor.
+      drop_path: the rate at the last block of the encoder.
+      dtype: the dtype of the matrix products: "float32", "bfloat16", or "auto" (float32 on a CPU, else bfloat16).
       remat: what the backward pass keeps, a key of `models.layers.REMAT`.
-      unroll: blocks compiled in a row (0: all of them).
-      attention: how it is computed, one of `models.attention.FORMS`; "auto" is the platform's best.
-      prefix: learned tokens before those of the clip (1: the class token of MAE, MAE-ST and HVM-1); no
-        mean over tokens counts them.
-      prefix_positions: whether these have learned positions beside them (MAE-ST).
-      decoder_prefix: what the decoder has before its tokens: "own", as many learned ones of its own (MAE-ST), or
-        "kept", the encoder's (MAE).
+      unroll: how many blocks each iteration of the scan contains (0: all of them).
+      attention: the implementation, one of `models.attention.FORMS`; "auto" is the best one of the platform.
+      prefix: the number of learned tokens before those of the clip (1: the class token of MAE, MAE-ST and HVM-1).
+        They are left out of all means over tokens.
+      prefix_positions: whether these have learned positions (MAE-ST).
+      decoder_prefix: the tokens before the decoder's: "own", as many learned tokens of the decoder (MAE-ST), or
+        "kept", those of the encoder (MAE).
       project_bias: whether the projection from the encoder to the decoder has a bias (MAE, MAE-ST).
       qkv_bias: whether queries and values have biases.
-      initial: whose initial values, a key of `models.initial.SCHEMES`.
-      mean, std: of the pixels in [0, 1], per channel.
+      initial: the initial values, a key of `models.initial.SCHEMES`.
+      mean, std: the statistics of the pixels in [0, 1], per channel.
 
     Raises:
-      ValueError: an unknown size, dtype or policy; dimensions that do not divide.
+      ValueError: if the size, the dtype or another choice is unknown, or dimensions do not divide.
     """
     for what, value, known in (
         ("size", size, VARIANTS),
@@ -242,7 +242,7 @@ def _check_dims(frames: int, resolution: int, tubelet: int, patch: int, widths: 
 
 
 def _per_channel(values: Any, channels: int, what: str) -> tuple[float, ...]:
-    """One number a channel; other than three channels take the average of the three by default."""
+    """Return one number per channel; by default, other than three channels get the average of the three."""
     values = tuple(float(value) for value in values)
     if len(values) == channels:
         return values

@@ -1,4 +1,4 @@
-"""What a decoder's head is trained to predict, and how far off it is."""
+"""What a decoder's head is trained to predict, and the penalty for its errors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,23 +17,23 @@ Penalty = Callable[[Array, Array], Array]  # (prediction, target) [b k p] -> [b 
 
 
 class Objective(NamedTuple):
-    """One thing to predict: its target, its weight in the loss, and the penalty for missing it."""
+    """One thing to predict: its target, its weight in the loss, and the penalty for errors."""
 
     target: Target
     weight: float = 1.0
     penalty: Penalty | None = None
 
     def error(self, prediction: Float[Array, "b k p"], target: Float[Array, "b k p"]) -> Float[Array, "b k"]:
-        """The penalty of each token, averaged over its values, in float32."""
+        """Return the penalty of each token, averaged over its values, in float32."""
         penalty = self.penalty or l2()
         return penalty(prediction.astype(jnp.float32), target.astype(jnp.float32)).mean(axis=-1)
 
 
 @register("objective", target="target", penalty="penalty")
 def objective(target: Target, weight: float = 1.0, penalty: Penalty | None = None) -> Objective:
-    """An objective for a config; the penalty is the squared error unless another is given."""
+    """Return an objective; the default penalty is the squared error."""
     if weight < 0:
-        raise ValueError(f"the weight of an objective is not negative, but {weight}")
+        raise ValueError(f"the weight of an objective must not be negative, got {weight}")
     return Objective(target, weight, penalty)
 
 
@@ -51,9 +51,9 @@ def l1() -> Penalty:
 
 @register("penalty")
 def smooth_l1(beta: float = 1.0) -> Penalty:
-    """Squared below `beta`, linear above (Huber's, divided by beta, as PyTorch's SmoothL1Loss)."""
+    """Squared error below `beta`, linear above it (Huber's divided by beta, as in PyTorch's SmoothL1Loss)."""
     if beta <= 0:
-        raise ValueError(f"smooth_l1 needs beta > 0, not {beta}")
+        raise ValueError(f"smooth_l1 needs beta > 0, got {beta}")
 
     def penalty(prediction, target):
         error = jnp.abs(prediction - target)

@@ -1,4 +1,4 @@
-"""What changes from a frame to the next, as a target (MotionMAE)."""
+"""Differences of frames as a target (MotionMAE)."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ class Difference:
 
     def __call__(self, batch: Batch, decode: Int[Array, "b k"], patch: Patch) -> Float[Array, "b k q"]:
         if patch.t <= self.gap:
-            raise ValueError(f"difference: a cube of {patch.t} frames has no two that are gap={self.gap} apart")
+            raise ValueError(f"difference: gap={self.gap} must be less than the {patch.t} frames of a cube")
         cubes = to_unit(gather_cubes(batch["video"], decode, patch))
         frames = cubes.reshape(*cubes.shape[:2], patch.t, -1)
         change = jnp.abs(frames[:, :, self.gap :] - frames[:, :, : -self.gap]).reshape(*cubes.shape[:2], -1)
@@ -36,12 +36,12 @@ class Difference:
 
 @register("target")
 def difference(gap: int = 1, normalize: bool = False) -> Difference:
-    """The absolute difference of the frames of each cube that are `gap` apart, of pixels in [0, 1].
+    """Predict the absolute difference of a cube's frames that are `gap` apart, of pixels in [0, 1].
 
     A cube of 2x16x16 gives one map of 16x16 with a value for each channel. Where nothing moves the target is 0.
 
     Args:
-      gap: in frames of the clip; less than the frames of a cube.
+      gap: the distance in frames of the clip, less than the frames of a cube.
       normalize: subtract each cube's mean and divide by its deviation, which amplifies noise where nothing moves.
 
     Raises:

@@ -18,11 +18,11 @@ EPSILON = 1e-6  # added to a deviation per channel, and to a joint variance, as 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The target of `pixels`, which also knows the way back to a picture.
+    """The target of `pixels`, and its inverse, which makes pictures of predictions.
 
     Attributes:
       normalize, joint, frames: as in `pixels`.
-      mean, deviation: of the data set, one for all channels or one a channel.
+      mean, deviation: those of the dataset, one for all channels or one per channel.
     """
 
     normalize: bool
@@ -56,7 +56,7 @@ class Pixels:
         return video[:, index], patch._replace(t=patch.t * self.frames // whole)
 
     def scaled(self, cubes: Shaped[Array | np.ndarray, "b k p"], channels: int) -> Float[Array, "b k p"]:
-        """Return uint8 pixels as float32 in [0, 1], less the data set's mean and over its deviation."""
+        """Return uint8 pixels as float32 in [0, 1], minus the mean of the dataset, divided by its deviation."""
         unit = to_unit(cubes)
         if (self.mean, self.deviation) == ((0.0,), (1.0,)):
             return unit
@@ -93,16 +93,16 @@ def pixels(
     joint: bool = False,
     frames: int | None = None,
 ) -> Pixels:
-    """The pixels of the decoded cubes in [0, 1], normalised cube by cube or left raw.
+    """Predict the pixels of the decoded cubes in [0, 1], normalised cube by cube or raw.
 
     Args:
       normalize: subtract each cube's mean and divide by its deviation (unbiased). Predicting zero then costs about 1.
-      mean, deviation: of the data set, for all channels or for each, by which pixels are scaled first: 0.45 and 0.225
-        in MAE-ST, ImageNet's in MAE.
+      mean, deviation: those of the dataset, for all channels or for each, which scale the pixels first (MAE-ST: 0.45
+        and 0.225; MAE: those of ImageNet).
       joint: one mean and deviation for all channels of a cube, sqrt(variance + 1e-6), as MAE and MAE-ST have it;
         otherwise each channel has its own, sqrt(variance) + 1e-6, as in VideoMAE.
-      frames: predict so many frames of a clip, evenly spaced from the first to the last and rounded down (MAE-ST: 8 of
-        16, which are 0, 2, …, 12, 15); None predicts all of them.
+      frames: predict this many frames of a clip, evenly spaced from the first to the last and rounded down (MAE-ST: 8
+        of 16, which are 0, 2, …, 12, 15); None predicts all of them.
 
     Raises:
       ValueError: if a deviation is not above 0, or `frames` is below 2.
@@ -114,9 +114,9 @@ def pixels(
         for values in (mean, deviation)
     )
     if not means or not deviations or min(deviations) <= 0:
-        raise ValueError(f"deviation={deviation}: above 0, one number or one for each channel")
+        raise ValueError(f"deviation must be above 0, one number or one for each channel; got {deviation}")
     if frames is not None and frames < 2:
-        raise ValueError(f"frames={frames}: at least 2, the first and the last of a clip")
+        raise ValueError(f"frames must be at least 2 (the first and the last of a clip), got {frames}")
     return Pixels(normalize, means, deviations, joint, frames)
 
 
@@ -126,5 +126,5 @@ def _split(cubes: Float[Array, "b k p"], channels: int) -> Float[Array, "b k q c
 
 @typed
 def to_unit(cubes: Shaped[Array | np.ndarray, "b k p"]) -> Float[Array, "b k p"]:
-    """uint8 pixels as float32 in [0, 1]."""
+    """Return uint8 pixels as float32 in [0, 1]."""
     return jnp.asarray(cubes, jnp.float32) / 255.0
