@@ -123,7 +123,7 @@ def test_a_trained_network_uses_the_first_view():
     one = Siamese(MODEL, MASK, None, OBJECTIVES, hidden=64, dropout=0.0)
     whole = batch_of(len(video), video=video)
     params = started(one, whole)
-    tx = optax.adam(3e-3)
+    tx = optax.adam(1e-3)
 
     @jax.jit
     def step(params, state, batch):
@@ -134,7 +134,7 @@ def test_a_trained_network_uses_the_first_view():
 
     state = tx.init(params)
     untrained = one.loss(params, whole, CONTEXT).terms["pixels"]
-    for _ in range(600):
+    for _ in range(1000):
         chosen = rng.integers(0, 96, 16)
         rows = np.stack([2 * chosen, 2 * chosen + 1], axis=1).ravel()
         batch = {name: value[rows] for name, value in whole.items()}
@@ -143,7 +143,7 @@ def test_a_trained_network_uses_the_first_view():
     given = mean(one.loss(params, whole, CONTEXT).terms["pixels"])
     noise = mean(one.loss(params, without_reference(whole), CONTEXT).terms["pixels"])
     assert given < 0.5 * mean(untrained)
-    assert noise > given + 0.2
+    assert noise > given + 0.5
 
 
 def test_noise_replaces_the_first_views_alone():

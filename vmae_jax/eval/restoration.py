@@ -35,6 +35,8 @@ class Restoration:
         """Trace the reconstructions over shapes; raise ValueError if the method has none, or the data lack a stream."""
         if method.reconstruct is None:
             raise ValueError("the method reconstructs no pixels")
+        if method.views > 1:
+            raise ValueError(f"the method reads {method.views} views of each video together, and restores one of them")
         if self.masks and "mask" not in inspect.signature(method.reconstruct).parameters:
             raise ValueError("masks: the method's reconstruction takes no other mask than its own")
         try:

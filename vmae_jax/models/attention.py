@@ -108,7 +108,8 @@ def _split(x: Array, heads: int) -> Array:
     unit, which doubles its arithmetic.
     """
     b, n, width = x.shape
-    return jnp.swapaxes(_kept_flat(x).reshape(b, n, heads, width // heads), 1, 2)
+    split = jnp.swapaxes(_kept_flat(x).reshape(b, n, heads, width // heads), 1, 2)
+    return nn.with_logical_constraint(split, ("batch", "heads", "tokens", None))
 
 
 def _joined(x: Array) -> Array:
