@@ -8,7 +8,8 @@ from flax.core import meta
 
 from vmae_jax.models import positions
 from vmae_jax.models.classifier import Classifier, everything
-from vmae_jax.models.layers import REMAT, drop_path
+from vmae_jax.models.layers import drop_path
+from vmae_jax.models.stack import REMAT
 from vmae_jax.models.variants import VARIANTS, vit
 from vmae_jax.types import Grid, MaskPlan
 

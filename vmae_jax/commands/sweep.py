@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.plan import adapt, describe
-from vmae_jax.models.layers import REMAT
+from vmae_jax.models.stack import REMAT
 from vmae_jax.plan import report as reports
 from vmae_jax.plan import sweep as plans
 from vmae_jax.plan.topology import Topology, topology

@@ -63,21 +63,23 @@ def pretrain(args: Any, recipe: Any) -> ConfigDict:
             transforms=crops(recipe),
             global_batch=recipe.batch,
         ),
-        optimizer=call(
-            "train.optim.adamw",
-            schedule=call(
-                "train.schedule.warmup_cosine",
-                peak=recipe.rate,
-                final=recipe.final,
-                warmup=recipe.warmup,
-                open_ended=True,
-            ),
-            b2=recipe.betas[1],
-            weight_decay=recipe.weight_decay,
-            also_decay=["*_token"],  # all that is not one-dimensional in the official code
-        ),
+        optimizer=optimizer(recipe),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
+    )
+
+
+def optimizer(recipe: Any) -> ConfigDict:
+    """AdamW of the pre-training, as the official code has it."""
+    schedule = call(
+        "train.schedule.warmup_cosine", peak=recipe.rate, final=recipe.final, warmup=recipe.warmup, open_ended=True
+    )
+    return call(
+        "train.optim.adamw",
+        schedule=schedule,
+        b2=recipe.betas[1],
+        weight_decay=recipe.weight_decay,
+        also_decay=["*_token"],  # all that is not one-dimensional in the official code
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vmae_jax.configs import common, recipes
+from vmae_jax.configs import common, mae, recipes
 from vmae_jax.models.variants import IMAGENET_MEAN, IMAGENET_STD
 from vmae_jax.spec import call
 
@@ -42,9 +42,6 @@ def siamese(recipe: Any, size: str, *, source: ConfigDict, sampler: ConfigDict, 
     """
     dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
     target = call("targets.pixels", joint=True, mean=list(IMAGENET_MEAN), deviation=list(IMAGENET_STD))
-    schedule = call(
-        "train.schedule.warmup_cosine", peak=recipe.rate, final=recipe.final, warmup=recipe.warmup, open_ended=True
-    )
     return common.sections(
         method=call(
             "methods.siamese.build",
@@ -72,13 +69,7 @@ def siamese(recipe: Any, size: str, *, source: ConfigDict, sampler: ConfigDict, 
             global_batch=recipe.batch,
             repeat=recipe.repeat,
         ),
-        optimizer=call(
-            "train.optim.adamw",
-            schedule=schedule,
-            b2=recipe.betas[1],
-            weight_decay=recipe.weight_decay,
-            also_decay=["*_token"],  # all that is not one-dimensional in the official code
-        ),
+        optimizer=mae.optimizer(recipe),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
     )

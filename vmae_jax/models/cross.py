@@ -13,8 +13,8 @@ from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.dropout import dropped
 from vmae_jax.models.functions import gelu
 from vmae_jax.models.initial import xavier
-from vmae_jax.models.layers import REMAT, Dense, LayerNorm
-from vmae_jax.models.parameters import FIRST_LAYER
+from vmae_jax.models.layers import Dense, LayerNorm
+from vmae_jax.models.stack import repeated
 from vmae_jax.scopes import part, tower
 from vmae_jax.types import MaskPlan
 
@@ -60,22 +60,20 @@ class MultiHead(nn.Module):
           keys: one key an example for dropout; None drops nothing.
           valid: False where `memory` is padding.
         """
-        width, size = x.shape[-1], x.shape[-1] // self.heads
-        make = functools.partial(
-            Dense, width, ("embed", "heads"), kernel_init=xavier(width, self.fused * width), dtype=self.dtype
-        )
+        width, size, units = x.shape[-1], x.shape[-1] // self.heads, {"heads": self.heads}
+        init = xavier(width, self.fused * width)
+        make = functools.partial(Dense, width, ("embed", "heads"), kernel_init=init, units=units, dtype=self.dtype)
         with part("qkv"):
             query = make(use_bias=self.use_bias, name="query")(x)
             key = make(use_bias=False, name="key")(memory)
             value = make(use_bias=self.use_bias, name="value")(memory)
-        query, key, value = (nn.with_logical_constraint(a, ("batch", "tokens", "heads")) for a in (query, key, value))
         if keys is None or not self.dropout:
-            y = attend(query, key, value, heads=self.heads, valid=valid, scale=size**-0.5, form=self.form)
+            y = attend(query, key, value, heads=self.heads, valid=valid, form=self.form)
         else:
             q, k, v = (self._heads(one) for one in (query * size**-0.5, key, value))
             y = _attend_dropped(q, k, v, keys, self.dropout, valid).swapaxes(1, 2).reshape(x.shape)
         with part("proj"):
-            return Dense(width, ("heads", "embed"), dtype=self.dtype, name="proj")(y)
+            return Dense(width, ("heads", "embed"), units=units, dtype=self.dtype, name="proj")(y)
 
     def _heads(self, x: Array) -> Array:
         """[b n d] as [b h n k]."""
@@ -183,7 +181,7 @@ class CrossStack(nn.Module):
     """`depth` cross blocks whose parameters are stored stacked, [depth, …].
 
     Attributes:
-      depth, remat, unroll: as in `models.layers.Stack`.
+      depth, remat, unroll: as in `models.stack.Stack`.
       heads, hidden, norm, dropout, attention, fused, use_bias: of `CrossBlock`.
     """
 
@@ -201,18 +199,7 @@ class CrossStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, memory: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
-        block = CrossBlock
-        if REMAT[self.remat] is not None:
-            block = nn.remat(CrossBlock, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=self.depth,
-            unroll=min(self.unroll, self.depth),
-            metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: None},
-        )(
+        blocks = repeated(self, CrossBlock, shared=3, first_layer=None)(
             heads=self.heads,
             hidden=self.hidden,
             norm=self.norm,

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from vmae_jax.models.encoder import prefix_tokens
 from vmae_jax.models.initial import SCHEMES
-from vmae_jax.models.layers import Dense, LayerNorm, Stack
+from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
+from vmae_jax.models.stack import Stack
 from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
 

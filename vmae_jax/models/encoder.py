@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vmae_jax.models.initial import SCHEMES, torch_default
-from vmae_jax.models.layers import Dense, LayerNorm, Stack
+from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
+from vmae_jax.models.stack import Stack
 from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
 

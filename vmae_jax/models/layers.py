@@ -1,4 +1,4 @@
-"""The transformer's parts: attention, MLP, pre-norm block, and a stack of them under scan.
+"""The transformer's parts: attention, MLP, pre-norm block.
 
 Parameters are float32 and declare what the trainer needs (`models/parameters.py`): logical axis names ("embed",
 "heads", "mlp", …), weight decay, and their layer. Matrix products run in `dtype`; norms and softmax in float32.
@@ -6,32 +6,24 @@ Parameters are float32 and declare what the trainer needs (`models/parameters.py
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen import initializers
 from jaxtyping import Array
 
 from vmae_jax.models.attention import attend
 from vmae_jax.models.functions import gelu, layer_norm
 from vmae_jax.models.initial import xavier
-from vmae_jax.models.parameters import FIRST_LAYER, declare
+from vmae_jax.models.parameters import declare
 from vmae_jax.scopes import part
 
-__all__ = ["REMAT", "Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "Stack", "drop_path"]
+__all__ = ["Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "drop_path"]
 
 MAX_LOGIT_SCALE = 4.6052  # log 100; the clamp of cosine attention in the official code
-
-# What the backward pass may keep of a block: the less, the less memory and the more arithmetic.
-REMAT = {
-    "none": None,  # keep everything; no rematerialisation
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class Dense(nn.Module):
@@ -41,7 +33,7 @@ class Dense(nn.Module):
       features: outputs.
       names: logical names of the kernel's two axes; the bias takes the second.
       kernel_init, bias_init: default Xavier-uniform and zeros.
-      layer: for layer decay (`parameters.Parameter`).
+      layer, units: of the parameters (`parameters.Parameter`).
     """
 
     features: int
@@ -51,15 +43,17 @@ class Dense(nn.Module):
     bias_init: Any = initializers.zeros
     dtype: Any = jnp.float32
     layer: int | None = None
+    units: Mapping[str, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        init = declare(self.kernel_init or xavier(width, self.features), *self.names, decay=True, layer=self.layer)
+        about = {"layer": self.layer, "units": self.units}
+        init = declare(self.kernel_init or xavier(width, self.features), *self.names, decay=True, **about)
         kernel = self.param("kernel", init, (width, self.features))
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            init = declare(self.bias_init, self.names[1], decay=False, layer=self.layer)
+            init = declare(self.bias_init, self.names[1], decay=False, **about)
             y = y + self.param("bias", init, (self.features,)).astype(self.dtype)
         return y
 
@@ -126,22 +120,6 @@ class Qkv(nn.Module):
         return q, k, v
 
 
-class Merge(nn.Module):
-    """The heads' outputs [b n d], projected back to the width."""
-
-    heads: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    @part("proj")
-    def __call__(self, x: Array) -> Array:
-        width = x.shape[-1]
-        init = declare(xavier(width, width), "heads", "embed", decay=True, units={"heads": self.heads})
-        kernel = self.param("kernel", init, (width, width))
-        bias = self.param("bias", declare(initializers.zeros, "embed", decay=False), (width,))
-        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention.
 
@@ -170,7 +148,9 @@ class Attention(nn.Module):
             factor = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
             q, k, scale = _unit(q, self.heads, factor), _unit(k, self.heads), 1.0
         out = attend(q, k, v, heads=self.heads, valid=valid, scale=scale, form=self.form)
-        return Merge(self.heads, self.dtype, name="proj")(out)
+        with part("proj"):
+            units = {"heads": self.heads}
+            return Dense(x.shape[-1], ("heads", "embed"), units=units, dtype=self.dtype, name="proj")(out)
 
 
 def _unit(x: Array, heads: int, factor: Array | None = None) -> Array:
@@ -243,74 +223,3 @@ def _fold(keys: Array | None, index: Array, branch: int) -> Array | None:
     if keys is None:
         return None
     return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, index), branch))(keys)
-
-
-class Stack(nn.Module):
-    """`depth` blocks whose parameters are stored stacked, [depth, …], whatever the unrolling.
-
-    Attributes:
-      depth, heads, hidden: of the blocks; `hidden` is the MLP's width.
-      drop_path: rate of the last block; it grows linearly from 0 at the first.
-      remat: a policy of `REMAT`.
-      unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
-      attention: of `models.attention.FORMS`.
-      fused, use_bias: of `Qkv`.
-      first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
-    """
-
-    depth: int
-    heads: int
-    hidden: int
-    cosine: bool = False
-    layer_scale: float | None = None
-    drop_path: float = 0.0
-    remat: str = "none"
-    unroll: int = 1
-    attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
-    dtype: Any = jnp.float32
-    first_layer: int | None = 1
-
-    @nn.compact
-    def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
-        block = Block
-        if REMAT[self.remat] is not None:
-            # Inside a loop nothing can be merged with the forward pass; unrolled, it could.
-            block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
-        scanned = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=self.depth,
-            unroll=min(self.unroll, self.depth),
-            metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: self.first_layer},
-        )
-        # Cast as a whole, matrices reach the backward pass as they are; inside the loop each cast would be kept.
-        cast = nn.map_variables(scanned, "params", functools.partial(_cast, self.dtype), init=self.is_initializing())
-        blocks = cast(
-            heads=self.heads,
-            hidden=self.hidden,
-            cosine=self.cosine,
-            layer_scale=self.layer_scale,
-            attention=self.attention,
-            fused=self.fused,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        nn.share_scope(self, blocks)
-        rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
-        layers = (jnp.arange(self.depth), jnp.asarray(rates))
-        x, _ = blocks(x, layers, keys if self.drop_path else None, valid)
-        return x
-
-
-def _cast(dtype: Any, params: Any) -> Any:
-    """The parameters with matrices in `dtype`; norms, biases and other vectors of a layer stay as they are."""
-
-    def cast(path: Any, leaf: Array) -> Array:
-        return leaf.astype(dtype) if path[-1] == jax.tree_util.DictKey("kernel") else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, params)

@@ -12,8 +12,8 @@ from vmae_jax.models.attention import FORMS
 from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.initial import SCHEMES
-from vmae_jax.models.layers import REMAT
 from vmae_jax.models.positions import Positions, sinusoid_1d
+from vmae_jax.models.stack import REMAT
 from vmae_jax.patches import Patch
 from vmae_jax.registry import register
 from vmae_jax.types import Grid
@@ -150,7 +150,7 @@ def vit(
       layer_scale: the initial value of a learned factor on every branch; None omits the factor.
       drop_path: the rate at the last block of the encoder.
       dtype: the dtype of the matrix products: "float32", "bfloat16", or "auto" (float32 on a CPU, else bfloat16).
-      remat: what the backward pass keeps, a key of `models.layers.REMAT`.
+      remat: what the backward pass keeps, a key of `models.stack.REMAT`.
       unroll: how many blocks each iteration of the scan contains (0: all of them).
       attention: the implementation, one of `models.attention.FORMS`; "auto" is the best one of the platform.
       prefix: the number of learned tokens before those of the clip (1: the class token of MAE, MAE-ST and HVM-1).

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.models.layers import LayerNorm, Stack
+from vmae_jax.models.layers import LayerNorm
+from vmae_jax.models.stack import Stack
 from vmae_jax.patches import Patch, gather, grid_of, patchify
 from vmae_jax.scopes import tower
 from vmae_jax.targets.core import Objective
