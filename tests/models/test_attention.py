@@ -82,7 +82,7 @@ def test_the_plain_form_is_the_softmax_of_each_head():
 def test_the_kernel_in_several_blocks(width, heads, unit, monkeypatch):
     """Blocks of queries of which the last is not full, and several units of heads."""
     monkeypatch.setattr(attention_tpu, "SCORES", 4 * 24 * 128)
-    blocks = attention_tpu._blocks(200, 24, width, heads, 4)
+    blocks = attention_tpu._blocks(200, 24, width, heads, 4, 2**25)
     assert (blocks.rows, blocks.heads, blocks.unit) == (128, heads, unit)
     arrays = inputs(1, 200, width, keys=24)
     close(value_and_grads(formed("flat", heads), arrays), value_and_grads(formed("plain", heads), arrays))
@@ -91,8 +91,8 @@ def test_the_kernel_in_several_blocks(width, heads, unit, monkeypatch):
 def test_heads_are_computed_in_groups_where_all_of_them_need_too_much_memory(monkeypatch):
     arrays = inputs(1, 40, 512)
     exact = value_and_grads(formed("plain", 8), arrays)
-    monkeypatch.setattr(attention_tpu, "MEMORY", 10 * 40 * 256 * 4)
-    assert attention_tpu._blocks(40, 40, 512, 8, 4).heads == 2
+    monkeypatch.setattr(attention, "_fast_memory", lambda: 10 * 40 * 256 * 4)
+    assert attention_tpu._blocks(40, 40, 512, 8, 4, 10 * 40 * 256 * 4).heads == 2
     close(value_and_grads(formed("flat", 8), arrays), exact)
 
 
@@ -158,7 +158,8 @@ def test_the_form_follows_platform_length_and_dtype(monkeypatch):
     assert on("gpu", 7.5)(long) == "plain"
     tpu = on("tpu", kind="TPU v5p")
     assert tpu(long) == tpu(short) == tpu(long, jnp.float32) == tpu(long, masked=True) == "flat"
-    assert tpu(((4, 20_000, 768), 12)) == on("tpu", kind="TPU v4")(long) == "splash"
+    assert on("tpu", kind="TPU v4")(long) == "flat"
+    assert tpu(((4, 20_000, 768), 12)) == on("tpu", kind="TPU v4")(((4, 3136, 768), 12)) == "splash"
     assert on("tpu", kind="TPU v3")(long) == "plain"
 
 

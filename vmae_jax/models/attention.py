@@ -32,7 +32,7 @@ FORMS = ("auto", "plain", "mapped", "cudnn", "flat", "splash")
 AMPERE = 8.0  # the first compute capability for which cuDNN has fused attention
 LANES = 128  # of a TPU's vectors, which splash attention's blocks are multiples of
 NO_KERNELS = ("TPU v2", "TPU v3")
-SMALL = ("TPU v4",)  # whose fast memory our kernel does not fit into
+FAST = {"TPU v4": 12 * 2**20}  # bytes of fast memory that our kernel may take, where it is less than on other TPUs
 MAPPED_FROM = 384  # tokens; measured in docs/performance.md: below, `plain` is as fast on a CPU
 
 
@@ -95,7 +95,7 @@ def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, maske
         return "cudnn"
     # By the compiled memory traffic (docs/performance.md), at the encoder's 160 tokens as well.
     if platform == "tpu" and kind not in NO_KERNELS:
-        small = kind not in SMALL and attention_tpu.fits(tokens, keys, width, heads, jnp.dtype(dtype).itemsize)
+        small = attention_tpu.fits(tokens, keys, width, heads, jnp.dtype(dtype).itemsize, _fast_memory())
         return "flat" if small else "splash"
     return "plain"
 
@@ -124,7 +124,7 @@ def _kept_flat(x: Array) -> Array:
 
 def _flat(query: Array, key: Array, value: Array, valid: Array | None, heads: int, *, scale: float) -> Array:
     bias = None if valid is None else jnp.where(valid, 0.0, jnp.finfo(jnp.float32).min)[:, :, None]
-    return attention_tpu.flat(query, key, value, bias, heads, scale)
+    return attention_tpu.flat(query, key, value, bias, heads, scale, _fast_memory())
 
 
 def plain(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
@@ -287,6 +287,10 @@ def _platform() -> tuple[str, str]:
     if device is not None:
         return device.platform, device.device_kind
     return jax.default_backend(), jax.local_devices()[0].device_kind
+
+
+def _fast_memory() -> int:
+    return FAST.get(_platform()[1], 48 * 2**20)  # TPU v5p has 64 MiB, later ones more
 
 
 def _capability() -> float:

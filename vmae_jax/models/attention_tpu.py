@@ -22,7 +22,6 @@ __all__ = ["fits", "flat"]
 
 LANES = 128  # columns of a tile
 SCORES = 2**20  # bytes of the weights of one head for a block of queries
-MEMORY = 48 * 2**20  # bytes of fast memory that a kernel may use; TPU v5p has 64 MiB, others more
 
 
 class Blocks(NamedTuple):
@@ -39,12 +38,12 @@ class Blocks(NamedTuple):
     unit: int
 
 
-def fits(tokens: int, keys: int, width: int, heads: int, itemsize: int) -> bool:
-    """Whether the smallest block of a clip fits into a TPU's fast memory."""
-    return _memory(_blocks(tokens, keys, width, heads, itemsize), keys, width // heads, itemsize) <= MEMORY
+def fits(tokens: int, keys: int, width: int, heads: int, itemsize: int, memory: int) -> bool:
+    """Whether the smallest block of a clip fits into so many bytes of fast memory."""
+    return _memory(_blocks(tokens, keys, width, heads, itemsize, memory), keys, width // heads, itemsize) <= memory
 
 
-def _blocks(tokens: int, keys: int, width: int, heads: int, itemsize: int) -> Blocks:
+def _blocks(tokens: int, keys: int, width: int, heads: int, itemsize: int, memory: int) -> Blocks:
     """Return the largest blocks that fit: of queries by the weights of a head, of heads by all arrays."""
     size = width // heads
     unit = LANES // math.gcd(size, LANES)
@@ -52,7 +51,7 @@ def _blocks(tokens: int, keys: int, width: int, heads: int, itemsize: int) -> Bl
     rows = max(SCORES // (4 * keys) // LANES, 1) * LANES
     rows = tokens if tokens <= rows else rows
     able = [Blocks(rows, n, unit) for n in range(unit, heads + 1, unit) if heads % n == 0]
-    return max((blocks for blocks in able if _memory(blocks, keys, size, itemsize) <= MEMORY), default=able[0])
+    return max((blocks for blocks in able if _memory(blocks, keys, size, itemsize) <= memory), default=able[0])
 
 
 def _memory(blocks: Blocks, keys: int, size: int, itemsize: int) -> int:
@@ -63,9 +62,16 @@ def _memory(blocks: Blocks, keys: int, size: int, itemsize: int) -> int:
     return arrays + 6 * 4 * keys * math.ceil(blocks.rows / LANES) * LANES
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def flat(
-    query: Array, key: Array, value: Array, bias: Array | None, heads: int, scale: float, interpret: bool = False
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    heads: int,
+    scale: float,
+    memory: int,
+    interpret: bool = False,
 ) -> Array:
     """softmax(query · keyᵀ · scale + bias) · value of every head.
 
@@ -74,21 +80,31 @@ def flat(
       key, value: [b m d].
       bias: float32 of every key, [b m 1]; None adds nothing.
       heads: of which the columns of d consist.
+      memory: bytes of fast memory that the blocks may take.
       interpret: run the kernel's body as ordinary operations, on any platform, slowly.
     """
-    return _forward(query, key, value, bias, heads, scale, interpret)[0]
+    return _forward(query, key, value, bias, heads, scale, memory, interpret)[0]
 
 
-def _forward(query: Array, key: Array, value: Array, bias: Array | None, heads: int, scale: float, interpret: bool):
-    call = _Call.of(query, key, bias, heads)
+def _forward(
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    heads: int,
+    scale: float,
+    memory: int,
+    interpret: bool,
+):
+    call = _Call.of(query, key, heads, memory)
     kernel = functools.partial(_forward_kernel, size=call.size, unit=call.unit, scale=scale, masked=bias is not None)
     out = call.run(kernel, [query], [key, value], bias, outputs=[query], summed=[], interpret=interpret)
     return out[0], (query, key, value, bias)
 
 
-def _backward(heads: int, scale: float, interpret: bool, kept: tuple, grad: Array):
+def _backward(heads: int, scale: float, memory: int, interpret: bool, kept: tuple, grad: Array):
     query, key, value, bias = kept
-    call = _Call.of(query, key, bias, heads)
+    call = _Call.of(query, key, heads, memory)
     last = query.shape[1] % call.rows
     kernel = functools.partial(
         _backward_kernel,
@@ -203,14 +219,15 @@ class _Call(NamedTuple):
     columns: int
     size: int
     unit: int
+    memory: int
 
     @classmethod
-    def of(cls, query: Array, key: Array, bias: Array | None, heads: int) -> "_Call":
+    def of(cls, query: Array, key: Array, heads: int, memory: int) -> "_Call":
         (b, n, width), m = query.shape, key.shape[1]
         size = width // heads
-        blocks = _blocks(n, m, width, heads, query.dtype.itemsize)
+        blocks = _blocks(n, m, width, heads, query.dtype.itemsize, memory)
         grid = (b, heads // blocks.heads, math.ceil(n / blocks.rows))
-        return cls(grid, blocks.rows, m, blocks.heads * size, size, blocks.unit)
+        return cls(grid, blocks.rows, m, blocks.heads * size, size, blocks.unit, memory)
 
     def run(
         self,
@@ -240,7 +257,7 @@ class _Call(NamedTuple):
             out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made],
             scratch_shapes=[pltpu.VMEM((self.keys, self.columns), jnp.float32) for _ in summed],
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=2 * MEMORY
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=self.memory * 5 // 4
             ),
             interpret=interpret,
         )(*arrays)
