@@ -131,6 +131,8 @@ def test_what_reconstructs_nothing_or_takes_no_mask_is_refused():
     fixed = method._replace(reconstruct=lambda p, b, c: Pictures.of({"original": b["video"]}))
     with pytest.raises(ValueError, match="takes no other mask"):
         restoration({"50": random(0.5)}).check(fixed, {}, batch, (None, {}))
+    with pytest.raises(ValueError, match="reads 2 views of each video together"):
+        restoration().check(method._replace(views=2), params, batch, (None, {}))
     looks = Masker(keep=lambda grid: 8, score=lambda keys, batch, grid: batch["motion"])
     with pytest.raises(ValueError, match="needs 'motion', which the data do not have"):
         restoration({"50": looks}).check(method, params, batch, (None, {}))
