@@ -113,6 +113,7 @@ def test_without_positions_hidden_tokens_are_alike_and_the_memory_has_no_order()
     np.testing.assert_allclose(other.predictions["pixels"], found, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trained_network_uses_the_first_view():
     """Both views show one picture of two patterns in random places, so only the first view has what is hidden."""
     rng = np.random.default_rng(0)
