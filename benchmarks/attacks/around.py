@@ -138,7 +138,7 @@ def _timed(chance: random.Random, path: pathlib.Path) -> tuple[dict[str, float],
             writer = JsonlWriter(path)
             writer.truncate_after(saved or -1)
             earlier = account.seconds()
-            if not saved and (earlier["lost"] or earlier["down"]):  # as a run that begins anew (`commands/course.py`)
+            if not saved and (earlier["lost"] or earlier["down"]):  # as `commands/course.py` does it at a fresh start
                 writer.event(0, EVENT, **earlier)
             writer.event(saved, "resumed" if saved else "started", boot=began["boot"], uptime=began["uptime"])
             for step in range(saved + 1, saved + chance.randrange(2, 9)):

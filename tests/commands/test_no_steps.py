@@ -75,7 +75,7 @@ def test_a_sliced_head_is_evaluated_before_it_is_tuned(coloured, tmp_path):
 
 
 def test_attempts_that_left_no_checkpoint_stay_in_the_account_of_time(coloured, tmp_path):
-    """The rows of an attempt are dropped when the run begins anew, and the next attempt may end without one as well."""
+    """A run that starts from the beginning drops the rows of attempts before it."""
     workdir = Workdir(tmp_path / "run")
     workdir.path.mkdir()
     now = time.time()

@@ -114,6 +114,19 @@ def no_locks(*_):
     raise OSError(errno.ENOLCK, "no locks")
 
 
+def test_of_several_claims_the_last_is_named(tmp_path, monkeypatch, quick):
+    """Of runs that start at once where the kernel has no locks, each claims the folder; the last claim counts."""
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks, "SETTLE", 1.0)
+    first, last = (locks._myself()._replace(token=name, since=name) for name in ("first", "last"))
+    (tmp_path / FILE).write_text(json.dumps(first._asdict()))
+    claim = threading.Timer(0.2, (tmp_path / FILE).write_text, [json.dumps(last._asdict())])
+    claim.start()
+    with pytest.raises(ConfigError, match=r"another run is training there .*, since last\)"), Lock(tmp_path) as lock:
+        lock.acquire()
+    claim.join()
+
+
 def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(tmp_path, monkeypatch, quick):
     monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     monkeypatch.setattr(locks, "LEASE", 3600.0)
