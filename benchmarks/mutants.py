@@ -51,6 +51,7 @@ ARITHMETIC = {
 }  # fmt: skip
 ALSO = {  # tests that are about a file, beside those of its folder that bear its name
     "vmae_jax/io/layout.py": "tests/io/test_checkpoint.py",
+    "vmae_jax/io/run_config.py": "tests/test_plugins.py",
     "vmae_jax/io/stored.py": "tests/io/test_checkpoint.py",
     "vmae_jax/masking": "tests/parity/test_parity_masks.py",
     "vmae_jax/methods/classify.py": "tests/methods/test_labels.py",

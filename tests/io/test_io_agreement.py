@@ -1,12 +1,14 @@
 """A host whose part of a save failed leaves no other waiting at the store's barriers."""
 
+import errno
 import itertools
 import threading
 
 import jax
 import pytest
+from etils import epath
 
-from vmae_jax.io import agreement
+from vmae_jax.io import agreement, aside, store
 from vmae_jax.io.agreement import Agreement, PeerSaveError
 
 
@@ -129,3 +131,43 @@ def test_one_process_agrees_with_itself():
     alone.barrier(key="async_write_complete", timeout_ms=1)
     alone.failed("never read")
     assert alone.settled(block=False)
+
+
+def test_storage_that_refuses_writes_is_known_before_a_save(tmp_path, monkeypatch):
+    """The error is the storage's own, and nothing is left where there is room."""
+    store.probe(epath.Path(tmp_path) / "checkpoints")
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.probe(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_of_several_processes_the_first_tries_to_write_when_steps_are_moved_aside(tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sent = []
+    monkeypatch.setattr(aside.multihost_utils, "broadcast_one_to_all", lambda value: sent.append(int(value)) or value)
+    written = []
+
+    def write(path, content):
+        written.append(str(path))
+        if refused:
+            raise OSError(errno.EROFS, "Read-only file system")
+        path.write_bytes(content)
+        return path
+
+    monkeypatch.setattr(aside, "write_bytes", write)
+    if refused:
+        with pytest.raises(OSError, match="Read-only"):
+            aside.move_aside(epath.Path(tmp_path), 5, ())
+    else:
+        assert not aside.move_aside(epath.Path(tmp_path), 5, ())
+    assert (sent, written) == ([-1 if refused else 0], [f"{tmp_path}/.room"])
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert not aside.move_aside(epath.Path(tmp_path), 5, ())
+    assert len(written) == len(sent) == 1, "one process alone finds out when it saves"
