@@ -8,7 +8,7 @@ import jax
 import pytest
 from etils import epath
 
-from vmae_jax.io import agreement, aside, store
+from vmae_jax.io import agreement, aside, checkpoint, store, stored
 from vmae_jax.io.agreement import Agreement, PeerSaveError
 
 
@@ -171,3 +171,30 @@ def test_of_several_processes_the_first_tries_to_write_when_steps_are_moved_asid
     monkeypatch.setattr(jax, "process_count", lambda: 1)
     assert not aside.move_aside(epath.Path(tmp_path), 5, ())
     assert len(written) == len(sent) == 1, "one process alone finds out when it saves"
+
+
+@pytest.mark.parametrize(("others", "message"), [([1, 1], ""), ([1, 0], "process 1 could not read it")])
+def test_a_step_that_another_process_cannot_read_is_damage_here_too(monkeypatch, others, message):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(stored.multihost_utils, "process_allgather", lambda value: others)
+    if message:
+        with pytest.raises(stored.DamagedCheckpointError, match=message):
+            stored.together(lambda: "read")
+    else:
+        assert stored.together(lambda: "read") == "read"
+
+    def damaged():
+        raise stored.DamagedCheckpointError("here")
+
+    with pytest.raises(stored.DamagedCheckpointError, match="here"):
+        stored.together(damaged)
+
+
+def test_what_was_deleted_is_removed_by_the_first_process_alone(tmp_path, monkeypatch, caplog):
+    checkpoint._remove(epath.Path(tmp_path / "none"))
+    assert not caplog.records
+    (tmp_path / "trash").mkdir()
+    for rank, left in ((1, True), (0, False)):
+        monkeypatch.setattr(jax, "process_index", lambda rank=rank: rank)
+        checkpoint._remove(epath.Path(tmp_path / "trash"))
+        assert (tmp_path / "trash").exists() == left
