@@ -5,6 +5,7 @@ import itertools
 import threading
 
 import jax
+import numpy as np
 import pytest
 from etils import epath
 
@@ -198,3 +199,17 @@ def test_what_was_deleted_is_removed_by_the_first_process_alone(tmp_path, monkey
         monkeypatch.setattr(jax, "process_index", lambda rank=rank: rank)
         checkpoint._remove(epath.Path(tmp_path / "trash"))
         assert (tmp_path / "trash").exists() == left
+
+
+def test_all_processes_try_the_steps_that_the_first_lists(monkeypatch):
+    assert stored.common([*range(1000)]) == [*range(1000)]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sent = []
+
+    def first(newest):
+        sent.extend(newest.tolist())
+        return np.asarray([7, 9, -1, -1], np.int32)
+
+    monkeypatch.setattr(stored.multihost_utils, "broadcast_one_to_all", first)
+    assert stored.common([5, 9]) == [7, 9]
+    assert sent == [5, 9] + [-1] * (stored._TRIED - 2)
