@@ -24,7 +24,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from vmae_jax.annotations import fits, in_words, scalar, shapes
-from vmae_jax.errors import ConfigError, did_you_mean, short
+from vmae_jax.errors import ConfigError, MissingArgumentsError, did_you_mean, short
 from vmae_jax.lookup import entry, resolve
 
 __all__ = [
@@ -91,7 +91,7 @@ def build(config: Any, kind: str | None = None, /, **context: Any) -> Any:
         if key not in given and parameter.default is inspect.Parameter.empty and parameter.kind not in _VARIABLE
     ]
     if missing:
-        raise ConfigError(f"{name} needs {', '.join(missing)}")
+        raise MissingArgumentsError(name, missing)
     return _carry_out(name, function, given)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.streams import check_streams, check_views
-from vmae_jax.errors import short
+from vmae_jax.errors import MissingArgumentsError, short
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.folders import check_folder
 from vmae_jax.io.paths import Workdir
@@ -193,9 +193,9 @@ def _section(name: str, value: Any) -> Any:
         raise ConfigError(f"config.{name} must be a call of kind {KINDS[name]}, got {short(value)}")
     try:
         return build(value, KINDS[name])
-    except ConfigError as error:
+    except MissingArgumentsError as error:
         source = value.get("source")
-        if isinstance(source, ConfigDict) and str(error) == f"{source.get('call')} needs path":
+        if isinstance(source, ConfigDict) and (error.call, error.arguments) == (source.get("call"), ("path",)):
             option = f"config.{name}.source"
             raise ConfigError(f"{option}: {error} (--{option}.path=…)") from error
         raise
@@ -218,7 +218,8 @@ def _places(section: Any) -> dict[str, Any]:
         try:
             built[at] = build(record, "weights")
         except ConfigError as error:
-            hint = f" (--config.init_from.{at}.path=WORKDIR)" if str(error).endswith("needs path") else ""
+            no_path = isinstance(error, MissingArgumentsError) and error.arguments[-1] == "path"
+            hint = f" (--config.init_from.{at}.path=WORKDIR)" if no_path else ""
             raise ConfigError(f"init_from.{at}: {error}{hint}") from error
     return built
 

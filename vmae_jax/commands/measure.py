@@ -32,13 +32,7 @@ __all__ = ["Measurement", "check_classes"]
 
 log = logging.getLogger(__name__)
 
-OF_FEATURES = (
-    AttentiveProbe,
-    Knn,
-    Probe,
-    Propagation,
-    Retrieval,
-)  # these use no head, so the data may have other classes
+OF_FEATURES = (AttentiveProbe, Knn, Probe, Propagation, Retrieval)  # no head is used: data may have other classes
 BROKEN = "broken.csv"
 
 

@@ -199,16 +199,5 @@ class CrossStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, memory: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
-        blocks = repeated(self, CrossBlock, shared=3, first_layer=None)(
-            heads=self.heads,
-            hidden=self.hidden,
-            norm=self.norm,
-            dropout=self.dropout,
-            attention=self.attention,
-            fused=self.fused,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        nn.share_scope(self, blocks)
+        blocks = repeated(self, CrossBlock, shared=3, first_layer=None)
         return blocks(x, jnp.arange(self.depth), memory, keys if self.dropout else None, valid)[0]

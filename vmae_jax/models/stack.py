@@ -1,5 +1,6 @@
 """Blocks one after the other under scan, whose parameters are stored stacked, [depth, …]."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -27,11 +28,13 @@ def repeated(stack: Any, block: Any, *, shared: int, first_layer: int | None) ->
     """`depth` blocks one after the other as one module, whose parameters are stored stacked, [depth, …].
 
     Args:
-      stack: the module that calls this, with `depth`, `remat` (of `REMAT`), `unroll` and `dtype`.
+      stack: the module that calls this, with `depth`, `remat` (of `REMAT`), `unroll`, `dtype` and all attributes of the
+        blocks. The parameters are its own.
       block: (x, of each block, *the same for all blocks) -> (x, None).
       shared: how many arguments are the same for all blocks.
       first_layer: for layer decay, the number of the first block; None where the tower has none.
     """
+    names = {field.name for field in dataclasses.fields(block)} - {"name", "parent"}
     if REMAT[stack.remat] is not None:
         # Inside a loop nothing can be merged with the forward pass; unrolled, it could.
         block = nn.remat(block, policy=REMAT[stack.remat], prevent_cse=stack.unroll > 1)
@@ -45,7 +48,10 @@ def repeated(stack: Any, block: Any, *, shared: int, first_layer: int | None) ->
         metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: first_layer},
     )
     # Cast as a whole, matrices reach the backward pass as they are; inside the loop each cast would be kept.
-    return nn.map_variables(scanned, "params", functools.partial(_cast, stack.dtype), init=stack.is_initializing())
+    cast = nn.map_variables(scanned, "params", functools.partial(_cast, stack.dtype), init=stack.is_initializing())
+    blocks = cast(**{name: getattr(stack, name) for name in names}, name="blocks")
+    nn.share_scope(stack, blocks)
+    return blocks
 
 
 class Stack(nn.Module):
@@ -77,18 +83,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
-        blocks = repeated(self, Block, shared=2, first_layer=self.first_layer)(
-            heads=self.heads,
-            hidden=self.hidden,
-            cosine=self.cosine,
-            layer_scale=self.layer_scale,
-            attention=self.attention,
-            fused=self.fused,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        nn.share_scope(self, blocks)
+        blocks = repeated(self, Block, shared=2, first_layer=self.first_layer)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))
         x, _ = blocks(x, layers, keys if self.drop_path else None, valid)
