@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from vmae_jax.models.layers import Block
 from vmae_jax.models.parameters import FIRST_LAYER
+from vmae_jax.models.rotary import Rotation
 
 __all__ = ["REMAT", "Stack", "repeated"]
 
@@ -57,14 +58,17 @@ def repeated(stack: Any, block: Any, *, shared: int, first_layer: int | None) ->
 class Stack(nn.Module):
     """`depth` blocks whose parameters are stored stacked, [depth, …], whatever the unrolling.
 
+    Returns the tokens after the last block, or with `levels` those after each of these, [levels b n d].
+
     Attributes:
       depth, heads, hidden: of the blocks; `hidden` is the MLP's width.
       drop_path: rate of the last block; it grows linearly from 0 at the first.
       remat: a policy of `REMAT`.
       unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
       attention: of `models.attention.FORMS`.
-      fused, use_bias: of `Qkv`.
+      initial, biases: of `Qkv`.
       first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
+      levels: blocks, from 0 and ascending, whose outputs are returned instead of the last one's.
     """
 
     depth: int
@@ -76,18 +80,50 @@ class Stack(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
     first_layer: int | None = 1
+    levels: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
-        blocks = repeated(self, Block, shared=2, first_layer=self.first_layer)
+    def __call__(
+        self,
+        x: Array,
+        keys: Array | None = None,
+        valid: Array | None = None,
+        rotation: Rotation | None = None,
+    ) -> Array:
+        blocks = repeated(self, Tapped if self.levels else Block, shared=3, first_layer=self.first_layer)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))
-        x, _ = blocks(x, layers, keys if self.drop_path else None, valid)
-        return x
+        shared = (keys if self.drop_path else None, valid, rotation)
+        if not self.levels:
+            return blocks(x, layers, *shared)[0]
+        count = len(self.levels)
+        slots = np.full(self.depth, count)
+        slots[list(self.levels)] = np.arange(count)
+        kept = jnp.zeros((count + 1, *x.shape), x.dtype)
+        (_, kept), _ = blocks((x, kept), (*layers, jnp.asarray(slots)), *shared)
+        return kept[:count]
+
+
+class Tapped(Block):
+    """A block that also keeps its output, in the slot that its layer has; the last slot is for those not kept."""
+
+    @nn.compact
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it carries the kept outputs, too
+        self,
+        x: tuple[Array, Array],
+        layer: tuple[Array, Array, Array],
+        keys: Array | None,
+        valid: Array | None,
+        rotation: Rotation | None,
+    ):
+        tokens, kept = x
+        index, rate, slot = layer
+        tokens, _ = super().__call__(tokens, (index, rate), keys, valid, rotation)
+        return (tokens, jax.lax.dynamic_update_index_in_dim(kept, tokens, slot, axis=0)), None
 
 
 def _cast(dtype: Any, params: Any) -> Any:

@@ -104,13 +104,13 @@ def to_official(params: Any, facts: Facts) -> dict[str, np.ndarray]:
 
 
 def fused_biases(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return weights with one bias of q, k and v in each block, as MAE's code has it; that of the keys is zero."""
+    """Return weights with one bias of q, k and v in each block, as MAE's code has it; zeros where keys have none."""
     result = dict(state)
     for name in state:
         if name.endswith("attn.q_bias"):
             stem = name.removesuffix("q_bias")
             q, v = result.pop(name), result.pop(f"{stem}v_bias")
-            result[f"{stem}qkv.bias"] = np.concatenate([q, np.zeros_like(q), v])
+            result[f"{stem}qkv.bias"] = np.concatenate([q, result.pop(f"{stem}k_bias", np.zeros_like(q)), v])
     return result
 
 
