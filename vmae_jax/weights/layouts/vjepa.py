@@ -44,6 +44,15 @@ PREDICTOR = [
     *norm("norm", "predictor_norm"),
     *linear("head_features", "predictor_proj"),
 ]
+# V-JEPA 2.1's predictor, which reduces the encoder's levels first, and predicts visible tokens as well.
+DENSE = [
+    *linear("fuse", "predictor_embed.0"),
+    *linear("project", "predictor_embed.2"),
+    *PREDICTOR[2:],
+    *linear("head_context", "predictor_proj_context"),
+    Rule("modality", "video_mod_embed", TOKEN),
+    Rule("image/predictor_modality", "img_mod_embed", TOKEN),
+]
 PREFIXES = ("module.", "backbone.")  # of files of several processes, and of the wrapper that masks
 MASK_TOKEN = re.compile(r"mask_tokens\.\d+")
 # The names of transformers' V-JEPA 2, whose queries, keys and values are apart, for the official ones.
@@ -246,13 +255,22 @@ def _official(network: str, name: str) -> str:
 
 
 def _tower(tree: Any, facts: Facts) -> Tower:
-    """The rules of an encoder, or of a predictor, which has a mask token."""
+    """The rules of an encoder, or of a predictor, which has a mask token; "image" in it is what images have apart."""
     if "mask_token" in tree:
         stacked = len(tree["mask_token"].shape) > 1
-        return Tower("", "", [Rule("mask_token", "mask_tokens.{}" if stacked else "mask_tokens.0", TOKEN), *PREDICTOR])
-    embed = Rule("embed/kernel", "patch_embed.proj.weight", rules.cubes(facts.patch, facts.channels))
-    blocks = nested("blocks", "blocks.{}", BLOCK)
-    return Tower("", "", [embed, Rule("embed/bias", "patch_embed.proj.bias"), *blocks, *norm("norm", "norm")])
+        token = Rule("mask_token", "mask_tokens.{}" if stacked else "mask_tokens.0", TOKEN)
+        return Tower("", "", [token, *(DENSE if "fuse" in tree else PREDICTOR)])
+    image = facts.patch._replace(t=1)
+    levels = [rule for i in range(len(tree)) for rule in norm(f"norm_{i}", f"norms_block.{i}")]
+    own = [
+        Rule("embed/kernel", "patch_embed.proj.weight", rules.cubes(facts.patch, facts.channels)),
+        Rule("embed/bias", "patch_embed.proj.bias"),
+        Rule("modality", "video_mod_embed", TOKEN),
+        Rule("image/embed/kernel", "patch_embed_img.proj.weight", rules.cubes(image, facts.channels)),
+        Rule("image/embed/bias", "patch_embed_img.proj.bias"),
+        Rule("image/modality", "img_mod_embed", TOKEN),
+    ]
+    return Tower("", "", [*own, *nested("blocks", "blocks.{}", BLOCK), *norm("norm", "norm"), *levels])
 
 
 def _tokens(tree: Any) -> int:
