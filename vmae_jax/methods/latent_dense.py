@@ -1,6 +1,6 @@
 """V-JEPA 2.1 (Mur-Labadia et al. 2026): latent prediction that also supervises visible tokens, at several depths.
 
-V-JEPA 2 says nothing about the tokens that the encoder sees, and they become carriers of what concerns the whole clip.
+V-JEPA 2 supervises none of the tokens that the encoder sees, and they become carriers of what concerns the whole clip.
 Here the predictor reproduces the target's features at visible tokens too, the more the nearer they are to a hidden
 one, and at four depths of the encoder. Images have a patch embedding and a modality of their own, all else is shared.
 """
