@@ -29,7 +29,7 @@ PREDICTOR_HEADS = 12  # of V-JEPA 2's predictors; V-JEPA's have as many as their
 FRAMES, SIZE = 16, 256
 TOKENS = 10  # mask tokens of V-JEPA 2's files: two masks times five datasets
 AVERAGES = ("target_encoder", "ema_encoder")
-# What predicts and what is predicted, which files of weights do not hold; shares are those of the configs at 256 pixels.
+# What predicts and what is predicted, which files of weights do not hold; shares are of the configs at 256 pixels.
 MASKS = {
     "short": {"count": 8, "scale": 0.15, "context": 0.25, "targets": 0.46},
     "long": {"count": 2, "scale": 0.7, "context": 0.07, "targets": 0.7},
