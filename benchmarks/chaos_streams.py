@@ -89,7 +89,8 @@ def spoilable(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Pa
 
 def key_of(file: pathlib.Path) -> str:
     """Return the name under which a run lists a file, or the video that it is beside."""
-    return file.name if file.suffix == ".png" else f"{file.name.partition('.')[0].partition('_')[0]}.mp4"
+    name = file.name if file.suffix == ".png" else f"{file.name.partition('.')[0].partition('_')[0]}.mp4"
+    return f"{file.parent.name}/{name}"
 
 
 def make_data(folder: pathlib.Path) -> None:

@@ -78,5 +78,5 @@ def test_what_is_spoiled_is_listed_under_the_name_of_its_video(streams, tmp_path
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     whole, beside = streams.spoilable(tmp_path)
-    assert [streams.key_of(file) for file in whole] == ["a.mp4", "0.png"]
-    assert [streams.key_of(file) for file in beside] == ["a.mp4", "a.mp4"]
+    assert [streams.key_of(file) for file in whole] == ["clips/a.mp4", "pictures/0.png"]
+    assert [streams.key_of(file) for file in beside] == ["clips/a.mp4"] * 2

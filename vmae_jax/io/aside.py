@@ -50,10 +50,23 @@ def _move(path: epath.Path, step: int, damaged: Collection[int]) -> int:
     whole = set(whole_steps(path)) - set(damaged)
     doomed = [str(number) for number in numbers(path) if number >= step or number not in whole]
     doomed += strays(path)  # the store would keep them in place of the newest steps
-    folder = path / _FOLDER
+    if not doomed:
+        return 0
+    folder = _made(path)
     for name in doomed:
-        folder.mkdir(parents=True, exist_ok=True)
         turn = sum(1 for other in folder.iterdir() if other.name.startswith(f"{name}-"))
         move(path / name, folder / f"{name}-{turn}", first=WHOLE)
         log.warning("checkpoint %s of %s was moved to %s", name, path, folder / f"{name}-{turn}")
     return len(doomed)
+
+
+def _made(path: epath.Path) -> epath.Path:
+    """Return the folder for what is moved: `aside`, or `aside-1`, … where that is a file."""
+    number = 0
+    while True:
+        folder = path / (f"{_FOLDER}-{number}" if number else _FOLDER)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        except FileExistsError:
+            number += 1
