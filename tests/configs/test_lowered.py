@@ -1,5 +1,6 @@
 """What training steps become on a TPU, traced for one that is not here: fused attention, half-precision products."""
 
+import dataclasses
 import math
 
 import jax
@@ -57,7 +58,8 @@ def traced(target, overrides):
     carried = Carried(extra, frozen, params if method.averaged else None)
 
     def loss(params, batch, carried):
-        terms = method.total_loss(params, batch, carried.context(jax.random.key(0))).terms
+        context = dataclasses.replace(carried.context(jax.random.key(0)), train=True)
+        terms = method.total_loss(params, batch, context).terms
         return sum(term.weight * term.total / term.count for term in terms.values())
 
     with jax.sharding.use_abstract_mesh(MESH):
