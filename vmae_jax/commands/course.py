@@ -173,6 +173,9 @@ class Course:
 
     def _fresh(self) -> TrainState:
         self._writers.truncate_after(-1)
+        spent = self._account.seconds()
+        if spent["lost"] or spent["down"]:  # the rows of earlier attempts, which held it, are gone
+            self._writers.event(0, goodput.EVENT, **{kind: round(seconds, 3) for kind, seconds in spent.items()})
         began = time.perf_counter()
         made = self._made
         state, self.placement = sharding.create(self._init, jax.random.key(made.seed), made.batch_spec, made.mesh)
