@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from vmae_jax.train import loop
-from vmae_jax.train.refused import NotFiniteError, SpikeError
+from vmae_jax.train.refused import CollapseError, NotFiniteError, Refused, SpikeError
 from vmae_jax.train.rows import Work
 
 
@@ -271,3 +271,35 @@ def test_an_evaluation_before_the_first_step_and_of_a_resumed_run_none():
     seen.clear()
     Run(hooks=[hooks[0]._replace(at_start=False)]).train()
     assert seen == [(5, 5), (10, 10)]
+
+
+def collapses(*steps):
+    """A hook with results, and what finds a collapse in those after these steps."""
+    hook = loop.Hook("evaluation", 2, lambda state, step: {"rank": float(step)})
+    found = lambda step, results: Refused(step - 1, "collapse", DETAILS) if results.get("rank") in steps else None  # noqa: E731
+    return {"hooks": [loop.Hook("pictures", 1, lambda state, step: None), hook], "collapsed": found}
+
+
+DETAILS = {"evaluator": "spectrum", "reason": "the centred RankMe is 1.2, below 2"}
+
+
+@pytest.mark.parametrize("action", ["report", "stop"])
+def test_a_collapse_is_reported_or_ends_the_run_before_the_save(action):
+    run = Run(**collapses(4, 6), on_collapse=action)
+    if action == "report":
+        assert run.train(save_every=4)[1].status == "done"
+    else:
+        with pytest.raises(CollapseError, match=r"after step 2 the features collapsed .*RankMe is 1\.2"):
+            run.train(save_every=4)
+    assert run.saver.saved == ([4, 8, 10] if action == "report" else [])
+    events = [(row["step"], row["action"], row["reason"]) for row in run.of("event", "collapse")]
+    assert events == [(step, action, DETAILS["reason"]) for step in ((4, 6) if action == "report" else (4,))]
+
+
+def test_a_collapse_rolls_back():
+    run = Run(**collapses(8))
+    run.run = dataclasses.replace(rolls_back(run, times=1), on_nonfinite="stop")
+    with pytest.raises(NotFiniteError, match="too often"):
+        run.train(on_collapse="rollback")
+    assert run.backs == [(7, "collapse", 8)] * 2
+    assert run.saver.waiting == [5]

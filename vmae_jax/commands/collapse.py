@@ -43,7 +43,7 @@ class Watch:
 
     def __call__(self, step: int, results: Mapping[str, float]) -> Refused | None:
         """Return the collapse that the evaluation after `step` shows, or None; the same on every process."""
-        if not self._limits:
+        if not any(_own(name, results) for name in self._limits):
             return None
         found = _of_process_0(self._judge(step, results))
         if found is not None and not self._collapsed:

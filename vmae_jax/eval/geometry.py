@@ -169,7 +169,7 @@ def lidar(views: np.ndarray, delta: float = 1e-4) -> float:
 
 
 def trace_ratio(views: np.ndarray) -> float:
-    """Return the variance between clips over that within clips, of views [clips, views, D]; infinite for equal views."""
+    """Return the variance between clips over that within clips, of [clips, views, D]; infinite for equal views."""
     between, within = (np.trace(part) for part in _scatter(views))
     return float(between / within) if within > 0 else float("inf")
 

@@ -58,8 +58,8 @@ def spectrum(
 
     The features are those of the first videos of the section's data, one clip each, which should not be augmented. With
     several clips of each video there are LiDAR and the ratio of traces as well. No label is needed, and nothing is
-    trained. Features are judged by the limits below (`eval.collapse`), and `train.on_collapse` decides what follows. With
-    `eval.at_start`, the spread of the untrained features is a standard, too.
+    trained. Features are judged by the limits below (`eval.collapse`), and `train.on_collapse` decides what follows.
+    With `eval.at_start`, the spread of the untrained features is a standard, too.
 
     Args:
       clips: maximum number of videos. Results of different numbers cannot be compared.

@@ -134,7 +134,7 @@ def train(state: TrainState, *, start: int, stop: int, run: Run) -> tuple[TrainS
     if start == 0 and stop > 0:
         for hook in run.hooks:
             if hook.at_start:
-                _run_hook(run, hook, state, 0)
+                run.collapsed(0, _run_hook(run, hook, state, 0))  # never a collapse, but a standard for later ones
     with _bar(start, stop, run.show) as bar:
         while True:
             end = _Stretch(run, start, stop, bar).train(state)
@@ -213,7 +213,7 @@ class _Stretch:
         for hook in hooks:
             results = _run_hook(run, hook, state, step)
             self.last |= results
-            found = found or (run.collapsed(step, results) if results else None)
+            found = found or run.collapsed(step, results)
         if found is None:
             return None
         self._event(step, found.why, action=run.on_collapse, **found.details)
