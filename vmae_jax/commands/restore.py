@@ -17,7 +17,7 @@ from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config
 from vmae_jax.spec import ConfigError, build, call
 from vmae_jax.train import sharding
-from vmae_jax.types import Extra, Params
+from vmae_jax.types import Carried
 
 __all__ = ["Trained", "config_of", "restore"]
 
@@ -40,12 +40,13 @@ class Trained:
     step: int
     workdir: Workdir
 
-    def carried(self) -> tuple[Extra, Params]:
-        """Read the state that the method carried from step to step, and its frozen networks."""
+    def carried(self) -> Carried:
+        """Read what the state holds beside the parameters, as far as the method reads it."""
         method = self.made.method
-        extra = sharding.abstract(lambda key, batch: method.init(key, batch)[1], self.made.batch_spec)
+        params, extra = sharding.abstract(method.init, self.made.batch_spec)
         frozen = sharding.abstract(method.frozen, self.made.batch_spec) if method.frozen is not None else {}
-        return self._read("extra/method", extra), self._read("frozen", frozen)
+        average = self._read("extra/ema", params) if method.averaged else None
+        return Carried(self._read("extra/method", extra), self._read("frozen", frozen), average)
 
     def _read(self, select: str, abstract: Any) -> Any:
         """Read a part of the saved state into the containers of `abstract`."""
