@@ -11,7 +11,7 @@ Registered before any of these runs:
 2. `fixed` (the target is an untrained encoder), `average` (V-JEPA's moving average) and `masked` (VideoMAE V2): no seed
    is found to have collapsed at any of its evaluations.
 
-The data are drawn clips of one shape (`data.synthetic.world`), 8 frames of 48 pixels. Every 50 steps, and before the
+The data are drawn clips of one shape (`data.synthetic.world`), 8 frames of 32 pixels. Every 50 steps, and before the
 first, `eval.spectrum` measures 256 held-out clips, and a linear probe and nearest neighbours measure motion (the pace)
 and appearance (the form). Each run's workdir is OUT/ARM-SEED, and `vmae report` shows it.
 """
@@ -38,7 +38,7 @@ __all__ = ["ARMS", "config", "main", "table", "verdicts"]
 ARMS = ("own", "fixed", "average", "masked")
 COLLAPSING = ("own",)
 SEEDS, STEPS, EVERY, FOUND = 5, 1000, 50, 600
-SIZE, FRAMES, BATCH = 48, 8, 32
+SIZE, FRAMES, BATCH = 32, 8, 16
 LABELS = {"motion": "label", "appearance": "form"}  # kind -> the label of the drawn clips
 
 
@@ -92,8 +92,9 @@ def config(arm: str, seed: int, *, steps: int = STEPS, every: int = EVERY, clips
 
 def _method(arm: str) -> ConfigDict:
     model = call(
-        "models.variants.vit", size="tiny", frames=FRAMES, resolution=SIZE, patch=8, decoder_depth=2, dtype="float32"
-    )
+        "models.variants.vit", size="tiny", width=64, depth=3, heads=4, frames=FRAMES, resolution=SIZE, patch=8,
+        decoder_width=48, decoder_heads=4, decoder_depth=1, dtype="float32",
+    )  # fmt: skip
     if arm == "masked":
         pixels = call("targets.core.objective", target=call("targets.pixels", normalize=True))
         mask = call("masking.tube", ratio=0.75)
