@@ -84,7 +84,7 @@ def _verdict(run: Run, name: str) -> str:
     found = [event for event in run.events if event.get("event") == "collapse" and event.get("evaluator") == name]
     if not found:
         return '<p class="note">No collapse was found.</p>'
-    steps = ", ".join(f"{event['step']:,}" for event in found[:8]) + (", …" if len(found) > 8 else "")
+    steps = ", ".join(f"{event['step']:,}" for event in found[:8]) + (" and later ones" if len(found) > 8 else "")
     text = f"Collapsed at the evaluations after steps {steps}. The last: {found[-1].get('reason', '')}."
     return f'<p class="note bad">{escape(text)}</p>'
 

@@ -33,16 +33,9 @@ from vmae_jax.io.stored import (
 from vmae_jax.spec import ConfigError
 
 __all__ = [
-    "Checkpoints",
-    "DamagedCheckpointError",
-    "NotFiniteError",
-    "Restored",
-    "SaveError",
-    "locate",
-    "read_meta",
-    "read_newest",
-    "read_tree",
-]
+    "Checkpoints", "DamagedCheckpointError", "NotFiniteError", "Restored", "SaveError", "locate", "read_meta",
+    "read_newest", "read_tree",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 _CLOSING = 10.0  # seconds to wait at the end for the outcome of a save on other hosts
@@ -134,12 +127,7 @@ class Checkpoints:
         return max((step for step in common(self.steps()) if before is None or step < before), default=None)
 
     def abandon(self, step: int) -> None:
-        """Move the steps at or after `step` to `aside/`; waits for the one being written, if any.
-
-        Raises:
-          SaveError: if that save failed.
-          Exception: if a step cannot be moved.
-        """
+        """Move the steps at or after `step` to `aside/`, after waiting for the one being written, if any."""
         self._settle(block=True)
         self._move_aside(step)
         self._saved = [number for number in self._saved if number < step]
