@@ -48,7 +48,7 @@ def _predict(name):
     number = list(MASKS).index(name)
 
     def predict(params, batch, plan):
-        return ONE.predict(params, batch, plan, number, train=False)
+        return ONE.predictions(params, batch, plan, number, train=False)["features"]
 
     return jax.jit(predict)
 
@@ -133,14 +133,16 @@ def test_targets_are_normalised_for_each_token_and_level():
 
 
 def test_the_loss_of_the_mean_is_zero_where_all_targets_are_alike():
-    """A collapsed target: the metrics say so, whatever the loss is."""
+    """A collapsed target: the metrics show it, whatever the loss is."""
     collapsed = jax.tree.map(jnp.zeros_like, params()["encoder"])
     collapsed["norm"]["bias"] = jnp.arange(32.0)
     metrics = ONE.loss(params(), BATCH, context({"encoder": collapsed})).metrics
     assert float(metrics["loss_of_mean"].total) == pytest.approx(0, abs=1e-4)
+    assert float(metrics["loss_of_copy"].total) == pytest.approx(0, abs=1e-4)
     assert float(metrics["target_spread"].total) == pytest.approx(0, abs=1e-4)
     healthy = ONE.loss(params(), BATCH, context(params())).metrics
     assert float(healthy["loss_of_mean"].total / healthy["loss_of_mean"].count) > 0.1
+    assert float(healthy["loss_of_copy"].total / healthy["loss_of_copy"].count) > 0.1
 
 
 @functools.cache
@@ -199,7 +201,9 @@ def test_each_mask_can_have_its_token():
     tokens = jnp.stack([params()["predictor"]["mask_token"], 2 * params()["predictor"]["mask_token"]])
     given = {**params(), "predictor": {**params()["predictor"], "mask_token": tokens}}
     plan = ONE.plans(BATCH)["short"]
-    first, second = (np.asarray(two.predict(given, BATCH, plan, number, train=False)) for number in (0, 1))
+    first, second = (
+        np.asarray(two.predictions(given, BATCH, plan, number, train=False)["features"]) for number in (0, 1)
+    )
     np.testing.assert_allclose(first, _predict("short")(params(), BATCH, plan), atol=1e-5)
     assert not np.allclose(first, second, atol=1e-3)
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from flax.core import meta
 from recorded import FOLDER, Recorded, rows
+from vjepa_sets import Given, gradients, model_of
 
 from vmae_jax.configs.vjepa2 import COUNTS
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.methods.latent import Latent, normalized
 from vmae_jax.models import positions, rotary
-from vmae_jax.models.variants import Model, vit
+from vmae_jax.models.variants import Model
 from vmae_jax.targets.core import l1, l2
 from vmae_jax.train.adamw import global_norm
 from vmae_jax.train.optim import adamw
@@ -24,7 +25,7 @@ from vmae_jax.train.schedule import Clock, ramp, warmup_cosine
 from vmae_jax.train.sharding import unbox
 from vmae_jax.train.state import make_init
 from vmae_jax.train.step import make_step
-from vmae_jax.types import Context, Grid, MaskPlan
+from vmae_jax.types import Context, Grid
 from vmae_jax.weights.formats import torch_file
 from vmae_jax.weights.layouts.videomae import Facts
 from vmae_jax.weights.layouts.vjepa import is_vjepa, read_network, stripped, write_network
@@ -32,16 +33,6 @@ from vmae_jax.weights.subject import fixed_positions
 
 SETS = sorted(path.relative_to(FOLDER) for path in (FOLDER / "vjepa2").glob("pretrain_*.json"))
 NETWORKS = {"encoder": "encoder", "predictor": "predictor"}
-
-
-class Given:
-    """The masks of a batch, which the official code drew."""
-
-    def __init__(self, name: str, visible: np.ndarray, decode: np.ndarray):
-        self.name, self.visible, self.decode = name, jnp.asarray(visible), jnp.asarray(decode)
-
-    def plan(self, keys, grid) -> MaskPlan:
-        return MaskPlan(self.visible, self.decode, jnp.ones(self.decode.shape))
 
 
 @dataclasses.dataclass
@@ -58,7 +49,7 @@ class Golden:
         masks = {}
         for j in range(self.dims["num_masks"]):
             given = [self.numbers[f"video/masks_{kind}/{step}/{j}"] for kind in ("enc", "pred")]
-            masks[f"mask_{j}"] = Given(f"mask_{j}", *given)
+            masks[f"mask_{j}"] = Given(*given)
         return Latent(self.model, masks, None, penalty or l1(), True)
 
     def batch(self) -> dict[str, np.ndarray]:
@@ -82,28 +73,9 @@ class Golden:
 
 def golden(path: pathlib.Path) -> Golden:
     dims = json.loads((FOLDER / path).read_text())
-    encoder, predictor = dims["encoder"], dims["predictor"]
+    encoder = dims["encoder"]
     places = rotary.rotary("tiled") if encoder.get("use_rope") else positions.sincos_3d(cut=True)
-    model = vit(
-        frames=encoder["num_frames"],
-        tubelet=encoder["tubelet_size"],
-        resolution=encoder["img_size"],
-        channels=encoder["in_chans"],
-        patch=encoder["patch_size"],
-        width=encoder["embed_dim"],
-        depth=encoder["depth"],
-        heads=encoder["num_heads"],
-        mlp_ratio=encoder["mlp_ratio"],
-        decoder_width=predictor["predictor_embed_dim"],
-        decoder_depth=predictor["depth"],
-        decoder_heads=predictor["num_heads"],
-        decoder_mlp_ratio=predictor["mlp_ratio"],
-        positions=places,
-        project_bias=True,
-        initial="vjepa",
-        mask_tokens=len(set(dims["mask_index"])),
-        dtype="float32",
-    )
+    model = model_of(dims, places)
     tables = {name: table for name in ("encoder", "decoder") if (table := fixed_positions(model, name)) is not None}
     facts = Facts(patch=model.patch, channels=model.channels, heads=encoder["num_heads"], tables=tables)
     states = torch_file.read_pth((FOLDER / path).with_suffix(".pth"))
@@ -135,7 +107,7 @@ def test_predictions(one):
     @jax.jit
     def predictions(params, batch):
         plans = list(latent.plans(batch).values())
-        return [latent.predict(params, batch, plan, j, train=False) for j, plan in enumerate(plans)]
+        return [latent.predictions(params, batch, plan, j, train=False)["features"] for j, plan in enumerate(plans)]
 
     for j, found in enumerate(predictions(params, one.batch())):
         np.testing.assert_allclose(found, one.numbers[f"predictor_output/{j}"], rtol=0, atol=1e-5)
@@ -149,21 +121,11 @@ def test_loss_and_gradients(one):
     value, ours = jax.jit(jax.value_and_grad(lambda p: loss(p, l1())))(one.params())
     np.testing.assert_allclose(value, one.numbers["loss"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(loss(one.params(), l2()) / 2, one.numbers["loss_exp2"], rtol=0, atol=1e-5)
-    theirs = one.params({name: _gradients(one, name) for name in NETWORKS.values()})
+    theirs = one.params({name: gradients(one.numbers, one.states[name], name) for name in NETWORKS.values()})
     found = dict(jax.tree_util.tree_leaves_with_path(ours))
     for path, array in jax.tree_util.tree_leaves_with_path(theirs):
         error, largest = np.abs(np.asarray(found[path]) - array).max(), np.abs(array).max()
         assert error <= 2e-5 * largest, jax.tree_util.keystr(path)
-
-
-def _gradients(one: Golden, network: str) -> dict[str, np.ndarray]:
-    """The recorded gradients under the names of a state dict; what training does not use has none."""
-    start = f"grad/{network}/"
-    given = stripped({name.removeprefix(start): array for name, array in one.numbers.items() if name.startswith(start)})
-    assert len(given) > 10
-    state = stripped(one.states[network])
-    fixed = {name: array for name, array in state.items() if name.endswith("pos_embed")}
-    return {name: given.get(name, np.zeros_like(array)) for name, array in state.items()} | fixed
 
 
 def test_training(one):

@@ -115,7 +115,8 @@ def _completed(config: ConfigDict) -> ConfigDict:
     model = build(section.model, "model")
     frames, size, _, channels = model.video_shape
     sampler = call("data.clips.dense", frames=frames, stride=STRIDE)
-    if build(section, "method").views > 1:
+    method = build(section, "method")
+    if method.views > 1:
         sampler = call("data.clips.pair", frames=frames)
     whole = {
         "data": call(
@@ -127,7 +128,7 @@ def _completed(config: ConfigDict) -> ConfigDict:
             global_batch=jax.device_count(),
         ),
         "optimizer": call("train.optim.adamw", schedule=call("train.schedule.constant", value=0.0)),
-        "train": call("train.settings.Training", length={"steps": 0}),
+        "train": call("train.settings.Training", length={"steps": 0}, ema_decay=1.0 if method.averaged else None),
         "checkpoint": call("train.settings.Checkpointing"),
         "eval": call("train.settings.Evaluation"),
         "mesh": call("train.settings.Mesh"),

@@ -8,7 +8,7 @@ average of the first one (V-JEPA), or it is frozen (SALT).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from vmae_jax.spec import ConfigError, call
 from vmae_jax.targets.core import Penalty, l1
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Mean, Method, Params, Term, row_keys, stream
 
-__all__ = ["Latent", "build", "normalized"]
+__all__ = ["Latent", "build", "few_tokens", "normalized"]
 
 TARGET_EPSILON = 1e-5  # of the norm of the targets, which has no parameters: PyTorch's default
 
@@ -82,10 +82,10 @@ class Latent:
             found = encoded(model, jax.lax.stop_gradient(weights), batch, whole, train=False)
         return jax.lax.stop_gradient(found[:, model.encoder.prefix :])
 
-    def predict(
+    def predictions(
         self, params: Params, batch: Batch, masks: MaskPlan, number: int, *, train: bool
-    ) -> Float[Array, "b k d"]:
-        """Return the predicted features of one mask's targets, from its context alone.
+    ) -> dict[str, Float[Array, "b k d"]]:
+        """Return what the predictor's heads make of one mask's context alone: "features", those of its targets.
 
         Args:
           number: of the mask.
@@ -93,7 +93,7 @@ class Latent:
         seen = encoded(self.model, params["encoder"], batch, masks, train=train)
         token = number if self.model.decoder["mask_tokens"] > 1 else 0
         with tower("predictor"):
-            return self._predictor().apply({"params": params["predictor"]}, seen, masks, token)["features"]
+            return self._predictor().apply({"params": params["predictor"]}, seen, masks, token)
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """Return the error of the predicted features, with one term for each mask, averaged over the masks.
@@ -105,9 +105,9 @@ class Latent:
         self.model.check(batch["video"].shape)
         raw = self.targets(self._target_weights(context), batch)
         terms: dict[str, Term] = {}
-        metrics: dict[str, Mean] = {"target_spread": _spread(raw, batch)}
+        metrics: dict[str, Mean] = {"target_spread": self._spread(raw, batch)}
         for number, (name, masks) in enumerate(self.plans(batch).items()):
-            predicted = self.predict(params, batch, masks, number, train=context.train)
+            predicted = self.predictions(params, batch, masks, number, train=context.train)["features"]
             weight = masks.weight * batch["valid"][:, None]
             with jax.named_scope("loss"):
                 target = self._wanted(raw, masks.decode)
@@ -159,6 +159,10 @@ class Latent:
         found = jnp.take_along_axis(raw, places[..., None], axis=1).astype(jnp.float32)
         return normalized(found, self._target_model().encoder.width) if self.normalize else found
 
+    def _spread(self, raw: Float[Array, "b n d"], batch: Batch) -> Mean:
+        valid = jnp.asarray(batch["valid"], jnp.float32)
+        return Mean((raw.astype(jnp.float32).std(axis=1).mean(axis=-1) * valid).sum(), valid.sum())
+
     def _baselines(
         self, raw: Float[Array, "b n d"], target: Float[Array, "b k d"], masks: MaskPlan, weight: Float[Array, "b k"]
     ) -> dict[str, Mean]:
@@ -175,15 +179,13 @@ def normalized(x: Float[Array, "b k d"], width: int) -> Float[Array, "b k d"]:
     return (centred * jax.lax.rsqrt(variance + TARGET_EPSILON)).reshape(x.shape)
 
 
-def _spread(raw: Float[Array, "b n d"], batch: Batch) -> Mean:
-    valid = jnp.asarray(batch["valid"], jnp.float32)
-    return Mean((raw.astype(jnp.float32).std(axis=1).mean(axis=-1) * valid).sum(), valid.sum())
+def few_tokens(names: Iterable[str]) -> dict[str, Any]:
+    """Return masks of these names that suit few tokens, for configs at `smoke` size."""
+    return dict.fromkeys(names, call("masking.multiblock", count=2, scale=0.25, context=0.4, targets=0.4))
 
 
 def _smoke(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Blocks that suit few tokens."""
-    few = call("masking.multiblock", count=2, scale=0.25, context=0.4, targets=0.4)
-    return {"masks": dict.fromkeys(given["masks"], few)}
+    return {"masks": few_tokens(given["masks"])}
 
 
 @register("method", model="model", masks="blocks", teacher="model", penalty="penalty", smoke=_smoke)

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import initializers
 from jaxtyping import Array, Float
 
 from vmae_jax.models.initial import SCHEMES
@@ -34,6 +35,7 @@ class Encoder(nn.Module):
       initial: the initial values, a key of `models.initial.SCHEMES`.
       levels: blocks, from 0 and ascending, whose outputs are returned side by side, each after a norm of its own
         (V-JEPA 2.1), instead of the last one's.
+      modality: whether a learned vector is added to all tokens (V-JEPA 2.1), of which images have another.
     """
 
     grid: Grid
@@ -46,6 +48,7 @@ class Encoder(nn.Module):
     prefix_positions: bool = False
     initial: str = "videomae"
     levels: tuple[int, ...] = ()
+    modality: bool = False
 
     @property
     def outputs(self) -> int:
@@ -69,6 +72,9 @@ class Encoder(nn.Module):
         embed = Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
         with part("embed"):
             x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
+        if self.modality:
+            vector = self.param("modality", declare(initializers.normal(1e-6), "embed", decay=False), (self.width,))
+            x = x + jnp.asarray(vector).astype(self.dtype)
         valid = plan.valid
         if self.prefix:
             token = prefix_tokens(self, self.prefix, self.width, "embed", layer=0).astype(self.dtype)

@@ -148,6 +148,7 @@ def vit(
     initial: str = "videomae",
     levels: Sequence[int] = (),
     mask_tokens: int = 1,
+    modality: bool = False,
     mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
     std: tuple[float, ...] | list[float] = IMAGENET_STD,
 ) -> Model:
@@ -178,6 +179,7 @@ def vit(
       levels: blocks of the encoder, from 0 and ascending, whose outputs it returns side by side, each after a norm of
         its own (V-JEPA 2.1); by default the output of the last.
       mask_tokens: the number of mask tokens of the decoder.
+      modality: whether a learned vector is added to all tokens of the encoder (V-JEPA 2.1).
       mean, std: the statistics of the pixels in [0, 1], per channel.
 
     Raises:
@@ -236,7 +238,7 @@ def vit(
         channels=channels,
         mean=mean,
         std=std,
-        encoder=Encoder(width=width, blocks=below, levels=tuple(levels), **common),
+        encoder=Encoder(width=width, blocks=below, levels=tuple(levels), modality=modality, **common),
         decoder={
             "width": decoder_width,
             "blocks": blocks(decoder_width, decoder_depth, decoder_heads, decoder_mlp_ratio or mlp_ratio),
