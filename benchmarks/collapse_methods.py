@@ -36,7 +36,7 @@ class Other(Latent):
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """Return the loss, with the target encoder in the place of the average."""
         encoder = params["encoder"] if self.source == "own" else self._untrained(batch)
-        return super().loss(params, batch, context.replace(average={"encoder": encoder}))
+        return super().loss(params, batch, dataclasses.replace(context, average={"encoder": encoder}))
 
     def targets(self, weights: Params, batch: Batch) -> Any:
         """Return the features of all tokens; gradients flow into the weights."""

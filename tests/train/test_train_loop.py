@@ -300,6 +300,6 @@ def test_a_collapse_rolls_back():
     run = Run(**collapses(8))
     run.run = dataclasses.replace(rolls_back(run, times=1), on_nonfinite="stop")
     with pytest.raises(NotFiniteError, match="too often"):
-        run.train(on_collapse="rollback")
+        run.train(on_collapse="rollback", save_every=4)
     assert run.backs == [(7, "collapse", 8)] * 2
-    assert run.saver.waiting == [5]
+    assert run.saver.waiting == [4], "and not the step that collapsed"

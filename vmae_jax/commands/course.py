@@ -135,7 +135,7 @@ class Course:
         self._writers.event(
             start,
             "rolled back",
-            **refused.details | {"reason": skip.reason},
+            **{**refused.details, "reason": skip.reason},
             batches=[skip.first, skip.last - 1],
             in_a_row=again + 1,
         )

@@ -31,7 +31,9 @@ def nearest_visible(masks: MaskPlan, grid: Grid) -> Int[Array, "b k"]:
     shape = (grid.t, grid.h, grid.w)
     wanted, given = (jnp.unravel_index(tokens, shape) for tokens in (masks.decode, masks.visible))
     # Compared along each axis: a table of all pairs of tokens would not fit into memory at full size.
-    apart = sum(jnp.abs(one[:, :, None] - other[:, None, :]) for one, other in zip(wanted, given, strict=True))
+    apart = jnp.zeros((), jnp.int32)
+    for one, other in zip(wanted, given, strict=True):
+        apart = apart + jnp.abs(one[:, :, None] - other[:, None, :])
     if masks.valid is not None:
         apart = jnp.where(masks.valid[:, None, :], apart, grid.size)
     return jnp.take_along_axis(masks.visible, apart.argmin(axis=-1), axis=1)
