@@ -41,10 +41,17 @@ def test_gradients_reach_the_target_of_one_arm_alone():
     batch = {"video": jnp.asarray(random.integers(0, 256, (2, 4, 16, 16, 3), np.uint8)),
              "seed": jnp.zeros((2, 2), jnp.uint32), "valid": jnp.ones(2, bool)}  # fmt: skip
     own = Other(*parts)
-    weights = sharding.unbox(own.init(jax.random.key(0), batch)[0])["encoder"]
-    size = lambda one: jax.grad(lambda w: jnp.square(one.targets(w, batch)[..., :3]).sum())(weights)  # noqa: E731
-    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(size(own))) > 0
-    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(size(Latent(*parts)))) == 0
+
+    @jax.jit
+    def slopes():
+        weights = sharding.unbox(own.init(jax.random.key(0), batch)[0])["encoder"]
+        loss = lambda w, one: jnp.square(one.targets(w, batch)[..., :3]).sum()  # noqa: E731
+        found = [jax.grad(loss)(weights, one) for one in (own, Latent(*parts))]
+        return [jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(one)]).max() for one in found]
+
+    into_own, into_average = slopes()
+    assert float(into_own) > 0
+    assert float(into_average) == 0
 
 
 def test_there_is_no_other_source():
