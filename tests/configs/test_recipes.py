@@ -132,7 +132,7 @@ def test_configs_are_the_table(row):
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"adamae": "adamae", "siammae": "siamese", "cropmae": "siamese"}
-    own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent")
+    own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
     assert load(row["config"]).method.call == {
         "pretrain": f"methods.{'masked' if 'pixels' in arguments else own.get(stem, 'masked')}.build",
@@ -175,7 +175,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 116
+    assert len(ROWS) == len(lines) - 1 == 124
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

@@ -13,7 +13,7 @@ from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, latent, masked, siamese
+from vmae_jax.methods import adamae, latent, latent_dense, masked, siamese
 from vmae_jax.models import positions
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.variants import vit
@@ -77,6 +77,12 @@ def latent_prediction():
     return latent.build(model, BLOCKS)
 
 
+def dense_prediction():
+    """V-JEPA 2.1: visible tokens are predicted as well, from two levels, with two images beside each clip."""
+    model = vit(frames=4, positions=rotary(), initial="vjepa", project_bias=True, levels=[0, 1], modality=True, **TINY)
+    return latent_dense.build(model, BLOCKS, images=BLOCKS, context_begin=0, context_end=0)
+
+
 def frozen_teacher():
     """SALT: the target is a teacher of another width."""
     model = vit(frames=4, positions=rotary(), project_bias=True, **TINY)
@@ -85,8 +91,11 @@ def frozen_teacher():
 
 METHODS = {
     one.__name__: functools.cache(one)
-    for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_prediction, frozen_teacher)
-}
+    for one in (
+        videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_prediction, dense_prediction,
+        frozen_teacher,
+    )
+}  # fmt: skip
 IMAGES = ("mae", "two_views")
 
 
@@ -94,7 +103,9 @@ def batch(name="videomae_v2"):
     rng = np.random.default_rng(0)
     motion = rng.normal(size=(ROWS, 4, 4, 4, 2)).astype(np.float32)
     vectors = {"motion": motion, "motion_mask": rng.random((ROWS, 4)) < 0.8, "motion_valid": np.arange(ROWS) != 7}
-    return (vectors if name == "motion_mask" else {}) | {
+    images = rng.integers(0, 256, (ROWS, 2, 32, 32, 3), dtype=np.uint8)
+    beside = {"image": images, "image_valid": rng.random((ROWS, 2)) < 0.8}
+    return {"motion_mask": vectors, "dense_prediction": beside}.get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -128,6 +139,7 @@ def gradients(name, mesh, accumulate):
         ("motion_mask", "cube", 2),
         ("latent_prediction", "cube", 2),
         ("frozen_teacher", "cube", 2),
+        ("dense_prediction", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

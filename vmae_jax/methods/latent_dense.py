@@ -1,6 +1,6 @@
 """V-JEPA 2.1 (Mur-Labadia et al. 2026): latent prediction that also supervises visible tokens, at several depths.
 
-V-JEPA 2 supervises none of the tokens that the encoder sees, and they become carriers of what concerns the whole clip.
+V-JEPA 2 leaves out the tokens that the encoder sees, and they become carriers of what concerns the whole clip.
 Here the predictor reproduces the target's features at visible tokens too, the more the nearer they are to a hidden
 one, and at four depths of the encoder. Images have a patch embedding and a modality of their own, all else is shared.
 """
@@ -45,7 +45,8 @@ class LatentDense(Latent):
         """Return initial parameters, {"encoder": …, "predictor": …, "image": …}, with their partitioning boxes."""
         params, extra = super().init(key, batch)
         if self.images:
-            own, _ = self.of_images().init(stream(key, "image"), self.image_batch(batch))
+            frames = {**batch, "video": batch["video"][:, :1]}  # of the images' shape
+            own, _ = self.of_images().init(stream(key, "image"), frames)
             encoder, predictor = own["encoder"], own["predictor"]
             vectors = {"modality": encoder["modality"], "predictor_modality": predictor["modality"]}
             params = {**params, "image": {"embed": encoder["embed"], **vectors}}
@@ -112,7 +113,8 @@ class LatentDense(Latent):
                 near = seen / jnp.sqrt(distances(masks, self.model.grid)) if self.nearness else seen
                 more = weight * self.context_weight(context.step)
                 terms[f"{name}_context"] = self._term(predicted["context"], raw, masks.visible, near, seen, more)
-            metrics |= {} if number else {"loss_of_mean": self._of_mean(self._wanted(raw, masks.decode), hidden)}
+            target = self._wanted(raw, masks.decode)
+            metrics |= {} if number else self._baselines(raw, target, masks, hidden)
         return Loss(terms, metrics)
 
     def method(self) -> Method:
