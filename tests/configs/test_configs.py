@@ -54,7 +54,7 @@ BASES = {
         "motionmae",
         "mgm",
     ),
-    "siammae:S16": ("siammae", "cropmae"),
+    "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")

@@ -12,7 +12,7 @@ from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, masked, siamese
+from vmae_jax.methods import adamae, masked, siamese, siammcvae
 from vmae_jax.models import positions
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
@@ -66,10 +66,19 @@ def motion_mask():
     return masked.build(vit(frames=4, **TINY), motion_guided(0.75), {"pixels": objective(pixels())})
 
 
+def latent_views():
+    """SiamMCVAE: rows in pairs, and a latent variable that is drawn."""
+    more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
+    model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
+    raw = {"pixels": objective(pixels(normalize=False))}
+    return siammcvae.build(model, random(0.75, "visible"), raw, latent=8, weight=0.1, free_nats=0.0)
+
+
 METHODS = {
-    one.__name__: functools.cache(one) for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask)
+    one.__name__: functools.cache(one)
+    for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_views)
 }
-IMAGES = ("mae", "two_views")
+IMAGES = ("mae", "two_views", "latent_views")
 
 
 def batch(name="videomae_v2"):
@@ -106,6 +115,7 @@ def gradients(name, mesh, accumulate):
         ("learned_mask", "cube", 2),
         ("two_views", "cube", 2),
         ("motion_mask", "cube", 2),
+        ("latent_views", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

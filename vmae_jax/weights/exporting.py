@@ -22,6 +22,7 @@ __all__ = ["FORMATS", "export_checkpoint"]
 
 FORMATS = ("hf", "videomae", "mae", "cropmae", "params", "stablehlo")
 FILES = dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors")) | {"params": (".safetensors",)}
+OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build")  # whose decoders no published layout but their own has
 PUBLISHED = {"hf": write_hf, "videomae": write_official, "mae": write_mae}
 
 
@@ -181,10 +182,9 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
         reason = "only the encoder is exported"
     else:
         section: Any = one.config.get("method")
-        if "decoder" in params and section.call == siamese.METHOD:
-            raise MismatchError(
-                "the decoder is another than VideoMAE's: use --format=cropmae, or export --part=encoder"
-            )
+        if "decoder" in params and section.call in OTHER_DECODERS:
+            use = "--format=cropmae" if section.call == siamese.METHOD else "--format=params"
+            raise MismatchError(f"the decoder is another than VideoMAE's: use {use}, or export --part=encoder")
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")
         chosen = {name: value for name, value in params.items() if name in ("encoder", "decoder", "fc_norm", "head")}
