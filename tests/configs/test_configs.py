@@ -37,6 +37,7 @@ VARIANTS = {
     "mae_st": ("B", "L,k400"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
+    "diffmae": ("L", "B,video,raw"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -53,6 +54,7 @@ BASES = {
         "adamae",
         "motionmae",
         "mgm",
+        "diffmae",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),

@@ -114,7 +114,13 @@ def test_configs_are_the_table(row):
     values, tags = ({name: cell.rpartition("@")[at] for name, cell in figures.items()} for at in (0, 2))
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
-    own = {"adamae": "adamae", "siammae": "siamese", "cropmae": "siamese", "siammcvae": "siammcvae"}
+    own = {
+        "adamae": "adamae",
+        "siammae": "siamese",
+        "cropmae": "siamese",
+        "siammcvae": "siammcvae",
+        "diffmae": "diffmae",
+    }
     assert load(row["config"]).method.call == {
         "pretrain": f"methods.{own.get(row['config'].partition(':')[0], 'masked')}.build",
         "post_pretrain": "methods.classify.build",
@@ -156,7 +162,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 103
+    assert len(ROWS) == len(lines) - 1 == 109
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

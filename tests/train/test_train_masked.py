@@ -12,7 +12,7 @@ from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, masked, siamese, siammcvae
+from vmae_jax.methods import adamae, diffmae, masked, siamese, siammcvae
 from vmae_jax.models import positions
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
@@ -74,9 +74,16 @@ def latent_views():
     return siammcvae.build(model, random(0.75, "visible"), raw, latent=8, weight=0.1, free_nats=0.0)
 
 
+def denoising():
+    """DiffMAE: noise of each clip, and a decoder that reads every second block of the encoder."""
+    more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
+    model = vit(frames=4, initial="mae_st", **more, **TINY)
+    return diffmae.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
 METHODS = {
     one.__name__: functools.cache(one)
-    for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_views)
+    for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_views, denoising)
 }
 IMAGES = ("mae", "two_views", "latent_views")
 
@@ -116,6 +123,7 @@ def gradients(name, mesh, accumulate):
         ("two_views", "cube", 2),
         ("motion_mask", "cube", 2),
         ("latent_views", "cube", 2),
+        ("denoising", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

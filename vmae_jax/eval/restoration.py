@@ -22,7 +22,7 @@ BEST = 100.0  # decibels of equal frames
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
 GIVEN = ("original", "reference", "masked")  # rows that are no reconstruction
-RESTORED = "reconstructed"  # how the names of a network's own reconstructions begin
+RESTORED = "reconstructed"  # the first word of the rows that need no word in the names of metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,10 @@ class Restoration:
                                       extra, frozen)  # fmt: skip
             for name in pictures.names:
                 if name not in GIVEN:
-                    other = "" if name.startswith(RESTORED) else f"{name}_"
-                    other = "true_statistics_" if name in pictures.borrowed else other
-                    names += [f"{prefix}{other}{metric}" for metric in ("psnr", "ssim")]
+                    word = name.partition(",")[0]
+                    of = "" if word == RESTORED else f"{word}_"
+                    of += "true_statistics_" if name in pictures.borrowed else ""
+                    names += [f"{prefix}{of}{metric}" for metric in ("psnr", "ssim")]
         return names
 
     def _measure(self, method: Method) -> Callable[..., Array]:

@@ -60,14 +60,19 @@ class Decoder(nn.Module):
         """The layer from the encoder's width to the decoder's."""
         return Dense(self.width, ("embed", None), use_bias=self.project_bias, dtype=self.dtype, name="project")
 
-    def tokens(self, given: Float[Array, "b n d"], plan: MaskPlan) -> Float[Array, "b n d"]:
+    def tokens(
+        self, given: Float[Array, "b n d"], plan: MaskPlan, queries: Float[Array, "b k d"] | None = None
+    ) -> Float[Array, "b n d"]:
         """The decoder's tokens: prefix, projected visible tokens and mask tokens, with their positions.
 
         Args:
           given: the encoded tokens, projected.
           plan: the places of the visible and of the mask tokens.
+          queries: in place of the mask tokens.
         """
-        mask = self.param("mask_token", declare(SCHEMES[self.initial].mask, None, decay=False), (self.width,))
+        if queries is None:
+            mask = self.param("mask_token", declare(SCHEMES[self.initial].mask, None, decay=False), (self.width,))
+            queries = mask.astype(self.dtype)
         positions = self.positions(self.grid, self.width)
         before, visible = [], given[:, -plan.visible.shape[1] :]
         if self.prefix and self.keep_prefix:
@@ -79,7 +84,7 @@ class Decoder(nn.Module):
             [
                 *before,
                 visible + positions(plan.visible).astype(self.dtype),
-                mask.astype(self.dtype) + positions(plan.decode).astype(self.dtype),
+                queries + positions(plan.decode).astype(self.dtype),
             ],
             axis=1,
         )

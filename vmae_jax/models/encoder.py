@@ -31,6 +31,7 @@ class Encoder(nn.Module):
       prefix: the number of learned tokens before those of the clip, also in the output (MAE, MAE-ST: a class token).
       prefix_positions: whether the prefix has learned positions (MAE-ST).
       initial: the initial values, a key of `models.initial.SCHEMES`.
+      collect: whether to return a pair, the second of which are the tokens after every block, [depth b n d].
     """
 
     grid: Grid
@@ -42,12 +43,11 @@ class Encoder(nn.Module):
     prefix: int = 0
     prefix_positions: bool = False
     initial: str = "videomae"
+    collect: bool = False
 
     @nn.compact
     @tower("encoder")
-    def __call__(
-        self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None) -> Any:
         """Encode the visible cubes as n = prefix + v tokens.
 
         Args:
@@ -66,8 +66,10 @@ class Encoder(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], *token.shape)), x], axis=1)
             valid = None if valid is None else jnp.pad(valid, ((0, 0), (self.prefix, 0)), constant_values=True)
         x = nn.with_logical_constraint(x, ("batch", "tokens", None))
-        x = Stack(**self.blocks, dtype=self.dtype, name="blocks")(x, keys, valid)
-        return LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
+        x = Stack(**self.blocks, dtype=self.dtype, collect=self.collect, name="blocks")(x, keys, valid)
+        x, collected = x if self.collect else (x, None)
+        x = LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
+        return (x, collected) if self.collect else x
 
     @tower("encoder")
     def embedded(self, params: Any, cubes: Float[Array, "b n p"]) -> Float[Array, "b n d"]:

@@ -191,7 +191,7 @@ def drop_path(x: Array, keys: Array | None, rate: Array) -> Array:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block; `collect` also returns its output as the scanned result."""
 
     heads: int
     hidden: int
@@ -201,6 +201,7 @@ class Block(nn.Module):
     fused: int = 3
     use_bias: bool = True
     dtype: Any = jnp.float32
+    collect: bool = False
 
     @nn.compact
     def __call__(self, x: Array, layer: tuple[Array, Array], keys: Array | None, valid: Array | None):
@@ -213,7 +214,8 @@ class Block(nn.Module):
         y = LayerNorm(self.dtype, name="norm2")(x)
         y = Mlp(self.hidden, self.dtype, name="mlp")(y)
         x = x + drop_path(self._scaled(y, "scale2"), fold(1), rate)
-        return nn.with_logical_constraint(x, ("batch", "tokens", None)), None
+        x = nn.with_logical_constraint(x, ("batch", "tokens", None))
+        return x, x if self.collect else None
 
     def _scaled(self, y: Array, name: str) -> Array:
         return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y

@@ -59,6 +59,7 @@ class Stack(nn.Module):
       attention: of `models.attention.FORMS`.
       fused, use_bias: of `Qkv`.
       first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
+      collect: also return the tokens after every block, [depth b n d].
     """
 
     depth: int
@@ -74,9 +75,10 @@ class Stack(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     first_layer: int | None = 1
+    collect: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
+    def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Any:
         blocks = repeated(self, Block, shared=2, first_layer=self.first_layer)(
             heads=self.heads,
             hidden=self.hidden,
@@ -86,13 +88,14 @@ class Stack(nn.Module):
             fused=self.fused,
             use_bias=self.use_bias,
             dtype=self.dtype,
+            collect=self.collect,
             name="blocks",
         )
         nn.share_scope(self, blocks)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))
-        x, _ = blocks(x, layers, keys if self.drop_path else None, valid)
-        return x
+        x, collected = blocks(x, layers, keys if self.drop_path else None, valid)
+        return (x, collected) if self.collect else x
 
 
 def _cast(dtype: Any, params: Any) -> Any:

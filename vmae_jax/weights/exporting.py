@@ -22,7 +22,8 @@ __all__ = ["FORMATS", "export_checkpoint"]
 
 FORMATS = ("hf", "videomae", "mae", "cropmae", "params", "stablehlo")
 FILES = dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors")) | {"params": (".safetensors",)}
-OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build")  # whose decoders no published layout but their own has
+# Methods whose decoders have a place in no published layout, or in one of their own.
+OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build", "methods.diffmae.build")
 PUBLISHED = {"hf": write_hf, "videomae": write_official, "mae": write_mae}
 
 
