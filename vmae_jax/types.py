@@ -83,12 +83,14 @@ class MaskPlan:
       decode: token indices the decoder predicts, [b k], ascending in each row.
       weight: the weight of each prediction in the loss, [b k].
       valid: False where `visible` is padding, attended nowhere, [b v]; None when all are real.
+      decode_valid: the same of `decode`, [b k]; the weight of padding is 0.
     """
 
     visible: Int[Array, "b v"]
     decode: Int[Array, "b k"]
     weight: Float[Array, "b k"]
     valid: Bool[Array, "b v"] | None = None
+    decode_valid: Bool[Array, "b k"] | None = None
 
 
 @struct.dataclass

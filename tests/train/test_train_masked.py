@@ -12,8 +12,9 @@ from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, diffmae, masked, siamese, siammcvae
+from vmae_jax.methods import adamae, diffmae, lvmae, masked, siamese, siammcvae
 from vmae_jax.models import positions
+from vmae_jax.models.sequence import transformer
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
@@ -81,9 +82,15 @@ def denoising():
     return diffmae.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
 
 
+def long_video():
+    """LV-MAE: sequences of different lengths, which are cut at random."""
+    model = transformer(width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, dtype="float32")
+    return lvmae.build(model, cosine=0.5)
+
+
 METHODS = {
     one.__name__: functools.cache(one)
-    for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_views, denoising)
+    for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_views, denoising, long_video)
 }
 IMAGES = ("mae", "two_views", "latent_views")
 
@@ -92,7 +99,10 @@ def batch(name="videomae_v2"):
     rng = np.random.default_rng(0)
     motion = rng.normal(size=(ROWS, 4, 4, 4, 2)).astype(np.float32)
     vectors = {"motion": motion, "motion_mask": rng.random((ROWS, 4)) < 0.8, "motion_valid": np.arange(ROWS) != 7}
-    return (vectors if name == "motion_mask" else {}) | {
+    lengths = rng.integers(1, 13, (ROWS, 1))
+    sequences = {"embeddings": rng.normal(size=(ROWS, 12, 20)), "embeddings_mask": np.arange(12) < lengths}
+    sequences["embeddings"] = sequences["embeddings"].astype(np.float32)
+    return {"motion_mask": vectors, "long_video": sequences}.get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -124,6 +134,7 @@ def gradients(name, mesh, accumulate):
         ("motion_mask", "cube", 2),
         ("latent_views", "cube", 2),
         ("denoising", "cube", 2),
+        ("long_video", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

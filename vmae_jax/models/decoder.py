@@ -100,7 +100,9 @@ class Decoder(nn.Module):
             }
 
     def _valid(self, plan: MaskPlan) -> Array | None:
-        if plan.valid is None:
+        if plan.valid is None and plan.decode_valid is None:
             return None
-        real = jnp.pad(plan.valid, ((0, 0), (self.prefix, 0)), constant_values=True)
-        return jnp.concatenate([real, jnp.ones(plan.decode.shape, bool)], axis=1)
+        visible = jnp.ones(plan.visible.shape, bool) if plan.valid is None else plan.valid
+        decode = jnp.ones(plan.decode.shape, bool) if plan.decode_valid is None else plan.decode_valid
+        real = jnp.pad(visible, ((0, 0), (self.prefix, 0)), constant_values=True)
+        return jnp.concatenate([real, decode], axis=1)

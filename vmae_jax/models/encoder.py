@@ -31,6 +31,7 @@ class Encoder(nn.Module):
       prefix: the number of learned tokens before those of the clip, also in the output (MAE, MAE-ST: a class token).
       prefix_positions: whether the prefix has learned positions (MAE-ST).
       initial: the initial values, a key of `models.initial.SCHEMES`.
+      embed: whether the cubes are embedded by a linear layer; otherwise they are vectors of the encoder's width.
       collect: whether to return a pair, the second of which are the tokens after every block, [depth b n d].
     """
 
@@ -43,6 +44,7 @@ class Encoder(nn.Module):
     prefix: int = 0
     prefix_positions: bool = False
     initial: str = "videomae"
+    embed: bool = True
     collect: bool = False
 
     @nn.compact
@@ -55,9 +57,7 @@ class Encoder(nn.Module):
           plan: their positions; `plan.valid` is False for padding.
           keys: one key per example, for drop path; None disables it.
         """
-        size = cubes.shape[-1]
-        options = {"kernel_init": SCHEMES[self.initial].embed(size, self.width), "bias_init": torch_default(size)}
-        embed = Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
+        embed = self._embedding(cubes.shape[-1]) if self.embed else lambda cubes: cubes.astype(self.dtype)
         with part("embed"):
             x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
         valid = plan.valid
@@ -70,6 +70,10 @@ class Encoder(nn.Module):
         x, collected = x if self.collect else (x, None)
         x = LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
         return (x, collected) if self.collect else x
+
+    def _embedding(self, size: int) -> Dense:
+        options = {"kernel_init": SCHEMES[self.initial].embed(size, self.width), "bias_init": torch_default(size)}
+        return Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
 
     @tower("encoder")
     def embedded(self, params: Any, cubes: Float[Array, "b n p"]) -> Float[Array, "b n d"]:
