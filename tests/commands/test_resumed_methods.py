@@ -10,8 +10,10 @@ from small_runs import write_videos
 from vmae_jax.cli import main
 from vmae_jax.commands.restore import restore
 
+pytestmark = pytest.mark.slow
 
-def write_features(folder, count=5):
+
+def write_features(folder, count=9):
     for number in range(count):
         begin = 5.0 * np.arange(4 + 3 * number)
         vectors = np.random.default_rng(number).normal(size=(len(begin), 6)).astype(np.float32)
@@ -32,7 +34,7 @@ def test_a_run_resumes_to_the_bit(name, tmp_path):
     source, whole, again = (tmp_path / part for part in ("data", "whole", "again"))
     source.mkdir()
     write(source)
-    command = ["train", f"--config={config}", f"--config.data.source.path={source}", "--config.data.global_batch=4"]
+    command = ["train", f"--config={config}", f"--config.data.source.path={source}", "--config.data.global_batch=8"]
     command += ["--config.checkpoint.every.steps=2", *options]
     assert main([*command, f"--workdir={whole}"]) == 0
     shutil.copytree(whole, again)

@@ -71,15 +71,15 @@ def test_noise_has_the_variance_that_the_signal_leaves():
 
 
 def test_an_earlier_draw_has_the_distribution_of_its_time():
-    """From time 600 to 400 and of both of them the mean and variance of `noised`, whatever way it was reached."""
+    """From time 200 to 60: the mean and variance of `noised`, whatever way it was reached."""
     keys, clean = jax.random.split(jax.random.key(2), 2), jnp.full((6000, 1, 2), -3.0)
     first, second = (jax.random.normal(key, clean.shape) for key in keys)
-    late = DIFFUSION.noised(clean, jnp.full(6000, 600), first)
-    early = np.asarray(DIFFUSION.earlier(late, clean, jnp.int32(600), jnp.int32(400), second))
-    assert early.mean() == pytest.approx(-3 * DIFFUSION.share[400] ** 0.5, abs=0.03)
-    assert early.var() == pytest.approx(1 - DIFFUSION.share[400], rel=0.05)
+    late = DIFFUSION.noised(clean, jnp.full(6000, 200), first)
+    early = np.asarray(DIFFUSION.earlier(late, clean, jnp.int32(200), jnp.int32(60), second))
+    assert early.mean() == pytest.approx(-3 * DIFFUSION.share[60] ** 0.5, abs=0.03)
+    assert early.var() == pytest.approx(1 - DIFFUSION.share[60], rel=0.05)
     share = DIFFUSION.share
-    expected = (share[600] / share[400]) ** 0.5 * (1 - share[400]) / (1 - share[600]) ** 0.5
+    expected = (share[200] / share[60]) ** 0.5 * (1 - share[60]) / (1 - share[200]) ** 0.5
     assert np.mean((early - early.mean()) * np.asarray(first)) == pytest.approx(expected, abs=0.03)
 
 
