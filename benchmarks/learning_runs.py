@@ -29,6 +29,7 @@ from vmae_jax.runtime import watchdog
 from vmae_jax.spec import build, call
 from vmae_jax.train import sharding
 from vmae_jax.train.settings import Evaluation
+from vmae_jax.types import Carried
 
 __all__ = ["Interrupted", "Job", "Rows", "chosen_rate", "execute", "jobs"]
 
@@ -221,7 +222,7 @@ def _measured(
     """The results of evaluators on a held-out split."""
     data = build(arms.clips(setting, split, getattr(setting, split), cache=_cache(out)))
     built = Evaluation(data=data, evaluators={name: build(one) for name, one in evaluators.items()})
-    return Measurement(dataclasses.replace(made, eval=built))(params, lambda: (None, {}))
+    return Measurement(dataclasses.replace(made, eval=built))(params, lambda: Carried(None, {}))
 
 
 def _metrics(workdir: Workdir) -> list[dict[str, Any]]:

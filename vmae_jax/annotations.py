@@ -44,7 +44,7 @@ def scalar(annotation: Any) -> type:
 
 
 def shapes(annotation: Any) -> set[Any]:
-    """Return what an argument that holds calls may be: `dict` and `list` of calls, `bool`, None; `object`: one call."""
+    """Return what an argument of calls may be: `dict` or `list` of them, `bool`, `float`, None; `object`: one call."""
     origin = typing.get_origin(annotation) or annotation
     if origin in (typing.Union, types.UnionType):
         return {shape for one in typing.get_args(annotation) for shape in shapes(one)}
@@ -52,7 +52,7 @@ def shapes(annotation: Any) -> set[Any]:
         return {None}
     if origin in _MAPPINGS:
         return {dict}
-    return {list} if origin in _LISTS else {bool} if annotation is bool else {object}
+    return {list} if origin in _LISTS else {annotation} if annotation in (bool, float) else {object}
 
 
 def in_words(annotation: Any) -> str:

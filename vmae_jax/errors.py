@@ -1,14 +1,30 @@
 """The error that is the user's mistake, and what its messages share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["ConfigError", "did_you_mean", "short"]
+__all__ = ["ConfigError", "MissingArgumentsError", "did_you_mean", "short"]
 
 
 class ConfigError(ValueError):
     """A config that cannot be carried out; its message is one line for the user."""
+
+
+class MissingArgumentsError(ConfigError):
+    """A call without arguments that it needs.
+
+    Attributes:
+      call: the name of the function.
+      arguments: that are missing.
+    """
+
+    def __init__(self, call: str, arguments: Sequence[str]) -> None:
+        super().__init__(call, arguments)
+        self.call, self.arguments = call, tuple(arguments)
+
+    def __str__(self) -> str:
+        return f"{self.call} needs {', '.join(self.arguments)}"
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from vmae_jax.annotations import fits, in_words, scalar, shapes
-from vmae_jax.errors import ConfigError, did_you_mean, short
+from vmae_jax.errors import ConfigError, MissingArgumentsError, did_you_mean, short
 from vmae_jax.lookup import entry, resolve
 
 __all__ = [
@@ -91,7 +91,7 @@ def build(config: Any, kind: str | None = None, /, **context: Any) -> Any:
         if key not in given and parameter.default is inspect.Parameter.empty and parameter.kind not in _VARIABLE
     ]
     if missing:
-        raise ConfigError(f"{name} needs {', '.join(missing)}")
+        raise MissingArgumentsError(name, missing)
     return _carry_out(name, function, given)
 
 
@@ -184,9 +184,12 @@ def _calls_in(where: str, value: Any, kinds: tuple[str, ...], parameter: inspect
         return {key: _one_call(f"{where}.{key}", one, kinds) for key, one in _present(value).items()}
     elif list in accepted and isinstance(value, list | tuple):
         return type(value)(_one_call(f"{where}[{i}]", one, kinds) for i, one in enumerate(value))
+    elif float in accepted and isinstance(value, int | float):
+        return value
     elif object in accepted:
         return _one_call(where, value, kinds)
-    forms = {object: "a call", list: "a list of calls", dict: "a mapping of calls", bool: "true or false", None: "none"}
+    forms = {object: "a call", list: "a list of calls", dict: "a mapping of calls", bool: "true or false",
+             float: "a number", None: "none"}  # fmt: skip
     text = " or ".join(words for form, words in forms.items() if form in accepted)
     raise ConfigError(f"{where} accepts {text}, of kind {' or '.join(kinds)}, got {short(value)}")
 

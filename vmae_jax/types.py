@@ -20,25 +20,9 @@ except ImportError:  # inference machines may leave it out; shapes are then unch
     _typechecker = None
 
 __all__ = [
-    "Array",
-    "Batch",
-    "Context",
-    "Extra",
-    "Grid",
-    "Loss",
-    "MaskPlan",
-    "Mean",
-    "Method",
-    "Output",
-    "Params",
-    "Pictures",
-    "Term",
-    "hold",
-    "merge",
-    "row_keys",
-    "stream",
-    "typed",
-]
+    "Array", "Batch", "Carried", "Context", "Extra", "Grid", "Loss", "MaskPlan", "Mean", "Method", "Output", "Params",
+    "Pictures", "Term", "hold", "merge", "row_keys", "stream", "typed",
+]  # fmt: skip
 
 Batch = Mapping[str, Any]  # arrays with one row a clip, or their shapes
 Params = Any  # a nested dict of arrays
@@ -136,6 +120,7 @@ class Context:
       key: the step's own key, for the rare draw that belongs to no single example.
       step: the number of the step, from 0.
       progress: the share of the run that is done, 0 to 1, for schedules; None where its length is not known.
+      average: the moving average of the parameters (`train.ema_decay`), before the step; None where none is kept.
       extra: the method's carried state (`TrainState.extra`).
       frozen: networks that are never trained (teachers, flow, text).
       train: static; False switches drop path and dropout off.
@@ -147,6 +132,25 @@ class Context:
     frozen: Params = None
     train: bool = struct.field(pytree_node=False, default=True)
     progress: Float[Array, ""] | None = None
+    average: Params = None
+
+
+class Carried(NamedTuple):
+    """What a state holds beside its parameters, for computing a loss outside of training.
+
+    Attributes:
+      extra: the method's carried state.
+      frozen: networks that are never trained.
+      average: the average of the parameters, where the method reads it (`Method.averaged`).
+    """
+
+    extra: Extra = None
+    frozen: Params = None
+    average: Params = None
+
+    def context(self, key: Key[Array, ""], step: Any = 0) -> Context:
+        """Return the context of a loss or a reconstruction, with drop path and dropout switched off."""
+        return Context(key, jnp.asarray(step, jnp.int32), self.extra, self.frozen, train=False, average=self.average)
 
 
 @struct.dataclass
@@ -261,6 +265,7 @@ class Method(NamedTuple):
         alone); None: one class of as many as there are columns, batch["label"].
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
       supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.
+      averaged: whether the loss reads `Context.average`, so that training has to keep an average of the parameters.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -280,6 +285,7 @@ class Method(NamedTuple):
     supervision: tuple[str, ...] = ()
     frame_features: Callable[..., Array] | None = None
     check_first: Callable[[Batch], None] | None = None
+    averaged: bool = False
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

@@ -21,7 +21,7 @@ from vmae_jax.commands.experiment import experiment
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import sharding
 from vmae_jax.train.schedule import Clock
-from vmae_jax.train.step import compile_step, make_step
+from vmae_jax.train.step import compile_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOT_TRAINED = ("__init__", "common", "probe", "propagation", "recipes")
@@ -35,6 +35,8 @@ VARIANTS = {
     "hvm1": ("224", "448,ssv2"),
     "mae": ("B", "H,finetune"),
     "mae_st": ("B", "L,k400"),
+    "vjepa2": ("g", "L,cooldown"),
+    "salt": ("L", "L,pixels"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
     "diffmae": ("L", "B,video,raw"),
@@ -59,6 +61,7 @@ BASES = {
         "lvmae",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
+    "vjepa2:g": ("vjepa2", "vjepa", "salt"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
@@ -100,7 +103,7 @@ def described(target: str) -> dict[str, str]:
     tx, rate = made.optimizer.build(params, Clock(10**6, 1e3, made.loader.global_batch))
     boxed = sharding.abstract(made.make_init(tx), made.batch_spec)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    step = make_step(made.method, tx, accumulate=made.train.accumulate, ema_decay=made.train.ema_decay)
+    step = made.make_step(tx)
     state, metrics = jax.eval_shape(step, sharding.unbox(boxed), made.batch_spec)
     assert metrics["loss"].shape == ()
     assert jax.tree.structure(state) == jax.tree.structure(sharding.unbox(boxed))
@@ -176,7 +179,7 @@ def test_two_real_steps_at_smoke_size(stem):
     with jax.checking_leaks():
         state, placement = sharding.create(made.make_init(tx), jax.random.key(0), made.batch_spec, mesh)
         step = compile_step(
-            make_step(made.method, tx, accumulate=made.train.accumulate, ema_decay=made.train.ema_decay),
+            made.make_step(tx),
             placement,
             mesh,
             made.batch_spec,

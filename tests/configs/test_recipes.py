@@ -42,7 +42,9 @@ def result(config) -> dict[str, str]:
     }
     if schedule.call != "train.schedule.constant" and schedule.min_rate is not None:
         found["final"] = f"{schedule.min_rate:g} absolute"
-    if "objectives" in method:
+    if "masks" in method:
+        found |= _latent(method, vit.decoder)
+    elif "objectives" in method:
         target = method.objectives.pixels.target
         decoder = vit.decoder
         found |= {
@@ -77,6 +79,7 @@ def _training(config) -> dict[str, object]:
     """What every row has: batch, rate, length, AdamW, and which frames are read."""
     data, optimizer, schedule = config.data, config.optimizer, config.optimizer.schedule
     constant = schedule.call == "train.schedule.constant"
+    decay, average = optimizer.weight_decay, config.train.ema_decay
     return {
         "batch": data.global_batch,
         "accumulate": config.train.accumulate,
@@ -87,11 +90,13 @@ def _training(config) -> dict[str, object]:
         "final": "" if constant else schedule.final,
         "warmup": "" if constant else _length(schedule.warmup),
         "length": _length(config.train.length),
-        "weight_decay": optimizer.weight_decay,
+        "weight_decay": f"{decay.start:g} {decay.final:g}" if hasattr(decay, "call") else decay,
+        "stretch": "" if constant or schedule.stretch == 1 else schedule.stretch,
+        "momentum": f"{average.start:g} {average.final:g}" if hasattr(average, "call") else average,
         "betas": f"{optimizer.b1:g} {optimizer.b2:g}",
         "clip": optimizer.clip_norm,
         "sampler": data.sampler.call.rpartition(".")[2],
-        "stride": data.sampler.get("stride"),
+        "stride": None if data.sampler.get("rate") else data.sampler.get("stride"),
     }
 
 
@@ -107,6 +112,17 @@ def _of_sequences(config) -> dict[str, object]:
     }
 
 
+def _latent(method, predictor) -> dict[str, object]:
+    masks = [method.masks.short, method.masks.long]
+    return {
+        "encoder_mask": " ".join(["multiblock", *(f"{one.count} {one.scale:g}" for one in masks)]),
+        "decoder_width": predictor["width"],
+        "decoder_depth": predictor["blocks"]["depth"],
+        "decoder_heads": predictor["blocks"]["heads"],
+        "target": "latent",
+    }
+
+
 def _length(length) -> str:
     [(unit, value)] = length.items()
     return f"{value:g} {unit}"
@@ -116,7 +132,8 @@ def _mask(mask) -> str:
     if mask is None:
         return ""
     rounded = " visible" if mask.get("rounded_down") == "visible" else ""
-    return f"{mask.call.rpartition('.')[2]} {mask.ratio!r}{rounded}"
+    blocks = f" {mask.count} {mask.share:g}" if "share" in mask else ""
+    return f"{mask.call.rpartition('.')[2]} {mask.ratio!r}{rounded}{blocks}"
 
 
 def _target(target) -> str:
@@ -140,10 +157,12 @@ def test_configs_are_the_table(row):
     values, tags = ({name: cell.rpartition("@")[at] for name, cell in figures.items()} for at in (0, 2))
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
-    own = {"cropmae": "siamese", "siammae": "siamese"}
+    own = {"siammae": "siamese", "cropmae": "siamese"}
     own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae")}
+    own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent")
+    stem, _, arguments = row["config"].partition(":")
     assert load(row["config"]).method.call == {
-        "pretrain": f"methods.{own.get(row['config'].partition(':')[0], 'masked')}.build",
+        "pretrain": f"methods.{'masked' if 'pixels' in arguments else own.get(stem, 'masked')}.build",
         "post_pretrain": "methods.classify.build",
         "finetune": "methods.classify.build",
         "distill": "methods.distill.build",
@@ -183,7 +202,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 112
+    assert len(ROWS) == len(lines) - 1 == 126
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files
@@ -195,12 +214,12 @@ def test_the_figures_of_a_row():
     assert found == {
         "clips": "16x448", "cube": "2x14", "pixels": [0.45, 0.225], "batch": 64, "accumulate": 4, "repeat": 1,
         "rate": 0.0006, "per": 256, "start": 0.0, "final": [1e-05, "absolute"], "warmup": {"epochs": 0},
-        "length": {"epochs": 50}, "weight_decay": 0.0001, "betas": [0.9, 0.999], "clip": 5.0, "layer_decay": 0.8,
-        "frozen": None, "sampler": "dense", "stride": 8, "crop": "random_resized_crop", "area": [0.08, 1.0],
-        "flip": 0.5, "rand_augment": None, "encoder_mask": None, "decoder_mask": None, "decoder_width": None,
-        "decoder_depth": None, "decoder_heads": None, "target": None, "classes": 700, "drop_path": 0.1,
-        "head_dropout": 0.3, "init_scale": 0.001, "smoothing": 0.1, "erase": None, "mix": None, "group": None,
-        "temperature": None, "test": "1x1",
+        "length": {"epochs": 50}, "weight_decay": 0.0001, "betas": [0.9, 0.999], "clip": 5.0, "stretch": None,
+        "momentum": None, "layer_decay": 0.8, "frozen": None, "sampler": "dense", "stride": 8,
+        "crop": "random_resized_crop", "area": [0.08, 1.0], "flip": 0.5, "rand_augment": None, "encoder_mask": None,
+        "decoder_mask": None, "decoder_width": None, "decoder_depth": None, "decoder_heads": None, "target": None,
+        "classes": 700, "drop_path": 0.1, "head_dropout": 0.3, "init_scale": 0.001, "smoothing": 0.1, "erase": None,
+        "mix": None, "group": None, "temperature": None, "test": "1x1",
     }  # fmt: skip
     assert recipes.recipe("quickstart").encoder_mask == ["tube", 0.75]
     assert recipes.mask(None) is None

@@ -16,7 +16,7 @@ CONFIGS = {
     2: "configs/finetune.py:B,k400",
     3: "configs/mae_st.py:L",
     4: "configs/videomae_v2.py:B",
-    5: "configs/videomae_v2.py:L",
+    5: "configs/vjepa2.py:g",
 }
 
 

@@ -14,7 +14,7 @@ from vmae_jax.eval.knn import knn, retrieval, vote
 from vmae_jax.eval.multiview import multiview
 from vmae_jax.eval.probe import fit, probe
 from vmae_jax.eval.scores import average_precision
-from vmae_jax.types import Loss, Method, Term
+from vmae_jax.types import Carried, Loss, Method, Term
 
 WIDTH, CLASSES = 6, 3
 
@@ -200,7 +200,7 @@ def test_a_methods_own_loss_is_given_its_teachers_and_what_it_carries():
         return Loss({"match": Term((error * valid).sum(), valid.sum(), jnp.float32(2.0))})
 
     clips, label = videos(5)
-    carried = lambda: ({"queue": jnp.float32(3.0)}, {"teacher": jnp.float32(2.0)})  # noqa: E731
+    carried = lambda: Carried({"queue": jnp.float32(3.0)}, {"teacher": jnp.float32(2.0)})  # noqa: E731
     about = About(carried=carried)
     found = held_out()(toy()._replace(loss=loss), jnp.ones(()), batches(clips, label), about)
     each = (clips.astype(np.float32) * 2 + 3 - 1).sum(-1).mean()

@@ -16,7 +16,7 @@ from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.train.sharding import unbox
-from vmae_jax.types import Context, Pictures
+from vmae_jax.types import Carried, Context, Pictures
 
 
 def clip(value, shape=(1, 2, 16, 20, 3)):
@@ -87,7 +87,7 @@ def test_more_hidden_pixels_are_restored_worse_and_names_are_those_of_the_masks(
     method, params = method_of(normalize=False)
     masks = {"25": random(0.25), "90": random(0.9)}
     evaluator = restoration(masks)
-    evaluator.check(method, params, next(iter(batches())), (None, {}))
+    evaluator.check(method, params, next(iter(batches())), Carried(None, {}))
     found = evaluator(method, params, batches(), About())
     assert set(found) == {"25_psnr", "25_ssim", "90_psnr", "90_ssim", "videos"}
     assert found["videos"] == 3
@@ -143,11 +143,11 @@ def test_what_reconstructs_nothing_or_takes_no_mask_is_refused():
     batch = next(iter(batches()))
     plain = classifier(vit(**MODEL), classes=3)
     with pytest.raises(ValueError, match="reconstructs no pixels"):
-        restoration().check(plain, {}, batch, (None, {}))
+        restoration().check(plain, {}, batch, Carried(None, {}))
     method, params = method_of(normalize=False)
     fixed = method._replace(reconstruct=lambda p, b, c: Pictures.of({"original": b["video"]}))
     with pytest.raises(ValueError, match="takes no other mask"):
-        restoration({"50": random(0.5)}).check(fixed, {}, batch, (None, {}))
+        restoration({"50": random(0.5)}).check(fixed, {}, batch, Carried(None, {}))
     looks = Masker(keep=lambda grid: 8, score=lambda keys, batch, grid: batch["motion"])
     with pytest.raises(ValueError, match="needs 'motion', which the data do not have"):
-        restoration({"50": looks}).check(method, params, batch, (None, {}))
+        restoration({"50": looks}).check(method, params, batch, Carried(None, {}))

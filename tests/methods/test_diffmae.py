@@ -15,6 +15,7 @@ from vmae_jax.methods.diffmae import Denoising
 from vmae_jax.methods.diffusion import diffusion
 from vmae_jax.models import positions
 from vmae_jax.models.denoiser import KINDS, encoder_layers, time_waves
+from vmae_jax.models.rotary import rotary
 from vmae_jax.models.variants import vit
 from vmae_jax.patches import gather_cubes
 from vmae_jax.targets.core import objective
@@ -222,6 +223,7 @@ def test_pictures_are_of_pure_noise_and_of_a_sample():
         ({"steps": 1, "samples": 1}, "steps=1"),
         ({"exponent": 0.0}, r"exponent=0\.0"),
         ({"model": vit("micro", **IMAGES, cosine_attention=True)}, "no cosine_attention"),
+        ({"model": vit("micro", **IMAGES, positions=rotary())}, "no rotary positions"),
     ],
 )
 def test_mistakes(options, message):

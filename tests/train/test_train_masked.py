@@ -9,11 +9,13 @@ from flax.traverse_util import flatten_dict
 from toy_method import remember
 
 from vmae_jax.masking.motion_guided import motion_guided
+from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, diffmae, lvmae, masked, siamese, siammcvae
+from vmae_jax.methods import adamae, diffmae, latent, lvmae, masked, siamese, siammcvae
 from vmae_jax.models import positions
+from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
@@ -88,9 +90,36 @@ def long_video():
     return lvmae.build(model, cosine=0.5)
 
 
+BLOCKS = {"short": multiblock(2, 0.25, context=0.4, targets=0.4), "long": multiblock(1, 0.6, context=0.3, targets=0.6)}
+
+
+def latent_prediction():
+    """V-JEPA 2: the target is the average of the encoder; some clips are padded with tokens that do not count."""
+    model = vit(frames=4, positions=rotary("tiled"), initial="vjepa", project_bias=True, **TINY)
+    return latent.build(model, BLOCKS)
+
+
+def frozen_teacher():
+    """SALT: the target is a teacher of another width."""
+    model = vit(frames=4, positions=rotary(), project_bias=True, **TINY)
+    return latent.build(model, BLOCKS, teacher=vit(frames=4, **{**TINY, "width": 24}))
+
+
 METHODS = {
     one.__name__: functools.cache(one)
-    for one in (videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_views, denoising, long_video)
+    for one in (
+        videomae_v2,
+        mae,
+        mae_st,
+        learned_mask,
+        two_views,
+        motion_mask,
+        latent_views,
+        denoising,
+        long_video,
+        latent_prediction,
+        frozen_teacher,
+    )
 }
 IMAGES = ("mae", "two_views", "latent_views")
 
@@ -116,8 +145,10 @@ def gradients(name, mesh, accumulate):
     mesh = sharding.make_mesh(MESHES[mesh], devices=jax.devices()[:1] if mesh == "one" else None)
     tx, method, given = remember(), METHODS[name](), batch(name)
     spec = jax.eval_shape(lambda: given)
-    state, placement = sharding.create(make_init(method, tx), jax.random.key(0), spec, mesh)
-    state, metrics = compile_step(make_step(method, tx, accumulate=accumulate), placement, mesh, spec)(state, given)
+    init = make_init(method, tx, ema=method.averaged, frozen=method.frozen)
+    state, placement = sharding.create(init, jax.random.key(0), spec, mesh)
+    step = make_step(method, tx, accumulate=accumulate, ema_decay=0.9 if method.averaged else None)
+    state, metrics = compile_step(step, placement, mesh, spec)(state, given)
     return float(metrics["loss"]), jax.tree.map(np.array, state.opt_state)
 
 
@@ -135,6 +166,8 @@ def gradients(name, mesh, accumulate):
         ("latent_views", "cube", 2),
         ("denoising", "cube", 2),
         ("long_video", "cube", 2),
+        ("latent_prediction", "cube", 2),
+        ("frozen_teacher", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

@@ -12,7 +12,8 @@ from vmae_jax import spec
 from vmae_jax.models.parameters import Parameter
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import schedule
-from vmae_jax.train.optim import AdamWState, adamw, decays, layer_scales
+from vmae_jax.train.adamw import AdamWState
+from vmae_jax.train.optim import adamw, decays, layer_scales
 from vmae_jax.train.sharding import unbox
 
 SCHEDULE = schedule.warmup_cosine(1e-2, final=1e-4, warmup={"steps": 3}, batch_unit=None)

@@ -263,7 +263,7 @@ def test_bad_arguments():
     with pytest.raises(ConfigError, match="accumulate"):
         make_step(toy(), remember(), accumulate=0)
     with pytest.raises(ConfigError, match="ema_decay"):
-        make_step(toy(), remember(), ema_decay=1.0)
+        make_step(toy(), remember(), ema_decay=1.5)
     with pytest.raises(ConfigError, match=r"16 clips does not divide into 24.*24 would"):
         start("eight", accumulate=3)
     state, step = start("one")

@@ -13,7 +13,8 @@ import numpy as np
 
 from vmae_jax.models.parameters import FIRST_LAYER, declare
 from vmae_jax.train import schedule
-from vmae_jax.train.optim import Transformation, adamw, global_norm
+from vmae_jax.train.adamw import Transformation, global_norm
+from vmae_jax.train.optim import adamw
 from vmae_jax.train.schedule import Clock
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Term, row_keys, stream
 

@@ -165,7 +165,7 @@ def test_bad_flags(runs, tmp_path):
     run, out = runs["pretraining"], tmp_path / "out"
     for flags, message in (
         ({"format": "onnx"}, "use --format=stablehlo"),
-        ({"format": "keras"}, "one of hf, videomae, mae, cropmae, params, stablehlo"),
+        ({"format": "keras"}, "one of hf, videomae, mae, cropmae, vjepa, params, stablehlo"),
         ({"format": "hf", "dtype": "int8"}, "one of float32, float16, bfloat16"),
         ({"format": "videomae"}, "the name of a .pth or .safetensors file"),
         ({"format": "stablehlo", "dtype": "float16"}, "float32 or bfloat16"),

@@ -28,8 +28,8 @@ from vmae_jax.train import loop, sharding, step
 from vmae_jax.train.on_mesh import on_mesh
 from vmae_jax.train.rows import Work
 from vmae_jax.train.schedule import Clock, Rate
-from vmae_jax.train.state import TrainState, eval_params
-from vmae_jax.types import Context
+from vmae_jax.train.state import TrainState, carried, eval_params
+from vmae_jax.types import Carried
 
 __all__ = ["Attempt", "Closing", "drawing"]
 
@@ -202,9 +202,8 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
         stream.close()
     videos = [name_of(data.source, int(index)) for index in batch["index"][:: made.method.views]]
 
-    def rows_of(params: Any, step: Any, extra: Any, frozen: Any, clips: Any) -> Any:
-        context = Context(key=jax.random.key(made.seed), step=step, extra=extra, frozen=frozen, train=False)
-        return reconstruct(params, clips, context)
+    def rows_of(params: Any, step: Any, carried: Carried, clips: Any) -> Any:
+        return reconstruct(params, clips, carried.context(jax.random.key(made.seed), step))
 
     # Every process has the same clips and receives all pictures.
     whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())
@@ -212,7 +211,7 @@ def drawing(made: Experiment, workdir: Workdir, data: Any, writers: Writers) -> 
 
     def draw(state: TrainState, at: int) -> None:
         params = eval_params(state, made.eval.ema)
-        pictures = jax.device_get(compiled(params, state.step, state.extra["method"], state.frozen, batch))
+        pictures = jax.device_get(compiled(params, state.step, carried(made.method, state), batch))
         if jax.process_index() == 0:
             sheet = reconstruction.draw(pictures, videos=videos)
             file = workdir.media / f"reconstruction_{at:08d}.png"
@@ -226,9 +225,9 @@ def _evaluation(
     made: Experiment, measured: Measurement, skipped: Skipped
 ) -> Callable[[TrainState, int], Mapping[str, float]]:
     def evaluate(state: TrainState, at: int) -> dict[str, float]:
-        carried = lambda: (state.extra["method"], state.frozen)  # noqa: E731
         left_out = functools.partial(skipped.left_out, at)
-        results = measured(eval_params(state, made.eval.ema), carried, left_out=left_out)
+        beside = functools.partial(carried, made.method, state)
+        results = measured(eval_params(state, made.eval.ema), beside, left_out=left_out)
         log.info("step %d: %s", at, ", ".join(f"{key} {value:.4f}" for key, value in results.items()))
         return dict(results)
 

@@ -159,7 +159,7 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     subject.published(one, "--against: PyTorch's model is transformers' VideoMAE")
     blocks = one.model.encoder.blocks
     method: Any = config.method
-    other = blocks["cosine"] or blocks["layer_scale"] or not blocks["use_bias"] or one.model.encoder.prefix
+    other = blocks["cosine"] or blocks["layer_scale"] or blocks["biases"] != "qv" or one.model.encoder.prefix
     other = other or one.model.decoder["project_bias"] or not subject.sinusoidal(one) or method.get("guides")
     if one.masked is None or one.pixels is None or other or one.masked.objectives[one.pixels].target.joint:
         raise ConfigError(

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vmae_jax.commands.streams import check_streams, check_views
-from vmae_jax.errors import short
+from vmae_jax.errors import MissingArgumentsError, short
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.folders import check_folder
 from vmae_jax.io.paths import Workdir
@@ -20,10 +19,11 @@ from vmae_jax.plan import flops
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import schedule, sharding
 from vmae_jax.train.gradients import check_groups
+from vmae_jax.train.schedule import Clock, Schedule
 from vmae_jax.train.settings import Checkpointing, Evaluation, Mesh, Training
 from vmae_jax.train.state import TrainState, make_init
 from vmae_jax.train.step import Step, make_step
-from vmae_jax.types import Context, Method
+from vmae_jax.types import Carried, Method
 
 __all__ = ["Experiment", "check_clips", "check_workdir", "differences", "experiment"]
 
@@ -107,11 +107,15 @@ class Experiment:
         They are counted with plain attention, because the count of a fused kernel includes its padding.
         """
         method = build(_with_plain_attention(self.config), "method")
-        context = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
         params = sharding.unbox(self.abstract_params())
         frozen = self.method.frozen and sharding.unbox(sharding.abstract(self.method.frozen, self.batch_spec))
-        loss = lambda p, b, f: method.total_loss(p, b, dataclasses.replace(context, frozen=f))  # noqa: E731
-        return flops.of_training(loss, params, self.batch_spec, frozen)
+        carried = Carried(None, frozen, params if method.averaged else None)
+
+        def loss(params: Any, batch: Any, carried: Carried) -> Any:
+            context = dataclasses.replace(carried.context(jax.random.key(0)), train=True)
+            return method.total_loss(params, batch, context)
+
+        return flops.of_training(loss, params, self.batch_spec, carried)
 
     def make_init(self, tx: Any) -> Any:
         """Return (key, batch) -> TrainState."""
@@ -126,15 +130,21 @@ class Experiment:
           accumulate: number of micro-batches (default: the config's).
           steps: length of the run (default: that of `optimizer_without_data`).
         """
+        length = self.clock(1000.0).steps if steps is None else steps
         return make_step(
             self.method,
             tx,
             accumulate=accumulate or self.train.accumulate,
-            ema_decay=self.train.ema_decay,
+            ema_decay=self._ema_decay(length),
             seed=self.seed,
             spikes=self.train.spikes,
-            steps=self.clock(1000.0).steps if steps is None else steps,
+            steps=length,
         )
+
+    def _ema_decay(self, steps: int) -> Any:
+        """The decay of the average: a number, or a function of the step."""
+        decay = self.train.ema_decay
+        return decay.at(Clock(steps, 1.0, self.loader.global_batch)) if isinstance(decay, Schedule) else decay
 
 
 def _with_plain_attention(config: ConfigDict) -> ConfigDict:
@@ -180,6 +190,8 @@ def experiment(config: ConfigDict, *, trains: bool = False) -> Experiment:
         init_from=_places(config["init_from"]),
         seed=_seed(config["seed"]),
     )
+    if made.method.averaged and made.train.ema_decay is None:
+        raise ConfigError("the method predicts what an average of its parameters computes: set train.ema_decay")
     check_streams(made.method, made.loader.spec(), "config.data", trains=trains)
     if trains:
         check_views(made.method, made.loader.views, "config.data")
@@ -193,9 +205,9 @@ def _section(name: str, value: Any) -> Any:
         raise ConfigError(f"config.{name} must be a call of kind {KINDS[name]}, got {short(value)}")
     try:
         return build(value, KINDS[name])
-    except ConfigError as error:
+    except MissingArgumentsError as error:
         source = value.get("source")
-        if isinstance(source, ConfigDict) and str(error) == f"{source.get('call')} needs path":
+        if isinstance(source, ConfigDict) and (error.call, error.arguments) == (source.get("call"), ("path",)):
             option = f"config.{name}.source"
             raise ConfigError(f"{option}: {error} (--{option}.path=…)") from error
         raise
@@ -218,7 +230,8 @@ def _places(section: Any) -> dict[str, Any]:
         try:
             built[at] = build(record, "weights")
         except ConfigError as error:
-            hint = f" (--config.init_from.{at}.path=WORKDIR)" if str(error).endswith("needs path") else ""
+            no_path = isinstance(error, MissingArgumentsError) and error.arguments[-1] == "path"
+            hint = f" (--config.init_from.{at}.path=WORKDIR)" if no_path else ""
             raise ConfigError(f"init_from.{at}: {error}{hint}") from error
     return built
 
@@ -283,7 +296,7 @@ def _identity(config: ConfigDict) -> Iterator[tuple[str, Any]]:
             if section != "data" or path.rpartition(".")[2] not in FREE_DATA:
                 yield path, value
     train: Any = config.train
-    yield "train.ema_decay", train.get("ema_decay")
+    yield from _leaves("train.ema_decay", train.get("ema_decay"))
     yield from _leaves("train.spikes", train.get("spikes"))
 
 

@@ -26,19 +26,13 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.device import host_rows, prefetch_to_device
 from vmae_jax.train.on_mesh import on_mesh
-from vmae_jax.types import Batch, Extra, Params
+from vmae_jax.types import Batch, Carried, Params
 
 __all__ = ["Measurement", "check_classes"]
 
 log = logging.getLogger(__name__)
 
-OF_FEATURES = (
-    AttentiveProbe,
-    Knn,
-    Probe,
-    Propagation,
-    Retrieval,
-)  # these use no head, so the data may have other classes
+OF_FEATURES = (AttentiveProbe, Knn, Probe, Propagation, Retrieval)  # no head is used: data may have other classes
 BROKEN = "broken.csv"
 
 
@@ -85,7 +79,7 @@ class Measurement:
     def __call__(
         self,
         params: Params,
-        carried: Callable[[], tuple[Extra, Params]],
+        carried: Callable[[], Carried],
         alive: Callable[[str, str], None] = lambda name, where: None,
         left_out: Callable[[str, Sequence[Fault]], None] | None = None,
     ) -> Results:
@@ -98,7 +92,7 @@ class Measurement:
 
         Args:
           params: of the method, on the mesh.
-          carried: returns the method's carried state and its frozen networks.
+          carried: returns what the state holds beside the parameters.
           alive: called before every batch with the evaluator's name and the batch.
           left_out: takes the unreadable videos of a loader, by its option, and lists them in `quarantine.jsonl`; by
             default each is logged.
@@ -222,7 +216,8 @@ class Measurement:
             method, batch = self._made.method, self._made.batch_spec
             params, extra = sharding.unbox(sharding.abstract(method.init, batch))
             frozen = {} if method.frozen is None else sharding.unbox(sharding.abstract(method.frozen, batch))
-            evaluator.check(method, params, {} if self.data is None else self.data.loader.spec(), (extra, frozen))
+            carried = Carried(extra, frozen, params if method.averaged else None)
+            evaluator.check(method, params, {} if self.data is None else self.data.loader.spec(), carried)
         if hasattr(evaluator, "label"):
             for data in (self.data, known):
                 if data is not None:

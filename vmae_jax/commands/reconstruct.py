@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax.commands.named_videos import name_of
@@ -22,7 +21,6 @@ from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.on_mesh import on_mesh
-from vmae_jax.types import Context
 
 __all__ = ["run", "sample"]
 
@@ -59,9 +57,7 @@ def run(
     if method.reconstruct is None:
         raise ConfigError(f"{checkpoint} was trained by a method that reconstructs no pixels")
     batch, names = sample(trained.made, videos, clips, seed, masked=True)
-    extra, frozen = trained.carried()
-    step = jnp.asarray(trained.step, jnp.int32)
-    context = Context(key=jax.random.key(seed), step=step, extra=extra, frozen=frozen, train=False)
+    context = trained.carried().context(jax.random.key(seed), trained.step)
     mesh = sharding.make_mesh({"data": 1}, devices=jax.local_devices()[:1])  # one device is enough for a few clips
     pictures = jax.device_get(on_mesh(method.reconstruct, mesh)(trained.params, batch, context))
     folder = pathlib.Path(out)

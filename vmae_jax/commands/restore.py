@@ -17,7 +17,7 @@ from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config
 from vmae_jax.spec import ConfigError, build, call
 from vmae_jax.train import sharding
-from vmae_jax.types import Extra, Params
+from vmae_jax.types import Carried
 
 __all__ = ["Trained", "config_of", "restore"]
 
@@ -40,12 +40,13 @@ class Trained:
     step: int
     workdir: Workdir
 
-    def carried(self) -> tuple[Extra, Params]:
-        """Read the state that the method carried from step to step, and its frozen networks."""
+    def carried(self) -> Carried:
+        """Read what the state holds beside the parameters, as far as the method reads it."""
         method = self.made.method
-        extra = sharding.abstract(lambda key, batch: method.init(key, batch)[1], self.made.batch_spec)
+        params, extra = sharding.abstract(method.init, self.made.batch_spec)
         frozen = sharding.abstract(method.frozen, self.made.batch_spec) if method.frozen is not None else {}
-        return self._read("extra/method", extra), self._read("frozen", frozen)
+        average = self._read("extra/ema", params) if method.averaged else None
+        return Carried(self._read("extra/method", extra), self._read("frozen", frozen), average)
 
     def _read(self, select: str, abstract: Any) -> Any:
         """Read a part of the saved state into the containers of `abstract`."""
@@ -114,7 +115,8 @@ def _completed(config: ConfigDict) -> ConfigDict:
     model = build(section.model, "model")
     frames, size, _, channels = model.video_shape
     sampler = call("data.clips.dense", frames=frames, stride=STRIDE)
-    if build(section, "method").views > 1:
+    method = build(section, "method")
+    if method.views > 1:
         sampler = call("data.clips.pair", frames=frames)
     whole = {
         "data": call(
@@ -126,7 +128,7 @@ def _completed(config: ConfigDict) -> ConfigDict:
             global_batch=jax.device_count(),
         ),
         "optimizer": call("train.optim.adamw", schedule=call("train.schedule.constant", value=0.0)),
-        "train": call("train.settings.Training", length={"steps": 0}),
+        "train": call("train.settings.Training", length={"steps": 0}, ema_decay=1.0 if method.averaged else None),
         "checkpoint": call("train.settings.Checkpointing"),
         "eval": call("train.settings.Evaluation"),
         "mesh": call("train.settings.Mesh"),

@@ -57,16 +57,18 @@ def run_import(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _whole_state(config: ConfigDict) -> Callable[[Any], Any]:
-    """Return params -> the state of the config's experiment at step 0, from which `vmae train` continues."""
+def _whole_state(config: ConfigDict) -> Callable[[Any, Any], Any]:
+    """Return (params, average) -> the state of the config's experiment at step 0, from which `vmae train` continues."""
 
-    def make(params: Any) -> Any:
+    def make(params: Any, average: Any) -> Any:
         made = experiment(config)
         # The initial state of an optimizer does not depend on the length of an epoch, so no data are needed.
         tx = made.optimizer_without_data()
         state, placement = sharding.create(made.make_init(tx), jax.random.key(made.seed), made.batch_spec, made.mesh)
-        params = jax.device_put(params, placement.shardings.params)
-        extra = state.extra | ({"ema": jax.tree.map(jnp.copy, params)} if "ema" in state.extra else {})
+        params, average = (
+            jax.device_put(one, placement.shardings.params) for one in (params, params if average is None else average)
+        )
+        extra = state.extra | ({"ema": jax.tree.map(jnp.copy, average)} if "ema" in state.extra else {})
         return dataclasses.replace(state, params=params, extra=extra)
 
     return make

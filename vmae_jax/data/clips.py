@@ -6,6 +6,7 @@ and it runs in the decoding worker, so it may use NumPy alone.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,15 +50,21 @@ def dense(frames: int = 16, stride: int = 4) -> "Dense":
     return Dense(_positive("frames", frames), _positive("stride", stride))
 
 
-@register("sampler", smoke=_tiny)
-def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True) -> "DenseFinetune":
-    """Fine-tuning: a window of `frames * stride` frames, `frames` of them evenly spaced.
+@register("sampler", smoke=lambda given: {**_tiny(given), "rate": None})
+def dense_finetune(frames: int = 16, stride: int = 4, random: bool = True, rate: int | None = None) -> "DenseFinetune":
+    """Fine-tuning, and V-JEPA: a window of `frames * stride` frames, `frames` of them evenly spaced.
 
-    The official classification loader spaces the frames by linspace over the window, so they are
+    The official loaders space the frames by linspace over the window, so they are
     stride + stride/(frames - 1) apart, rounded down (4.27 for 16x4): not exactly `stride`.
-    `random=False` takes the middle window (the official validation).
+
+    Args:
+      frames: of a clip.
+      stride: frames of the video for each of the clip.
+      random: whether the window is anywhere; otherwise it is the middle one (the official validation).
+      rate: frames a second, in place of the stride, which is then ceil(rate of the video) // rate (V-JEPA 2: 4).
     """
-    return DenseFinetune(_positive("frames", frames), _positive("stride", stride), random)
+    checked = None if rate is None else _positive("rate", rate)
+    return DenseFinetune(_positive("frames", frames), _positive("stride", stride), random, rate=checked)
 
 
 @register("sampler", smoke={"frames": 8})
@@ -123,11 +130,13 @@ class DenseFinetune:
     stride: int
     random: bool
     views: int = 1
+    rate: int | None = None
 
     def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
-        total, window = info.num_frames, self.frames * self.stride
+        stride = self.stride if self.rate is None else max(math.ceil(info.rate - _ROUNDING) // self.rate, 1)
+        total, window = info.num_frames, self.frames * stride
         if total <= window:
-            spread = np.linspace(0, total, num=total // self.stride)
+            spread = np.linspace(0, total, num=total // stride)
             index = np.concatenate([spread, np.full(self.frames - len(spread), total)])
             return np.clip(index, 0, total - 1).astype(np.int64)[None]
         # The official draw, randint(window, total), never ends at the last frame.

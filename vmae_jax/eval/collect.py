@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vmae_jax.eval.scores import finite, single
-from vmae_jax.types import Batch, Extra, Method, Params
+from vmae_jax.types import Batch, Carried, Method, Params
 
 __all__ = ["About", "Found", "Programs", "Results", "embed", "embed_both", "labelled", "per_video", "unit", "whole"]
 
@@ -66,7 +66,7 @@ class About:
     Attributes:
       label_names: the class names of each label, in order, if it has names.
       name: returns the name of a video by its number; None if videos have no names.
-      carried: returns the method's carried state and its frozen networks, which are read when called.
+      carried: returns what the state holds beside the parameters, which is read when called.
       programs: the cache of compiled functions.
       rows: the rows of a batch that an evaluator forms itself are a multiple of this: the devices share them.
       alive: to be called with the present place before each piece of work that is no batch, for the watchdog.
@@ -74,7 +74,7 @@ class About:
 
     label_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     name: Callable[[int], str] | None = None
-    carried: Callable[[], tuple[Extra, Params]] = lambda: (None, None)
+    carried: Callable[[], Carried] = Carried
     programs: Programs = dataclasses.field(default_factory=Programs)
     rows: int = 1
     alive: Callable[[str], None] = lambda where: None

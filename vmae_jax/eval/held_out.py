@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vmae_jax.eval.collect import About
 from vmae_jax.registry import register
-from vmae_jax.types import Batch, Context, Extra, Mean, Method, Params
+from vmae_jax.types import Batch, Carried, Mean, Method, Params
 
 __all__ = ["HeldOut", "held_out"]
 
@@ -21,10 +21,10 @@ class HeldOut:
     seed: int
     reads_views: ClassVar[bool] = True  # the data must have as many views as the loss reads
 
-    def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
+    def check(self, method: Method, params: Params, batch: Batch, carried: Carried) -> None:
         """Trace the loss over shapes; raise ValueError if it needs more than the data have."""
         try:
-            jax.eval_shape(self._measure(method), params, batch, *carried)
+            jax.eval_shape(self._measure(method), params, batch, carried)
         except KeyError as error:
             raise ValueError(f"the method's loss needs {error}, which the data do not have") from error
 
@@ -32,13 +32,13 @@ class HeldOut:
         self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None
     ) -> Mapping[str, float]:
         about = about or About()
-        extra, frozen = about.carried()
+        carried = about.carried()
         compiled = about.programs((method.loss, self.seed), self._measure(method))
         sums: dict[str, list[float]] = {}
         weights: dict[str, jax.Array] = {}
         videos = 0
         for batch in batches:
-            means, weights = compiled(params, batch, extra, frozen)
+            means, weights = compiled(params, batch, carried)
             videos += int(batch["valid"].sum())
             for name, mean in jax.device_get(means).items():
                 total, count = sums.get(name, (0.0, 0.0))
@@ -50,13 +50,10 @@ class HeldOut:
         return results | {"clips": float(videos)}
 
     def _measure(self, method: Method) -> Callable[..., tuple[dict[str, Mean], dict[str, jax.Array]]]:
-        """Return (params, batch, extra, frozen) -> means by name, and the weights of the terms."""
+        """Return (params, batch, carried) -> means by name, and the weights of the terms."""
 
-        def measure(
-            params: Params, batch: Batch, extra: Extra, frozen: Params
-        ) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
-            context = Context(jax.random.key(self.seed), jnp.int32(0), extra, frozen, train=False)
-            loss = method.total_loss(params, batch, context)
+        def measure(params: Params, batch: Batch, carried: Carried) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
+            loss = method.total_loss(params, batch, carried.context(jax.random.key(self.seed)))
             terms = {f"loss/{name}": Mean(term.total, term.count) for name, term in loss.terms.items()}
             weights = {f"loss/{name}": jnp.asarray(term.weight, jnp.float32) for name, term in loss.terms.items()}
             return terms | loss.metrics, weights

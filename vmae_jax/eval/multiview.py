@@ -18,7 +18,7 @@ from vmae_jax.eval.collect import About, Found, Results, per_video
 from vmae_jax.eval.judge import jointly, judge
 from vmae_jax.eval.scores import finite
 from vmae_jax.registry import register
-from vmae_jax.types import Array, Batch, Extra, Method, Output, Params
+from vmae_jax.types import Array, Batch, Carried, Method, Output, Params
 
 __all__ = ["Multiview", "multiview"]
 
@@ -32,7 +32,7 @@ class Multiview:
 
     pictures: bool
 
-    def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
+    def check(self, method: Method, params: Params, batch: Batch, carried: Carried) -> None:
         """Trace the outputs over shapes; raise ValueError if the method has none, or not for such clips."""
         del carried
         jax.eval_shape(_outputs(method), params, batch)

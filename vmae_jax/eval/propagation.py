@@ -19,7 +19,7 @@ from vmae_jax.eval.collect import About, Results, whole
 from vmae_jax.eval.tracking import Scores, colour, marked, scores_of
 from vmae_jax.registry import register
 from vmae_jax.resampling import resized
-from vmae_jax.types import Batch, Extra, Method, Params, Pictures
+from vmae_jax.types import Batch, Carried, Method, Params, Pictures
 
 __all__ = ["Propagation", "propagation"]
 
@@ -59,7 +59,7 @@ class Propagation:
     layer: int | None
     pictures: int
 
-    def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
+    def check(self, method: Method, params: Params, batch: Batch, carried: Carried) -> None:
         """Trace the features over shapes; raise ValueError if the method has none of frames, or the size is wrong."""
         del batch, carried
         compute = self._features(method)

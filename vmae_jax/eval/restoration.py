@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 
 from vmae_jax.eval.collect import About, Results, per_video
 from vmae_jax.registry import register
-from vmae_jax.types import Batch, Context, Extra, Method, Params, Pictures
+from vmae_jax.types import Batch, Carried, Context, Method, Params, Pictures
 
 __all__ = ["Restoration", "psnr", "restoration", "ssim"]
 
@@ -33,28 +33,28 @@ class Restoration:
     seed: int
     reads_views: ClassVar[bool] = True
 
-    def check(self, method: Method, params: Params, batch: Batch, carried: tuple[Extra, Params]) -> None:
+    def check(self, method: Method, params: Params, batch: Batch, carried: Carried) -> None:
         """Trace the reconstructions over shapes; raise ValueError if the method has none, or the data lack a stream."""
         if method.reconstruct is None:
             raise ValueError("the method reconstructs no pixels")
         if self.masks and "mask" not in inspect.signature(method.reconstruct).parameters:
             raise ValueError("masks: the method's reconstruction takes no other mask than its own")
         try:
-            jax.eval_shape(self._measure(method), params, batch, *carried)
+            jax.eval_shape(self._measure(method), params, batch, carried)
         except KeyError as error:
             raise ValueError(f"the reconstruction needs {error}, which the data do not have") from error
 
     def __call__(self, method: Method, params: Params, batches: Iterable[Batch], about: About | None = None) -> Results:
         """Return PSNR and SSIM for each mask, averaged over frames and videos, and a table of the videos."""
         about = about or About()
-        extra, frozen = about.carried()
+        carried = about.carried()
         rows = iter(batches)
         first = next(rows, None)
         if first is None:
             raise ValueError("there is nothing to evaluate")
-        names = self._names(method, params, first, extra, frozen)
+        names = self._names(method, params, first, carried)
         compiled = about.programs((method.reconstruct, *self.masks.items(), self.seed), self._measure(method))
-        found = per_video(lambda p, b: compiled(p, b, extra, frozen), params, itertools.chain([first], rows), ())
+        found = per_video(lambda p, b: compiled(p, b, carried), params, itertools.chain([first], rows), ())
         title = about.name or str
         table = [["video", *names], *([title(int(n)), *one] for n, one in zip(found.index, found.outputs.tolist()))]
         means = dict(zip(names, found.outputs.mean(axis=0).tolist(), strict=True))
@@ -70,15 +70,14 @@ class Restoration:
 
         return {f"{name}_": of(mask) for name, mask in self.masks.items()} if self.masks else {"": reconstruct}
 
-    def _context(self, extra: Extra, frozen: Params) -> Context:
-        return Context(jax.random.key(self.seed), jnp.int32(0), extra, frozen, train=False)
+    def _context(self, carried: Carried) -> Context:
+        return carried.context(jax.random.key(self.seed))
 
-    def _names(self, method: Method, params: Params, batch: Batch, extra: Extra, frozen: Params) -> list[str]:
+    def _names(self, method: Method, params: Params, batch: Batch, carried: Carried) -> list[str]:
         """Return the names of the columns of `_measure`."""
         names = []
         for prefix, make in self._pictures(method).items():
-            pictures = jax.eval_shape(lambda p, b, e, f, make=make: make(p, b, self._context(e, f)), params, batch,
-                                      extra, frozen)  # fmt: skip
+            pictures = jax.eval_shape(lambda p, b, c, make=make: make(p, b, self._context(c)), params, batch, carried)
             for name in pictures.names:
                 if name not in GIVEN:
                     word = name.partition(",")[0]
@@ -88,12 +87,12 @@ class Restoration:
         return names
 
     def _measure(self, method: Method) -> Callable[..., Array]:
-        """Return (params, batch, extra, frozen) -> the metrics of each clip, [b metrics]."""
+        """Return (params, batch, carried) -> the metrics of each clip, [b metrics]."""
 
-        def measure(params: Params, batch: Batch, extra: Extra, frozen: Params) -> Array:
+        def measure(params: Params, batch: Batch, carried: Carried) -> Array:
             columns = []
             for make in self._pictures(method).values():
-                rows = make(params, batch, self._context(extra, frozen)).rows
+                rows = make(params, batch, self._context(carried)).rows
                 for name, video in rows.items():
                     if name not in GIVEN:
                         columns += [metric(rows["original"], video).mean(axis=1) for metric in (psnr, ssim)]

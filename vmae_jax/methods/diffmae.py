@@ -17,7 +17,8 @@ from vmae_jax.masking.core import Masker
 from vmae_jax.methods.diffusion import Diffusion, diffusion
 from vmae_jax.methods.masked import Masked, Pass
 from vmae_jax.methods.pictures import reconstruction
-from vmae_jax.models.denoiser import KINDS, Denoiser
+from vmae_jax.models.denoiser import KINDS, Denoiser, encoder_layers
+from vmae_jax.models.rotary import Rotary
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather_cubes
 from vmae_jax.registry import register
@@ -51,20 +52,20 @@ class Denoising(Masked):
         cubes = jnp.zeros((1, v, math.prod(model.patch) * model.channels))
         encoder = model.encoder.init(stream(key, "encoder"), cubes, masks)["params"]
         encoded = jnp.zeros((1, model.encoder.prefix + v, model.encoder.width), model.encoder.dtype)
-        layers = jnp.broadcast_to(encoded, (model.encoder.blocks["depth"], *encoded.shape))
+        layers = jnp.broadcast_to(encoded, (max(len(self._collected), 1), *encoded.shape))
         decoder = self._decoder(batch)
         noisy = jnp.zeros((1, k, next(iter(decoder.heads.values()))))
         given = (encoded, layers, masks, noisy, jnp.ones((1,), jnp.int32))
         return {"encoder": encoder, "decoder": decoder.init(stream(key, "decoder"), *given)["params"]}, None
 
     def encode_layers(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> tuple[Array, Any]:
-        """Return the encoded prefix and visible tokens, and the same after every block where the decoder reads them."""
+        """Return the encoded prefix and visible tokens, and the same after those blocks that the decoder reads."""
         with jax.named_scope("cubes"):
             cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-        collect = self.kind != "joint"
-        found: Any = self.model.encoder.clone(collect=collect).apply({"params": params["encoder"]}, cubes, masks, keys)
-        return found if collect else (found, None)
+        encoder = self.model.encoder.clone(collect=self._collected)
+        found: Any = encoder.apply({"params": params["encoder"]}, cubes, masks, keys)
+        return found if self._collected else (found, None)
 
     def denoiser(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> tuple[Array, Callable]:
         """Encode the visible cubes once, and return the tokens and the decoder, (noisy [b k p], times [b]) -> clean."""
@@ -123,8 +124,20 @@ class Denoising(Masked):
     def _objective(self) -> Objective:
         return next(iter(self.objectives.values()))
 
+    @property
+    def _layers(self) -> list[int]:
+        """After how many blocks of the encoder each block of the decoder reads it."""
+        depths = self.model.encoder.blocks["depth"], self.model.decoder["blocks"]["depth"]
+        return [] if self.kind == "joint" else encoder_layers(*depths)
+
+    @property
+    def _collected(self) -> tuple[int, ...]:
+        """The blocks of the encoder that are read, from 0."""
+        return tuple(sorted({layer - 1 for layer in self._layers}))
+
     def _make_decoder(self, heads: Mapping[str, int]) -> Any:
-        return Denoiser(**self.model.decoder, heads=dict(heads), kind=self.kind)
+        reads = tuple(self._collected.index(layer - 1) for layer in self._layers)
+        return Denoiser(**self.model.decoder, heads=dict(heads), kind=self.kind, reads=reads)
 
 
 @register("method", model="model", encoder_mask="mask", objectives="objective", smoke={"samples": 4})
@@ -160,8 +173,11 @@ def build(
     if not 1 <= samples <= steps:
         raise ValueError(f"samples={samples}: from 1 to the {steps} steps of the diffusion")
     blocks = model.decoder["blocks"]
-    if kind != "joint" and (blocks["cosine"] or blocks["layer_scale"]):
-        raise ValueError('model: decoders of kind "cross" and "cross_self" have no cosine_attention and no layer_scale')
+    if kind != "joint" and (blocks["cosine"] or blocks["layer_scale"] or isinstance(model.encoder.positions, Rotary)):
+        raise ValueError(
+            'model: decoders of kind "cross" and "cross_self" have no cosine_attention, no layer_scale and no rotary '
+            "positions"
+        )
     encoder_mask.keep(model.grid)
     options = {"diffusion": diffusion(steps, exponent), "kind": kind, "samples": samples}
     return Denoising(model, encoder_mask, None, dict(objectives), **options).method()

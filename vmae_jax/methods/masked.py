@@ -27,7 +27,7 @@ from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Pictures, Term, row_keys, stream
 
-__all__ = ["Masked", "Pass", "build", "supervision"]
+__all__ = ["Masked", "Pass", "build", "encoded", "features", "supervision"]
 
 
 class Pass(NamedTuple):
@@ -89,11 +89,8 @@ class Masked:
             return plan(keys, batch, self.model.grid, self.encoder_mask, decoder)
 
     def encode(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
-        """Return the encoded prefix and visible tokens. Only visible cubes are converted to floating point."""
-        with jax.named_scope("cubes"):
-            cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
-        keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-        return jnp.asarray(self.model.encoder.apply({"params": params["encoder"]}, cubes, masks, keys))
+        """Return the encoded prefix and visible tokens."""
+        return encoded(self.model, params["encoder"], batch, masks, train=train)
 
     def decode(self, params: Params, batch: Batch, encoded: Array, masks: MaskPlan) -> dict[str, Array]:
         """Return the prediction of each objective at the decoded positions, [b k p] float32."""
@@ -140,14 +137,7 @@ class Masked:
         Args:
           layer: take the tokens after this many blocks, without the final norm; None: the encoder's output.
         """
-        self.model.check(batch["video"].shape)
-        cubes = self.model.normalize(patchify(batch["video"], self.model.patch))
-        encoder, weights = self.model.encoder, params["encoder"]
-        if layer is not None:
-            encoder, weights = encoder.shallow(weights, layer)
-        tokens = jnp.asarray(encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])), jnp.float32)
-        tokens = tokens[:, encoder.prefix :]
-        return tokens.mean(axis=1) if pool else tokens
+        return features(self.model, params["encoder"], batch, layer=layer, pool=pool)
 
     def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
         """Return the encoder's tokens of single pictures (`models.frames`)."""
@@ -212,6 +202,34 @@ class Masked:
         if self.decoder_mask is None:
             return select(scores, self.encoder_mask.keep(grid))
         return select(scores, self.encoder_mask.keep(grid), scores, self.decoder_mask.keep(grid))
+
+
+def encoded(model: Model, weights: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
+    """Return the encoded prefix and visible tokens of a batch. Only visible cubes are converted to floating point.
+
+    Args:
+      model: its encoder is run.
+      weights: of the encoder.
+      batch: of clips.
+      masks: what is visible.
+      train: whether drop path is on.
+    """
+    with jax.named_scope("cubes"):
+        cubes = model.normalize(gather_cubes(batch["video"], masks.visible, model.patch))
+    keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
+    return jnp.asarray(model.encoder.apply({"params": weights}, cubes, masks, keys))
+
+
+def features(model: Model, weights: Params, batch: Batch, *, layer: int | None, pool: bool) -> Array:
+    """Return an encoder's features of whole clips, `Method.features`; of an encoder of levels, the last one's."""
+    model.check(batch["video"].shape)
+    cubes = model.normalize(patchify(batch["video"], model.patch))
+    encoder = model.encoder
+    if layer is not None:
+        encoder, weights = encoder.shallow(weights, layer)
+    tokens = jnp.asarray(encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])), jnp.float32)
+    tokens = tokens[:, encoder.prefix :, -encoder.width :]
+    return tokens.mean(axis=1) if pool else tokens
 
 
 def supervision(

@@ -6,7 +6,6 @@ everything is hidden, and a decoder that attends to the first predicts it. SiamM
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ from vmae_jax.types import Batch, Context, Method, Params, Pictures, row_keys, s
 __all__ = ["Pairs", "Siamese", "build", "views", "without_reference"]
 
 VIEWS = 2
-SHARED = ("depth", "heads", "remat", "unroll", "attention", "fused", "use_bias")  # of a decoder's blocks
+SHARED = ("depth", "heads", "remat", "unroll", "attention", "initial", "biases")  # of a decoder's blocks
 
 
 def views(batch: Batch) -> tuple[Batch, Batch]:
@@ -59,7 +58,7 @@ class Pairs(Masked):
         model = self.model
         model.check(batch["video"].shape)
         masks = self._any_plan(1)
-        cubes = jnp.zeros((1, masks.visible.shape[1], math.prod(model.patch) * model.channels))
+        cubes = jnp.zeros((1, masks.visible.shape[1], model.cube))
         encoder = model.encoder.init(stream(key, "encoder"), cubes, masks)["params"]
         tokens = [
             jnp.zeros((1, model.encoder.prefix + n, model.encoder.width), model.encoder.dtype)

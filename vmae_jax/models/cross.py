@@ -12,7 +12,7 @@ from vmae_jax.models.attention import attend
 from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.dropout import dropped
 from vmae_jax.models.functions import gelu
-from vmae_jax.models.initial import xavier
+from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.stack import repeated
 from vmae_jax.scopes import part, tower
@@ -26,21 +26,19 @@ NORMS = ("post", "pre")  # where the norms of a block are: after each sum, or be
 class MultiHead(nn.Module):
     """Multi-head attention of some tokens to others, or to themselves.
 
-    Queries, values and the output have biases, keys have none: the softmax would cancel it.
-
     Attributes:
       heads: must divide the width.
       dropout: rate of the attention weights. The fused kernels of `models.attention` have no dropout that is a function
         of each example's seed, so with it, in training, the weights of all heads exist at once, as in form "plain".
       form: of `models.attention.FORMS`, where nothing is dropped.
-      fused, use_bias: of `models.layers.Qkv`.
+      initial, biases: of `models.layers.Qkv`.
     """
 
     heads: int
     dropout: float = 0.0
     form: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -61,19 +59,21 @@ class MultiHead(nn.Module):
           valid: False where `memory` is padding.
         """
         width, size, units = x.shape[-1], x.shape[-1] // self.heads, {"heads": self.heads}
-        init = xavier(width, self.fused * width)
+        scheme = SCHEMES[self.initial]
+        init = scheme.matrix(width, scheme.qkv * width)
         make = functools.partial(Dense, width, ("embed", "heads"), kernel_init=init, units=units, dtype=self.dtype)
         with part("qkv"):
-            query = make(use_bias=self.use_bias, name="query")(x)
-            key = make(use_bias=False, name="key")(memory)
-            value = make(use_bias=self.use_bias, name="value")(memory)
+            query = make(use_bias="q" in self.biases, name="query")(x)
+            key = make(use_bias="k" in self.biases, name="key")(memory)
+            value = make(use_bias="v" in self.biases, name="value")(memory)
         if keys is None or not self.dropout:
             y = attend(query, key, value, heads=self.heads, valid=valid, form=self.form)
         else:
             q, k, v = (self._heads(one) for one in (query * size**-0.5, key, value))
             y = _attend_dropped(q, k, v, keys, self.dropout, valid).swapaxes(1, 2).reshape(x.shape)
         with part("proj"):
-            return Dense(width, ("heads", "embed"), units=units, dtype=self.dtype, name="proj")(y)
+            options = {"units": units, "initial": self.initial, "dtype": self.dtype}
+            return Dense(width, ("heads", "embed"), **options, name="proj")(y)
 
     def _heads(self, x: Array) -> Array:
         """[b n d] as [b h n k]."""
@@ -99,7 +99,7 @@ class CrossBlock(nn.Module):
       norm: "post", in the order cross-attention, MLP, self-attention, with a norm after each sum (CropMAE's code), or
         "pre", in the order cross-attention, self-attention, MLP, with a norm before each branch.
       dropout: rate of the attention weights, of the MLP's hidden values, and of each branch.
-      attention, fused, use_bias: of `MultiHead`.
+      attention, initial, biases: of `MultiHead`.
     """
 
     heads: int
@@ -107,8 +107,8 @@ class CrossBlock(nn.Module):
     norm: str = "post"
     dropout: float = 0.0
     attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -116,7 +116,7 @@ class CrossBlock(nn.Module):
         """Transform `x`, given the block's number, the memory, a key an example, and which of `x` are no padding."""
         if keys is not None:
             keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-        options = {"form": self.attention, "fused": self.fused, "use_bias": self.use_bias, "dtype": self.dtype}
+        options = {"form": self.attention, "initial": self.initial, "biases": self.biases, "dtype": self.dtype}
         make = functools.partial(MultiHead, self.heads, self.dropout, **options)
         cross, own = make(name="cross_attention"), make(name="attention")
         streams = {name: _named(keys, number) for number, name in enumerate(("cross", "own", "mlp"))}
@@ -135,9 +135,10 @@ class CrossBlock(nn.Module):
     @part("mlp")
     def _mlp(self, x: Array, keys: Array | None) -> Array:
         """Linear, exact GELU, dropout, linear."""
-        y = gelu(Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x))
+        options = {"initial": self.initial, "dtype": self.dtype}
+        y = gelu(Dense(self.hidden, ("embed", "mlp"), **options, name="fc1")(x))
         y = dropped(nn.with_logical_constraint(y, ("batch", "tokens", "mlp")), keys, "hidden", self.dropout)
-        return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="fc2")(y)
+        return Dense(x.shape[-1], ("mlp", "embed"), **options, name="fc2")(y)
 
 
 def _named(keys: Array | None, number: int) -> Array | None:
@@ -182,7 +183,7 @@ class CrossStack(nn.Module):
 
     Attributes:
       depth, remat, unroll: as in `models.stack.Stack`.
-      heads, hidden, norm, dropout, attention, fused, use_bias: of `CrossBlock`.
+      heads, hidden, norm, dropout, attention, initial, biases: of `CrossBlock`.
     """
 
     depth: int
@@ -193,22 +194,11 @@ class CrossStack(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, memory: Array, keys: Array | None = None, valid: Array | None = None) -> Array:
-        blocks = repeated(self, CrossBlock, shared=3, first_layer=None)(
-            heads=self.heads,
-            hidden=self.hidden,
-            norm=self.norm,
-            dropout=self.dropout,
-            attention=self.attention,
-            fused=self.fused,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        nn.share_scope(self, blocks)
+        blocks = repeated(self, CrossBlock, shared=3, first_layer=None)
         return blocks(x, jnp.arange(self.depth), memory, keys if self.dropout else None, valid)[0]

@@ -12,6 +12,7 @@ from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
+from vmae_jax.models.rotary import Rotation, rotation
 from vmae_jax.models.stack import Stack
 from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
@@ -32,6 +33,7 @@ class Decoder(nn.Module):
       keep_prefix: whether the encoder's prefix passes through the decoder, without positions (MAE). Otherwise it is
         replaced by as many learned tokens of the decoder (MAE-ST).
       project_bias: whether the projection to the decoder's width has a bias (MAE and MAE-ST).
+      mask_tokens: how many mask tokens there are; a clip that is masked several times can have one for each (V-JEPA).
     """
 
     grid: Grid
@@ -45,33 +47,51 @@ class Decoder(nn.Module):
     initial: str = "videomae"
     keep_prefix: bool = False
     project_bias: bool = False
+    mask_tokens: int = 1
 
     @nn.compact
     @tower("decoder")
-    def __call__(self, encoded: Float[Array, "b n d"], plan: MaskPlan) -> dict[str, Float[Array, "b k p"]]:
-        """Return the float32 predictions of each objective at `plan.decode`."""
+    def __call__(
+        self, encoded: Float[Array, "b n d"], plan: MaskPlan, mask: int = 0
+    ) -> dict[str, Float[Array, "b k p"]]:
+        """Return the float32 predictions of each objective at `plan.decode`.
+
+        Args:
+          encoded: the encoded prefix and visible tokens.
+          plan: the places of the visible and of the predicted tokens.
+          mask: the number of the mask token.
+        """
         with part("project"):
             given = self.projection()(encoded if self.keep_prefix else encoded[:, self.prefix :])
-        x = self.tokens(given, plan)
-        x = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")(x, valid=self._valid(plan))
+        x = self.tokens(given, plan, mask)
+        stack = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")
+        x = stack(x, valid=self._valid(plan), rotation=self._rotation(plan))
         return self.predictions(x, plan)
 
     def projection(self) -> Dense:
         """The layer from the encoder's width to the decoder's."""
-        return Dense(self.width, ("embed", None), use_bias=self.project_bias, dtype=self.dtype, name="project")
+        options = {"use_bias": self.project_bias, "initial": self.initial, "dtype": self.dtype}
+        return Dense(self.width, ("embed", None), **options, name="project")
 
     def tokens(
-        self, given: Float[Array, "b n d"], plan: MaskPlan, queries: Float[Array, "b k d"] | None = None
+        self,
+        given: Float[Array, "b n d"],
+        plan: MaskPlan,
+        number: int = 0,
+        queries: Float[Array, "b k d"] | None = None,
     ) -> Float[Array, "b n d"]:
         """The decoder's tokens: prefix, projected visible tokens and mask tokens, with their positions.
 
         Args:
           given: the encoded tokens, projected.
           plan: the places of the visible and of the mask tokens.
+          number: of the mask token.
           queries: in place of the mask tokens.
         """
         if queries is None:
-            mask = self.param("mask_token", declare(SCHEMES[self.initial].mask, None, decay=False), (self.width,))
+            shape = (self.width,) if self.mask_tokens == 1 else (self.mask_tokens, self.width)
+            init = declare(SCHEMES[self.initial].mask, *(None,) * len(shape), decay=False)
+            mask = jnp.asarray(self.param("mask_token", init, shape)).reshape(-1, self.width)[number]
             queries = mask.astype(self.dtype)
         positions = self.positions(self.grid, self.width)
         before, visible = [], given[:, -plan.visible.shape[1] :]
@@ -94,15 +114,23 @@ class Decoder(nn.Module):
         """Each objective's prediction, float32, from the last tokens, those of `plan.decode`."""
         x = LayerNorm(self.dtype, name="norm")(x[:, -plan.decode.shape[1] :])
         with part("head"):
+            options = {"initial": self.initial, "dtype": self.dtype}
             return {
-                name: Dense(size, ("embed", "cube"), dtype=self.dtype, name=f"head_{name}")(x).astype(jnp.float32)
+                name: Dense(size, ("embed", "cube"), **options, name=f"head_{name}")(x).astype(jnp.float32)
                 for name, size in self.heads.items()
             }
 
     def _valid(self, plan: MaskPlan) -> Array | None:
         if plan.valid is None and plan.decode_valid is None:
             return None
-        visible = jnp.ones(plan.visible.shape, bool) if plan.valid is None else plan.valid
-        decode = jnp.ones(plan.decode.shape, bool) if plan.decode_valid is None else plan.decode_valid
-        real = jnp.pad(visible, ((0, 0), (self.prefix, 0)), constant_values=True)
-        return jnp.concatenate([real, decode], axis=1)
+        seen, predicted = (
+            jnp.ones(index.shape, bool) if valid is None else valid
+            for index, valid in ((plan.visible, plan.valid), (plan.decode, plan.decode_valid))
+        )
+        seen = jnp.pad(seen, ((0, 0), (self.prefix, 0)), constant_values=True)
+        return jnp.concatenate([seen, predicted], axis=1)
+
+    def _rotation(self, plan: MaskPlan) -> Rotation | None:
+        index = jnp.concatenate([plan.visible, plan.decode], axis=1)
+        about = {"width": self.width, "heads": self.blocks["heads"], "prefix": self.prefix, "dtype": self.dtype}
+        return rotation(self.positions, self.grid, index, **about)

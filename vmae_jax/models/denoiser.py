@@ -22,7 +22,7 @@ LONGEST = 10_000.0  # of the wavelengths of the time embedding, as of positions
 
 
 def encoder_layers(depth: int, decoder_depth: int) -> list[int]:
-    """Return after which block of the encoder each block of the decoder reads, from the last block downwards."""
+    """Return after how many blocks of the encoder each block of the decoder reads it, from all of them downwards."""
     return [depth - block * depth // decoder_depth for block in range(decoder_depth)]
 
 
@@ -40,28 +40,29 @@ class DenoisingBlock(nn.Module):
     Attributes:
       heads, hidden: of the attentions, and of the MLP.
       own: whether the noisy tokens attend to each other.
-      attention, fused, use_bias: of `models.cross.MultiHead`.
+      attention, initial, biases: of `models.cross.MultiHead`.
     """
 
     heads: int
     hidden: int
     own: bool
     attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b k d"], memory: Float[Array, "b n e"], places: Float[Array, "b n d"]):
         """Transform `x`, given the tokens of the encoder that this block reads, and their positions."""
         norm = lambda name: LayerNorm(self.dtype, name=f"norm_{name}")  # noqa: E731
-        options = {"form": self.attention, "fused": self.fused, "use_bias": self.use_bias, "dtype": self.dtype}
+        common = {"initial": self.initial, "dtype": self.dtype}
+        options = {"form": self.attention, "biases": self.biases, **common}
         with part("project"):
-            memory = Dense(x.shape[-1], ("embed", None), dtype=self.dtype, name="project")(norm("memory")(memory))
+            memory = Dense(x.shape[-1], ("embed", None), **common, name="project")(norm("memory")(memory))
         x = x + MultiHead(self.heads, **options, name="cross_attention")(norm("cross")(x), memory + places)
         if self.own:
             x = x + Attention(self.heads, **options, name="attention")(norm("own")(x))
-        x = x + Mlp(self.hidden, self.dtype, name="mlp")(norm("mlp")(x))
+        x = x + Mlp(self.hidden, **common, name="mlp")(norm("mlp")(x))
         return nn.with_logical_constraint(x, ("batch", "tokens", None)), None
 
 
@@ -70,7 +71,7 @@ class DenoisingStack(nn.Module):
 
     Attributes:
       depth, remat, unroll: as in `models.stack.Stack`.
-      heads, hidden, own, attention, fused, use_bias: of `DenoisingBlock`.
+      heads, hidden, own, attention, initial, biases: of `DenoisingBlock`.
     """
 
     depth: int
@@ -80,23 +81,13 @@ class DenoisingStack(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, layers: Float[Array, "depth b n e"], places: Array) -> Array:
-        blocks = repeated(self, DenoisingBlock, shared=1, first_layer=None)(
-            heads=self.heads,
-            hidden=self.hidden,
-            own=self.own,
-            attention=self.attention,
-            fused=self.fused,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        nn.share_scope(self, blocks)
+        blocks = repeated(self, DenoisingBlock, shared=1, first_layer=None)
         return blocks(x, layers, places)[0]
 
 
@@ -105,11 +96,12 @@ class Denoiser(Decoder):
 
     Attributes:
       kind: "joint": visible and noisy tokens attend to each other; "cross": each noisy token attends to the visible
-        ones alone; "cross_self": to those, then to the noisy ones. In the last two, the blocks read the encoder from
-        its last block downwards (`encoder_layers`).
+        ones alone; "cross_self": to those, then to the noisy ones.
+      reads: in the last two kinds, which of the given blocks of the encoder each block of the decoder reads.
     """
 
     kind: str = "cross_self"
+    reads: tuple[int, ...] = ()
 
     @nn.compact
     @tower("decoder")
@@ -125,7 +117,7 @@ class Denoiser(Decoder):
 
         Args:
           encoded: the encoder's prefix and visible tokens.
-          layers: these tokens after every block of the encoder; not read by kind "joint".
+          layers: these tokens after some blocks of the encoder; not read by kind "joint".
           plan: their places, and those of the noisy cubes.
           noisy: cubes with noise, as the targets are scaled.
           time: of the diffusion, for each clip.
@@ -136,16 +128,15 @@ class Denoiser(Decoder):
         if self.kind == "joint":
             with part("project"):
                 given = self.projection()(encoded if self.keep_prefix else encoded[:, self.prefix :])
-            x = self.tokens(given, plan, queries)
-            x = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")(x)
+            stack = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")
+            x = stack(self.tokens(given, plan, queries=queries), rotation=self._rotation(plan))
             return self.predictions(x, plan)
         assert layers is not None
         positions = self.positions(self.grid, self.width)
         x = queries + positions(plan.decode).astype(self.dtype)
         places = jnp.pad(positions(plan.visible).astype(self.dtype), ((0, 0), (self.prefix, 0), (0, 0)))
-        read = np.asarray(encoder_layers(len(layers), self.blocks["depth"])) - 1
         shared = {name: self.blocks[name] for name in SHARED} | {"own": self.kind == "cross_self"}
-        x = DenoisingStack(**shared, dtype=self.dtype, name="blocks")(x, layers[read], places)
+        x = DenoisingStack(**shared, dtype=self.dtype, name="blocks")(x, layers[np.asarray(self.reads)], places)
         return self.predictions(x, plan)
 
     @part("time")
@@ -155,4 +146,4 @@ class Denoiser(Decoder):
         return Dense(self.width, ("mlp", "embed"), name="time_fc2")(jax.nn.silu(hidden))
 
 
-SHARED = ("depth", "heads", "hidden", "remat", "unroll", "attention", "fused", "use_bias")
+SHARED = ("depth", "heads", "hidden", "remat", "unroll", "attention", "initial", "biases")

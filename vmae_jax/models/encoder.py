@@ -5,12 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import initializers
 from jaxtyping import Array, Float
 
-from vmae_jax.models.initial import SCHEMES, torch_default
+from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
+from vmae_jax.models.rotary import rotation
 from vmae_jax.models.stack import Stack
 from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
@@ -31,8 +33,12 @@ class Encoder(nn.Module):
       prefix: the number of learned tokens before those of the clip, also in the output (MAE, MAE-ST: a class token).
       prefix_positions: whether the prefix has learned positions (MAE-ST).
       initial: the initial values, a key of `models.initial.SCHEMES`.
+      levels: blocks, from 0 and ascending, whose outputs are returned side by side, each after a norm of its own
+        (V-JEPA 2.1), instead of the last one's.
+      modality: whether a learned vector is added to all tokens (V-JEPA 2.1), of which images have another.
       embed: whether the cubes are embedded by a linear layer; otherwise they are vectors of the encoder's width.
-      collect: whether to return a pair, the second of which are the tokens after every block, [depth b n d].
+      collect: blocks, from 0 and ascending to the last one, whose outputs are returned as well, without a norm: the
+        result is then a pair, with these [blocks b n d] (DiffMAE).
     """
 
     grid: Grid
@@ -44,13 +50,20 @@ class Encoder(nn.Module):
     prefix: int = 0
     prefix_positions: bool = False
     initial: str = "videomae"
+    levels: tuple[int, ...] = ()
+    modality: bool = False
     embed: bool = True
-    collect: bool = False
+    collect: tuple[int, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """The number of channels of the output."""
+        return self.width * max(len(self.levels), 1)
 
     @nn.compact
     @tower("encoder")
     def __call__(self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None) -> Any:
-        """Encode the visible cubes as n = prefix + v tokens.
+        """Encode the visible cubes as n = prefix + v tokens, of as many times the width as there are levels.
 
         Args:
           cubes: the cubes of `plan.visible`, normalised.
@@ -60,19 +73,30 @@ class Encoder(nn.Module):
         embed = self._embedding(cubes.shape[-1]) if self.embed else lambda cubes: cubes.astype(self.dtype)
         with part("embed"):
             x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
+        if self.modality:
+            vector = self.param("modality", declare(initializers.normal(1e-6), "embed", decay=False), (self.width,))
+            x = x + jnp.asarray(vector).astype(self.dtype)
         valid = plan.valid
         if self.prefix:
             token = prefix_tokens(self, self.prefix, self.width, "embed", layer=0).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], *token.shape)), x], axis=1)
             valid = None if valid is None else jnp.pad(valid, ((0, 0), (self.prefix, 0)), constant_values=True)
         x = nn.with_logical_constraint(x, ("batch", "tokens", None))
-        x = Stack(**self.blocks, dtype=self.dtype, collect=self.collect, name="blocks")(x, keys, valid)
-        x, collected = x if self.collect else (x, None)
+        about = {"width": self.width, "heads": self.blocks["heads"], "prefix": self.prefix, "dtype": self.dtype}
+        turn = rotation(self.positions, self.grid, plan.visible, **about)
+        x = Stack(**self.blocks, levels=self.levels or self.collect, dtype=self.dtype, name="blocks")(
+            x, keys, valid, turn
+        )
+        if self.levels:
+            normed = [LayerNorm(self.dtype, name=f"norm_{i}")(level) for i, level in enumerate(x)]
+            return jnp.concatenate(normed, axis=-1)
+        x, collected = (x[-1], x) if self.collect else (x, None)
         x = LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
         return (x, collected) if self.collect else x
 
     def _embedding(self, size: int) -> Dense:
-        options = {"kernel_init": SCHEMES[self.initial].embed(size, self.width), "bias_init": torch_default(size)}
+        scheme = SCHEMES[self.initial]
+        options = {"kernel_init": scheme.embed(size, self.width), "bias_init": scheme.bias(size)}
         return Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
 
     @tower("encoder")
@@ -86,9 +110,9 @@ class Encoder(nn.Module):
         """Return an encoder of the first `depth` blocks without the final norm, and its part of `params`."""
         if not 0 <= depth <= self.blocks["depth"]:
             raise ValueError(f"layer {depth}: the encoder has {self.blocks['depth']} blocks")
-        encoder = self.clone(blocks={**self.blocks, "depth": depth}, final_norm=False)
+        encoder = self.clone(blocks={**self.blocks, "depth": depth}, final_norm=False, levels=())
         blocks = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
-        return encoder, {**{k: v for k, v in params.items() if k != "norm"}, "blocks": blocks}
+        return encoder, {**{k: v for k, v in params.items() if not k.startswith("norm")}, "blocks": blocks}
 
 
 def prefix_tokens(module: Any, count: int, width: int, name: str | None, layer: int | None = None) -> Array:

@@ -42,4 +42,4 @@ def frame_features(
         encoder, params = encoder.shallow(params, layer)
     cubes = model.normalize(patchify(clips, model.patch))
     tokens = jnp.asarray(encoder.apply({"params": params}, cubes, everything(*cubes.shape[:2])), jnp.float32)
-    return tokens[:, encoder.prefix :].reshape(len(frames), grid.h, grid.w, -1)
+    return tokens[:, encoder.prefix :, -encoder.width :].reshape(len(frames), grid.h, grid.w, -1)

@@ -17,8 +17,9 @@ from jaxtyping import Array
 
 from vmae_jax.models.attention import attend
 from vmae_jax.models.functions import gelu, layer_norm
-from vmae_jax.models.initial import xavier
+from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.parameters import declare
+from vmae_jax.models.rotary import Rotation, rotated
 from vmae_jax.scopes import part
 
 __all__ = ["Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "drop_path"]
@@ -32,7 +33,9 @@ class Dense(nn.Module):
     Attributes:
       features: outputs.
       names: logical names of the kernel's two axes; the bias takes the second.
-      kernel_init, bias_init: default Xavier-uniform and zeros.
+      kernel_init: initializer of the kernel; by default that of `initial`.
+      bias_init: initializer of the bias.
+      initial: a key of `models.initial.SCHEMES`.
       layer, units: of the parameters (`parameters.Parameter`).
     """
 
@@ -41,6 +44,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     kernel_init: Any = None
     bias_init: Any = initializers.zeros
+    initial: str = "videomae"
     dtype: Any = jnp.float32
     layer: int | None = None
     units: Mapping[str, int] | None = None
@@ -49,7 +53,8 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         about = {"layer": self.layer, "units": self.units}
-        init = declare(self.kernel_init or xavier(width, self.features), *self.names, decay=True, **about)
+        kernel_init = self.kernel_init or SCHEMES[self.initial].matrix(width, self.features)
+        init = declare(kernel_init, *self.names, decay=True, **about)
         kernel = self.param("kernel", init, (width, self.features))
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
@@ -85,20 +90,19 @@ class LayerScale(nn.Module):
 
 
 class Qkv(nn.Module):
-    """Queries, keys and values of every head, with biases on q and v (or on none) and never on k.
+    """Queries, keys and values of every head. Returns three arrays [b n d], the columns of one head after the other.
 
-    A bias of the keys adds the same to every logit of a query, which the softmax cancels. Returns three
-    arrays [b n d], the columns of one head after the other.
+    A bias of the keys adds the same to every logit of a query, which the softmax cancels, unless keys are rotated.
 
     Attributes:
       heads: must divide the width.
-      fused: how many of the three count as one matrix for the initial values, 3 or 1 (`initial.Scheme`).
-      use_bias: whether q and v have biases.
+      initial: a key of `models.initial.SCHEMES`.
+      biases: the letters of those that have a bias.
     """
 
     heads: int
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -106,10 +110,11 @@ class Qkv(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         width = x.shape[-1]
         units = {"heads": self.heads}
-        init = declare(xavier(width, self.fused * width), None, "embed", "heads", decay=True, units=units)
+        scheme = SCHEMES[self.initial]
+        init = declare(scheme.matrix(width, scheme.qkv * width), None, "embed", "heads", decay=True, units=units)
         kernel = self.param("kernel", init, (3, width, width))
         zeros = declare(initializers.zeros, "heads", decay=False, units=units)
-        biases = {name: self.param(f"{name}_bias", zeros, (width,)) for name in ("q", "v")} if self.use_bias else {}
+        biases = {name: self.param(f"{name}_bias", zeros, (width,)) for name in self.biases}
         x = x.astype(self.dtype)
 
         def project(name: str, matrix: Array) -> Array:
@@ -128,21 +133,23 @@ class Attention(nn.Module):
       cosine: normalise q and k and learn a temperature for each head (Swin V2; an option of the
         official code that no published recipe uses).
       form: of `models.attention.FORMS`.
-      fused, use_bias: of `Qkv`.
+      initial, biases: of `Qkv`.
     """
 
     heads: int
     cosine: bool = False
     form: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
 
     @nn.compact
     @part("scores")
-    def __call__(self, x: Array, valid: Array | None = None) -> Array:
-        q, k, v = Qkv(self.heads, self.fused, self.use_bias, self.dtype, name="qkv")(x)
+    def __call__(self, x: Array, valid: Array | None = None, rotation: Rotation | None = None) -> Array:
+        q, k, v = Qkv(self.heads, self.initial, self.biases, self.dtype, name="qkv")(x)
         scale = None
+        if rotation is not None:
+            q, k = rotated(q, rotation), rotated(k, rotation)
         if self.cosine:
             init = declare(initializers.constant(math.log(10.0)), "heads", decay=False)
             factor = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
@@ -150,7 +157,8 @@ class Attention(nn.Module):
         out = attend(q, k, v, heads=self.heads, valid=valid, scale=scale, form=self.form)
         with part("proj"):
             units = {"heads": self.heads}
-            return Dense(x.shape[-1], ("heads", "embed"), units=units, dtype=self.dtype, name="proj")(out)
+            options = {"units": units, "initial": self.initial, "dtype": self.dtype}
+            return Dense(x.shape[-1], ("heads", "embed"), **options, name="proj")(out)
 
 
 def _unit(x: Array, heads: int, factor: Array | None = None) -> Array:
@@ -165,15 +173,16 @@ class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
     hidden: int
+    initial: str = "videomae"
     dtype: Any = jnp.float32
 
     @nn.compact
     @part("mlp")
     def __call__(self, x: Array) -> Array:
-        width = x.shape[-1]
-        x = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
+        width, options = x.shape[-1], {"initial": self.initial, "dtype": self.dtype}
+        x = Dense(self.hidden, ("embed", "mlp"), **options, name="fc1")(x)
         x = nn.with_logical_constraint(gelu(x), ("batch", "tokens", "mlp"))
-        return Dense(width, ("mlp", "embed"), dtype=self.dtype, name="fc2")(x)
+        return Dense(width, ("mlp", "embed"), **options, name="fc2")(x)
 
 
 def drop_path(x: Array, keys: Array | None, rate: Array) -> Array:
@@ -191,31 +200,36 @@ def drop_path(x: Array, keys: Array | None, rate: Array) -> Array:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; `collect` also returns its output as the scanned result."""
+    """A pre-norm transformer block."""
 
     heads: int
     hidden: int
     cosine: bool = False
     layer_scale: float | None = None
     attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
-    collect: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, layer: tuple[Array, Array], keys: Array | None, valid: Array | None):
+    def __call__(
+        self,
+        x: Array,
+        layer: tuple[Array, Array],
+        keys: Array | None,
+        valid: Array | None,
+        rotation: Rotation | None,
+    ):
         index, rate = layer
         fold = functools.partial(_fold, keys, index)
         y = LayerNorm(self.dtype, name="norm1")(x)
-        options = {"cosine": self.cosine, "form": self.attention, "fused": self.fused, "use_bias": self.use_bias}
-        y = Attention(self.heads, **options, dtype=self.dtype, name="attention")(y, valid)
+        options = {"cosine": self.cosine, "form": self.attention, "initial": self.initial, "biases": self.biases}
+        y = Attention(self.heads, **options, dtype=self.dtype, name="attention")(y, valid, rotation)
         x = x + drop_path(self._scaled(y, "scale1"), fold(0), rate)
         y = LayerNorm(self.dtype, name="norm2")(x)
-        y = Mlp(self.hidden, self.dtype, name="mlp")(y)
+        y = Mlp(self.hidden, self.initial, self.dtype, name="mlp")(y)
         x = x + drop_path(self._scaled(y, "scale2"), fold(1), rate)
-        x = nn.with_logical_constraint(x, ("batch", "tokens", None))
-        return x, x if self.collect else None
+        return nn.with_logical_constraint(x, ("batch", "tokens", None)), None
 
     def _scaled(self, y: Array, name: str) -> Array:
         return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y

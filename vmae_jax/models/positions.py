@@ -80,19 +80,21 @@ def sinusoid_1d() -> Positions:
 
 
 @register("positions")
-def sincos_3d(base: float = 10_000.0) -> Positions:
+def sincos_3d(base: float = 10_000.0, cut: bool = False) -> Positions:
     """Fixed sines and cosines of t, h and w side by side, a third of the channels each.
 
     Each axis takes 2 * (width // 6) channels, its sines before its cosines as in MAE. The remaining
     channels at the end are zero.
 
     Args:
+      cut: where the width is no multiple of 6, each axis takes 2 * ceil(width / 6) channels, and what exceeds the width
+        is cut off at the end (V-JEPA's `uniform_power`).
       base: the ratio of the longest to the shortest wavelength. For a small grid and few channels, waves of about
         the length of the grid distinguish positions better.
     """
     if base <= 1:
         raise ValueError(f"base={base}: above 1")
-    return lambda grid, width: Fixed(functools.partial(_sincos_3d, base=base), grid, width)
+    return lambda grid, width: Fixed(functools.partial(_sincos_3d, base=base, cut=cut), grid, width)
 
 
 @register("positions")
@@ -162,13 +164,13 @@ def _sinusoid_1d(grid: Grid, width: int) -> np.ndarray:
     return table
 
 
-def _sincos_3d(grid: Grid, width: int, base: float = 10_000.0) -> np.ndarray:
-    half = width // 6
+def _sincos_3d(grid: Grid, width: int, base: float = 10_000.0, cut: bool = False) -> np.ndarray:
+    half = -(-width // 6) if cut else width // 6
     frequency = 1.0 / base ** (np.arange(half) / max(half, 1))
     axes = np.meshgrid(*(np.arange(n) for n in (grid.t, grid.h, grid.w)), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in axes]
     table = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
-    return np.pad(table, ((0, 0), (0, width - table.shape[1]))).astype(np.float32)
+    return np.pad(table, ((0, 0), (0, max(width - table.shape[1], 0))))[:, :width].astype(np.float32)
 
 
 def _sincos_2d(grid: Grid, width: int) -> np.ndarray:

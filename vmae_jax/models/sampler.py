@@ -47,7 +47,7 @@ class Sampler(nn.Module):
         init = declare(initializers.zeros, None, "embed", decay=True)
         x = tokens + jnp.asarray(self.param("positions", init, tokens.shape[1:])).astype(self.dtype)
         y = LayerNorm(self.dtype, EPSILON, name="norm1")(x)
-        y = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")(y)
+        y = Attention(self.heads, biases="", dtype=self.dtype, name="attention")(y)
         x = x + dropped(y, keys, "attention", self.dropout)
         y = LayerNorm(self.dtype, EPSILON, name="norm2")(x)
         y = Mlp(int(self.width * self.mlp_ratio), dtype=self.dtype, name="mlp")(y)

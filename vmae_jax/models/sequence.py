@@ -7,7 +7,6 @@ from typing import Any
 from vmae_jax.models.attention import FORMS
 from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.encoder import Encoder
-from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.positions import sinusoid_1d
 from vmae_jax.models.stack import REMAT
 from vmae_jax.models.variants import DTYPES
@@ -77,7 +76,7 @@ def transformer(
             raise ValueError(f"a width of {one} does not divide into {parts} heads (and must be even)")
 
     def blocks(width: int, depth: int, heads: int) -> dict[str, Any]:
-        options = {"remat": remat, "unroll": unroll or depth, "attention": attention, "fused": SCHEMES["mae"].qkv}
+        options = {"remat": remat, "unroll": unroll or depth, "attention": attention, "initial": "mae"}
         return {"depth": depth, "heads": heads, "hidden": int(width * mlp_ratio), **options}
 
     common = {

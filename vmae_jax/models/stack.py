@@ -1,5 +1,6 @@
 """Blocks one after the other under scan, whose parameters are stored stacked, [depth, …]."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Array
 
 from vmae_jax.models.layers import Block
 from vmae_jax.models.parameters import FIRST_LAYER
+from vmae_jax.models.rotary import Rotation
 
 __all__ = ["REMAT", "Stack", "repeated"]
 
@@ -27,11 +29,13 @@ def repeated(stack: Any, block: Any, *, shared: int, first_layer: int | None) ->
     """`depth` blocks one after the other as one module, whose parameters are stored stacked, [depth, …].
 
     Args:
-      stack: the module that calls this, with `depth`, `remat` (of `REMAT`), `unroll` and `dtype`.
+      stack: the module that calls this, with `depth`, `remat` (of `REMAT`), `unroll`, `dtype` and all attributes of the
+        blocks. The parameters are its own.
       block: (x, of each block, *the same for all blocks) -> (x, None).
       shared: how many arguments are the same for all blocks.
       first_layer: for layer decay, the number of the first block; None where the tower has none.
     """
+    names = {field.name for field in dataclasses.fields(block)} - {"name", "parent"}
     if REMAT[stack.remat] is not None:
         # Inside a loop nothing can be merged with the forward pass; unrolled, it could.
         block = nn.remat(block, policy=REMAT[stack.remat], prevent_cse=stack.unroll > 1)
@@ -45,11 +49,16 @@ def repeated(stack: Any, block: Any, *, shared: int, first_layer: int | None) ->
         metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: first_layer},
     )
     # Cast as a whole, matrices reach the backward pass as they are; inside the loop each cast would be kept.
-    return nn.map_variables(scanned, "params", functools.partial(_cast, stack.dtype), init=stack.is_initializing())
+    cast = nn.map_variables(scanned, "params", functools.partial(_cast, stack.dtype), init=stack.is_initializing())
+    blocks = cast(**{name: getattr(stack, name) for name in names}, name="blocks")
+    nn.share_scope(stack, blocks)
+    return blocks
 
 
 class Stack(nn.Module):
     """`depth` blocks whose parameters are stored stacked, [depth, …], whatever the unrolling.
+
+    Returns the tokens after the last block, or with `levels` those after each of these, [levels b n d].
 
     Attributes:
       depth, heads, hidden: of the blocks; `hidden` is the MLP's width.
@@ -57,9 +66,9 @@ class Stack(nn.Module):
       remat: a policy of `REMAT`.
       unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
       attention: of `models.attention.FORMS`.
-      fused, use_bias: of `Qkv`.
+      initial, biases: of `Qkv`.
       first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
-      collect: also return the tokens after every block, [depth b n d].
+      levels: blocks, from 0 and ascending, whose outputs are returned instead of the last one's.
     """
 
     depth: int
@@ -71,31 +80,50 @@ class Stack(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
-    fused: int = 3
-    use_bias: bool = True
+    initial: str = "videomae"
+    biases: str = "qv"
     dtype: Any = jnp.float32
     first_layer: int | None = 1
-    collect: bool = False
+    levels: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Array, keys: Array | None = None, valid: Array | None = None) -> Any:
-        blocks = repeated(self, Block, shared=2, first_layer=self.first_layer)(
-            heads=self.heads,
-            hidden=self.hidden,
-            cosine=self.cosine,
-            layer_scale=self.layer_scale,
-            attention=self.attention,
-            fused=self.fused,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            collect=self.collect,
-            name="blocks",
-        )
-        nn.share_scope(self, blocks)
+    def __call__(
+        self,
+        x: Array,
+        keys: Array | None = None,
+        valid: Array | None = None,
+        rotation: Rotation | None = None,
+    ) -> Array:
+        blocks = repeated(self, Tapped if self.levels else Block, shared=3, first_layer=self.first_layer)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))
-        x, collected = blocks(x, layers, keys if self.drop_path else None, valid)
-        return (x, collected) if self.collect else x
+        shared = (keys if self.drop_path else None, valid, rotation)
+        if not self.levels:
+            return blocks(x, layers, *shared)[0]
+        count = len(self.levels)
+        slots = np.full(self.depth, count)
+        slots[list(self.levels)] = np.arange(count)
+        kept = jnp.zeros((count + 1, *x.shape), x.dtype)
+        (_, kept), _ = blocks((x, kept), (*layers, jnp.asarray(slots)), *shared)
+        return kept[:count]
+
+
+class Tapped(Block):
+    """A block that also keeps its output, in the slot that its layer has; the last slot is for those not kept."""
+
+    @nn.compact
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it carries the kept outputs, too
+        self,
+        x: tuple[Array, Array],
+        layer: tuple[Array, Array, Array],
+        keys: Array | None,
+        valid: Array | None,
+        rotation: Rotation | None,
+    ):
+        tokens, kept = x
+        index, rate, slot = layer
+        tokens, _ = super().__call__(tokens, (index, rate), keys, valid, rotation)
+        return (tokens, jax.lax.dynamic_update_index_in_dim(kept, tokens, slot, axis=0)), None
 
 
 def _cast(dtype: Any, params: Any) -> Any:

@@ -1,7 +1,8 @@
 """The sizes of the published models, and the model of a config."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.positions import Positions, sinusoid_1d
+from vmae_jax.models.rotary import Rotary
 from vmae_jax.models.stack import REMAT
 from vmae_jax.patches import Patch
 from vmae_jax.registry import register
@@ -79,6 +81,11 @@ class Model:
         g, p = self.grid, self.patch
         return g.t * p.t, g.h * p.h, g.w * p.w, self.channels
 
+    @property
+    def cube(self) -> int:
+        """The number of values of a cube."""
+        return math.prod(self.patch) * self.channels
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if the clips of a batch do not have the shape that the model was built for."""
         if tuple(shape[1:]) != self.video_shape:
@@ -101,7 +108,9 @@ def _smoke(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a tiny model; a model of images stays one."""
     image = given["frames"] == 1
     return {
-        **dict.fromkeys(("width", "depth", "heads", "mlp_ratio", "decoder_width", "decoder_heads")),
+        **dict.fromkeys(("width", "depth", "heads", "mlp_ratio")),
+        **dict.fromkeys(("decoder_width", "decoder_heads", "decoder_mlp_ratio")),
+        "levels": [0, 1] if given.get("levels") else [],
         **{"size": "micro", "resolution": 32, "patch": 8, "decoder_depth": 1, "dtype": "float32"},
         **({"frames": 1, "tubelet": 1} if image else {"frames": 8, "tubelet": 2}),
     }
@@ -119,6 +128,7 @@ def vit(
     depth: int | None = None,
     heads: int | None = None,
     mlp_ratio: float | None = None,
+    decoder_mlp_ratio: float | None = None,
     decoder_width: int | None = None,
     decoder_depth: int = 4,
     decoder_heads: int | None = None,
@@ -136,6 +146,9 @@ def vit(
     project_bias: bool = False,
     qkv_bias: bool = True,
     initial: str = "videomae",
+    levels: Sequence[int] = (),
+    mask_tokens: int = 1,
+    modality: bool = False,
     mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
     std: tuple[float, ...] | list[float] = IMAGENET_STD,
 ) -> Model:
@@ -146,6 +159,7 @@ def vit(
       frames, resolution, channels: the shape of the clips.
       tubelet, patch: the frames of a cube, and the pixels along its sides.
       mlp_ratio: the width of the MLPs relative to that of the encoder or decoder.
+      decoder_mlp_ratio: that of the decoder, where it is another.
       positions: the position embeddings; by default a fixed 1-D sinusoid.
       layer_scale: the initial value of a learned factor on every branch; None omits the factor.
       drop_path: the rate at the last block of the encoder.
@@ -159,8 +173,13 @@ def vit(
       decoder_prefix: the tokens before the decoder's: "own", as many learned tokens of the decoder (MAE-ST), or
         "kept", those of the encoder (MAE).
       project_bias: whether the projection from the encoder to the decoder has a bias (MAE, MAE-ST).
-      qkv_bias: whether queries and values have biases.
+      qkv_bias: whether queries and values have biases, and with rotary positions keys, too; without these, the softmax
+        would cancel a bias of the keys.
       initial: the initial values, a key of `models.initial.SCHEMES`.
+      levels: blocks of the encoder, from 0 and ascending, whose outputs it returns side by side, each after a norm of
+        its own (V-JEPA 2.1); by default the output of the last.
+      mask_tokens: the number of mask tokens of the decoder.
+      modality: whether a learned vector is added to all tokens of the encoder (V-JEPA 2.1).
       mean, std: the statistics of the pixels in [0, 1], per channel.
 
     Raises:
@@ -180,6 +199,9 @@ def vit(
     width, depth, heads = width or v.width, depth or v.depth, heads or v.heads
     decoder_width, decoder_heads = decoder_width or v.decoder_width, decoder_heads or v.decoder_heads
     patch, mlp_ratio = patch or v.patch, mlp_ratio or v.mlp_ratio
+    _check_levels(levels, depth)
+    if mask_tokens < 1:
+        raise ValueError(f"mask_tokens={mask_tokens}: at least 1")
     if not 1 <= channels <= 1024:
         raise ValueError(f"channels={channels}: 1 to 1024")
     if prefix < 0:
@@ -189,7 +211,9 @@ def vit(
     _check_dims(frames, resolution, tubelet, patch, [(width, heads), (decoder_width, decoder_heads)])
     mean, std = _per_channel(mean, channels, "mean"), _per_channel(std, channels, "std")
 
-    def blocks(width: int, depth: int, heads: int) -> dict[str, Any]:
+    rotated = isinstance(positions, Rotary)
+
+    def blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> dict[str, Any]:
         return {
             "depth": depth,
             "heads": heads,
@@ -199,24 +223,25 @@ def vit(
             "remat": remat,
             "unroll": unroll or depth,
             "attention": attention,
-            "fused": SCHEMES[initial].qkv,
-            "use_bias": qkv_bias,
+            "initial": initial,
+            "biases": "" if not qkv_bias else "qkv" if rotated else "qv",
         }
 
     grid = Grid(frames // tubelet, resolution // patch, resolution // patch)
     common = {"grid": grid, "positions": positions or sinusoid_1d(), "dtype": DTYPES[dtype](), "initial": initial}
     common |= {"prefix": prefix, "prefix_positions": prefix_positions}
-    between = {"keep_prefix": decoder_prefix == "kept", "project_bias": project_bias}
+    between = {"keep_prefix": decoder_prefix == "kept", "project_bias": project_bias, "mask_tokens": mask_tokens}
+    below = {**blocks(width, depth, heads, mlp_ratio), "drop_path": drop_path}
     return Model(
         patch=Patch(tubelet, patch, patch),
         grid=grid,
         channels=channels,
         mean=mean,
         std=std,
-        encoder=Encoder(width=width, blocks={**blocks(width, depth, heads), "drop_path": drop_path}, **common),
+        encoder=Encoder(width=width, blocks=below, levels=tuple(levels), modality=modality, **common),
         decoder={
             "width": decoder_width,
-            "blocks": blocks(decoder_width, decoder_depth, decoder_heads),
+            "blocks": blocks(decoder_width, decoder_depth, decoder_heads, decoder_mlp_ratio or mlp_ratio),
             **between,
             **common,
         },
@@ -239,6 +264,11 @@ def _check_dims(frames: int, resolution: int, tubelet: int, patch: int, widths: 
     for width, heads in widths:
         if width % heads or width % 2:
             raise ValueError(f"a width of {width} does not divide into {heads} heads (and must be even)")
+
+
+def _check_levels(levels: Sequence[int], depth: int) -> None:
+    if list(levels) != sorted(set(levels)) or any(not 0 <= level < depth for level in levels):
+        raise ValueError(f"levels={list(levels)}: ascending numbers of blocks, from 0 to {depth - 1}")
 
 
 def _per_channel(values: Any, channels: int, what: str) -> tuple[float, ...]:

@@ -103,7 +103,8 @@ class VariationalDecoder(Decoder):
                 z = z + jnp.exp(0.5 * chosen.log_variance) * gather(noise, order)
             added = Dense(self.width, (None, "embed"), dtype=self.dtype, name="latent_embed")(z)
             x = x + jnp.pad(added, ((0, 0), (self.prefix, 0), (0, 0)))
-        x = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")(x, valid=self._valid(plan))
+        stack = Stack(**self.blocks, first_layer=None, dtype=self.dtype, name="blocks")
+        x = stack(x, valid=self._valid(plan), rotation=self._rotation(plan))
         return Restored(self.predictions(x, plan), prior, posterior)
 
     def _ordered(self, tokens: Float[Array, "b m d"], order: Int[Array, "b g"]) -> Float[Array, "b m d"]:
@@ -114,7 +115,7 @@ class VariationalDecoder(Decoder):
         if self.fusion == "concat":
             both = jnp.concatenate([x, other], axis=-1)
             return Dense(self.width, ("embed", None), dtype=self.dtype, name="fuse")(both)
-        options = {name: self.blocks[name] for name in ("fused", "use_bias")} | {"form": self.blocks["attention"]}
+        options = {name: self.blocks[name] for name in ("initial", "biases")} | {"form": self.blocks["attention"]}
         attend = MultiHead(self.blocks["heads"], **options, dtype=self.dtype, name="cross_attention")
         norm = [LayerNorm(self.dtype, name=name) for name in ("norm_query", "norm_reference")]
         return x + attend(norm[0](x), norm[1](other))

@@ -174,7 +174,7 @@ def apply(
 
     Args:
       state: at step 0; an average of its parameters is set to the result.
-      spec: the weights of each place: "params", "frozen", or a path below one of them.
+      spec: the weights of each place: "params", "frozen", "average", or a path below one of them.
       read: returns the tree that `select` and `ema` of the weights name, as arrays on the host, and the changes
         by path.
 
@@ -185,19 +185,25 @@ def apply(
       ConfigError: if a place does not exist, or `graft` refuses the weights.
     """
     places = {"params": state.params, "frozen": state.frozen or {}}
+    averaged = "ema" in state.extra
     reports = []
-    for at, record in spec.items():
+    for at, record in sorted(spec.items(), key=lambda item: item[0].split("/")[0] == "average"):
         root = at.split("/")[0]
+        if root == "average" and averaged and root not in places:
+            places[root] = jax.tree.map(jnp.copy, places["params"])
         if root not in places:
-            raise ConfigError(f"init_from: there is no place {at!r}; places begin with 'params' or 'frozen'")
+            more = "; without train.ema_decay there is no average" if root == "average" else ""
+            raise ConfigError(
+                f"init_from: there is no place {at!r}; places begin with 'params', 'frozen' or 'average'{more}"
+            )
         tree, changed = read(record)
         grafted, report = graft({root: places[root]}, at, tree, skip=record.skip)
         changed = {path: changed[path] for path in report.loaded if path in changed}
         reports.append(dataclasses.replace(report, changed=changed, weights=record))
         places[root] = grafted[root]
     extra = dict(state.extra)
-    if "ema" in extra:
-        extra["ema"] = jax.tree.map(jnp.copy, places["params"])
+    if averaged:
+        extra["ema"] = places.get("average") or jax.tree.map(jnp.copy, places["params"])
     frozen = places["frozen"] if state.frozen else state.frozen
     return dataclasses.replace(state, params=places["params"], frozen=frozen, extra=extra), tuple(reports)
 

@@ -16,6 +16,7 @@ from vmae_jax.spec import ConfigError
 __all__ = ["Clock", "Rate", "Schedule", "constant", "length_in_steps", "warmup_cosine"]
 
 UNITS = ("steps", "epochs", "examples")
+SHAPES = ("cosine", "linear")
 
 
 class Clock(NamedTuple):
@@ -59,13 +60,15 @@ def length_in_steps(length: Mapping[str, float], *, steps_per_epoch: float, glob
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A learning rate for every step of one run: a linear warm-up, then half a cosine.
+    """A number for every step of one run, such as the learning rate: a linear warm-up, then half a cosine or a line.
 
     Attributes:
       start, peak, final: learning rates, already scaled by the batch.
-      warmup, steps: steps of the warm-up and of the whole run.
+      warmup, steps: steps of the warm-up and of the whole schedule.
       text: the origin of the peak, in words.
       open_ended: whether the step after the warm-up is the first one at the peak, and not its last step.
+      shape: of what follows the warm-up, one of `SHAPES`.
+      ahead: by how many steps the schedule is ahead of the run.
     """
 
     start: float
@@ -75,6 +78,8 @@ class Rate:
     steps: int
     text: str
     open_ended: bool = False
+    shape: str = "cosine"
+    ahead: int = 0
 
     def value(self, step: int) -> float:
         """Return the rate of a step, counted from 0, in float64; after the last step it is `final`.
@@ -82,20 +87,23 @@ class Rate:
         As in VideoMAE's code, the last step of the warm-up and the first of the cosine both have the peak. With
         `open_ended` the warm-up would reach it one step later (MAE), so only the cosine has it.
         """
+        step += self.ahead
         if step < self.warmup:
             return self.start + (self.peak - self.start) * step / self._climb
         length = max(self.steps - self.warmup, 1)
         left = max(length - (step - self.warmup), 0) / length
-        return self.final + (self.peak - self.final) * math.sin(0.5 * math.pi * left) ** 2
+        share = left if self.shape == "linear" else math.sin(0.5 * math.pi * left) ** 2
+        return self.final + (self.peak - self.final) * share
 
     def __call__(self, step: Array) -> Array:
         """Return the same in float32, for a step number inside a compiled program."""
-        step = jnp.asarray(step)
+        step = jnp.asarray(step) + self.ahead
         climb = step.astype(jnp.float32) / self._climb
         length = max(self.steps - self.warmup, 1)
         left = jnp.clip(length - (step - self.warmup), 0, length).astype(jnp.float32) / length
         # sin², not (1 + cos) / 2, which cancels to nothing at the end of the run.
-        fall = self.final + (self.peak - self.final) * jnp.sin(0.5 * jnp.pi * left) ** 2
+        share = left if self.shape == "linear" else jnp.sin(0.5 * jnp.pi * left) ** 2
+        fall = self.final + (self.peak - self.final) * share
         return jnp.where(step < self.warmup, self.start + (self.peak - self.start) * climb, fall).astype(jnp.float32)
 
     @property
@@ -108,7 +116,7 @@ class Rate:
         if self.peak == self.final and not self.warmup:
             return f"{self.text}, constant"
         climb = f"warm-up of {self.warmup} steps from {self.start:.4g}"
-        return f"{self.text}, {climb}, cosine to {self.final:.4g} at {self.steps}"
+        return f"{self.text}, {climb}, {self.shape} to {self.final:.4g} at {self.steps}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +134,9 @@ class Schedule:
     recipe_batch: int | None
     min_rate: float | None = None
     open_ended: bool = False
+    shape: str = "cosine"
+    stretch: float = 1.0
+    ahead: int = 0
 
     def at(self, clock: Clock) -> Rate:
         """Return the learning rates of a run.
@@ -157,13 +168,15 @@ class Schedule:
             peak=self.peak * scale,
             final=self.final * scale if self.min_rate is None else self.min_rate,
             warmup=warmup,
-            steps=clock.steps,
+            steps=int(clock.steps * self.stretch),
             text=text,
             open_ended=self.open_ended,
+            shape=self.shape,
+            ahead=self.ahead,
         )
 
 
-@register("schedule", smoke={"warmup": {"steps": 1}})
+@register("schedule", smoke={"warmup": {"steps": 1}, "recipe_batch": None})
 def warmup_cosine(
     peak: float,
     final: float = 1e-5,
@@ -173,8 +186,11 @@ def warmup_cosine(
     recipe_batch: int | None = None,
     min_rate: float | None = None,
     open_ended: bool = False,
+    shape: str = "cosine",
+    stretch: float = 1.0,
+    ahead: int = 0,
 ) -> Schedule:
-    """Linear warm-up, then half a cosine, computed for every step (VideoMAE V2, `utils.cosine_scheduler`).
+    """Linear warm-up, then half a cosine or a line, computed for every step (VideoMAE V2, `utils.cosine_scheduler`).
 
     Args:
       peak, final, start: learning rates; all three are multiplied by global_batch / batch_unit.
@@ -183,10 +199,17 @@ def warmup_cosine(
       recipe_batch: the batch that the rates were chosen for; another one without `batch_unit` warns.
       min_rate: the last rate instead of `final`, independent of the batch, as MAE-ST's `min_lr`.
       open_ended: the warm-up reaches the peak at the step after it (MAE, MAE-ST), not at its own last step.
+      shape: of what follows the warm-up, "cosine" or "linear".
+      stretch: the schedule is that of a run this many times as long, and ends early (V-JEPA: 1.25).
+      ahead: each step has the value of this many steps later (V-JEPA's code moves its schedules before an update: 1).
 
     Raises:
-      ValueError: if a rate is negative, or a batch below 1.
+      ValueError: if a rate is negative, a batch below 1, or the shape unknown.
     """
+    if shape not in SHAPES or not 1 <= stretch < math.inf or ahead < 0:
+        raise ValueError(
+            f"shape={shape!r}, stretch={stretch}, ahead={ahead}: one of {', '.join(SHAPES)}; at least 1; at least 0"
+        )
     for name, value in (("peak", peak), ("final", final), ("start", start), ("min_rate", min_rate or 0.0)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}: a learning rate must be a number of at least 0, got {value}")
@@ -194,7 +217,24 @@ def warmup_cosine(
         if batch is not None and batch < 1:
             raise ValueError(f"{name}: a batch must have at least one video, got {batch}")
     length_in_steps(warmup, steps_per_epoch=1.0, global_batch=1)  # reports a wrong unit here
-    return Schedule(peak, final, start, tuple(dict(warmup).items()), batch_unit, recipe_batch, min_rate, open_ended)
+    lengths = tuple(dict(warmup).items())
+    more = {"shape": shape, "stretch": float(stretch), "ahead": ahead}
+    return Schedule(peak, final, start, lengths, batch_unit, recipe_batch, min_rate, open_ended, **more)
+
+
+@register("schedule")
+def ramp(start: float, final: float, shape: str = "linear", stretch: float = 1.0, ahead: int = 0) -> Schedule:
+    """From one value to another over the run, for a weight decay or the decay of an average.
+
+    Args:
+      start, final: of the whole schedule.
+      shape, stretch, ahead: as in `warmup_cosine`.
+
+    Raises:
+      ValueError: if a value is negative, or the shape unknown.
+    """
+    more = {"shape": shape, "stretch": stretch, "ahead": ahead}
+    return warmup_cosine(start, final=final, start=start, batch_unit=None, **more)
 
 
 @register("schedule")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmae_jax.registry import register
+from vmae_jax.train.schedule import Schedule
 from vmae_jax.train.spikes import Spikes
 
 __all__ = ["Checkpointing", "Evaluation", "Mesh", "Training"]
@@ -16,7 +17,12 @@ ON_ERROR = ("stop", "continue")
 LOGGING = ("tensorboard", "wandb", "trackio")
 
 
-@register("training", spikes="spikes", smoke={"length": {"steps": 4}, "log_every": {"steps": 1}, "accumulate": 1})
+@register(
+    "training",
+    spikes="spikes",
+    ema_decay="schedule",
+    smoke={"length": {"steps": 4}, "log_every": {"steps": 1}, "accumulate": 1},
+)
 @dataclasses.dataclass(frozen=True)
 class Training:
     """The section `train`.
@@ -24,7 +30,8 @@ class Training:
     Attributes:
       length: of the whole run, {"steps" | "epochs" | "examples": n}; examples and epochs count videos.
       accumulate: micro-batches per step; the result is that of the whole batch.
-      ema_decay: of the exponential moving average of the parameters; None keeps no average.
+      ema_decay: of the exponential moving average of the parameters, in [0, 1], or a schedule of it such as
+        `train.schedule.ramp`; None keeps no average.
       log_every: interval between two rows of metrics.
       pictures_every: interval between two drawings of reconstructions; None draws none.
       pictures: number of clips per drawing.
@@ -40,7 +47,7 @@ class Training:
 
     length: Length
     accumulate: int = 1
-    ema_decay: float | None = None
+    ema_decay: float | Schedule | None = None
     log_every: Length = dataclasses.field(default_factory=lambda: {"steps": 10})
     pictures_every: Length | None = dataclasses.field(default_factory=lambda: {"steps": 1000})
     pictures: int = 4
@@ -60,8 +67,13 @@ class Training:
             raise ValueError("train.accumulate, train.pictures and train.rollbacks must be at least 1")
         if self.spikes is not None and not isinstance(self.spikes, Spikes):
             raise ValueError("train.spikes must be call('train.spikes.Spikes', …) or None")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
+        decay = self.ema_decay
+        if decay is not None and any(not 0 <= end <= 1 for end in _ends(decay)):
+            raise ValueError(f"train.ema_decay must be in [0, 1], got {self.ema_decay}")
+
+
+def _ends(decay: float | Schedule) -> tuple[float, float]:
+    return (decay.peak, decay.final) if isinstance(decay, Schedule) else (decay, decay)
 
 
 def _check_logging(logging: Mapping[str, Any]) -> None:

@@ -9,11 +9,11 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from vmae_jax.spec import ConfigError
-from vmae_jax.train.optim import Transformation
+from vmae_jax.train.adamw import Transformation
 from vmae_jax.train.spikes import Spikes, empty
-from vmae_jax.types import Batch, Extra, Method, Params
+from vmae_jax.types import Batch, Carried, Extra, Method, Params
 
-__all__ = ["TrainState", "eval_params", "make_init"]
+__all__ = ["TrainState", "carried", "eval_params", "make_init"]
 
 
 @struct.dataclass
@@ -73,6 +73,11 @@ def make_init(
         )
 
     return init
+
+
+def carried(method: Method, state: TrainState) -> Carried:
+    """Return what a state holds beside its parameters, for computing the method's loss."""
+    return Carried(state.extra["method"], state.frozen, state.extra["ema"] if method.averaged else None)
 
 
 def eval_params(state: TrainState, ema: bool = False) -> Params:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
 from vmae_jax.spec import ConfigError
-from vmae_jax.train import optim
+from vmae_jax.train.adamw import Transformation, global_norm
 from vmae_jax.train.gradients import gradients, row_count
 from vmae_jax.train.on_mesh import OnMesh, on_mesh
 from vmae_jax.train.sharding import RULES, Placement, Rules, batch_sharding, check_batch
@@ -31,9 +31,9 @@ class Step:
     """
 
     method: Method
-    tx: optim.Transformation
+    tx: Transformation
     accumulate: int
-    ema_decay: float | None
+    ema_decay: float | Callable[[Array], Array] | None
     seed: int
     spikes: Spikes | None = None
     steps: float | None = None
@@ -45,6 +45,7 @@ class Step:
             extra=state.extra["method"],
             frozen=state.frozen,
             progress=self._progress(state.step),
+            average=state.extra.get("ema"),
         )
         loss, grads, metrics, carry = gradients(self.method, state.params, batch, context, self.accumulate)
         with jax.named_scope("optimizer"):
@@ -63,7 +64,7 @@ class Step:
             first_bad_step=jnp.where(good | (state.first_bad_step >= 0), state.first_bad_step, state.step),
         )
         own = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "finite": finite}
-        own["param_norm"] = optim.global_norm(params)
+        own["param_norm"] = global_norm(params)
         if self.spikes is not None:
             own["spike"] = finite & ~good
         if both := own.keys() & metrics.keys():
@@ -94,17 +95,17 @@ class Step:
                 "make_step(ema_decay=…) and make_init(ema=True) go together: one was given without the other"
             )
         if self.ema_decay is not None:
-            keep = self.ema_decay
+            keep = self.ema_decay(state.step) if callable(self.ema_decay) else self.ema_decay
             extra["ema"] = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.extra["ema"], params)
         return extra
 
 
 def make_step(
     method: Method,
-    tx: optim.Transformation,
+    tx: Transformation,
     *,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    ema_decay: float | Callable[[Array], Array] | None = None,
     seed: int = 0,
     spikes: Spikes | None = None,
     steps: float | None = None,
@@ -124,7 +125,8 @@ def make_step(
       accumulate: micro-batches per step; micro-batch i takes the groups of rows i::accumulate, so that
         no row of a sharded batch moves. `advance` receives `Loss.carry` in the order of the batch, with one row
         per clip in each leaf; a `Mean` in it is summed.
-      ema_decay: also average the parameters, after the update: ema = decay * ema + (1 - decay) * params.
+      ema_decay: also average the parameters, after the update: ema = decay * ema + (1 - decay) * params. A number, or
+        a function of the step.
       seed: of `Context.key`, which is folded with the step.
       spikes: definition of a spike; None detects none.
       steps: length of the run, for `Context.progress`.
@@ -139,8 +141,8 @@ def make_step(
     """
     if accumulate < 1:
         raise ConfigError(f"train.accumulate is the number of micro-batches, at least 1; got {accumulate}")
-    if ema_decay is not None and not 0 <= ema_decay < 1:
-        raise ConfigError(f"train.ema_decay must be in [0, 1), got {ema_decay}")
+    if isinstance(ema_decay, int | float) and not 0 <= ema_decay <= 1:
+        raise ConfigError(f"train.ema_decay must be in [0, 1], got {ema_decay}")
     return Step(method, tx, accumulate, ema_decay, seed, spikes, steps)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import own, serving, siamese
+from vmae_jax.weights import own, serving, siamese, vjepa
 from vmae_jax.weights.card import write_card
 from vmae_jax.weights.checkpoint import Checkpoint, read_checkpoint
 from vmae_jax.weights.formats import tensors
@@ -20,8 +20,10 @@ from vmae_jax.weights.subject import Subject, leaves, probe, published, sinusoid
 
 __all__ = ["FORMATS", "export_checkpoint"]
 
-FORMATS = ("hf", "videomae", "mae", "cropmae", "params", "stablehlo")
-FILES = dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors")) | {"params": (".safetensors",)}
+FORMATS = ("hf", "videomae", "mae", "cropmae", "vjepa", "params", "stablehlo")
+FILES = dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors"))
+FILES |= {"vjepa": (".pth",), "params": (".safetensors",)}
+WHOLE = dict.fromkeys(("stablehlo", "cropmae", "vjepa"), ("all",))  # formats that are not written in part
 # Methods whose decoders have a place in no published layout, or in one of their own.
 OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build", "methods.diffmae.build")
 PUBLISHED = {"hf": write_hf, "videomae": write_official, "mae": write_mae}
@@ -44,8 +46,8 @@ def export_checkpoint(
 
     Args:
       checkpoint: a workdir or WORKDIR/checkpoints/N.
-      format: "hf", a folder that transformers opens; "videomae", a `.pth` or `.safetensors` file
-        that the official code loads; "mae", one of MAE or MAE-ST; "cropmae", one of CropMAE's code; "params", a
+      format: "hf", a folder that transformers opens; "videomae", a `.pth` or `.safetensors` file that the official code
+        loads; "mae", one of MAE or MAE-ST; "cropmae", one of CropMAE's code; "vjepa", a `.pth` of V-JEPA's; "params", a
         `.safetensors` file with the parameters of any method under their own names; "stablehlo", a folder with the
         model as portable StableHLO.
       out: a local folder or file.
@@ -74,6 +76,8 @@ def export_checkpoint(
         one = subject(source.config)
         if format == "cropmae":
             return _export_siamese(source, one, out, dtype=dtype, ema=ema)
+        if format == "vjepa" or (format == "hf" and _is_latent(one)):
+            return _export_latent(source, one, out, format=format, dtype=dtype, ema=ema)
         published(one, f"--format={format} is a layout of published models; --format=params and stablehlo take any")
         params, left_out = _selected(one, source.params, part)
         state = to_official(params, one.facts)
@@ -87,7 +91,7 @@ def export_checkpoint(
                 "out": str(out),
                 "format": format,
                 "step": source.step,
-                "weights": "average of the parameters" if ema else "parameters",
+                "weights": _which(ema),
                 "dtype": dtype,
                 "tensors": len(state),
                 "parameters": int(sum(array.size for array in state.values())),
@@ -111,7 +115,13 @@ def _check(format: str, dtype: str, part: str, out: Any, overwrite: bool) -> Non
     for what, value, known in (
         ("format", format, FORMATS),
         ("dtype", dtype, tuple(DTYPES)),
-        ("part", part, {"params": (part,), "stablehlo": ("all",), "cropmae": ("all",)}.get(format, ("all", "encoder"))),
+        (
+            "part",
+            part,
+            {"params": (part,), "stablehlo": ("all",), "cropmae": ("all",), "vjepa": ("all",)}.get(
+                format, ("all", "encoder")
+            ),
+        ),
     ):
         if value not in known:
             raise ConfigError(f"--{what}={value}: one of {', '.join(known)}")
@@ -143,7 +153,7 @@ def _export_own(source: Checkpoint, out: Any, *, dtype: str, part: str, ema: boo
         "out": str(out),
         "format": "params",
         "step": source.step,
-        "weights": "a frozen network" if not trained else "average of the parameters" if ema else "parameters",
+        "weights": "a frozen network" if not trained else _which(ema),
         "dtype": dtype,
         "tensors": len(state),
         "parameters": int(sum(array.size for array in state.values())),
@@ -163,7 +173,50 @@ def _export_siamese(source: Checkpoint, one: Subject, out: Any, *, dtype: str, e
         "out": str(out),
         "format": "cropmae",
         "step": source.step,
-        "weights": "average of the parameters" if ema else "parameters",
+        "weights": _which(ema),
+        "dtype": dtype,
+        "tensors": len(state),
+        "parameters": int(sum(array.size for array in state.values())),
+        "left_out": {},
+        "checked_by": "round trip",
+        "largest_difference": 0.0,
+        "differences": {},
+        "not_checked": "outputs: the parameters are the same after an import of the export",
+    }
+
+
+def _which(ema: bool) -> str:
+    return "average of the parameters" if ema else "parameters"
+
+
+def _is_latent(one: Subject) -> bool:
+    node: Any = one.config.get("method")
+    return node.call == vjepa.METHOD
+
+
+def _export_latent(
+    source: Checkpoint,
+    one: Subject,
+    out: Any,
+    *,
+    format: str,  # noqa: A002
+    dtype: str,
+    ema: bool,
+) -> dict[str, Any]:
+    """Write V-JEPA or V-JEPA 2 in the layout of their code or of transformers."""
+    vjepa.check(one)
+    with replaced(out) as new:
+        if format == "hf":
+            state = vjepa.write_hf(new, one, source.params, dtype)
+        else:
+            other = read_checkpoint(str(source.workdir.checkpoints / str(source.step)), ema=not ema)
+            online, average = (other, source) if ema else (source, other)
+            state = vjepa.write(new, one, online.params, average.params["encoder"], dtype)
+    return {
+        "out": str(out),
+        "format": format,
+        "step": source.step,
+        "weights": "parameters, and their average as the target" if format == "vjepa" else _which(ema),
         "dtype": dtype,
         "tensors": len(state),
         "parameters": int(sum(array.size for array in state.values())),
@@ -188,6 +241,8 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
             raise MismatchError(f"the decoder is another than VideoMAE's: use {use}, or export --part=encoder")
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")
+        if section.call == vjepa.METHOD:
+            raise MismatchError("a latent predictor is none of these models: use --format=vjepa, hf or params")
         chosen = {name: value for name, value in params.items() if name in ("encoder", "decoder", "fc_norm", "head")}
         reason = "the format has no place for it"
     known = paths(chosen, one.facts)

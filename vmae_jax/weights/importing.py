@@ -17,7 +17,7 @@ from vmae_jax.io.checkpoint import Checkpoints, SaveError
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import write_config
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import own, siamese, torch_network, verify
+from vmae_jax.weights import own, siamese, torch_network, verify, vjepa
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
 from vmae_jax.weights.formats.checks import shown
@@ -45,7 +45,7 @@ def import_weights(
     inflation: str = "average",
     channels: str = "cycle",
     clip: np.ndarray | None = None,
-    make_state: Callable[[Any], Any] | None = None,
+    make_state: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Create a workdir (config.json and checkpoint 0) from weights in any known layout.
@@ -61,8 +61,8 @@ def import_weights(
       inflation: of an image model's patch embedding, "average" or "central".
       channels: which kernels other numbers of channels get, "cycle" or "keep".
       clip: a real clip, uint8 [t h w c], compared beside a random one.
-      make_state: params -> the state to save, such as a whole `TrainState` at step 0; by default
-        {"params": params}, which evaluation, features, export and `init_from` read.
+      make_state: (params, their average or None) -> the state to save, such as a whole `TrainState` at step 0; by
+        default the two alone, which evaluation, features, export and `init_from` read.
       seed: of the initialized parts.
 
     Returns:
@@ -83,6 +83,10 @@ def import_weights(
             if fresh or resize:
                 raise MismatchError("--fresh and --resize are not possible for weights in CropMAE's layout")
             return _import_siamese(file, config, out, str(weights), make_state)
+        if vjepa.is_latent(file):
+            if fresh or resize:
+                raise MismatchError("--fresh and --resize are not possible for weights in V-JEPA's layout")
+            return _import_latent(file, config, out, str(weights), make_state)
         found = names.official(file)
         one = subject(config if config is not None else config_of(found))
         published(one, f"weights of the family {found.family} are of published models")
@@ -99,7 +103,7 @@ def import_weights(
         _same_function(one, found)
         checks = _verify(one, params, found, account, probe(one, clip))
         with replaced(out) as new:
-            _write(new, one.config, {"params": params} if make_state is None else make_state(params), str(weights))
+            _write(new, one.config, (make_state or _alone)(params, None), str(weights))
     except (MismatchError, NotWrittenError, tensors.UnreadableFileError, SaveError) as error:
         text = str(error)
         raise ConfigError(f"import: {text if str(weights) in text else f'{weights}: {text}'}") from None
@@ -127,7 +131,7 @@ def _import_own(
     fresh: Sequence[str],
     resize: bool,
     channels: str,
-    make_state: Callable[[Any], Any] | None,
+    make_state: Callable[[Any, Any], Any] | None,
     seed: int,
 ) -> dict[str, Any]:
     """Make a workdir of parameters under their own names (`own`)."""
@@ -141,7 +145,7 @@ def _import_own(
         file, changed = _resized_own(file, one if kept is None else subject(kept), one, channels)
     params, account = own.params_of(file, fresh_params(one, seed if fresh else None), fresh)
     with replaced(out) as new:
-        _write(new, one.config, {"params": params} if make_state is None else make_state(params), origin)
+        _write(new, one.config, (make_state or _alone)(params, None), origin)
     return {
         "out": str(out),
         "family": "vmae_jax",
@@ -166,13 +170,13 @@ def _import_siamese(
     config: ConfigDict | None,
     out: Any,
     origin: str,
-    make_state: Callable[[Any], Any] | None,
+    make_state: Callable[[Any, Any], Any] | None,
 ) -> dict[str, Any]:
     """Make a workdir of weights of SiamMAE or CropMAE in the layout of CropMAE's code."""
     one = subject(config if config is not None else siamese.config_of(file))
     params = siamese.params_of(file, one, fresh_params(one, None))
     with replaced(out) as new:
-        _write(new, one.config, {"params": params} if make_state is None else make_state(params), origin)
+        _write(new, one.config, (make_state or _alone)(params, None), origin)
     keys = [name for name in file.state if name.endswith((".in_proj_bias", ".attn.qkv.bias"))]
     return {
         "out": str(out),
@@ -191,6 +195,43 @@ def _import_siamese(
         "differences": {},
         "not_checked": "outputs: CropMAE's code is not a package that could be installed here",
     }
+
+
+def _import_latent(
+    file: tensors.File,
+    config: ConfigDict | None,
+    out: Any,
+    origin: str,
+    make_state: Callable[[Any, Any], Any] | None,
+) -> dict[str, Any]:
+    """Make a workdir of V-JEPA's or V-JEPA 2's encoder and predictor, with the target encoder as the average."""
+    given = vjepa.loaded(file)
+    one = subject(config if config is not None else vjepa.config_of(given))
+    params, average, left_out = vjepa.params_of(given, one, fresh_params(one, None))
+    with replaced(out) as new:
+        _write(new, one.config, (make_state or _alone)(params, average if average is not None else params), origin)
+    return {
+        "out": str(out),
+        "family": "vjepa",
+        "kind": "pretraining",
+        "config": "as given" if config is not None else "made from the weights",
+        "parameters": int(sum(array.size for array in leaves(params).values())),
+        "used": sum(map(len, given.networks.values())) - len(left_out),
+        "fresh": [],
+        "dropped": left_out,
+        "changed": {},
+        "notes": [] if average is not None else ["the file has one encoder, which is taken as the target's, too"],
+        "compared_on": [],
+        "checked_by": "names and shapes",
+        "largest_difference": None,
+        "differences": {},
+        "not_checked": "outputs: the official code is not a package that could be installed here",
+    }
+
+
+def _alone(params: Any, average: Any) -> dict[str, Any]:
+    """The state of weights without a training."""
+    return {"params": params} | ({} if average is None else {"extra": {"ema": average}})
 
 
 def _check_rows(one: Subject) -> None:

@@ -18,7 +18,7 @@ from vmae_jax.weights.layouts.fit import fit
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.subject import Subject, normalized, outputs
 
-__all__ = ["DTYPES", "Export", "cast", "finite", "write_hf", "write_mae", "write_official"]
+__all__ = ["DTYPES", "Export", "cast", "check_same", "finite", "write_file", "write_hf", "write_mae", "write_official"]
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -150,11 +150,8 @@ def write_official(path: pathlib.Path, made: Export) -> dict[str, Any]:
     about = {"num_frames": t, "image_size": h, "num_attention_heads": one.facts.heads}
     if made.dims.kind == "pretraining":
         about["decoder_num_attention_heads"] = one.facts.decoder_heads
-    if path.suffix == ".safetensors":
-        tensors.write_safetensors(path, theirs, about)
-    else:
-        # The official code saves pre-training under "model" and, with DeepSpeed, fine-tuning under "module".
-        write_pth(path, {"module" if made.dims.kind == "classifier" else "model": theirs, "vmae_jax": about})
+    # The official code saves pre-training under "model" and, with DeepSpeed, fine-tuning under "module".
+    write_file(path, theirs, about, under="module" if made.dims.kind == "classifier" else "model")
     if not verify.has_torch():
         return _round_trip(path, made.state, dtype, "PyTorch is not installed here, so its outputs were not compared")
     pixels = np.ascontiguousarray(normalized(one.model, made.batch["video"]).transpose(0, 2, 1, 3, 4))
@@ -179,22 +176,32 @@ def write_mae(path: pathlib.Path, made: Export) -> dict[str, Any]:
     about |= {"num_attention_heads": one.facts.heads, "image_mean": list(one.model.mean)}
     about |= {"image_std": list(one.model.std)}
     about |= {"decoder_num_attention_heads": one.facts.decoder_heads} if made.dims.kind == "pretraining" else {}
-    if path.suffix == ".safetensors":
-        tensors.write_safetensors(path, theirs, about)
-    else:
-        write_pth(path, {"model": theirs, "vmae_jax": about})
+    write_file(path, theirs, about)
     back, _ = fit(names.official(tensors.read_file(path)), one.facts, made.params, one.model.grid)
-    ours, read = (flatten_dict(tree, sep="/") for tree in (made.params, back))
-    for name, array in ours.items():
-        # What a half-precision file adds up (a token and its position) is rounded once.
-        if not np.array_equal(np.asarray(read[name]), np.asarray(array).astype(DTYPES[dtype]).astype(np.float32)):
-            raise MismatchError(f"verification failed: {name} is not the same after reading the export back")
+    check_same(back, made.params, dtype)
     return {
         "checked_by": "round trip",
         "largest_difference": 0.0,
         "differences": {},
         "not_checked": "outputs: the parameters are the same after an import of the export",
     }
+
+
+def write_file(path: pathlib.Path, state: Mapping[str, Any], about: Mapping[str, Any], *, under: str = "model") -> None:
+    """Write a state dict as .safetensors or, below a name, as .pth, with facts that its shapes do not show."""
+    if path.suffix == ".safetensors":
+        tensors.write_safetensors(path, state, about)
+    else:
+        write_pth(path, {under: state, "vmae_jax": about})
+
+
+def check_same(read: Any, params: Any, dtype: str) -> None:
+    """Raise MismatchError if parameters that were read back from a file of a dtype differ from those written."""
+    found = flatten_dict(read, sep="/")
+    for name, array in flatten_dict(params, sep="/").items():
+        # What a half-precision file adds up (a token and its position) is rounded once.
+        if not np.array_equal(np.asarray(found[name]), np.asarray(array).astype(DTYPES[dtype]).astype(np.float32)):
+            raise MismatchError(f"verification failed: {name} is not the same after reading the export back")
 
 
 def _round_trip(path: pathlib.Path, state: Mapping[str, np.ndarray], dtype: str, why: str) -> dict[str, Any]:

@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from vmae_jax.models.variants import IMAGENET_MEAN, IMAGENET_STD
 from vmae_jax.spec import call
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.checks import shown
-from vmae_jax.weights.formats.torch_write import write_pth
 from vmae_jax.weights.infer import check_size
 from vmae_jax.weights.layouts.cropmae import from_cropmae, is_cropmae, stripped, to_cropmae
-from vmae_jax.weights.layouts.dims import Dims
+from vmae_jax.weights.layouts.dims import Dims, depth_of
 from vmae_jax.weights.layouts.rules import MismatchError
-from vmae_jax.weights.published import DTYPES, cast, finite
+from vmae_jax.weights.published import cast, check_same, finite, write_file
 from vmae_jax.weights.subject import Subject
 
 __all__ = ["METHOD", "config_of", "is_siamese", "params_of", "write"]
@@ -49,7 +47,7 @@ def config_of(file: tensors.File) -> ConfigDict:
     heads = _heads(about.get("num_attention_heads", HEADS.get(width)), width)
     decoder_heads = _heads(about.get("decoder_num_attention_heads", DECODER_HEADS), decoder_width)
     mlp, hidden = (_rows(state, name) for name in ("blocks.0.mlp.fc1.weight", "decoder_blocks.0.linear1.weight"))
-    depth, decoder_depth = (_depth(state, name) for name in ("blocks", "decoder_blocks"))
+    depth, decoder_depth = (depth_of(state, name) for name in ("blocks", "decoder_blocks"))
     if min(side, patch, channels, mlp, hidden, depth, decoder_depth) < 1:
         raise MismatchError("the shapes of the weights are those of no model")
     dims = Dims("pretraining", width, depth, mlp, patch, 0, channels, decoder_width, decoder_depth, hidden)
@@ -116,15 +114,8 @@ def write(path: pathlib.Path, one: Subject, params: Any, dtype: str) -> dict[str
     finite(state)
     about = {"image_size": one.model.video_shape[1], "num_attention_heads": one.facts.heads}
     about |= {"decoder_num_attention_heads": one.facts.decoder_heads}
-    theirs = cast(state, dtype)
-    if path.suffix == ".safetensors":
-        tensors.write_safetensors(path, theirs, about)
-    else:
-        write_pth(path, {"model": theirs, "vmae_jax": about})
-    back = flatten_dict(params_of(tensors.read_file(path), one, params), sep="/")
-    for name, array in flatten_dict(params, sep="/").items():
-        if not np.array_equal(np.asarray(back[name]), np.asarray(array).astype(DTYPES[dtype]).astype(np.float32)):
-            raise MismatchError(f"verification failed: {name} is not the same after reading the export back")
+    write_file(path, cast(state, dtype), about)
+    check_same(params_of(tensors.read_file(path), one, params), params, dtype)
     return state
 
 
@@ -151,9 +142,3 @@ def _rows(state: Mapping[str, np.ndarray], name: str) -> int:
     if name not in state or not state[name].ndim:
         raise MismatchError(f"{name} is missing from the weights")
     return len(state[name])
-
-
-def _depth(state: Mapping[str, np.ndarray], stack: str) -> int:
-    """The number of blocks of a stack."""
-    numbers = {name.split(".")[1] for name in state if name.startswith(f"{stack}.")}
-    return len(numbers)

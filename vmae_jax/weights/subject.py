@@ -15,6 +15,7 @@ from vmae_jax.errors import short
 from vmae_jax.lookup import entry
 from vmae_jax.masking.core import Masker, ranks
 from vmae_jax.methods.masked import Masked
+from vmae_jax.models.rotary import Rotary
 from vmae_jax.models.variants import Model
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
@@ -236,11 +237,13 @@ def sinusoidal(one: Subject) -> bool:
 
 
 def fixed_positions(model: Model, tower: str) -> np.ndarray | None:
-    """Return the positions that a tower of a model computes, [n width]; None where it learns them.
+    """Return the positions that a tower of a model adds and computes, [n width]; None where it learns or rotates them.
 
     Args:
       tower: "encoder" or "decoder".
     """
+    if isinstance(model.encoder.positions, Rotary):
+        return None
     grid = model.grid
     width = model.encoder.width if tower == "encoder" else model.decoder["width"]
     module = model.encoder.positions(grid, width)

@@ -16,6 +16,7 @@ __all__ = ["File", "UnreadableFileError", "read_file", "read_json", "write_safet
 
 # The names of the weights in the checkpoints of training scripts, in the order of trying.
 CONTAINERS = ("model", "module", "state_dict", "model_state", "model_state_dict")
+NETWORKS = ("encoder", "predictor", "target_encoder", "ema_encoder")  # of V-JEPA's checkpoints
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 PICKLED = (".bin", ".pth", ".pt")
@@ -26,7 +27,7 @@ class File(NamedTuple):
     """The contents of a file of weights.
 
     Attributes:
-      state: the tensors by the names they have in the file.
+      state: the tensors by the names they have in the file; in one of V-JEPA's, after the network's, "encoder/…".
       about: description of the model in the file, or in config.json next to it.
       other: entries that are not weights (optimizer, epoch, …).
     """
@@ -147,6 +148,8 @@ def _unwrap(path: pathlib.Path, contents: Any, key: str | None) -> File:
         raise UnreadableFileError(f"{path}: a dict of tensors was expected in it")
     about = contents.get("vmae_jax")
     about = dict(about) if isinstance(about, Mapping) else {}
+    if key is None and all(isinstance(contents.get(name), Mapping) for name in NETWORKS[:2]):
+        return _networks(contents, about)
     if key is not None:
         if not isinstance(contents.get(key), Mapping):
             raise UnreadableFileError(f"{path}: no weights under {key!r}; it has {_some(contents)}")
@@ -159,6 +162,18 @@ def _unwrap(path: pathlib.Path, contents: Any, key: str | None) -> File:
         raise UnreadableFileError(f"{path}: no tensors in it; it has {_some(contents)}")
     other = [name for name in contents if contents[name] is not state and name != "vmae_jax"]
     return File(arrays, about, tuple(map(_label, other)) if state is not contents else ())
+
+
+def _networks(contents: Mapping[str, Any], about: dict[str, Any]) -> File:
+    """The networks of a checkpoint of V-JEPA, each name after that of its network."""
+    found = {name: contents[name] for name in NETWORKS if isinstance(contents.get(name), Mapping)}
+    state = {
+        f"{network}/{name}": array
+        for network, one in found.items()
+        for name, array in one.items()
+        if isinstance(name, str) and isinstance(array, np.ndarray)
+    }
+    return File(state, about, tuple(_label(name) for name in contents if name not in (*found, "vmae_jax")))
 
 
 def _some(names: Mapping[str, Any]) -> str:

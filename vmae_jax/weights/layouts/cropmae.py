@@ -12,7 +12,7 @@ import numpy as np
 
 from vmae_jax.weights.layouts import rules
 from vmae_jax.weights.layouts.rules import TABLE, TOKEN, MismatchError, Rule, Tower, linear, nested, norm
-from vmae_jax.weights.layouts.videomae import BLOCK, Facts
+from vmae_jax.weights.layouts.videomae import BLOCK, Facts, fused_biases
 
 __all__ = ["from_cropmae", "is_cropmae", "stripped", "to_cropmae"]
 
@@ -89,13 +89,13 @@ def from_cropmae(state: Mapping[str, np.ndarray], facts: Facts, template: Any) -
             stem = name.removesuffix("qkv.bias")
             found[f"{stem}q_bias"], _, found[f"{stem}v_bias"] = np.split(array, 3)
         else:
-            found[name] = array[:, :, None] if name == "patch_embed.proj.weight" and array.ndim == 4 else array
+            found[name] = array
     return rules.from_state(found, _towers(facts), template)
 
 
 def to_cropmae(params: Any, facts: Facts) -> dict[str, np.ndarray]:
     """Return the state dict of CropMAE's code of our parameters, with zeros as the biases of keys."""
-    found = rules.to_state(params, _towers(facts))
+    found = fused_biases(rules.to_state(params, _towers(facts)))
     for name in list(found):
         if name.endswith(".query.weight"):
             stem = name.removesuffix(".query.weight")
@@ -103,10 +103,6 @@ def to_cropmae(params: Any, facts: Facts) -> dict[str, np.ndarray]:
             found[f"{stem}.in_proj_weight"] = np.concatenate([found.pop(f"{stem}.{part}.weight") for part in PARTS])
             zeros = np.zeros(len(found[f"{stem}.in_proj_weight"]) // len(PARTS), np.float32)
             found[f"{stem}.in_proj_bias"] = np.concatenate([zeros if one is None else one for one in biases])
-        elif name.endswith(".attn.q_bias"):
-            stem = name.removesuffix("q_bias")
-            q, v = found.pop(name), found.pop(f"{stem}v_bias")
-            found[f"{stem}qkv.bias"] = np.concatenate([q, np.zeros_like(q), v])
     found["patch_embed.proj.weight"] = found["patch_embed.proj.weight"][:, :, 0]
     for name, tower in POSITIONS.items():
         if tower in facts.tables:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from vmae_jax.weights.layouts.rules import MismatchError
 
-__all__ = ["Dims", "dims_of", "kind_of", "unlike"]
+__all__ = ["Dims", "depth_of", "dims_of", "kind_of", "unlike"]
 
 
 class Dims(NamedTuple):
@@ -64,14 +64,14 @@ def dims_of(state: Mapping[str, Any], kind: str | None = None) -> Dims:
     if kind == "pretraining" and "encoder_to_decoder.weight" in state:
         decoder = {
             "decoder_width": _shape(state, "encoder_to_decoder.weight", (2,))[0],
-            "decoder_depth": _depth(state, "decoder.blocks"),
+            "decoder_depth": depth_of(state, "decoder.blocks"),
             "decoder_hidden": _shape(state, "decoder.blocks.0.mlp.fc1.weight", (2,))[0],
         }
     scale = state.get(f"{blocks}.0.attn.scale")
     return Dims(
         kind=kind,
         width=width,
-        depth=_depth(state, blocks),
+        depth=depth_of(state, blocks),
         hidden=_shape(state, f"{blocks}.0.mlp.fc1.weight", (2,))[0],
         patch=shape[-1],
         tubelet=shape[2] if len(shape) == 5 else 0,
@@ -121,7 +121,8 @@ def _shape(state: Mapping[str, Any], name: str, axes: tuple[int, ...]) -> tuple[
     return shape
 
 
-def _depth(state: Mapping[str, Any], blocks: str) -> int:
+def depth_of(state: Mapping[str, Any], blocks: str) -> int:
+    """Return the number of blocks of a stack; raise MismatchError if one is missing."""
     numbers = {name.removeprefix(f"{blocks}.").split(".")[0] for name in state if name.startswith(f"{blocks}.")}
     depth = len(numbers)
     absent = [i for i in range(depth) if str(i) not in numbers]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vmae_jax.weights.layouts.rules import MismatchError
-from vmae_jax.weights.layouts.videomae import Facts
+from vmae_jax.weights.layouts.videomae import Facts, fused_biases
 
 __all__ = ["to_state"]
 
@@ -85,12 +85,7 @@ def _check(state: Mapping[str, np.ndarray], facts: Facts) -> None:
 
 def _attention(state: Mapping[str, np.ndarray], *, fused: bool) -> dict[str, np.ndarray]:
     """One matrix and bias for q, k and v in each block (MAE), or three (MAE-ST); that of the keys is zero."""
-    result = dict(state)
-    for name in state:
-        if name.endswith("attn.q_bias"):
-            stem = name.removesuffix("q_bias")
-            q, v = result.pop(name), result.pop(f"{stem}v_bias")
-            result[f"{stem}qkv.bias"] = np.concatenate([q, np.zeros_like(q), v])
+    result = fused_biases(state)
     if fused:
         return result
     for name in [name for name in result if ".attn.qkv." in name]:

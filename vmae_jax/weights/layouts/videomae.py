@@ -25,7 +25,7 @@ from vmae_jax.weights.layouts.rules import (
     norm,
 )
 
-__all__ = ["BLOCK", "Facts", "from_official", "paths", "to_official", "towers"]
+__all__ = ["BLOCK", "Facts", "from_official", "fused_biases", "paths", "to_official", "towers"]
 
 BLOCK = [
     *norm("norm1", "norm1"),
@@ -101,6 +101,17 @@ def from_official(state: Mapping[str, np.ndarray], facts: Facts, template: Any) 
 def to_official(params: Any, facts: Facts) -> dict[str, np.ndarray]:
     """Return the official state dict of our parameters (PyTorch's names, order of axes and shapes)."""
     return rules.to_state(params, towers(params, facts))
+
+
+def fused_biases(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return weights with one bias of q, k and v in each block, as MAE's code has it; zeros where keys have none."""
+    result = dict(state)
+    for name in state:
+        if name.endswith("attn.q_bias"):
+            stem = name.removesuffix("q_bias")
+            q, v = result.pop(name), result.pop(f"{stem}v_bias")
+            result[f"{stem}qkv.bias"] = np.concatenate([q, result.pop(f"{stem}k_bias", np.zeros_like(q)), v])
+    return result
 
 
 def paths(params: Any, facts: Facts) -> set[str]:
