@@ -37,6 +37,7 @@ VARIANTS = {
     "mae_st": ("B", "L,k400"),
     "vjepa2": ("g", "L,cooldown"),
     "salt": ("L", "L,pixels"),
+    "vjepa2_1": ("L", "G,cooldown"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
     "diffmae": ("L", "B,video,raw"),
@@ -61,7 +62,7 @@ BASES = {
         "lvmae",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
-    "vjepa2:g": ("vjepa2", "vjepa", "salt"),
+    "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")

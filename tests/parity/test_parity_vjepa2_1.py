@@ -27,10 +27,10 @@ from vmae_jax.types import Context
 from vmae_jax.weights.formats import torch_file
 from vmae_jax.weights.layouts.videomae import Facts
 from vmae_jax.weights.layouts.vjepa import read_network, stripped, write_network
+from vmae_jax.weights.vjepa import joined, network
 
 SETS = sorted(path.relative_to(FOLDER) for path in (FOLDER / "vjepa2_1").glob("pretrain_*.json"))
 IMAGES = 2  # beside each video; the last ones pad
-PREDICTOR = ("predictor_modality",)  # what images have apart in the predictor, the rest is the encoder's
 
 
 @dataclasses.dataclass
@@ -77,15 +77,15 @@ class Golden:
     def params(self, states=None):
         """Both networks, official weights or anything else of their names, as our parameters."""
         given = self.states if states is None else states
-        return _joined({name: self.read(given[name], name) for name in ("encoder", "predictor")})
+        return joined({name: self.read(given[name], name) for name in ("encoder", "predictor")})
 
     def average(self):
         """The parameters with the target encoder in place of the encoder."""
         given = {"encoder": self.read(self.states["target_encoder"], "encoder")}
-        return _joined({**given, "predictor": self.read(self.states["predictor"], "predictor")})
+        return joined({**given, "predictor": self.read(self.states["predictor"], "predictor")})
 
     def read(self, state, name: str):
-        return read_network(state, self.facts, _network(self.shapes(), name))[0]
+        return read_network(state, self.facts, network(self.shapes(), name))[0]
 
     def context(self, average=None) -> Context:
         average = self.average() if average is None else average
@@ -94,18 +94,6 @@ class Golden:
 
 def _padded(array: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[:1], count - len(array), axis=0)])
-
-
-def _network(params, name: str):
-    """An encoder or predictor with what images have apart."""
-    own = {key: one for key, one in params["image"].items() if (key in PREDICTOR) == (name == "predictor")}
-    return {**params[name], "image": own}
-
-
-def _joined(networks):
-    """Our tree of networks with what images have apart."""
-    image = {key: one for tree in networks.values() for key, one in tree["image"].items()}
-    return {name: {k: v for k, v in tree.items() if k != "image"} for name, tree in networks.items()} | {"image": image}
 
 
 def golden(path: pathlib.Path) -> Golden:
@@ -199,12 +187,12 @@ def test_training(one):
         np.testing.assert_allclose(metrics["loss"], numbers["train_losses"][i], rtol=0, atol=1e-5)
         for name, norm in norms.items():
             np.testing.assert_allclose(norm, numbers[f"train_grad_norms_{name}"][i], rtol=5e-5)
-        target = _network(state.extra["ema"], "encoder")
+        target = network(state.extra["ema"], "encoder")
         assert float(global_norm(target)) == pytest.approx(numbers["train_target_norm"][i], rel=1e-5)
-        drift = jax.tree.map(jnp.subtract, target, _network(begun, "encoder"))
+        drift = jax.tree.map(jnp.subtract, target, network(begun, "encoder"))
         assert float(global_norm(drift)) == pytest.approx(numbers["train_target_drift"][i], rel=1e-5)
-    networks = {name: _network(state.params, name) for name in ("encoder", "predictor")}
-    _final(one, {**networks, "target_encoder": _network(state.extra["ema"], "encoder")})
+    networks = {name: network(state.params, name) for name in ("encoder", "predictor")}
+    _final(one, {**networks, "target_encoder": network(state.extra["ema"], "encoder")})
 
 
 def _norms(one: Golden, step: int, state) -> dict[str, float]:
@@ -215,7 +203,7 @@ def _norms(one: Golden, step: int, state) -> dict[str, float]:
         return sum(term.weight * term.total / term.count for term in terms.values())
 
     grads = jax.jit(jax.grad(loss))(state.params)
-    return {name: float(global_norm(_network(grads, name))) for name in ("encoder", "predictor")}
+    return {name: float(global_norm(network(grads, name))) for name in ("encoder", "predictor")}
 
 
 def _final(one: Golden, networks) -> None:
@@ -225,12 +213,12 @@ def _final(one: Golden, networks) -> None:
         kind, _, of = name.partition("/")
         if kind != "final_norm":
             continue
-        network, _, parameter = of.partition("/")
+        which, _, parameter = of.partition("/")
         parameter = next(iter(stripped({parameter: 0})))
-        if parameter not in written[network]:
+        if parameter not in written[which]:
             assert parameter.startswith("mask_tokens"), of
             continue
-        found = written[network][parameter]
+        found = written[which][parameter]
         if parameter.endswith("qkv.bias"):
             found = np.concatenate([np.split(found, 3)[0], np.split(found, 3)[2]])
         assert np.linalg.norm(found) == pytest.approx(float(norm), rel=1e-5), of
@@ -241,10 +229,10 @@ def _final(one: Golden, networks) -> None:
 def test_the_layout_both_ways(one):
     trees = {"encoder": one.params(), "target_encoder": one.average(), "predictor": one.params()}
     for name, tree in trees.items():
-        network = "predictor" if name == "predictor" else "encoder"
+        own = "predictor" if name == "predictor" else "encoder"
         given = stripped(one.states[name])
         tokens = sum(key.startswith("mask_tokens.") for key in given)
-        written = write_network(_network(tree, network), one.facts, tokens=tokens)
+        written = write_network(network(tree, own), one.facts, tokens=tokens)
         assert written.keys() == given.keys()
         for key, array in given.items():
             unused = key.startswith("mask_tokens") and int(key[-1]) not in one.dims["mask_index"]

@@ -13,7 +13,7 @@ from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, diffmae, latent, lvmae, masked, siamese, siammcvae
+from vmae_jax.methods import adamae, diffmae, latent, latent_dense, lvmae, masked, siamese, siammcvae
 from vmae_jax.models import positions
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
@@ -99,6 +99,12 @@ def latent_prediction():
     return latent.build(model, BLOCKS)
 
 
+def dense_prediction():
+    """V-JEPA 2.1: visible tokens are predicted as well, from two levels, with two images beside each clip."""
+    model = vit(frames=4, positions=rotary(), initial="vjepa", project_bias=True, levels=[0, 1], modality=True, **TINY)
+    return latent_dense.build(model, BLOCKS, images=BLOCKS, context_begin=0, context_end=0)
+
+
 def frozen_teacher():
     """SALT: the target is a teacher of another width."""
     model = vit(frames=4, positions=rotary(), project_bias=True, **TINY)
@@ -118,6 +124,7 @@ METHODS = {
         denoising,
         long_video,
         latent_prediction,
+        dense_prediction,
         frozen_teacher,
     )
 }
@@ -131,7 +138,9 @@ def batch(name="videomae_v2"):
     lengths = rng.integers(1, 13, (ROWS, 1))
     sequences = {"embeddings": rng.normal(size=(ROWS, 12, 20)), "embeddings_mask": np.arange(12) < lengths}
     sequences["embeddings"] = sequences["embeddings"].astype(np.float32)
-    return {"motion_mask": vectors, "long_video": sequences}.get(name, {}) | {
+    images = rng.integers(0, 256, (ROWS, 2, 32, 32, 3), dtype=np.uint8)
+    beside = {"image": images, "image_valid": rng.random((ROWS, 2)) < 0.8}
+    return {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences}.get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -168,6 +177,7 @@ def gradients(name, mesh, accumulate):
         ("long_video", "cube", 2),
         ("latent_prediction", "cube", 2),
         ("frozen_teacher", "cube", 2),
+        ("dense_prediction", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

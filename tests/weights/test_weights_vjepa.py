@@ -14,6 +14,7 @@ from vmae_jax.weights.formats.torch_file import read_pth
 from vmae_jax.weights.formats.torch_write import write_pth
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "vjepa2"
+DENSE = GOLDENS.with_name("vjepa2_1")
 ABOUT = {"num_frames": 8, "image_size": 16, "num_attention_heads": 3}
 SETS = {
     "rope": ABOUT | {"image_size": 20, "predictor_num_attention_heads": 2},
@@ -65,6 +66,33 @@ def test_an_import_has_the_features_of_both_encoders(tmp_path):
     assert not np.allclose(other, found, atol=1e-2)
     method, params = load(tmp_path / "run", ema=True)
     np.testing.assert_array_equal(method.features(params, {"video": numbers["video"]}, pool=False), found)
+
+
+def test_v_jepa_2_1_there_and_back(tmp_path):
+    """Both tokenizers, modalities and levels, of both encoders."""
+    contents = read_pth(DENSE / "pretrain_dense.pth")
+    networks = {key: contents[key] for key in ("encoder", "target_encoder", "predictor")}
+    about = ABOUT | {"predictor_num_attention_heads": 2, "levels": [0, 2, 3, 4]}
+    write_pth(tmp_path / "given.pth", {**networks, "vmae_jax": about})
+    found = import_weights(tmp_path / "given.pth", out=tmp_path / "run")
+    assert set(found["dropped"].values()) == {"a mask token that training never uses"}
+    export_checkpoint(tmp_path / "run", format="vjepa", out=tmp_path / "out.pth", dtype="float32")
+    ours = read_pth(tmp_path / "out.pth")
+    for network, state in networks.items():
+        for key, array in state.items():
+            unused = ".mask_tokens." in key and not key.endswith(".0")
+            np.testing.assert_array_equal(ours[network][key], np.zeros_like(array) if unused else array, err_msg=key)
+    numbers = np.load(DENSE / "pretrain_dense.npz")
+    trained = restore(str(tmp_path / "run"), ema=True)
+    last = trained.made.method.features(trained.params, {"video": numbers["video"]}, pool=False)
+    centred = last - last.mean(-1, keepdims=True)
+    normed = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(normed, numbers["video/target_output"][..., -48:], rtol=0, atol=1e-5)
+    with pytest.raises(ConfigError, match="and this is another model: use --format=vjepa or params"):
+        export_checkpoint(tmp_path / "run", format="hf", out=tmp_path / "hf")
+    write_pth(tmp_path / "bare.pth", {**networks, "vmae_jax": {**about, "levels": [0, 1]}})
+    with pytest.raises(ConfigError, match="4 levels of an encoder of 5 blocks; give --config"):
+        import_weights(tmp_path / "bare.pth", out=tmp_path / "other")
 
 
 def test_transformers_layout_there_and_back(tmp_path):
@@ -122,7 +150,7 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, change, message):
 
 def test_what_is_refused(small, tmp_path):
     import_weights(official("sincos", tmp_path / "given.pth"), out=tmp_path / "run")
-    with pytest.raises(ConfigError, match="transformers' V-JEPA 2 has rotary positions"):
+    with pytest.raises(ConfigError, match="transformers has V-JEPA 2, with rotary positions"):
         export_checkpoint(tmp_path / "run", format="hf", out=tmp_path / "hf")
     with pytest.raises(ConfigError, match="a latent predictor is none of these models: use --format=vjepa, hf or par"):
         export_checkpoint(tmp_path / "run", format="videomae", out=tmp_path / "x.pth")
@@ -130,7 +158,7 @@ def test_what_is_refused(small, tmp_path):
         import_weights(tmp_path / "given.pth", out=tmp_path / "other", fresh=["decoder"])
     config = small.config_of()
     run = small.write_run(tmp_path / "masked", config, small.random_params(config))
-    with pytest.raises(ConfigError, match=r"V-JEPA's layout is of methods.latent.build"):
+    with pytest.raises(ConfigError, match=r"V-JEPA's layout is of methods.latent.build or"):
         export_checkpoint(run, format="vjepa", out=tmp_path / "x.pth")
 
 

@@ -21,7 +21,10 @@ COUNTS = {14: {"short": (46, 94), "long": (13, 137)}, 16: {"short": (64, 119), "
 # The encoders beyond the sizes of `models.variants`; ViT-g has cubes of 16 pixels and heads of 64 channels [code].
 CLIP_AFTER = {"steps": 41 * 300}
 RATE = 4  # frames a second [code]
-SIZES = {"g": {"patch": 16, "heads": 22}}
+SIZES = {
+    "g": {"patch": 16, "heads": 22},
+    "G": {"size": "L", "width": 1664, "depth": 48, "heads": 26, "mlp_ratio": 64 / 13},
+}
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -32,9 +35,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config = pretraining(recipe, method, ema_decay=average(recipe))
     config.data.sampler.rate = RATE
     if args.stage == "cooldown":
-        config.init_from = ConfigDict(
-            {"params": common.begin(args.weights), "average": common.begin(args.weights, ema=True)}, sort_keys=False
-        )
+        config.init_from = continued(args.weights)
     return common.smoke(config) if args.smoke else config
 
 
@@ -43,7 +44,6 @@ def network(size: str, recipe: Any, positions: ConfigDict, **more: Any) -> Confi
     frames, resolution = (int(number) for number in recipe.clips.split("x"))
     return call(
         "models.variants.vit",
-        size=size,
         frames=frames,
         resolution=resolution,
         positions=positions,
@@ -53,9 +53,14 @@ def network(size: str, recipe: Any, positions: ConfigDict, **more: Any) -> Confi
         decoder_depth=recipe.decoder_depth,
         decoder_heads=recipe.decoder_heads,
         decoder_mlp_ratio=4.0,
-        **SIZES.get(size, {}),
-        **more,
+        **{"size": size, **SIZES.get(size, {}), **more},
     )
+
+
+def continued(path: str | None) -> ConfigDict:
+    """The parameters of a run and their average, with which another one begins."""
+    places = {"params": common.begin(path), "average": common.begin(path, ema=True)}
+    return ConfigDict(places, sort_keys=False)
 
 
 def masks(recipe: Any, side: int) -> dict[str, ConfigDict]:

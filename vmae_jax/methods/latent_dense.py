@@ -1,6 +1,6 @@
 """V-JEPA 2.1 (Mur-Labadia et al. 2026): latent prediction that also supervises visible tokens, at several depths.
 
-V-JEPA 2 says nothing about the tokens that the encoder sees, and they become carriers of what concerns the whole clip.
+V-JEPA 2 leaves out the tokens that the encoder sees, and they become carriers of what concerns the whole clip.
 Here the predictor reproduces the target's features at visible tokens too, the more the nearer they are to a hidden
 one, and at four depths of the encoder. Images have a patch embedding and a modality of their own, all else is shared.
 """
@@ -45,7 +45,8 @@ class LatentDense(Latent):
         """Return initial parameters, {"encoder": …, "predictor": …, "image": …}, with their partitioning boxes."""
         params, extra = super().init(key, batch)
         if self.images:
-            own, _ = self.of_images().init(stream(key, "image"), self.image_batch(batch))
+            frames = {**batch, "video": batch["video"][:, :1]}  # of the images' shape
+            own, _ = self.of_images().init(stream(key, "image"), frames)
             encoder, predictor = own["encoder"], own["predictor"]
             vectors = {"modality": encoder["modality"], "predictor_modality": predictor["modality"]}
             params = {**params, "image": {"embed": encoder["embed"], **vectors}}

@@ -21,8 +21,11 @@ from vmae_jax.weights.subject import Subject, leaves, probe, published, sinusoid
 __all__ = ["FORMATS", "export_checkpoint"]
 
 FORMATS = ("hf", "videomae", "mae", "cropmae", "vjepa", "params", "stablehlo")
-FILES = dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors"))
-FILES |= {"vjepa": (".pth",), "params": (".safetensors",)}
+FILES = {
+    **dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors")),
+    "vjepa": (".pth",),
+    "params": (".safetensors",),
+}
 WHOLE = dict.fromkeys(("stablehlo", "cropmae", "vjepa"), ("all",))  # formats that are not written in part
 # Methods whose decoders have a place in no published layout, or in one of their own.
 OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build", "methods.diffmae.build")
@@ -191,7 +194,7 @@ def _which(ema: bool) -> str:
 
 def _is_latent(one: Subject) -> bool:
     node: Any = one.config.get("method")
-    return node.call == vjepa.METHOD
+    return node.call in vjepa.METHODS
 
 
 def _export_latent(
@@ -211,7 +214,7 @@ def _export_latent(
         else:
             other = read_checkpoint(str(source.workdir.checkpoints / str(source.step)), ema=not ema)
             online, average = (other, source) if ema else (source, other)
-            state = vjepa.write(new, one, online.params, average.params["encoder"], dtype)
+            state = vjepa.write(new, one, online.params, average.params, dtype)
     return {
         "out": str(out),
         "format": format,
@@ -241,7 +244,7 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
             raise MismatchError(f"the decoder is another than VideoMAE's: use {use}, or export --part=encoder")
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")
-        if section.call == vjepa.METHOD:
+        if section.call in vjepa.METHODS:
             raise MismatchError("a latent predictor is none of these models: use --format=vjepa, hf or params")
         chosen = {name: value for name, value in params.items() if name in ("encoder", "decoder", "fc_norm", "head")}
         reason = "the format has no place for it"

@@ -77,7 +77,10 @@ TOLERANCE = 1e-5  # of the fixed positions in a file
 
 def is_vjepa(names: Any) -> bool:
     """Return whether these are the names of a predictor of V-JEPA's code."""
-    return {"predictor_embed.weight", "predictor_proj.weight"} <= set(stripped(dict.fromkeys(names)))
+    found = set(stripped(dict.fromkeys(names)))
+    return "predictor_proj.weight" in found and not found.isdisjoint(
+        ("predictor_embed.weight", "predictor_embed.0.weight")
+    )
 
 
 def stripped(state: Mapping[str, Any]) -> dict[str, Any]:
