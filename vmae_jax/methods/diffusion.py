@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 __all__ = ["Diffusion", "diffusion"]
 
 LEAST = 1e-8  # of the share of the signal that is left
+MOST_STEPS, MOST_EXPONENT = 100_000, 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +93,13 @@ def diffusion(steps: int, exponent: float, first: float = 1e-4, last: float = 0.
       first, last: rates of the first and the last step, before the power.
 
     Raises:
-      ValueError: if the number of steps is below 2, the exponent is not above 0, or more than a thousandth of the
-        signal is left at the end.
+      ValueError: if a number is out of range, or more than a thousandth of the signal is left at the end.
     """
-    if steps < 2 or not 0 < exponent < np.inf:
-        raise ValueError(f"steps={steps}, exponent={exponent}: at least 2 steps, and an exponent above 0")
+    if not 2 <= steps <= MOST_STEPS or not 0 < exponent <= MOST_EXPONENT:
+        raise ValueError(
+            f"steps={steps}, exponent={exponent}: from 2 to {MOST_STEPS:,} steps, and an exponent above 0 and at most "
+            f"{MOST_EXPONENT:g}"
+        )
     rates = np.linspace(first, last, steps) ** exponent
     share = np.clip(np.concatenate([[1.0], np.cumprod(1 - rates)]), LEAST, 1.0)
     if share[-1] > 1e-3:
