@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.attacks import beside, configs, files, names, own_params, room, runs, stored, tables  # noqa: E402
+from benchmarks.attacks import around, beside, configs, files, names, own_params, room, runs, stored, tables  # noqa: E402
 
 __all__ = ["CATEGORIES", "Category", "attacked", "main", "table"]
 
@@ -42,6 +42,8 @@ CATEGORIES = {
     "weights": Category(stored.weights, 10),
     "checkpoints": Category(stored.damaged, 100),
     "killed saves": Category(stored.killed, 12),
+    "strays among steps": Category(stored.strays, 24),
+    "forged tables": Category(stored.forged, 60),
     "prepared folders": Category(stored.prepared, 40),
     "videos": Category(files.fuzzed, 30),
     "videos, decoded": Category(files.decoded, 12),
@@ -56,6 +58,10 @@ CATEGORIES = {
     "archives": Category(names.archive, len(names.ARCHIVES)),
     "pages": Category(runs.page, 40),
     "full disks": Category(runs.full_disk, 24),
+    "limits on files": Category(around.limits, 24),
+    "clocks": Category(around.clocks, 10),
+    "signals": Category(around.signals, 12),
+    "hosts that differ": Category(around.hosts, 2),
     "workers": Category(runs.workers, 10),
     "two runs": Category(runs.two_runs, 4),
 }

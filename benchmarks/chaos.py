@@ -1,6 +1,6 @@
 """Everything that goes wrong in a night, many times over, and then a comparison with a quiet run.
 
-    python benchmarks/chaos.py --rounds=50 --seed=0 --out=chaos
+    python benchmarks/chaos.py --rounds=50 --seed=0 --out=chaos [--streams]
 
 A small model trains on videos in a folder while, at random moments, its process is killed, asked
 to stop or frozen, its disk fills up or becomes read-only, a file of its newest checkpoint is
@@ -10,6 +10,10 @@ bit, each step there once, and every checkpoint whole. The last line of output i
 
 A damaged file that no reader needs proves nothing, so it is put back and another one is damaged,
 until reading the checkpoint notices. Damage that is read and not noticed is a problem.
+
+With --streams the training reads a mixture of pictures and of videos that have sound, text, readings, boxes, planes and
+embeddings (`chaos_streams.py`); what is beside videos becomes unreadable as well, and what was read of every stream is
+compared like the losses.
 
 Full and read-only disks need root (a tmpfs is mounted); without it those rounds are left out, which
 is reported. The processes are forks of this one, which has imported everything and started nothing:
@@ -33,6 +37,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # configs name what a module of its folder registers
+
+import chaos_streams  # noqa: E402
+
 VIDEOS, EVERY = 16, 4  # videos in the folder; steps between checkpoints
 LIMIT = 900.0  # seconds of any one attempt: busy machines are slow
 KINDS = (
@@ -54,12 +62,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=7200.0, help="after which no round begins (default 7200)")
     parser.add_argument("--steps-a-round", type=int, default=8, help="how far a round may get (default 8)")
+    parser.add_argument("--streams", action="store_true", help="train on videos with every stream, and pictures")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
     args = parser.parse_args()
     prepare()
     with disk(args.out.resolve()) as mounted:
         chaos = Chaos(args.out.resolve(), rounds=args.rounds, seed=args.seed, reach=args.steps_a_round, mounted=mounted)
-        chaos.limit = args.seconds
+        chaos.limit, chaos.streams = args.seconds, args.streams
         result = chaos.run()
     print(json.dumps(result), flush=True)
     return 0 if result["equal"] and not result["problems"] else 1
@@ -67,7 +76,6 @@ def main() -> int:
 
 def prepare() -> None:
     """Imports what training needs, so that forks have it; starts no backend and no thread."""
-    sys.path.insert(0, str(ROOT))
     os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     # Compile fast: no optimization, and the emitters of fused operations that take less than half the time.
     flags = ("force_host_platform_device_count=1", "backend_optimization_level=0", "cpu_use_fusion_emitters=false")
@@ -106,6 +114,7 @@ class Chaos:
     reach: int
     mounted: bool
     limit: float = 7200.0
+    streams: bool = False
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -121,7 +130,7 @@ class Chaos:
 
     def run(self) -> dict[str, Any]:
         began = time.monotonic()
-        make_videos(self.videos)
+        chaos_streams.make_data(self.videos) if self.streams else make_videos(self.videos)
         quiet = self.out / "quiet"
         status = self.wait(self.start(quiet))
         if status != 0:
@@ -267,10 +276,14 @@ class Chaos:
         listed, kept = self.good(), self.out / "before"
         if listed:
             shutil.copytree(self.work / "checkpoints" / str(listed[-1]), kept)
-        whole = {file: file.read_bytes() for file in self.random.sample(sorted(self.videos.iterdir()), 2)}
+        if self.streams:
+            chosen = [self.random.choice(files) for files in chaos_streams.spoilable(self.videos)]
+        else:
+            chosen = self.random.sample(sorted(self.videos.iterdir()), 2)
+        whole = {file: file.read_bytes() for file in chosen}
         for file in whole:
             file.write_bytes(self.random.choice(SPOILED)(self.random, whole[file]))
-        self.spoiled |= {file.name for file in whole}
+        self.spoiled |= {chaos_streams.key_of(file) if self.streams else file.name for file in whole}
         pid = self.begun(further=EVERY)
         os.kill(pid, signal.SIGTERM)
         status = self.wait(pid)
@@ -302,11 +315,14 @@ class Chaos:
         return pid
 
     def start(self, workdir: pathlib.Path, *more: str) -> int:
+        data = ["--config=configs/quickstart.py:smoke", f"--config.data.source.path={self.videos}"]
+        if self.streams:
+            data = chaos_streams.options(self.videos)
         arguments = [
-            "train", "--config=configs/quickstart.py:smoke", f"--workdir={workdir}", "--quiet",
+            "train", *data, f"--workdir={workdir}", "--quiet",
             f"--config.train.length.steps={self.steps}", f"--config.checkpoint.every.steps={EVERY}",
             "--config.train.pictures_every=none", "--config.eval.data=none", "--config.data.max_bad_fraction=0.5",
-            f"--config.data.source.path={self.videos}", *more,
+            *more,
         ]  # fmt: skip
         pid = os.fork()
         if pid == 0:
@@ -319,6 +335,7 @@ class Chaos:
             log = os.open(self.log(), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            os.chdir(ROOT)
             os.environ["VMAE_CACHE"] = f"{self.out.parent}/{self.out.name}.cache"
             from vmae_jax.cli import main as vmae
 
@@ -380,8 +397,7 @@ class Chaos:
             self.problems.append("no unreadable video is listed")
 
     def compare(self, quiet: pathlib.Path) -> dict[str, Any]:
-        values = lambda workdir: [(row["step"], row["loss"], row["grad_norm"]) for row in rows(workdir)]  # noqa: E731
-        mine, other = values(self.work), values(quiet)
+        mine, other = ([values(row) for row in rows(workdir)] for workdir in (self.work, quiet))
         if [row[0] for row in mine] != list(range(1, self.steps + 1)):
             self.problems.append("the steps are not 1, 2, 3, …")
         different = [a[0] for a, b in zip(mine, other, strict=False) if a != b]
@@ -403,6 +419,7 @@ class Chaos:
             "rounds_asked": self.rounds,
             "seed": self.seed,
             "steps": self.steps,
+            "streams": sum(name.startswith(chaos_streams.READ) for name in (rows(quiet) or [{}])[-1]),
             "kinds": self.done,
             "statuses": dict(sorted(self.statuses.items())),
             "damaged": sum(self.noticed.values()),
@@ -428,6 +445,12 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
     return [row for row in found if row["kind"] == "train"]
+
+
+def values(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What must be the same in a step: its number, its loss and gradient, and what was read of each stream."""
+    read = [row[name] for name in sorted(row) if name.startswith(chaos_streams.READ)]
+    return (row["step"], row["loss"], row["grad_norm"], *read)
 
 
 def prints_of(folder: pathlib.Path, step: int) -> str:

@@ -51,11 +51,13 @@ ARITHMETIC = {
 }  # fmt: skip
 ALSO = {  # tests that are about a file, beside those of its folder that bear its name
     "vmae_jax/io/layout.py": "tests/io/test_checkpoint.py",
+    "vmae_jax/io/run_config.py": "tests/test_plugins.py",
     "vmae_jax/io/stored.py": "tests/io/test_checkpoint.py",
     "vmae_jax/masking": "tests/parity/test_parity_masks.py",
     "vmae_jax/methods/classify.py": "tests/methods/test_labels.py",
     "vmae_jax/methods/labels.py": "tests/methods/test_distill.py",
 }
+STARTS = 60.0  # seconds that a fork may take to collect its tests, on a busy machine
 LOGGING = re.compile(r"(log|logging|warnings)\.")
 
 
@@ -198,22 +200,21 @@ def _function(source: bytes, line: int) -> int:
 
 def judge(tree: Tree, waiting: Iterator[Mutant], known: set[str], seconds: float, out: pathlib.Path) -> None:
     """Test mutants until the time is over, and append a line to `out` for each."""
-    end, usual = time.monotonic() + seconds, {}
+    end, usual = time.monotonic() + seconds, dict[str, Any]()
     for mutant in waiting:
         if time.monotonic() > end:
             return
         if mutant.key in known:
             continue
         tests = tests_of(mutant.path)
-        if tuple(tests) not in usual:
-            whole, calls = tree.noted(tests, 1800.0)
-            if whole.how != "passed":
-                raise SystemExit(f"{' '.join(tests)} does not pass without a mutant:\n{whole.output[-3000:]}")
-            usual[tuple(tests)] = whole.seconds, calls
-        usually, calls = usual[tuple(tests)]
+        calls: dict[str, Any] = {"seconds": {}, "functions": {}}
+        for test in tests:
+            usual[test] = found = usual.get(test) or _usually(tree, test)
+            calls = {name: calls[name] | found[name] for name in calls}
         source = (tree.root / mutant.path).read_bytes()  # ours may change meanwhile
         some = chosen(mutant, tests, source, calls)
-        how, took, _ = tree.run(some, 60.0 + 4 * usually, mutant.path, mutant.applied(source))
+        usually = sum(calls["seconds"].get(test, 0.0) for test in (calls["seconds"] if some is tests else some))
+        how, took, _ = tree.run(some, STARTS + 3 * usually, mutant.path, mutant.applied(source))
         row = dataclasses.asdict(mutant) | {
             "key": mutant.key, "ended": how, "seconds": round(took, 2), "tests": len(some)
         }  # fmt: skip
@@ -221,6 +222,14 @@ def judge(tree: Tree, waiting: Iterator[Mutant], known: set[str], seconds: float
             file.write(json.dumps(row) + "\n")
         print(f"{how:8}{took:6.1f} s  {mutant.path}:{mutant.line} {mutant.kind}: {mutant.before!r} -> {mutant.text}",
               file=sys.stderr, flush=True)  # fmt: skip
+
+
+def _usually(tree: Tree, test: str) -> dict[str, Any]:
+    """Return what the tests of a file call and how long they take, without a mutant; noted once."""
+    whole, calls = tree.noted([test], 1800.0)
+    if whole.how != "passed":
+        raise SystemExit(f"{test} does not pass without a mutant:\n{whole.output[-3000:]}")
+    return calls
 
 
 def summary(rows: list[dict[str, Any]], found: dict[str, list[Mutant]]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def test_a_workdir_records_its_plugins_and_asks_for_them(here, caplog):
     plugins.allow_plugins(["users_masks"])
     workdir = run_of(here)
     assert list(json.loads(workdir.plugins_json.read_text())) == ["users_masks"]
-    assert to_json(read_config(workdir))
+    assert to_json(read_config(workdir)) == workdir.config_json.read_text()
     assert not caplog.records
     (here / "users_masks" / "more.py").write_text("x = 1\n")
     read_config(workdir)

@@ -24,7 +24,10 @@ NAME_COMMANDS = {
     "prepare a list": ["data", "prepare", "list.csv", "--out=out", "--workers=1", "--quiet"],
     "prepare an archive": ["data", "prepare", "odd.tar", "--out=out", "--workers=1", "--quiet"],
     "report": ["report", "--workdir=run"],
-}
+    "train": ["train", "--config=configs/quickstart.py:smoke", "--workdir=trained", "--quiet",
+              "--config.data.source.path=videos", "--config.data.max_bad_fraction=1", "--config.eval.data=none",
+              "--config.train.length.steps=2", "--config.train.pictures_every=none"],
+}  # fmt: skip
 
 
 def odd_names(number: int, room: Room) -> Found:

@@ -23,6 +23,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
+from benchmarks.attacks.watch import watch
+
 __all__ = ["Attempt", "Building", "Found", "Outcome", "Room"]
 
 LIMIT = 240.0  # seconds of one case; machines are busy
@@ -123,7 +125,7 @@ class Room:
             for number, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(log / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
             os.chdir(self.work)
-            _watch((self.path, self.base), log / "events")
+            watch((self.path, self.base), log / "events")
             status = function() or 0
         except BaseException:
             traceback.print_exc()
@@ -178,36 +180,6 @@ class Room:
 
 
 Attempt = Callable[[int, Room], Found]
-
-
-def _watch(inside: tuple[pathlib.Path, ...], log: pathlib.Path) -> None:
-    """Note what this process runs, and which files it opens for writing outside of the room."""
-    file, allowed = (
-        os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
-        (*(f"{folder}/" for folder in inside), "/dev/", "/proc/"),
-    )
-
-    def note(text: str) -> None:
-        os.write(file, text.replace("\n", " ").encode(errors="backslashreplace")[:300] + b"\n")
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("os.system", "os.exec", "os.posix_spawn"):
-            note(f"{event} {arguments!r}")
-        elif event == "subprocess.Popen" and arguments[0] != sys.executable:
-            note(f"{event} {arguments[:2]!r}")
-        elif event == "open" and isinstance(arguments[0], str | bytes) and _writes(arguments[1], arguments[2]):
-            path = os.path.abspath(os.fsdecode(arguments[0]))
-            # A folder is opened for writing only to make a temporary file in it that has no name.
-            if not path.startswith(allowed) and not os.path.isdir(path):
-                note(f"open {path!r} for writing")
-
-    sys.addaudithook(hook)
-
-
-def _writes(mode: Any, flags: Any) -> bool:
-    if isinstance(mode, str):
-        return bool(set(mode) & set("wax+"))
-    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
 
 
 class Building:

@@ -181,6 +181,7 @@ def workers(number: int, room: Room) -> Found:
         from vmae_jax.data.workers import Workers
 
         process.STILL = 1.5  # times the timeout: when a worker that stands still is replaced
+        process.START_SECONDS = 30.0  # one that is stopped while it starts
         pool, seed = Workers(2, sampler=dense(8, 2), timeout=4.0), np.array([1, 2], np.uint32)
         videos = [Encoded(data=content, key=name) for name, content in clips(4).items()]
         wanted = [read_clips(one, dense(8, 2), seed).arrays["video"] for one in videos]

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.attacks.room import Found, Outcome, Room
 
-__all__ = ["damaged", "killed", "prepared", "weights"]
+__all__ = ["damaged", "forged", "killed", "prepared", "strays", "weights"]
 
 FILES = 100  # of weights, in one case
 STEPS = (4, 8)
@@ -164,6 +164,71 @@ def _check_listed(folder: pathlib.Path) -> int:
     assert _newest(folder) == f"step {after}", _newest(folder)
     print(f"listed {len(steps)}, then saved {after}")
     return 0
+
+
+STRAYS = ("²", "007", "+5", " 9", "1٣", "3_000", "-1", "9" * 30, "12", "99", "aside", "8.orbax-checkpoint-tmp-7",
+          "step\n12", os.fsdecode(b"1\xff2"), "12\u202e")  # fmt: skip
+
+
+def strays(number: int, room: Room) -> Found:
+    """Folders, files, pipes and links among the steps, of any name: the newest step is read, and the next is saved."""
+    base = room.shared("checkpoints", _two_steps)
+    folder = room.work / "checkpoints"
+    shutil.copytree(base / "checkpoints", folder)
+    kinds: dict[str, Any] = {
+        "an empty folder": pathlib.Path.mkdir, "a file": pathlib.Path.touch, "a FIFO": os.mkfifo,
+        "a link to itself": lambda path: path.symlink_to(path), "a link to nothing": lambda path: path.symlink_to("no"),
+        "a link outside": lambda path: path.symlink_to(room.outside),
+        "a copy of a step": lambda path: shutil.copytree(folder / "8", path),
+        "a step without its arrays": lambda path: shutil.copytree(folder / "8" / "meta", path / "meta"),
+    }  # fmt: skip
+    kind = list(kinds)[number % len(kinds)]
+    for name in room.random.sample(STRAYS, 5):
+        kinds[kind](folder / name)
+    outcome = room.call(lambda: _print_newest(folder))
+    problems = _read_problems(room, outcome, {8})
+    outcome = room.call(lambda: _save_and_print(folder))
+    problems += [f"after a save: {one}" for one in _read_problems(room, outcome, {100})]
+    return Found(kind, tuple(problems), tried=2)
+
+
+def _save_and_print(folder: pathlib.Path) -> int:
+    _save(folder, [100])
+    return _print_newest(folder)
+
+
+def forged(number: int, room: Room) -> Found:
+    """The signed table of the newest step has other rows, signed again: that step or the one before, or a refusal."""
+    from vmae_jax.io import layout
+
+    base = room.shared("checkpoints", _two_steps)
+    folder = room.work / "checkpoints"
+    shutil.copytree(base / "checkpoints", folder)
+    document = folder / "8" / "meta" / "metadata"
+    body = json.loads(document.read_text())
+    del body["digest"]
+    whole, value = body, room.random.choice(ROWS)
+    if number % 3:
+        whole = body["leaves"]
+        key = room.random.choice(["more/x", "params/a/inside", "../x", "", "a" * 100_000, *whole])
+    else:
+        key = room.random.choice(list(whole))
+    if number % 3 == 2 and isinstance(whole.get(key), list):
+        whole, key = whole[key], room.random.randrange(3)
+        value = room.random.choice(
+            ["object", "V8", [1 << 62], [-1], [0, 1 << 62], [True], "0", None, 7, ["f4"], "<M8[s]"]
+        )
+    whole[key] = value
+    document.write_text(json.dumps(body | {"digest": layout._digest(body)}))
+    outcome = room.call(lambda: _print_newest(folder))
+    return Found(f"{str(key)[:20]} = {str(value)[:30]}", tuple(_read_problems(room, outcome, set(STEPS))))
+
+
+ROWS: tuple[Any, ...] = (
+    ["object", [3], "00000000"], ["object", [0, 3], "00000000"], ["float32", [1 << 40, 1 << 40], "00000000"],
+    ["float32", [-1], "00000000"], ["float32", [1] * 100, "00000000"], ["float32", ["3"], "00000000"],
+    ["float32", [], 5], ["float32"], 7, None, [], {}, "x", [[[]]], 10**30, -1, True,
+)  # fmt: skip
 
 
 def prepared(number: int, room: Room) -> Found:

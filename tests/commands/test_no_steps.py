@@ -1,5 +1,8 @@
 """A training of no steps is the state it begins with, saved: a head sliced by its classes' names can be evaluated."""
 
+import json
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -69,3 +72,17 @@ def test_a_sliced_head_is_evaluated_before_it_is_tuned(coloured, tmp_path):
     longer = config(coloured, 3, 1, init_from={"params": begin})
     with pytest.raises(ConfigError, match="a warm-up of 5 steps does not fit into a training of 1 steps"):
         train.run(longer, workdir, progress=False)
+
+
+def test_attempts_that_left_no_checkpoint_stay_in_the_account_of_time(coloured, tmp_path):
+    """A run that starts from the beginning drops the rows of attempts before it."""
+    workdir = Workdir(tmp_path / "run")
+    workdir.path.mkdir()
+    now = time.time()
+    left = [{"kind": "event", "event": "started", "step": 0, "time": now - 100}]
+    left += [{"kind": "train", "step": 3, "time": now - 60}]
+    workdir.metrics.write_text("".join(json.dumps(row) + "\n" for row in left))
+    train.run(config(coloured, 5, 0), workdir, progress=False)
+    first, second, *_ = read_rows(workdir.metrics)
+    assert (first["event"], first["step"], second["event"]) == ("time spent", 0, "started")
+    assert (first["lost"], first["down"]) == (pytest.approx(40, abs=0.1), pytest.approx(60, abs=20))

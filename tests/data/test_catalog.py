@@ -44,6 +44,14 @@ def test_the_owners_files_are_a_source(k400):
     assert missing.names == ("gone_000003_000013",)
 
 
+def test_names_of_classes_are_printable_whatever_the_owners_files_hold(k400):
+    annotations = k400 / "annotations" / "train.csv"
+    annotations.write_text(annotations.read_text().replace('"a",x2', '"a\n\x1b",x2'))
+    rows, _ = opened("kinetics:version=400", k400, "train")
+    assert rows.label_names == {"label": ("a", r"a\n\x1b", "b")}
+    assert [rows.labels(index) for index in range(2)] == [{"label": 2}, {"label": 1}]
+
+
 def test_rows_travel_to_the_processes_that_prepare(k400):
     rows, absent = opened("kinetics:version=600", k400, "train")
     assert absent == [("gone_000003_000013", "is not in the folder")]

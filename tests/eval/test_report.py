@@ -286,3 +286,46 @@ def test_pictures_are_named_after_their_videos(tmp_path):
     rows = {"original": np.zeros((2, 2, 16, 16, 3), np.uint8)}
     reconstruction.save(Pictures.of(rows), path / "media" / "r_30.png", videos=["run/a.mp4", f"jump/{EVIL}.mp4"])
     assert f"From the top: run/a.mp4, jump/{' '.join(EVIL.split())}.mp4" in opened(path).text
+
+
+def measured(steps, **more):
+    """Evaluations by `eval.spectrum` under the name "own", and by a probe."""
+    found = []
+    for step in steps:
+        row = {"own/rankme_centred": 20.0 - step / 10, "own/normalized_std": 0.5, "own/clips": 64.0, "probe/top1": 0.5}
+        row |= {"own/dimensions": 128.0, "own/averaged": 1.0, "own/std": 0.4, "own/dead": 0.0, "probe/step": step}
+        found.append({"kind": "eval", "step": step, **row, **more})
+    return found
+
+
+def test_features_have_a_section_of_their_own(tmp_path):
+    page = opened(run(tmp_path / "run", events=measured((0, 10, 20))))
+    assert [attrs["id"] for tag, attrs in page.tags if tag == "section"].count("features") == 1
+    for words in (
+        "own: 64 clips, 128 dimensions, of the moving average of the parameters;",
+        "a centred effective rank is at most 63.",
+        "No collapse was found.",
+        "rankme_centred 18",
+        "1 if features point in all directions, 0 if they are constant.",
+        "probe/top1",
+    ):
+        assert words in page.text, words
+    assert page.words.count("Effective rank") == 2, "a chart, and a row of the table"
+    for words in ("own/rankme_centred", "own/clips"):
+        assert words not in page.text, "not in the section Evaluation as well"
+    without = opened(run(tmp_path / "without", events=[{"kind": "eval", "step": 1, "knn/top1": 0.5}]))
+    assert "Whether features collapse" not in without.text
+
+
+@pytest.mark.parametrize("action", ["report", "stop"])
+def test_a_collapse_is_in_the_report(tmp_path, action):
+    event = {"kind": "event", "event": "collapse", "evaluator": "own", "action": action}
+    events = [*measured((10, 20, 30)), {**event, "step": 20, "reason": "first"}, {**event, "step": 30, "reason": EVIL}]
+    page = opened(run(tmp_path / "run", events=events))
+    assert "Collapsed at the evaluations after steps 20, 30. The last:" in page.text
+    assert EVIL in page.text
+    assert ("script", {}) in page.tags
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    status = "stopped" if action == "stop" else "not finished"
+    assert page.words[page.words.index(status)] == status
+    assert ("The features collapsed (" in page.text) == (action == "stop")

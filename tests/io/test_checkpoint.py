@@ -1,5 +1,6 @@
 """Checkpoints: exact on every mesh, whole or absent, damage seen and passed over."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -251,6 +252,18 @@ def test_going_on_after_damage_moves_it_aside(tmp_path):
     assert checkpoints.steps() == [10, 15, 20]
     assert [entry.name for entry in (tmp_path / "aside").iterdir()] == ["20-0"]
     assert Checkpoints(tmp_path).restore(jax.eval_shape(lambda: make())).step == 20
+
+
+def test_abandoned_steps_are_moved_aside_and_can_be_saved_again(tmp_path):
+    with contextlib.closing(saved(tmp_path, 10, 20, 30)) as checkpoints:
+        assert [checkpoints.latest(before=step) for step in (10, 11, 20, 99)] == [None, 10, 10, 30]
+        checkpoints.abandon(20)
+        assert checkpoints.steps() == [10]
+        assert sorted(entry.name for entry in (tmp_path / "aside").iterdir()) == ["20-0", "30-0"]
+        assert checkpoints.restore(abstract(make())).step == 10
+        assert checkpoints.save(20, make(21), {"position": 20})
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(abstract(make())).state, make(21))
 
 
 def test_going_on_from_an_earlier_step_keeps_the_later_ones_aside(tmp_path):

@@ -1,12 +1,15 @@
 """A host whose part of a save failed leaves no other waiting at the store's barriers."""
 
+import errno
 import itertools
 import threading
 
 import jax
+import numpy as np
 import pytest
+from etils import epath
 
-from vmae_jax.io import agreement
+from vmae_jax.io import agreement, aside, checkpoint, store, stored
 from vmae_jax.io.agreement import Agreement, PeerSaveError
 
 
@@ -129,3 +132,84 @@ def test_one_process_agrees_with_itself():
     alone.barrier(key="async_write_complete", timeout_ms=1)
     alone.failed("never read")
     assert alone.settled(block=False)
+
+
+def test_storage_that_refuses_writes_is_known_before_a_save(tmp_path, monkeypatch):
+    """The error is the storage's own, and nothing is left where there is room."""
+    store.probe(epath.Path(tmp_path) / "checkpoints")
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.probe(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_of_several_processes_the_first_tries_to_write_when_steps_are_moved_aside(tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sent = []
+    monkeypatch.setattr(aside.multihost_utils, "broadcast_one_to_all", lambda value: sent.append(int(value)) or value)
+    written = []
+
+    def write(path, content):
+        written.append(str(path))
+        if refused:
+            raise OSError(errno.EROFS, "Read-only file system")
+        path.write_bytes(content)
+        return path
+
+    monkeypatch.setattr(aside, "write_bytes", write)
+    if refused:
+        with pytest.raises(OSError, match="Read-only"):
+            aside.move_aside(epath.Path(tmp_path), 5, ())
+    else:
+        assert not aside.move_aside(epath.Path(tmp_path), 5, ())
+    assert (sent, written) == ([-1 if refused else 0], [f"{tmp_path}/.room"])
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert not aside.move_aside(epath.Path(tmp_path), 5, ())
+    assert len(written) == len(sent) == 1, "one process alone finds out when it saves"
+
+
+@pytest.mark.parametrize(("others", "message"), [([1, 1], ""), ([1, 0], "process 1 could not read it")])
+def test_a_step_that_another_process_cannot_read_is_damage_here_too(monkeypatch, others, message):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(stored.multihost_utils, "process_allgather", lambda value: others)
+    if message:
+        with pytest.raises(stored.DamagedCheckpointError, match=message):
+            stored.together(lambda: "read")
+    else:
+        assert stored.together(lambda: "read") == "read"
+
+    def damaged():
+        raise stored.DamagedCheckpointError("here")
+
+    with pytest.raises(stored.DamagedCheckpointError, match="here"):
+        stored.together(damaged)
+
+
+def test_what_was_deleted_is_removed_by_the_first_process_alone(tmp_path, monkeypatch, caplog):
+    checkpoint._remove(epath.Path(tmp_path / "none"))
+    assert not caplog.records
+    (tmp_path / "trash").mkdir()
+    for rank, left in ((1, True), (0, False)):
+        monkeypatch.setattr(jax, "process_index", lambda rank=rank: rank)
+        checkpoint._remove(epath.Path(tmp_path / "trash"))
+        assert (tmp_path / "trash").exists() == left
+
+
+def test_all_processes_try_the_steps_that_the_first_lists(monkeypatch):
+    assert stored.common([*range(1000)]) == [*range(1000)]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sent = []
+
+    def first(newest):
+        sent.extend(newest.tolist())
+        return np.asarray([7, 9, -1, -1], np.int32)
+
+    monkeypatch.setattr(stored.multihost_utils, "broadcast_one_to_all", first)
+    assert stored.common([5, 9]) == [7, 9]
+    assert sent == [5, 9] + [-1] * (stored._TRIED - 2)

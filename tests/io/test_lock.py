@@ -1,6 +1,7 @@
 """One run a workdir: exactly one of several gets in, and nobody waits for the dead."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -114,6 +115,31 @@ def no_locks(*_):
     raise OSError(errno.ENOLCK, "no locks")
 
 
+def test_of_several_claims_the_last_is_named(tmp_path, monkeypatch, quick):
+    """Of runs that start at once where the kernel has no locks, each claims the folder; the last claim counts."""
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks, "SETTLE", 1.0)
+    first, last = (locks._myself()._replace(token=name, since=name) for name in ("first", "last"))
+    (tmp_path / FILE).write_text(json.dumps(first._asdict()))
+    claim = threading.Timer(0.2, (tmp_path / FILE).write_text, [json.dumps(last._asdict())])
+    claim.start()
+    with pytest.raises(ConfigError, match=r"another run is training there .*, since last\)"), Lock(tmp_path) as lock:
+        lock.acquire()
+    claim.join()
+
+
+@pytest.mark.parametrize("content", ["", json.dumps(elsewhere(since="1 May")._asdict())])
+def test_a_lock_that_another_has_is_refused_soon_whatever_is_written_in_it(tmp_path, content):
+    (tmp_path / FILE).write_text(content)
+    began = time.monotonic()
+    with (tmp_path / FILE).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        who = "process .* on other, since 1 May" if content else "a process"
+        with pytest.raises(ConfigError, match=rf"another run is training there \({who}\)"), Lock(tmp_path) as lock:
+            lock.acquire()
+    assert time.monotonic() - began < (0.9 if content else 5.0)
+
+
 def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(tmp_path, monkeypatch, quick):
     monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     monkeypatch.setattr(locks, "LEASE", 3600.0)
@@ -155,7 +181,9 @@ def test_a_lease_of_another_machine_expires_unless_it_is_renewed(place, tmp_path
         count = 0
         while not over.wait(0.05):
             count += 1
-            (folder / FILE).write_text(json.dumps(left._replace(count=count)._asdict()))
+            locks.write_bytes(
+                locks.epath.Path(folder / FILE), json.dumps(left._replace(count=count)._asdict()).encode()
+            )
 
     (folder / FILE).write_text(json.dumps(left._asdict()))
     other = threading.Thread(target=renew)
@@ -166,6 +194,25 @@ def test_a_lease_of_another_machine_expires_unless_it_is_renewed(place, tmp_path
     finally:
         over.set()
         other.join()
+
+
+def test_no_file_of_storage_without_locks_stays_open(tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    opened = lambda: [link for link in pathlib.Path("/proc/self/fd").iterdir() if str(tmp_path) in _target(link)]  # noqa: E731
+    with Lock(tmp_path) as lock:
+        lock.acquire()
+        assert opened() == []
+    monkeypatch.setattr(locks.fcntl, "flock", lambda *_: os.close(-1))
+    with pytest.raises(OSError, match="Bad file descriptor"), Lock(tmp_path) as lock:
+        lock.acquire()
+    assert opened() == []
+
+
+def _target(link):
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:  # of the listing itself
+        return ""
 
 
 def test_a_machine_that_was_started_again_goes_on_at_once(tmp_path, monkeypatch):

@@ -39,3 +39,20 @@ def test_videos_of_other_data_are_rows_of_their_own(tmp_path):
 def test_no_fault_no_file(tmp_path):
     Quarantine(tmp_path / "quarantine.jsonl").add([])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_time_the_disk_is_full_is_one_warning(tmp_path, caplog, monkeypatch):
+    listed = Quarantine(tmp_path / "quarantine.jsonl")
+    flush, full = listed._log.flush, [True]
+
+    def flushed():
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        flush()
+
+    monkeypatch.setattr(listed._log, "flush", flushed)
+    for number, full[0] in enumerate([True, True, False, True, True]):
+        listed.add([(f"{number}.mp4", "is empty", number, "broken")])
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == 2
+    assert all("its rows are kept in memory: [Errno 28]" in message for message in warned)

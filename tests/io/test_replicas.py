@@ -57,3 +57,11 @@ def test_what_has_no_copies_cannot_differ():
     bad = state()
     bad["split"] = flipped(bad["split"], 3)
     assert differing(bad) == []
+
+
+def test_two_devices_are_enough_to_differ():
+    pair = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2], axis_types=(AxisType.Auto,))
+    same = jax.device_put(jnp.arange(8.0), NamedSharding(pair, PartitionSpec()))
+    assert differing({"x": same}) == []
+    [found] = differing({"x": flipped(same, 1)})
+    assert found.name == "x"

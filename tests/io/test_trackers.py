@@ -15,6 +15,7 @@ class Service:
     """A fake package of either service: it prints as they do, and keeps what it is given."""
 
     def __init__(self, fails=()):
+        self.defined = []
         self.opened, self.rows, self.fails, self.finished, self.tried = [], [], set(fails), 0, 0
         self.Image = lambda picture: ("image", picture.size)
         self.Settings = lambda **settings: settings
@@ -29,7 +30,7 @@ class Service:
         return self
 
     def define_metric(self, name, step_metric=None):
-        pass
+        self.defined.append((name, step_metric))
 
     def log(self, values, step=None):
         print("logged")
@@ -85,6 +86,8 @@ def test_metrics_and_pictures_arrive(tracker, capsys):
     assert service.rows[2][0]["eval/top1"] == 0.5
     assert service.rows[3][0]["reconstruction"] == ("image", (6, 4))
     assert service.finished == 1
+    own_step = [("step", None), ("*", "step")]  # as the axis of all others
+    assert service.defined == (own_step if kind == "wandb" else [])
 
 
 def test_nothing_is_opened_before_there_are_metrics(tracker):

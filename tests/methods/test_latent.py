@@ -138,9 +138,11 @@ def test_the_loss_of_the_mean_is_zero_where_all_targets_are_alike():
     collapsed["norm"]["bias"] = jnp.arange(32.0)
     metrics = ONE.loss(params(), BATCH, context({"encoder": collapsed})).metrics
     assert float(metrics["loss_of_mean"].total) == pytest.approx(0, abs=1e-4)
+    assert float(metrics["loss_of_copy"].total) == pytest.approx(0, abs=1e-4)
     assert float(metrics["target_spread"].total) == pytest.approx(0, abs=1e-4)
     healthy = ONE.loss(params(), BATCH, context(params())).metrics
     assert float(healthy["loss_of_mean"].total / healthy["loss_of_mean"].count) > 0.1
+    assert float(healthy["loss_of_copy"].total / healthy["loss_of_copy"].count) > 0.1
 
 
 @functools.cache

@@ -31,6 +31,15 @@ def test_what_a_killed_attempt_left_is_kept_lost_or_down():
     assert carried([], 0, Moment(1060.0)) == {}
 
 
+def test_attempts_that_ended_before_a_checkpoint_are_in_the_event_that_a_new_beginning_writes():
+    rows = [
+        {"kind": "event", "event": EVENT, "step": 0, "time": 1100.0, "lost": 60.0, "down": 40.0},
+        {"kind": "event", "event": "started", "step": 0, "time": 1101.0},
+        {"kind": "train", "step": 2, "time": 1120.0},
+    ]
+    assert carried(rows, 0, Moment(1150.0)) == dict.fromkeys(KINDS, 0.0) | {"lost": 80.0, "down": 70.0}
+
+
 def test_going_back_turns_what_was_trained_since_into_loss():
     phases = {"": 0.0, "step": 10.0, "data": 1.0}
     account = Account(lambda: phases, {"trained": 5.0})

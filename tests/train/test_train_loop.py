@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from vmae_jax.train import loop
+from vmae_jax.train.refused import CollapseError, NotFiniteError, Refused, SpikeError
 from vmae_jax.train.rows import Work
 
 
@@ -144,7 +145,7 @@ def test_preempted_at_the_last_step_is_done():
 
 def test_not_finite_stops_by_default_and_names_the_step():
     run = Run(bad=[3])
-    with pytest.raises(loop.NotFiniteError, match="step 3: the loss or its gradient is not finite"):
+    with pytest.raises(NotFiniteError, match="step 3: the loss or its gradient is not finite"):
         run.train()
     assert run.of("event", "not finite")[0]["step"] == 3
 
@@ -162,7 +163,7 @@ def rolls_back(run, *, save=5, times=9, batches=None):
     def go_back(refused, at):
         run.backs.append((refused.step, refused.why, at))
         if len(run.backs) > times:
-            raise loop.NotFiniteError("too often")
+            raise NotFiniteError("too often")
         start = max((step for step in run.saver.saved + run.saver.waiting), default=0)
         run.batches = Batches()
         return start, start, run.batches
@@ -197,7 +198,7 @@ def test_nothing_is_saved_that_was_not_looked_at():
     """Step 4 is bad and 5 is saved: the run goes back before the save, though no row is due."""
     run = Run(bad=[4])
     run.run = rolls_back(run, times=2)
-    with pytest.raises(loop.NotFiniteError, match="too often"):
+    with pytest.raises(NotFiniteError, match="too often"):
         run.train(log_every=100)
     assert run.backs == [(4, "not finite", 5)] * 3
     assert not [message for message in run.message if message[0] == "save"]
@@ -208,7 +209,7 @@ def test_spikes_are_reported_as_such():
     inner = run.run.step
     spiky = lambda state, batch: (state + 1, inner(state, batch)[1] | {"spike": jnp.float32(state + 1 == 3)})  # noqa: E731
     run.run = dataclasses.replace(run.run, step=spiky)
-    with pytest.raises(loop.SpikeError, match=r"step 3: .* far above"):
+    with pytest.raises(SpikeError, match=r"step 3: .* far above"):
         run.train()
     assert run.of("event", "spike")[0]["step"] == 3
     assert "spike" not in run.of("train")[0]
@@ -270,3 +271,35 @@ def test_an_evaluation_before_the_first_step_and_of_a_resumed_run_none():
     seen.clear()
     Run(hooks=[hooks[0]._replace(at_start=False)]).train()
     assert seen == [(5, 5), (10, 10)]
+
+
+def collapses(*steps):
+    """A hook with results, and what finds a collapse in those after these steps."""
+    hook = loop.Hook("evaluation", 2, lambda state, step: {"rank": float(step)})
+    found = lambda step, results: Refused(step - 1, "collapse", DETAILS) if results.get("rank") in steps else None  # noqa: E731
+    return {"hooks": [loop.Hook("pictures", 1, lambda state, step: None), hook], "collapsed": found}
+
+
+DETAILS = {"evaluator": "spectrum", "reason": "the centred RankMe is 1.2, below 2"}
+
+
+@pytest.mark.parametrize("action", ["report", "stop"])
+def test_a_collapse_is_reported_or_ends_the_run_before_the_save(action):
+    run = Run(**collapses(4, 6), on_collapse=action)
+    if action == "report":
+        assert run.train(save_every=4)[1].status == "done"
+    else:
+        with pytest.raises(CollapseError, match=r"after step 2 the features collapsed .*RankMe is 1\.2"):
+            run.train(save_every=4)
+    assert run.saver.saved == ([4, 8, 10] if action == "report" else [])
+    events = [(row["step"], row["action"], row["reason"]) for row in run.of("event", "collapse")]
+    assert events == [(step, action, DETAILS["reason"]) for step in ((4, 6) if action == "report" else (4,))]
+
+
+def test_a_collapse_rolls_back():
+    run = Run(**collapses(8))
+    run.run = dataclasses.replace(rolls_back(run, times=1), on_nonfinite="stop")
+    with pytest.raises(NotFiniteError, match="too often"):
+        run.train(on_collapse="rollback", save_every=4)
+    assert run.backs == [(7, "collapse", 8)] * 2
+    assert run.saver.waiting == [4], "and not the step that collapsed"

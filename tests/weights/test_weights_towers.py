@@ -122,6 +122,28 @@ def test_an_export_for_mae_st_computes_there_what_it_does_here(small, tmp_path):
     same(read_checkpoint(tmp_path / "back").params, params)
 
 
+def test_of_a_decoder_with_two_heads_that_of_the_pixels_is_written(small, tmp_path):
+    """As for a decoder with one; the other head is listed, and a decoder without pixels is refused in one line."""
+    config = small.config_of(**MAE_ST)
+    config.method.objectives["change"] = call("targets.core.objective", target=call("targets.motion.difference"))
+    params = small.random_params(config)
+    run = small.write_run(tmp_path / "run", config, params)
+    report = export_checkpoint(run, format="mae", out=tmp_path / "x.safetensors")
+    assert sorted(report["left_out"]) == ["decoder/head_change/bias", "decoder/head_change/kernel"]
+    del config.method.objectives["change"], params["decoder"]["head_change"]
+    alone = small.write_run(tmp_path / "alone", config, params)
+    export_checkpoint(alone, format="mae", out=tmp_path / "y.safetensors")
+    one, other = (safetensors.numpy.load_file(tmp_path / f"{name}.safetensors") for name in "xy")
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+    del config.method.objectives["pixels"]
+    config.method.objectives["change"] = call("targets.core.objective", target=call("targets.motion.difference"))
+    other = small.write_run(tmp_path / "other", config, small.random_params(config))
+    with pytest.raises(ConfigError, match=r"^export: the decoder predicts no pixels.*--part=encoder$"):
+        export_checkpoint(other, format="mae", out=tmp_path / "z.safetensors")
+
+
 def test_an_image_model_with_a_class_token_goes_to_mae_and_back(small, tmp_path):
     run, one, params = run_of(small, tmp_path, **IMAGE)
     with pytest.raises(ConfigError, match=r"MAE's decoder decodes the class token.*--part=encoder"):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from vmae_jax.commands import environment, sanity
+from vmae_jax.commands.collapse import Watch
 from vmae_jax.commands.course import Course, began_at, devices
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.commands.measure import Measurement
@@ -21,7 +22,7 @@ from vmae_jax.io import replicas
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.saving import Tolerant
-from vmae_jax.io.writers import Writers
+from vmae_jax.io.writers import Writers, read_rows
 from vmae_jax.plan import flops
 from vmae_jax.runtime import goodput, watchdog
 from vmae_jax.train import loop, sharding, step
@@ -95,6 +96,7 @@ class Attempt:
             made.make_step(self.tx, steps=clock.steps), self._placement(), made.mesh, made.batch_spec
         )
         skipped = skipped_of(made, self.workdir, self.data, self.writers)
+        earlier = read_rows(self.workdir.metrics) if start and jax.process_index() == 0 else []
         with (
             self.dog.phase("compile", f"compiling and step {start + 1}"),
             Closing(course),
@@ -113,6 +115,8 @@ class Attempt:
                 meta=self.meta,
                 faults=skipped,
                 on_nonfinite=made.train.on_nonfinite,
+                collapsed=Watch(made.eval.ready, earlier),
+                on_collapse=made.train.on_collapse,
                 go_back=course.go_back,
                 show=show,
             )

@@ -17,9 +17,9 @@ from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.writers import Writers, read_rows
 from vmae_jax.runtime import goodput, watchdog
-from vmae_jax.train import loop, sharding
+from vmae_jax.train import sharding
 from vmae_jax.train.device import host_rows, prefetch_to_device
-from vmae_jax.train.rows import Refused
+from vmae_jax.train.refused import COLLAPSE, CollapseError, Refused, too_often
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Batch
 
@@ -110,39 +110,46 @@ class Course:
     def go_back(self, refused: Refused, at: int) -> tuple[TrainState, int, Any]:
         """Return to the newest good checkpoint and skip the data up to step `at`, which include the refused step.
 
+        Checkpoints from after features began to collapse are moved aside.
+
         Raises:
-          loop.NotFiniteError, loop.SpikeError: if it has already done so `train.rollbacks` times in a row.
+          refused.NotFiniteError, refused.SpikeError, refused.CollapseError: if it has already done so
+            `train.rollbacks` times in a row, or no checkpoint is from before a collapse.
         """
         self.close()
         saved = self._saver.wait()
+        if refused.why == COLLAPSE:
+            self._leave(refused)
         state, start = self._newest(None)
         for step in saved:
             self._writers.event(step, "saved")
         again = in_a_row(self._skips, start)
         if again >= self._made.train.rollbacks:
-            kind = loop.SpikeError if refused.why == "spike" else loop.NotFiniteError
-            raise kind(
-                f"step {refused.step}: {refused.why} (loss {refused.loss}, gradient norm {refused.grad_norm}), after "
-                f"rolling back to step {start} {again} times in a row (train.rollbacks): the data are probably not "
-                f"the cause. Check the learning rate and the rows before step {start}"
-            )
+            raise too_often(refused, start, again)
         skip = Skip(self.batch_of(start), self.batch_of(at - 1) + 1, start, f"step {refused.step}: {refused.why}")
         self._record(skip)
         log.warning(
-            "step %d: %s (loss %g, gradient norm %g): rolled back to step %d, skipping batches %d to %d (%d in a row)",
-            refused.step, refused.why, refused.loss, refused.grad_norm, start, skip.first, skip.last - 1, again + 1,
+            "step %d: %s (%s): rolled back to step %d, skipping batches %d to %d (%d in a row)",
+            refused.step, refused.why, refused, start, skip.first, skip.last - 1, again + 1,
         )  # fmt: skip
         self._writers.event(
             start,
             "rolled back",
-            reason=skip.reason,
-            loss=refused.loss,
-            grad_norm=refused.grad_norm,
+            **{**refused.details, "reason": skip.reason},
             batches=[skip.first, skip.last - 1],
             in_a_row=again + 1,
         )
         self._account.back(start)
         return state, start, self.batches(start)
+
+    def _leave(self, refused: Refused) -> None:
+        """Move the checkpoints of collapsing features aside; raise CollapseError if no other is left."""
+        if self._saver.latest(before=refused.step) is None:
+            raise CollapseError(
+                f"the features collapsed after step {refused.step - 1} ({refused}), and there is no checkpoint from "
+                f"before to roll back to: evaluate more often, save more often, or keep more (checkpoint.keep_last)"
+            )
+        self._saver.abandon(refused.step)
 
     def _record(self, skip: Skip) -> None:
         self._skips = [*self._skips, skip]
@@ -173,6 +180,9 @@ class Course:
 
     def _fresh(self) -> TrainState:
         self._writers.truncate_after(-1)
+        spent = self._account.seconds()
+        if spent["lost"] or spent["down"]:  # the rows of earlier attempts, which held it, are gone
+            self._writers.event(0, goodput.EVENT, **{kind: round(seconds, 3) for kind, seconds in spent.items()})
         began = time.perf_counter()
         made = self._made
         state, self.placement = sharding.create(self._init, jax.random.key(made.seed), made.batch_spec, made.mesh)

@@ -98,7 +98,7 @@ def _open(
         for message in sanity.same_videos(trained.made, trained=False):
             log.warning("warning: %s", message)
     mesh = sharding.make_mesh(ici={"data": -1}, dcn={"data": -1})  # all devices of all slices
-    return trained, averaged, Measurement(trained.made, mesh)
+    return trained, averaged, Measurement(trained.made, mesh, averaged)
 
 
 def _check_clips(checkpoint: str, config: str | None, trained: Trained) -> None:

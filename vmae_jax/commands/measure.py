@@ -22,6 +22,7 @@ from vmae_jax.eval.collect import About, Programs, Results, labelled
 from vmae_jax.eval.knn import Knn, Retrieval
 from vmae_jax.eval.probe import Probe
 from vmae_jax.eval.propagation import Propagation
+from vmae_jax.eval.spectrum import Spectrum
 from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.device import host_rows, prefetch_to_device
@@ -32,7 +33,8 @@ __all__ = ["Measurement", "check_classes"]
 
 log = logging.getLogger(__name__)
 
-OF_FEATURES = (AttentiveProbe, Knn, Probe, Propagation, Retrieval)  # no head is used: data may have other classes
+# These use no head, so the data may have other classes.
+OF_FEATURES = (AttentiveProbe, Knn, Probe, Propagation, Retrieval, Spectrum)
 BROKEN = "broken.csv"
 
 
@@ -49,13 +51,15 @@ class Measurement:
     Args:
       made: an experiment whose `eval` section has evaluators with data.
       mesh: of the parameters; by default the experiment's own.
+      averaged: whether the parameters will be the averaged ones; by default as `made.eval.ema`.
 
     Raises:
       ConfigError: if data are missing, or do not suit the model, an evaluator, each other or this host's memory.
     """
 
-    def __init__(self, made: Experiment, mesh: jax.sharding.Mesh | None = None):
+    def __init__(self, made: Experiment, mesh: jax.sharding.Mesh | None = None, averaged: bool | None = None):
         self._made, self.mesh = made, mesh or made.mesh
+        self._averaged = made.eval.ema if averaged is None else averaged
         self._programs = Programs(functools.partial(on_mesh, mesh=self.mesh))
         self._logged: set[tuple[str, int]] = set()
         self._known: dict[str, Opened] = {}  # the data that evaluators compare with, by their names
@@ -101,7 +105,8 @@ class Measurement:
           ConfigError: if an evaluator does not suit the data or the method.
           TooManyBadVideos: if more of the videos cannot be read than their loader allows.
         """
-        about = About(carried=carried, programs=self._programs, rows=sharding.batch_shards(self.mesh))
+        rows = sharding.batch_shards(self.mesh)
+        about = About(carried=carried, programs=self._programs, rows=rows, averaged=self._averaged)
         if self.data is not None:
             about = dataclasses.replace(about, label_names=self.data.label_names, name=_names(self.data.source))
         results = Results({})

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.commands.attempt import Attempt, Closing
 from vmae_jax.commands.begin_from import check_places
+from vmae_jax.commands.collapse import check_watched
 from vmae_jax.commands.experiment import Experiment, check_workdir, experiment
 from vmae_jax.commands.logs import check_trackers, open_writers
 from vmae_jax.commands.measure import Measurement, check_classes
@@ -60,7 +61,8 @@ def run(
 
     Raises:
       ConfigError: if the config cannot be carried out, or another run is in this workdir.
-      loop.NotFiniteError, loop.SpikeError: if steps were refused, and `train.on_nonfinite` does not continue.
+      refused.NotFiniteError, refused.SpikeError: if steps were refused, and `train.on_nonfinite` does not continue.
+      refused.CollapseError: if features collapsed, and `train.on_collapse` does not continue.
       io.replicas.ReplicaError: if devices disagree on an array.
       io.checkpoint.SaveError: if a checkpoint cannot be saved.
       data.faults.TooManyBadVideos: if more videos are unreadable than the config allows.
@@ -115,6 +117,7 @@ def _open(config: ConfigDict, workdir: Workdir, lock: Lock) -> _Opened:
     distributed.check_disk(str(workdir.path), resuming=workdir.config_json.exists())
     made = experiment(config, trains=True)
     check_trackers(made)
+    check_watched(made)
     if not Checkpoints(workdir.checkpoints).steps():
         check_places(made.init_from)
     data = open_loader(made.loader)

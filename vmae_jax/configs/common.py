@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -85,6 +85,21 @@ def sections(
     config.init_from = ConfigDict(init_from or {}, sort_keys=False)
     config.seed = seed
     return config
+
+
+def diagnostics(known: Any = None, labels: Mapping[str, str] | None = None) -> dict[str, ConfigDict]:
+    """Return evaluators that follow features during a training: `eval.spectrum`, and probes where there are labels.
+
+    Args:
+      known: a loader of labelled videos, which linear probes and nearest neighbours learn from. The labels must be
+        those of `eval.data`.
+      labels: name -> the key of a label in the batch; the evaluators are probe_NAME and knn_NAME.
+    """
+    found = {"spectrum": call("eval.spectrum")}
+    for name, label in (labels or {}).items() if known is not None else ():
+        found[f"probe_{name}"] = call("eval.probe", train=known, penalties=[1e-2], label=label)
+        found[f"knn_{name}"] = call("eval.knn", train=known, label=label)
+    return found
 
 
 def begin(path: str | None, **options: Any) -> ConfigDict:

@@ -20,6 +20,7 @@ from vmae_jax.data import catalogs
 from vmae_jax.data.faults import Missing
 from vmae_jax.data.listing import Listing, Row
 from vmae_jax.data.video import Encoded
+from vmae_jax.names import plain
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, build, call, did_you_mean, resolve
 
@@ -102,7 +103,7 @@ class Rows:
         self.missing = missing
         self._rows, self._label = rows, label
         self.label_names: Mapping[str, tuple[str, ...]] = {
-            self._renamed(name): names for name, names in listing.names.items()
+            self._renamed(name): tuple(map(plain, names)) for name, names in listing.names.items()
         }
         self._listing = dataclasses.replace(listing, splits={})  # other rows do not travel to processes that prepare
 

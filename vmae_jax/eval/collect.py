@@ -11,7 +11,19 @@ from jax.experimental import multihost_utils
 from vmae_jax.eval.scores import finite, single
 from vmae_jax.types import Batch, Carried, Method, Params
 
-__all__ = ["About", "Found", "Programs", "Results", "embed", "embed_both", "labelled", "per_video", "unit", "whole"]
+__all__ = [
+    "About",
+    "Found",
+    "Programs",
+    "Results",
+    "embed",
+    "embed_both",
+    "labelled",
+    "per_clip",
+    "per_video",
+    "unit",
+    "whole",
+]
 
 
 class Results(dict[str, float]):
@@ -70,6 +82,7 @@ class About:
       programs: the cache of compiled functions.
       rows: the rows of a batch that an evaluator forms itself are a multiple of this: the devices share them.
       alive: to be called with the present place before each piece of work that is no batch, for the watchdog.
+      averaged: whether the parameters are the exponential moving average of the trained ones.
     """
 
     label_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -78,6 +91,7 @@ class About:
     programs: Programs = dataclasses.field(default_factory=Programs)
     rows: int = 1
     alive: Callable[[str], None] = lambda where: None
+    averaged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +153,37 @@ def per_video(
     outputs = np.stack([sums[number] / counts[number] for number in order]).astype(np.float32)
     stacked = {name: np.stack([values[number] for number in order]) for name, values in gathered.items()}
     return Found(outputs, stacked, np.asarray(order))
+
+
+def per_clip(
+    compiled: Callable[[Params, Batch], jax.Array],
+    params: Params,
+    batches: Iterable[Batch],
+    most: int,
+) -> Found:
+    """Return the rows of `compiled` for the first videos, each of its clips by itself: `outputs` [videos clips d].
+
+    Batches after those of the first `most` videos are not computed.
+
+    Args:
+      compiled: as in `per_video`.
+      most: maximum number of videos.
+
+    Raises:
+      ValueError: if there is no video, or they have different numbers of clips.
+    """
+    clips: dict[int, list[np.ndarray]] = {}
+    for rows, index, _ in _rows(compiled, params, batches, ()):
+        for i, number in enumerate(index.tolist()):
+            clips.setdefault(number, []).append(rows[i])
+        if len(clips) > most:  # a source's videos come in order, so the first ones are complete
+            break
+    order = sorted(clips)[:most]
+    if not order:
+        raise ValueError("there is nothing to evaluate: none of the videos can be read")
+    if len({len(clips[number]) for number in order}) > 1:
+        raise ValueError("the videos have different numbers of clips")
+    return Found(np.stack([np.stack(clips[number]) for number in order]).astype(np.float32), {}, np.asarray(order))
 
 
 def embed(

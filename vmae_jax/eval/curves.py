@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from vmae_jax.eval import health
 from vmae_jax.eval.charts import Series, chart, compact
 from vmae_jax.eval.markup import section, table
 from vmae_jax.eval.records import Run
@@ -52,8 +53,9 @@ def training(run: Run) -> str:
 
 
 def evaluation(run: Run) -> str:
-    """Return a chart of every metric that changed, and a table of those with a single value."""
-    names = run.names(kind="eval")
+    """Return a chart of every metric that changed, and a table of those with a single value, except for `health`."""
+    elsewhere = health.owned(run)
+    names = [name for name in run.names(kind="eval") if name not in elsewhere]
     curved = [name for name in names if varies(run.series(name, kind="eval"))]
     figures = [chart(name, [Series(name, run.series(name, kind="eval"))]) for name in curved]
     charts = f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""

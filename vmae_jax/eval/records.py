@@ -107,6 +107,9 @@ class Run:
             return "bad", "stopped", "The loss or its gradient was not finite in the last steps; see the events below."
         if "spike" in after:
             return "bad", "stopped", "The loss or its gradient was far above those before it; see the events below."
+        newest = self.events[-1] if self.events else {}
+        if newest.get("event") == "collapse" and newest.get("action") == "stop":
+            return "bad", "stopped", f"The features collapsed ({newest.get('reason', '')}); see the section Features."
         if self.length is not None and self.step >= self.length:
             return "good", "done", ""
         if "preempted" in after:

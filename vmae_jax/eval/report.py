@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from vmae_jax.eval import compare, curves, gallery, origin, page, wall_time
+from vmae_jax.eval import compare, curves, gallery, health, origin, page, wall_time
 from vmae_jax.eval.charts import compact
 from vmae_jax.eval.markup import card, escape, moment, section, short, table
 from vmae_jax.eval.reconstruction import write_whole
@@ -56,6 +56,7 @@ def render(run: Run) -> str:
         _summary(run),
         curves.training(run),
         curves.evaluation(run),
+        health.features(run),
         _quarantine(run),
         gallery.judgement(run),
         gallery.reconstructions(run),

@@ -33,16 +33,9 @@ from vmae_jax.io.stored import (
 from vmae_jax.spec import ConfigError
 
 __all__ = [
-    "Checkpoints",
-    "DamagedCheckpointError",
-    "NotFiniteError",
-    "Restored",
-    "SaveError",
-    "locate",
-    "read_meta",
-    "read_newest",
-    "read_tree",
-]
+    "Checkpoints", "DamagedCheckpointError", "NotFiniteError", "Restored", "SaveError", "locate", "read_meta",
+    "read_newest", "read_tree",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 _CLOSING = 10.0  # seconds to wait at the end for the outcome of a save on other hosts
@@ -122,8 +115,8 @@ class Checkpoints:
         """Return the complete, committed steps, ascending."""
         return whole_steps(self.path)
 
-    def latest(self) -> int | None:
-        """Return the newest complete step, the same on every process, or None.
+    def latest(self, before: int | None = None) -> int | None:
+        """Return the newest complete step (below `before`), the same on every process, or None.
 
         Waits for the one being written, if any.
 
@@ -131,7 +124,13 @@ class Checkpoints:
           SaveError: if that failed.
         """
         self._settle(block=True)
-        return max(common(self.steps()), default=None)
+        return max((step for step in common(self.steps()) if before is None or step < before), default=None)
+
+    def abandon(self, step: int) -> None:
+        """Move the steps at or after `step` to `aside/`, after waiting for the one being written, if any."""
+        self._settle(block=True)
+        self._move_aside(step)
+        self._saved = [number for number in self._saved if number < step]
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
         """Start to save `state`; `poll` or `wait` return its step once it is committed.
@@ -177,10 +176,7 @@ class Checkpoints:
         agreement = self._agreement = self._agreement or Agreement()
         agreement.begin()
         try:
-            if aside.move_aside(self.path, step, self._damaged):
-                self._damaged.clear()
-                if self._manager is not None:
-                    self._manager.reload()
+            self._move_aside(step)
             shared.write(frozen, {name: leaves[name] for name in still}, agreement.barrier)
             if jax.process_count() > 1:
                 store.probe(self.path)
@@ -247,6 +243,12 @@ class Checkpoints:
             if self._manager is not None:
                 self._manager.close()
                 self._manager = None
+
+    def _move_aside(self, step: int) -> None:
+        if aside.move_aside(self.path, step, self._damaged):
+            self._damaged.clear()
+            if self._manager is not None:
+                self._manager.reload()
 
     def _warn_if_slow(self) -> None:
         """Log if training has to wait for the save before."""

@@ -183,7 +183,8 @@ class Lock:
         if found.here():
             alive = found.alive()
             if alive and not self._kernel:
-                raise self._taken(found)
+                time.sleep(SETTLE)  # of several that start at once another may get it
+                raise self._taken(self._read() or found)
             return self._kernel or alive is False
         # The same machine after it was started again has the same clock.
         return found.host == socket.gethostname() and time.time() - found.renewed > LEASE

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vmae_jax.masking.multiblock import Multiblock
+from vmae_jax.methods.baselines import loss_of, mean_targets, nearest_visible
 from vmae_jax.methods.masked import encoded, features
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.frames import frame_features
@@ -98,8 +99,8 @@ class Latent:
         """Return the error of the predicted features, with one term for each mask, averaged over the masks.
 
         Metrics: `target_spread`, the standard deviation over a clip's tokens of the targets before they are normalised,
-        averaged over channels, which goes to 0 if the features of all tokens become the same; and `loss_of_mean`, the
-        loss of always predicting the mean of the clip's targets.
+        averaged over channels, which goes to 0 if the features of all tokens become the same; and `loss_of_mean` and
+        `loss_of_copy` of the first mask (`methods.baselines`).
         """
         self.model.check(batch["video"].shape)
         raw = self.targets(self._target_weights(context), batch)
@@ -113,7 +114,7 @@ class Latent:
                 error = self.penalty(predicted.astype(jnp.float32), target).mean(axis=-1)
                 total = jnp.where(weight > 0, error * weight, 0.0).sum()
                 terms[name] = Term(total, weight.sum(), jnp.float32(1.0 / len(self.masks)))
-            metrics |= {"loss_of_mean": self._of_mean(target, weight)} if not number else {}
+            metrics |= {} if number else self._baselines(raw, target, masks, weight)
         return Loss(terms, metrics)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
@@ -162,11 +163,12 @@ class Latent:
         valid = jnp.asarray(batch["valid"], jnp.float32)
         return Mean((raw.astype(jnp.float32).std(axis=1).mean(axis=-1) * valid).sum(), valid.sum())
 
-    def _of_mean(self, target: Float[Array, "b k d"], weight: Float[Array, "b k"]) -> Mean:
-        count = jnp.maximum(weight.sum(axis=1), 1.0)[:, None, None]
-        mean = (target * weight[..., None]).sum(axis=1, keepdims=True) / count
-        error = self.penalty(jnp.broadcast_to(mean, target.shape), target).mean(axis=-1)
-        return Mean((error * weight).sum(), weight.sum())
+    def _baselines(
+        self, raw: Float[Array, "b n d"], target: Float[Array, "b k d"], masks: MaskPlan, weight: Float[Array, "b k"]
+    ) -> dict[str, Mean]:
+        copied = self._wanted(raw, nearest_visible(masks, self.model.grid))
+        found = {"loss_of_mean": mean_targets(target, weight), "loss_of_copy": copied}
+        return {name: loss_of(one, target, weight, self.penalty) for name, one in found.items()}
 
 
 def normalized(x: Float[Array, "b k d"], width: int) -> Float[Array, "b k d"]:

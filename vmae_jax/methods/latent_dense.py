@@ -113,7 +113,8 @@ class LatentDense(Latent):
                 near = seen / jnp.sqrt(distances(masks, self.model.grid)) if self.nearness else seen
                 more = weight * self.context_weight(context.step)
                 terms[f"{name}_context"] = self._term(predicted["context"], raw, masks.visible, near, seen, more)
-            metrics |= {} if number else {"loss_of_mean": self._of_mean(self._wanted(raw, masks.decode), hidden)}
+            target = self._wanted(raw, masks.decode)
+            metrics |= {} if number else self._baselines(raw, target, masks, hidden)
         return Loss(terms, metrics)
 
     def method(self) -> Method:

@@ -97,7 +97,7 @@ def carried(rows: Sequence[Mapping[str, Any]], start: int, now: Moment) -> dict[
     rows = [row for row in rows if isinstance(row.get("time"), int | float) and row.get("kind") != "eval"]
     if not rows:
         return {}
-    kept = [i for i, row in enumerate(rows) if row.get("event") == EVENT and row.get("step", 0) <= start and start > 0]
+    kept = [i for i, row in enumerate(rows) if row.get("event") == EVENT and row.get("step", 0) <= start]
     base = {kind: float(rows[kept[-1]].get(kind, 0.0)) for kind in KINDS} if kept else dict.fromkeys(KINDS, 0.0)
     after = _moments(rows)[kept[-1] if kept else 0 :]
     base["lost"] += sum(one.until(next_) for one, next_ in itertools.pairwise(after))

@@ -12,19 +12,12 @@ import jax
 from tqdm import tqdm
 
 from vmae_jax.train.device import HostBatches
-from vmae_jax.train.rows import Refused, Window, Work
+from vmae_jax.train.refused import Refused, error
+from vmae_jax.train.rows import Window, Work
 from vmae_jax.train.state import TrainState
 from vmae_jax.types import Batch
 
-__all__ = ["Batches", "Hook", "Journal", "NotFiniteError", "Outcome", "Run", "Saver", "SpikeError", "train"]
-
-
-class NotFiniteError(ArithmeticError):
-    """A loss or gradient that is not finite, where `train.on_nonfinite` does not continue."""
-
-
-class SpikeError(ArithmeticError):
-    """A loss or gradient far above those before it, where `train.on_nonfinite` does not continue."""
+__all__ = ["Batches", "Hook", "Journal", "Outcome", "Run", "Saver", "train"]
 
 
 class Batches(HostBatches, Protocol):
@@ -93,6 +86,8 @@ class Run:
       faults: (step, batches, videos): records the unreadable videos of the last batches; called at
         the same steps on every host. It may raise, which ends the run.
       on_nonfinite: "stop", "skip" or "rollback".
+      collapsed: (step, results of a hook) -> the collapse of features that they show, or None; the same on every host.
+      on_collapse: "report", "stop" or "rollback".
       go_back: for "rollback": (the refused step, the last step) -> state, its step, and the batches from
         there on.
       show: whether to show a progress bar on standard error.
@@ -110,6 +105,8 @@ class Run:
     meta: Callable[[int], Mapping[str, Any]] = lambda step: {}
     faults: Callable[[int, int, Sequence[Any]], None] = lambda step, batches, videos: None
     on_nonfinite: str = "stop"
+    collapsed: Callable[[int, Mapping[str, float]], Refused | None] = lambda step, results: None
+    on_collapse: str = "report"
     go_back: Callable[[Refused, int], tuple[TrainState, int, Batches]] | None = None
     show: bool = True
 
@@ -130,13 +127,14 @@ def train(state: TrainState, *, start: int, stop: int, run: Run) -> tuple[TrainS
     A step is saved only after checking that no update up to it was refused, unless `on_nonfinite` allows that.
 
     Raises:
-      NotFiniteError: if a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
-      SpikeError: the same for a spike.
+      refused.NotFiniteError: if a step was not finite and `on_nonfinite` is "stop"; the state had not changed.
+      refused.SpikeError: the same for a spike.
+      refused.CollapseError: if features have collapsed and `on_collapse` is "stop".
     """
     if start == 0 and stop > 0:
         for hook in run.hooks:
             if hook.at_start:
-                _run_hook(run, hook, state, 0)
+                run.collapsed(0, _run_hook(run, hook, state, 0))  # never a collapse, but a standard for later ones
     with _bar(start, stop, run.show) as bar:
         while True:
             end = _Stretch(run, start, stop, bar).train(state)
@@ -187,10 +185,11 @@ class _Stretch:
             if hooks or saving:
                 jax.block_until_ready(metrics)  # the steps' own time ends here
             with self.window.paused():
-                for hook in hooks:
-                    self.last |= _run_hook(run, hook, state, step)
-                if saving:
+                collapse = self._hooks(hooks, state, step)
+                if saving and collapse is None:
                     self._save(state, step)
+            if collapse is not None:
+                return _Back(collapse, step)
             self._report_saved(run.saver.poll())
             if preempted and step != self.stop:
                 return state, self._end("preempted", step)
@@ -203,10 +202,24 @@ class _Stretch:
         """Record every step that was refused; raise if the run is to stop, or return the first to go back."""
         refused = self.window.look()
         for bad in refused:
-            self._event(bad.step, bad.why, loss=bad.loss, grad_norm=bad.grad_norm)
+            self._event(bad.step, bad.why, **bad.details)
         if refused and self.run.on_nonfinite == "stop":
-            raise _error(refused[0])
+            raise error(refused[0])
         return refused[0] if refused and self.run.on_nonfinite == "rollback" else None
+
+    def _hooks(self, hooks: Sequence[Hook], state: TrainState, step: int) -> Refused | None:
+        """Run hooks; if their results show a collapse, record it, and raise if the run is to stop, or return it."""
+        run, found = self.run, None
+        for hook in hooks:
+            results = _run_hook(run, hook, state, step)
+            self.last |= results
+            found = found or run.collapsed(step, results)
+        if found is None:
+            return None
+        self._event(step, found.why, action=run.on_collapse, **found.details)
+        if run.on_collapse == "stop":
+            raise error(found)
+        return found if run.on_collapse == "rollback" else None
 
     def _row(self, step: int) -> None:
         self.last = self.window.row()
@@ -253,20 +266,6 @@ def _run_hook(run: Run, hook: Hook, state: TrainState, step: int) -> dict[str, f
     if results:
         run.journal.write({"kind": "eval", "step": step, **results})
     return results
-
-
-def _error(bad: Refused) -> ArithmeticError:
-    values = f"loss {bad.loss}, gradient norm {bad.grad_norm}"
-    if bad.why == "spike":
-        return SpikeError(
-            f"step {bad.step}: the loss or its gradient is far above those before it ({values}); the parameters "
-            f"were not changed. Check the data, set train.on_nonfinite to skip or rollback, or set another limit in "
-            f"train.spikes"
-        )
-    return NotFiniteError(
-        f"step {bad.step}: the loss or its gradient is not finite ({values}); the parameters were not changed. "
-        f"Check the data and the learning rate, or set train.on_nonfinite to skip or rollback"
-    )
 
 
 def _goodput(spent: Mapping[str, float]) -> float:

@@ -4,24 +4,17 @@ import collections
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-__all__ = ["Refused", "Window", "Work"]
+from vmae_jax.train.refused import SPIKE, Refused
+
+__all__ = ["Window", "Work"]
 
 RUN_AHEAD = 2  # steps dispatched before the loop waits for an older one: bounds the batches in flight
 _FLAGS = ("finite", "spike")  # these become events, not rows
-
-
-class Refused(NamedTuple):
-    """A step whose update was refused: "not finite" or "spike", with its loss and gradient norm."""
-
-    step: int
-    why: str
-    loss: float
-    grad_norm: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +81,7 @@ class Window:
         self._pending, self._step = [], self._step + len(new)
         self._fetched += new
         return [
-            Refused(step, why, float(metrics["loss"]), float(metrics["grad_norm"]))
+            Refused(step, why, {name: float(metrics[name]) for name in ("loss", "grad_norm")})
             for step, metrics in enumerate(new, first)
             if (why := _refused(metrics))
         ]
@@ -135,4 +128,4 @@ class _Pause:
 def _refused(metrics: Mapping[str, np.ndarray]) -> str:
     if not metrics["finite"]:
         return "not finite"
-    return "spike" if metrics.get("spike", 0.0) else ""
+    return SPIKE if metrics.get("spike", 0.0) else ""

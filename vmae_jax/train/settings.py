@@ -13,6 +13,7 @@ __all__ = ["Checkpointing", "Evaluation", "Mesh", "Training"]
 Length = Mapping[str, Any]  # {"steps": n}, {"epochs": n} or {"examples": n}
 
 ON_NONFINITE = ("stop", "skip", "rollback")
+ON_COLLAPSE = ("report", "stop", "rollback")
 ON_ERROR = ("stop", "continue")
 LOGGING = ("tensorboard", "wandb", "trackio")
 
@@ -38,6 +39,9 @@ class Training:
       on_nonfinite: what follows a refused step, whose loss or gradient is not finite or a spike: "stop" ends the
         run; "skip" records it and continues; "rollback" returns to the last checkpoint and continues with the
         data after the bad step.
+      on_collapse: what follows when `eval.spectrum` finds that features have collapsed: "report" records it and
+        continues; "stop" ends the run; "rollback" returns to the last checkpoint from before and continues with the
+        data after.
       rollbacks: maximum number of roll-backs in a row to the same checkpoint before the run stops.
       spikes: `train.spikes.Spikes`, the definition of a spike; None detects none.
       replicas_every: interval at which copies of a parameter on several devices are compared; None never.
@@ -52,6 +56,7 @@ class Training:
     pictures_every: Length | None = dataclasses.field(default_factory=lambda: {"steps": 1000})
     pictures: int = 4
     on_nonfinite: str = "stop"
+    on_collapse: str = "report"
     rollbacks: int = 3
     spikes: Spikes | None = None
     replicas_every: Length | None = dataclasses.field(default_factory=lambda: {"steps": 1000})
@@ -63,6 +68,8 @@ class Training:
         _check_logging(self.logging)
         if self.on_nonfinite not in ON_NONFINITE:
             raise ValueError(f"train.on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {self.on_nonfinite!r}")
+        if self.on_collapse not in ON_COLLAPSE:
+            raise ValueError(f"train.on_collapse must be one of {', '.join(ON_COLLAPSE)}, got {self.on_collapse!r}")
         if self.accumulate < 1 or self.pictures < 1 or self.rollbacks < 1:
             raise ValueError("train.accumulate, train.pictures and train.rollbacks must be at least 1")
         if self.spikes is not None and not isinstance(self.spikes, Spikes):

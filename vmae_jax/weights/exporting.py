@@ -254,6 +254,9 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
             left_out[name] = reason
             if not (part == "encoder" or name.startswith("decoder/head_")):
                 raise MismatchError(f"{name} {list(value.shape)} has no place in VideoMAE: export --part=encoder")
+    if "decoder" in chosen:
+        heads = {name for name in chosen["decoder"] if name.startswith("head_")} - {f"head_{one.pixels}"}
+        chosen["decoder"] = {name: value for name, value in chosen["decoder"].items() if name not in heads}
     return chosen, left_out
 
 

@@ -14,7 +14,7 @@ from vmae_jax.configs.common import smoke
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.synthetic import moving_shapes, world
 from vmae_jax.data.synthetic.world_files import sound
-from vmae_jax.data.synthetic.world_scene import COLOURS
+from vmae_jax.data.synthetic.world_scene import COLOURS, FORMS
 from vmae_jax.spec import ConfigError, build, call
 
 
@@ -107,7 +107,8 @@ def test_every_stream_is_the_same_from_loose_files_and_from_records(tmp_path, ki
     by_key = {opened.fetch(index).key.split("/")[1]: opened.fetch(index) for index in range(3)}
     for number, path in enumerate(paths):
         record = by_key[f"train-000000{number}"]
-        assert record.labels == {"label": number}
+        front = world.make_world(world.settings(**settings), "train", number)[0].shapes[-1]
+        assert record.labels == {"label": number, "form": FORMS.index(front.form)}
         with open(path, "rb") as file:
             assert file.read() == record.data
         with open(path.replace(".mp4", "_segments.csv"), "rb") as file:

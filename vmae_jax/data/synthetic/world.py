@@ -3,7 +3,8 @@
 Shapes fly in a room and bounce off its walls; some bounces make a tone, whose pitch follows the form, in sight or out
 of it. A camera sways and turns before the room. Beside the pictures there are the sound, captions with and without
 times, boxes, segments, the camera's accelerometer and gyroscope, a mask of the shapes, and the state of the world. The
-class is the pace at which the shapes move.
+class is the pace at which the shapes move; a second label, `form`, is that of the shape in front, which a single frame
+shows.
 
     call("data.synthetic.world", settings=call("data.synthetic.world.settings", train=2000))
 
@@ -27,7 +28,18 @@ from vmae_jax.data.synthetic.world_scene import COLOURS, FORMS, PACES, Drawn, Wo
 from vmae_jax.data.video import Encoded, Side
 from vmae_jax.registry import register
 
-__all__ = ["SIDES", "Clips", "DrawnWorld", "Settings", "make_clip", "make_world", "settings", "world", "write_folder"]
+__all__ = [
+    "SIDES",
+    "Clips",
+    "DrawnWorld",
+    "Settings",
+    "make_clip",
+    "make_world",
+    "scene",
+    "settings",
+    "world",
+    "write_folder",
+]
 
 SIDES = {
     "text": ".txt",
@@ -63,7 +75,7 @@ class Settings:
     @property
     def name(self) -> str:
         """The name of the folder: the sizes, and a digest of every setting."""
-        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(f"{self!r} with labels label, form".encode()).hexdigest()[:10]
         return f"{self.size}px_{self.frames}f_{self.train}_{digest}"
 
     @property
@@ -145,13 +157,13 @@ class Clips(DrawnClips):
 
     @property
     def label_names(self) -> Mapping[str, tuple[str, ...]]:
-        """The paces."""
-        return {"label": tuple(PACES)}
+        """The paces, and the forms."""
+        return {"label": tuple(PACES), "form": FORMS}
 
     @property
     def kinds(self) -> Mapping[str, str]:
         """How records store the label and what is beside a clip."""
-        return {"label": "class", **dict.fromkeys(self.settings.sides, "side")}
+        return {"label": "class", "form": "class", **dict.fromkeys(self.settings.sides, "side")}
 
     def fetch(self, index: int) -> Encoded:
         """Draw and encode a clip."""
@@ -159,8 +171,10 @@ class Clips(DrawnClips):
         return dataclasses.replace(made, labels=self.labels(index), key=self.key(index))
 
     def labels(self, index: int) -> Mapping[str, Any]:
-        """Return the pace of a clip."""
-        return {"label": self.indices[index] % len(PACES)}
+        """Return the pace of a clip, and the form of the shape in front."""
+        number = self.indices[index]
+        front = scene(self.settings, self.split, number).shapes[-1]
+        return {"label": number % len(PACES), "form": FORMS.index(front.form)}
 
 
 class DrawnWorld(DrawnDataset):
@@ -171,10 +185,10 @@ class DrawnWorld(DrawnDataset):
     kind = Settings
 
 
-def make_world(settings: Settings, split: str, number: int) -> tuple[World, Drawn]:
-    """Return what happens in clip `number` of `split`, and its pictures."""
+def scene(settings: Settings, split: str, number: int) -> World:
+    """Return what happens in clip `number` of `split`."""
     generator = np.random.Generator(np.random.Philox(key=fold(settings.seed, SPLITS.index(split), number)))
-    made = World.of(
+    return World.of(
         generator,
         count=settings.shapes,
         pace=tuple(PACES)[number % len(PACES)],
@@ -184,6 +198,11 @@ def make_world(settings: Settings, split: str, number: int) -> tuple[World, Draw
         sway=settings.sway,
         roll=settings.roll,
     )
+
+
+def make_world(settings: Settings, split: str, number: int) -> tuple[World, Drawn]:
+    """Return what happens in clip `number` of `split`, and its pictures."""
+    made = scene(settings, split, number)
     return made, draw(made, size=settings.size, frames=settings.frames, rate=settings.rate)
 
 

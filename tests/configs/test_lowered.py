@@ -1,0 +1,103 @@
+"""What training steps become on a TPU, traced for one that is not here: fused attention, half-precision products."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+from flax.core import meta
+from jax.extend import core
+
+from vmae_jax.commands.config import load_config
+from vmae_jax.commands.experiment import experiment
+from vmae_jax.spec import calls
+from vmae_jax.types import Carried
+
+DEVICE = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+MESH = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=DEVICE)
+# Every method, at the width of a published size and two blocks deep; SiamMAE's decoder without dropout, which no kernel
+# has (`docs/siammae_cropmae.md`).
+PRETRAINING = {
+    "videomae_v2:B": [],
+    "videomae_v2:g": [],
+    "mae:L": [],
+    "mae_st:L": [],
+    "hvm1:224": [],
+    "adamae": [],
+    "motionmae": [],
+    "mgm": [],
+    "siammae:S16": [("method.dropout", "0.0")],
+    "cropmae:B16": [("method.dropout", "0.0")],
+    "vjepa:L": [],
+    "vjepa2:g": [],
+    "vjepa2_1:L": [],
+    "salt:L": [],
+    "finetune:B,k400,v2": [],
+    "distill:B": [],
+}
+ROWS = 64
+
+
+def traced(target, overrides):
+    """The gradient of a config's loss, in half precision, as traced for a TPU."""
+    stem, _, arguments = target.partition(":")
+    config = load_config(f"configs/{stem}.py" + f":{arguments}" * bool(arguments), overrides)
+    for node in calls(config):
+        if node.call == "models.variants.vit":
+            node.dtype, node.depth, node.decoder_depth = "bfloat16", 2, 2
+            node.levels = [0, 1] if node.levels else []
+        elif "path" in node and node.call.startswith(("data.sources.", "train.init_from.")):
+            node.path = "videos"
+        elif "directory" in node:
+            node.directory = "videos"
+    made = experiment(config, trains=True)
+    method = made.method
+    spec = {name: jax.ShapeDtypeStruct((ROWS, *one.shape[1:]), one.dtype) for name, one in made.batch_spec.items()}
+    params, extra = meta.unbox(jax.eval_shape(method.init, jax.random.key(0), spec))
+    frozen = method.frozen and meta.unbox(jax.eval_shape(method.frozen, jax.random.key(0), spec))
+    carried = Carried(extra, frozen, params if method.averaged else None)
+
+    def loss(params, batch, carried):
+        context = dataclasses.replace(carried.context(jax.random.key(0)), train=True)
+        terms = method.total_loss(params, batch, context).terms
+        return sum(term.weight * term.total / term.count for term in terms.values())
+
+    with jax.sharding.use_abstract_mesh(MESH):
+        return jax.make_jaxpr(jax.grad(loss))(params, spec, carried).jaxpr
+
+
+def equations(jaxpr, times=1):
+    """Every operation with how often it runs; those inside of a kernel are not looked at."""
+    for equation in jaxpr.eqns:
+        yield equation, times
+        if equation.primitive.name != "pallas_call":
+            inner = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
+            for value in equation.params.values():
+                for one in value if isinstance(value, tuple | list) else [value]:
+                    if isinstance(one, core.ClosedJaxpr | core.Jaxpr):
+                        yield from equations(getattr(one, "jaxpr", one), inner)
+
+
+def work(equation):
+    """The multiplications of a product of matrices."""
+    ((left, _), (rows, _)) = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in left), rows
+
+
+@pytest.mark.parametrize("target", PRETRAINING)
+def test_attention_is_fused_and_products_are_in_half_precision(target):
+    kernels, weights, products = 0, [], {"half": 0.0, "single": 0.0}
+    for equation, times in equations(traced(target, PRETRAINING[target])):
+        if equation.primitive.name == "pallas_call":
+            kernels += times
+        elif equation.primitive.name == "dot_general":
+            flops, _ = work(equation)
+            half = all(str(one.aval.dtype) == "bfloat16" for one in equation.invars)
+            products["half" if half else "single"] += times * flops
+        elif equation.primitive.name == "exp":  # of a softmax over the weights of every head
+            shape = equation.outvars[0].aval.shape
+            weights += [shape] if len(shape) == 4 and min(shape[2:]) > 1 else []
+    assert kernels > 0
+    assert not weights, f"attention weights of {weights} exist as a whole"
+    assert products["single"] < 0.01 * products["half"]
