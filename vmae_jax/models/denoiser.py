@@ -135,7 +135,7 @@ class Denoiser(Decoder):
         positions = self.positions(self.grid, self.width)
         x = queries + positions(plan.decode).astype(self.dtype)
         places = jnp.pad(positions(plan.visible).astype(self.dtype), ((0, 0), (self.prefix, 0), (0, 0)))
-        shared = {name: self.blocks[name] for name in SHARED} | {"own": self.kind == "cross_self"}
+        shared: dict[str, Any] = {name: self.blocks[name] for name in SHARED} | {"own": self.kind == "cross_self"}
         x = DenoisingStack(**shared, dtype=self.dtype, name="blocks")(x, layers[np.asarray(self.reads)], places)
         return self.predictions(x, plan)
 
