@@ -6,6 +6,7 @@ hidden, and are predicted from the others.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,8 +115,8 @@ class LongVideo:
         masks = self.plan(batch, vectors, length)
         encoder, decoder = self.network.encoder_of(n, size), self.network.decoder_of(n, {STREAM: size})
         encoded = encoder.apply({"params": params["encoder"]}, gather(vectors, masks.visible), masks)
-        found = decoder.apply({"params": params["decoder"]}, encoded, masks)[STREAM]
-        return masks, found, gather(vectors, masks.decode)
+        found: Any = decoder.apply({"params": params["decoder"]}, encoded, masks)
+        return masks, found[STREAM], gather(vectors, masks.decode)
 
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """Return the squared error of hidden vectors, averaged over their dimensions, and one minus their cosine."""
@@ -142,7 +143,7 @@ class LongVideo:
         valid = jnp.arange(n) < length[:, None]
         everything = jnp.broadcast_to(jnp.arange(n), (b, n))
         masks = MaskPlan(everything, everything[:, :0], jnp.zeros((b, 0)), valid)
-        tokens = encoder.apply({"params": weights}, vectors, masks).astype(jnp.float32)[:, encoder.prefix :]
+        tokens = jnp.asarray(encoder.apply({"params": weights}, vectors, masks), jnp.float32)[:, encoder.prefix :]
         tokens = jnp.where(valid[..., None], tokens, 0.0)
         return tokens.sum(axis=1) / jnp.maximum(length, 1)[:, None] if pool else tokens
 
