@@ -40,6 +40,8 @@ VARIANTS = {
     "vjepa2_1": ("L", "G,cooldown"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
+    "diffmae": ("L", "B,video,raw"),
+    "lvmae": ("", "low"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -56,14 +58,17 @@ BASES = {
         "adamae",
         "motionmae",
         "mgm",
+        "diffmae",
+        "lvmae",
     ),
-    "siammae:S16": ("siammae", "cropmae"),
+    "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
+NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
 
 
@@ -77,7 +82,7 @@ def load(target: str, extra: str = ""):
     config = load_config(f"configs/{stem}.py" + (f":{text}" if text else ""))
     # What a user must give: where the videos and the weights are.
     for one in calls(config):
-        if one.call in ("data.sources.folder", "data.sources.images", "data.sources.csv") and not _given(one, "path"):
+        if one.call in NAMED and not _given(one, "path"):
             one.path = "videos"
         elif one.call.startswith("data.catalogs.") and not _given(one, "directory"):
             one.directory = "videos"

@@ -21,41 +21,26 @@ ROWS = list(recipes.table().values())
 def result(config) -> dict[str, str]:
     """What a config builds, under the names of the table's columns; "" is what it has not."""
     method, data, optimizer, schedule = config.method, config.data, config.optimizer, config.optimizer.schedule
+    if method.call == "methods.lvmae.build":
+        return _text(_training(config) | _of_sequences(config))
     vit = build(method.model)
     mixing, erase = method.get("mix"), method.get("erase")
     heads = method.get("heads")
-    constant = schedule.call == "train.schedule.constant"
-    decay, average = optimizer.weight_decay, config.train.ema_decay
     transforms = [part for one in data.transforms for part in one.get("transforms", [one])]  # of data.crops.together
     names = {one.call.rpartition(".")[2]: one for one in transforms}
     found: dict[str, object] = {
         "clips": "x".join(map(str, vit.video_shape[:2])),
         "cube": f"{vit.patch.t}x{vit.patch.h}",
         "pixels": "ImageNet" if vit.mean == IMAGENET_MEAN else f"{vit.mean[0]:g} {vit.std[0]:g}",
-        "batch": data.global_batch,
-        "accumulate": config.train.accumulate,
-        "repeat": data.repeat,
-        "rate": schedule.value if constant else schedule.peak,
-        "per": "" if constant or schedule.batch_unit is None else schedule.batch_unit,
-        "start": "" if constant else schedule.start,
-        "final": "" if constant else schedule.final,
-        "warmup": "" if constant else _length(schedule.warmup),
-        "length": _length(config.train.length),
-        "weight_decay": f"{decay.start:g} {decay.final:g}" if hasattr(decay, "call") else decay,
-        "stretch": "" if constant or schedule.stretch == 1 else schedule.stretch,
-        "momentum": f"{average.start:g} {average.final:g}" if hasattr(average, "call") else average,
-        "betas": f"{optimizer.b1:g} {optimizer.b2:g}",
-        "clip": optimizer.clip_norm,
+        **_training(config),
         "layer_decay": optimizer.layer_decay,
         "frozen": " ".join(optimizer.freeze or ()),
-        "sampler": data.sampler.call.rpartition(".")[2],
-        "stride": None if data.sampler.get("rate") else data.sampler.get("stride"),
         "crop": " ".join(name for name in names if "crop" in names[name].call),
         "area": _words(names, "area", "scales", "outer", "inner"),
         "flip": _words(names, "probability", of="flip"),
         "rand_augment": _words(names, "layers", "magnitude", "deviation", of="rand_augment"),
     }
-    if not constant and schedule.min_rate is not None:
+    if schedule.call != "train.schedule.constant" and schedule.min_rate is not None:
         found["final"] = f"{schedule.min_rate:g} absolute"
     if "masks" in method:
         found |= _latent(method, vit.decoder)
@@ -83,7 +68,48 @@ def result(config) -> dict[str, str]:
             "temperature": method.get("temperature"),
             "test": f"{config.eval.data.sampler.views}x{config.eval.data.transforms[0].get('crops', 1)}",
         }
+    return _text(found)
+
+
+def _text(found) -> dict[str, str]:
     return {name: f"{v:g}" if isinstance(v, float) else "" if v is None else str(v) for name, v in found.items()}
+
+
+def _training(config) -> dict[str, object]:
+    """What every row has: batch, rate, length, AdamW, and which frames are read."""
+    data, optimizer, schedule = config.data, config.optimizer, config.optimizer.schedule
+    constant = schedule.call == "train.schedule.constant"
+    decay, average = optimizer.weight_decay, config.train.ema_decay
+    return {
+        "batch": data.global_batch,
+        "accumulate": config.train.accumulate,
+        "repeat": data.repeat,
+        "rate": schedule.value if constant else schedule.peak,
+        "per": "" if constant or schedule.batch_unit is None else schedule.batch_unit,
+        "start": "" if constant else schedule.start,
+        "final": "" if constant else schedule.final,
+        "warmup": "" if constant else _length(schedule.warmup),
+        "length": _length(config.train.length),
+        "weight_decay": f"{decay.start:g} {decay.final:g}" if hasattr(decay, "call") else decay,
+        "stretch": "" if constant or schedule.stretch == 1 else schedule.stretch,
+        "momentum": f"{average.start:g} {average.final:g}" if hasattr(average, "call") else average,
+        "betas": f"{optimizer.b1:g} {optimizer.b2:g}",
+        "clip": optimizer.clip_norm,
+        "sampler": data.sampler.call.rpartition(".")[2],
+        "stride": None if data.sampler.get("rate") else data.sampler.get("stride"),
+    }
+
+
+def _of_sequences(config) -> dict[str, object]:
+    """What a config builds that reads features: length and size of a sequence, mask, decoder."""
+    method, stream, decoder = config.method, config.data.streams.embeddings, build(config.method.network).decoder
+    return {
+        "clips": f"{stream.length}x{stream.width}",
+        "encoder_mask": f"{method.semantic_keep or 'random'} {method.ratio!r}",
+        "decoder_width": decoder["width"],
+        "decoder_depth": decoder["blocks"]["depth"],
+        "decoder_heads": decoder["blocks"]["heads"],
+    }
 
 
 def _latent(method, predictor) -> dict[str, object]:
@@ -131,7 +157,8 @@ def test_configs_are_the_table(row):
     values, tags = ({name: cell.rpartition("@")[at] for name, cell in figures.items()} for at in (0, 2))
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
-    own = {"adamae": "adamae", "siammae": "siamese", "cropmae": "siamese"}
+    own = {"siammae": "siamese", "cropmae": "siamese"}
+    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae")}
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
     assert load(row["config"]).method.call == {
@@ -175,7 +202,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 124
+    assert len(ROWS) == len(lines) - 1 == 134
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

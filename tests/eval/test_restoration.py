@@ -122,6 +122,23 @@ def test_the_own_mask_and_normalised_targets():
     assert found["true_statistics_psnr"] > found["psnr"]
 
 
+def test_of_two_views_the_restored_one_is_measured_and_further_rows_have_names():
+    def reconstruct(params, batch, context):
+        """Each first view as what is made of each second view, and a row that is right."""
+        first, second = jnp.asarray(batch["video"])[::2], jnp.asarray(batch["video"])[1::2]
+        return Pictures.of({"original": second, "reference": first, "reconstructed": first, "sampled": second})
+
+    method, params = method_of(normalize=False)
+    [*given] = batches(4)
+    pairs = [{**batch, "index": np.full(2, number, np.int32)} for number, batch in enumerate(given)]
+    found = restoration()(method._replace(reconstruct=reconstruct, views=2, group=2), params, pairs)
+    assert set(found) == {"psnr", "ssim", "sampled_psnr", "sampled_ssim", "videos"}
+    assert (found["videos"], found["sampled_psnr"]) == (2, 100)
+    expected = [float(psnr(batch["video"][1:], batch["video"][:1]).mean()) for batch in given]
+    assert found["psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert [row[0] for row in found.tables["videos.csv"][1:]] == ["0", "1"]
+
+
 def test_what_reconstructs_nothing_or_takes_no_mask_is_refused():
     batch = next(iter(batches()))
     plain = classifier(vit(**MODEL), classes=3)
@@ -131,8 +148,6 @@ def test_what_reconstructs_nothing_or_takes_no_mask_is_refused():
     fixed = method._replace(reconstruct=lambda p, b, c: Pictures.of({"original": b["video"]}))
     with pytest.raises(ValueError, match="takes no other mask"):
         restoration({"50": random(0.5)}).check(fixed, {}, batch, Carried(None, {}))
-    with pytest.raises(ValueError, match="reads 2 views of each video together"):
-        restoration().check(method._replace(views=2), params, batch, Carried(None, {}))
     looks = Masker(keep=lambda grid: 8, score=lambda keys, batch, grid: batch["motion"])
     with pytest.raises(ValueError, match="needs 'motion', which the data do not have"):
         restoration({"50": looks}).check(method, params, batch, Carried(None, {}))

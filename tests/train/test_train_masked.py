@@ -13,9 +13,10 @@ from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, latent, latent_dense, masked, siamese
+from vmae_jax.methods import adamae, diffmae, latent, latent_dense, lvmae, masked, siamese, siammcvae
 from vmae_jax.models import positions
 from vmae_jax.models.rotary import rotary
+from vmae_jax.models.sequence import transformer
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
@@ -68,6 +69,27 @@ def motion_mask():
     return masked.build(vit(frames=4, **TINY), motion_guided(0.75), {"pixels": objective(pixels())})
 
 
+def latent_views():
+    """SiamMCVAE: rows in pairs, and a latent variable that is drawn."""
+    more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
+    model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
+    raw = {"pixels": objective(pixels(normalize=False))}
+    return siammcvae.build(model, random(0.75, "visible"), raw, latent=8, weight=0.1, free_nats=0.0)
+
+
+def denoising():
+    """DiffMAE: noise of each clip, and a decoder that reads every second block of the encoder."""
+    more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
+    model = vit(frames=4, initial="mae_st", **more, **TINY)
+    return diffmae.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
+def long_video():
+    """LV-MAE: sequences of different lengths, which are cut at random."""
+    model = transformer(width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, dtype="float32")
+    return lvmae.build(model, cosine=0.5)
+
+
 BLOCKS = {"short": multiblock(2, 0.25, context=0.4, targets=0.4), "long": multiblock(1, 0.6, context=0.3, targets=0.6)}
 
 
@@ -92,20 +114,33 @@ def frozen_teacher():
 METHODS = {
     one.__name__: functools.cache(one)
     for one in (
-        videomae_v2, mae, mae_st, learned_mask, two_views, motion_mask, latent_prediction, dense_prediction,
+        videomae_v2,
+        mae,
+        mae_st,
+        learned_mask,
+        two_views,
+        motion_mask,
+        latent_views,
+        denoising,
+        long_video,
+        latent_prediction,
+        dense_prediction,
         frozen_teacher,
     )
-}  # fmt: skip
-IMAGES = ("mae", "two_views")
+}
+IMAGES = ("mae", "two_views", "latent_views")
 
 
 def batch(name="videomae_v2"):
     rng = np.random.default_rng(0)
     motion = rng.normal(size=(ROWS, 4, 4, 4, 2)).astype(np.float32)
     vectors = {"motion": motion, "motion_mask": rng.random((ROWS, 4)) < 0.8, "motion_valid": np.arange(ROWS) != 7}
+    lengths = rng.integers(1, 13, (ROWS, 1))
+    sequences = {"embeddings": rng.normal(size=(ROWS, 12, 20)), "embeddings_mask": np.arange(12) < lengths}
+    sequences["embeddings"] = sequences["embeddings"].astype(np.float32)
     images = rng.integers(0, 256, (ROWS, 2, 32, 32, 3), dtype=np.uint8)
     beside = {"image": images, "image_valid": rng.random((ROWS, 2)) < 0.8}
-    return {"motion_mask": vectors, "dense_prediction": beside}.get(name, {}) | {
+    return {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences}.get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -137,6 +172,9 @@ def gradients(name, mesh, accumulate):
         ("learned_mask", "cube", 2),
         ("two_views", "cube", 2),
         ("motion_mask", "cube", 2),
+        ("latent_views", "cube", 2),
+        ("denoising", "cube", 2),
+        ("long_video", "cube", 2),
         ("latent_prediction", "cube", 2),
         ("frozen_teacher", "cube", 2),
         ("dense_prediction", "cube", 2),

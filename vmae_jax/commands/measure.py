@@ -215,7 +215,7 @@ class Measurement:
 
     def _check(self, evaluator: Any, known: Opened | None) -> None:
         """Raise ValueError if an evaluator cannot use the data or the method."""
-        if getattr(evaluator, "reads_loss", False) and self.data is not None:
+        if getattr(evaluator, "reads_views", False) and self.data is not None:
             check_views(self._made.method, self.data.loader.views, "config.eval.data")
         if hasattr(evaluator, "check"):
             method, batch = self._made.method, self._made.batch_spec

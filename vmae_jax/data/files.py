@@ -9,13 +9,19 @@ from typing import Any, NamedTuple
 from vmae_jax.data.faults import Missing
 from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES, unsupported
 from vmae_jax.data.labels import read_names
-from vmae_jax.data.video import BadVideo, Encoded, Kind
+from vmae_jax.data.video import BadVideo, Encoded, Kind, Side
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["Entry", "Files", "expand", "holds_videos", "is_remote", "open_folder", "open_paths", "walk"]
 
 
+FEATURES = (".npz",)  # of `vmae features`
+# A black pixel as PNG, the picture of an example that is no video.
+_BLANK = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415478da63606060000000040001c8"
+    "eaebf90000000049454e44ae426082"
+)
 _REMOTE = 8 << 20  # bytes of a remote video, which nobody knows before it is fetched
 
 
@@ -53,12 +59,16 @@ class Files:
         return len(self._entries)
 
     def fetch(self, index: int) -> Encoded:
-        """The example: a local path, the bytes of a remote file, a picture, or the pictures of a folder."""
+        """The example: a local path, the bytes of a remote file, a picture, the pictures of a folder, or features."""
         entry = self._entries[index]
         if entry.count > 0:
             numbers = range(entry.start, entry.start + entry.count)
             frames = tuple(os.path.join(entry.path, self._pictures.format(number)) for number in numbers)
             return Encoded(frames=frames, labels=dict(entry.labels), key=self._key(entry))
+        if entry.path.lower().endswith(FEATURES):
+            side = Side(data=_read_remote(entry.path)) if is_remote(entry.path) else Side(path=entry.path)
+            sides = {"embeddings": side}
+            return Encoded(frames=(_BLANK,), labels=dict(entry.labels), sides=sides, key=self._key(entry))
         picture = entry.path.lower().endswith(PICTURE_SUFFIXES)
         if is_remote(entry.path):
             data, key = _read_remote(entry.path), self._key(entry)
@@ -147,8 +157,11 @@ def open_folder(
     share: float = 0.1,
     names: str | None = None,
     pictures: bool = False,
+    features: bool = False,
 ) -> Files:
-    """Every video file under `path`, or with `pictures` every picture; see `sources.folder` and `sources.images`.
+    """Every video file under `path`, or with `pictures` every picture, or with `features` every file of features.
+
+    See `sources.folder`, `sources.images` and `sources.embeddings`.
 
     Raises:
       ConfigError: no such folder, no video in it, a video outside any class folder, or in one that `names` lacks.
@@ -161,13 +174,15 @@ def open_folder(
             )
         raise ConfigError(f"data source: there is no folder {path!r}")
     every = sorted(_walk(root))
-    suffixes = PICTURE_SUFFIXES if pictures else VIDEO_SUFFIXES
+    suffixes = FEATURES if features else PICTURE_SUFFIXES if pictures else VIDEO_SUFFIXES
     found = [file for file in every if file.lower().endswith(suffixes)]
     refused: list[tuple[str, Kind, str]] = [
-        (_key(file, root), "unsupported", why) for file in every if not pictures and (why := unsupported(file))
+        (_key(file, root), "unsupported", why)
+        for file in every
+        if not (pictures or features) and (why := unsupported(file))
     ]
     if not found:
-        what = "picture" if pictures else "video"
+        what = "file of features" if features else "picture" if pictures else "video"
         raise ConfigError(f"data source: no {what} in {path!r} (looked for {' '.join(suffixes)})")
     chosen = set(found) if part == "all" else _part(found, root, part, share)
     if labels == "none":

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from vmae_jax.data.video import Encoded
 from vmae_jax.spec import call
 
-__all__ = ["Opener", "Source", "Stored", "drawn_clips"]
+__all__ = ["Opener", "Source", "Stored", "drawn_clips", "drawn_states"]
 
 
 class Source(Protocol):
@@ -46,3 +46,9 @@ def drawn_clips(arguments: Mapping[str, Any] | None = None) -> ConfigDict:
     del arguments
     settings = call("data.synthetic.moving_shapes.settings", train=16, validation=8, test=8, size=48, frames=16)
     return call("data.synthetic.moving_shapes", settings=settings)
+
+
+def drawn_states() -> ConfigDict:
+    """Return the call of the source that replaces one of features at `smoke` size; a frame's vector has 7 numbers."""
+    settings = call("data.synthetic.world.settings", train=16, validation=8, test=8, size=16, frames=16, shapes=2)
+    return call("data.synthetic.world", settings=settings)

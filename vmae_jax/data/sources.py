@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmae_jax.data.catalog import Catalog, open_catalog
-from vmae_jax.data.source import Source, Stored, drawn_clips
+from vmae_jax.data.source import Source, Stored, drawn_clips, drawn_states
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, call
@@ -25,6 +25,7 @@ __all__ = [
     "Tfds",
     "catalog",
     "csv",
+    "embeddings",
     "folder",
     "folder_or",
     "images",
@@ -78,6 +79,24 @@ def images(
     return dataclasses.replace(folder(path, labels, part, share, names), pictures=True)
 
 
+@register(
+    "source",
+    smoke=lambda given: call("data.sources.folder_or", otherwise=drawn_states(), features=True, **given),
+)
+def embeddings(
+    path: str, labels: str = "none", part: str = "all", share: float = 0.1, names: str | None = None
+) -> "Folder":
+    """Every file of features under `path` (.npz of `vmae features`), without the videos that it was made of.
+
+    The stream `data.streams.embeddings` reads them. An example has one black picture, so the sampler is one of a single
+    frame, clips.dense(frames=1).
+
+    Args:
+      path, labels, part, share, names: as in `folder`.
+    """
+    return dataclasses.replace(folder(path, labels, part, share, names), features=True)
+
+
 @register("source", otherwise="source", smoke=lambda given: {"otherwise": drawn_clips()})
 def folder_or(
     otherwise: Any,
@@ -87,6 +106,7 @@ def folder_or(
     share: float = 0.1,
     names: str | None = None,
     pictures: bool = False,
+    features: bool = False,
 ) -> Any:
     """The videos of a folder where one is named, else another source.
 
@@ -94,10 +114,11 @@ def folder_or(
       otherwise: the source that is used while `path` is None.
       path, labels, part, share, names: as in `folder`.
       pictures: the folder is one of pictures, as for `images`.
+      features: the folder is one of features, as for `embeddings`.
     """
     if path is None:
         return otherwise
-    return (images if pictures else folder)(path, labels, part, share, names)
+    return (embeddings if features else images if pictures else folder)(path, labels, part, share, names)
 
 
 @register("source", smoke=drawn_clips)
@@ -201,6 +222,7 @@ class Folder:
     share: float
     names: str | None
     pictures: bool = False
+    features: bool = False
 
     def open(self) -> Source:
         """Lists the folder, or opens its records. Raises ConfigError: no such folder, or no video in it."""
@@ -216,6 +238,7 @@ class Folder:
             share=self.share,
             names=self.names,
             pictures=self.pictures,
+            features=self.features,
         )
 
 

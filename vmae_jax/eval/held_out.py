@@ -19,7 +19,7 @@ class HeldOut:
     """The evaluator of `held_out`."""
 
     seed: int
-    reads_loss: ClassVar[bool] = True  # so the data must have the views that the loss reads
+    reads_views: ClassVar[bool] = True  # the data must have as many views as the loss reads
 
     def check(self, method: Method, params: Params, batch: Batch, carried: Carried) -> None:
         """Trace the loss over shapes; raise ValueError if it needs more than the data have."""

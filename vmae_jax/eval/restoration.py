@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ RANGE = 255.0
 BEST = 100.0  # decibels of equal frames
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
-GIVEN = ("original", "masked")  # rows that are no reconstruction
+GIVEN = ("original", "reference", "masked")  # rows that are no reconstruction
+RESTORED = "reconstructed"  # the first word of the rows that need no word in the names of metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +31,12 @@ class Restoration:
 
     masks: Mapping[str, Any]
     seed: int
+    reads_views: ClassVar[bool] = True
 
     def check(self, method: Method, params: Params, batch: Batch, carried: Carried) -> None:
         """Trace the reconstructions over shapes; raise ValueError if the method has none, or the data lack a stream."""
         if method.reconstruct is None:
             raise ValueError("the method reconstructs no pixels")
-        if method.views > 1:
-            raise ValueError(f"the method reads {method.views} views of each video together, and restores one of them")
         if self.masks and "mask" not in inspect.signature(method.reconstruct).parameters:
             raise ValueError("masks: the method's reconstruction takes no other mask than its own")
         try:
@@ -80,8 +80,10 @@ class Restoration:
             pictures = jax.eval_shape(lambda p, b, c, make=make: make(p, b, self._context(c)), params, batch, carried)
             for name in pictures.names:
                 if name not in GIVEN:
-                    borrowed = "true_statistics_" if name in pictures.borrowed else ""
-                    names += [f"{prefix}{borrowed}{metric}" for metric in ("psnr", "ssim")]
+                    word = name.partition(",")[0]
+                    of = "" if word == RESTORED else f"{word}_"
+                    of += "true_statistics_" if name in pictures.borrowed else ""
+                    names += [f"{prefix}{of}{metric}" for metric in ("psnr", "ssim")]
         return names
 
     def _measure(self, method: Method) -> Callable[..., Array]:
@@ -94,7 +96,8 @@ class Restoration:
                 for name, video in rows.items():
                     if name not in GIVEN:
                         columns += [metric(rows["original"], video).mean(axis=1) for metric in (psnr, ssim)]
-            return jnp.stack(columns, axis=1)
+            # A method of several views restores one row of each video; the metrics of its others are the same.
+            return jnp.repeat(jnp.stack(columns, axis=1), method.views, axis=0)
 
         return measure
 
@@ -104,7 +107,9 @@ def restoration(masks: Mapping[str, Any] | None = None, seed: int = 0) -> Restor
     """PSNR and SSIM of reconstructed frames, whose visible pixels are kept.
 
     A reconstruction that uses the true mean and deviation of hidden patches is measured as well, under names with
-    true_statistics: a model does not have them.
+    true_statistics: a model does not have them. Further rows of a reconstruction, such as samples, have names of their
+    own: `sampled_psnr`. Of methods that read several views of a video, the frames of the view that they restore are
+    measured.
 
     Args:
       masks: masks by name, such as {"75": call("masking.random", ratio=0.75)}; the metrics are then NAME_psnr and

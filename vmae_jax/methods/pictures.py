@@ -21,6 +21,7 @@ def reconstruction(
     target: Pixels,
     grid: Grid,
     patch: Patch,
+    word: str = "reconstructed",
 ) -> Pictures:
     """Return the original, the masked and the reconstructed video, which shows visible cubes unchanged.
 
@@ -28,7 +29,7 @@ def reconstruction(
 
     A network trained on normalised targets predicts each cube up to its mean and deviation. The
     usual picture takes both from the original, which flatters the model. It is labelled as such, and
-    another row estimates them from nearby visible cubes.
+    another row estimates them from nearby visible cubes. `word` is the name of these rows, or its beginning.
     """
     shown, patch = target.shown(jnp.asarray(video), patch)
     channels, cubes = shown.shape[-1], to_unit(patchify(shown, patch))
@@ -38,12 +39,12 @@ def reconstruction(
     rows, borrowed = {"original": cubes, "masked": seen}, []
     if target.normalize:
         truth = target.statistics(gather(scaled, masks.decode), channels)
-        name = "reconstructed, true mean and std"
+        name = f"{word}, true mean and std"
         rows[name] = _put(seen, masks.decode, target.render(prediction, *truth))
         borrowed.append(name)
-        name = "reconstructed, mean and std from visible cubes"
+        name = f"{word}, mean and std from visible cubes"
     else:
-        name = "reconstructed"
+        name = word
     guess = _spread(masks, grid, target.statistics(gather(scaled, masks.visible), channels))
     rows[name] = _put(seen, masks.decode, target.render(prediction, *guess))
     videos = {name: jnp.round(unpatchify(row, grid, patch) * 255.0).astype(jnp.uint8) for name, row in rows.items()}

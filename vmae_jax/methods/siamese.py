@@ -23,7 +23,7 @@ from vmae_jax.spec import call
 from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, Context, Method, Params, Pictures, row_keys, stream
 
-__all__ = ["Siamese", "build", "views", "without_reference"]
+__all__ = ["Pairs", "Siamese", "build", "views", "without_reference"]
 
 VIEWS = 2
 SHARED = ("depth", "heads", "remat", "unroll", "attention", "initial", "biases")  # of a decoder's blocks
@@ -50,16 +50,8 @@ def without_reference(batch: Batch) -> Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Siamese(Masked):
-    """The functions of a siamese masked autoencoder; a batch has the two views of a video in consecutive rows.
-
-    Attributes:
-      hidden, norm, dropout: of the decoder's blocks (`models.cross.CrossBlock`).
-    """
-
-    hidden: int = 2048
-    norm: str = "post"
-    dropout: float = 0.1
+class Pairs(Masked):
+    """What masked autoencoders have in common whose batches hold the two views of a video in consecutive rows."""
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
         """Fresh parameters, {"encoder": …, "decoder": …}, with their partitioning boxes."""
@@ -74,22 +66,6 @@ class Siamese(Masked):
         ]
         decoder = self._decoder(batch).init(stream(key, "decoder"), tokens[0], masks, tokens[1])["params"]
         return {"encoder": encoder, "decoder": decoder}, None
-
-    def forward(self, params: Params, batch: Batch, context: Context, *, decode_all: bool = False) -> Pass:
-        """Encode the first view whole and the visible tokens of the second, and predict the hidden ones.
-
-        The result is of the second views: its batch has one row a video.
-        """
-        self.model.check(batch["video"].shape)
-        first, second = views(batch)
-        masks = self.plan(second, decode_all=decode_all)
-        whole = everything(masks.visible.shape[0], self.model.grid.size)
-        memory = self.encode(params, first, whole, train=context.train)
-        encoded = self.encode(params, second, masks, train=context.train)
-        keys = stream(row_keys(second["seed"]), "decoder") if context.train else None
-        decoder = self._decoder(second)
-        predictions = decoder.apply({"params": params["decoder"]}, encoded, masks, memory, keys)
-        return Pass(second, masks, encoded, predictions)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
         """What the encoder makes of each frame by itself: [b d], or [b n d], the tokens of all frames, without pooling.
@@ -108,9 +84,9 @@ class Siamese(Masked):
         tokens = tokens.reshape(video.shape[0], -1, tokens.shape[-1])
         return tokens.mean(axis=1) if pool else tokens
 
-    def reconstruct(self, params: Params, batch: Batch, context: Context) -> Pictures:
+    def reconstruct(self, params: Params, batch: Batch, context: Context, *, mask: Masker | None = None) -> Pictures:
         """The second view, the first, what is visible of the second, and what the decoder makes of the rest."""
-        pictures = super().reconstruct(params, batch, context)
+        pictures = super().reconstruct(params, batch, context, mask=mask)
         (original, *others), (name, *names) = pictures.videos, pictures.names
         first, _ = views(batch)
         target: Any = self.objectives[str(self._drawable())].target
@@ -120,6 +96,35 @@ class Siamese(Masked):
     def method(self) -> Method:
         """These functions as a method, whose rows come in pairs."""
         return super().method()._replace(group=VIEWS, views=VIEWS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Siamese(Pairs):
+    """The functions of a siamese masked autoencoder.
+
+    Attributes:
+      hidden, norm, dropout: of the decoder's blocks (`models.cross.CrossBlock`).
+    """
+
+    hidden: int = 2048
+    norm: str = "post"
+    dropout: float = 0.1
+
+    def forward(self, params: Params, batch: Batch, context: Context, *, decode_all: bool = False) -> Pass:
+        """Encode the first view whole and the visible tokens of the second, and predict the hidden ones.
+
+        The result is of the second views: its batch has one row a video.
+        """
+        self.model.check(batch["video"].shape)
+        first, second = views(batch)
+        masks = self.plan(second, decode_all=decode_all)
+        whole = everything(masks.visible.shape[0], self.model.grid.size)
+        memory = self.encode(params, first, whole, train=context.train)
+        encoded = self.encode(params, second, masks, train=context.train)
+        keys = stream(row_keys(second["seed"]), "decoder") if context.train else None
+        decoder = self._decoder(second)
+        predictions = decoder.apply({"params": params["decoder"]}, encoded, masks, memory, keys)
+        return Pass(second, masks, encoded, predictions)
 
     def _make_decoder(self, heads: Mapping[str, int]) -> Any:
         decoder = self.model.decoder

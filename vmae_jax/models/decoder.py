@@ -73,17 +73,26 @@ class Decoder(nn.Module):
         options = {"use_bias": self.project_bias, "initial": self.initial, "dtype": self.dtype}
         return Dense(self.width, ("embed", None), **options, name="project")
 
-    def tokens(self, given: Float[Array, "b n d"], plan: MaskPlan, number: int = 0) -> Float[Array, "b n d"]:
+    def tokens(
+        self,
+        given: Float[Array, "b n d"],
+        plan: MaskPlan,
+        number: int = 0,
+        queries: Float[Array, "b k d"] | None = None,
+    ) -> Float[Array, "b n d"]:
         """The decoder's tokens: prefix, projected visible tokens and mask tokens, with their positions.
 
         Args:
           given: the encoded tokens, projected.
           plan: the places of the visible and of the mask tokens.
           number: of the mask token.
+          queries: in place of the mask tokens.
         """
-        shape = (self.width,) if self.mask_tokens == 1 else (self.mask_tokens, self.width)
-        init = declare(SCHEMES[self.initial].mask, *(None,) * len(shape), decay=False)
-        mask = jnp.asarray(self.param("mask_token", init, shape)).reshape(-1, self.width)[number]
+        if queries is None:
+            shape = (self.width,) if self.mask_tokens == 1 else (self.mask_tokens, self.width)
+            init = declare(SCHEMES[self.initial].mask, *(None,) * len(shape), decay=False)
+            mask = jnp.asarray(self.param("mask_token", init, shape)).reshape(-1, self.width)[number]
+            queries = mask.astype(self.dtype)
         positions = self.positions(self.grid, self.width)
         before, visible = [], given[:, -plan.visible.shape[1] :]
         if self.prefix and self.keep_prefix:
@@ -95,7 +104,7 @@ class Decoder(nn.Module):
             [
                 *before,
                 visible + positions(plan.visible).astype(self.dtype),
-                mask.astype(self.dtype) + positions(plan.decode).astype(self.dtype),
+                queries + positions(plan.decode).astype(self.dtype),
             ],
             axis=1,
         )

@@ -36,6 +36,9 @@ class Encoder(nn.Module):
       levels: blocks, from 0 and ascending, whose outputs are returned side by side, each after a norm of its own
         (V-JEPA 2.1), instead of the last one's.
       modality: whether a learned vector is added to all tokens (V-JEPA 2.1), of which images have another.
+      embed: whether the cubes are embedded by a linear layer; otherwise they are vectors of the encoder's width.
+      collect: blocks, from 0 and ascending to the last one, whose outputs are returned as well, without a norm: the
+        result is then a pair, with these [blocks b n d] (DiffMAE).
     """
 
     grid: Grid
@@ -49,6 +52,8 @@ class Encoder(nn.Module):
     initial: str = "videomae"
     levels: tuple[int, ...] = ()
     modality: bool = False
+    embed: bool = True
+    collect: tuple[int, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -57,9 +62,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     @tower("encoder")
-    def __call__(
-        self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None) -> Any:
         """Encode the visible cubes as n = prefix + v tokens, of as many times the width as there are levels.
 
         Args:
@@ -67,9 +70,7 @@ class Encoder(nn.Module):
           plan: their positions; `plan.valid` is False for padding.
           keys: one key per example, for drop path; None disables it.
         """
-        size, scheme = cubes.shape[-1], SCHEMES[self.initial]
-        options = {"kernel_init": scheme.embed(size, self.width), "bias_init": scheme.bias(size)}
-        embed = Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
+        embed = self._embedding(cubes.shape[-1]) if self.embed else lambda cubes: cubes.astype(self.dtype)
         with part("embed"):
             x = embed(cubes) + self.positions(self.grid, self.width)(plan.visible).astype(self.dtype)
         if self.modality:
@@ -83,11 +84,20 @@ class Encoder(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "tokens", None))
         about = {"width": self.width, "heads": self.blocks["heads"], "prefix": self.prefix, "dtype": self.dtype}
         turn = rotation(self.positions, self.grid, plan.visible, **about)
-        x = Stack(**self.blocks, levels=self.levels, dtype=self.dtype, name="blocks")(x, keys, valid, turn)
+        x = Stack(**self.blocks, levels=self.levels or self.collect, dtype=self.dtype, name="blocks")(
+            x, keys, valid, turn
+        )
         if self.levels:
             normed = [LayerNorm(self.dtype, name=f"norm_{i}")(level) for i, level in enumerate(x)]
             return jnp.concatenate(normed, axis=-1)
-        return LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
+        x, collected = (x[-1], x) if self.collect else (x, None)
+        x = LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
+        return (x, collected) if self.collect else x
+
+    def _embedding(self, size: int) -> Dense:
+        scheme = SCHEMES[self.initial]
+        options = {"kernel_init": scheme.embed(size, self.width), "bias_init": scheme.bias(size)}
+        return Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
 
     @tower("encoder")
     def embedded(self, params: Any, cubes: Float[Array, "b n p"]) -> Float[Array, "b n d"]:

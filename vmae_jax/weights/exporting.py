@@ -27,6 +27,8 @@ FILES = {
     "params": (".safetensors",),
 }
 WHOLE = dict.fromkeys(("stablehlo", "cropmae", "vjepa"), ("all",))  # formats that are not written in part
+# Methods whose decoders have a place in no published layout, or in one of their own.
+OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build", "methods.diffmae.build")
 PUBLISHED = {"hf": write_hf, "videomae": write_official, "mae": write_mae}
 
 
@@ -237,10 +239,9 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
         reason = "only the encoder is exported"
     else:
         section: Any = one.config.get("method")
-        if "decoder" in params and section.call == siamese.METHOD:
-            raise MismatchError(
-                "the decoder is another than VideoMAE's: use --format=cropmae, or export --part=encoder"
-            )
+        if "decoder" in params and section.call in OTHER_DECODERS:
+            use = "--format=cropmae" if section.call == siamese.METHOD else "--format=params"
+            raise MismatchError(f"the decoder is another than VideoMAE's: use {use}, or export --part=encoder")
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")
         if section.call in vjepa.METHODS:

@@ -14,7 +14,7 @@ from vmae_jax.registry import register
 __all__ = ["Embeddings", "embeddings"]
 
 
-@register("stream")
+@register("stream", smoke={"width": 7, "length": 16, "of": "state"})  # of `data.source.drawn_states`
 def embeddings(
     width: int, length: int = 256, part: str = "video", random: bool = True, of: str | None = None
 ) -> "Embeddings":
