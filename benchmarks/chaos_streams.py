@@ -60,7 +60,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     from vmae_jax.data.synthetic.world import SIDES
 
     common.parse(arguments)
-    config = quickstart.get_config("smoke")
+    config: Any = quickstart.get_config("smoke")
     sides = {name: call("data.sides.sidecar", suffix=suffix) for name, suffix in SIDES.items() if name != "segments"}
     clips = call("data.sides.beside", source=call("data.sources.folder", path=""), sides=sides)
     parts = {"clips": call("data.mixture.part", source=clips)}
