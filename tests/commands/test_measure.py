@@ -24,7 +24,7 @@ from vmae_jax.io.writers import Writers
 from vmae_jax.spec import ConfigError, call
 from vmae_jax.train import sharding
 from vmae_jax.train.on_mesh import replicated
-from vmae_jax.types import Context
+from vmae_jax.types import Carried, Context
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def measured(made, mesh):
 
 
 def nothing():
-    return None, {}
+    return Carried(None, {})
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from vmae_jax.commands.measure import Measurement
 from vmae_jax.eval import report
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError, call
+from vmae_jax.types import Carried
 
 SMALL = [("eval.evaluators.davis.size", "[48, 80]"), ("eval.evaluators.davis.context", "2")]
 
@@ -64,7 +65,7 @@ def test_devices_share_the_frames_and_change_nothing(run, tmp_path):
     config.eval.data = None
     made = experiment(config)
     found = [
-        Measurement(made, mesh)(parameters(made, mesh), lambda: (None, {}))
+        Measurement(made, mesh)(parameters(made, mesh), lambda: Carried(None, {}))
         for mesh in (mesh_of(data=1), mesh_of(data=2, fsdp=2, tensor=2))
     ]
     assert found[0].keys() == found[1].keys()

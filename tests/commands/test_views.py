@@ -16,6 +16,7 @@ from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.measure import Measurement
 from vmae_jax.commands.restore import restore
 from vmae_jax.spec import ConfigError, call
+from vmae_jax.types import Carried
 
 CONFIG = "configs/siammae.py:S16,smoke"
 
@@ -85,7 +86,7 @@ def test_a_held_out_loss_is_of_pairs(videos):
         config.eval.evaluators = ConfigDict({"held_out": call("eval.held_out")})
     made = experiment(config, trains=True)
     measured = Measurement(made, mesh := mesh_of(data=1))
-    results = measured(parameters(made, mesh), lambda: (None, {}))
+    results = measured(parameters(made, mesh), lambda: Carried(None, {}))
     assert np.isfinite(results["held_out/loss"])
     apply_overrides(config, [("eval.data.repeat", "1")])
     config.eval.data.sampler = call("data.clips.dense", frames=1, stride=1)

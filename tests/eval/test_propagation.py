@@ -21,7 +21,7 @@ from vmae_jax.resampling import resized
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.train.sharding import unbox
-from vmae_jax.types import Grid, Method
+from vmae_jax.types import Carried, Grid, Method
 from vmae_jax.weights.layouts import resize
 
 PATCH = 2
@@ -293,9 +293,9 @@ def test_mistakes_are_one_line(clips):
             propagation(None, **options)
     evaluator = propagation(None, size=(64, 64))
     with pytest.raises(ValueError, match="no features of single frames"):
-        evaluator.check(toy(None), {}, {}, (None, None))
+        evaluator.check(toy(None), {}, {}, Carried())
     with pytest.raises(ValueError, match="topk=1025: a frame of 64x64 pixels has 1024 tokens"):
-        propagation(None, size=(64, 64), topk=1025).check(toy(raw), {}, {}, (None, None))
+        propagation(None, size=(64, 64), topk=1025).check(toy(raw), {}, {}, Carried())
     short = video_of("objects", walking(2), labels=walking(2).__getitem__)
     with pytest.raises(ValueError, match="a has 2 frames"):
         run(oracle, short)

@@ -40,24 +40,11 @@ def siamese(recipe: Any, size: str, *, source: ConfigDict, sampler: ConfigDict, 
       source: of the videos or images.
       sampler, transforms: of the two views.
     """
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
     target = call("targets.pixels", joint=True, mean=list(IMAGENET_MEAN), deviation=list(IMAGENET_STD))
     return common.sections(
         method=call(
             "methods.siamese.build",
-            model=call(
-                "models.variants.vit",
-                size=size[0],
-                patch=int(size[1:]),
-                frames=1,
-                tubelet=1,
-                prefix=1,
-                decoder_prefix="kept",
-                project_bias=True,
-                positions=call("models.positions.sincos_2d"),
-                initial="mae",
-                **dims,
-            ),
+            model=network(recipe, size),
             encoder_mask=recipes.mask(recipe.encoder_mask),
             objectives={"pixels": call("targets.core.objective", target=target)},
         ),
@@ -72,4 +59,27 @@ def siamese(recipe: Any, size: str, *, source: ConfigDict, sampler: ConfigDict, 
         optimizer=mae.optimizer(recipe),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
+    )
+
+
+def network(recipe: Any, size: str) -> ConfigDict:
+    """The encoder of single frames with a class token, and the decoder's dimensions.
+
+    Args:
+      recipe: the figures.
+      size: of the encoder, and its patch: "S16".
+    """
+    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    return call(
+        "models.variants.vit",
+        size=size[0],
+        patch=int(size[1:]),
+        frames=1,
+        tubelet=1,
+        prefix=1,
+        decoder_prefix="kept",
+        project_bias=True,
+        positions=call("models.positions.sincos_2d"),
+        initial="mae",
+        **dims,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vmae_jax.configs import common, mae, recipes
+from vmae_jax.configs import common, mae, recipes, siammae
 from vmae_jax.spec import call
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)  # of hidden patches in the evaluation [inferred]
@@ -34,22 +34,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 def method(recipe: Any, size: str) -> ConfigDict:
     """The networks are SiamMAE's but for the decoder; raw pixels, for a damaged frame has no statistics to restore."""
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
     return call(
         "methods.siammcvae.build",
-        model=call(
-            "models.variants.vit",
-            size=size[0],
-            patch=int(size[1:]),
-            frames=1,
-            tubelet=1,
-            prefix=1,
-            decoder_prefix="kept",
-            project_bias=True,
-            positions=call("models.positions.sincos_2d"),
-            initial="mae",
-            **dims,
-        ),
+        model=siammae.network(recipe, size),
         encoder_mask=recipes.mask(recipe.encoder_mask),
         objectives={"pixels": call("targets.core.objective", target=call("targets.pixels", normalize=False))},
     )

@@ -21,6 +21,7 @@ from vmae_jax.weights.subject import Subject, leaves, probe, published, sinusoid
 __all__ = ["FORMATS", "export_checkpoint"]
 
 FORMATS = ("hf", "videomae", "mae", "cropmae", "vjepa", "params", "stablehlo")
+TO_THE_BIT = "the parameters are those of the run to the bit (of the dtype)"
 FILES = {
     **dict.fromkeys(("videomae", "mae", "cropmae"), (".pth", ".safetensors")),
     "vjepa": (".pth",),
@@ -152,31 +153,34 @@ def _export_own(source: Checkpoint, out: Any, *, dtype: str, part: str, ema: boo
     params, trained = own.tower(source, part)
     with replaced(out) as new:
         state = own.write(new, params, source.config if trained else None, DTYPES[dtype])
-    return {
-        "out": str(out),
-        "format": "params",
-        "step": source.step,
-        "weights": "a frozen network" if not trained else _which(ema),
-        "dtype": dtype,
-        "tensors": len(state),
-        "parameters": int(sum(array.size for array in state.values())),
-        "left_out": {} if trained and part == "all" else {"other towers": f"--part={part} was given"},
-        "checked_by": "round trip",
-        "largest_difference": 0.0,
-        "differences": {},
-        "not_checked": "outputs: the parameters are those of the run to the bit (of the dtype)",
-    }
+    weights = _which(ema) if trained else "a frozen network"
+    left_out = {} if trained and part == "all" else {"other towers": f"--part={part} was given"}
+    report = _round_trip(source, out, state, format="params", weights=weights, dtype=dtype)
+    return report | {"left_out": left_out, "not_checked": f"outputs: {TO_THE_BIT}"}
 
 
 def _export_siamese(source: Checkpoint, one: Subject, out: Any, *, dtype: str, ema: bool) -> dict[str, Any]:
     """Write SiamMAE or CropMAE in the layout of CropMAE's code."""
     with replaced(out) as new:
         state = siamese.write(new, one, source.params, dtype)
+    return _round_trip(source, out, state, format="cropmae", weights=_which(ema), dtype=dtype)
+
+
+def _round_trip(
+    source: Checkpoint,
+    out: Any,
+    state: Mapping[str, np.ndarray],
+    *,
+    format: str,  # noqa: A002
+    weights: str,
+    dtype: str,
+) -> dict[str, Any]:
+    """Return the report of an export that was read back, and compared with what was written."""
     return {
         "out": str(out),
-        "format": "cropmae",
+        "format": format,
         "step": source.step,
-        "weights": _which(ema),
+        "weights": weights,
         "dtype": dtype,
         "tensors": len(state),
         "parameters": int(sum(array.size for array in state.values())),
@@ -215,20 +219,8 @@ def _export_latent(
             other = read_checkpoint(str(source.workdir.checkpoints / str(source.step)), ema=not ema)
             online, average = (other, source) if ema else (source, other)
             state = vjepa.write(new, one, online.params, average.params, dtype)
-    return {
-        "out": str(out),
-        "format": format,
-        "step": source.step,
-        "weights": "parameters, and their average as the target" if format == "vjepa" else _which(ema),
-        "dtype": dtype,
-        "tensors": len(state),
-        "parameters": int(sum(array.size for array in state.values())),
-        "left_out": {},
-        "checked_by": "round trip",
-        "largest_difference": 0.0,
-        "differences": {},
-        "not_checked": "outputs: the parameters are the same after an import of the export",
-    }
+    weights = "parameters, and their average as the target" if format == "vjepa" else _which(ema)
+    return _round_trip(source, out, state, format=format, weights=weights, dtype=dtype)
 
 
 def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]]:

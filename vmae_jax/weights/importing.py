@@ -146,21 +146,13 @@ def _import_own(
     params, account = own.params_of(file, fresh_params(one, seed if fresh else None), fresh)
     with replaced(out) as new:
         _write(new, one.config, (make_state or _alone)(params, None), origin)
-    return {
-        "out": str(out),
-        "family": "vmae_jax",
+    report = _report(out, params, family="vmae_jax", given=config is not None, dropped=account.dropped)
+    return report | {
         "kind": "params",
         "config": "as given" if config is not None else "kept in the file",
-        "parameters": int(sum(array.size for array in leaves(params).values())),
         "used": len(account.used),
         "fresh": list(account.fresh),
-        "dropped": account.dropped,
         "changed": changed,
-        "notes": [],
-        "compared_on": [],
-        "checked_by": "names and shapes",
-        "largest_difference": None,
-        "differences": {},
         "not_checked": "outputs: there is no other program to compare with",
     }
 
@@ -178,23 +170,10 @@ def _import_siamese(
     with replaced(out) as new:
         _write(new, one.config, (make_state or _alone)(params, None), origin)
     keys = [name for name in file.state if name.endswith((".in_proj_bias", ".attn.qkv.bias"))]
-    return {
-        "out": str(out),
-        "family": "cropmae",
-        "kind": "pretraining",
-        "config": "as given" if config is not None else "made from the weights",
-        "parameters": int(sum(array.size for array in leaves(params).values())),
-        "used": len(file.state),
-        "fresh": [],
-        "dropped": {f"{name} (the keys' third)": names.K_BIAS for name in keys},
-        "changed": {},
-        "notes": [],
-        "compared_on": [],
-        "checked_by": "names and shapes",
-        "largest_difference": None,
-        "differences": {},
-        "not_checked": "outputs: CropMAE's code is not a package that could be installed here",
-    }
+    dropped = {f"{name} (the keys' third)": names.K_BIAS for name in keys}
+    why = "outputs: CropMAE's code is not a package that could be installed here"
+    report = _report(out, params, family="cropmae", given=config is not None, dropped=dropped)
+    return report | {"used": len(file.state), "not_checked": why}
 
 
 def _import_latent(
@@ -210,22 +189,38 @@ def _import_latent(
     params, average, left_out = vjepa.params_of(given, one, fresh_params(one, None))
     with replaced(out) as new:
         _write(new, one.config, (make_state or _alone)(params, average if average is not None else params), origin)
+    report = _report(out, params, family="vjepa", given=config is not None, dropped=left_out)
+    return report | {
+        "used": sum(map(len, given.networks.values())) - len(left_out),
+        "notes": [] if average is not None else ["the file has one encoder, which is taken as the target's, too"],
+        "not_checked": "outputs: the official code is not a package that could be installed here",
+    }
+
+
+def _report(out: Any, params: Any, *, family: str, given: bool, dropped: dict[str, str]) -> dict[str, Any]:
+    """Return the report of an import whose names and shapes were checked, and no outputs.
+
+    Args:
+      out: the workdir.
+      params: all parameters.
+      family: of the layout.
+      given: whether a config was given.
+      dropped: what was left out of the file, with the reason.
+    """
     return {
         "out": str(out),
-        "family": "vjepa",
+        "family": family,
         "kind": "pretraining",
-        "config": "as given" if config is not None else "made from the weights",
+        "config": "as given" if given else "made from the weights",
         "parameters": int(sum(array.size for array in leaves(params).values())),
-        "used": sum(map(len, given.networks.values())) - len(left_out),
         "fresh": [],
-        "dropped": left_out,
+        "dropped": dropped,
         "changed": {},
-        "notes": [] if average is not None else ["the file has one encoder, which is taken as the target's, too"],
+        "notes": [],
         "compared_on": [],
         "checked_by": "names and shapes",
         "largest_difference": None,
         "differences": {},
-        "not_checked": "outputs: the official code is not a package that could be installed here",
     }
 
 
