@@ -97,6 +97,7 @@ PLACES = {
     "eval/reconstruction:save": RAISES,  # while training: Writers.attempt, GOES_ON
     "eval/reconstruction:write_whole": RAISES,
     "eval/report:write": STOPS,
+    "io/aside:_made": RAISES,  # as move_aside
     "io/aside:_move": RAISES,
     "io/aside:move_aside": RAISES,  # Checkpoints.save: SaveError
     "io/lock:Lock._lock_file": STOPS,
