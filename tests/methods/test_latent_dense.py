@@ -39,7 +39,7 @@ def params():
 
 def means(one, batch=BATCH, given=None):
     context = Context(key=jax.random.key(0), step=jnp.int32(0), train=False, average=params())
-    terms = one.loss(params() if given is None else given, batch, context).terms
+    terms = jax.jit(lambda p, b: one.loss(p, b, context).terms)(params() if given is None else given, batch)
     return {name: float(term.total / term.count) for name, term in terms.items()}, terms
 
 

@@ -93,14 +93,8 @@ def long_video():
 BLOCKS = {"short": multiblock(2, 0.25, context=0.4, targets=0.4), "long": multiblock(1, 0.6, context=0.3, targets=0.6)}
 
 
-def latent_prediction():
-    """V-JEPA 2: the target is the average of the encoder; some clips are padded with tokens that do not count."""
-    model = vit(frames=4, positions=rotary("tiled"), initial="vjepa", project_bias=True, **TINY)
-    return latent.build(model, BLOCKS)
-
-
 def dense_prediction():
-    """V-JEPA 2.1: visible tokens are predicted as well, from two levels, with two images beside each clip."""
+    """V-JEPA 2.1: the target is the average of the encoder, at two levels; two images beside each clip; padding."""
     model = vit(frames=4, positions=rotary(), initial="vjepa", project_bias=True, levels=[0, 1], modality=True, **TINY)
     return latent_dense.build(model, BLOCKS, images=BLOCKS, context_begin=0, context_end=0)
 
@@ -123,7 +117,6 @@ METHODS = {
         latent_views,
         denoising,
         long_video,
-        latent_prediction,
         dense_prediction,
         frozen_teacher,
     )
@@ -175,7 +168,6 @@ def gradients(name, mesh, accumulate):
         ("latent_views", "cube", 2),
         ("denoising", "cube", 2),
         ("long_video", "cube", 2),
-        ("latent_prediction", "cube", 2),
         ("frozen_teacher", "cube", 2),
         ("dense_prediction", "cube", 2),
     ],
