@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from vmae_jax.targets.core import Penalty
 from vmae_jax.types import Grid, MaskPlan, Mean
 
-__all__ = ["loss_of", "mean_targets", "nearest_visible"]
+__all__ = ["loss_of", "mean_targets", "nearest_visible", "offsets"]
 
 
 def mean_targets(targets: Float[Array, "b k d"], weight: Float[Array, "b k"]) -> Float[Array, "b k d"]:
@@ -28,15 +28,20 @@ def nearest_visible(masks: MaskPlan, grid: Grid) -> Int[Array, "b k"]:
 
     Of several, it is the first in the order of tokens. The targets there are the prediction of a copy.
     """
-    shape = (grid.t, grid.h, grid.w)
-    wanted, given = (jnp.unravel_index(tokens, shape) for tokens in (masks.decode, masks.visible))
-    # Compared along each axis: a table of all pairs of tokens would not fit into memory at full size.
-    apart = jnp.zeros((), jnp.int32)
-    for one, other in zip(wanted, given, strict=True):
-        apart = apart + jnp.abs(one[:, :, None] - other[:, None, :])
+    apart = jnp.asarray(sum(jnp.abs(steps) for steps in offsets(masks.decode, masks.visible, grid)))
     if masks.valid is not None:
         apart = jnp.where(masks.valid[:, None, :], apart, grid.size)
     return jnp.take_along_axis(masks.visible, apart.argmin(axis=-1), axis=1)
+
+
+def offsets(one: Int[Array, "b k"], other: Int[Array, "b v"], grid: Grid) -> list[Int[Array, "b k v"]]:
+    """Return the steps between tokens of two lists, along t, h and w.
+
+    They are apart by axis: a table of all pairs with their axes would not fit into memory at full size.
+    """
+    shape = (grid.t, grid.h, grid.w)
+    pairs = zip(*(jnp.unravel_index(tokens, shape) for tokens in (one, other)), strict=True)
+    return [left[:, :, None] - right[:, None, :] for left, right in pairs]
 
 
 def loss_of(

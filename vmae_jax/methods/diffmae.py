@@ -5,7 +5,6 @@ predicts them clean. With nothing but noise left this is a masked autoencoder; f
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +14,11 @@ from jaxtyping import Array
 
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods.diffusion import Diffusion, diffusion
-from vmae_jax.methods.masked import Masked, Pass
+from vmae_jax.methods.masked import Masked, Pass, encoded
 from vmae_jax.methods.pictures import reconstruction
 from vmae_jax.models.denoiser import KINDS, Denoiser, encoder_layers
 from vmae_jax.models.rotary import Rotary
 from vmae_jax.models.variants import Model
-from vmae_jax.patches import gather_cubes
 from vmae_jax.registry import register
 from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import Pixels
@@ -49,29 +47,26 @@ class Denoising(Masked):
         model.check(batch["video"].shape)
         masks = self._any_plan(1)
         v, k = masks.visible.shape[1], masks.decode.shape[1]
-        cubes = jnp.zeros((1, v, math.prod(model.patch) * model.channels))
+        cubes = jnp.zeros((1, v, model.cube))
         encoder = model.encoder.init(stream(key, "encoder"), cubes, masks)["params"]
-        encoded = jnp.zeros((1, model.encoder.prefix + v, model.encoder.width), model.encoder.dtype)
-        layers = jnp.broadcast_to(encoded, (max(len(self._collected), 1), *encoded.shape))
+        tokens = jnp.zeros((1, model.encoder.prefix + v, model.encoder.width), model.encoder.dtype)
+        layers = jnp.broadcast_to(tokens, (max(len(self._collected), 1), *tokens.shape))
         decoder = self._decoder(batch)
         noisy = jnp.zeros((1, k, next(iter(decoder.heads.values()))))
-        given = (encoded, layers, masks, noisy, jnp.ones((1,), jnp.int32))
+        given = (tokens, layers, masks, noisy, jnp.ones((1,), jnp.int32))
         return {"encoder": encoder, "decoder": decoder.init(stream(key, "decoder"), *given)["params"]}, None
 
     def encode_layers(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> tuple[Array, Any]:
         """Return the encoded prefix and visible tokens, and the same after those blocks that the decoder reads."""
-        with jax.named_scope("cubes"):
-            cubes = self.model.normalize(gather_cubes(batch["video"], masks.visible, self.model.patch))
-        keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-        encoder = self.model.encoder.clone(collect=self._collected)
-        found: Any = encoder.apply({"params": params["encoder"]}, cubes, masks, keys)
+        model = dataclasses.replace(self.model, encoder=self.model.encoder.clone(collect=self._collected))
+        found = encoded(model, params["encoder"], batch, masks, train=train)
         return found if self._collected else (found, None)
 
     def denoiser(self, params: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> tuple[Array, Callable]:
         """Encode the visible cubes once, and return the tokens and the decoder, (noisy [b k p], times [b]) -> clean."""
-        encoded, layers = self.encode_layers(params, batch, masks, train=train)
+        tokens, layers = self.encode_layers(params, batch, masks, train=train)
         decoder, weights = self._decoder(batch), {"params": params["decoder"]}
-        return encoded, lambda noisy, time: decoder.apply(weights, encoded, layers, masks, noisy, time)
+        return tokens, lambda noisy, time: decoder.apply(weights, tokens, layers, masks, noisy, time)
 
     def noise(self, batch: Batch, masks: MaskPlan, size: int) -> Array:
         """Return standard normal values for the hidden cubes of each example, [b k size]."""
@@ -87,8 +82,8 @@ class Denoising(Masked):
             clean = self._objective.target(batch, masks.decode, self.model.patch)
             time = self.diffusion.times(stream(row_keys(batch["seed"]), "time"))
             noisy = self.diffusion.noised(clean, time, self.noise(batch, masks, clean.shape[-1]))
-        encoded, denoise = self.denoiser(params, batch, masks, train=context.train)
-        return Pass(batch, masks, encoded, denoise(jax.lax.stop_gradient(noisy), time))
+        tokens, denoise = self.denoiser(params, batch, masks, train=context.train)
+        return Pass(batch, masks, tokens, denoise(jax.lax.stop_gradient(noisy), time))
 
     def reconstruct(self, params: Params, batch: Batch, context: Context, *, mask: Masker | None = None) -> Pictures:
         """Return the original, the visible cubes, the prediction from nothing but noise, and a sample.

@@ -22,6 +22,7 @@ from vmae_jax.models.classifier import everything
 from vmae_jax.models.frames import frame_features
 from vmae_jax.models.initial import divided_by_depth
 from vmae_jax.models.variants import Model
+from vmae_jax.patches import gather
 from vmae_jax.registry import register
 from vmae_jax.scopes import tower
 from vmae_jax.spec import ConfigError, call
@@ -111,9 +112,7 @@ class Latent:
             weight = masks.weight * batch["valid"][:, None]
             with jax.named_scope("loss"):
                 target = self._wanted(raw, masks.decode)
-                error = self.penalty(predicted.astype(jnp.float32), target).mean(axis=-1)
-                total = jnp.where(weight > 0, error * weight, 0.0).sum()
-                terms[name] = Term(total, weight.sum(), jnp.float32(1.0 / len(self.masks)))
+                terms[name] = self._term(predicted, target, weight, weight, 1.0 / len(self.masks))
             metrics |= {} if number else self._baselines(raw, target, masks, weight)
         return Loss(terms, metrics)
 
@@ -156,8 +155,20 @@ class Latent:
 
     def _wanted(self, raw: Float[Array, "b n d"], places: Int[Array, "b k"]) -> Float[Array, "b k d"]:
         """The targets at some tokens, float32."""
-        found = jnp.take_along_axis(raw, places[..., None], axis=1).astype(jnp.float32)
+        found = gather(raw, places).astype(jnp.float32)
         return normalized(found, self._target_model().encoder.width) if self.normalize else found
+
+    def _term(
+        self,
+        predicted: Float[Array, "b k d"],
+        target: Float[Array, "b k d"],
+        weight: Float[Array, "b k"],
+        counted: Float[Array, "b k"],
+        share: Any,
+    ) -> Term:
+        """The weighted error at some tokens, over how many are counted: weights are not divided by their sum."""
+        error = self.penalty(predicted, target).mean(axis=-1)
+        return Term(jnp.where(counted > 0, error * weight, 0.0).sum(), counted.sum(), jnp.float32(share))
 
     def _spread(self, raw: Float[Array, "b n d"], batch: Batch) -> Mean:
         valid = jnp.asarray(batch["valid"], jnp.float32)

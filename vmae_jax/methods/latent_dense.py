@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from vmae_jax.masking.multiblock import Multiblock
+from vmae_jax.methods.baselines import offsets
 from vmae_jax.methods.latent import Latent, few_tokens
 from vmae_jax.models.predictor import DensePredictor
 from vmae_jax.models.variants import Model
@@ -109,11 +110,11 @@ class LatentDense(Latent):
             rows = jnp.asarray(batch["valid"], jnp.float32)[:, None]
             with jax.named_scope("loss"):
                 hidden, seen = masks.weight * rows, self._seen(masks) * rows
-                terms[name] = self._term(predicted["features"], raw, masks.decode, hidden, hidden, weight)
+                target, given = self._wanted(raw, masks.decode), self._wanted(raw, masks.visible)
+                terms[name] = self._term(predicted["features"], target, hidden, hidden, weight)
                 near = seen / jnp.sqrt(distances(masks, self.model.grid)) if self.nearness else seen
                 more = weight * self.context_weight(context.step)
-                terms[f"{name}_context"] = self._term(predicted["context"], raw, masks.visible, near, seen, more)
-            target = self._wanted(raw, masks.decode)
+                terms[f"{name}_context"] = self._term(predicted["context"], given, near, seen, more)
             metrics |= {} if number else self._baselines(raw, target, masks, hidden)
         return Loss(terms, metrics)
 
@@ -135,19 +136,6 @@ class LatentDense(Latent):
         valid = jnp.ones(masks.visible.shape) if masks.valid is None else masks.valid
         return jnp.asarray(valid, jnp.float32)
 
-    def _term(
-        self,
-        predicted: Float[Array, "b k d"],
-        raw: Float[Array, "b n d"],
-        places: Int[Array, "b k"],
-        weight: Float[Array, "b k"],
-        counted: Float[Array, "b k"],
-        share: Any,
-    ) -> Term:
-        """The weighted error at some tokens, over how many are counted: weights are not divided by their sum."""
-        error = self.penalty(predicted, self._wanted(raw, places)).mean(axis=-1)
-        return Term(jnp.where(counted > 0, error * weight, 0.0).sum(), counted.sum(), jnp.float32(share))
-
 
 def distances(masks: MaskPlan, grid: Grid) -> Float[Array, "b v"]:
     """Return the Euclidean distance, in tokens, from each visible token to the nearest token that is predicted.
@@ -155,14 +143,10 @@ def distances(masks: MaskPlan, grid: Grid) -> Float[Array, "b v"]:
     It is at least 1, also for padding.
     """
 
-    def places(index: Int[Array, "b k"]) -> Float[Array, "b k 3"]:
-        t, rest = index // grid.slot, index % grid.slot
-        return jnp.stack([t, rest // grid.w, rest % grid.w], axis=-1).astype(jnp.float32)
-
-    apart = jnp.square(places(masks.visible)[:, :, None] - places(masks.decode)[:, None]).sum(axis=-1)
+    apart = sum(jnp.square(steps.astype(jnp.float32)) for steps in offsets(masks.visible, masks.decode, grid))
     if masks.decode_valid is not None:
         apart = jnp.where(masks.decode_valid[:, None], apart, jnp.inf)
-    return jnp.sqrt(jnp.maximum(apart.min(axis=-1), 1.0))
+    return jnp.sqrt(jnp.maximum(jnp.asarray(apart).min(axis=-1), 1.0))
 
 
 def warmed(weight: float, begin: int, end: int) -> Callable[[Array], Array]:

@@ -204,7 +204,7 @@ class Masked:
         return select(scores, self.encoder_mask.keep(grid), scores, self.decoder_mask.keep(grid))
 
 
-def encoded(model: Model, weights: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Array:
+def encoded(model: Model, weights: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Any:
     """Return the encoded prefix and visible tokens of a batch. Only visible cubes are converted to floating point.
 
     Args:
@@ -217,7 +217,7 @@ def encoded(model: Model, weights: Params, batch: Batch, masks: MaskPlan, *, tra
     with jax.named_scope("cubes"):
         cubes = model.normalize(gather_cubes(batch["video"], masks.visible, model.patch))
     keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-    return jnp.asarray(model.encoder.apply({"params": weights}, cubes, masks, keys))
+    return model.encoder.apply({"params": weights}, cubes, masks, keys)
 
 
 def features(model: Model, weights: Params, batch: Batch, *, layer: int | None, pool: bool) -> Array:

@@ -11,10 +11,9 @@ from ml_collections import ConfigDict
 from vmae_jax.models.variants import IMAGENET_MEAN, IMAGENET_STD
 from vmae_jax.spec import call
 from vmae_jax.weights.formats import tensors
-from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.infer import check_size
 from vmae_jax.weights.layouts.cropmae import from_cropmae, is_cropmae, stripped, to_cropmae
-from vmae_jax.weights.layouts.dims import Dims, depth_of
+from vmae_jax.weights.layouts.dims import Dims, checked_heads, depth_of, mlp_ratio
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.published import cast, check_same, finite, write_file
 from vmae_jax.weights.subject import Subject
@@ -44,8 +43,8 @@ def config_of(file: tensors.File) -> ConfigDict:
             raise MismatchError(f"{name} is missing from the weights, or does not have {axes} axes")
     width, channels, patch = state["patch_embed.proj.weight"].shape[:3]
     decoder_width, side = len(state["decoder_embed.weight"]), math.isqrt(state["pos_embed"].shape[1])
-    heads = _heads(about.get("num_attention_heads", HEADS.get(width)), width)
-    decoder_heads = _heads(about.get("decoder_num_attention_heads", DECODER_HEADS), decoder_width)
+    heads = checked_heads(about.get("num_attention_heads", HEADS.get(width)), width)
+    decoder_heads = checked_heads(about.get("decoder_num_attention_heads", DECODER_HEADS), decoder_width)
     mlp, hidden = (_rows(state, name) for name in ("blocks.0.mlp.fc1.weight", "decoder_blocks.0.linear1.weight"))
     depth, decoder_depth = (depth_of(state, name) for name in ("blocks", "decoder_blocks"))
     if min(side, patch, channels, mlp, hidden, depth, decoder_depth) < 1:
@@ -66,7 +65,7 @@ def config_of(file: tensors.File) -> ConfigDict:
         width=width,
         depth=depth,
         heads=heads,
-        mlp_ratio=mlp / width if int(width * (mlp / width)) == mlp else (mlp + 0.5) / width,
+        mlp_ratio=mlp_ratio(mlp, width),
         decoder_width=decoder_width,
         decoder_depth=decoder_depth,
         decoder_heads=decoder_heads,
@@ -129,13 +128,6 @@ def _check(one: Subject) -> None:
             "CropMAE's layout has images with a class token, norm='post' and one objective named pixels; this config "
             "differs: use --format=params"
         )
-
-
-def _heads(heads: Any, width: int) -> int:
-    """Check a number of heads, of the file's own config or of the published models."""
-    if type(heads) is not int or not 0 < heads <= width or width % heads:
-        raise MismatchError(f"{shown(heads)} attention heads of a width of {width}: give --config")
-    return heads
 
 
 def _rows(state: Mapping[str, np.ndarray], name: str) -> int:

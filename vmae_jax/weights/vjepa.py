@@ -16,7 +16,7 @@ from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.formats.torch_write import write_pth
 from vmae_jax.weights.infer import check_size
 from vmae_jax.weights.layouts import vjepa
-from vmae_jax.weights.layouts.dims import Dims, depth_of
+from vmae_jax.weights.layouts.dims import Dims, checked_heads, depth_of, mlp_ratio
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.published import cast, check_same, finite
 from vmae_jax.weights.subject import Subject
@@ -101,7 +101,7 @@ def config_of(given: Loaded) -> ConfigDict:
     frames = about.get("num_frames", FRAMES)
     if any(type(number) is not int or number < 1 for number in (size, frames, tubelet, patch, channels)):
         raise MismatchError("the shapes of the weights are those of no model")
-    heads = _heads(about.get("num_attention_heads", HEADS.get(width)), width)
+    heads = checked_heads(about.get("num_attention_heads", HEADS.get(width)), width)
     own = PREDICTOR_HEADS if rotary else heads
     mlp, hidden = (
         len(_array(state, f"{name}.0.mlp.fc1.weight", 2))
@@ -121,11 +121,11 @@ def config_of(given: Loaded) -> ConfigDict:
         width=width,
         depth=depth,
         heads=heads,
-        mlp_ratio=vjepa.ratio(mlp, width),
+        mlp_ratio=mlp_ratio(mlp, width),
         decoder_width=narrow,
         decoder_depth=below,
-        decoder_heads=_heads(about.get("predictor_num_attention_heads", own), narrow),
-        decoder_mlp_ratio=vjepa.ratio(hidden, narrow),
+        decoder_heads=checked_heads(about.get("predictor_num_attention_heads", own), narrow),
+        decoder_mlp_ratio=mlp_ratio(hidden, narrow),
         positions=call("models.rotary", **places) if rotary else call("models.positions.sincos_3d", cut=True),
         project_bias=True,
         initial="vjepa",
@@ -277,13 +277,6 @@ def _array(state: Mapping[str, np.ndarray], name: str, axes: int) -> np.ndarray:
     if name not in state or state[name].ndim != axes or not state[name].size:
         raise MismatchError(f"{name} is missing from the weights, or does not have {axes} axes")
     return state[name]
-
-
-def _heads(heads: Any, width: int) -> int:
-    """Check a number of heads, of the file's own config or of the published models."""
-    if type(heads) is not int or not 0 < heads <= width or width % heads:
-        raise MismatchError(f"{shown(heads)} attention heads of a width of {width}: give --config")
-    return heads
 
 
 def _levels(about: Mapping[str, Any], encoder: Mapping[str, np.ndarray], depth: int) -> list[int]:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.layouts.rules import MismatchError
 
-__all__ = ["Dims", "depth_of", "dims_of", "kind_of", "unlike"]
+__all__ = ["Dims", "checked_heads", "depth_of", "dims_of", "kind_of", "mlp_ratio", "unlike"]
 
 
 class Dims(NamedTuple):
@@ -129,3 +130,19 @@ def depth_of(state: Mapping[str, Any], blocks: str) -> int:
     if absent or not depth:
         raise MismatchError(f"{blocks}.{absent[0] if absent else 0} is missing from the weights")
     return depth
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """Return a ratio of which int(width * ratio) is the width of an MLP."""
+    return hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width
+
+
+def checked_heads(heads: Any, width: int) -> int:
+    """Return a number of heads, of a file's own config or of the published models.
+
+    Raises:
+      MismatchError: if it is no number, or does not divide the width.
+    """
+    if type(heads) is not int or not 0 < heads <= width or width % heads:
+        raise MismatchError(f"{shown(heads)} attention heads of a width of {width}: give --config")
+    return heads

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.weights.layouts import rules
+from vmae_jax.weights.layouts.dims import mlp_ratio
 from vmae_jax.weights.layouts.rules import FUSED, TOKEN, MismatchError, Rule, Tower, linear, nested, norm
 from vmae_jax.weights.layouts.videomae import Facts, fused_biases
 
@@ -22,7 +23,6 @@ __all__ = [
     "from_transformers",
     "is_transformers",
     "is_vjepa",
-    "ratio",
     "read_network",
     "stripped",
     "to_transformers",
@@ -225,7 +225,7 @@ def config_of_transformers(model: Any, *, tokens: int, dtype: str) -> dict[str, 
         "hidden_size": model.encoder.width,
         "num_attention_heads": blocks["heads"],
         "num_hidden_layers": blocks["depth"],
-        "mlp_ratio": ratio(blocks["hidden"], model.encoder.width),
+        "mlp_ratio": mlp_ratio(blocks["hidden"], model.encoder.width),
         "layer_norm_eps": 1e-6,
         "qkv_bias": True,
         "hidden_act": "gelu",
@@ -236,14 +236,9 @@ def config_of_transformers(model: Any, *, tokens: int, dtype: str) -> dict[str, 
         "pred_num_hidden_layers": below["depth"],
         "pred_num_mask_tokens": tokens,
         "pred_zero_init_mask_tokens": True,
-        "pred_mlp_ratio": ratio(below["hidden"], narrow),
+        "pred_mlp_ratio": mlp_ratio(below["hidden"], narrow),
         "torch_dtype": dtype,
     }
-
-
-def ratio(hidden: int, width: int) -> float:
-    """Return the MLP's ratio, of which both codes take int(width * ratio)."""
-    return hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width
 
 
 def _is_token(name: str) -> bool:
