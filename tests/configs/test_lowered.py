@@ -37,6 +37,7 @@ PRETRAINING = {
     "salt:L": [],
     "finetune:B,k400,v2": [],
     "distill:B": [],
+    "cdfslv:adapt": [],
 }
 ROWS = 64
 
