@@ -38,6 +38,7 @@ PRETRAINING = {
     "finetune:B,k400,v2": [],
     "distill:B": [],
     "cdfslv:adapt": [],
+    "marlin:B": [],
 }
 ROWS = 64
 

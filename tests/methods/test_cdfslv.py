@@ -143,7 +143,9 @@ def test_labels_are_checked():
         method.loss(STUDENT, pairs(), CONTEXT)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"target_weight": -1.0}, {"turn": 2.0}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"target_weight": -1.0}, {"turn": 2.0}, {"slope": float("inf")}]
+)
 def test_mistakes(options):
-    with pytest.raises(ValueError, match="above 0, at least 0"):
+    with pytest.raises(ValueError, match="finite numbers, above 0"):
         cdfslv.build(MODEL, CLASSES, **options)

@@ -66,7 +66,7 @@ def _chroma(saturation: Array, turn: Array) -> Array:
         .at[1:, 1:]
         .set(jnp.array([[cos, -sin], [sin, cos]]))
     )
-    return _FROM_YIQ @ inner @ _TO_YIQ
+    return jnp.asarray(_FROM_YIQ) @ inner @ jnp.asarray(_TO_YIQ)
 
 
 @register("colors")

@@ -48,7 +48,8 @@ class FewShot:
         finite(found.outputs, found.index, f"the {self.of}")
         features = unit(found.outputs) if self.normalize else found.outputs
         classify = CLASSIFIERS[self.classifier]
-        scores, rows = [], [["episode", "accuracy", "classes"]]
+        scores: list[float] = []
+        rows: list[list[Any]] = [["episode", "accuracy", "classes"]]
         for number, episode in enumerate(self.drawn(label)):
             known, asked = features[episode.support], features[episode.query]
             answer = classify(known, asked.reshape(-1, asked.shape[-1])).reshape(episode.query.shape)

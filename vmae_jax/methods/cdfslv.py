@@ -8,6 +8,7 @@ average of the parameters, predicts from the weakly augmented one. The target's 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,10 +161,10 @@ def build(
     Raises:
       ValueError: if there are fewer than two classes, or a number is out of range.
     """
-    if temperature <= 0 or target_weight < 0 or not 0 <= turn <= 1:
-        raise ValueError(
-            f"temperature={temperature}, target_weight={target_weight}, turn={turn}: above 0, at least 0, in [0, 1]"
-        )
+    finite = all(abs(value) < math.inf for value in (temperature, target_weight, slope))
+    if not finite or temperature <= 0 or target_weight < 0 or not 0 <= turn <= 1:
+        given = f"temperature={temperature}, target_weight={target_weight}, slope={slope}, turn={turn}"
+        raise ValueError(f"{given}: finite numbers, above 0, at least 0, any, in [0, 1]")
     student = classifier(model, classes, init_scale=init_scale)
     one = CrossDomain(student, strong, temperature, target_weight, slope, turn)
     return Method(

@@ -298,7 +298,7 @@ def arctangent(value: float, slope: float, turn: float) -> Schedule:
     Raises:
       ValueError: if the value is negative, or the turn is not in [0, 1].
     """
-    if value < 0 or not 0 <= turn <= 1 or not math.isfinite(slope):
+    if not 0 <= value < math.inf or not 0 <= turn <= 1 or not abs(slope) < math.inf:
         raise ValueError(f"value={value}, slope={slope}, turn={turn}: at least 0, a number, and in [0, 1]")
     shape = {"middle": value, "slope": slope, "turn": turn}
     return Arctangent(value, 0.0, 0.0, (), None, None, **shape)
