@@ -37,6 +37,8 @@ PRETRAINING = {
     "salt:L": [],
     "finetune:B,k400,v2": [],
     "distill:B": [],
+    "cdfslv:adapt": [],
+    "marlin:B": [],
 }
 ROWS = 64
 
