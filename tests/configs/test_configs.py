@@ -18,6 +18,7 @@ import pytest
 
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.experiment import experiment
+from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import sharding
 from vmae_jax.train.schedule import Clock
@@ -271,6 +272,17 @@ def test_propagations_need_the_owners_files_and_drawn_clips_none(arguments, mess
 def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")
+
+
+@pytest.mark.parametrize(("given", "hint"), [("smok", "smoke"), ("clases=3", "classes"), ("model=BB", "B")])
+def test_the_closest_argument_is_suggested(given, hint):
+    with pytest.raises(ConfigError, match=rf"no argument '{given}' \(did you mean '{hint}'\?\); it takes B\|S, cl"):
+        common.parse(given, model=("B", "S"), classes=0, smoke=False)
+
+
+def test_an_argument_without_its_value_is_not_suggested_for_itself():
+    with pytest.raises(ConfigError, match=r"no argument 'classes'; it takes classes=…$"):
+        common.parse("classes", classes=0)
 
 
 def test_every_source_can_be_left_open_and_is_then_asked_for():
