@@ -42,6 +42,8 @@ VARIANTS = {
     "cropmae": ("S16", "B16,videos"),
     "diffmae": ("L", "B,video,raw"),
     "lvmae": ("", "low"),
+    "mvd": ("B", "H"),
+    "umt": ("B", "L"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -60,6 +62,8 @@ BASES = {
         "mgm",
         "diffmae",
         "lvmae",
+        "mvd",
+        "umt",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),

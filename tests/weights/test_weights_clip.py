@@ -2,10 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from vmae_jax.cli import main
 from vmae_jax.commands.restore import restore
+from vmae_jax.io.checkpoint import read_tree
 from vmae_jax.spec import ConfigError
 from vmae_jax.weights import import_weights
 from vmae_jax.weights.clip import MEAN, STD
@@ -119,6 +122,17 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, change, about, message):
         import_weights(write(tmp_path / "bad", arrays, **about), out=tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_import_becomes_a_teacher(imported, tmp_path):
+    """The arrays of a run of UMT that has not begun: those of the import, the projection among them."""
+    run, trained = tmp_path / "run", imported[1]
+    config = f"configs/umt.py:B,teacher={trained.workdir.path},smoke"
+    assert main(["train", f"--config={config}", f"--workdir={run}", "--config.train.length.steps=0"]) == 0
+    frozen = read_tree(run, select="frozen")
+    assert set(frozen) == {"teacher", "projector"}
+    for name, want in (("teacher", trained.params["encoder"]), ("projector", trained.params["projection"])):
+        jax.tree.map(np.testing.assert_array_equal, frozen[name], want)
 
 
 def test_a_network_without_a_loss_is_not_trained(imported):

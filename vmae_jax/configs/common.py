@@ -119,9 +119,15 @@ def saved_model(path: str | None) -> Any:
     Raises:
       ConfigError: if the file cannot be read as a config.
     """
+    method = saved_method(path)
+    return method and method.get("model")
+
+
+def saved_method(path: str | None) -> Any:
+    """Return the section `method` in the `config.json` of a workdir; the rest is as in `saved_model`."""
     text = path and saved_config(path)
     method: Any = from_json(text).get("method") if text else None
-    return method.get("model") if isinstance(method, ConfigDict) else None
+    return method if isinstance(method, ConfigDict) else None
 
 
 def smoke(config: Any, steps: int = 4) -> ConfigDict:

@@ -15,7 +15,7 @@ from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch, Context, Method, Params, stream
 
-__all__ = ["Pretrained", "build", "projected"]
+__all__ = ["Pretrained", "build", "projected", "projector"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Pretrained:
             return features(self.model, params["encoder"], batch, layer=layer, pool=pool)
         whole = everything(batch["video"].shape[0], self.model.grid.size)
         tokens = encoded(self.model, params["encoder"], batch, whole, train=False)
-        return projected(params["projection"], tokens[:, 0])
+        return jnp.asarray(projected(params["projection"], tokens[:, 0]), jnp.float32)
 
     def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
         """Return the encoder's tokens of single pictures (`models.frames`)."""
@@ -60,15 +60,15 @@ class Pretrained:
         return Method(init=self.init, loss=self.loss, features=self.features, frame_features=self.frame_features)
 
 
-def projector(size: int) -> Dense:
+def projector(size: int, dtype: Any = jnp.float32) -> Dense:
     """Return the linear layer, without a bias, from the width of an encoder to that of its embeddings."""
-    return Dense(size, ("embed", None), use_bias=False)
+    return Dense(size, ("embed", None), use_bias=False, dtype=dtype)
 
 
 def projected(weights: Params, tokens: Any) -> Array:
-    """Return normalised tokens after a projection, float32."""
+    """Return normalised tokens after a projection."""
     kernel = jnp.asarray(weights["kernel"])
-    return jnp.asarray(projector(kernel.shape[1]).apply({"params": weights}, tokens))
+    return jnp.asarray(projector(kernel.shape[1], tokens.dtype).apply({"params": weights}, tokens))
 
 
 @register("method", model="model", smoke=lambda given: {"projection": given["projection"] and 16})
