@@ -10,7 +10,7 @@ from vmae_jax.cli import main
 from vmae_jax.commands.restore import restore
 from vmae_jax.io.checkpoint import read_tree
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import import_weights
+from vmae_jax.weights import export_checkpoint, import_weights
 from vmae_jax.weights.clip import MEAN, STD
 from vmae_jax.weights.formats.tensors import write_safetensors
 
@@ -133,6 +133,13 @@ def test_an_import_becomes_a_teacher(imported, tmp_path):
     assert set(frozen) == {"teacher", "projector"}
     for name, want in (("teacher", trained.params["encoder"]), ("projector", trained.params["projection"])):
         jax.tree.map(np.testing.assert_array_equal, frozen[name], want)
+
+
+@pytest.mark.parametrize("layout", ["mae", "videomae"])
+def test_no_published_layout_has_its_blocks(imported, tmp_path, layout):
+    """Without the first norm and with another activation it would be another network."""
+    with pytest.raises(ConfigError, match="another style than 'vit': use --format=params"):
+        export_checkpoint(imported[1].workdir.path, format=layout, part="encoder", out=tmp_path / "out.pth")
 
 
 def test_a_network_without_a_loss_is_not_trained(imported):

@@ -166,7 +166,9 @@ def _fit_clips(config: Any) -> None:
     side = math.lcm(*(node.patch or VARIANTS[node.size].patch for node in models))
     depth = math.lcm(*(node.tubelet for node in models))
     for node in models:
-        node.resolution, node.frames = -(-node.resolution // side) * side, -(-node.frames // depth) * depth
+        node.resolution = -(-node.resolution // side) * side
+        if node.frames > 1:  # a model of images stays one
+            node.frames = -(-node.frames // depth) * depth
     take_clips(config, models[0])
 
 
