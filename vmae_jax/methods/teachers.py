@@ -5,7 +5,7 @@ of video sees the student's clip. Both have the student's grid of tokens. A teac
 another size, so that the grid is the same.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,11 +83,11 @@ def seen(teacher: Model, weights: Params, batch: Batch, student: Model, *, level
     """
     depth, prefix = teacher.encoder.blocks["depth"], teacher.encoder.prefix
     kept = max(levels, 2 if attended else 1)
-    encoder = teacher.encoder.clone(levels=(), collect=tuple(range(depth - kept, depth)))
+    encoder: Any = teacher.encoder.clone(levels=(), collect=tuple(range(depth - kept, depth)))
     weights = jax.lax.stop_gradient(weights)
     with tower("teacher"):
         cubes = teacher.normalize(patchify(_clips(teacher, student, batch["video"]), teacher.patch))
-        last, outputs = encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2]))  # pyright: ignore[reportGeneralTypeIssues]
+        last, outputs = encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2]))
         received = attention(teacher, weights, outputs[-2]) if attended else None
     b, n = batch["video"].shape[0], student.grid.size
     tokens = outputs[-levels:, :, prefix:].reshape(levels, b, n, -1)
@@ -113,8 +113,8 @@ def attention(teacher: Model, weights: Params, tokens: Float[Array, "b n d"]) ->
     options, heads = encoder.blocks, encoder.blocks["heads"]
     last = jax.tree.map(lambda leaf: leaf[-1], weights["blocks"])
     normed = LayerNorm(encoder.dtype, encoder.style.epsilon).apply({"params": last["norm1"]}, tokens)
-    projection = Qkv(heads, options["initial"], options["biases"], encoder.dtype)
-    query, key, _ = projection.apply({"params": last["attention"]["qkv"]}, normed)  # pyright: ignore[reportGeneralTypeIssues]
+    projection: Any = Qkv(heads, options["initial"], options["biases"], encoder.dtype)
+    query, key, _ = projection.apply({"params": last["attention"]["qkv"]}, normed)
     places = everything(tokens.shape[0], teacher.grid.size).visible
     about = {"width": encoder.width, "heads": heads, "prefix": encoder.prefix, "dtype": encoder.dtype}
     turn = rotation(encoder.positions, teacher.grid, places, **about)

@@ -122,8 +122,8 @@ class Aligning:
         with jax.named_scope("cubes"):
             cubes = model.normalize(gather_cubes(batch["video"], masks.visible, model.patch))
         keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-        collecting = encoder.clone(collect=tuple(range(depth - count, depth)))
-        last, levels = collecting.apply({"params": params["encoder"]}, cubes, masks, keys)  # pyright: ignore[reportGeneralTypeIssues]
+        collecting: Any = encoder.clone(collect=tuple(range(depth - count, depth)))
+        last, levels = collecting.apply({"params": params["encoder"]}, cubes, masks, keys)
         norm = LayerNorm(encoder.dtype, encoder.style.epsilon)
         normed = jnp.asarray(norm.apply({"params": params["encoder"]["norm"]}, levels[:, :, encoder.prefix :]))
         places = sinusoid_1d()(model.grid, encoder.width).apply({}, masks.visible)

@@ -97,7 +97,7 @@ def _fused(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name in state:
         if name.endswith("self_attn.q_proj.weight"):
             stem = name.removesuffix("q_proj.weight")
-            parts = [found.pop(f"{stem}{letter}_proj.weight", None) for letter in "qkv"]
+            parts: list[Any] = [found.pop(f"{stem}{letter}_proj.weight", None) for letter in "qkv"]
             if any(part is None or part.shape != state[name].shape for part in parts):
                 raise MismatchError(f"the weights of queries, keys and values of {stem}* do not go together")
             found[f"{stem}qkv.weight"] = np.concatenate(parts)
