@@ -45,6 +45,8 @@ VARIANTS = {
     "cdfslv": ("", "adapt"),
     "marlin": ("B", "L"),
     "lvmae": ("", "low"),
+    "mvd": ("B", "H"),
+    "umt": ("B", "L"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -65,6 +67,8 @@ BASES = {
         "lvmae",
         "cdfslv",
         "marlin",
+        "mvd",
+        "umt",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),

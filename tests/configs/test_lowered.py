@@ -35,6 +35,8 @@ PRETRAINING = {
     "vjepa2:g": [],
     "vjepa2_1:L": [],
     "salt:L": [],
+    "mvd:B": [],
+    "umt:B": [("method.layers", "2")],
     "finetune:B,k400,v2": [],
     "distill:B": [],
     "cdfslv:adapt": [],

@@ -16,6 +16,7 @@ from vmae_jax.train.sharding import unbox
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROWS = list(recipes.table().values())
+OF_TEACHERS = ("methods.mvd.build", "methods.umt.build")
 
 
 def result(config) -> dict[str, str]:
@@ -42,7 +43,9 @@ def result(config) -> dict[str, str]:
     }
     if schedule.call != "train.schedule.constant" and schedule.min_rate is not None:
         found["final"] = f"{schedule.min_rate:g} absolute"
-    if "masks" in method:
+    if method.call in OF_TEACHERS:
+        found |= _of_teachers(method, vit)
+    elif "masks" in method:
         found |= _latent(method, vit.decoder)
     elif "objectives" in method:
         target = method.objectives.pixels.target
@@ -116,6 +119,15 @@ def _of_sequences(config) -> dict[str, object]:
     }
 
 
+def _of_teachers(method, vit) -> dict[str, object]:
+    decoders = {}
+    if method.call == "methods.mvd.build":
+        decoders = {"decoder_width": vit.decoder["width"], "decoder_depth": vit.decoder["blocks"]["depth"]}
+        decoders["decoder_heads"] = vit.decoder["blocks"]["heads"]
+    drop_path = vit.encoder.blocks["drop_path"]
+    return {"encoder_mask": _mask(method.encoder_mask), "target": "features", "drop_path": drop_path, **decoders}
+
+
 def _latent(method, predictor) -> dict[str, object]:
     masks = [method.masks.short, method.masks.long]
     return {
@@ -162,7 +174,7 @@ def test_configs_are_the_table(row):
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"siammae": "siamese", "cropmae": "siamese"}
-    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin")}
+    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "umt")}
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
     assert load(row["config"]).method.call == {
@@ -207,7 +219,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 139
+    assert len(ROWS) == len(lines) - 1 == 145
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

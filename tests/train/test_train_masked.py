@@ -9,13 +9,27 @@ from flax.traverse_util import flatten_dict
 from toy_method import remember
 
 from vmae_jax.augment.colors import jitter
+from vmae_jax.masking.attention_guided import attention_guided
 from vmae_jax.masking.face_parts import face_parts
 from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, cdfslv, diffmae, latent, latent_dense, lvmae, marlin, masked, siamese, siammcvae
+from vmae_jax.methods import (
+    adamae,
+    cdfslv,
+    diffmae,
+    latent,
+    latent_dense,
+    lvmae,
+    marlin,
+    masked,
+    mvd,
+    siamese,
+    siammcvae,
+    umt,
+)  # fmt: skip
 from vmae_jax.models import positions
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
@@ -118,6 +132,20 @@ def two_domains():
     return cdfslv.build(vit(frames=4, **TINY), 5, strong=jitter())
 
 
+def two_teachers():
+    """MVD: an image teacher with a class token, of another width, and a video teacher."""
+    model = vit(frames=4, positions=positions.sincos_time_space(), **TINY)
+    image = vit(frames=1, tubelet=1, prefix=1, **{**TINY, "width": 24})
+    return mvd.build(model, tube(0.75), image, vit(frames=4, **TINY), image_weight=0.5)
+
+
+def attending_teacher():
+    """UMT: the mask is drawn from the attention of a CLIP."""
+    clip = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
+    teacher = vit(frames=1, tubelet=1, **clip, **{**TINY, "width": 24})
+    return umt.build(vit(frames=4, **TINY), teacher, attention_guided(0.8), layers=2, projection=12)
+
+
 METHODS = {
     one.__name__: functools.cache(one)
     for one in (
@@ -134,6 +162,8 @@ METHODS = {
         frozen_teacher,
         two_domains,
         adversarial,
+        two_teachers,
+        attending_teacher,
     )
 }
 IMAGES = ("mae", "two_views", "latent_views")
@@ -187,6 +217,8 @@ def gradients(name, mesh, accumulate):
         ("denoising", "cube", 2),
         ("long_video", "cube", 2),
         ("frozen_teacher", "cube", 2),
+        ("two_teachers", "cube", 2),
+        ("attending_teacher", "cube", 2),
         ("dense_prediction", "cube", 2),
         ("two_domains", "cube", 2),
         ("adversarial", "cube", 2),

@@ -122,9 +122,15 @@ def saved_model(path: str | None) -> Any:
     Raises:
       ConfigError: if the file cannot be read as a config.
     """
+    method = saved_method(path)
+    return method and method.get("model")
+
+
+def saved_method(path: str | None) -> Any:
+    """Return the section `method` in the `config.json` of a workdir; the rest is as in `saved_model`."""
     text = path and saved_config(path)
     method: Any = from_json(text).get("method") if text else None
-    return method.get("model") if isinstance(method, ConfigDict) else None
+    return method if isinstance(method, ConfigDict) else None
 
 
 def smoke(config: Any, steps: int = 4) -> ConfigDict:
@@ -163,7 +169,9 @@ def _fit_clips(config: Any) -> None:
     side = math.lcm(*(node.patch or VARIANTS[node.size].patch for node in models))
     depth = math.lcm(*(node.tubelet for node in models))
     for node in models:
-        node.resolution, node.frames = -(-node.resolution // side) * side, -(-node.frames // depth) * depth
+        node.resolution = -(-node.resolution // side) * side
+        if node.frames > 1:  # a model of images stays one
+            node.frames = -(-node.frames // depth) * depth
     take_clips(config, models[0])
 
 

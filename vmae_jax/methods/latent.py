@@ -182,12 +182,12 @@ class Latent:
         return {name: loss_of(one, target, weight, self.penalty) for name, one in found.items()}
 
 
-def normalized(x: Float[Array, "b k d"], width: int) -> Float[Array, "b k d"]:
+def normalized(x: Float[Array, "b k d"], width: int, epsilon: float = TARGET_EPSILON) -> Float[Array, "b k d"]:
     """Return features whose `width` channels, of each level by itself, have mean 0 and variance 1."""
     levels = x.reshape(*x.shape[:-1], -1, width)
     centred = levels - levels.mean(axis=-1, keepdims=True)
     variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + TARGET_EPSILON)).reshape(x.shape)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
 
 
 def few_tokens(names: Iterable[str]) -> dict[str, Any]:

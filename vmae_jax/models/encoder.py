@@ -14,6 +14,7 @@ from vmae_jax.models.parameters import declare
 from vmae_jax.models.positions import Positions
 from vmae_jax.models.rotary import rotation
 from vmae_jax.models.stack import Stack
+from vmae_jax.models.styles import STYLES, Style
 from vmae_jax.scopes import part, tower
 from vmae_jax.types import Grid, MaskPlan
 
@@ -60,6 +61,11 @@ class Encoder(nn.Module):
         """The number of channels of the output."""
         return self.width * max(len(self.levels), 1)
 
+    @property
+    def style(self) -> Style:
+        """The form of the blocks, of the norms and of the embedding."""
+        return STYLES[self.blocks.get("style", "vit")]
+
     @nn.compact
     @tower("encoder")
     def __call__(self, cubes: Float[Array, "b v p"], plan: MaskPlan, keys: Array | None = None) -> Any:
@@ -81,6 +87,8 @@ class Encoder(nn.Module):
             token = prefix_tokens(self, self.prefix, self.width, "embed", layer=0).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], *token.shape)), x], axis=1)
             valid = None if valid is None else jnp.pad(valid, ((0, 0), (self.prefix, 0)), constant_values=True)
+        if self.style.first_norm:
+            x = LayerNorm(self.dtype, self.style.epsilon, layer=0, name="first_norm")(x)
         x = nn.with_logical_constraint(x, ("batch", "tokens", None))
         about = {"width": self.width, "heads": self.blocks["heads"], "prefix": self.prefix, "dtype": self.dtype}
         turn = rotation(self.positions, self.grid, plan.visible, **about)
@@ -88,21 +96,23 @@ class Encoder(nn.Module):
             x, keys, valid, turn
         )
         if self.levels:
-            normed = [LayerNorm(self.dtype, name=f"norm_{i}")(level) for i, level in enumerate(x)]
+            normed = [LayerNorm(self.dtype, self.style.epsilon, name=f"norm_{i}")(level) for i, level in enumerate(x)]
             return jnp.concatenate(normed, axis=-1)
         x, collected = (x[-1], x) if self.collect else (x, None)
-        x = LayerNorm(self.dtype, name="norm")(x) if self.final_norm else x
+        x = LayerNorm(self.dtype, self.style.epsilon, name="norm")(x) if self.final_norm else x
         return (x, collected) if self.collect else x
 
     def _embedding(self, size: int) -> Dense:
         scheme = SCHEMES[self.initial]
         options = {"kernel_init": scheme.embed(size, self.width), "bias_init": scheme.bias(size)}
+        options["use_bias"] = self.style.embed_bias
         return Dense(self.width, ("cube", "embed"), **options, dtype=self.dtype, layer=0, name="embed")
 
     @tower("encoder")
     def embedded(self, params: Any, cubes: Float[Array, "b n p"]) -> Float[Array, "b n d"]:
         """Return the embedded cubes, without positions, given `params`."""
-        embed = Dense(self.width, ("cube", "embed"), dtype=self.dtype, parent=None)
+        options = {"use_bias": self.style.embed_bias, "dtype": self.dtype}
+        embed = Dense(self.width, ("cube", "embed"), **options, parent=None)
         with part("embed"):
             return jnp.asarray(embed.apply({"params": params["embed"]}, cubes))
 

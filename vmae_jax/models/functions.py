@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["gelu", "layer_norm"]
+__all__ = ["gelu", "layer_norm", "quick_gelu"]
 
 
 @jax.custom_vjp
@@ -42,6 +42,12 @@ gelu.defvjp(_gelu_forward, _gelu_backward)
 def _normal_cdf(x: Array) -> Array:
     # By erfc, which stays accurate far below zero, where 1 + erf would cancel.
     return 0.5 * jax.lax.erfc(x * -math.sqrt(0.5))
+
+
+def quick_gelu(x: Array) -> Array:
+    """x · sigmoid(1.702 x), the activation of CLIP, computed in float32."""
+    wide = x.astype(jnp.float32)
+    return (wide * jax.nn.sigmoid(1.702 * wide)).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

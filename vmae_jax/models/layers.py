@@ -16,10 +16,11 @@ from flax.linen import initializers
 from jaxtyping import Array
 
 from vmae_jax.models.attention import attend
-from vmae_jax.models.functions import gelu, layer_norm
+from vmae_jax.models.functions import layer_norm
 from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.parameters import declare
 from vmae_jax.models.rotary import Rotation, rotated
+from vmae_jax.models.styles import STYLES
 from vmae_jax.scopes import part
 
 __all__ = ["Attention", "Block", "Dense", "LayerNorm", "LayerScale", "Mlp", "drop_path"]
@@ -64,16 +65,17 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation in float32, result in `dtype`."""
+    """Layer normalisation in float32, result in `dtype`; `layer` is that of its parameters."""
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-6
+    layer: int | None = None
 
     @nn.compact
     @part("norm")
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", declare(initializers.ones, "embed", decay=False), (x.shape[-1],))
-        bias = self.param("bias", declare(initializers.zeros, "embed", decay=False), (x.shape[-1],))
+        scale = self.param("scale", declare(initializers.ones, "embed", decay=False, layer=self.layer), (x.shape[-1],))
+        bias = self.param("bias", declare(initializers.zeros, "embed", decay=False, layer=self.layer), (x.shape[-1],))
         return jnp.asarray(layer_norm(x, scale, bias, self.epsilon), self.dtype)
 
 
@@ -170,10 +172,11 @@ def _unit(x: Array, heads: int, factor: Array | None = None) -> Array:
 
 
 class Mlp(nn.Module):
-    """Linear, exact GELU, linear."""
+    """Linear, activation of the style (by default the exact GELU), linear."""
 
     hidden: int
     initial: str = "videomae"
+    style: str = "vit"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -181,7 +184,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         width, options = x.shape[-1], {"initial": self.initial, "dtype": self.dtype}
         x = Dense(self.hidden, ("embed", "mlp"), **options, name="fc1")(x)
-        x = nn.with_logical_constraint(gelu(x), ("batch", "tokens", "mlp"))
+        x = nn.with_logical_constraint(STYLES[self.style].activation(x), ("batch", "tokens", "mlp"))
         return Dense(width, ("mlp", "embed"), **options, name="fc2")(x)
 
 
@@ -209,6 +212,7 @@ class Block(nn.Module):
     attention: str = "auto"
     initial: str = "videomae"
     biases: str = "qv"
+    style: str = "vit"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -222,12 +226,13 @@ class Block(nn.Module):
     ):
         index, rate = layer
         fold = functools.partial(_fold, keys, index)
-        y = LayerNorm(self.dtype, name="norm1")(x)
+        epsilon = STYLES[self.style].epsilon
+        y = LayerNorm(self.dtype, epsilon, name="norm1")(x)
         options = {"cosine": self.cosine, "form": self.attention, "initial": self.initial, "biases": self.biases}
         y = Attention(self.heads, **options, dtype=self.dtype, name="attention")(y, valid, rotation)
         x = x + drop_path(self._scaled(y, "scale1"), fold(0), rate)
-        y = LayerNorm(self.dtype, name="norm2")(x)
-        y = Mlp(self.hidden, self.initial, self.dtype, name="mlp")(y)
+        y = LayerNorm(self.dtype, epsilon, name="norm2")(x)
+        y = Mlp(self.hidden, self.initial, self.style, self.dtype, name="mlp")(y)
         x = x + drop_path(self._scaled(y, "scale2"), fold(1), rate)
         return nn.with_logical_constraint(x, ("batch", "tokens", None)), None
 

@@ -24,6 +24,7 @@ __all__ = [
     "separable",
     "sincos_2d",
     "sincos_3d",
+    "sincos_time_space",
     "sinusoid_1d",
 ]
 
@@ -108,6 +109,18 @@ def sincos_2d() -> Positions:
 
 
 @register("positions")
+def sincos_time_space() -> Positions:
+    """Fixed sines and cosines of t in the first quarter of the channels, and of h and w in the others (MVD).
+
+    Those of h and w are as in `sincos_2d`.
+
+    Raises:
+      ValueError: if the width is not a multiple of 16 (when the module is built).
+    """
+    return lambda grid, width: Fixed(_sincos_time_space, grid, width)
+
+
+@register("positions")
 def learned() -> Positions:
     """A learned table over the grid (MotionMAE and others)."""
     return Learned
@@ -171,6 +184,15 @@ def _sincos_3d(grid: Grid, width: int, base: float = 10_000.0, cut: bool = False
     angles = [axis.reshape(-1, 1) * frequency for axis in axes]
     table = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
     return np.pad(table, ((0, 0), (0, max(width - table.shape[1], 0))))[:, :width].astype(np.float32)
+
+
+def _sincos_time_space(grid: Grid, width: int) -> np.ndarray:
+    if width % 16:
+        raise ValueError(f"sincos_time_space: a width of {width} is not a multiple of 16")
+    frequency = 1.0 / 10000.0 ** (np.arange(width // 8) / (width // 8))
+    angle = np.repeat(np.arange(grid.t), grid.slot)[:, None] * frequency
+    time = np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    return np.concatenate([time, _sincos_2d(grid, width - width // 4)], axis=1)
 
 
 def _sincos_2d(grid: Grid, width: int) -> np.ndarray:

@@ -67,6 +67,7 @@ class Stack(nn.Module):
       unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
       attention: of `models.attention.FORMS`.
       initial, biases: of `Qkv`.
+      style: a key of `models.styles.STYLES`.
       first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
       levels: blocks, from 0 and ascending, whose outputs are returned instead of the last one's.
     """
@@ -82,6 +83,7 @@ class Stack(nn.Module):
     attention: str = "auto"
     initial: str = "videomae"
     biases: str = "qv"
+    style: str = "vit"
     dtype: Any = jnp.float32
     first_layer: int | None = 1
     levels: tuple[int, ...] = ()

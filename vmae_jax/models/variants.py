@@ -16,6 +16,7 @@ from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.positions import Positions, sinusoid_1d
 from vmae_jax.models.rotary import Rotary
 from vmae_jax.models.stack import REMAT
+from vmae_jax.models.styles import STYLES
 from vmae_jax.patches import Patch
 from vmae_jax.registry import register
 from vmae_jax.types import Grid
@@ -149,6 +150,7 @@ def vit(
     levels: Sequence[int] = (),
     mask_tokens: int = 1,
     modality: bool = False,
+    style: str = "vit",
     mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
     std: tuple[float, ...] | list[float] = IMAGENET_STD,
 ) -> Model:
@@ -180,6 +182,7 @@ def vit(
         its own (V-JEPA 2.1); by default the output of the last.
       mask_tokens: the number of mask tokens of the decoder.
       modality: whether a learned vector is added to all tokens of the encoder (V-JEPA 2.1).
+      style: the form of the encoder, a key of `models.styles.STYLES`: "clip" is that of CLIP's image tower.
       mean, std: the statistics of the pixels in [0, 1], per channel.
 
     Raises:
@@ -191,6 +194,7 @@ def vit(
         ("remat", remat, REMAT),
         ("attention", attention, FORMS),
         ("initial", initial, SCHEMES),
+        ("style", style, STYLES),
         ("decoder_prefix", decoder_prefix, ("own", "kept")),
     ):
         if value not in known:
@@ -231,7 +235,7 @@ def vit(
     common = {"grid": grid, "positions": positions or sinusoid_1d(), "dtype": DTYPES[dtype](), "initial": initial}
     common |= {"prefix": prefix, "prefix_positions": prefix_positions}
     between = {"keep_prefix": decoder_prefix == "kept", "project_bias": project_bias, "mask_tokens": mask_tokens}
-    below = {**blocks(width, depth, heads, mlp_ratio), "drop_path": drop_path}
+    below = {**blocks(width, depth, heads, mlp_ratio), "drop_path": drop_path, "style": style}
     return Model(
         patch=Patch(tubelet, patch, patch),
         grid=grid,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.models.styles import STYLES
 from vmae_jax.spec import ConfigError
 from vmae_jax.weights import own, serving, siamese, vjepa
 from vmae_jax.weights.card import write_card
@@ -83,6 +84,10 @@ def export_checkpoint(
         if format == "vjepa" or (format == "hf" and _is_latent(one)):
             return _export_latent(source, one, out, format=format, dtype=dtype, ema=ema)
         published(one, f"--format={format} is a layout of published models; --format=params and stablehlo take any")
+        if one.model.encoder.style != STYLES["vit"]:
+            raise MismatchError(
+                "no layout that is written here has the blocks of another style than 'vit': use --format=params"
+            )
         params, left_out = _selected(one, source.params, part)
         state = to_official(params, one.facts)
         _representable(one, params, state, format)

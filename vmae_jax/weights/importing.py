@@ -17,6 +17,7 @@ from vmae_jax.io.checkpoint import Checkpoints, SaveError
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import write_config
 from vmae_jax.spec import ConfigError
+from vmae_jax.weights import clip as clip_files
 from vmae_jax.weights import own, siamese, torch_network, verify, vjepa
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
@@ -79,6 +80,10 @@ def import_weights(
         file, given = tensors.read_file(weights, key=key), config is not None
         if own.is_own(file):
             return _import_own(file, config, out, str(weights), fresh, resize, channels, make_state, seed)
+        if clip_files.is_clip(file):
+            if fresh or resize:
+                raise MismatchError("--fresh and --resize are not possible for weights in CLIP's layout")
+            return _import_clip(file, config, out, str(weights), make_state)
         if siamese.is_siamese(file):
             if fresh or resize:
                 raise MismatchError("--fresh and --resize are not possible for weights in CropMAE's layout")
@@ -195,6 +200,22 @@ def _import_latent(
         "notes": [] if average is not None else ["the file has one encoder, which is taken as the target's, too"],
         "not_checked": "outputs: the official code is not a package that could be installed here",
     }
+
+
+def _import_clip(
+    file: tensors.File,
+    config: ConfigDict | None,
+    out: Any,
+    origin: str,
+    make_state: Callable[[Any, Any], Any] | None,
+) -> dict[str, Any]:
+    """Make a workdir of CLIP's image tower."""
+    one = subject(config if config is not None else clip_files.config_of(file))
+    params, dropped = clip_files.params_of(file, one, fresh_params(one, None))
+    with replaced(out) as new:
+        _write(new, one.config, (make_state or _alone)(params, None), origin)
+    report = _report(out, params, family="clip", given=config is not None, dropped=dropped)
+    return report | {"kind": "encoder", "used": len(file.state) - len(dropped), "not_checked": "outputs"}
 
 
 def _report(out: Any, params: Any, *, family: str, given: bool, dropped: dict[str, str]) -> dict[str, Any]:

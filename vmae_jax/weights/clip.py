@@ -1,0 +1,103 @@
+"""CLIP's image tower: configs of files in the layout of transformers, and their parameters."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vmae_jax.spec import call
+from vmae_jax.weights.formats import tensors
+from vmae_jax.weights.formats.checks import shown
+from vmae_jax.weights.infer import check_size
+from vmae_jax.weights.layouts import clip
+from vmae_jax.weights.layouts.dims import Dims, checked_heads, depth_of, mlp_ratio
+from vmae_jax.weights.layouts.rules import MismatchError
+from vmae_jax.weights.published import finite
+from vmae_jax.weights.subject import Subject
+
+__all__ = ["config_of", "is_clip", "params_of"]
+
+METHOD = "methods.pretrained.build"
+HEADS = {768: 12, 1024: 16, 1280: 16}  # of the published towers, for files without a config
+# The statistics of the pixels that CLIP was trained with.
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+ONLY = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # what the tower here has
+
+
+def is_clip(file: tensors.File) -> bool:
+    """Return whether a file has CLIP's image tower, in the layout of transformers."""
+    return clip.is_clip(file.state)
+
+
+def config_of(file: tensors.File) -> ConfigDict:
+    """Return a config with a section `method` that fits a file.
+
+    Raises:
+      MismatchError: if its shapes are those of no such model, or it has another activation.
+    """
+    state, _ = clip.split(file.state)
+    about = _about(file.about)
+    for name, value in ONLY.items():
+        if about.get(name, value) != value:
+            raise MismatchError(f"a CLIP with {name}={shown(about[name])}; only {value!r} is implemented")
+    for name, axes in (
+        ("embeddings.patch_embedding.weight", 4),
+        (clip.TABLE, 2),
+        ("encoder.layers.0.mlp.fc1.weight", 2),
+    ):
+        if name not in state or state[name].ndim != axes or not state[name].size:
+            raise MismatchError(f"{name} is missing from the weights, or does not have {axes} axes")
+    width, channels, patch = state["embeddings.patch_embedding.weight"].shape[:3]
+    side = math.isqrt(max(len(state[clip.TABLE]) - 1, 0))
+    hidden, depth = len(state["encoder.layers.0.mlp.fc1.weight"]), depth_of(state, "encoder.layers")
+    if side < 1:
+        raise MismatchError("the shapes of the weights are those of no model")
+    check_size(state, Dims("encoder", width, depth, hidden, patch, 1, channels), side * side)
+    projection = state.get("visual_projection.weight")
+    model = call(
+        "models.variants.vit",
+        size="B",
+        frames=1,
+        tubelet=1,
+        resolution=side * patch,
+        channels=channels,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=checked_heads(about.get("num_attention_heads", HEADS.get(width)), width),
+        mlp_ratio=mlp_ratio(hidden, width),
+        positions=call("models.positions.learned"),
+        prefix=1,
+        prefix_positions=True,
+        style="clip",
+        mean=MEAN,
+        std=STD,
+    )
+    method = call(METHOD, model=model, projection=None if projection is None else len(projection))
+    return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
+
+
+def params_of(file: tensors.File, one: Subject, template: Any) -> tuple[Any, dict[str, str]]:
+    """Return our parameters of a file, and what was left out of it, with the reason.
+
+    Args:
+      file: the weights.
+      one: the method that they are for.
+      template: its parameters, for names and shapes.
+
+    Raises:
+      MismatchError: if it is another method, or the weights do not fit it.
+    """
+    node: Any = one.config.get("method")
+    if node.call != METHOD or one.model is None:
+        raise MismatchError(f"CLIP's layout is of {METHOD}, and the config has {node.call}")
+    state, left_out = clip.split(file.state)
+    finite(state)
+    return clip.read(state, one.facts, template), left_out
+
+
+def _about(about: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that is about the image tower."""
+    nested = about.get("vision_config")
+    return nested if isinstance(nested, Mapping) else about
