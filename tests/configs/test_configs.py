@@ -42,6 +42,7 @@ VARIANTS = {
     "cropmae": ("S16", "B16,videos"),
     "diffmae": ("L", "B,video,raw"),
     "lvmae": ("", "low"),
+    "av_mae": ("L,audioset", "L,vggsound"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -60,6 +61,7 @@ BASES = {
         "mgm",
         "diffmae",
         "lvmae",
+        "av_mae",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
