@@ -9,6 +9,7 @@ import pytest
 from flax.core import meta
 from sounds import FORM, MODELS, SAMPLES, heard, modalities
 
+from vmae_jax.commands.config import load_config
 from vmae_jax.inputs.log_mel import kaldi
 from vmae_jax.inputs.readers import Share, sound, video
 from vmae_jax.masking.random import random
@@ -18,7 +19,7 @@ from vmae_jax.methods.parts.pull import pull
 from vmae_jax.methods.parts.reconstruct import reconstruct
 from vmae_jax.models.fusion import bottleneck
 from vmae_jax.models.fusion import joint as joint_layers
-from vmae_jax.spec import ConfigError
+from vmae_jax.spec import ConfigError, build
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Context
@@ -166,6 +167,50 @@ def test_features_and_pictures():
     low = np.asarray(batch["audio"])[:1].repeat(4, 0) * 0 + (2000 * np.sin(np.arange(SAMPLES) / 40)).astype(np.int16)
     strip = np.asarray(jax.jit(FUSED.reconstruct)(PARAMS, {**batch, "audio": low}, CONTEXT).strips[0])[0, ..., 0]
     assert strip[-3:].mean() > strip[:3].mean()  # low frequencies are below
+
+
+def test_zero_heads_begin_at_the_mean_square_and_decoders_share_their_blocks():
+    method = joint.build(modalities(), {"reconstruct": reconstruct(shared=True, zeros=True)})
+    batch = heard()
+
+    def begun(batch):
+        params = meta.unbox(method.init(jax.random.key(0), batch)[0])
+        return params, method.loss(params, batch, CONTEXT)
+
+    params, loss = jax.jit(begun)(batch)
+    assert params["reconstruct"].keys() == {"shared", "video", "audio"}
+    assert params["reconstruct"]["shared"].keys() == {"blocks", "norm"}
+    assert params["reconstruct"]["audio"].keys() == {"project", "mask_token", "head_log_mel"}
+    one = joint.Joint(modalities(), {}, None)
+    for name, term in loss.terms.items():
+        own, read = one.of(name.partition("_")[0], batch)
+        network = one.networks[name.partition("_")[0]]
+        masks = network.plan(own)
+        target = network.objectives[name.partition("_")[2]].target(own, masks.decode, network.model.patch)
+        wanted = np.square(np.asarray(target)).mean()
+        assert float(term.total / term.count) == pytest.approx(wanted, rel=1e-4), name
+        assert read.valid.all()
+
+
+def test_the_target_of_pull_is_the_average_of_the_encoder():
+    method = joint.build(modalities("video"), {"pull": pull("video", widths=[8, 4])})
+    assert (method.views, method.group, method.averaged) == (2, 2, True)
+    batch = heard()
+    params = started(method, batch)
+    loss = jax.jit(lambda p, average: method.loss(p, batch, CONTEXT.replace(average=average)).rows["pull"])
+    same, other = loss(params, params), loss(params, jax.tree.map(lambda leaf: leaf * 0.5, params))
+    np.testing.assert_allclose(same["online"], same["target"], rtol=0, atol=1e-6)
+    assert np.abs(other["online"] - other["target"]).max() > 1e-3
+    with pytest.raises(ConfigError, match="needs the average of the parameters"):
+        method.loss(params, batch, CONTEXT)
+
+
+def test_official_counts_of_tokens():
+    for data, sizes in (("audioset", {"video": (1568, 157), "audio": (496, 149)}), ("vggsound", {"audio": (400, 200)})):
+        config = load_config(f"configs/av_mae.py:L,{data}", [("data.source.path", "videos")])
+        for name, wanted in sizes.items():
+            one = build(config.method.modalities[name], "modality")
+            assert (one.model.grid.size, one.mask.keep(one.model.grid)) == wanted
 
 
 def lacking(**changes):

@@ -152,7 +152,7 @@ def _with_plain_attention(config: ConfigDict) -> ConfigDict:
     section: Any = config.method
     method = section.copy_and_resolve_references()
     for node in calls(method):
-        if node.call in ("models.variants.vit", "models.sequence.transformer"):
+        if "attention" in node:
             node.attention = "plain"
     return method
 

@@ -51,7 +51,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
     )
-    return common.smoke(config) if args.smoke else config
+    if args.smoke:
+        config: Any = common.smoke(config)
+        settings = call("data.synthetic.world.settings", train=64, validation=8, test=8, size=48, frames=16, silent=0.0)
+        config.data.source.otherwise = call("data.synthetic.world", settings=settings)  # other drawn clips are silent
+    return config
 
 
 def networks(size: str, recipe: Any, fused: bool) -> dict[str, Any]:
