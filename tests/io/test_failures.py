@@ -1,6 +1,7 @@
 """What other libraries print about a failed read or save."""
 
 import asyncio
+import gc
 import logging
 import sys
 import types
@@ -15,8 +16,8 @@ def installed(monkeypatch):
     """The filters, for one test; and what reaches the hook below them."""
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(str(found.exc_value)))
-    logger = logging.getLogger("absl")
-    monkeypatch.setattr(logger, "filters", list(logger.filters))
+    for logger in (logging.getLogger("absl"), logging.getLogger("asyncio")):
+        monkeypatch.setattr(logger, "filters", list(logger.filters))
     failures.in_one_line.cache_clear()
     failures.in_one_line()
     yield seen
@@ -61,3 +62,20 @@ def test_an_error_of_orbax_is_one_line(installed, caplog, path, kept):
     assert logger.filter(record)
     assert "No space left on device" in record.getMessage()
     assert bool(record.exc_info) == kept
+
+
+@pytest.mark.parametrize(("module", "logged"), [("orbax.checkpoint.serialization", False), ("another", True)])
+def test_a_task_that_fails_after_its_read_was_given_up(installed, caplog, module, logged):
+    namespace = {"__name__": module}
+    exec("async def read():\n    raise OSError('out of range')", namespace)
+
+    async def give_up():
+        task = asyncio.get_running_loop().create_task(namespace["read"]())
+        await asyncio.sleep(0)
+        del task  # collected with its exception, which asyncio logs
+
+    asyncio.run(give_up())
+    gc.collect()
+    assert [record.exc_info[0] for record in caplog.records if "never retrieved" in record.getMessage()] == [
+        OSError
+    ] * logged

@@ -7,7 +7,7 @@ import re
 
 from vmae_jax.plan.program import Computation, Instruction, Program
 
-__all__ = ["Collectives", "Traffic", "collectives"]
+__all__ = ["Collectives", "Traffic", "collectives", "sent"]
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -55,12 +55,12 @@ def collectives(program: Program) -> Collectives:
     for name, here in program.computations.items():
         times = program.times.get(name, 0)
         for line in here.values() if times else ():
-            kind, group = _kind(line, here), _group(line.text)
-            if kind is None or group == 1:
-                continue  # one device sends nothing
-            size = _size(line)
+            found = sent(line, here)
+            if found is None:
+                continue
+            kind, size, link_bytes = found
             sizes[kind][size] += times
-            links[kind] += round(times * size * _share(kind, group))
+            links[kind] += round(times * link_bytes)
             hidden |= program.unknown.get(name, frozenset())
     kinds = {
         kind: Traffic(
@@ -73,6 +73,15 @@ def collectives(program: Program) -> Collectives:
         if kind in sizes
     }
     return Collectives(kinds, len(hidden))
+
+
+def sent(line: Instruction, here: Computation) -> tuple[str, int, float] | None:
+    """Return the kind of a collective, the bytes of its whole array, and those that a device sends; None for others."""
+    kind, group = _kind(line, here), _group(line.text)
+    if kind is None or group == 1:
+        return None  # one device sends nothing
+    size = _size(line)
+    return kind, size, size * _share(kind, group)
 
 
 def _kind(line: Instruction, here: Computation) -> str | None:
