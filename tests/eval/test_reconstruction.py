@@ -57,7 +57,7 @@ def test_strips_are_drawn_below_over_the_whole_width():
     line = (without.height - sheet.height) // -2
     assert 32 < line < 32 + 40  # a strip is as high as a frame, with its name above, in each of two blocks
     array = np.asarray(sheet)[..., 0]
-    assert (array == 77).sum() == 2 * 32 * (4 * 32 + 3 * 3)
+    assert ((array == 77).sum(axis=1) >= 4 * 32 + 3 * 3).sum() == 2 * 32  # rows of pixels that are all strip
 
 
 def test_order_is_that_of_the_rows():

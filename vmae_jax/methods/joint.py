@@ -166,8 +166,13 @@ class Joint:
         if layer is not None:
             params, one = self._shallow(params, layer)
             return one.features(params, batch, pool=pool)
+        rows = batch[next(iter(self.modalities.values())).read.inputs[0]].shape[0]
+        plain = {
+            "valid": jnp.ones(rows, bool),
+            "seed": jnp.zeros((rows, 2), jnp.uint32),
+        }  # an exported program has none
         found = []
-        for one in self.seen(params, batch, train=False, whole=True).values():
+        for one in self.seen(params, {**plain, **batch}, train=False, whole=True).values():
             tokens = one.fused[:, -one.masks.visible.shape[1] :].astype(jnp.float32)
             there = jnp.asarray(one.batch["valid"])[:, None] & jnp.ones(tokens.shape[:2], bool)
             there = there if one.masks.valid is None else there & one.masks.valid

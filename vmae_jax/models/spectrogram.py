@@ -63,7 +63,7 @@ def spectrogram(
     Raises:
       ValueError: if a choice is unknown, or dimensions do not divide.
     """
-    if frames < patch or bins < patch or frames % patch or bins % patch:
+    if patch < 1 or min(frames, bins) < patch or frames % patch or bins % patch:
         raise ValueError(f"{frames} frames of {bins} bins do not divide into patches of {patch}: use multiples of it")
     names = {"width": width, "depth": depth, "heads": heads, "drop_path": drop_path, "positions": positions}
     names |= {"decoder_width": decoder_width, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
