@@ -35,7 +35,6 @@ PRETRAINING = {
     "vjepa2:g": [],
     "vjepa2_1:L": [],
     "salt:L": [],
-    "av_mae:L,audioset": [],
     "finetune:B,k400,v2": [],
     "distill:B": [],
 }
@@ -47,10 +46,9 @@ def traced(target, overrides):
     stem, _, arguments = target.partition(":")
     config = load_config(f"configs/{stem}.py" + f":{arguments}" * bool(arguments), overrides)
     for node in calls(config):
-        if node.call in ("models.variants.vit", "models.spectrogram"):
+        if node.call == "models.variants.vit":
             node.dtype, node.depth, node.decoder_depth = "bfloat16", 2, 2
-            if node.get("levels"):
-                node.levels = [0, 1]
+            node.levels = [0, 1] if node.levels else []
         elif "path" in node and node.call.startswith(("data.sources.", "train.init_from.")):
             node.path = "videos"
         elif "directory" in node:
