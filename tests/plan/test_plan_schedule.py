@@ -63,6 +63,20 @@ def test_what_is_sent_by_another_unit_of_the_chip():
     assert followed(*lines, before=inside) == [5, 3, 2, 3]
 
 
+def test_a_collective_that_is_spread_over_operations_counts_once():
+    """As libtpu has it on v5e: one gather is in several fused operations, which compute meanwhile."""
+    inside = "".join(
+        f"%part{number} (p: f32[128,128], q: f32[32,128]) -> {MATRIX} {{\n  %a = {MATRIX} parameter(0)\n"
+        f"  %q = {SHARD} parameter(1)\n"
+        f'  %g = {MATRIX} all-gather(%q), {GROUPS}, frontend_attributes={{chain_id="7"}}\n'
+        + dot("r").replace("%r", "ROOT %r", 1) + "\n}\n"
+        for number in range(3)
+    )  # fmt: skip
+    lines = [f"  %f{number} = {MATRIX} fusion(%a, %b), kind=kOutput, calls=%part{number}" for number in range(3)]
+    assert followed(*lines, dot("x"), before=inside) == [4, 3, 0, 3]
+    assert followed(lines[0], lines[1], START, lines[2], DONE, before=inside) == [6, 6, 3, 6]
+
+
 def test_a_loop_repeats_what_its_body_takes():
     body = "\n".join([
         f"%body (p: (s32[], {MATRIX}, {SHARD})) -> (s32[], {MATRIX}, {SHARD}) {{",

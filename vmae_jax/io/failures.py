@@ -31,10 +31,14 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _unless_abandoned(record: logging.LogRecord) -> bool:
-    """Drop the failure of one of Orbax's tasks that nobody awaits: another one's has been raised."""
+    """Drop the failure of a read that nobody awaits, of Orbax or TensorStore: another one's has been raised.
+
+    TensorStore's have no code in Python: asyncio alone awaits them.
+    """
     never = "exception was never retrieved" in record.getMessage()
     where = record.exc_info[2] if record.exc_info else None
-    return not (never and any(name.startswith("orbax.") for name in _modules(where)))
+    reading = _raised_by(where) in ("", "asyncio") or any(name.startswith("orbax.") for name in _modules(where))
+    return not (never and reading)
 
 
 def _unless_late(hook: Callable[[Any], object], found: Any) -> None:

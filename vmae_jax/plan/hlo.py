@@ -7,7 +7,7 @@ import re
 
 from vmae_jax.plan.program import Computation, Instruction, Program
 
-__all__ = ["Collectives", "Traffic", "collectives", "sent"]
+__all__ = ["Collectives", "Traffic", "chain", "collectives", "sent"]
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -52,12 +52,14 @@ def collectives(program: Program) -> Collectives:
     sizes: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     links: collections.Counter[str] = collections.Counter()
     hidden: set[str] = set()
+    chains: set[str] = set()
     for name, here in program.computations.items():
         times = program.times.get(name, 0)
         for line in here.values() if times else ():
             found = sent(line, here)
-            if found is None:
+            if found is None or chain(line) in chains:
                 continue
+            chains |= {part} if (part := chain(line)) else set()
             kind, size, link_bytes = found
             sizes[kind][size] += times
             links[kind] += round(times * link_bytes)
@@ -82,6 +84,12 @@ def sent(line: Instruction, here: Computation) -> tuple[str, int, float] | None:
         return None  # one device sends nothing
     size = _size(line)
     return kind, size, size * _share(kind, group)
+
+
+def chain(line: Instruction) -> str | None:
+    """Return what the parts of one collective have in common, where a TPU's compiler spread it over operations."""
+    match = re.search(r'\bchain_id="(\d+)"', line.text)
+    return match[1] if match else None
 
 
 def _kind(line: Instruction, here: Computation) -> str | None:

@@ -2,12 +2,15 @@
 
 Three resources work beside each other: the core, its memory, the links. An operation keeps the core busy for as long
 as its products need and takes its turn at the memory; it ends when both are done. Copies, and collectives that the
-program starts in one place and awaits in another, only take their turns, until something waits for them. A collective
-that is one operation keeps the core waiting. The body of a loop is followed once, and iterations do not overlap.
+program starts in one place and awaits in another, or spreads over several operations, only take their turns, until
+something waits for them. A collective that is one operation keeps the core waiting. The body of a loop is followed
+once, and iterations do not overlap.
 """
 
+import collections
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from vmae_jax.plan import hlo
@@ -18,7 +21,7 @@ from vmae_jax.plan.work import moved
 
 __all__ = ["Schedule", "schedule"]
 
-_BEGINS = ("async-start", "async-update")
+_Sent = tuple[float, str | None]  # seconds; the chain of which it is a part, where the collective is spread
 
 
 class Schedule(NamedTuple):
@@ -54,6 +57,11 @@ def schedule(program: Program, *, chip: Chip, kernels: float = 0.0) -> Schedule:
     return _Followed(program, chip, kernels / calls if calls else 0.0).computation(program.entry)
 
 
+def _begins(line: Instruction) -> bool:
+    """Whether something is begun here and awaited elsewhere."""
+    return line.op.endswith("-start") or line.op == "async-update"
+
+
 def _is_kernel(line: Instruction) -> bool:
     return 'custom_call_target="tpu_custom_call"' in line.text
 
@@ -77,6 +85,10 @@ class _Followed:
 
     def __init__(self, program: Program, chip: Chip, kernel: float) -> None:
         self.program, self.chip, self.kernel = program, chip, kernel
+        self.parts = collections.Counter(
+            part for here in program.computations.values() for line in here.values() if (part := hlo.chain(line))
+        )
+        self.left: dict[str, int] = {}  # parts of the spread collectives that have begun
         self.computation = functools.cache(self._computation)
         self.products = functools.cache(self._products)
         self.sent = functools.cache(self._sent)
@@ -97,21 +109,39 @@ class _Followed:
         if line.op.endswith("-done"):
             self._await(line, here, clock, ends)
             return Schedule()
-        seconds = self._link_seconds(line, here)
-        if seconds:
-            return self._send(line, seconds, clock, ends)
+        sent = self._sends(line, here)
+        if any(part is None for _, part in sent):
+            return self._send(line, sum(seconds for seconds, _ in sent), clock, ends)
+        spread = {part: seconds for seconds, part in sent if part is not None}
+        begun = self._begin_parts(spread, clock, ends)
+        self._work(line, here, clock, ends)
+        for part in spread:
+            if not self.left[part]:
+                clock.wait_for_links(ends[part])
+        return Schedule(links=begun, beside=begun)
+
+    def _work(self, line: Instruction, here: Computation, clock: _Clock, ends: dict[str, float]) -> None:
         memory = moved(line, here, self.program) / self.chip.hbm_bandwidth
         clock.memory = max(clock.memory, clock.core) + memory if memory else clock.memory
-        if line.op.endswith("-start") or line.op == "async-update":
+        if _begins(line):
             ends[line.name] = clock.memory
         else:
             clock.core += self._arithmetic(line, here) / self.chip.flops
             clock.core = max(clock.core, clock.memory) if memory else clock.core
-        return Schedule()
+
+    def _begin_parts(self, spread: Mapping[str, float], clock: _Clock, ends: dict[str, float]) -> float:
+        """Count the parts of spread collectives in an operation; return the seconds of those that begin there."""
+        total = 0.0
+        for part, seconds in spread.items():
+            if part not in self.left:
+                clock.links = ends[part] = max(clock.links, clock.core) + seconds
+                total += seconds
+            self.left[part] = self.left.get(part, self.parts[part]) - 1
+        return total
 
     def _send(self, line: Instruction, seconds: float, clock: _Clock, ends: dict[str, float]) -> Schedule:
         clock.links = max(clock.links, clock.core) + seconds
-        if line.op.endswith("-start") or line.op == "async-update":
+        if _begins(line):
             ends[line.name] = clock.links
             return Schedule(links=seconds, beside=seconds)
         clock.wait_for_links(clock.links)
@@ -121,7 +151,7 @@ class _Followed:
         begun = next((name for name in line.operands if name in ends), None)
         if begun is None:
             return
-        if self._link_seconds(here[begun], here):
+        if self._sends(here[begun], here):
             clock.wait_for_links(ends[begun])
         else:
             clock.core = max(clock.core, ends[begun])
@@ -138,26 +168,28 @@ class _Followed:
         name = next(name for name, one in self.program.computations.items() if one is here)
         return self.program.times.get(name, 1)
 
-    def _link_seconds(self, line: Instruction, here: Computation) -> float:
-        """Return how long an operation sends; where it is begun without operands, its update sends."""
+    def _sends(self, line: Instruction, here: Computation) -> list[_Sent]:
+        """Return what an operation sends; where it is begun without operands, its update sends."""
         if line.op == "async-start" and not line.operands:
-            return 0.0
-        own = hlo.sent(line, here)
-        total = own[2] if own else 0.0
+            return []
+        own = self._collective(line, here)
         if line.op == "async-update":
             start = here.get(line.operands[0]) if line.operands else None
             line = start if start is not None and not start.operands else line
-        if line.op in ("fusion", "async-start"):
-            total += sum(self.sent(name) for _, name in line.called)
-        return total / self.chip.ici_bandwidth
+        inside = [name for _, name in line.called] if line.op in ("fusion", "async-start") else []
+        return own + [one for name in inside for one in self.sent(name)]
 
-    def _sent(self, name: str) -> float:
+    def _sent(self, name: str) -> list[_Sent]:
         here = self.program.computations.get(name, {})
-        total = 0.0
+        found = []
         for line in here.values():
-            found = hlo.sent(line, here)
-            total += found[2] if found else sum(self.sent(called) for _, called in line.called)
-        return total
+            own = self._collective(line, here)
+            found += own or [one for _, called in line.called for one in self.sent(called)]
+        return found
+
+    def _collective(self, line: Instruction, here: Computation) -> list[_Sent]:
+        found = hlo.sent(line, here)
+        return [(found[2] / self.chip.ici_bandwidth, hlo.chain(line))] if found else []
 
     def _arithmetic(self, line: Instruction, here: Computation) -> float:
         found = product(line, here, self.chip.unit)
