@@ -62,6 +62,7 @@ MORE = {
     "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},
     "data.synthetic.world.world": {"settings": {"call": "data.synthetic.world.settings"}},
     "methods.classify.build": {"classes": 2},
+    "methods.joint.build": {"parts": {"y": {"call": "methods.parts.nce", "first": "x", "second": "x"}}},
     "methods.latent_dense.build": {"model": {"call": "models.variants.vit", "modality": True}},
     "methods.distill.build": {"classes": 2},
 }

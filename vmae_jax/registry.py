@@ -30,7 +30,7 @@ __all__ = ["COMPONENTS", "ROOT", "Registered", "admit", "admitted", "components"
 
 ROOT = "vmae_jax"
 # The only packages of vmae_jax whose modules are imported because a config names them.
-COMPONENTS = ("augment", "data", "eval", "masking", "methods", "models", "targets", "train")
+COMPONENTS = ("augment", "data", "eval", "inputs", "masking", "methods", "models", "targets", "train")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 # Arguments at `smoke` size, or a function of a call's arguments that returns them (or a call in its place).

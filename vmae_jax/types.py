@@ -7,6 +7,7 @@ letter each: b clips, t h w c video, n tokens of a clip, v visible, k decoded, p
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -161,11 +162,15 @@ class Pictures:
       videos: uint8 [b t h w c], one a row; the first is the original.
       names: of the rows. (A dict would come back from a compiled function in alphabetical order.)
       borrowed: names of rows drawn with statistics of the truth that a model does not have.
+      strips: uint8 [b h w c], pictures of a whole clip, such as spectrograms, in which time runs from left to right.
+      strip_names: of the strips.
     """
 
     videos: tuple[Array, ...]
     names: tuple[str, ...] = struct.field(pytree_node=False)
     borrowed: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    strips: tuple[Array, ...] = ()
+    strip_names: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     @classmethod
     def of(cls, rows: Mapping[str, Array], borrowed: tuple[str, ...] = ()) -> "Pictures":
@@ -266,6 +271,7 @@ class Method(NamedTuple):
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
       supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.
       averaged: whether the loss reads `Context.average`, so that training has to keep an average of the parameters.
+      expects: attributes that streams of the loader must have, by stream, such as {"audio": {"rate": 16000}}.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -286,6 +292,7 @@ class Method(NamedTuple):
     frame_features: Callable[..., Array] | None = None
     check_first: Callable[[Batch], None] | None = None
     averaged: bool = False
+    expects: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

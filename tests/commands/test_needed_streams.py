@@ -1,11 +1,14 @@
 """Which streams a method needs of a loader, and what is refused where they are not there."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.commands.streams import check_streams, only_video
+from vmae_jax.commands.streams import check_expected, check_streams, only_video
+from vmae_jax.data.streams.audio import audio
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods import masked
 from vmae_jax.methods.guides import Guide
@@ -44,6 +47,18 @@ def test_the_error_names_the_stream_and_what_there_is():
     with pytest.raises(ConfigError, match="its batches have no streams"):
         check_streams(one, spec(), "config.data")
     check_streams(one, spec("audio", "video"), "config.data", trains=True)
+
+
+def test_sound_of_another_rate_is_refused():
+    one = method(inputs=("audio",), expects={"audio": {"rate": 16000, "channels": 1}})
+    loader = SimpleNamespace(streams={"audio": audio(seconds=1.0, rate=16000)})
+    check_expected(one, loader, "config.data")
+    loader.streams["audio"] = audio(seconds=1.0, rate=44100)
+    with pytest.raises(ConfigError) as caught:
+        check_expected(one, loader, "config.data")
+    assert str(caught.value) == (
+        "config.method reads 'audio' with rate=16000, and config.data.streams.audio has rate=44100: set one of them"
+    )
 
 
 def test_masks_targets_and_guides_name_the_streams_that_training_needs():

@@ -47,6 +47,7 @@ VARIANTS = {
     "lvmae": ("", "low"),
     "mvd": ("B", "H"),
     "umt": ("B", "L"),
+    "av_mae": ("L,audioset", "L,vggsound"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -69,6 +70,7 @@ BASES = {
         "marlin",
         "mvd",
         "umt",
+        "av_mae",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),

@@ -24,7 +24,8 @@ def result(config) -> dict[str, str]:
     method, data, optimizer, schedule = config.method, config.data, config.optimizer, config.optimizer.schedule
     if method.call == "methods.lvmae.build":
         return _text(_training(config) | _of_sequences(config))
-    vit = build(method.model)
+    own = method.modalities.video if method.call == "methods.joint.build" else method
+    vit = build(own.model)
     mixing, erase = method.get("mix"), method.get("erase")
     heads = method.get("heads")
     transforms = [part for one in data.transforms for part in one.get("transforms", [one])]  # of data.crops.together
@@ -47,11 +48,12 @@ def result(config) -> dict[str, str]:
         found |= _of_teachers(method, vit)
     elif "masks" in method:
         found |= _latent(method, vit.decoder)
-    elif "objectives" in method:
-        target = method.objectives.pixels.target
+    elif "objectives" in own:
+        target = own.objectives.pixels.target
         decoder = vit.decoder
+        mask = own.get("encoder_mask", own.get("mask"))
         found |= {
-            "encoder_mask": _mask(method.encoder_mask) if "encoder_mask" in method else f"drawn {method.ratio!r}",
+            "encoder_mask": f"drawn {method.ratio!r}" if mask is None else _mask(mask),
             "decoder_mask": _mask(method.get("decoder_mask")),
             "decoder_width": decoder["width"],
             "decoder_depth": decoder["blocks"]["depth"],
@@ -175,6 +177,7 @@ def test_configs_are_the_table(row):
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"siammae": "siamese", "cropmae": "siamese"}
     own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "umt")}
+    own["av_mae"] = "joint"
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
     assert load(row["config"]).method.call == {
@@ -219,7 +222,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 145
+    assert len(ROWS) == len(lines) - 1 == 147
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

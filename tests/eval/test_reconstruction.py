@@ -1,5 +1,6 @@
 """Sheets show every row in order, name it, and mark what borrows from the truth."""
 
+import dataclasses
 import json
 
 import jax
@@ -46,6 +47,17 @@ def test_rows_frames_and_clips():
     assert 1.9 < sheet.height / one.height < 2.1
     many = reconstruction.draw(pictures(b=1, t=2), frames=8, clips=9, size=32)
     assert colours(many) == {128, 100, 101, 200, 201, 40, 41}
+
+
+def test_strips_are_drawn_below_over_the_whole_width():
+    plain, strip = pictures(), np.full((3, 16, 40, 1), 77, np.uint8)
+    made = dataclasses.replace(plain, strips=(strip,), strip_names=("audio: original",))
+    sheet, without = (reconstruction.draw(one, frames=4, clips=2, size=32) for one in (made, plain))
+    assert sheet.width == without.width
+    line = (without.height - sheet.height) // -2
+    assert 32 < line < 32 + 40  # a strip is as high as a frame, with its name above, in each of two blocks
+    array = np.asarray(sheet)[..., 0]
+    assert ((array == 77).sum(axis=1) >= 4 * 32 + 3 * 3).sum() == 2 * 32  # rows of pixels that are all strip
 
 
 def test_order_is_that_of_the_rows():

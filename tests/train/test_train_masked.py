@@ -11,31 +11,27 @@ from toy_method import remember
 from vmae_jax.augment.colors import jitter
 from vmae_jax.masking.attention_guided import attention_guided
 from vmae_jax.masking.face_parts import face_parts
+from vmae_jax.inputs.log_mel import kaldi
+from vmae_jax.inputs.readers import sound, video
 from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
 from vmae_jax.methods import (
-    adamae,
-    cdfslv,
-    diffmae,
-    latent,
-    latent_dense,
-    lvmae,
-    marlin,
-    masked,
-    mvd,
-    siamese,
-    siammcvae,
-    umt,
+    adamae, cdfslv, diffmae, joint, latent, latent_dense, lvmae, marlin, masked, mvd, siamese, siammcvae, umt,
 )  # fmt: skip
+from vmae_jax.methods.parts.nce import nce
+from vmae_jax.methods.parts.reconstruct import reconstruct
 from vmae_jax.models import positions
+from vmae_jax.models.fusion import joint as joint_layers
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
+from vmae_jax.models.spectrogram import spectrogram
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
+from vmae_jax.targets.spectrogram import spectrogram as values
 from vmae_jax.train import sharding
 from vmae_jax.train.state import make_init
 from vmae_jax.train.step import compile_step, make_step
@@ -144,6 +140,15 @@ def attending_teacher():
     clip = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
     teacher = vit(frames=1, tubelet=1, **clip, **{**TINY, "width": 24})
     return umt.build(vit(frames=4, **TINY), teacher, attention_guided(0.8), layers=2, projection=12)
+def sound_and_video():
+    """Joint layers, one decoder, and a contrast with a learned temperature; some rows are silent."""
+    sizes = {name: value for name, value in TINY.items() if name != "resolution"}
+    model, form = spectrogram(frames=16, bins=16, **sizes), kaldi(bins=16)
+    heard = joint.modality(model, random(0.5), sound(form), {"log_mel": objective(values())})
+    seen = joint.modality(vit(frames=4, **TINY), random(0.75), video(), {"pixels": objective(pixels())})
+    contrast = nce("audio", "video", learned=True, weight=0.1)
+    parts = {"reconstruct": reconstruct(shared=True), "nce": contrast}
+    return joint.build({"video": seen, "audio": heard}, parts, joint_layers(1))
 
 
 METHODS = {
@@ -164,6 +169,7 @@ METHODS = {
         adversarial,
         two_teachers,
         attending_teacher,
+        sound_and_video,
     )
 }
 IMAGES = ("mae", "two_views", "latent_views")
@@ -182,6 +188,11 @@ def batch(name="videomae_v2"):
     parts = {"parts": rng.integers(0, 11, (ROWS, 4, 32, 32, 1)).astype(np.uint8)}
     own = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences}
     return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
+    samples = rng.integers(-9000, 9000, (ROWS, 2800), dtype=np.int16)
+    spans = np.stack([np.zeros(ROWS), rng.integers(1400, 2800, ROWS)], 1).astype(np.int32)
+    audio = {"audio": samples, "audio_span": spans, "audio_valid": np.arange(ROWS) % 5 != 2}
+    more = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences, "sound_and_video": audio}
+    return more.get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -222,6 +233,7 @@ def gradients(name, mesh, accumulate):
         ("dense_prediction", "cube", 2),
         ("two_domains", "cube", 2),
         ("adversarial", "cube", 2),
+        ("sound_and_video", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

@@ -94,9 +94,9 @@ def random_batch(spec: Mapping[str, jax.ShapeDtypeStruct], seed: int = 0) -> dic
             return np.ones(leaf.shape, bool)
         if name == "index":
             return np.arange(leaf.shape[0], dtype=leaf.dtype)
-        if np.issubdtype(leaf.dtype, np.unsignedinteger):
-            top = np.iinfo(leaf.dtype).max
-            return rng.integers(0, top, leaf.shape, leaf.dtype, endpoint=True)
+        if np.issubdtype(leaf.dtype, np.unsignedinteger) or leaf.dtype == np.int16:
+            ends = np.iinfo(leaf.dtype)
+            return rng.integers(ends.min, ends.max, leaf.shape, leaf.dtype, endpoint=True)
         if np.issubdtype(leaf.dtype, np.floating):
             return rng.random(leaf.shape, np.float32).astype(leaf.dtype)
         return np.zeros(leaf.shape, leaf.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vmae_jax.commands.streams import check_streams, check_views
+from vmae_jax.commands.streams import check_expected, check_streams, check_views
 from vmae_jax.errors import MissingArgumentsError, short
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.folders import check_folder
@@ -152,7 +152,7 @@ def _with_plain_attention(config: ConfigDict) -> ConfigDict:
     section: Any = config.method
     method = section.copy_and_resolve_references()
     for node in calls(method):
-        if node.call in ("models.variants.vit", "models.sequence.transformer"):
+        if "attention" in node:
             node.attention = "plain"
     return method
 
@@ -193,6 +193,7 @@ def experiment(config: ConfigDict, *, trains: bool = False) -> Experiment:
     if made.method.averaged and made.train.ema_decay is None:
         raise ConfigError("the method predicts what an average of its parameters computes: set train.ema_decay")
     check_streams(made.method, made.loader.spec(), "config.data", trains=trains)
+    check_expected(made.method, made.loader, "config.data")
     if trains:
         check_views(made.method, made.loader.views, "config.data")
     _check_fit(made)

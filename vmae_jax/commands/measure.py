@@ -13,7 +13,7 @@ import jax
 
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.commands.skipped import of_all_hosts, refuse_too_many
-from vmae_jax.commands.streams import check_streams, check_views
+from vmae_jax.commands.streams import check_expected, check_streams, check_views
 from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.opened import Opened, open_loader
@@ -205,6 +205,7 @@ class Measurement:
             loader = dataclasses.replace(loader, global_batch=batch)
             spec, own, method = loader.spec(), self._made.batch_spec, self._made.method
             check_streams(method, spec, where)
+            check_expected(method, loader, where)
             if any(spec[name].shape[1:] != own[name].shape[1:] for name in method.inputs):
                 rows = loader.clips_per_step
                 more = {name: own[name] for name in method.supervision if name not in spec}  # masks and targets look

@@ -9,7 +9,7 @@ from vmae_jax.errors import did_you_mean
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Method
 
-__all__ = ["check_streams", "check_views", "only_video", "rows_of_views"]
+__all__ = ["check_expected", "check_streams", "check_views", "only_video", "rows_of_views"]
 
 _OF_EVERY_BATCH = ("seed", "index", "valid")
 
@@ -32,6 +32,24 @@ def check_streams(method: Method, spec: Mapping[str, Any], where: str, *, trains
             f"config.method reads {missing[0]!r}, which {where} does not provide: its batches have "
             f"{', '.join(has) or 'no streams'}{did_you_mean(missing[0], has)}{hint}"
         )
+
+
+def check_expected(method: Method, loader: Any, where: str) -> None:
+    """Raise ConfigError if a stream of a loader is made in another way than the method reads it.
+
+    Args:
+      method: that reads the batches.
+      loader: with its streams.
+      where: option of the loader in the config.
+    """
+    for name, values in method.expects.items():
+        for attribute, value in values.items():
+            given = getattr(loader.streams.get(name), attribute, None)
+            if given != value:
+                raise ConfigError(
+                    f"config.method reads {name!r} with {attribute}={value}, and {where}.streams.{name} has "
+                    f"{attribute}={given}: set one of them"
+                )
 
 
 def check_views(method: Method, views: int, where: str) -> None:

@@ -28,7 +28,8 @@ def draw(
     Each row has its name above it, and a note if it uses statistics of hidden pixels.
 
     Args:
-      pictures: uint8 videos [b t h w c] by name, of one or three channels.
+      pictures: uint8 videos [b t h w c] by name, of one or three channels; their strips are drawn below, each over the
+        whole width.
       frames: number of frames per clip, evenly spaced, including the first and last.
       clips: maximum number of clips.
       size: approximate shortest side of a frame, in pixels; small frames are enlarged by integer
@@ -50,6 +51,9 @@ def draw(
     shown = min(clips, first.shape[0])
     names = [_shortened(name, font, max(across, least)) for name in videos[:shown]]
     block = len(rows) * (line + height + _GAP * 2) + (line if names else 0)
+    strips = dict(zip(pictures.strip_names, map(np.asarray, pictures.strips), strict=True))
+    block += len(strips) * (line + height + _GAP * 2)
+    least = max(least, *(_text_width(font, name) for name in strips)) if strips else least
     sheet = Image.new(
         "RGB", (2 * _MARGIN + max(across, least), 2 * _MARGIN + shown * block + (shown - 1) * _BLOCK), _PAPER
     )
@@ -65,6 +69,10 @@ def draw(
             for place, time in enumerate(times):
                 sheet.paste(_picture(row[clip, time], (height, width)), (_MARGIN + place * (width + _GAP), y))
             y += height + 2 * _GAP
+        for name, strip in strips.items():
+            _label(pen, (_MARGIN, y), name, name in pictures.borrowed, font)
+            sheet.paste(_picture(strip[clip], (height, across)), (_MARGIN, y + line))
+            y += line + height + 2 * _GAP
         y += _BLOCK
     return sheet
 
@@ -86,7 +94,9 @@ def save(
     buffer = io.BytesIO()
     about = PngImagePlugin.PngInfo()  # describes the picture for the report
     shown = {"videos": list(videos[:clips])} if videos else {}
-    about.add_itxt(KEY, json.dumps({"rows": list(pictures.rows), "borrowed": list(pictures.borrowed)} | shown))
+    about.add_itxt(
+        KEY, json.dumps({"rows": [*pictures.rows, *pictures.strip_names], "borrowed": list(pictures.borrowed)} | shown)
+    )
     sheet = draw(pictures, frames=frames, clips=clips, size=size, videos=videos)
     sheet.save(buffer, "PNG", optimize=True, pnginfo=about)
     return write_whole(path, buffer.getvalue())

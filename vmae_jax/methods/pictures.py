@@ -1,21 +1,25 @@
 """Reconstructions as pictures, with the true statistics of hidden cubes and with estimated ones."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped
 
 from vmae_jax.patches import Patch, gather, patchify, unpatchify
-from vmae_jax.targets.pixels import Pixels, to_unit
+from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Grid, MaskPlan, Pictures
 
-__all__ = ["reconstruction"]
+__all__ = ["of_modalities", "reconstruction"]
 
 GREY = 0.5  # the colour of hidden cubes
 
 
 def reconstruction(
-    video: UInt8[Array, "b t h w c"],
+    video: Shaped[Array, "b t h w c"],
     masks: MaskPlan,
     prediction: Float[Array, "b k p"],
     target: Pixels,
@@ -32,7 +36,7 @@ def reconstruction(
     another row estimates them from nearby visible cubes. `word` is the name of these rows, or its beginning.
     """
     shown, patch = target.shown(jnp.asarray(video), patch)
-    channels, cubes = shown.shape[-1], to_unit(patchify(shown, patch))
+    channels, cubes = shown.shape[-1], target.unit(patchify(shown, patch))
     hidden = jnp.full_like(cubes, GREY)
     seen = _put(hidden, masks.visible, gather(cubes, masks.visible))
     scaled = target.scaled(patchify(shown, patch), channels)
@@ -49,6 +53,34 @@ def reconstruction(
     rows[name] = _put(seen, masks.decode, target.render(prediction, *guess))
     videos = {name: jnp.round(unpatchify(row, grid, patch) * 255.0).astype(jnp.uint8) for name, row in rows.items()}
     return Pictures.of(videos, tuple(borrowed))
+
+
+def of_modalities(networks: Mapping[str, Any], seen: Mapping[str, Any], predictions: Mapping[str, Any]) -> Pictures:
+    """Return the reconstructions of several modalities: rows of frames, and strips of spectrograms.
+
+    Args:
+      networks: the masked autoencoder of each.
+      seen: what each has encoded (`methods.parts.core.Seen`).
+      predictions: what the decoders predict, by modality and objective.
+    """
+    rows, strips, borrowed = {}, {}, []
+    first = next((name for name, one in networks.items() if one.model.video_shape[2:] != (1, 1)), None)
+    for name, one in networks.items():
+        objective = str(one._drawable())
+        target: Any = one.objectives[objective].target
+        own, model = seen[name], one.model
+        found = predictions[name][objective]
+        made = reconstruction(own.batch["video"], own.masks, found, target, model.grid, model.patch)
+        spectral = model.video_shape[2:] == (1, 1)  # [t m 1 1]: drawn with low frequencies below
+        place = strips if spectral else rows
+        for row, video in made.rows.items():
+            word = row if place is rows and name == first else f"{name}: {row}"
+            place[word] = jnp.swapaxes(video[:, :, ::-1, :, 0], 1, 2) if spectral else video
+            borrowed += [word] if row in made.borrowed else []
+    if not rows:  # the strips are all there is: clips of one frame
+        return Pictures.of({name: strip[:, None] for name, strip in strips.items()}, tuple(borrowed))
+    made = Pictures.of(rows, tuple(borrowed))
+    return dataclasses.replace(made, strips=tuple(strips.values()), strip_names=tuple(strips))
 
 
 def _put(cubes: Array, index: Int[Array, "b k"], values: Array) -> Array:

@@ -120,7 +120,8 @@ class Encoder(nn.Module):
         """Return an encoder of the first `depth` blocks without the final norm, and its part of `params`."""
         if not 0 <= depth <= self.blocks["depth"]:
             raise ValueError(f"layer {depth}: the encoder has {self.blocks['depth']} blocks")
-        encoder = self.clone(blocks={**self.blocks, "depth": depth}, final_norm=False, levels=())
+        rate = self.blocks.get("drop_path", 0.0) * max(depth - 1, 0) / max(self.blocks["depth"] - 1, 1)
+        encoder = self.clone(blocks={**self.blocks, "depth": depth, "drop_path": rate}, final_norm=False, levels=())
         blocks = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
         return encoder, {**{k: v for k, v in params.items() if not k.startswith("norm")}, "blocks": blocks}
 

@@ -58,6 +58,14 @@ SCHEMES = {
     ),
     "mae": Scheme(embed=xavier, qkv=3, prefix=initializers.normal(0.02), mask=initializers.normal(0.02)),
     "mae_st": Scheme(embed=xavier, qkv=1, prefix=initializers.normal(0.02), mask=initializers.normal(0.02)),
+    # Scenic: Flax's default of a convolution, and mask tokens of zeros.
+    "scenic": Scheme(
+        embed=lambda fan_in, width: initializers.lecun_normal(),
+        qkv=1,
+        prefix=initializers.zeros,
+        mask=initializers.zeros,
+        bias=lambda fan_in: initializers.zeros,
+    ),
     # PyTorch's trunc_normal_ truncates at ±2, a hundred deviations away.
     "vjepa": Scheme(
         embed=lambda fan_in, width: initializers.normal(0.02),

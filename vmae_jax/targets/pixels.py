@@ -63,6 +63,10 @@ class Pixels:
         split = (_split(unit, channels) - jnp.asarray(self.mean)) / jnp.asarray(self.deviation)
         return split.reshape(unit.shape)
 
+    def unit(self, cubes: Shaped[Array | np.ndarray, "b k p"]) -> Float[Array, "b k p"]:
+        """Return cubes as pictures show them, in [0, 1]."""
+        return to_unit(cubes)
+
     def statistics(
         self, cubes: Float[Array, "b k p"], channels: int
     ) -> tuple[Float[Array, "b k 1 c"], Float[Array, "b k 1 c"]]:

@@ -29,7 +29,7 @@ _UNSEEKABLE = ("mp3", "aac")  # containers whose time stamps are guesses after a
 _RATES = (1000, 768_000)  # samples a second that a file may have
 
 
-@register("stream")
+@register("stream", smoke={"seconds": 0.5})
 def audio(
     seconds: float, rate: int = 16000, channels: int = 1, align: str = "center", of: str | None = None
 ) -> "Audio":

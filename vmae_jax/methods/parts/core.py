@@ -1,0 +1,84 @@
+"""The parts that the loss of a multimodal method consists of (`methods.joint`)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from vmae_jax.methods.masked import Masked
+from vmae_jax.types import Batch, Context, Loss, MaskPlan, Params
+
+__all__ = ["Part", "Seen", "pooled"]
+
+
+class Seen(NamedTuple):
+    """What a method makes of a modality of a batch before its loss.
+
+    Attributes:
+      batch: with the modality as its "video", and its own "valid" and "seed".
+      masks: what is visible, and what is predicted.
+      own: the encoded prefix and visible tokens before the modalities exchange anything.
+      fused: the same after it.
+    """
+
+    batch: Batch
+    masks: MaskPlan
+    own: Array
+    fused: Array
+
+
+class Part:
+    """Base of the parts; a subclass is a frozen dataclass.
+
+    Attributes:
+      averaged: whether it reads `Context.average`.
+      compares: whether it compares clips with each other, by `rows` and `compare`.
+      views: how many consecutive rows are views of one video.
+    """
+
+    averaged: bool = False
+    compares: bool = False
+    views: int = 1
+
+    def check(self, networks: Mapping[str, Masked]) -> None:
+        """Raise ValueError if the part does not suit the modalities."""
+
+    def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
+        """Return initial parameters, with their partitioning boxes, given the batch as each modality reads it."""
+        del key, networks, batches
+        return {}
+
+    def loss(self, params: Params, networks: Mapping[str, Masked], seen: Mapping[str, Seen]) -> Loss:
+        """Return the terms that are sums over clips."""
+        del params, networks, seen
+        return Loss({})
+
+    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+        """Return what `compare` needs of each clip.
+
+        Args:
+          seen: of the batch.
+          target: computes the same with the average of the parameters, without gradient.
+        """
+        raise NotImplementedError
+
+    def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
+        """Return one term, which compares clips, given the rows of the whole global batch; it is named after the part.
+
+        Args:
+          params: of the part.
+          rows: of all clips.
+          average: of the part's parameters; None where none is kept.
+          context: of the step.
+        """
+        raise NotImplementedError
+
+
+def pooled(one: Seen) -> Array:
+    """Return the mean over the visible tokens of each clip, before anything is exchanged, [b d] float32."""
+    n = one.masks.visible.shape[1]
+    tokens = one.own[:, -n:].astype("float32")
+    if one.masks.valid is None:
+        return tokens.mean(axis=1)
+    weight = one.masks.valid.astype("float32")[..., None]
+    return (tokens * weight).sum(axis=1) / weight.sum(axis=1)

@@ -1,0 +1,157 @@
+"""Contrast (InfoNCE) between two modalities of a clip, or between two views, exact over the global batch."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jaxtyping import Array, Bool, Float
+
+from vmae_jax.methods.masked import Masked
+from vmae_jax.methods.parts.core import Part, Seen, pooled
+from vmae_jax.methods.parts.projector import Projector, unit
+from vmae_jax.models.parameters import declare
+from vmae_jax.registry import register
+from vmae_jax.types import Batch, Context, Loss, Mean, Params, Term, stream
+
+__all__ = ["Nce", "nce", "symmetric"]
+
+_NEVER = -1e30  # the logit of a clip that is no candidate
+_HOTTEST = math.log(100.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nce(Part):
+    """See `nce`."""
+
+    first: str
+    second: str
+    temperature: float
+    learned: bool
+    widths: tuple[int, ...]
+    weight: float
+    compares: bool = True
+
+    @property
+    def views(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] - it follows the modalities
+        return 2 if self.first == self.second else 1
+
+    def check(self, networks: Mapping[str, Masked]) -> None:
+        """Raise ValueError if there is no such modality, or two differ in width and have no projection."""
+        for name in (self.first, self.second):
+            if name not in networks:
+                raise ValueError(f"nce: there is no modality {name!r}, only {', '.join(networks)}")
+        widths = {networks[name].model.encoder.width for name in (self.first, self.second)}
+        if len(widths) > 1 and not self.widths:
+            raise ValueError("nce: the modalities differ in width: set widths, of a projection of each")
+
+    def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
+        """See `Part.init`: a projection of each modality, if any, and the temperature, if it is learned."""
+        params: dict[str, Any] = {}
+        for name in dict.fromkeys((self.first, self.second)) if self.widths else ():
+            given = jnp.zeros((2, networks[name].model.encoder.width)), jnp.ones(2, bool)
+            params[name] = Projector(self.widths).init(stream(key, name), *given)["params"]
+        if self.learned:
+            init = declare(initializers.constant(-math.log(self.temperature)), decay=False)
+            params["log_scale"] = init(key, (), jnp.float32)
+        return params
+
+    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+        """Return the pooled features of each modality, and which clips have both."""
+        del target
+        valid = jnp.asarray(seen[self.first].batch["valid"]) & jnp.asarray(seen[self.second].batch["valid"])
+        return {name: pooled(seen[name]) for name in (self.first, self.second)} | {"": valid}
+
+    def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
+        """Return the cross-entropy of finding the partner of each clip, and how often it is the nearest."""
+        del average, context
+        valid = rows[""]
+        found = {name: self._projected(params, name, rows[name], valid) for name in (self.first, self.second)}
+        scale = jnp.exp(jnp.minimum(params["log_scale"], _HOTTEST)) if self.learned else 1 / self.temperature
+        if self.views == 1:
+            error, hits = symmetric(found[self.first], found[self.second], valid, scale)
+        else:
+            error, hits = _of_views(found[self.first], valid, scale)
+            valid = valid & valid.reshape(-1, 2)[:, ::-1].reshape(-1)
+        counted = valid.astype(jnp.float32)
+        total = counted.sum()
+        term = Term((error * counted).sum(), total, jnp.float32(self.weight))
+        metrics = {"accuracy": Mean((hits * counted).sum(), total)}
+        if self.learned:
+            metrics["temperature"] = Mean(1 / scale, jnp.float32(1))
+        return Loss({"nce": term}, metrics)
+
+    def _projected(self, params: Params, name: str, x: Array, valid: Array) -> Array:
+        if not self.widths:
+            return unit(x)
+        found: Any = Projector(self.widths).apply({"params": params[name]}, x, valid)
+        return unit(found)
+
+
+def symmetric(
+    first: Float[Array, "b d"], second: Float[Array, "b d"], valid: Bool[Array, "b"], scale: Any
+) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+    """Return half the sum of both cross-entropies of each clip, and whether its partner is the nearest, both ways.
+
+    Args:
+      first, second: vectors of length 1; those of a row are partners.
+      valid: rows that are candidates.
+      scale: of the cosines.
+    """
+    logits = scale * jnp.matmul(first, second.T, precision="highest")
+    places = jnp.arange(first.shape[0])
+    errors, hits = [], []
+    for one in (logits, logits.T):
+        one = jnp.where(valid[None], one, _NEVER)
+        errors.append(jax.nn.logsumexp(one, axis=1) - jnp.diagonal(logits))
+        hits.append(one.argmax(axis=1) == places)
+    return jnp.where(valid, sum(errors) / 2, 0.0), (hits[0].astype(jnp.float32) + hits[1]) / 2
+
+
+def _of_views(
+    x: Float[Array, "b d"], valid: Bool[Array, "b"], scale: Any
+) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+    """Return SimCLR's cross-entropy of each row, whose partner is the other of its pair, and whether it is nearest."""
+    places = jnp.arange(x.shape[0])
+    partner = places ^ 1
+    candidates = valid[None] & (places[:, None] != places[None])
+    logits = jnp.where(candidates, scale * jnp.matmul(x, x.T, precision="highest"), _NEVER)
+    right = jnp.take_along_axis(logits, partner[:, None], axis=1)[:, 0]
+    both = valid & valid[partner]
+    error = jnp.where(both, jax.nn.logsumexp(logits, axis=1) - right, 0.0)
+    return error, (logits.argmax(axis=1) == partner).astype(jnp.float32)
+
+
+@register("joint_part")
+def nce(
+    first: str,
+    second: str,
+    temperature: float = 0.1,
+    learned: bool = False,
+    widths: Sequence[int] = (),
+    weight: float = 1.0,
+) -> Nce:
+    """Contrast two modalities of each clip with those of all other clips of the batch (MAViL, ViC-MAE).
+
+    What is compared is the mean of the visible tokens before modalities exchange anything. Clips that lack a modality
+    are neither partners nor candidates.
+
+    Args:
+      first, second: names of modalities. The same twice: two views of a video, which are consecutive rows, are
+        partners, and all other rows candidates (SimCLR).
+      temperature: by which cosines are divided.
+      learned: whether the temperature is learned, from this value on; it never falls below 0.01.
+      widths: of the layers of a projection of each modality, with batch norm between them; none: there is none.
+      weight: of the term in the loss.
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+    if temperature <= 0 or weight < 0 or any(width < 1 for width in widths):
+        raise ValueError(
+            f"temperature={temperature}, weight={weight}, widths={list(widths)}: above 0; at least 0; at least 1 each"
+        )
+    return Nce(first, second, float(temperature), learned, tuple(widths), float(weight))

@@ -1,0 +1,53 @@
+"""Projection heads with batch norm over all clips of the global batch."""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jaxtyping import Array, Bool, Float
+
+from vmae_jax.models.layers import Dense
+from vmae_jax.models.parameters import declare
+from vmae_jax.scopes import tower
+
+__all__ = ["Projector", "unit"]
+
+
+class Projector(nn.Module):
+    """Linear layers, with batch norm and ReLU between them.
+
+    Batch norm has no moving statistics, since the head is used in training alone. Rows that do not count are left out
+    of its statistics.
+
+    Attributes:
+      widths: of the layers' outputs.
+    """
+
+    widths: Sequence[int]
+
+    @nn.compact
+    @tower("projector")
+    def __call__(self, x: Float[Array, "b d"], valid: Bool[Array, "b"]) -> Float[Array, "b k"]:
+        weight = valid.astype(jnp.float32)[:, None] / jnp.maximum(valid.sum(), 1)
+        for number, width in enumerate(self.widths):
+            last = number == len(self.widths) - 1
+            x = Dense(width, ("embed", None), use_bias=last, name=f"layer_{number}")(x)
+            if not last:
+                mean = (x * weight).sum(axis=0)
+                variance = (jnp.square(x - mean) * weight).sum(axis=0)
+                parameter = functools.partial(self._vector, width=width, number=number)
+                x = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * parameter("scale", 1.0) + parameter("bias", 0.0)
+                x = jax.nn.relu(x)
+        return x
+
+    def _vector(self, name: str, value: float, *, width: int, number: int) -> Array:
+        init = declare(initializers.constant(value), None, decay=False)
+        return jnp.asarray(self.param(f"norm_{number}_{name}", init, (width,)))
+
+
+def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Return vectors at length 1; zeros stay zeros."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-12))

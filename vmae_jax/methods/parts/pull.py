@@ -1,0 +1,84 @@
+"""BYOL (Grill et al. 2020): the features of a view are predicted from those of the other, without negatives."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vmae_jax.methods.masked import Masked
+from vmae_jax.methods.parts.core import Part, Seen, pooled
+from vmae_jax.methods.parts.projector import Projector, unit
+from vmae_jax.registry import register
+from vmae_jax.types import Batch, Context, Loss, Params, Term, stream
+
+__all__ = ["Pull", "pull"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pull(Part):
+    """See `pull`."""
+
+    modality: str
+    widths: tuple[int, ...]
+    weight: float
+    averaged: bool = True
+    compares: bool = True
+    views: int = 2
+
+    def check(self, networks: Mapping[str, Masked]) -> None:
+        """Raise ValueError if there is no such modality."""
+        if self.modality not in networks:
+            raise ValueError(f"pull: there is no modality {self.modality!r}, only {', '.join(networks)}")
+
+    def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
+        """See `Part.init`: the projection, and the predictor of projections."""
+        width, valid = networks[self.modality].model.encoder.width, jnp.ones(2, bool)
+        sizes = {"projector": width, "predictor": self.widths[-1]}
+        return {
+            name: Projector(self.widths).init(stream(key, name), jnp.zeros((2, size)), valid)["params"]
+            for name, size in sizes.items()
+        }
+
+    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+        """Return the pooled features of each clip, by the encoder and by its average."""
+        own = seen[self.modality]
+        return {
+            "online": pooled(own),
+            "target": jax.lax.stop_gradient(pooled(target()[self.modality])),
+            "valid": jnp.asarray(own.batch["valid"]),
+        }
+
+    def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
+        """Return two minus twice the cosine of each prediction and the projection of the other view."""
+        del context
+        valid, head = rows["valid"], Projector(self.widths)
+        online: Any = head.apply({"params": params["projector"]}, rows["online"], valid)
+        online = unit(head.apply({"params": params["predictor"]}, online, valid))  # pyright: ignore
+        target: Any = head.apply({"params": average["projector"]}, rows["target"], valid)
+        target = jax.lax.stop_gradient(unit(target))
+        swap = jnp.arange(valid.shape[0]) ^ 1
+        both = (valid & valid[swap]).astype(jnp.float32)
+        error = 2 - 2 * (online * target[swap]).sum(axis=-1)
+        return Loss({"pull": Term((error * both).sum(), both.sum(), jnp.float32(self.weight))})
+
+
+@register("joint_part", smoke={"widths": [16, 8]})
+def pull(modality: str, widths: Sequence[int] = (4096, 256), weight: float = 1.0) -> Pull:
+    """Predict the features that the average of the encoder has of the other view of a video.
+
+    The average is that of the trainer, `train.ema_decay`. Views are consecutive rows, both predicted.
+
+    Args:
+      modality: its name.
+      widths: of the layers of projection and predictor, with batch norm between them.
+      weight: of the term in the loss.
+
+    Raises:
+      ValueError: if a number is out of range, or there is no layer.
+    """
+    if not widths or min(widths) < 1 or weight < 0:
+        raise ValueError(f"widths={list(widths)}, weight={weight}: at least one width, each at least 1; at least 0")
+    return Pull(modality, tuple(widths), float(weight))
