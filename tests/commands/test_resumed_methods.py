@@ -1,4 +1,4 @@
-"""Methods that draw more than masks (noise, latent variables, lengths) resume to the bit."""
+"""Methods that draw more than masks (noise, latent variables, lengths), or have a guide, resume to the bit."""
 
 import shutil
 
@@ -25,6 +25,7 @@ RUNS = {
     "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, []),
     "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, []),
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
+    "mgmae": ("configs/mgmae.py:smoke", write_videos, ["--config.init_from={}"]),
 }
 
 

@@ -58,6 +58,7 @@ BASES = {
         "adamae",
         "motionmae",
         "mgm",
+        "mgmae",
         "diffmae",
         "lvmae",
     ),

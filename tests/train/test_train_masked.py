@@ -8,12 +8,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from toy_method import remember
 
+from vmae_jax.masking.flow_guided import flow_guided
 from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
 from vmae_jax.methods import adamae, diffmae, latent, latent_dense, lvmae, masked, siamese, siammcvae
+from vmae_jax.methods.flow import raft
 from vmae_jax.models import positions
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
@@ -69,6 +71,12 @@ def motion_mask():
     return masked.build(vit(frames=4, **TINY), motion_guided(0.75), {"pixels": objective(pixels())})
 
 
+def flow_mask():
+    """MGMAE: the mask follows the optical flow that a frozen network computes."""
+    guides = {"flow": raft(1, fix_backward=False)}
+    return masked.build(vit(frames=4, **TINY), flow_guided(0.75), {"pixels": objective(pixels())}, guides=guides)
+
+
 def latent_views():
     """SiamMCVAE: rows in pairs, and a latent variable that is drawn."""
     more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
@@ -114,6 +122,7 @@ METHODS = {
         learned_mask,
         two_views,
         motion_mask,
+        flow_mask,
         latent_views,
         denoising,
         long_video,
@@ -165,6 +174,7 @@ def gradients(name, mesh, accumulate):
         ("learned_mask", "cube", 2),
         ("two_views", "cube", 2),
         ("motion_mask", "cube", 2),
+        ("flow_mask", "cube", 2),
         ("latent_views", "cube", 2),
         ("denoising", "cube", 2),
         ("long_video", "cube", 2),

@@ -17,7 +17,7 @@ from vmae_jax.io.checkpoint import Checkpoints, SaveError
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import write_config
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import own, siamese, torch_network, verify, vjepa
+from vmae_jax.weights import flow, own, siamese, torch_network, verify, vjepa
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
 from vmae_jax.weights.formats.checks import shown
@@ -87,6 +87,10 @@ def import_weights(
             if fresh or resize:
                 raise MismatchError("--fresh and --resize are not possible for weights in V-JEPA's layout")
             return _import_latent(file, config, out, str(weights), make_state)
+        if flow.is_flow(file):
+            if fresh or resize or given:
+                raise MismatchError("--config, --fresh and --resize are not possible for weights of RAFT, a guide's")
+            return _import_flow(file, out, str(weights))
         found = names.official(file)
         one = subject(config if config is not None else config_of(found))
         published(one, f"weights of the family {found.family} are of published models")
@@ -194,6 +198,20 @@ def _import_latent(
         "used": sum(map(len, given.networks.values())) - len(left_out),
         "notes": [] if average is not None else ["the file has one encoder, which is taken as the target's, too"],
         "not_checked": "outputs: the official code is not a package that could be installed here",
+    }
+
+
+def _import_flow(file: tensors.File, out: Any, origin: str) -> dict[str, Any]:
+    """Make a workdir of RAFT's weights alone, which `init_from` gives to a guide."""
+    params = flow.params_of(file)
+    with replaced(out) as new:
+        _write(new, flow.config(), _alone(params, None), origin)
+    report = _report(out, params, family="raft", given=False, dropped={})
+    return report | {
+        "kind": "guide",
+        "config": "none: a guide's weights, for init_from",
+        "used": len(file.state),
+        "not_checked": "outputs: neither RAFT's code nor torchvision is a package that this one needs",
     }
 
 
