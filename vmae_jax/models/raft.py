@@ -7,6 +7,7 @@ the matrix units.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 
 from vmae_jax.models.parameters import declare
 from vmae_jax.scopes import part
-from vmae_jax.types import Params, stream
+from vmae_jax.types import Params
 
 __all__ = ["STRIDE", "Raft", "hat"]
 
@@ -45,9 +46,9 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b y x d"]:
-        init = initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", declare(init, None, None, None, None, decay=False), shape)
+        init = declare(initializers.zeros, None, None, None, None, decay=False)  # `Raft.init` draws all at once
+        kernel = self.param("kernel", init, shape)
         bias = self.param("bias", declare(initializers.zeros, None, decay=False), (self.features,))
         y = jax.lax.conv_general_dilated(
             x,
@@ -150,7 +151,16 @@ class Raft:
             "context": [frame],
             "update": [jnp.zeros((*places, channels)) for channels in shapes],
         }
-        return {name: one.init(stream(key, name), *inputs[name])["params"] for name, one in _NETWORKS.items()}
+        abstract = {name: jax.eval_shape(one.init, key, *inputs[name])["params"] for name, one in _NETWORKS.items()}
+        leaves, tree = jax.tree.flatten(abstract)
+        # One draw for the 53 kernels: as many would take seconds to compile, for numbers that an import replaces.
+        drawn, used, found = jax.random.normal(key, (sum(leaf.size for leaf in leaves),)), 0, []
+        for leaf in leaves:
+            one = drawn[used : used + leaf.size].reshape(leaf.shape)
+            used += leaf.size
+            fan = math.prod(leaf.shape) // leaf.shape[2] if leaf.ndim == 4 else 0
+            found.append(one * math.sqrt(2.0 / fan) if fan else jnp.zeros_like(one))
+        return jax.tree.unflatten(tree, found)
 
     def flow(
         self, params: Params, frames: Float[Array, "b t h w 3"], pairs: Sequence[tuple[int, int]]
