@@ -10,11 +10,11 @@ Two workers, sixteen frames with stride 4, four samples of each decoded video, c
 runs of a round follow one another, each in a process of its own, so that whatever else the machine
 does meets all of them; a ratio is taken within a round, and its median over the rounds is reported.
 Progress goes to standard error; the last line of output is one JSON object. It needs PyTorch for
-the comparison; decord, where it is installed, reads for PyTorch.
+the comparison; decord, where it is installed, reads for PyTorch, and torchcodec with torchvision, where they are,
+for one more loader.
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import platform
@@ -28,8 +28,8 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 WIDTH, HEIGHT, LENGTH, RATE = 340, 256, 300, 30
-OURS, TORCH, THREADS = ("ours", "ours, prepared"), ("PyTorch, needed frames", "PyTorch, whole clips"), (
-    "decoding in processes", "decoding in threads")  # fmt: skip
+OURS, THREADS = ("ours", "ours, prepared"), ("decoding in processes", "decoding in threads")
+TORCH = {"PyTorch, needed frames": "torch", "PyTorch, whole clips": "torch", "PyTorch, torchcodec": "torchcodec"}
 LIMIT = 600.0  # seconds of any one run: busy machines are slow
 
 
@@ -73,7 +73,7 @@ def _kept(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 def compare(files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
     """All contenders, round after round."""
-    names = [*OURS, *(TORCH if importlib.util.find_spec("torch") or args.python != sys.executable else ()), *THREADS]
+    names = [*OURS, *_installed(args.python), *THREADS]
     rounds = json.loads(pathlib.Path(args.out).read_text())["rounds"] if args.resume else []
     for number in range(len(rounds), args.rounds):
         found = {name: run(name, files, records, args, seconds=args.seconds) for name in names}
@@ -94,6 +94,17 @@ def compare(files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace
     return {"rounds": rounds, "table": table, "ratios": ratios}
 
 
+def _installed(python: str) -> list[str]:
+    """The PyTorch loaders whose libraries this Python has."""
+    found = {}
+    for module in set(TORCH.values()):
+        done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+        found[module] = done.returncode == 0
+        if done.returncode:
+            print(f"without {module}: {(done.stderr.strip() or '?').splitlines()[-1]}", file=sys.stderr)
+    return [name for name, module in TORCH.items() if found[module]]
+
+
 def alone(files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
     """Processor time a clip in one process: medians, and ratios within a round."""
     spent = run("alone", files, records, args, seconds=args.seconds)["cpu_ms_per_clip"]
@@ -103,6 +114,7 @@ def alone(files: pathlib.Path, records: pathlib.Path, args: argparse.Namespace) 
             f"{ours} / {torch}": _spread([b / a for a, b in zip(spent[ours], spent[torch], strict=True)])
             for ours in OURS
             for torch in TORCH
+            if torch in spent
         },
     }
 
@@ -114,6 +126,8 @@ def run(
     python = args.python if name in (*TORCH, "alone") else sys.executable
     command = [python, str(HERE / "input_loaders.py"), name, f"--files={files}", f"--workers={args.workers}"]
     found = records.rglob("dataset_info.json") if records.exists() else iter(())
+    if name == "alone":
+        command += ["--datasets", *_installed(python)]
     if (info := next(found, None)) is not None:
         command.append(f"--records={info.parent}")
     command.append(f"--soak={args.soak}" if seconds is None else f"--seconds={seconds}")

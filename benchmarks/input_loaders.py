@@ -3,7 +3,9 @@
     python benchmarks/input_loaders.py NAME --files=FOLDER --records=FOLDER --seconds=10
 
 The PyTorch loader is of the usual kind: a Dataset that opens a file with decord (PyAV where decord
-is not installed), Pillow for the crops, floats normalised in the worker, a DataLoader over it.
+is not installed), Pillow for the crops, floats normalised in the worker, a DataLoader over it. The one of
+today decodes with torchcodec and crops uint8 tensors with torchvision's transforms v2, which stay uint8: as
+here, they become floats on the device.
 """
 
 import argparse
@@ -19,8 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.opened import open_loader
-
 FRAMES, STRIDE, SIDE, SAMPLES, BATCH = 16, 4, 224, 4, 4  # SAMPLES clips of a video, BATCH videos a step
 SCALES = (1, 0.875, 0.75, 0.66)
 AHEAD = 6  # batches that a loader may have made ahead
@@ -33,6 +33,7 @@ Step = Callable[[], int]
 def ours(args: argparse.Namespace, *, records: bool) -> Iterator[Step]:
     """The loader of this project, on loose files or on what `vmae data prepare` made of them."""
     from vmae_jax.data import clips, sources, transforms
+    from vmae_jax.data.opened import open_loader
     from vmae_jax.data.pipeline import loader
 
     source = sources.tfds(directory=args.records) if records else sources.folder(args.files)
@@ -45,11 +46,10 @@ def ours(args: argparse.Namespace, *, records: bool) -> Iterator[Step]:
 
 
 @contextlib.contextmanager
-def reference(args: argparse.Namespace, *, whole: bool) -> Iterator[Step]:
-    """A PyTorch DataLoader, which decodes the needed frames or the whole clip."""
+def reference(args: argparse.Namespace, videos: "Videos") -> Iterator[Step]:
+    """A PyTorch DataLoader over a dataset."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    videos = Videos(sorted(map(str, pathlib.Path(args.files).glob("*.mp4"))), whole=whole)
     loader = torch.utils.data.DataLoader(
         videos,
         batch_size=BATCH,
@@ -89,14 +89,34 @@ class Videos:
         return torch.stack(samples)
 
 
+class Tensors(Videos):
+    """The same clips as a loader of today makes them: torchcodec and torchvision, uint8 [s t c h w]."""
+
+    def __getitem__(self, number: int) -> Any:
+        import torch  # pyright: ignore[reportMissingImports]
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+        from torchvision.transforms.v2 import functional  # pyright: ignore[reportMissingImports]
+
+        decoder = VideoDecoder(self.paths[number % len(self.paths)], num_ffmpeg_threads=1, seek_mode="approximate")
+        frames = decoder.get_frames_at(_sampled(decoder.metadata.num_frames).tolist()).data
+        samples = []
+        for _ in range(SAMPLES):
+            left, top, wide, tall = _box(frames.shape[-1], frames.shape[-2])
+            samples.append(functional.resized_crop(frames, top, left, tall, wide, [SIDE, SIDE], antialias=True))
+        return torch.stack(samples)
+
+
+def _box(width: int, height: int) -> tuple[int, int, int, int]:
+    """A box of the official multi-scale kind: left, top, width, height."""
+    tall, wide = (int(min(width, height) * SCALES[step]) for step in np.random.randint(len(SCALES), size=2))
+    return np.random.randint(width - wide + 1), np.random.randint(height - tall + 1), wide, tall
+
+
 def crops(images: list[Any]) -> list[Any]:
-    """One box for all frames, of the official multi-scale kind, cut and scaled by Pillow."""
+    """One box for all frames, cut and scaled by Pillow."""
     from PIL import Image
 
-    width, height = images[0].size
-    steps = np.random.randint(len(SCALES), size=2)
-    tall, wide = (int(min(width, height) * SCALES[step]) for step in steps)
-    left, top = np.random.randint(width - wide + 1), np.random.randint(height - tall + 1)
+    left, top, wide, tall = _box(*images[0].size)
     cut = [image.crop((left, top, left + wide, top + tall)) for image in images]
     return [image.resize((SIDE, SIDE), Image.Resampling.BILINEAR) for image in cut]
 
@@ -131,6 +151,10 @@ def _read_pyav(path: str, *, whole: bool) -> np.ndarray:
         return np.stack([frames[number] for number in index])
 
 
+def _paths(args: argparse.Namespace) -> list[str]:
+    return sorted(map(str, pathlib.Path(args.files).glob("*.mp4")))
+
+
 def _sampled(count: int) -> np.ndarray:
     return np.random.randint(count - FRAMES * STRIDE + 1) + np.arange(FRAMES) * STRIDE
 
@@ -144,7 +168,7 @@ def decoding(args: argparse.Namespace, *, processes: bool) -> Iterator[Step]:
     from vmae_jax.data.workers import Workers
 
     sampler, crop = clips.dense(FRAMES, STRIDE), crops.leading([transforms.multi_scale_crop(SIDE, SCALES)])
-    paths = sorted(map(str, pathlib.Path(args.files).glob("*.mp4")))
+    paths = _paths(args)
     workers = Workers(args.workers, sampler=sampler, crop=crop) if processes else None
 
     def one(number: int) -> int:
@@ -170,9 +194,8 @@ def alone(args: argparse.Namespace, rounds: int = 5, videos: int = 5) -> dict[st
     from vmae_jax.data.decode import Wanted, read_clips
 
     sampler, crop = clips.dense(FRAMES, STRIDE), crops.leading([transforms.multi_scale_crop(SIDE, SCALES)])
-    paths = sorted(map(str, pathlib.Path(args.files).glob("*.mp4")))
+    paths = _paths(args)
     opened = {"ours": sources.folder(args.files).open(), "ours, prepared": sources.tfds(directory=args.records).open()}
-    needed, whole = Videos(paths, whole=False), Videos(paths, whole=True)
 
     def read(source: Any, number: int) -> Any:
         wanted = [Wanted(0, repeat, (number, repeat)) for repeat in range(SAMPLES)]
@@ -182,7 +205,7 @@ def alone(args: argparse.Namespace, rounds: int = 5, videos: int = 5) -> dict[st
     ways: dict[str, Callable[[int], Any]] = {
         name: lambda number, source=source: read(source, number) for name, source in opened.items()
     }
-    ways |= {"PyTorch, needed frames": needed.__getitem__, "PyTorch, whole clips": whole.__getitem__}
+    ways |= {name: dataset(paths).__getitem__ for name, dataset in DATASETS.items() if name in args.datasets}
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(-1, rounds):  # the first round is not counted
         for name, way in ways.items():
@@ -194,11 +217,15 @@ def alone(args: argparse.Namespace, rounds: int = 5, videos: int = 5) -> dict[st
     return {"cpu_ms_per_clip": spent}
 
 
+DATASETS: dict[str, Callable[[list[str]], Videos]] = {
+    "PyTorch, needed frames": lambda paths: Videos(paths, whole=False),
+    "PyTorch, whole clips": lambda paths: Videos(paths, whole=True),
+    "PyTorch, torchcodec": lambda paths: Tensors(paths, whole=False),
+}
 CONTENDERS: dict[str, Any] = {
     "ours": lambda args: ours(args, records=False),
     "ours, prepared": lambda args: ours(args, records=True),
-    "PyTorch, needed frames": lambda args: reference(args, whole=False),
-    "PyTorch, whole clips": lambda args: reference(args, whole=True),
+    **{name: lambda args, name=name: reference(args, DATASETS[name](_paths(args))) for name in DATASETS},
     "decoding in processes": lambda args: decoding(args, processes=True),
     "decoding in threads": lambda args: decoding(args, processes=False),
 }
@@ -273,6 +300,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--warm", type=float, default=4.0)
     parser.add_argument("--soak", type=int, default=0)
+    parser.add_argument("--datasets", nargs="*", default=list(DATASETS)[:2], help="of PyTorch, with `alone`")
     args = parser.parse_args()
     if args.name == "alone":
         print(json.dumps(alone(args)), flush=True)

@@ -215,10 +215,18 @@ def test_all_processes_try_the_steps_that_the_first_lists(monkeypatch):
     assert sent == [5, 9] + [-1] * (stored._TRIED - 2)
 
 
-@pytest.mark.parametrize("make", [lambda path: path.write_text("a file"), lambda path: path.symlink_to(path)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("a file"),
+        lambda path: path.symlink_to(path),
+        lambda path: path.symlink_to((path.parent / "elsewhere").mkdir() or path.parent / "elsewhere"),
+    ],
+)
 def test_what_has_the_name_of_the_folder_aside_is_in_no_steps_way(tmp_path, make):
     make(tmp_path / "aside")
     (tmp_path / "2").mkdir()
     assert aside.move_aside(epath.Path(tmp_path), 1, ())
     assert [entry.name for entry in (tmp_path / "aside-1").iterdir()] == ["2-0"]
     assert not (tmp_path / "2").exists()
+    assert not list(tmp_path.glob("elsewhere/*"))

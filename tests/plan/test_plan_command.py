@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import pytest
@@ -14,6 +15,7 @@ from vmae_jax.commands import plan, sweep
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.plan import compile as plan_compile
 from vmae_jax.plan import hlo
+from vmae_jax.plan.schedule import Schedule
 from vmae_jax.plan.topology import CHIPS
 from vmae_jax.plan.work import Part, Work
 from vmae_jax.spec import ConfigError
@@ -74,17 +76,19 @@ def test_splitting_the_state_makes_it_smaller_and_dims_that_do_not_divide_are_li
 def chip(limit, each=1_000_000):
     """A compiler of a chip with `limit` bytes, where a clip of a micro-batch takes `each`; refuses as libtpu does."""
 
-    def compile_training(init, step, *, target, mesh, batch_spec, folder):
+    def compile_training(init, step, *, target, mesh, batch_spec, executed, folder):
         rows = batch_spec["video"].shape[0] // mesh.size
         assert rows % step.accumulate == 0
         replicated = sharding.shardings(sharding.abstract(init, batch_spec), mesh).replicated
         arguments = plan_compile.state_bytes(init, mesh=mesh, batch_spec=batch_spec)
         peak = arguments + each * rows // step.accumulate
-        facts = {"seconds": 0.1, "replicated": replicated, "mesh": dict(mesh.shape)}
+        facts: dict[str, Any] = {"seconds": 0.1, "replicated": replicated, "mesh": dict(mesh.shape)}
         if peak > limit:
             return plan_compile.Compiled(False, None, None, None, peak, limit, None, None, **facts)
         sent, done = hlo.Collectives({}, 0), Work(1e9, 2e9, 3e9, 0.0, {"fwd": Part(1e9, 2e9, 3e9, 0.0)})
-        return plan_compile.Compiled(True, arguments, peak - arguments, 0, peak, limit, sent, done, **facts)
+        return plan_compile.Compiled(
+            True, arguments, peak - arguments, 0, peak, limit, sent, done, **facts, schedule=Schedule()
+        )
 
     return compile_training
 

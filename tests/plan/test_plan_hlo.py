@@ -218,6 +218,6 @@ def test_the_bound_is_the_largest_term():
     assert found.terms == {"compute": 2.0, "memory": 7.0, "interconnect": 4.0}
     assert (found.by, found.seconds) == ("memory", 7.0)
     assert found.in_sequence == 2.0 + 6.0
-    assert roofline.bound(step, chip=chip, kernels=8e12).by == "compute"
+    assert roofline.bound(step._replace(kernels=8e12), chip=chip).by == "compute"
     with pytest.raises(ValueError, match="does not fit"):
         roofline.bound(step._replace(fits=False, work=None), chip=chip)

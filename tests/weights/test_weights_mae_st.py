@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy.special import erf
 
-from vmae_jax.spec import call
+from vmae_jax.spec import ConfigError, call
 from vmae_jax.weights.formats.tensors import File
 from vmae_jax.weights.infer import config_of
 from vmae_jax.weights.layouts.fit import fit
@@ -148,3 +149,11 @@ def test_a_model_without_a_class_token_states_that_it_left_it_out(small):
     assert {name for name in account.dropped if "cls_token" in name} == {"encoder.cls_token", "decoder.cls_token"}
     assert "prefix_token" not in params["encoder"]
     jax.tree.map(np.isfinite, params)
+
+
+def test_a_dtype_that_is_a_call_is_refused(small):
+    config = small.config_of(**DIMS)
+    with config.method.model.ignore_type():
+        config.method.model.dtype = ConfigDict({"call": "evil.run"})
+    with pytest.raises(ConfigError, match=r"evil\.run"):
+        subject(config)

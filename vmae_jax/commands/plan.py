@@ -47,6 +47,7 @@ class Planned:
             target=self.target,
             mesh=self.mesh,
             batch_spec=dataclasses.replace(self.made.loader, global_batch=videos).spec(),
+            executed=self.executed * videos / self.made.loader.global_batch,
             folder=plans_folder(),
         )
         how = "found in the cache" if compiled.cached else "compiled"
@@ -83,12 +84,6 @@ class Planned:
     def executed(self) -> float:
         """Operations of the traced step, over all devices."""
         return executed_flops(self.init, self.step(1), batch_spec=self.made.batch_spec)
-
-    def hidden(self, compiled: Compiled) -> float:
-        """Return the operations of one device that the compiled program does not show, inside kernels."""
-        if compiled.work is None or not compiled.work.kernels:
-            return 0.0
-        return max(0.0, self.executed / len(self.target.devices) - compiled.work.flops)
 
     def unit(self) -> int:
         """Return the least number of videos by which the batch can grow."""
@@ -199,19 +194,21 @@ def _bound(planned: Planned, compiled: Compiled, *, clips: int, model: float) ->
     chip, devices, work = planned.target.chip, len(planned.target.devices), compiled.work
     assert chip is not None
     assert work is not None
-    kernels = planned.hidden(compiled)
-    found = roofline.bound(compiled, chip=chip, kernels=kernels)
-    padded = (work.padded + kernels) * devices
+    assert compiled.schedule is not None
+    found, order = roofline.bound(compiled, chip=chip), compiled.schedule
+    padded = (work.padded + compiled.kernels) * devices
     return {
         "padded_flops_per_step": padded,
-        "padded_over_executed": padded / ((work.flops + kernels) * devices),
+        "padded_over_executed": padded / ((work.flops + compiled.kernels) * devices),
         "padded_over_model": padded / model,
         "hbm_bytes_moved_per_device": work.bytes,
-        "kernel_flops_per_device": kernels,
+        "kernel_flops_per_device": compiled.kernels,
         "bound_by": found.by,
         "seconds_at_bound": found.seconds,
         "bound_terms": found.terms,
         "seconds_in_sequence": found.in_sequence,
+        "seconds_as_scheduled": order.seconds,
+        "links": {"seconds": order.links, "exposed_seconds": order.exposed, "beside_seconds": order.beside},
         "clips_per_second_at_bound": clips / found.seconds,
         "mfu_at_bound": model / found.seconds / devices / chip.flops,
         "compiler_seconds": work.cycles / chip.clock if work.cycles else None,

@@ -105,7 +105,7 @@ def open_tfds(source: Stored) -> Records:
     """Return the records of `sources.tfds`.
 
     Raises:
-      ConfigError: if there is no such dataset, split or feature, or it is not prepared.
+      ConfigError: if there is no such dataset, split or feature, the split is empty, or it is not prepared.
     """
     info = _builder_of(source).info
     try:
@@ -114,6 +114,8 @@ def open_tfds(source: Stored) -> Records:
         raise ConfigError(
             f"data source: {info.full_name} has no split {source.split!r}; it has {', '.join(info.splits) or 'none'}"
         ) from error
+    if not split.num_examples:
+        raise ConfigError(f"data source: {info.full_name} has no examples in its split {source.split!r}")
     video, label, _ = source.features
     if video not in info.features:
         raise ConfigError(

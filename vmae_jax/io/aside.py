@@ -1,6 +1,9 @@
 """Moves steps that conflict with a save, or are damaged, to `aside/`; nothing is deleted."""
 
+import contextlib
+import itertools
 import logging
+import os
 from collections.abc import Collection
 
 import jax
@@ -61,12 +64,12 @@ def _move(path: epath.Path, step: int, damaged: Collection[int]) -> int:
 
 
 def _made(path: epath.Path) -> epath.Path:
-    """Return the folder for what is moved: `aside`, or `aside-1`, … where that is a file."""
-    number = 0
-    while True:
+    """Return the folder for what is moved: `aside`, or `aside-1`, … where that is a file or a link."""
+    for number in itertools.count():
         folder = path / (f"{_FOLDER}-{number}" if number else _FOLDER)
-        try:
+        if os.path.islink(folder):  # it may lead out of the workdir
+            continue
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True, exist_ok=True)
             return folder
-        except FileExistsError:
-            number += 1
+    raise AssertionError("unreachable")

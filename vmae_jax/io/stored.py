@@ -3,7 +3,6 @@
 Nothing here writes, so any number of readers can read from a run that is still training.
 """
 
-import gc
 import logging
 import math
 import os
@@ -273,12 +272,6 @@ def _attempt(read: Callable[[], T]) -> T:
             raise
         log.debug("reading a checkpoint failed", exc_info=True)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    # The store reads many arrays at once, and would log each failure that is not awaited with a traceback.
-    asyncio_log = logging.getLogger("asyncio")
-    level = asyncio_log.level
-    asyncio_log.setLevel(logging.CRITICAL)
-    gc.collect()
-    asyncio_log.setLevel(level)
     raise DamagedCheckpointError(reason)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["entry", "read", "write"]
 
 log = logging.getLogger(__name__)
-FORMAT = 3  # of the stored figures; it is part of the key
+FORMAT = 5  # of the stored figures; it is part of the key
 
 
 def entry(folder: Any, program: str, topology: str) -> pathlib.Path:

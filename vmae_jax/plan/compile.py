@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from vmae_jax.plan import cache, flops, hlo, program
+from vmae_jax.plan.schedule import Schedule, schedule
 from vmae_jax.plan.topology import Topology
 from vmae_jax.plan.work import Work, work
 from vmae_jax.train import sharding
@@ -37,6 +38,8 @@ class Compiled(NamedTuple):
       replicated: dimensions that a rule would split but that do not divide.
       mesh: axis -> size.
       cached: whether the figures come from the cache.
+      kernels: operations of one device that the program does not show, inside kernels.
+      schedule: the program in the compiler's order, if the chip is known.
     """
 
     fits: bool
@@ -51,10 +54,19 @@ class Compiled(NamedTuple):
     replicated: tuple[str, ...]
     mesh: dict[str, int]
     cached: bool = False
+    kernels: float = 0.0
+    schedule: Schedule | None = None
 
 
 def compile_training(
-    init: Init, step: Any, *, target: Topology, mesh: jax.sharding.Mesh, batch_spec: Spec, folder: Any = None
+    init: Init,
+    step: Any,
+    *,
+    target: Topology,
+    mesh: jax.sharding.Mesh,
+    batch_spec: Spec,
+    executed: float,
+    folder: Any = None,
 ) -> Compiled:
     """Compile the step of `vmae train` for abstract state and batch.
 
@@ -62,6 +74,7 @@ def compile_training(
       init: (key, batch) -> state.
       step: of `make_step`.
       target: of the devices of `mesh`.
+      executed: operations of the traced step, over all devices.
       folder: of the cache; None caches nothing.
 
     Raises:
@@ -84,13 +97,15 @@ def compile_training(
         seconds = time.perf_counter() - began
         result = Compiled(False, None, None, None, needed, limit, None, None, seconds, **facts)
     else:
-        result = _fitting(compiled, text, target, time.perf_counter() - began, facts)
+        result = _fitting(compiled, text, target, executed, time.perf_counter() - began, facts)
     if kept is not None:
         cache.write(kept, result)
     return result
 
 
-def _fitting(compiled: Any, text: str, target: Topology, seconds: float, facts: dict[str, Any]) -> Compiled:
+def _fitting(
+    compiled: Any, text: str, target: Topology, executed: float, seconds: float, facts: dict[str, Any]
+) -> Compiled:
     memory = compiled.memory_analysis()
     arguments, temporaries = int(memory.argument_size_in_bytes), int(memory.temp_size_in_bytes)
     outputs = int(memory.output_size_in_bytes)
@@ -98,8 +113,10 @@ def _fitting(compiled: Any, text: str, target: Topology, seconds: float, facts: 
     peak = arguments + temporaries + outputs - int(memory.alias_size_in_bytes)
     parsed = program.parse(text)
     done = work(parsed, target.chip.unit if target.chip else 1)
-    sent = hlo.collectives(parsed)
-    return Compiled(True, arguments, temporaries, outputs, peak, None, sent, done, seconds, **facts)
+    kernels = max(0.0, executed / len(target.devices) - done.flops) if done.kernels else 0.0
+    order = schedule(parsed, chip=target.chip, kernels=kernels) if target.chip else None
+    sizes, sent = (arguments, temporaries, outputs, peak, None), hlo.collectives(parsed)
+    return Compiled(True, *sizes, sent, done, seconds, **facts, kernels=kernels, schedule=order)
 
 
 def _compile(lowered: Any, *, on_tpu: bool) -> tuple[Any, str]:

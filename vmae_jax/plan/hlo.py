@@ -7,7 +7,7 @@ import re
 
 from vmae_jax.plan.program import Computation, Instruction, Program
 
-__all__ = ["Collectives", "Traffic", "collectives"]
+__all__ = ["Collectives", "Traffic", "chain", "collectives", "sent"]
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -52,15 +52,17 @@ def collectives(program: Program) -> Collectives:
     sizes: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     links: collections.Counter[str] = collections.Counter()
     hidden: set[str] = set()
+    chains: set[str] = set()
     for name, here in program.computations.items():
         times = program.times.get(name, 0)
         for line in here.values() if times else ():
-            kind, group = _kind(line, here), _group(line.text)
-            if kind is None or group == 1:
-                continue  # one device sends nothing
-            size = _size(line)
+            found = sent(line, here)
+            if found is None or chain(line) in chains:
+                continue
+            chains |= {part} if (part := chain(line)) else set()
+            kind, size, link_bytes = found
             sizes[kind][size] += times
-            links[kind] += round(times * size * _share(kind, group))
+            links[kind] += round(times * link_bytes)
             hidden |= program.unknown.get(name, frozenset())
     kinds = {
         kind: Traffic(
@@ -73,6 +75,21 @@ def collectives(program: Program) -> Collectives:
         if kind in sizes
     }
     return Collectives(kinds, len(hidden))
+
+
+def sent(line: Instruction, here: Computation) -> tuple[str, int, float] | None:
+    """Return the kind of a collective, the bytes of its whole array, and those that a device sends; None for others."""
+    kind, group = _kind(line, here), _group(line.text)
+    if kind is None or group == 1:
+        return None  # one device sends nothing
+    size = _size(line)
+    return kind, size, size * _share(kind, group)
+
+
+def chain(line: Instruction) -> str | None:
+    """Return what the parts of one collective have in common, where a TPU's compiler spread it over operations."""
+    match = re.search(r'\bchain_id="(\d+)"', line.text)
+    return match[1] if match else None
 
 
 def _kind(line: Instruction, here: Computation) -> str | None:

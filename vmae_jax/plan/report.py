@@ -114,7 +114,16 @@ def _traffic(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("memory traffic", f"{report['hbm_bytes_moved_per_device'] / GIB:.1f} GiB per device"),
         ("uncalibrated bound", f"{report['seconds_at_bound']:.4f} s by {report['bound_by']} ({terms})"),
         ("part after part", f"{report['seconds_in_sequence']:.4f} s, each by arithmetic or memory"),
+        ("as scheduled", f"{report['seconds_as_scheduled']:.4f} s, operations in the compiler's order"),
     ]
+    if (links := report["links"])["seconds"]:
+        rows.append(
+            (
+                "links",
+                f"{links['seconds']:.4f} s, of which {links['exposed_seconds']:.4f} s nothing else runs; "
+                f"{links['beside_seconds'] / links['seconds']:.0%} may run beside other operations",
+            )
+        )
     if report["compiler_seconds"]:
         rows.append(("compiler's estimate", f"{report['compiler_seconds']:.4f} s without links"))
     longest = sorted(report["parts"].items(), key=lambda item: -item[1]["seconds"])[:SHOWN]

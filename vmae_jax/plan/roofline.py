@@ -25,7 +25,7 @@ class Bound(NamedTuple):
     in_sequence: float
 
 
-def bound(compiled: Compiled, *, chip: Chip, kernels: float = 0.0) -> Bound:
+def bound(compiled: Compiled, *, chip: Chip) -> Bound:
     """Return the bound of a compiled step.
 
     Compute: the products with whole tiles and full matrix units, at the peak. Memory: the bytes that operations
@@ -33,16 +33,16 @@ def bound(compiled: Compiled, *, chip: Chip, kernels: float = 0.0) -> Bound:
 
     Args:
       compiled: a step that fits.
-      kernels: operations of one device that the compiled program does not show, inside kernels.
+      chip: whose peaks count.
     """
     if compiled.work is None or compiled.collectives is None:
         raise ValueError("a step that does not fit has no bound")
     terms = {
-        "compute": (compiled.work.padded + kernels) / chip.flops,
+        "compute": (compiled.work.padded + compiled.kernels) / chip.flops,
         "memory": compiled.work.bytes / chip.hbm_bandwidth,
         "interconnect": compiled.collectives.link_bytes / chip.ici_bandwidth,
     }
     by = max(terms, key=lambda term: terms[term])
     parts = compiled.work.parts.values()
     in_sequence = sum(max(part.padded / chip.flops, part.bytes / chip.hbm_bandwidth) for part in parts)
-    return Bound(terms[by], by, terms, in_sequence + kernels / chip.flops)
+    return Bound(terms[by], by, terms, in_sequence + compiled.kernels / chip.flops)

@@ -78,7 +78,8 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
     section = config.get("method")
     node: Any = section.copy_and_resolve_references() if isinstance(section, ConfigDict) else section
     for one in spec.calls(node):
-        if entry(spec.resolve(str(one.call))).kind == "model" and "dtype" in one:
+        is_model = entry(spec.resolve(str(one.call))).kind == "model"
+        if is_model and isinstance(one.get("dtype"), str):  # `build` refuses anything else
             one.dtype = dtype
     method = spec.build(node, "method")
     given: Any = node.get("model")

@@ -136,3 +136,10 @@ def test_hosts_compare_records_by_what_their_preparation_states(good, folder):
     assert one == two
     change(folder / "prepared/train.json", "shards", 0, "sha256", value="0" * 64)
     assert agreement.facts_of(sources.folder(str(folder)).open()) != one
+
+
+@pytest.mark.parametrize("lengths", [[], ["0", "0"]])
+def test_a_split_without_examples(folder, lengths):
+    change(folder / "dataset_info.json", "splits", 0, "shardLengths", value=lengths)
+    with pytest.raises(ConfigError, match="has no examples in its split 'train'"):
+        sources.tfds(directory=str(folder)).open()
