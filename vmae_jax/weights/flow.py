@@ -11,9 +11,10 @@ from vmae_jax.models.raft import Raft
 from vmae_jax.spec import call
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.layouts import raft
+from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.published import finite
 
-__all__ = ["config", "is_flow", "params_of"]
+__all__ = ["config", "facts", "is_flow", "params_of"]
 
 
 def is_flow(file: tensors.File) -> bool:
@@ -21,17 +22,33 @@ def is_flow(file: tensors.File) -> bool:
     return raft.is_raft(file.state)
 
 
+def facts(file: tensors.File) -> dict[str, Any]:
+    """Return what the report of an import has of a guide."""
+    return {
+        "kind": "guide",
+        "config": "none: a guide's weights, for init_from",
+        "used": len(file.state),
+        "not_checked": "outputs: neither RAFT's code nor torchvision is a package that this one needs",
+    }
+
+
 def config() -> ConfigDict:
     """Return the config of a workdir that has the network alone, which no method belongs to."""
     return ConfigDict({"guide": call("methods.flow.raft")}, sort_keys=False, convert_dict=False)
 
 
-def params_of(file: tensors.File) -> Any:
+def params_of(file: tensors.File, *, changed: bool = False) -> Any:
     """Return our parameters from a file.
 
+    Args:
+      file: the weights.
+      changed: whether an option of the import would change the network, or gives it a config.
+
     Raises:
-      MismatchError: if the weights are not those of RAFT-small, or not finite.
+      MismatchError: if the weights are not those of RAFT-small or not finite, or they would be changed.
     """
+    if changed:
+        raise MismatchError("--config, --fresh and --resize are not possible for weights of RAFT, a guide's")
     state = {name: np.asarray(array, np.float32) for name, array in raft.stripped(file.state).items()}
     finite(state)
     template = meta.unbox(jax.eval_shape(Raft().init, jax.random.key(0)))

@@ -88,9 +88,7 @@ def import_weights(
                 raise MismatchError("--fresh and --resize are not possible for weights in V-JEPA's layout")
             return _import_latent(file, config, out, str(weights), make_state)
         if flow.is_flow(file):
-            if fresh or resize or given:
-                raise MismatchError("--config, --fresh and --resize are not possible for weights of RAFT, a guide's")
-            return _import_flow(file, out, str(weights))
+            return _import_flow(file, out, str(weights), changed=bool(fresh or resize or given))
         found = names.official(file)
         one = subject(config if config is not None else config_of(found))
         published(one, f"weights of the family {found.family} are of published models")
@@ -201,18 +199,12 @@ def _import_latent(
     }
 
 
-def _import_flow(file: tensors.File, out: Any, origin: str) -> dict[str, Any]:
-    """Make a workdir of RAFT's weights alone, which `init_from` gives to a guide."""
-    params = flow.params_of(file)
+def _import_flow(file: tensors.File, out: Any, origin: str, *, changed: bool) -> dict[str, Any]:
+    """Make a workdir of RAFT's weights alone, which `init_from` gives to a guide; `changed`: by an option."""
+    params = flow.params_of(file, changed=changed)
     with replaced(out) as new:
         _write(new, flow.config(), _alone(params, None), origin)
-    report = _report(out, params, family="raft", given=False, dropped={})
-    return report | {
-        "kind": "guide",
-        "config": "none: a guide's weights, for init_from",
-        "used": len(file.state),
-        "not_checked": "outputs: neither RAFT's code nor torchvision is a package that this one needs",
-    }
+    return _report(out, params, family="raft", given=False, dropped={}) | flow.facts(file)
 
 
 def _report(out: Any, params: Any, *, family: str, given: bool, dropped: dict[str, str]) -> dict[str, Any]:
