@@ -65,5 +65,5 @@ def outward_pairs(frames: int, base: int, *, fix_backward: bool) -> tuple[list[t
     """
     earlier = [(target, target + 1) for target in reversed(range(base))]
     if not fix_backward:
-        earlier = [pair[::-1] for pair in earlier]
+        earlier = [(second, first) for first, second in earlier]
     return earlier, [(target, target - 1) for target in range(base + 1, frames)]

@@ -201,8 +201,8 @@ class Raft:
         def correct(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
             hidden, flow = state
             found = around(pyramid, (places + flow).reshape(b, -1, 2)).reshape(b, height, width, -1)
-            hidden, more = _NETWORKS["update"].apply({"params": params["update"]}, hidden, context, found, flow)
-            return (hidden, flow + more), None
+            new: Any = _NETWORKS["update"].apply({"params": params["update"]}, hidden, context, found, flow)
+            return (new[0], flow + new[1]), None
 
         # Derived from an input, so that it is split over devices as that is.
         still = jnp.zeros_like(one[..., :2])
