@@ -53,6 +53,10 @@ HOSTILE = (*PLAIN, *CALLS, *([one] for one in CALLS), *({"x": one} for one in CA
 # What a component needs beside its required arguments, or in place of what `example` would give it.
 MORE = {
     "methods.adamae.build": {"objective": "x"},
+    "methods.marlin.build": {
+        "objective": "x",
+        "objectives": {"x": {"call": "targets.core.objective", "target": {"call": "targets.pixels"}}},
+    },
     "data.sources.tfds": {"directory": "x"},
     "data.sequences.drawn.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
     "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},

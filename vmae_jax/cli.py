@@ -201,6 +201,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     limits = watchdog.parse_limits(args.limit)
     result = train.run(chosen, workdir, progress=not args.quiet, limits=limits, command=args.line)
     if result.pop("status") == "preempted":
+        print(f"vmae: preempted at step {result['step']}; the same command resumes", file=sys.stderr)
         return {"resume": True, "error": "preempted; the same command resumes", **result}
     return result
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax.augment.colors import jitter
 from vmae_jax.augment.erasing import random_erasing
 from vmae_jax.augment.mixing import mixup_cutmix
 from vmae_jax.types import row_keys
@@ -142,3 +143,51 @@ def test_erasing_follows_each_examples_own_key():
 def test_mistakes(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def coloured(seed=0):
+    return jnp.asarray(np.random.default_rng(seed).uniform(0.3, 0.6, (B, 2, SIDE, SIDE, 3)), jnp.float32)
+
+
+def luma(video):
+    return np.asarray(video) @ np.array([0.299, 0.587, 0.114])
+
+
+def test_each_change_of_colours_by_its_definition():
+    off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "probability": 1.0, "grey": 0.0}
+    video = coloured()
+
+    def changed(**more):
+        return np.asarray(jax.jit(jitter(**{**off, **more}))(video, keys()))
+
+    np.testing.assert_allclose(changed(), video, atol=1e-6)
+    ratio = changed(brightness=0.4) / np.asarray(video)
+    assert np.ptp(ratio, axis=(1, 2, 3, 4)).max() < 1e-5  # one factor for all frames and channels of a clip
+    assert 0.2 < np.ptp(ratio) < 0.8
+    spread = luma(changed(contrast=0.4)).std(axis=(1, 2, 3)) / luma(video).std(axis=(1, 2, 3))
+    assert spread.min() > 0.59
+    assert spread.max() < 1.41
+    np.testing.assert_allclose(luma(changed(contrast=0.4)).mean((1, 2, 3)), luma(video).mean((1, 2, 3)), atol=1e-5)
+    for more in ({"saturation": 0.4}, {"hue": 0.1}):
+        assert np.abs(changed(**more) - video).max() > 0.01
+        np.testing.assert_allclose(luma(changed(**more)), luma(video), atol=2e-4)  # only the colour
+    grey = changed(grey=1.0)
+    np.testing.assert_allclose(grey, np.repeat(luma(video)[..., None], 3, -1), atol=1e-6)
+
+
+def test_colours_change_as_often_as_they_should_and_by_the_clips_seed_alone():
+    video, most = jnp.tile(coloured(), (40, 1, 1, 1, 1)), jnp.tile(jax.random.key_data(keys()), (40, 1))
+    many = jax.random.wrap_key_data(most.at[:, 1].add(jnp.arange(len(most), dtype=jnp.uint32)))
+    found = np.asarray(jax.jit(jitter())(video, many))
+    unchanged = (found == np.asarray(video)).all(axis=(1, 2, 3, 4)).mean()
+    grey = (np.ptp(found, axis=-1).max(axis=(1, 2, 3)) < 1e-6).mean()
+    assert abs(unchanged - 0.2 * 0.8) < 0.06
+    assert abs(grey - 0.2) < 0.07
+    np.testing.assert_allclose(jax.jit(jitter())(video[8:16], many[8:16]), found[8:16], atol=1e-6)
+
+
+def test_mistaken_colours():
+    with pytest.raises(ValueError, match=r"hue must be in \[0, 0.5\]"):
+        jitter(hue=0.6)
+    with pytest.raises(ValueError, match="the clips have 1 channels"):
+        jitter()(coloured()[..., :1], keys())

@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_read_is_the_user_s_mistake_in_one_line(workdir, t
     command = ["reconstruct", f"--workdir={workdir}", f"--videos={videos}", f"--out={tmp_path}/out", "--clips=2"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["clips"] == 2
-    assert "notes.mp4: is no readable video" in caplog.text
+    assert f"{videos}/notes.mp4: is no readable video" in caplog.text
 
 
 def test_a_workdir_that_does_not_exist_is_named(tmp_path, capsys):

@@ -20,10 +20,14 @@ def write_features(folder, count=9):
         np.savez(folder / f"{number}.npz", features=vectors, seconds=np.stack([begin, begin + 5], 1))
 
 
-LV = ["--config.data.streams.embeddings.width=6", "--config.data.streams.embeddings.of=none"]
+FOLDER = ["--config.data.source.path={source}"]
+TWO = [f"--config.data.source.parts.{name}.source.path={{source}}" for name in ("source", "target")]
+LV = [*FOLDER, "--config.data.streams.embeddings.width=6", "--config.data.streams.embeddings.of=none"]
 RUNS = {
-    "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, []),
-    "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, []),
+    "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, FOLDER),
+    "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
+    "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
+    "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "mgmae": ("configs/mgmae.py:smoke", write_videos, ["--config.init_from={}"]),
 }
@@ -32,11 +36,14 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_resumes_to_the_bit(name, tmp_path):
     config, write, options = RUNS[name]
-    source, whole, again = (tmp_path / part for part in ("data", "whole", "again"))
+    source, first, whole, again = (tmp_path / part for part in ("data", "first", "whole", "again"))
     source.mkdir()
     write(source)
-    command = ["train", f"--config={config}", f"--config.data.source.path={source}", "--config.data.global_batch=8"]
-    command += ["--config.checkpoint.every.steps=2", *options]
+    options = ["--config.data.global_batch=8", *(option.format(source=source) for option in options)]
+    if "{first}" in config:  # of which only the initial weights are needed
+        begin = [f"--config=configs/{name}.py:smoke", "--config.train.length.steps=0", f"--workdir={first}"]
+        assert main(["train", *begin, *options]) == 0
+    command = ["train", f"--config={config.format(first=first)}", "--config.checkpoint.every.steps=2", *options]
     assert main([*command, f"--workdir={whole}"]) == 0
     shutil.copytree(whole, again)
     shutil.rmtree(again / "checkpoints" / "4")

@@ -18,13 +18,14 @@ import pytest
 
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.experiment import experiment
+from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, build, calls, from_json, to_json
 from vmae_jax.train import sharding
 from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOT_TRAINED = ("__init__", "common", "probe", "propagation", "recipes")
+NOT_TRAINED = ("__init__", "common", "few_shot", "probe", "propagation", "recipes")
 FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
@@ -41,6 +42,8 @@ VARIANTS = {
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
     "diffmae": ("L", "B,video,raw"),
+    "cdfslv": ("", "adapt"),
+    "marlin": ("B", "L"),
     "lvmae": ("", "low"),
     "post_pretrain": ("H",),
     "distill": ("S",),
@@ -61,6 +64,8 @@ BASES = {
         "mgmae",
         "diffmae",
         "lvmae",
+        "cdfslv",
+        "marlin",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
@@ -227,6 +232,20 @@ def test_probes_have_a_section_eval_alone(target, update_golden):
     golden_texts.compare(name, text)
 
 
+def test_few_shot_evaluation_takes_all_the_videos():
+    for target, of in (("data=videos,ways=3", "features"), ("data=a.csv,logits,prototype", "logits")):
+        config = load_config(f"configs/few_shot.py:{target}")
+        assert list(config) == ["eval"]
+        made = build(config.eval)
+        [evaluator] = made.evaluators.values()
+        assert (evaluator.of, evaluator.episodes, evaluator.queries) == (of, 600, 15)
+        assert made.data.spec()["video"].shape[1:] == (16, 224, 224, 3)
+        assert "label" in made.data.spec()
+        assert config.eval.data.source.get("part", "all") == "all"
+    with pytest.raises(ConfigError, match="give the labelled videos as data=FOLDER"):
+        load_config("configs/few_shot.py")
+
+
 @pytest.mark.parametrize("target", PROPAGATIONS)
 def test_propagations_have_a_section_eval_without_data(target, update_golden):
     config = load_config(f"configs/propagation.py:{target}")
@@ -250,10 +269,21 @@ def test_propagations_need_the_owners_files_and_drawn_clips_none(arguments, mess
         load_config(f"configs/propagation.py:{arguments}")
 
 
-@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "probe", "propagation"])
+@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "few_shot", "probe", "propagation"])
 def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")
+
+
+@pytest.mark.parametrize(("given", "hint"), [("smok", "smoke"), ("clases=3", "classes"), ("model=BB", "B")])
+def test_the_closest_argument_is_suggested(given, hint):
+    with pytest.raises(ConfigError, match=rf"no argument '{given}' \(did you mean '{hint}'\?\); it takes B\|S, cl"):
+        common.parse(given, model=("B", "S"), classes=0, smoke=False)
+
+
+def test_an_argument_without_its_value_is_not_suggested_for_itself():
+    with pytest.raises(ConfigError, match=r"no argument 'classes'; it takes classes=…$"):
+        common.parse("classes", classes=0)
 
 
 def test_every_source_can_be_left_open_and_is_then_asked_for():

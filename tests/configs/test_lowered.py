@@ -39,6 +39,8 @@ PRETRAINING = {
     "salt:L": [],
     "finetune:B,k400,v2": [],
     "distill:B": [],
+    "cdfslv:adapt": [],
+    "marlin:B": [],
 }
 GUIDES = ("flow",)  # RAFT is in float32
 ROWS = 64

@@ -33,7 +33,7 @@ def result(config) -> dict[str, str]:
         "cube": f"{vit.patch.t}x{vit.patch.h}",
         "pixels": "ImageNet" if vit.mean == IMAGENET_MEAN else f"{vit.mean[0]:g} {vit.std[0]:g}",
         **_training(config),
-        "layer_decay": optimizer.layer_decay,
+        "layer_decay": optimizer.get("layer_decay"),
         "frozen": " ".join(optimizer.freeze or ()),
         "crop": " ".join(name for name in names if "crop" in names[name].call),
         "area": _words(names, "area", "scales", "outer", "inner"),
@@ -59,16 +59,20 @@ def result(config) -> dict[str, str]:
         found |= {
             "classes": heads[next(iter(heads))].classes if heads else method.classes,
             "drop_path": vit.encoder.blocks["drop_path"],
-            "head_dropout": method.dropout,
+            "head_dropout": method.get("dropout"),
             "init_scale": method.init_scale,
-            "smoothing": method.smoothing if not heads else "",
+            "smoothing": method.get("smoothing") if not heads else "",
             "erase": erase and erase.probability,
             "mix": mixing and f"{mixing.mixup:g} {mixing.cutmix:g} {mixing.switch:g}",
             "group": mixing and mixing.group,
             "temperature": method.get("temperature"),
-            "test": f"{config.eval.data.sampler.views}x{config.eval.data.transforms[0].get('crops', 1)}",
+            "test": _test(config.eval.get("data")),
         }
     return _text(found)
+
+
+def _test(data) -> str | None:
+    return data and f"{data.sampler.views}x{data.transforms[0].get('crops', 1)}"
 
 
 def _text(found) -> dict[str, str]:
@@ -93,7 +97,7 @@ def _training(config) -> dict[str, object]:
         "weight_decay": f"{decay.start:g} {decay.final:g}" if hasattr(decay, "call") else decay,
         "stretch": "" if constant or schedule.stretch == 1 else schedule.stretch,
         "momentum": f"{average.start:g} {average.final:g}" if hasattr(average, "call") else average,
-        "betas": f"{optimizer.b1:g} {optimizer.b2:g}",
+        "betas": f"{optimizer.momentum:g}" if "momentum" in optimizer else f"{optimizer.b1:g} {optimizer.b2:g}",
         "clip": optimizer.clip_norm,
         "sampler": data.sampler.call.rpartition(".")[2],
         "stride": None if data.sampler.get("rate") else data.sampler.get("stride"),
@@ -158,7 +162,7 @@ def test_configs_are_the_table(row):
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"siammae": "siamese", "cropmae": "siamese"}
-    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae")}
+    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin")}
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
     assert load(row["config"]).method.call == {
@@ -166,6 +170,7 @@ def test_configs_are_the_table(row):
         "post_pretrain": "methods.classify.build",
         "finetune": "methods.classify.build",
         "distill": "methods.distill.build",
+        "adapt": "methods.cdfslv.build",
     }[row["stage"]]  # fmt: skip
 
 
@@ -202,9 +207,9 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 134
+    assert len(ROWS) == len(lines) - 1 == 139
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
-    files -= {"__init__", "common", "probe", "propagation", "recipes"}  # which train nothing
+    files -= {"__init__", "common", "few_shot", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files
 
 

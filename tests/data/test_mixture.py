@@ -119,6 +119,17 @@ def test_examples_labels_and_strides_of_the_parts():
     assert "label" not in unnamed.fetch(2).labels
 
 
+def test_a_part_can_be_left_without_its_classes():
+    """Those of the others keep their numbers, and the names that it alone has are not classes of the mixture."""
+    listed = [Listed("a", 2, label=("run", "jump")), Listed("b", 3, label=("fly", "jump"))]
+    parts = [("a", part(None)), ("b", part(None, labels={"label": -1}))]
+    mixed = Mixed(parts, listed, Epoch((2, 3), (2, 3), (0, 1)))
+    assert mixed.label_names == {"label": ("run", "jump")}
+    assert [mixed.fetch(i).labels["label"] for i in range(5)] == [0, 1, -1, -1, -1]
+    with pytest.raises(ConfigError, match="a part has classes of that name already"):
+        Mixed([parts[0], ("b", part(None, labels={"label": 1}))], listed, Epoch((2, 3), (2, 3), (0, 1)))
+
+
 def mixed_loader(folder, **options):
     source = mixture(
         {

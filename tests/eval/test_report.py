@@ -59,11 +59,12 @@ def test_curves(tmp_path):
         {"kind": "event", "step": 12, "event": "resumed"},
         {"kind": "train", "step": 29, "loss": "NaN", "loss/pixels": "NaN"},
     ]
-    page = opened(run(tmp_path, events=events, mfu=0.4, psnr=20.0))
+    page = opened(run(tmp_path, events=events, mfu=0.4, psnr=20.0, param_norm=80.0))
     titles = [
         "Loss",
         "Learning rate",
         "Gradient norm",
+        "Norm of the parameters",
         "Speed",
         "Share of time waiting for data",
         "Model FLOPs utilisation",
@@ -72,7 +73,7 @@ def test_curves(tmp_path):
         assert title in page.text, title
     assert "Terms of the loss" not in page.text  # one term, the same as the loss
     data = [json.loads(attrs["data-chart"] or "") for _, attrs in page.tags if "data-chart" in attrs]
-    assert len(data) == 8
+    assert len(data) == 9
     loss = dict(map(tuple, data[0]["series"][0]["points"]))
     assert loss[4] == 0.25
     assert loss[29] is None

@@ -8,13 +8,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 from toy_method import remember
 
+from vmae_jax.augment.colors import jitter
+from vmae_jax.masking.face_parts import face_parts
 from vmae_jax.masking.flow_guided import flow_guided
 from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
-from vmae_jax.methods import adamae, diffmae, latent, latent_dense, lvmae, masked, siamese, siammcvae
+from vmae_jax.methods import adamae, cdfslv, diffmae, latent, latent_dense, lvmae, marlin, masked, siamese, siammcvae
 from vmae_jax.methods.flow import raft
 from vmae_jax.models import positions
 from vmae_jax.models.rotary import rotary
@@ -113,6 +115,17 @@ def frozen_teacher():
     return latent.build(model, BLOCKS, teacher=vit(frames=4, **{**TINY, "width": 24}))
 
 
+def adversarial():
+    """MARLIN: parts of faces are hidden first, and a critic is trained in the same step."""
+    raw = {"pixels": objective(pixels(normalize=False))}
+    return marlin.build(vit(frames=4, **TINY), face_parts(0.75), raw, hidden=16)
+
+
+def two_domains():
+    """CDFSL-V: rows in pairs, clips with and without labels, and a teacher that is the average of the parameters."""
+    return cdfslv.build(vit(frames=4, **TINY), 5, strong=jitter())
+
+
 METHODS = {
     one.__name__: functools.cache(one)
     for one in (
@@ -128,6 +141,8 @@ METHODS = {
         long_video,
         dense_prediction,
         frozen_teacher,
+        two_domains,
+        adversarial,
     )
 }
 IMAGES = ("mae", "two_views", "latent_views")
@@ -140,9 +155,12 @@ def batch(name="videomae_v2"):
     lengths = rng.integers(1, 13, (ROWS, 1))
     sequences = {"embeddings": rng.normal(size=(ROWS, 12, 20)), "embeddings_mask": np.arange(12) < lengths}
     sequences["embeddings"] = sequences["embeddings"].astype(np.float32)
+    labels = {"label": np.repeat([0, -1, -1, 3, 4, -1, 1, -1], 2).astype(np.int32)}
     images = rng.integers(0, 256, (ROWS, 2, 32, 32, 3), dtype=np.uint8)
     beside = {"image": images, "image_valid": rng.random((ROWS, 2)) < 0.8}
-    return {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences}.get(name, {}) | {
+    parts = {"parts": rng.integers(0, 11, (ROWS, 4, 32, 32, 1)).astype(np.uint8)}
+    own = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences}
+    return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -180,6 +198,8 @@ def gradients(name, mesh, accumulate):
         ("long_video", "cube", 2),
         ("frozen_teacher", "cube", 2),
         ("dense_prediction", "cube", 2),
+        ("two_domains", "cube", 2),
+        ("adversarial", "cube", 2),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):

@@ -14,6 +14,7 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.train import schedule
 from vmae_jax.train.adamw import AdamWState
 from vmae_jax.train.optim import adamw, decays, layer_scales
+from vmae_jax.train.sgd import sgd
 from vmae_jax.train.sharding import unbox
 
 SCHEDULE = schedule.warmup_cosine(1e-2, final=1e-4, warmup={"steps": 3}, batch_unit=None)
@@ -224,3 +225,70 @@ def test_also_decay_reaches_what_does_not_declare_it():
         adamw(SCHEDULE, also_decay=["*tokens"]).build(abstract_toy(), CLOCK)
     with pytest.raises(ValueError, match="also_decay is a list of patterns"):
         adamw(SCHEDULE, also_decay="*bias")
+
+
+def pytorch_sgd(params, all_grads, rates, heads, *, momentum, nesterov, wd, clip):
+    """`clip_grad_norm_` and SGD as PyTorch defines them, in float64; the head has rates of its own."""
+    flat = {k: np.float64(v) for k, v in flat_of(params).items()}
+    decay, buffers = flat_of(decays(abstract_toy())), {}
+    for t, grads in enumerate(all_grads):
+        grads = {k: np.float64(g) for k, g in flat_of(grads).items()}
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        coefficient = min(clip / (norm + 1e-6), 1.0) if clip else 1.0
+        for k, p in flat.items():
+            g = grads[k] * coefficient + (wd * p if decay[k] else 0.0)
+            buffers[k] = momentum * buffers[k] + g if k in buffers else g
+            lr = heads[t] if k.startswith("head/") else rates[t]
+            flat[k] = p - lr * (g + momentum * buffers[k] if nesterov else buffers[k])
+    return flat
+
+
+@pytest.mark.parametrize(("nesterov", "wd", "clip"), [(True, 0.0, 5.0), (False, 0.3, None)])
+def test_sgd_is_that_of_pytorch(nesterov, wd, clip):
+    head = schedule.arctangent(0.05, -100.0, 0.05)
+    optimizer = sgd(SCHEDULE, nesterov=nesterov, weight_decay=wd, clip_norm=clip, rates={"head": head})
+    tx, rate = optimizer.build(abstract_toy(), CLOCK)
+    params = some_params()
+    all_grads = [some_params(seed) for seed in range(1, 7)]
+    rates, heads = ([one.value(step) for step in range(6)] for one in (rate, head.at(CLOCK)))
+    assert heads[0] > 10 * heads[5]
+    expected = pytorch_sgd(params, all_grads, rates, heads, momentum=0.9, nesterov=nesterov, wd=wd, clip=clip)
+    state, ours = tx.init(params), params
+    update = jax.jit(lambda g, s, p, good: tx.update(g, s, p, tx.norm(g), good))
+    for grads, lr in zip(all_grads, rates, strict=True):
+        assert float(tx.rate(state)) == pytest.approx(lr, rel=1e-6)
+        same, kept = update(grads, state, ours, jnp.bool_(False))  # a refused step
+        jax.tree.map(np.testing.assert_array_equal, (same, kept), (ours, state))
+        ours, state = update(grads, state, ours, jnp.bool_(True))
+    assert int(state.count) == 6
+    for path, value in flat_of(ours).items():
+        np.testing.assert_allclose(
+            value, expected[path], rtol=0, atol=3e-6 * np.abs(expected[path]).max(), err_msg=path
+        )
+
+
+def test_sgd_freezes_and_names_its_rates():
+    own = {"head": schedule.constant(0.5)}
+    tx, _ = sgd(SCHEDULE, freeze=["encoder"], rates=own).build(abstract_toy(), CLOCK)
+    params = some_params()
+    state = tx.init(params)
+    assert set(state.velocity) == {"head"}
+    new, _ = tx.update(some_params(1), state, params, tx.norm(some_params(1)), jnp.bool_(True))
+    jax.tree.map(np.testing.assert_array_equal, new["encoder"], params["encoder"])
+    assert (new["head"]["kernel"] != params["head"]["kernel"]).all()
+    lines = dict(line.split("  ", 1) for line in sgd(SCHEDULE, rates=own).describe(abstract_toy()).splitlines())
+    assert lines["head/bias"] == "decay 0  the rate of head"
+    assert lines["encoder/embed/kernel"] == "decay 0  the schedule's rate"
+    for options, words in (
+        ({"rates": {"nothing": SCHEDULE}}, "optimizer.rates: 'nothing' matches no parameter"),
+        ({"rates": {"head": SCHEDULE, "head/bias": SCHEDULE}}, "both match head/bias"),
+        ({"freeze": ["encoder", "head"]}, "leaves nothing to train"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            sgd(SCHEDULE, **options).build(abstract_toy(), CLOCK)
+
+
+@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": 0.0, "nesterov": True}, {"clip_norm": 0.0}])
+def test_mistakes_of_sgd(options):
+    with pytest.raises(ValueError, match=r"must be above 0|momentum="):
+        sgd(SCHEDULE, **options)

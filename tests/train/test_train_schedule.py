@@ -9,7 +9,7 @@ import pytest
 
 from vmae_jax import spec
 from vmae_jax.spec import ConfigError
-from vmae_jax.train.schedule import Clock, constant, length_in_steps, warmup_cosine
+from vmae_jax.train.schedule import Clock, arctangent, constant, length_in_steps, warmup_cosine
 
 CLOCK = Clock(steps=100, steps_per_epoch=12.5, global_batch=1024)
 
@@ -121,3 +121,17 @@ def test_bad_arguments(arguments, message):
 def test_a_warmup_longer_than_the_run():
     with pytest.raises(ConfigError, match="warm-up of 250 steps does not fit into a training of 100 steps"):
         warmup_cosine(1.0, warmup={"epochs": 20}).at(CLOCK)
+
+
+def test_an_arctangent_falls_around_its_turn():
+    rate = arctangent(0.005, -100.0, 0.05).at(CLOCK)
+    assert [rate.value(step) for step in (0, 5, 100)] == pytest.approx([9.37e-3, 5e-3, 3.35e-5], rel=5e-3)
+    assert (rate.start, rate.peak, rate.final) == (rate.value(0), 0.005, rate.value(100))
+    assert rate.value(200) == rate.value(100)
+    compiled = jax.jit(jax.vmap(rate))(jnp.arange(105))
+    assert compiled.dtype == jnp.float32
+    np.testing.assert_allclose(compiled, [rate.value(step) for step in range(105)], rtol=1e-4)
+    assert rate.describe() == "learning rate 0.005 in the middle, arctangent of slope -100, turning at 0.05 of the run"
+    for wrong in ((-1.0, 1.0, 0.5), (1.0, 1.0, 2.0), (1.0, float("nan"), 0.5)):
+        with pytest.raises(ValueError, match="at least 0, a number, and in"):
+            arctangent(*wrong)

@@ -102,7 +102,8 @@ def sample(
     try:
         batch = next(stream)
         for fault in stream.faults():
-            log.warning("%s: %s; a neighbour is used instead", fault.key, fault.reason)
+            name = name_of(opened.source, fault.index)
+            log.warning("%s: %s; a neighbour is used instead", name, fault.reason)
         return batch, [name_of(opened.source, int(index)) for index in batch["index"][::views]]
     except TooManyBadVideos as error:
         if not videos:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vmae_jax.errors import did_you_mean
 from vmae_jax.io.paths import saved_config
 from vmae_jax.lookup import entry
 from vmae_jax.models.variants import VARIANTS, vit
@@ -39,7 +40,9 @@ def parse(text: str | None, **options: Any) -> Any:
         elif given and name in options and not isinstance(options[name], tuple | bool):
             result[name] = _typed(name, value, options[name])
         else:
-            raise ConfigError(f"the config has no argument {item!r}; it takes {_accepted(options)}")
+            word = value if isinstance(options.get(name), tuple) else name
+            hint = did_you_mean(word, (accepted for accepted in [*options, *choices] if accepted != item))
+            raise ConfigError(f"the config has no argument {item!r}{hint}; it takes {_accepted(options)}")
     return ConfigDict(result)
 
 

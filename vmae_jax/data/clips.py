@@ -84,7 +84,12 @@ def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = 
     return Multiview(_positive("frames", frames), _positive("stride", stride), _positive("views", views), sparse)
 
 
-@register("sampler", smoke=lambda given: {"gap": [min(bound, 8) for bound in given["gap"]]})
+def _tiny_pair(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a pair for `smoke`; pairs of images stay clips of one frame."""
+    return {"frames": min(given["frames"], 8), "strides": [1, 1], "gap": [min(bound, 8) for bound in given["gap"]]}
+
+
+@register("sampler", smoke=_tiny_pair)
 def pair(
     frames: int = 1, strides: Sequence[int] = (1, 1), gap: Sequence[float] = (4, 47), unit: str = "frames"
 ) -> "Pair":

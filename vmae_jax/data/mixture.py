@@ -38,6 +38,8 @@ from vmae_jax.spec import ConfigError
 
 __all__ = ["Epoch", "Mixed", "Mixture", "Part", "epoch_of", "index_at", "mixture", "part"]
 
+UNLABELLED = -1  # the class of a video without one
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -60,7 +62,8 @@ def part(
       weight: how often an epoch goes through it, or its share (see `mixture`); at 0 it is left out,
         and need not be there.
       stride: frames from one that is seen to the next, in place of the sampler's.
-      labels: that all of its videos have, by name, such as {"domain": 1}.
+      labels: that all of its videos have, by name, such as {"domain": 1}. {"label": -1} leaves all of them without a
+        class, whatever classes the source has.
     """
     if not 0 <= weight < 1e6 or (stride is not None and stride < 1):
         raise ConfigError(f"data.mixture.part: weight={weight:g}, stride={stride}: not negative, and at least 1")
@@ -187,8 +190,15 @@ class Mixed:
         self._parts = parts
         self.sources = sources
         self._firsts = [int(first) for first in np.cumsum([0, *epoch.videos])]
-        names = [source.label_names for source in sources]
-        for label in {label for _, one in parts for label, _ in one.labels}:
+        names = [
+            {
+                label: classes
+                for label, classes in source.label_names.items()
+                if dict(one.labels).get(label) != UNLABELLED
+            }
+            for (_, one), source in zip(parts, sources, strict=True)
+        ]
+        for label in {label for _, one in parts for label, value in one.labels if value != UNLABELLED}:
             if any(label in known for known in names):
                 raise ConfigError(f"data.mixture: labels={{{label!r}: …}}: a part has classes of that name already")
         self.label_names, self._numbers = _merged(names)

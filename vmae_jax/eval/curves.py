@@ -13,6 +13,7 @@ __all__ = ["CURVES", "UNSEEN", "evaluation", "training", "varies"]
 # metric -> its title, its unit ("%" for shares)
 CURVES = {
     "grad_norm": ("Gradient norm", ""),
+    "param_norm": ("Norm of the parameters", ""),
     "learning_rate": ("Learning rate", ""),
     "clips_per_second": ("Speed", "clips/s"),
     "data_wait_fraction": ("Share of time waiting for data", "%"),

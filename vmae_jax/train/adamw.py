@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from vmae_jax.train.schedule import Rate
 from vmae_jax.types import Params
 
-__all__ = ["AdamWState", "Run", "Transformation", "flat", "global_norm", "transformation", "without"]
+__all__ = ["AdamWState", "Run", "Transformation", "flat", "global_norm", "shrunk", "transformation", "without"]
 
 
 class AdamWState(NamedTuple):
@@ -106,14 +106,16 @@ def transformation(own: Any, run: Run, decay: Params, scales: Params, frozen: fr
 def _clipped(grads: Params, norm: Array, own: Any, now: Array | None) -> Params:
     """Return gradients whose norm, or that of each network, is at most `clip_norm`; where not `now`, as they are."""
 
-    def shrunk(tree: Params, norm: Array) -> Params:
-        shrink = jnp.minimum(own.clip_norm / (norm + 1e-6), 1.0)
-        shrink = shrink if now is None else jnp.where(now, shrink, 1.0)
-        return jax.tree.map(lambda g: g * shrink, tree)
-
     if not own.clip_each:
-        return shrunk(grads, norm)
-    return {name: shrunk(tree, global_norm(tree)) for name, tree in grads.items()}
+        return shrunk(grads, norm, own.clip_norm, now)
+    return {name: shrunk(tree, global_norm(tree), own.clip_norm, now) for name, tree in grads.items()}
+
+
+def shrunk(grads: Params, norm: Array, most: float, now: Array | None = None) -> Params:
+    """Return gradients of this norm, scaled to a norm of `most` if theirs is larger; where not `now`, as they are."""
+    shrink = jnp.minimum(most / (norm + 1e-6), 1.0)
+    shrink = shrink if now is None else jnp.where(now, shrink, 1.0)
+    return jax.tree.map(lambda g: g * shrink, grads)
 
 
 def _unbias(decay: float, count: Array) -> Array:

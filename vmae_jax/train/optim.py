@@ -15,7 +15,7 @@ from vmae_jax.train.adamw import Run, Transformation, flat, transformation, with
 from vmae_jax.train.schedule import Clock, Rate, Schedule, constant, length_in_steps
 from vmae_jax.types import Params
 
-__all__ = ["Optimizer", "adamw", "decays", "layer_scales"]
+__all__ = ["Optimizer", "adamw", "decays", "layer_scales", "matching"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Optimizer:
           ConfigError: if a parameter does not declare whether it decays, a pattern of `freeze` or `also_decay` matches
             nothing, nothing is left to train, or there is layer decay and no tower with layers.
         """
-        frozen = _matching(abstract_params, self.freeze, "freeze")
+        frozen = matching(abstract_params, self.freeze, "freeze")
         decay = without(self.decays(abstract_params), frozen)
         if not decay:
             raise ConfigError(f"optimizer.freeze={list(self.freeze)} leaves nothing to train")
@@ -56,13 +56,13 @@ class Optimizer:
 
     def decays(self, abstract_params: Params) -> Params:
         """Return which parameters decay, by their declaration or by `also_decay`, as a tree of bools."""
-        more = _matching(abstract_params, self.also_decay, "also_decay")
+        more = matching(abstract_params, self.also_decay, "also_decay")
         declared = flat(decays(abstract_params))
         return unflatten_dict({path: decay or path in more for path, decay in declared.items()}, sep="/")
 
     def describe(self, abstract_params: Params) -> str:
         """Return a line for each parameter: its weight decay and its share of the learning rate, or "frozen"."""
-        frozen, decay = _matching(abstract_params, self.freeze, "freeze"), flat(self.decays(abstract_params))
+        frozen, decay = matching(abstract_params, self.freeze, "freeze"), flat(self.decays(abstract_params))
         scales = flat(layer_scales(abstract_params, self.layer_decay))
         lines = []
         for path in sorted(decay):
@@ -197,7 +197,7 @@ def _declared(params: Params) -> dict[str, Parameter]:
     return boxes
 
 
-def _matching(params: Params, patterns: Iterable[str], argument: str) -> frozenset[str]:
+def matching(params: Params, patterns: Iterable[str], argument: str) -> frozenset[str]:
     """Return the paths that a pattern of an argument matches, or one of whose parents it matches.
 
     Raises:

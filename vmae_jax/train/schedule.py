@@ -13,7 +13,7 @@ from jaxtyping import Array
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Clock", "Rate", "Schedule", "constant", "length_in_steps", "warmup_cosine"]
+__all__ = ["Clock", "Rate", "Schedule", "arctangent", "constant", "length_in_steps", "warmup_cosine"]
 
 UNITS = ("steps", "epochs", "examples")
 SHAPES = ("cosine", "linear")
@@ -245,3 +245,60 @@ def constant(value: float) -> Schedule:
       ValueError: if the rate is negative.
     """
     return warmup_cosine(value, final=value, start=value, batch_unit=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turning(Rate):
+    """A rate that passes from about twice a value to about 0, or the other way; see `arctangent`."""
+
+    middle: float = 0.0
+    slope: float = 0.0
+    turn: float = 0.0
+
+    def value(self, step: int) -> float:
+        """Return the rate of a step, counted from 0, in float64."""
+        share = min(step / max(self.steps, 1), 1.0)
+        return self.middle * (1 + math.atan(self.slope * (share - self.turn)) / (math.pi / 2))
+
+    def __call__(self, step: Array) -> Array:
+        """Return the same in float32, for a step number inside a compiled program."""
+        share = jnp.minimum(jnp.asarray(step).astype(jnp.float32) / max(self.steps, 1), 1.0)
+        return self.middle * (1 + jnp.arctan(self.slope * (share - self.turn)) / (jnp.pi / 2))
+
+    def describe(self) -> str:
+        """Return a description of the schedule in one line."""
+        return f"{self.text}, arctangent of slope {self.slope:g}, turning at {self.turn:g} of the run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arctangent(Schedule):
+    """An arctangent as built from a config, with the arguments of `arctangent`."""
+
+    middle: float = 0.0
+    slope: float = 0.0
+    turn: float = 0.0
+
+    def at(self, clock: Clock) -> Rate:
+        """Return the learning rates of a run."""
+        shape = {"middle": self.middle, "slope": self.slope, "turn": self.turn}
+        ends = Turning(0.0, 0.0, 0.0, 0, 1, "", **shape)
+        text = f"learning rate {self.middle:.4g} in the middle"
+        return Turning(ends.value(0), self.middle, ends.value(1), 0, clock.steps, text, **shape)
+
+
+@register("schedule")
+def arctangent(value: float, slope: float, turn: float) -> Schedule:
+    """value · (1 + atan(slope · (share of the run − turn)) / (π/2)), which has `value` at `turn` (CDFSL-V).
+
+    Args:
+      value: at the turn; with a negative slope the rate falls from about twice this to about 0.
+      slope: how fast it changes.
+      turn: the share of the run at which it has `value`.
+
+    Raises:
+      ValueError: if the value is negative, or the turn is not in [0, 1].
+    """
+    if not 0 <= value < math.inf or not 0 <= turn <= 1 or not abs(slope) < math.inf:
+        raise ValueError(f"value={value}, slope={slope}, turn={turn}: at least 0, a number, and in [0, 1]")
+    shape = {"middle": value, "slope": slope, "turn": turn}
+    return Arctangent(value, 0.0, 0.0, (), None, None, **shape)

@@ -1,0 +1,100 @@
+"""Random changes of colours on the device, the same for all frames of a clip."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from vmae_jax.registry import register
+from vmae_jax.types import stream, typed
+
+__all__ = ["Colors", "jitter"]
+
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of red, green and blue
+_TO_YIQ = np.array([_GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
+
+@dataclasses.dataclass(frozen=True)
+class Colors:
+    """See `jitter`."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    probability: float
+    grey: float
+
+    @typed
+    def __call__(self, video: Float[Array, "b t h w c"], keys: Key[Array, "b"]) -> Float[Array, "b t h w c"]:
+        """Change the colours of clips in [0, 1].
+
+        Args:
+          keys: one key per clip.
+
+        Raises:
+          ValueError: if the clips do not have three channels.
+        """
+        if video.shape[-1] != 3:
+            raise ValueError(
+                f"augment.colors changes red, green and blue, and the clips have {video.shape[-1]} channels"
+            )
+        return jax.vmap(self._change)(video, stream(keys, "colors"))
+
+    def _change(self, video: Array, key: Array) -> Array:
+        def factor(name: str, most: float) -> Array:
+            return jax.random.uniform(stream(key, name), minval=1 - most, maxval=1 + most)
+
+        changed = jnp.clip(video * factor("brightness", self.brightness), 0.0, 1.0)
+        mean = (changed @ _GREY).mean()
+        changed = jnp.clip(mean + (changed - mean) * factor("contrast", self.contrast), 0.0, 1.0)
+        turn = 2 * jnp.pi * jax.random.uniform(stream(key, "hue"), minval=-self.hue, maxval=self.hue)
+        changed = jnp.clip(changed @ _chroma(factor("saturation", self.saturation), turn).T, 0.0, 1.0)
+        video = jnp.where(jax.random.uniform(stream(key, "whether")) < self.probability, changed, video)
+        flat = jnp.broadcast_to((video @ _GREY)[..., None], video.shape)
+        return jnp.where(jax.random.uniform(stream(key, "grey")) < self.grey, flat, video)
+
+
+def _chroma(saturation: Array, turn: Array) -> Array:
+    """The matrix [3 3] that scales colours away from grey and turns them around it, and keeps their luma."""
+    cos, sin = saturation * jnp.cos(turn), saturation * jnp.sin(turn)
+    inner = (
+        jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        .at[1:, 1:]
+        .set(jnp.array([[cos, -sin], [sin, cos]]))
+    )
+    return jnp.asarray(_FROM_YIQ) @ inner @ jnp.asarray(_TO_YIQ)
+
+
+@register("colors")
+def jitter(
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+    probability: float = 0.8,
+    grey: float = 0.2,
+) -> Colors:
+    """Colour jitter, and then grey clips, with one draw for each clip.
+
+    As torchvision's `ColorJitter` and `RandomGrayscale`, but always in this order, and with the hue turned in YIQ.
+
+    Args:
+      brightness, contrast, saturation: factors are drawn from 1 minus this to 1 plus this.
+      hue: the largest turn, as a share of a full one.
+      probability: that a clip is jittered at all.
+      grey: the probability that a clip loses its colours.
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+    for name, value, most in (
+        *(("brightness", brightness, 1), ("contrast", contrast, 1), ("saturation", saturation, 1)),
+        *(("hue", hue, 0.5), ("probability", probability, 1), ("grey", grey, 1)),
+    ):
+        if not 0 <= value <= most:
+            raise ValueError(f"{name} must be in [0, {most}], got {value}")
+    return Colors(brightness, contrast, saturation, hue, probability, grey)
