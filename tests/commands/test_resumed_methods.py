@@ -1,4 +1,4 @@
-"""Methods that draw more than masks (noise, latent variables, lengths) resume to the bit."""
+"""Methods that draw more than masks (noise, latent variables, lengths), or have a guide, resume to the bit."""
 
 import shutil
 
@@ -29,6 +29,7 @@ RUNS = {
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
+    "mgmae": ("configs/mgmae.py:smoke", write_videos, ["--config.init_from={}"]),
 }
 
 

@@ -64,6 +64,7 @@ BASES = {
         "adamae",
         "motionmae",
         "mgm",
+        "mgmae",
         "diffmae",
         "lvmae",
         "cdfslv",

@@ -9,18 +9,32 @@ from flax.traverse_util import flatten_dict
 from toy_method import remember
 
 from vmae_jax.augment.colors import jitter
-from vmae_jax.masking.attention_guided import attention_guided
-from vmae_jax.masking.face_parts import face_parts
 from vmae_jax.inputs.log_mel import kaldi
 from vmae_jax.inputs.readers import sound, video
+from vmae_jax.masking.attention_guided import attention_guided
+from vmae_jax.masking.face_parts import face_parts
+from vmae_jax.masking.flow_guided import flow_guided
 from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.tube import tube
 from vmae_jax.methods import (
-    adamae, cdfslv, diffmae, joint, latent, latent_dense, lvmae, marlin, masked, mvd, siamese, siammcvae, umt,
+    adamae,
+    cdfslv,
+    diffmae,
+    joint,
+    latent,
+    latent_dense,
+    lvmae,
+    marlin,
+    masked,
+    mvd,
+    siamese,
+    siammcvae,
+    umt,
 )  # fmt: skip
+from vmae_jax.methods.flow import raft
 from vmae_jax.methods.parts.nce import nce
 from vmae_jax.methods.parts.reconstruct import reconstruct
 from vmae_jax.models import positions
@@ -79,6 +93,12 @@ def two_views():
 def motion_mask():
     """MGM: the mask follows the motion vectors of the batch."""
     return masked.build(vit(frames=4, **TINY), motion_guided(0.75), {"pixels": objective(pixels())})
+
+
+def flow_mask():
+    """MGMAE: the mask follows the optical flow that a frozen network computes."""
+    guides = {"flow": raft(1, fix_backward=False)}
+    return masked.build(vit(frames=4, **TINY), flow_guided(0.75), {"pixels": objective(pixels())}, guides=guides)
 
 
 def latent_views():
@@ -140,6 +160,8 @@ def attending_teacher():
     clip = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
     teacher = vit(frames=1, tubelet=1, **clip, **{**TINY, "width": 24})
     return umt.build(vit(frames=4, **TINY), teacher, attention_guided(0.8), layers=2, projection=12)
+
+
 def sound_and_video():
     """Joint layers, one decoder, and a contrast with a learned temperature; some rows are silent."""
     sizes = {name: value for name, value in TINY.items() if name != "resolution"}
@@ -160,6 +182,7 @@ METHODS = {
         learned_mask,
         two_views,
         motion_mask,
+        flow_mask,
         latent_views,
         denoising,
         long_video,
@@ -186,13 +209,11 @@ def batch(name="videomae_v2"):
     images = rng.integers(0, 256, (ROWS, 2, 32, 32, 3), dtype=np.uint8)
     beside = {"image": images, "image_valid": rng.random((ROWS, 2)) < 0.8}
     parts = {"parts": rng.integers(0, 11, (ROWS, 4, 32, 32, 1)).astype(np.uint8)}
-    own = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences}
-    return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
     samples = rng.integers(-9000, 9000, (ROWS, 2800), dtype=np.int16)
     spans = np.stack([np.zeros(ROWS), rng.integers(1400, 2800, ROWS)], 1).astype(np.int32)
     audio = {"audio": samples, "audio_span": spans, "audio_valid": np.arange(ROWS) % 5 != 2}
-    more = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences, "sound_and_video": audio}
-    return more.get(name, {}) | {
+    own = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences, "sound_and_video": audio}
+    return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
         "index": np.arange(ROWS, dtype=np.int32),
@@ -224,6 +245,7 @@ def gradients(name, mesh, accumulate):
         ("learned_mask", "cube", 2),
         ("two_views", "cube", 2),
         ("motion_mask", "cube", 2),
+        ("flow_mask", "cube", 2),
         ("latent_views", "cube", 2),
         ("denoising", "cube", 2),
         ("long_video", "cube", 2),

@@ -106,6 +106,8 @@ class _Nowhere:
 def _completed(config: ConfigDict) -> ConfigDict:
     """Return the config with defaults for the sections that it lacks."""
     section: Any = config.get("method")
+    if section is None and "guide" in config:
+        raise ConfigError("the weights are of a guide, a frozen network without a method: init_from takes them")
     if not isinstance(section, ConfigDict) or ("model" not in section and "data" in config):
         return config
     if "model" not in section:

@@ -17,8 +17,8 @@ from vmae_jax.io.checkpoint import Checkpoints, SaveError
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import write_config
 from vmae_jax.spec import ConfigError
-from vmae_jax.weights import clip as clip_files
-from vmae_jax.weights import own, siamese, torch_network, verify, vjepa
+from vmae_jax.weights import own, torch_network, verify
+from vmae_jax.weights.by_names import by_names
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.atomic import NotWrittenError, replaced
 from vmae_jax.weights.formats.checks import shown
@@ -80,18 +80,12 @@ def import_weights(
         file, given = tensors.read_file(weights, key=key), config is not None
         if own.is_own(file):
             return _import_own(file, config, out, str(weights), fresh, resize, channels, make_state, seed)
-        if clip_files.is_clip(file):
-            if fresh or resize:
-                raise MismatchError("--fresh and --resize are not possible for weights in CLIP's layout")
-            return _import_clip(file, config, out, str(weights), make_state)
-        if siamese.is_siamese(file):
-            if fresh or resize:
-                raise MismatchError("--fresh and --resize are not possible for weights in CropMAE's layout")
-            return _import_siamese(file, config, out, str(weights), make_state)
-        if vjepa.is_latent(file):
-            if fresh or resize:
-                raise MismatchError("--fresh and --resize are not possible for weights in V-JEPA's layout")
-            return _import_latent(file, config, out, str(weights), make_state)
+        if (taken := by_names(file, config, changed=bool(fresh or resize))) is not None:
+            state = (make_state or _alone) if taken.trainable else _alone
+            with replaced(out) as new:
+                _write(new, taken.config, state(taken.params, taken.average), str(weights))
+            report = _report(out, taken.params, family=taken.family, given=given, dropped=taken.dropped)
+            return report | taken.facts
         found = names.official(file)
         one = subject(config if config is not None else config_of(found))
         published(one, f"weights of the family {found.family} are of published models")
@@ -160,62 +154,6 @@ def _import_own(
         "changed": changed,
         "not_checked": "outputs: there is no other program to compare with",
     }
-
-
-def _import_siamese(
-    file: tensors.File,
-    config: ConfigDict | None,
-    out: Any,
-    origin: str,
-    make_state: Callable[[Any, Any], Any] | None,
-) -> dict[str, Any]:
-    """Make a workdir of weights of SiamMAE or CropMAE in the layout of CropMAE's code."""
-    one = subject(config if config is not None else siamese.config_of(file))
-    params = siamese.params_of(file, one, fresh_params(one, None))
-    with replaced(out) as new:
-        _write(new, one.config, (make_state or _alone)(params, None), origin)
-    keys = [name for name in file.state if name.endswith((".in_proj_bias", ".attn.qkv.bias"))]
-    dropped = {f"{name} (the keys' third)": names.K_BIAS for name in keys}
-    why = "outputs: CropMAE's code is not a package that could be installed here"
-    report = _report(out, params, family="cropmae", given=config is not None, dropped=dropped)
-    return report | {"used": len(file.state), "not_checked": why}
-
-
-def _import_latent(
-    file: tensors.File,
-    config: ConfigDict | None,
-    out: Any,
-    origin: str,
-    make_state: Callable[[Any, Any], Any] | None,
-) -> dict[str, Any]:
-    """Make a workdir of V-JEPA's or V-JEPA 2's encoder and predictor, with the target encoder as the average."""
-    given = vjepa.loaded(file)
-    one = subject(config if config is not None else vjepa.config_of(given))
-    params, average, left_out = vjepa.params_of(given, one, fresh_params(one, None))
-    with replaced(out) as new:
-        _write(new, one.config, (make_state or _alone)(params, average if average is not None else params), origin)
-    report = _report(out, params, family="vjepa", given=config is not None, dropped=left_out)
-    return report | {
-        "used": sum(map(len, given.networks.values())) - len(left_out),
-        "notes": [] if average is not None else ["the file has one encoder, which is taken as the target's, too"],
-        "not_checked": "outputs: the official code is not a package that could be installed here",
-    }
-
-
-def _import_clip(
-    file: tensors.File,
-    config: ConfigDict | None,
-    out: Any,
-    origin: str,
-    make_state: Callable[[Any, Any], Any] | None,
-) -> dict[str, Any]:
-    """Make a workdir of CLIP's image tower."""
-    one = subject(config if config is not None else clip_files.config_of(file))
-    params, dropped = clip_files.params_of(file, one, fresh_params(one, None))
-    with replaced(out) as new:
-        _write(new, one.config, (make_state or _alone)(params, None), origin)
-    report = _report(out, params, family="clip", given=config is not None, dropped=dropped)
-    return report | {"kind": "encoder", "used": len(file.state) - len(dropped), "not_checked": "outputs"}
 
 
 def _report(out: Any, params: Any, *, family: str, given: bool, dropped: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""The flow as a guide: which frames are compared, what the loss reads of it, and that nothing of it is trained."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_batch import batch_of
+
+from vmae_jax.masking.flow_guided import EARLIER, LATER, flow_guided
+from vmae_jax.methods import masked
+from vmae_jax.methods.flow import outward_pairs, raft
+from vmae_jax.models.raft import Raft, correlations
+from vmae_jax.models.variants import vit
+from vmae_jax.targets.core import objective
+from vmae_jax.targets.pixels import pixels
+from vmae_jax.train.sharding import unbox
+from vmae_jax.types import Context
+
+
+@functools.cache
+def weights():
+    """Random ones, whose flow is of a pixel or so."""
+    params = unbox(raft(1).init(jax.random.key(0), {}))
+    return jax.tree.map(lambda leaf: 0.5 * leaf, params)
+
+
+def test_pairs_lead_outward_from_the_base():
+    earlier, later = outward_pairs(6, 3, fix_backward=True)
+    assert earlier == [(2, 3), (1, 2), (0, 1)]
+    assert later == [(4, 3), (5, 4)]
+    assert outward_pairs(6, 3, fix_backward=False) == ([(3, 2), (2, 1), (1, 0)], later)
+    assert outward_pairs(3, 0, fix_backward=True) == ([], [(1, 0), (2, 1)])
+
+
+@functools.cache
+def network():
+    """The network by itself, for two pairs."""
+    return jax.jit(lambda params, frames: Raft(1).flow(params, frames, [(0, 1), (1, 2)]))
+
+
+def test_the_guide_adds_the_flow_of_these_pairs(monkeypatch):
+    """The frames are between -1 and 1, the pairs in order, and both sides have their part of the result."""
+    asked = []
+
+    def flow(self, params, frames, pairs):
+        asked.append((self.iterations, float(frames.min()), float(frames.max()), pairs))
+        return jnp.stack([jnp.full((len(frames), 4, 4, 2), first) for first, _ in pairs], axis=1)
+
+    monkeypatch.setattr(Raft, "flow", flow)
+    batch = batch_of(size=16)
+    batch["video"][0, 0, 0, 0], batch["video"][0, 0, 0, 1] = 0, 255
+    for fix, wanted in ((True, [1, 0]), (False, [2, 1])):
+        guide = raft(3, fix_backward=fix)
+        found = guide.annotate({}, batch)
+        assert asked[-1][:3] == (3, -1.0, 1.0)
+        assert set(found) == set(guide.gives)
+        np.testing.assert_array_equal(found[EARLIER][0, :, 0, 0, 0], wanted)
+        np.testing.assert_array_equal(found[LATER][0, :, 0, 0, 0], [3])
+    assert raft(base="first").annotate({}, batch)[EARLIER].shape == (4, 0, 4, 4, 2)
+
+
+def test_each_pair_is_a_pair_by_itself():
+    """Frame by frame and pair by pair, whatever else is in the clip."""
+    frames = jax.random.uniform(jax.random.key(1), (2, 3, 32, 40, 3), minval=-1.0)
+    both = network()(weights(), frames)
+    assert both.shape == (2, 2, 32, 40, 2)
+    other = network()(weights(), frames.at[:, 2].set(0.0))
+    np.testing.assert_allclose(other[:, 0], both[:, 0], atol=1e-5)
+    assert np.abs(other[:, 1] - both[:, 1]).max() > 1e-3
+    turned = network()(weights(), frames[::-1])
+    np.testing.assert_allclose(turned[::-1], both, atol=1e-4)
+
+
+def test_small_frames_have_few_levels():
+    maps = jax.random.normal(jax.random.key(0), (1, 2, 3, 8))
+    levels = correlations(maps, maps)
+    assert [level.shape for level in levels] == [(1, 6, 2, 3), (1, 6, 1, 1), (1, 6, 0, 0), (1, 6, 0, 0)]
+    np.testing.assert_allclose(levels[0][0, 4, 1, 1], jnp.square(maps[0, 1, 1]).sum() / np.sqrt(8), rtol=1e-5)
+
+
+def method(**options):
+    model = vit("micro", frames=4, resolution=32, decoder_depth=1, dtype="float32")
+    return masked.Masked(model, flow_guided(0.75), None, {"pixels": objective(pixels())}, {"flow": raft(1, **options)})
+
+
+def test_the_loss_needs_no_stream_and_no_gradient_reaches_the_guide():
+    one, batch = method(), batch_of(2, size=32)
+    assert one.method().supervision == ()
+    frozen = {"flow": weights()}
+    found = jax.eval_shape(one.annotated, frozen, batch)
+    assert (found[EARLIER].shape, found[LATER].shape) == ((2, 2, 32, 32, 2), (2, 1, 32, 32, 2))
+
+    def read(frozen):
+        return sum(jnp.square(one.annotated(frozen, batch)[name]).sum() for name in (EARLIER, LATER))
+
+    gradient = jax.jit(jax.grad(read))
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient(frozen)))
+    params = jax.eval_shape(lambda: unbox(one.init(jax.random.key(0), batch)[0]))
+    context = Context(jax.random.key(0), jnp.int32(0), None, frozen)
+    assert jax.eval_shape(one.loss, params, batch, context).terms["pixels"].total.shape == ()
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="iterations=0: at least 1"):
+        raft(0)
+    with pytest.raises(ValueError, match="base must be 'first' or 'middle', got 'random'"):
+        raft(base="random")
+    for shape, text in (((1, 2, 20, 16, 3), "20x16x3"), ((1, 2, 16, 16, 1), "16x16x1")):
+        with pytest.raises(ValueError, match=f"multiples of 8 pixels, the clips have {text}"):
+            raft().annotate({}, {"video": np.zeros(shape, np.uint8)})
+    with pytest.raises(ValueError, match="multiples of 8 pixels, got 20x16"):
+        Raft().flow({}, jnp.zeros((1, 2, 20, 16, 3)), [(0, 1)])

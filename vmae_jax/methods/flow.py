@@ -1,0 +1,69 @@
+"""The optical flow of a clip as a guide: a frozen network that adds it to the batch."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vmae_jax.masking.flow_guided import EARLIER, LATER
+from vmae_jax.methods.guides import Guide
+from vmae_jax.models.raft import STRIDE, Raft
+from vmae_jax.registry import register
+from vmae_jax.types import Batch, Params
+
+__all__ = ["outward_pairs", "raft"]
+
+BASES = ("first", "middle")
+
+
+@register("guide", smoke={"iterations": 1})
+def raft(iterations: int = 6, base: str = "middle", fix_backward: bool = True) -> Guide:
+    """Return RAFT-small, which gives the flow between adjacent frames of a clip, outward from its base frame.
+
+    It adds "flow_earlier" and "flow_later", [b n h w 2] float32, x and y in pixels: the flow of each frame before and
+    after the base, those next to it first, to the adjacent frame on the base's side. `masking.flow_guided` moves
+    a map by them. The frames are the crops that the model sees; their weights are `frozen/NAME`, which `init_from` sets
+    to imported ones.
+
+    Args:
+      iterations: the corrections of the flow.
+      base: "middle", the frame after the first half of a clip, or "first".
+      fix_backward: whether frames before the base have that flow, too. Where it is False, they have the one in the
+        other direction, as in MGMAE's code, so that maps move there against the motion.
+
+    Raises:
+      ValueError: if there are no iterations, or no such base; when it is used, if frames are not in colour, or their
+        sides are no multiples of 8 pixels.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations}: at least 1")
+    if base not in BASES:
+        raise ValueError(f"base must be {' or '.join(map(repr, BASES))}, got {base!r}")
+    network = Raft(iterations)
+
+    def annotate(params: Params, batch: Batch) -> dict[str, Array]:
+        video = jnp.asarray(batch["video"])
+        if video.shape[-1] != 3 or video.shape[2] % STRIDE or video.shape[3] % STRIDE:
+            raise ValueError(
+                f"RAFT takes frames in colour whose sides are multiples of {STRIDE} pixels, the clips have "
+                f"{'x'.join(map(str, video.shape[2:]))} (h x w x c)"
+            )
+        middle = video.shape[1] // 2 if base == "middle" else 0
+        earlier, later = outward_pairs(video.shape[1], middle, fix_backward=fix_backward)
+        frames = video.astype(jnp.float32) / 127.5 - 1.0
+        found = network.flow(params, frames, [*earlier, *later])
+        return {EARLIER: found[:, : len(earlier)], LATER: found[:, len(earlier) :]}
+
+    return Guide(lambda key, batch: network.init(key), annotate, gives=(EARLIER, LATER))
+
+
+def outward_pairs(frames: int, base: int, *, fix_backward: bool) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return pairs of adjacent frames, from the first of which the flow leads to the second, before and after the base.
+
+    Args:
+      frames: of a clip.
+      base: the number of the base frame.
+      fix_backward: as in `raft`.
+    """
+    earlier = [(target, target + 1) for target in reversed(range(base))]
+    if not fix_backward:
+        earlier = [(second, first) for first, second in earlier]
+    return earlier, [(target, target - 1) for target in range(base + 1, frames)]
