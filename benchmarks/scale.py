@@ -68,7 +68,7 @@ def cells() -> list[Cell]:
         for size, fsdp in (("B", 1), ("L", 1), ("H", 8), ("g", 8)):
             chips = math.prod(map(int, topology.split(":")[1].split("x")))
             micro = 4 if topology.startswith("v6e") and CLIPS // chips > 32 else 1
-            ways = (True, False) if topology in ("v5p:8x8x8", "v6e:16x16") else (True,)
+            ways = (True, False) if topology == "v5p:8x8x8" else (True,)
             found += [Cell(size, topology, fsdp, micro, beside) for beside in ways]
     return found
 

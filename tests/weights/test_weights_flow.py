@@ -68,7 +68,7 @@ def test_a_part_of_the_weights_or_others_are_one_line(change, message, tmp_path)
 
 def test_what_takes_a_method_refuses_a_guide(tmp_path):
     path = written(tmp_path / "raft.safetensors", state_of("raft"))
-    with pytest.raises(ConfigError, match="--config, --fresh and --resize are not possible"):
+    with pytest.raises(ConfigError, match="--fresh and --resize are not possible for weights in RAFT"):
         import_weights(path, out=tmp_path / "run", resize=True)
     import_weights(path, out=tmp_path / "run")
     for use in (restore, load):
