@@ -65,6 +65,7 @@ MORE = {
     "methods.joint.build": {"parts": {"y": {"call": "methods.parts.nce", "first": "x", "second": "x"}}},
     "methods.latent_dense.build": {"model": {"call": "models.variants.vit", "modality": True}},
     "methods.distill.build": {"classes": 2},
+    "methods.mvd.build": {"video_teacher": {"call": "models.variants.vit"}},
 }
 # What computing a value may cause: nothing that reaches outside of the process.
 HARMLESS = {"object.__getattr__", "object.__setattr__", "object.__delattr__", "sys._getframe", "builtins.id"}

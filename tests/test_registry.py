@@ -126,7 +126,7 @@ for name in ("commands.config.load_config", "runtime.supervisor.main", "cli.main
     sys.exit(name + " was resolved")
 resolve("masking.tube")
 ours = {name.split(".")[1] for name in set(sys.modules) - before if name.startswith("vmae_jax.")}
-allowed = {"augment", "data", "eval", "masking", "methods", "models", "targets", "train", "types", "patches"}
+allowed = {"augment", "data", "eval", "inputs", "masking", "methods", "models", "targets", "train", "types", "patches"}
 print(sorted(ours - allowed), [name for name in ("antigravity", "this") if name in sys.modules])
 """
     done = subprocess.run(

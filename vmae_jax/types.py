@@ -259,10 +259,9 @@ class Method(NamedTuple):
         (contrast, decorrelation), from `Loss.rows`; None where clips are independent. Whatever is shared
         by the clips (a temperature, batch norm of a projection head) belongs here: accumulation then
         changes nothing.
-      frozen: (key, batch) -> networks that are never trained, `TrainState.frozen`, for
-        `init_from` to fill; None where there are none.
-      check: looks at a batch on the host, before it goes to a device, and raises ConfigError
-        where the method cannot use it (a label that is no class); None where all will do.
+      frozen: (key, batch) -> networks that are never trained, `TrainState.frozen`, for `init_from` to fill, or None.
+      check: looks at a batch on the host, before it goes to a device, and raises ConfigError where the method
+        cannot use it (a label that is no class); None where all will do.
       check_first: as `check`, of the first batch of a run alone, for what no single later batch has to have.
       suits: takes the number of clips of a micro-batch, and raises ConfigError where the method cannot
         train on so many (clips that mix in groups); None where any will do.
