@@ -199,7 +199,7 @@ IMAGES = ("mae", "two_views", "latent_views")
 
 
 def batch(name="videomae_v2"):
-    rng = np.random.default_rng(0)
+    rng, more = np.random.default_rng(0), np.random.default_rng(1)
     motion = rng.normal(size=(ROWS, 4, 4, 4, 2)).astype(np.float32)
     vectors = {"motion": motion, "motion_mask": rng.random((ROWS, 4)) < 0.8, "motion_valid": np.arange(ROWS) != 7}
     lengths = rng.integers(1, 13, (ROWS, 1))
@@ -208,9 +208,9 @@ def batch(name="videomae_v2"):
     labels = {"label": np.repeat([0, -1, -1, 3, 4, -1, 1, -1], 2).astype(np.int32)}
     images = rng.integers(0, 256, (ROWS, 2, 32, 32, 3), dtype=np.uint8)
     beside = {"image": images, "image_valid": rng.random((ROWS, 2)) < 0.8}
-    parts = {"parts": rng.integers(0, 11, (ROWS, 4, 32, 32, 1)).astype(np.uint8)}
-    samples = rng.integers(-9000, 9000, (ROWS, 2800), dtype=np.int16)
-    spans = np.stack([np.zeros(ROWS), rng.integers(1400, 2800, ROWS)], 1).astype(np.int32)
+    parts = {"parts": more.integers(0, 11, (ROWS, 4, 32, 32, 1)).astype(np.uint8)}
+    samples = more.integers(-9000, 9000, (ROWS, 2800), dtype=np.int16)
+    spans = np.stack([np.zeros(ROWS), more.integers(1400, 2800, ROWS)], 1).astype(np.int32)
     audio = {"audio": samples, "audio_span": spans, "audio_valid": np.arange(ROWS) % 5 != 2}
     own = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences, "sound_and_video": audio}
     return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
