@@ -1,14 +1,18 @@
 """Methods that draw more than masks (noise, latent variables, lengths), or have a guide, resume to the bit."""
 
+import functools
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from raft_weights import state_of
 from small_runs import write_videos
 
 from vmae_jax.cli import main
 from vmae_jax.commands.restore import restore
+from vmae_jax.weights import import_weights
+from vmae_jax.weights.formats.tensors import write_safetensors
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +33,32 @@ RUNS = {
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
-    "mgmae": ("configs/mgmae.py:smoke", write_videos, ["--config.init_from={}"]),
+    "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
+    "mvd": ("configs/mvd.py:B,smoke,video={first}", write_videos, FOLDER),
+    "umt": ("configs/umt.py:B,smoke,teacher={first}", write_videos, FOLDER),
+    "av_mae": ("configs/av_mae.py:L,audioset,smoke", write_videos, []),  # of drawn clips with sound
+}
+
+
+def write_flow(first, options):
+    """RAFT's weights, as `vmae import` takes them."""
+    del options
+    path = first.with_suffix(".safetensors")
+    write_safetensors(path, {name: np.ascontiguousarray(array) for name, array in state_of("raft").items()}, {})
+    import_weights(path, out=first)
+
+
+def begin(config, first, options):
+    """A run that has not made a step: only its initial weights are needed."""
+    command = [f"--config=configs/{config}", "--config.train.length.steps=0", f"--workdir={first}"]
+    assert main(["train", *command, *options]) == 0
+
+
+FIRST = {
+    "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
+    "mgmae": write_flow,
+    "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
+    "umt": functools.partial(begin, "videomae_v2.py:B,smoke"),
 }
 
 
@@ -40,9 +69,8 @@ def test_a_run_resumes_to_the_bit(name, tmp_path):
     source.mkdir()
     write(source)
     options = ["--config.data.global_batch=8", *(option.format(source=source) for option in options)]
-    if "{first}" in config:  # of which only the initial weights are needed
-        begin = [f"--config=configs/{name}.py:smoke", "--config.train.length.steps=0", f"--workdir={first}"]
-        assert main(["train", *begin, *options]) == 0
+    if name in FIRST:
+        FIRST[name](first, options)
     command = ["train", f"--config={config.format(first=first)}", "--config.checkpoint.every.steps=2", *options]
     assert main([*command, f"--workdir={whole}"]) == 0
     shutil.copytree(whole, again)

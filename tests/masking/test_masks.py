@@ -170,9 +170,17 @@ def test_running_cell_refuses_odd_grids_and_other_ratios():
         running_cell(0.6)
 
 
-def test_a_mask_that_leaves_nothing_to_predict_is_refused():
+def test_a_mask_that_leaves_nothing_to_see_or_to_predict_is_refused():
     with pytest.raises(ValueError, match="some of each"):
         plan(keys(1), {}, Grid(2, 2, 2), random(0.0))
+    with pytest.raises(ValueError, match="the encoder would see 0"):
+        select(jnp.ones((1, 4)), 0)
+
+
+@pytest.mark.parametrize("options", [{"share": 1.5}, {"share": 0.0}, {"count": 0}])
+def test_a_block_that_is_none_is_refused(options):
+    with pytest.raises(ValueError, match=r"count >= 1 and a share in \(0, 1\]"):
+        block(0.5, **options)
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,5 @@ def test_bad_arguments(arguments, words):
 def test_a_grid_of_too_few_tokens_is_refused():
     with pytest.raises(ValueError, match=r"context=0.1 and targets=0.46 of 4 positions a slot are 0 and 2"):
         multiblock(context=0.1).counts(Grid(2, 2, 2))
+    with pytest.raises(ValueError, match=r"of 4 positions a slot are 4 and 0: there must be some of each"):
+        multiblock(context=1.0, targets=0.1).counts(Grid(2, 2, 2))

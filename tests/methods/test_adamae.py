@@ -57,8 +57,9 @@ def test_without_the_sampling_loss_it_is_a_masked_autoencoder_with_that_mask():
     found = one.loss(params, batch, CONTEXT)
     assert float(found.terms["pixels"].total) == pytest.approx(float(expected.total), rel=1e-6)
     assert float(found.terms["sampling"].weight) == 0.0
-    entropy = found.metrics["sampler_entropy"]
-    assert 0 < float(entropy.total / entropy.count) <= np.log(MODEL.grid.size) + 1e-5
+    entropy, p = found.metrics["sampler_entropy"], np.asarray(done.batch[PROBABILITIES], np.float64)
+    assert float(entropy.total) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
+    assert float(entropy.count) == 4
 
 
 def test_the_whole_method():

@@ -62,6 +62,8 @@ def test_noise_has_the_variance_that_the_signal_leaves():
     times = np.asarray(DIFFUSION.times(keys))
     assert (times.min(), times.max()) == (pytest.approx(1, abs=5), pytest.approx(1000, abs=5))
     assert times.mean() == pytest.approx(500, abs=15)
+    few = dataclasses.replace(DIFFUSION, share=DIFFUSION.share[:4])
+    assert set(np.asarray(few.times(keys)).tolist()) == {1, 2, 3}
     noise = jax.random.normal(jax.random.key(1), (4000, 2, 3))
     time = jnp.asarray([1, 200, 500, 1000] * 1000)
     found = DIFFUSION.noised(jnp.full((4000, 2, 3), 5.0), time, noise)

@@ -47,6 +47,8 @@ def test_the_divergence_is_that_of_the_two_classifiers():
     teacher = classify.build(STUDENT(width=48, patch=16), classes=5)
     p = jax.nn.softmax(jax.jit(teacher.predict)(frozen["teacher"], batch) / 2)
     log_q = jax.nn.log_softmax(jax.jit(one.predict)(params, batch) / 2)
+    same = np.asarray(p.argmax(1) == log_q.argmax(1))[:3].sum()
+    assert float(loss.metrics["agreement"].total) == same
     expected = 4 * (p * (jnp.log(p) - log_q)).sum(1)[:3].sum()  # the fourth row is not valid
     np.testing.assert_allclose(loss.terms["kl"].total, expected, rtol=1e-4)
     assert float(loss.terms["kl"].count) == 3

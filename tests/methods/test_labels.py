@@ -79,6 +79,13 @@ def test_augmentation_is_only_for_training():
     total = lambda method, context: float(jax.jit(method.loss)(params, batch, context).terms["cross_entropy"].total)  # noqa: E731
     assert total(mixed, QUIET) == total(plain, QUIET)
     assert total(mixed, CONTEXT) != total(plain, CONTEXT)
+    erased = classify.build(model(), classes=5, erase=random_erasing(1.0), init_scale=1.0)
+    assert total(erased, CONTEXT) not in (total(plain, CONTEXT), total(mixed, CONTEXT))
+
+
+def test_heads_of_the_same_labels_read_them_once():
+    heads = {name: labels.one(3, label=label) for name, label in (("a", "verb"), ("b", "noun"), ("c", "verb"))}
+    assert labels.streams(heads) == ("verb", "noun")
 
 
 def test_mixing_within_groups_is_the_same_in_micro_batches():

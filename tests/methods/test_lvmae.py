@@ -1,5 +1,7 @@
 """LV-MAE: counts of hidden vectors for every length, semantic masks, and padding that nothing reads."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +170,9 @@ def test_sequences_are_cut_to_lengths_drawn_from_each_seed_in_training_alone():
     assert set(hidden(False).tolist()) == {4}
     assert set(hidden(True).tolist()) == {length - int(length * 0.6) for length in range(2, 11)}
     np.testing.assert_array_equal(hidden(True), hidden(True))
+    uncut = dataclasses.replace(ONE, shortest=0)
+    assert set(np.asarray(uncut.forward(params, many, train=True)[0].decode_valid).sum(1).tolist()) == {4}
+    lvmae.build(MODEL, shortest=0)
 
 
 def test_vectors_of_another_size_are_projected():
@@ -191,7 +196,7 @@ def test_a_first_batch_without_embeddings_is_refused():
     [
         (lambda: lvmae.build(MODEL, ratio=1.0), "mask ratio"),
         (lambda: lvmae.build(MODEL, semantic_keep="most"), "semantic_keep='most': expected one of low, high"),
-        (lambda: lvmae.build(MODEL, shortest=-1), "shortest=-1"),
+        (lambda: lvmae.build(MODEL, shortest=-1), "shortest=-1, cosine"),
         (lambda: lvmae.build(MODEL, cosine=-0.5), r"cosine=-0\.5"),
         (lambda: lvmae.build(MODEL, ratio=0.95).init(jax.random.key(0), sequences()), "of 10 embeddings 0 would be"),
         (lambda: transformer(width=10, heads=4), "a width of 10 does not divide into 4 heads"),
