@@ -14,8 +14,8 @@ import jax
 from flax.core import meta
 
 from vmae_jax.masking.multiblock import Multiblock
+from vmae_jax.methods.encoding import encoded
 from vmae_jax.methods.latent import Latent
-from vmae_jax.methods.masked import encoded
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.variants import Model
 from vmae_jax.registry import register

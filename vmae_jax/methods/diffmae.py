@@ -14,7 +14,8 @@ from jaxtyping import Array
 
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods.diffusion import Diffusion, diffusion
-from vmae_jax.methods.masked import Masked, Pass, encoded
+from vmae_jax.methods.encoding import encoded
+from vmae_jax.methods.masked import Masked, Pass
 from vmae_jax.methods.pictures import reconstruction
 from vmae_jax.models.denoiser import KINDS, Denoiser, encoder_layers
 from vmae_jax.models.rotary import Rotary

@@ -205,6 +205,15 @@ class Joint:
         objectives = [objective for one in self.modalities.values() for objective in one.objectives.values()]
         own = supervision([one.mask for one in self.modalities.values()], objectives)
         inputs = tuple(dict.fromkeys(name for one in readers.values() for name in one.inputs))
+
+        def check(batch: Batch) -> None:
+            for share in shares:
+                share.add(batch)
+
+        def check_first(batch: Batch) -> None:
+            for share in shares:
+                share.first(batch)
+
         return Method(
             init=self.init,
             loss=self.loss,
@@ -213,8 +222,8 @@ class Joint:
             group=views,
             views=views,
             global_loss=self.compare if self._comparing() else None,
-            check=lambda batch: [share.add(batch) for share in shares] and None,
-            check_first=lambda batch: [share.first(batch) for share in shares] and None,
+            check=check,
+            check_first=check_first,
             inputs=inputs,
             supervision=tuple(name for name in own if name not in inputs),
             averaged=any(part.averaged for part in parts),

@@ -17,9 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from vmae_jax.masking.multiblock import Multiblock
 from vmae_jax.methods.baselines import loss_of, mean_targets, nearest_visible
-from vmae_jax.methods.masked import encoded, features
+from vmae_jax.methods.encoding import EncoderFeatures, encoded
 from vmae_jax.models.classifier import everything
-from vmae_jax.models.frames import frame_features
 from vmae_jax.models.initial import divided_by_depth
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather
@@ -35,7 +34,7 @@ TARGET_EPSILON = 1e-5  # of the norm of the targets, which has no parameters: Py
 
 
 @dataclasses.dataclass(frozen=True)
-class Latent:
+class Latent(EncoderFeatures):
     """The functions of a latent predictor, which `build` returns as a `Method`."""
 
     model: Model
@@ -115,14 +114,6 @@ class Latent:
                 terms[name] = self._term(predicted, target, weight, weight, 1.0 / len(self.masks))
             metrics |= {} if number else self._baselines(raw, target, masks, weight)
         return Loss(terms, metrics)
-
-    def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """Return the encoder's features of whole clips: [b d], or [b n d] without pooling. See `Masked.features`."""
-        return features(self.model, params["encoder"], batch, layer=layer, pool=pool)
-
-    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
-        """Return the encoder's tokens of single pictures (`models.frames`)."""
-        return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
 
     def method(self) -> Method:
         """Return these functions as a method."""

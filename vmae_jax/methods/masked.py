@@ -15,19 +15,18 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.masking.core import Masker, plan, select
+from vmae_jax.methods.encoding import EncoderFeatures, encoded
 from vmae_jax.methods.guides import Guide
 from vmae_jax.methods.pictures import reconstruction
-from vmae_jax.models.classifier import everything
-from vmae_jax.models.frames import frame_features
 from vmae_jax.models.variants import Model
-from vmae_jax.patches import gather_cubes, patchify
+from vmae_jax.patches import gather_cubes
 from vmae_jax.registry import register
 from vmae_jax.scopes import tower
 from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Pictures, Term, row_keys, stream
 
-__all__ = ["Masked", "Pass", "build", "encoded", "features", "supervision"]
+__all__ = ["Masked", "Pass", "build", "supervision"]
 
 
 class Pass(NamedTuple):
@@ -47,7 +46,7 @@ class Pass(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Masked:
+class Masked(EncoderFeatures):
     """The functions of a masked autoencoder, which `build` returns as a `Method`.
 
     The loss is `terms(forward(…))`. Other methods reuse these parts.
@@ -131,18 +130,6 @@ class Masked:
         """Return the loss of a batch, with one term for each objective."""
         return Loss(self.terms(self.forward(params, batch, context)))
 
-    def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """Return the encoder's features of whole clips: [b d], or [b n d] without pooling.
-
-        Args:
-          layer: take the tokens after this many blocks, without the final norm; None: the encoder's output.
-        """
-        return features(self.model, params["encoder"], batch, layer=layer, pool=pool)
-
-    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
-        """Return the encoder's tokens of single pictures (`models.frames`)."""
-        return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
-
     def reconstruct(self, params: Params, batch: Batch, context: Context, *, mask: Masker | None = None) -> Pictures:
         """Return the originals, the visible cubes, and the decoder's reconstructions of all others.
 
@@ -202,34 +189,6 @@ class Masked:
         if self.decoder_mask is None:
             return select(scores, self.encoder_mask.keep(grid))
         return select(scores, self.encoder_mask.keep(grid), scores, self.decoder_mask.keep(grid))
-
-
-def encoded(model: Model, weights: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Any:
-    """Return the encoded prefix and visible tokens of a batch. Only visible cubes are converted to floating point.
-
-    Args:
-      model: its encoder is run.
-      weights: of the encoder.
-      batch: of clips.
-      masks: what is visible.
-      train: whether drop path is on.
-    """
-    with jax.named_scope("cubes"):
-        cubes = model.normalize(gather_cubes(batch["video"], masks.visible, model.patch))
-    keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
-    return model.encoder.apply({"params": weights}, cubes, masks, keys)
-
-
-def features(model: Model, weights: Params, batch: Batch, *, layer: int | None, pool: bool) -> Array:
-    """Return an encoder's features of whole clips, `Method.features`; of an encoder of levels, the last one's."""
-    model.check(batch["video"].shape)
-    cubes = model.normalize(patchify(batch["video"], model.patch))
-    encoder = model.encoder
-    if layer is not None:
-        encoder, weights = encoder.shallow(weights, layer)
-    tokens = jnp.asarray(encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])), jnp.float32)
-    tokens = tokens[:, encoder.prefix :, -encoder.width :]
-    return tokens.mean(axis=1) if pool else tokens
 
 
 def supervision(

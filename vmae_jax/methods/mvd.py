@@ -17,9 +17,9 @@ from jaxtyping import Array, Float
 from vmae_jax.masking.core import Masker, plan, select
 from vmae_jax.methods import teachers
 from vmae_jax.methods.baselines import loss_of, mean_targets
+from vmae_jax.methods.encoding import EncoderFeatures, encoded
 from vmae_jax.methods.latent import normalized
-from vmae_jax.methods.masked import encoded, features, supervision
-from vmae_jax.models.frames import frame_features
+from vmae_jax.methods.masked import supervision
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather, gather_cubes
 from vmae_jax.registry import register
@@ -42,7 +42,7 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedDistillation:
+class MaskedDistillation(EncoderFeatures):
     """The functions of masked distillation, which `build` returns as a `Method`."""
 
     model: Model
@@ -126,14 +126,6 @@ class MaskedDistillation:
                 metrics[f"{name}_of_mean"] = loss_of(mean_targets(target, weight), target, weight, self.penalty)
                 metrics[f"{name}_spread"] = Mean((raw.std(axis=1).mean(axis=-1) * valid).sum(), valid.sum())
         return Loss(terms, metrics)
-
-    def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """Return the encoder's features of whole clips: [b d], or [b n d] without pooling. See `Masked.features`."""
-        return features(self.model, params["encoder"], batch, layer=layer, pool=pool)
-
-    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
-        """Return the encoder's tokens of single pictures (`models.frames`)."""
-        return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
 
     def method(self) -> Method:
         """Return these functions as a method."""

@@ -6,9 +6,8 @@ from typing import Any, NoReturn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vmae_jax.methods.masked import encoded, features
+from vmae_jax.methods.encoding import EncoderFeatures, encoded
 from vmae_jax.models.classifier import everything
-from vmae_jax.models.frames import frame_features
 from vmae_jax.models.layers import Dense
 from vmae_jax.models.variants import Model
 from vmae_jax.registry import register
@@ -19,7 +18,7 @@ __all__ = ["Pretrained", "build", "projected", "projector"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained:
+class Pretrained(EncoderFeatures):
     """The functions of a network that is not trained, which `build` returns as a `Method`."""
 
     model: Model
@@ -43,17 +42,13 @@ class Pretrained:
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
         """Return the features of whole clips: [b d], or the tokens [b n d] without pooling.
 
-        With a projection, the pooled features are those of the class token, projected. See `Masked.features`.
+        With a projection, the pooled features are those of the class token, projected. See `EncoderFeatures.features`.
         """
         if self.projection is None or layer is not None or not pool:
-            return features(self.model, params["encoder"], batch, layer=layer, pool=pool)
+            return super().features(params, batch, layer=layer, pool=pool)
         whole = everything(batch["video"].shape[0], self.model.grid.size)
         tokens = encoded(self.model, params["encoder"], batch, whole, train=False)
         return jnp.asarray(projected(params["projection"], tokens[:, 0]), jnp.float32)
-
-    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
-        """Return the encoder's tokens of single pictures (`models.frames`)."""
-        return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
 
     def method(self) -> Method:
         """Return these functions as a method."""

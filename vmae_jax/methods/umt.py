@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 from vmae_jax.masking.attention_guided import STREAM
 from vmae_jax.masking.core import Masker, plan, select
 from vmae_jax.methods import teachers
-from vmae_jax.methods.masked import features, supervision
+from vmae_jax.methods.encoding import EncoderFeatures
+from vmae_jax.methods.masked import supervision
 from vmae_jax.methods.pretrained import projected, projector
 from vmae_jax.models.aligned import Aligned, unit
-from vmae_jax.models.frames import frame_features
 from vmae_jax.models.layers import LayerNorm
 from vmae_jax.models.positions import sinusoid_1d
 from vmae_jax.models.variants import Model
@@ -48,7 +48,7 @@ class Taught:
 
 
 @dataclasses.dataclass(frozen=True)
-class Aligning:
+class Aligning(EncoderFeatures):
     """The functions of an aligned student, which `build` returns as a `Method`."""
 
     model: Model
@@ -152,14 +152,6 @@ class Aligning:
             if self.pooled:
                 terms["pooled"] = _mean(_apart(mine["pooled"], taught.pooled["pooled"]), valid)
         return Loss(terms)
-
-    def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
-        """Return the encoder's features of whole clips: [b d], or [b n d] without pooling. See `Masked.features`."""
-        return features(self.model, params["encoder"], batch, layer=layer, pool=pool)
-
-    def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
-        """Return the encoder's tokens of single pictures (`models.frames`)."""
-        return frame_features(self.model, self.model.encoder, params["encoder"], frames, layer=layer)
 
     def method(self) -> Method:
         """Return these functions as a method."""

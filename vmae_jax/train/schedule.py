@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -280,7 +280,7 @@ class Arctangent(Schedule):
 
     def at(self, clock: Clock) -> Rate:
         """Return the learning rates of a run."""
-        shape = {"middle": self.middle, "slope": self.slope, "turn": self.turn}
+        shape: dict[str, Any] = {"middle": self.middle, "slope": self.slope, "turn": self.turn}
         ends = Turning(0.0, 0.0, 0.0, 0, 1, "", **shape)
         text = f"learning rate {self.middle:.4g} in the middle"
         return Turning(ends.value(0), self.middle, ends.value(1), 0, clock.steps, text, **shape)
@@ -300,5 +300,5 @@ def arctangent(value: float, slope: float, turn: float) -> Schedule:
     """
     if not 0 <= value < math.inf or not 0 <= turn <= 1 or not abs(slope) < math.inf:
         raise ValueError(f"value={value}, slope={slope}, turn={turn}: at least 0, a number, and in [0, 1]")
-    shape = {"middle": value, "slope": slope, "turn": turn}
+    shape: dict[str, Any] = {"middle": value, "slope": slope, "turn": turn}
     return Arctangent(value, 0.0, 0.0, (), None, None, **shape)

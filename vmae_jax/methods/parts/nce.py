@@ -81,7 +81,7 @@ class Nce(Part):
         term = Term((error * counted).sum(), total, jnp.float32(self.weight))
         metrics = {"accuracy": Mean((hits * counted).sum(), total)}
         if self.learned:
-            metrics["temperature"] = Mean(1 / scale, jnp.float32(1))
+            metrics["temperature"] = Mean(jnp.asarray(1 / scale), jnp.float32(1))
         return Loss({"nce": term}, metrics)
 
     def _projected(self, params: Params, name: str, x: Array, valid: Array) -> Array:
