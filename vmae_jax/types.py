@@ -7,7 +7,6 @@ letter each: b clips, t h w c video, n tokens of a clip, v visible, k decoded, p
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -270,7 +269,7 @@ class Method(NamedTuple):
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
       supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.
       averaged: whether the loss reads `Context.average`, so that training has to keep an average of the parameters.
-      expects: attributes that streams of the loader must have, by stream, such as {"audio": {"rate": 16000}}.
+      expects: attributes that streams of the loader must have, by stream, such as {"audio": {"rate": 16000}}, or None.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -291,7 +290,7 @@ class Method(NamedTuple):
     frame_features: Callable[..., Array] | None = None
     check_first: Callable[[Batch], None] | None = None
     averaged: bool = False
-    expects: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    expects: Mapping[str, Mapping[str, Any]] | None = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

@@ -42,7 +42,7 @@ def check_expected(method: Method, loader: Any, where: str) -> None:
       loader: with its streams.
       where: option of the loader in the config.
     """
-    for name, values in method.expects.items():
+    for name, values in (method.expects or {}).items():
         for attribute, value in values.items():
             given = getattr(loader.streams.get(name), attribute, None)
             if given != value:
