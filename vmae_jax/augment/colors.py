@@ -61,11 +61,7 @@ class Colors:
 def _chroma(saturation: Array, turn: Array) -> Array:
     """The matrix [3 3] that scales colours away from grey and turns them around it, and keeps their luma."""
     cos, sin = saturation * jnp.cos(turn), saturation * jnp.sin(turn)
-    inner = (
-        jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-        .at[1:, 1:]
-        .set(jnp.array([[cos, -sin], [sin, cos]]))
-    )
+    inner = jnp.eye(3).at[1:, 1:].set(jnp.array([[cos, -sin], [sin, cos]]))
     return jnp.asarray(_FROM_YIQ) @ inner @ jnp.asarray(_TO_YIQ)
 
 

@@ -42,12 +42,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             streams={"audio": call("data.streams.audio", seconds=seconds, rate=16000)},
             global_batch=recipe.batch,
         ),
-        optimizer=call(
-            "train.optim.adamw",
-            schedule=call("train.schedule.warmup_cosine", peak=recipe.rate, final=recipe.final, warmup=recipe.warmup),
-            b2=recipe.betas[1],
-            weight_decay=recipe.weight_decay,
-        ),
+        optimizer=recipes.adamw(recipe),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
     )

@@ -45,15 +45,12 @@ def get_config(arguments: str | None = None, checkpoint: str | None = None) -> C
     )
     if args.data is None:
         raise ConfigError("configs/few_shot.py: give the labelled videos as data=FOLDER or data=LIST.csv")
-    model = common.saved_model(checkpoint) or {}
-    clips = {"frames": args.frames or model.get("frames", 16), "size": args.size or model.get("resolution", 224)}
-    clips["channels"] = model.get("channels", 3)
     evaluator = call(
         "eval.few_shot",
         **{name: args[name] for name in ("ways", "shots", "queries", "episodes", "seed", "classifier")},
         of="logits" if args.logits else "features",
     )
     args.test = args.data  # all of the videos
-    data = probe.loader(args, "held_out", **clips)
+    data = probe.loader(args, "held_out", **probe.clips_of(args, checkpoint))
     evaluation = call("train.settings.Evaluation", data=data, evaluators={"few_shot": evaluator})
     return ConfigDict({"eval": evaluation}, sort_keys=False, convert_dict=False)

@@ -46,9 +46,7 @@ def get_config(arguments: str | None = None, checkpoint: str | None = None) -> C
         raise ConfigError(
             f"configs/probe.py: data={args.data} is the list of training videos; give that of the test videos as test="
         )
-    model = common.saved_model(checkpoint) or {}
-    clips = {"frames": args.frames or model.get("frames", 16), "size": args.size or model.get("resolution", 224)}
-    clips["channels"] = model.get("channels", 3)
+    clips = clips_of(args, checkpoint)
     train, test = (loader(args, part, **clips) for part in ("train", "held_out"))
     evaluator = {
         "linear": lambda: call("eval.probe", train=train),
@@ -63,6 +61,16 @@ def get_config(arguments: str | None = None, checkpoint: str | None = None) -> C
 def listed(path: str) -> bool:
     """Whether a path is a list of videos."""
     return path.endswith((".csv", ".txt", ".tsv"))
+
+
+def clips_of(args: Any, checkpoint: str | None) -> dict[str, int]:
+    """Return frames, size and channels of clips: as given, or else those of the checkpoint's model."""
+    model = common.saved_model(checkpoint) or {}
+    return {
+        "frames": args.frames or model.get("frames", 16),
+        "size": args.size or model.get("resolution", 224),
+        "channels": model.get("channels", 3),
+    }
 
 
 def loader(args: Any, part: str, *, frames: int, size: int, channels: int) -> ConfigDict:

@@ -57,6 +57,17 @@ def mask(cell: list[Any] | None) -> ConfigDict | None:
     return call(f"masking.{name}", ratio=ratio, **({"rounded_down": rounded_down[0]} if rounded_down else {}))
 
 
+def adamw(recipe: Any, **schedule: Any) -> ConfigDict:
+    """Return AdamW on a warm-up and a cosine, of a recipe's figures; `schedule` are further arguments of these."""
+    rates = {"peak": recipe.rate, "final": recipe.final, "warmup": recipe.warmup}
+    return call(
+        "train.optim.adamw",
+        schedule=call("train.schedule.warmup_cosine", **rates, **schedule),
+        b2=recipe.betas[1],
+        weight_decay=recipe.weight_decay,
+    )
+
+
 def figure(name: str, text: str) -> Any:
     """Return the value of a cell: a number, a word, a length such as {"epochs": 90}, or a list of them."""
     values = [_value(name, word) for word in text.split()]

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.configs import common, recipes
 from vmae_jax.spec import call
-from vmae_jax.weights.clip import MEAN, STD
+from vmae_jax.weights.clip import tower
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -45,20 +45,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 def clip(size: str) -> ConfigDict:
     """CLIP's image tower: B has patches of 16 pixels; L of 14, and sees 196 pixels, which are as many patches."""
     large = size == "L"
-    return call(
-        "models.variants.vit",
-        size=size,
-        frames=1,
-        tubelet=1,
-        patch=14 if large else 16,
-        resolution=196 if large else 224,
-        prefix=1,
-        prefix_positions=True,
-        positions=call("models.positions.learned"),
-        style="clip",
-        mean=MEAN,
-        std=STD,
-    )
+    return tower(size=size, patch=14 if large else 16, resolution=196 if large else 224)
 
 
 def pretraining(method: Any, recipe: Any) -> Any:
@@ -75,18 +62,7 @@ def pretraining(method: Any, recipe: Any) -> Any:
             ],
             global_batch=recipe.batch,
         ),
-        optimizer=call(
-            "train.optim.adamw",
-            schedule=call(
-                "train.schedule.warmup_cosine",
-                peak=recipe.rate,
-                start=recipe.start,
-                final=recipe.final,
-                warmup=recipe.warmup,
-            ),
-            b2=recipe.betas[1],
-            weight_decay=recipe.weight_decay,
-        ),
+        optimizer=recipes.adamw(recipe, start=recipe.start),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
     )

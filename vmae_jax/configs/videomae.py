@@ -49,12 +49,7 @@ def pretrain(method: ConfigDict, recipe: Any) -> ConfigDict:
             transforms=[call("data.transforms.multi_scale_crop", size=224)],
             global_batch=recipe.batch,
         ),
-        optimizer=call(
-            "train.optim.adamw",
-            schedule=call("train.schedule.warmup_cosine", peak=recipe.rate, final=recipe.final, warmup=recipe.warmup),
-            b2=recipe.betas[1],
-            weight_decay=recipe.weight_decay,
-        ),
+        optimizer=recipes.adamw(recipe),
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
     )

@@ -1,7 +1,6 @@
 """Moves steps that conflict with a save, or are damaged, to `aside/`; nothing is deleted."""
 
 import contextlib
-import itertools
 import logging
 import os
 from collections.abc import Collection
@@ -65,11 +64,11 @@ def _move(path: epath.Path, step: int, damaged: Collection[int]) -> int:
 
 def _made(path: epath.Path) -> epath.Path:
     """Return the folder for what is moved: `aside`, or `aside-1`, … where that is a file or a link."""
-    for number in itertools.count():
+    number = 0
+    while True:
         folder = path / (f"{_FOLDER}-{number}" if number else _FOLDER)
-        if os.path.islink(folder):  # it may lead out of the workdir
-            continue
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-    raise AssertionError("unreachable")
+        if not os.path.islink(folder):  # it may lead out of the workdir
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True, exist_ok=True)
+                return folder
+        number += 1

@@ -50,7 +50,8 @@ def _unless_late(hook: Callable[[Any], object], found: Any) -> None:
 
 def _raised_by(where: types.TracebackType | None) -> str:
     """Return the package whose code raised, "" where there is none."""
-    return next(reversed([name.partition(".")[0] for name in _modules(where)]), "")
+    names = list(_modules(where))
+    return names[-1].partition(".")[0] if names else ""
 
 
 def _modules(where: types.TracebackType | None) -> Iterator[str]:

@@ -149,7 +149,8 @@ class Joint:
             average = None if context.average is None else context.average.get(name)
             found = part.compare(params.get(name, {}), rows[name], average, context)
             metrics = {f"{name}_{key}": value for key, value in found.metrics.items()}
-            total = merge(total, Loss({name: one for one in found.terms.values()}, metrics))  # noqa: B035 - it has one
+            (term,) = found.terms.values()
+            total = merge(total, Loss({name: term}, metrics))
         return total
 
     def _comparing(self) -> dict[str, Part]:

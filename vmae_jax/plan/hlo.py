@@ -56,10 +56,11 @@ def collectives(program: Program) -> Collectives:
     for name, here in program.computations.items():
         times = program.times.get(name, 0)
         for line in here.values() if times else ():
-            found = sent(line, here)
-            if found is None or chain(line) in chains:
+            found, part = sent(line, here), chain(line)
+            if found is None or part in chains:
                 continue
-            chains |= {part} if (part := chain(line)) else set()
+            if part is not None:
+                chains.add(part)
             kind, size, link_bytes = found
             sizes[kind][size] += times
             links[kind] += round(times * link_bytes)

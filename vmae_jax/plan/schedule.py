@@ -97,13 +97,21 @@ class _Followed:
         here = self.program.computations[name]
         clock, total, ends = _Clock(), Schedule(), dict[str, float]()
         for line in here.values():
-            total = _sum(total, self._step(line, here, clock, ends))
+            total = _sum(total, self._step(line, name, clock, ends))
         return total._replace(seconds=max(clock.core, clock.memory, clock.links), exposed=total.exposed + clock.waited)
 
-    def _step(self, line: Instruction, here: Computation, clock: _Clock, ends: dict[str, float]) -> Schedule:
-        """Let one operation pass; return what is inside it, where it is a loop or a call, and what it sends."""
+    def _step(self, line: Instruction, name: str, clock: _Clock, ends: dict[str, float]) -> Schedule:
+        """Let one operation pass; return what is inside it, where it is a loop or a call, and what it sends.
+
+        Args:
+          line: the operation.
+          name: of its computation.
+          clock: moved on.
+          ends: when what has begun is done, by name.
+        """
+        here = self.program.computations[name]
         if line.op in ("while", "call", "conditional"):
-            inside = self._inside(line, here)
+            inside = self._inside(line, name)
             clock.core = max(clock.core, clock.memory) + inside.seconds
             return inside
         if line.op.endswith("-done"):
@@ -156,17 +164,12 @@ class _Followed:
         else:
             clock.core = max(clock.core, ends[begun])
 
-    def _inside(self, line: Instruction, here: Computation) -> Schedule:
+    def _inside(self, line: Instruction, name: str) -> Schedule:
         if line.op == "while":
-            body = line.attribute("body") or ""
-            turns = self.program.times.get(body, 0) // max(1, self._runs(here))
-            return self.computation(body).times(max(1, turns))
+            body, times = line.attribute("body") or "", self.program.times
+            return self.computation(body).times(max(1, times.get(body, 0) // max(1, times.get(name, 1))))
         found = [self.computation(name) for _, name in line.called if name in self.program.computations]
         return max(found, default=Schedule())
-
-    def _runs(self, here: Computation) -> int:
-        name = next(name for name, one in self.program.computations.items() if one is here)
-        return self.program.times.get(name, 1)
 
     def _sends(self, line: Instruction, here: Computation) -> list[_Sent]:
         """Return what an operation sends; where it is begun without operands, its update sends."""

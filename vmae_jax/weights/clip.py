@@ -16,7 +16,7 @@ from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.published import finite
 from vmae_jax.weights.subject import Subject
 
-__all__ = ["config_of", "is_clip", "params_of"]
+__all__ = ["config_of", "is_clip", "params_of", "tower"]
 
 METHOD = "methods.pretrained.build"
 HEADS = {768: 12, 1024: 16, 1280: 16}  # of the published towers, for files without a config
@@ -55,11 +55,8 @@ def config_of(file: tensors.File) -> ConfigDict:
         raise MismatchError("the shapes of the weights are those of no model")
     check_size(state, Dims("encoder", width, depth, hidden, patch, 1, channels), side * side)
     projection = state.get("visual_projection.weight")
-    model = call(
-        "models.variants.vit",
+    model = tower(
         size="B",
-        frames=1,
-        tubelet=1,
         resolution=side * patch,
         channels=channels,
         patch=patch,
@@ -67,15 +64,25 @@ def config_of(file: tensors.File) -> ConfigDict:
         depth=depth,
         heads=checked_heads(about.get("num_attention_heads", HEADS.get(width)), width),
         mlp_ratio=mlp_ratio(hidden, width),
+    )
+    method = call(METHOD, model=model, projection=None if projection is None else len(projection))
+    return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
+
+
+def tower(**dims: Any) -> ConfigDict:
+    """Return the model of an image tower of these dimensions, arguments of `models.variants.vit`."""
+    return call(
+        "models.variants.vit",
+        frames=1,
+        tubelet=1,
         positions=call("models.positions.learned"),
         prefix=1,
         prefix_positions=True,
         style="clip",
         mean=MEAN,
         std=STD,
+        **dims,
     )
-    method = call(METHOD, model=model, projection=None if projection is None else len(projection))
-    return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
 
 
 def params_of(file: tensors.File, one: Subject, template: Any) -> tuple[Any, dict[str, str]]:
