@@ -31,6 +31,7 @@ RUNS = {
     "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, FOLDER),
     "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
+    "levjepa": ("configs/levjepa.py:B,smoke", write_videos, FOLDER),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),

@@ -68,6 +68,7 @@ BASES = {
         "diffmae",
         "lvmae",
         "cdfslv",
+        "levjepa",
         "marlin",
         "mvd",
         "umt",

@@ -37,6 +37,7 @@ PRETRAINING = {
     "vjepa2:g": [],
     "vjepa2_1:L": [],
     "salt:L": [],
+    "levjepa:B": [],
     "mvd:B": [],
     "umt:B": [("method.layers", "2")],
     "finetune:B,k400,v2": [],

@@ -46,6 +46,8 @@ def result(config) -> dict[str, str]:
         found["final"] = f"{schedule.min_rate:g} absolute"
     if method.call in OF_TEACHERS:
         found |= _of_teachers(method, vit)
+    elif method.call == "methods.levjepa.build":
+        found |= {"encoder_mask": _mask(method.mask), "target": "embeddings"}
     elif "masks" in method:
         found |= _latent(method, vit.decoder)
     elif "objectives" in own:
@@ -176,7 +178,7 @@ def test_configs_are_the_table(row):
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"siammae": "siamese", "cropmae": "siamese"}
-    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "umt")}
+    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "umt", "levjepa")}
     own["av_mae"] = "joint"
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
@@ -222,7 +224,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 149
+    assert len(ROWS) == len(lines) - 1 == 152
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

@@ -157,6 +157,7 @@ def test_other_masks_need_no_attention():
         ({"model": vit("micro", **OPTIONS), "pooled": True}, "need prefix=1"),
         ({"teacher": vit("micro", **{**OPTIONS, "frames": 8})}, "the same clips as the same tokens"),
         ({"teacher": vit("micro", cosine_attention=True, **OPTIONS)}, "cosine attention"),
+        ({"teacher": vit("micro", causal=True, **OPTIONS)}, "or a causal one"),
     ],
 )
 def test_bad_arguments(options, words):

@@ -58,6 +58,36 @@ def test_values_and_gradients_are_those_of_the_plain_form(form, padded):
 
 
 @pytest.mark.parametrize("form", ["mapped", "flat"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_tokens_see_those_up_to_their_place_in_an_order(form, padded, monkeypatch):
+    """As a mask over all pairs, by hand; the kernel in several blocks of queries, the last of which is not full."""
+    monkeypatch.setattr(attention_tpu, "SCORES", 4 * 200 * 128)
+    q, k, v = inputs(2, 200, 16)
+    random = np.random.default_rng(1)
+    order = jnp.asarray(random.integers(0, 4, (2, 200)), jnp.int32).at[:, 0].set(0)
+    valid = jnp.asarray(random.random((2, 200)) < 0.7).at[:, 0].set(True) if padded else None
+
+    def by_hand(q, k, v):
+        def head(columns):
+            scores = q[..., columns] @ k[..., columns].swapaxes(1, 2) / np.sqrt(8)
+            seen = order[:, None] <= order[:, :, None]
+            seen = seen if valid is None else seen & valid[:, None]
+            return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1) @ v[..., columns]
+
+        return jnp.concatenate([head(slice(0, 8)), head(slice(8, 16))], axis=-1)
+
+    named = {"order": order, "valid": valid}
+    wanted = value_and_grads(by_hand, (q, k, v))
+    close(value_and_grads(formed(form), (q, k, v), **named), wanted)
+    close(value_and_grads(formed("plain"), (q, k, v), **named), wanted)
+
+
+def test_no_order_without_a_form_for_it():
+    with pytest.raises(ValueError, match="splash' does not support block-causal"):
+        attend(*inputs(1, 8, 16), heads=HEADS, order=jnp.zeros((1, 8), jnp.int32), form="splash")
+
+
+@pytest.mark.parametrize("form", ["mapped", "flat"])
 def test_other_numbers_of_keys_than_of_queries(form):
     for keys in (36, 5):
         arrays = inputs(1, 20, 24, keys=keys)
@@ -144,9 +174,9 @@ def test_the_form_follows_platform_length_and_dtype(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda: platform)
         monkeypatch.setattr(jax, "local_devices", lambda: [device])
 
-        def form(case, dtype=jnp.bfloat16, masked=False):
+        def form(case, dtype=jnp.bfloat16, masked=False, ordered=False):
             shape, heads = case
-            return form_for(shape, shape[1], heads, dtype, masked=masked)
+            return form_for(shape, shape[1], heads, dtype, masked=masked, ordered=ordered)
 
         return form
 
@@ -154,10 +184,15 @@ def test_the_form_follows_platform_length_and_dtype(monkeypatch):
     assert (cpu(long), cpu(short)) == ("mapped", "plain")
     gpu = on("gpu", 9.0)
     assert [gpu(s) for s in (long, short, ((4, 1232, 1408), 16))] == ["cudnn"] * 3
-    assert gpu(long, jnp.float32) == gpu(long, masked=True) == gpu(((4, 944, 60), 3)) == "plain"
+    assert (
+        gpu(long, jnp.float32) == gpu(long, masked=True) == gpu(long, ordered=True) == gpu(((4, 944, 60), 3)) == "plain"
+    )
     assert on("gpu", 7.5)(long) == "plain"
     tpu = on("tpu", kind="TPU v5p")
-    assert tpu(long) == tpu(short) == tpu(long, jnp.float32) == tpu(long, masked=True) == "flat"
+    assert (
+        tpu(long) == tpu(short) == tpu(long, jnp.float32) == tpu(long, masked=True) == tpu(long, ordered=True) == "flat"
+    )
+    assert tpu(((4, 20_000, 768), 12), ordered=True) == "mapped"
     assert on("tpu", kind="TPU v4")(long) == "flat"
     assert tpu(((4, 20_000, 768), 12)) == on("tpu", kind="TPU v4")(((4, 3136, 768), 12)) == "splash"
     assert on("tpu", kind="TPU v3")(long) == "plain"

@@ -160,7 +160,8 @@ def _write_reference(running: Running, folder: pathlib.Path) -> None:
     blocks = one.model.encoder.blocks
     method: Any = config.method
     other = blocks["cosine"] or blocks["layer_scale"] or blocks["biases"] != "qv" or one.model.encoder.prefix
-    other = other or one.model.decoder["project_bias"] or not subject.sinusoidal(one) or method.get("guides")
+    other = other or one.model.encoder.causal or one.model.decoder["project_bias"]
+    other = other or not subject.sinusoidal(one) or method.get("guides")
     if one.masked is None or one.pixels is None or other or one.masked.objectives[one.pixels].target.joint:
         raise ConfigError(
             "--against: transformers' VideoMAE predicts pixels, as methods.masked.build does, without cosine "

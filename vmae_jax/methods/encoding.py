@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.frames import frame_features
@@ -50,8 +50,12 @@ class EncoderFeatures:
         if layer is not None:
             encoder, weights = encoder.shallow(weights, layer)
         tokens = jnp.asarray(encoder.apply({"params": weights}, cubes, everything(*cubes.shape[:2])), jnp.float32)
-        tokens = tokens[:, encoder.prefix :, -encoder.width :]
-        return tokens.mean(axis=1) if pool else tokens
+        tokens = tokens[..., -encoder.width :]
+        return self.summary(tokens, encoder.prefix) if pool else tokens[:, encoder.prefix :]
+
+    def summary(self, tokens: Float[Array, "b n d"], prefix: int) -> Float[Array, "b d"]:
+        """Return the features of whole clips, of all tokens with the prefix: their mean without it."""
+        return tokens[:, prefix:].mean(axis=1)
 
     def frame_features(self, params: Params, frames: Array, *, layer: int | None = None) -> Array:
         """Return the encoder's tokens of single pictures (`models.frames`)."""

@@ -238,8 +238,8 @@ def build(
             raise ValueError(
                 f"layers={layers}, video_layers={video_layers}: {name} has {depth} blocks, {needed} are needed"
             )
-    if teacher.encoder.blocks["cosine"] or model.encoder.levels:
-        raise ValueError("a teacher with cosine attention and a student with levels are not possible here")
+    if teacher.encoder.blocks["cosine"] or teacher.encoder.causal or model.encoder.levels:
+        raise ValueError("a teacher with cosine attention or a causal one, and a student with levels, are impossible")
     if pooled and not (model.encoder.prefix and teacher.encoder.prefix):
         raise ValueError("pooled compares class tokens: student and teacher need prefix=1")
     encoder_mask.keep(model.grid)

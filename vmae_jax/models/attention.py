@@ -20,9 +20,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vmae_jax.models import attention_tpu
+from vmae_jax.models.attention_mapped import mapped
 from vmae_jax.types import typed
 
 __all__ = ["FORMS", "attend", "form_for"]
@@ -44,6 +45,7 @@ def attend(
     *,
     heads: int,
     valid: Bool[Array, "b m"] | None = None,
+    order: Int[Array, "b n"] | None = None,
     scale: float | None = None,
     form: str = "auto",
 ) -> Float[Array, "b n d"]:
@@ -53,31 +55,55 @@ def attend(
       query, key, value: the columns of one head after the other.
       heads: must divide d.
       valid: False where a key is padding, which no query sees.
+      order: of self-attention, a number of each token, which sees those whose number is not larger (block-causal).
       scale: by default 1 / √(d / heads).
       form: one of `FORMS`; "auto" is the platform's best for these shapes.
+
+    Raises:
+      ValueError: if tokens have an order and the form is "splash", which has none.
     """
     factor = (query.shape[-1] // heads) ** -0.5 if scale is None else scale
     if form == "auto":
-        form = form_for(query.shape, key.shape[1], heads, query.dtype, masked=valid is not None)
+        form = form_for(
+            query.shape, key.shape[1], heads, query.dtype, masked=valid is not None, ordered=order is not None
+        )
+    limits = None if order is None else _limits(order, valid)
     if form == "flat":
-        return _per_device(functools.partial(_flat, scale=factor), query, key, value, valid, heads)
+        return _per_device(functools.partial(_flat, scale=factor), query, key, value, valid, limits, heads)
+    if form == "splash" and limits is not None:
+        raise ValueError("attention='splash' does not support block-causal attention; use 'auto', 'flat' or 'mapped'")
     q, k, v = (_split(x, heads) for x in (query * factor, key, value))
     if form in ("mapped", "splash"):
-        run: Any = {"mapped": mapped, "splash": splash}[form]
-        out = _per_device(lambda q, k, v, valid, heads: run(q, k, v, valid), q, k, v, valid, heads)
+        run: Any = mapped if form == "mapped" else lambda q, k, v, valid, limits: splash(q, k, v, valid)
+        out = _per_device(lambda *given: run(*given[:-1]), q, k, v, valid, limits, heads)
     else:
         run = {"plain": plain, "cudnn": cudnn}[form]
-        out = run(q, k, v, valid)
+        out = run(q, k, v, valid, limits)
     return _joined(out)
 
 
-def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, masked: bool) -> str:
+def _limits(order: Array, valid: Array | None) -> tuple[Array, Array]:
+    """The numbers of queries and of keys, float32 [b n]: a query sees a key whose number is not larger."""
+    queries = order.astype(jnp.float32)
+    return queries, queries if valid is None else jnp.where(valid, queries, jnp.inf)
+
+
+def _allowed(valid: Array | None, limits: tuple[Array, Array] | None) -> Array | None:
+    """Which queries see which keys, [b 1 n m], or [b 1 1 m] where that is the same for all; None: all see all."""
+    if limits is None:
+        return None if valid is None else valid[:, None, None, :]
+    queries, keys = limits
+    return keys[:, None, None, :] <= queries[:, None, :, None]
+
+
+def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, masked: bool, ordered: bool = False) -> str:
     """The form that "auto" stands for, on the platform that is compiled for.
 
     Args:
       query: its shape, [b n d].
       keys: how many.
       masked: whether some keys are padding.
+      ordered: whether tokens see only some others, by their order.
     """
     (platform, kind), (_, tokens, width) = _platform(), query
     size = width // heads
@@ -87,7 +113,7 @@ def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, maske
     if (
         platform in ("gpu", "cuda")
         and half
-        and not masked
+        and not (masked or ordered)
         and size % 8 == 0
         and size <= 128
         and _capability() >= AMPERE
@@ -96,7 +122,7 @@ def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, maske
     # By the compiled memory traffic (docs/performance.md), at the encoder's 160 tokens as well.
     if platform == "tpu" and kind not in NO_KERNELS:
         small = attention_tpu.fits(tokens, keys, width, heads, jnp.dtype(dtype).itemsize, _fast_memory())
-        return "flat" if small else "splash"
+        return "flat" if small else "mapped" if ordered else "splash"
     return "plain"
 
 
@@ -122,91 +148,31 @@ def _kept_flat(x: Array) -> Array:
     return jax.lax.optimization_barrier(x) if _platform()[0] == "tpu" else x
 
 
-def _flat(query: Array, key: Array, value: Array, valid: Array | None, heads: int, *, scale: float) -> Array:
+def _flat(
+    query: Array, key: Array, value: Array, valid: Array | None, limits: Any, heads: int, *, scale: float
+) -> Array:
+    if limits is not None:
+        limits = (limits[0][:, None, :], limits[1][:, :, None])
+        return attention_tpu.flat(query, key, value, None, limits, heads, scale, _fast_memory())
     bias = None if valid is None else jnp.where(valid, 0.0, jnp.finfo(jnp.float32).min)[:, :, None]
-    return attention_tpu.flat(query, key, value, bias, heads, scale, _fast_memory())
+    return attention_tpu.flat(query, key, value, bias, None, heads, scale, _fast_memory())
 
 
-def plain(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+def plain(query: Array, key: Array, value: Array, valid: Array | None = None, limits: Any = None) -> Array:
     """As three XLA operations; the weights of all heads exist at once."""
     scores = jnp.einsum("bhnk,bhmk->bhnm", query, key, preferred_element_type=jnp.float32)
-    if valid is not None:
-        scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    allowed = _allowed(valid, limits)
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bhmk->bhnk", weights, value)
 
 
-def cudnn(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+def cudnn(query: Array, key: Array, value: Array, valid: Array | None = None, limits: Any = None) -> Array:
     """cuDNN's fused kernel; it wants tokens before heads, half precision and a recent GPU."""
-    mask = None if valid is None else valid[:, None, None, :]
+    mask = _allowed(valid, limits)
     swapped = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, mask=mask, scale=1.0, implementation="cudnn"), 1, 2)
-
-
-@jax.custom_vjp
-def mapped(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
-    """One head of one example at a time, its weights made again for the gradient.
-
-    Nothing of the size of the weights is kept for the backward pass: only the output and, for
-    each query, the logarithm of the softmax's denominator.
-    """
-    return _mapped_forward(query, key, value, valid)[0]
-
-
-def _mapped_forward(query: Array, key: Array, value: Array, valid: Array | None):
-    def head(q: Array, k: Array, v: Array, bias: Array | None):
-        scores = _scores(q, k, bias)
-        top = scores.max(axis=-1, keepdims=True)
-        weights = jnp.exp(scores - top)
-        total = weights.sum(axis=-1, keepdims=True)
-        out = _dot(weights.astype(v.dtype), v) / total
-        return out.astype(v.dtype), top + jnp.log(total)
-
-    out, log_total = _over_heads(head, _bias(query, valid), query, key, value)
-    return out, (query, key, value, valid, out, log_total)
-
-
-def _mapped_backward(kept: tuple, grad: Array):
-    query, key, value, valid, out, log_total = kept
-
-    def head(q: Array, k: Array, v: Array, log_total: Array, inner: Array, g: Array, bias: Array | None):
-        weights = jnp.exp(_scores(q, k, bias) - log_total)
-        # The softmax's gradient: weights * (d weights - sum(weights * d weights)), where the sum is `inner`.
-        slope = (weights * (_dot(g, v.T) - inner)).astype(q.dtype)
-        grads = _dot(slope, k), _dot(slope.T, q), _dot(weights.astype(g.dtype).T, g)
-        return tuple(grad.astype(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
-
-    inner = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
-    grads = _over_heads(head, _bias(query, valid), query, key, value, log_total, inner, grad)
-    return (*grads, None)
-
-
-mapped.defvjp(_mapped_forward, _mapped_backward)
-
-
-def _scores(q: Array, k: Array, bias: Array | None) -> Array:
-    scores = _dot(q, k.T)
-    return scores if bias is None else scores + bias
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.dot(a, b, preferred_element_type=jnp.float32)
-
-
-def _bias(query: Array, valid: Array | None) -> Array | None:
-    """0 or the lowest number for each key, once a head: [b h 1 m]."""
-    if valid is None:
-        return None
-    bias = jnp.where(valid, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
-    return jnp.broadcast_to(bias, (*query.shape[:2], 1, valid.shape[1]))
-
-
-def _over_heads(head, bias: Array | None, *arrays: Array):
-    """`head` of each head of each example, one after the other."""
-    b, h = arrays[0].shape[:2]
-    flat = [None if x is None else x.reshape(b * h, *x.shape[2:]) for x in (*arrays, bias)]
-    _, results = jax.lax.scan(lambda none, slices: (none, head(*slices)), None, tuple(flat))
-    return jax.tree.map(lambda x: x.reshape(b, h, *x.shape[1:]), results)
 
 
 def splash(query: Array, key: Array, value: Array, valid: Array | None = None, *, interpret: bool = False) -> Array:
@@ -251,15 +217,17 @@ def _pad(x: Array, length: int, *, axis: int) -> Array:
     return jnp.pad(x, widths)
 
 
-def _per_device(form: Any, query: Array, key: Array, value: Array, valid: Array | None, heads: int) -> Array:
+def _per_device(
+    form: Any, query: Array, key: Array, value: Array, valid: Array | None, limits: Any, heads: int
+) -> Array:
     """`form` on each device's own examples and heads: the compiler cannot split a loop or a kernel.
 
     Args:
-      form: (query, key, value, valid, heads) -> output, of flat arrays or of arrays [b h n k].
+      form: (query, key, value, valid, limits, heads) -> output, of flat arrays or of arrays [b h n k].
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or mesh.are_all_axes_manual:
-        return form(query, key, value, valid, heads)
+        return form(query, key, value, valid, limits, heads)
     rows, columns = (
         axis if axis is not None and size % _extent(mesh, axis) == 0 else None
         for axis, size in zip(
@@ -268,13 +236,12 @@ def _per_device(form: Any, query: Array, key: Array, value: Array, valid: Array 
     )
     own = heads if columns is None else heads // _extent(mesh, columns)
     split = PartitionSpec(rows, columns) if query.ndim == 4 else PartitionSpec(rows, None, columns)
-    given = (query, key, value) if valid is None else (query, key, value, valid)
-    specs = (split,) * 3 if valid is None else (split, split, split, PartitionSpec(rows))
 
-    def here(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
-        return form(query, key, value, valid, own)
+    def here(query: Array, key: Array, value: Array, valid: Array | None, limits: Any) -> Array:
+        return form(query, key, value, valid, limits, own)
 
-    return jax.shard_map(here, in_specs=specs, out_specs=split, check_vma=False)(*given)
+    specs = (split, split, split, PartitionSpec(rows), PartitionSpec(rows))  # the last two are empty trees where None
+    return jax.shard_map(here, in_specs=specs, out_specs=split, check_vma=False)(query, key, value, valid, limits)
 
 
 def _extent(mesh: jax.sharding.AbstractMesh, axes: str | tuple[str, ...]) -> int:

@@ -62,12 +62,13 @@ def _memory(blocks: Blocks, keys: int, size: int, itemsize: int) -> int:
     return arrays + 6 * 4 * keys * math.ceil(blocks.rows / LANES) * LANES
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
 def flat(
     query: Array,
     key: Array,
     value: Array,
     bias: Array | None,
+    limits: tuple[Array, Array] | None,
     heads: int,
     scale: float,
     memory: int,
@@ -79,11 +80,13 @@ def flat(
       query: [b n d].
       key, value: [b m d].
       bias: float32 of every key, [b m 1]; None adds nothing.
+      limits: numbers of queries [b 1 n] and of keys [b m 1], float32: a query sees a key whose number is not larger.
+        In place of a bias.
       heads: of which the columns of d consist.
       memory: bytes of fast memory that the blocks may take.
       interpret: run the kernel's body as ordinary operations, on any platform, slowly.
     """
-    return _forward(query, key, value, bias, heads, scale, memory, interpret)[0]
+    return _forward(query, key, value, bias, limits, heads, scale, memory, interpret)[0]
 
 
 def _forward(
@@ -91,19 +94,21 @@ def _forward(
     key: Array,
     value: Array,
     bias: Array | None,
+    limits: tuple[Array, Array] | None,
     heads: int,
     scale: float,
     memory: int,
     interpret: bool,
 ):
     call = _Call.of(query, key, heads, memory)
-    kernel = functools.partial(_forward_kernel, size=call.size, unit=call.unit, scale=scale, masked=bias is not None)
-    out = call.run(kernel, [query], [key, value], bias, outputs=[query], summed=[], interpret=interpret)
-    return out[0], (query, key, value, bias)
+    about = {"masked": bias is not None, "ordered": limits is not None}
+    kernel = functools.partial(_forward_kernel, size=call.size, unit=call.unit, scale=scale, **about)
+    out = call.run(kernel, [query], [key, value], bias, limits, outputs=[query], summed=[], interpret=interpret)
+    return out[0], (query, key, value, bias, limits)
 
 
 def _backward(heads: int, scale: float, memory: int, interpret: bool, kept: tuple, grad: Array):
-    query, key, value, bias = kept
+    query, key, value, bias, limits = kept
     call = _Call.of(query, key, heads, memory)
     last = query.shape[1] % call.rows
     kernel = functools.partial(
@@ -112,22 +117,40 @@ def _backward(heads: int, scale: float, memory: int, interpret: bool, kept: tupl
         unit=call.unit,
         scale=scale,
         masked=bias is not None,
+        ordered=limits is not None,
         rows=call.rows,
         last=last,
     )
     grads = call.run(
-        kernel, [query, grad], [key, value], bias, outputs=[query], summed=[key, value], interpret=interpret
+        kernel, [query, grad], [key, value], bias, limits, outputs=[query], summed=[key, value], interpret=interpret
     )
-    return (*grads, None if bias is None else jnp.zeros_like(bias))
+    return (*grads, *jax.tree.map(jnp.zeros_like, (bias, limits)))
 
 
 flat.defvjp(_forward, _backward)
 
 
-def _scores(query: Array, key: Array, bias: Any, scale: float) -> Array:
+class _Bounds(NamedTuple):
+    """What decides which keys a query sees: a bias of keys [m 1], or numbers of queries [1 rows] and keys [m 1]."""
+
+    bias: Any = None
+    queries: Any = None
+    keys: Any = None
+
+    @classmethod
+    def read(cls, refs: Any, masked: bool, ordered: bool) -> "_Bounds":
+        """From the references after those of queries, keys and values."""
+        if ordered:
+            return cls(queries=refs[0][0], keys=refs[1][0])
+        return cls(bias=refs[0][0] if masked else None)
+
+
+def _scores(query: Array, key: Array, bounds: _Bounds, scale: float) -> Array:
     """Return the scaled scores of a head as [m rows], keys first: sums over keys then go along the sublanes."""
     scores = _dot(key, query, (1, 1)) * scale
-    return scores if bias is None else scores + bias
+    if bounds.queries is not None:
+        return jnp.where(bounds.keys <= bounds.queries, scores, jnp.finfo(jnp.float32).min)
+    return scores if bounds.bias is None else scores + bounds.bias
 
 
 def _dot(a: Array, b: Array, over: tuple[int, int]) -> Array:
@@ -155,24 +178,26 @@ def _units(columns: int, unit: int, size: int, body: Callable[[Any, list[slice]]
         jax.lax.fori_loop(0, columns // (unit * size), one, None)
 
 
-def _forward_kernel(*refs: Any, size: int, unit: int, scale: float, masked: bool) -> None:
+def _forward_kernel(*refs: Any, size: int, unit: int, scale: float, masked: bool, ordered: bool) -> None:
     query, key, value, *rest = refs
-    bias, out = rest[0][0] if masked else None, rest[-1]
+    bounds, out = _Bounds.read(rest, masked, ordered), rest[-1]
 
     def body(columns: Any, heads: list[slice]) -> None:
         q, k, v = (ref[0, :, columns] for ref in (query, key, value))
         made = []
         for head in heads:
-            weights = _softmax(_scores(q[:, head], k[:, head], bias, scale))
+            weights = _softmax(_scores(q[:, head], k[:, head], bounds, scale))
             made.append(_dot(weights.astype(v.dtype), v[:, head], (0, 0)).astype(out.dtype))
         out[0, :, columns] = jnp.concatenate(made, axis=1)
 
     _units(query.shape[-1], unit, size, body)
 
 
-def _backward_kernel(*refs: Any, size: int, unit: int, scale: float, masked: bool, rows: int, last: int) -> None:
+def _backward_kernel(
+    *refs: Any, size: int, unit: int, scale: float, masked: bool, ordered: bool, rows: int, last: int
+) -> None:
     query, grad, key, value, *rest = refs
-    bias = rest[0][0] if masked else None
+    bounds = _Bounds.read(rest, masked, ordered)
     d_query, d_key, d_value, key_sum, value_sum = rest[-5:]
     turn, turns = pl.program_id(2), pl.num_programs(2)
 
@@ -187,7 +212,7 @@ def _backward_kernel(*refs: Any, size: int, unit: int, scale: float, masked: boo
             real = jnp.where(turn == turns - 1, last, rows)
             inside = jax.lax.broadcasted_iota(jnp.int32, q.shape, 0) < real
             q, g = jnp.where(inside, q, 0), jnp.where(inside, g, 0)
-        found = [_head_gradients(q[:, h], g[:, h], k[:, h], v[:, h], bias, scale) for h in heads]
+        found = [_head_gradients(q[:, h], g[:, h], k[:, h], v[:, h], bounds, scale) for h in heads]
         by_query, by_key, by_value = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         d_query[0, :, columns] = by_query.astype(d_query.dtype)
         key_sum[:, columns] += by_key
@@ -201,9 +226,11 @@ def _backward_kernel(*refs: Any, size: int, unit: int, scale: float, masked: boo
         d_value[0] = value_sum[...].astype(d_value.dtype)
 
 
-def _head_gradients(q: Array, g: Array, k: Array, v: Array, bias: Any, scale: float) -> tuple[Array, Array, Array]:
+def _head_gradients(
+    q: Array, g: Array, k: Array, v: Array, bounds: _Bounds, scale: float
+) -> tuple[Array, Array, Array]:
     """Return the gradients by queries, keys and values of one head, float32, of the output's gradient `g`."""
-    weights = _softmax(_scores(q, k, bias, scale))
+    weights = _softmax(_scores(q, k, bounds, scale))
     slope = _dot(v, g, (1, 1))
     slope = weights * (slope - (weights * slope).sum(axis=0, keepdims=True)) * scale
     slope = slope.astype(q.dtype)
@@ -235,6 +262,7 @@ class _Call(NamedTuple):
         of_queries: list[Array],
         of_keys: list[Array],
         bias: Array | None,
+        limits: tuple[Array, Array] | None,
         *,
         outputs: list[Array],
         summed: list[Array],
@@ -245,8 +273,12 @@ class _Call(NamedTuple):
         whole = pl.BlockSpec((1, self.keys, self.columns), lambda b, h, i: (b, 0, h))
         given = [block] * len(of_queries) + [whole] * len(of_keys)
         arrays = [*of_queries, *of_keys]
-        if bias is not None:
-            given.append(pl.BlockSpec((1, self.keys, 1), lambda b, h, i: (b, 0, 0)))
+        of_key = pl.BlockSpec((1, self.keys, 1), lambda b, h, i: (b, 0, 0))
+        if limits is not None:
+            given += [pl.BlockSpec((1, 1, self.rows), lambda b, h, i: (b, 0, i)), of_key]
+            arrays += limits
+        elif bias is not None:
+            given.append(of_key)
             arrays.append(bias)
         made = [*outputs, *summed]
         return pl.pallas_call(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import initializers
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.layers import Dense, LayerNorm
@@ -40,6 +40,8 @@ class Encoder(nn.Module):
       embed: whether the cubes are embedded by a linear layer; otherwise they are vectors of the encoder's width.
       collect: blocks, from 0 and ascending to the last one, whose outputs are returned as well, without a norm: the
         result is then a pair, with these [blocks b n d] (DiffMAE).
+      causal: whether attention is block-causal: a token attends to those of its own and of earlier slots, the prefix to
+        all, and no token of the clip to the prefix, in which later slots are (LeVJEPA).
     """
 
     grid: Grid
@@ -55,6 +57,7 @@ class Encoder(nn.Module):
     modality: bool = False
     embed: bool = True
     collect: tuple[int, ...] = ()
+    causal: bool = False
 
     @property
     def outputs(self) -> int:
@@ -93,7 +96,7 @@ class Encoder(nn.Module):
         about = {"width": self.width, "heads": self.blocks["heads"], "prefix": self.prefix, "dtype": self.dtype}
         turn = rotation(self.positions, self.grid, plan.visible, **about)
         x = Stack(**self.blocks, levels=self.levels or self.collect, dtype=self.dtype, name="blocks")(
-            x, keys, valid, turn
+            x, keys, valid, turn, self._order(plan.visible) if self.causal else None
         )
         if self.levels:
             normed = [LayerNorm(self.dtype, self.style.epsilon, name=f"norm_{i}")(level) for i, level in enumerate(x)]
@@ -101,6 +104,10 @@ class Encoder(nn.Module):
         x, collected = (x[-1], x) if self.collect else (x, None)
         x = LayerNorm(self.dtype, self.style.epsilon, name="norm")(x) if self.final_norm else x
         return (x, collected) if self.collect else x
+
+    def _order(self, index: Int[Array, "b v"]) -> Int[Array, "b n"]:
+        """The slot of each token, and of the prefix one after the last."""
+        return jnp.pad(index // self.grid.slot, ((0, 0), (self.prefix, 0)), constant_values=self.grid.t)
 
     def _embedding(self, size: int) -> Dense:
         scheme = SCHEMES[self.initial]

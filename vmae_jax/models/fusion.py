@@ -146,8 +146,11 @@ class Bottleneck(Fusion):
                 f"fuse: start={self.start}, and the encoders have {depths} blocks: one number, at least it"
             )
         for name, encoder in encoders.items():
-            if isinstance(encoder.positions, Rotary) or encoder.levels:
-                raise ValueError(f"fuse: the encoder of {name!r} has rotary positions or levels; bottlenecks have none")
+            if isinstance(encoder.positions, Rotary) or encoder.levels or encoder.causal:
+                raise ValueError(
+                    f"fuse: the encoder of {name!r} has rotary positions, levels or block-causal attention; "
+                    "bottlenecks have none of these"
+                )
 
     def init(self, key: Array, encoders: Mapping[str, Encoder]) -> Params:
         """See `Fusion.init`: the bottleneck tokens; the layers are the encoders' own."""
@@ -188,7 +191,7 @@ class Bottleneck(Fusion):
             keys = one.keys if one.encoder.blocks.get("drop_path") else None
             with tower(name):
                 block = Block(**options, dtype=one.encoder.dtype)
-                out: Any = block.apply({"params": weights[name]}, given, (index, rate), keys, valid, None)
+                out: Any = block.apply({"params": weights[name]}, given, (index, rate), keys, valid, None, None)
             n = x[name].shape[1]
             results[name], exchanged = out[0][:, :n], out[0][:, n:]
             share = 1.0 if one.present is None else one.present[:, None, None].astype(exchanged.dtype)

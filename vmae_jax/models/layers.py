@@ -147,7 +147,13 @@ class Attention(nn.Module):
 
     @nn.compact
     @part("scores")
-    def __call__(self, x: Array, valid: Array | None = None, rotation: Rotation | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        valid: Array | None = None,
+        rotation: Rotation | None = None,
+        order: Array | None = None,
+    ) -> Array:
         q, k, v = Qkv(self.heads, self.initial, self.biases, self.dtype, name="qkv")(x)
         scale = None
         if rotation is not None:
@@ -156,7 +162,7 @@ class Attention(nn.Module):
             init = declare(initializers.constant(math.log(10.0)), "heads", decay=False)
             factor = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
             q, k, scale = _unit(q, self.heads, factor), _unit(k, self.heads), 1.0
-        out = attend(q, k, v, heads=self.heads, valid=valid, scale=scale, form=self.form)
+        out = attend(q, k, v, heads=self.heads, valid=valid, order=order, scale=scale, form=self.form)
         with part("proj"):
             units = {"heads": self.heads}
             options = {"units": units, "initial": self.initial, "dtype": self.dtype}
@@ -223,13 +229,14 @@ class Block(nn.Module):
         keys: Array | None,
         valid: Array | None,
         rotation: Rotation | None,
+        order: Array | None,
     ):
         index, rate = layer
         fold = functools.partial(_fold, keys, index)
         epsilon = STYLES[self.style].epsilon
         y = LayerNorm(self.dtype, epsilon, name="norm1")(x)
         options = {"cosine": self.cosine, "form": self.attention, "initial": self.initial, "biases": self.biases}
-        y = Attention(self.heads, **options, dtype=self.dtype, name="attention")(y, valid, rotation)
+        y = Attention(self.heads, **options, dtype=self.dtype, name="attention")(y, valid, rotation, order)
         x = x + drop_path(self._scaled(y, "scale1"), fold(0), rate)
         y = LayerNorm(self.dtype, epsilon, name="norm2")(x)
         y = Mlp(self.hidden, self.initial, self.style, self.dtype, name="mlp")(y)

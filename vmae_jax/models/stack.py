@@ -95,11 +95,12 @@ class Stack(nn.Module):
         keys: Array | None = None,
         valid: Array | None = None,
         rotation: Rotation | None = None,
+        order: Array | None = None,
     ) -> Array:
-        blocks = repeated(self, Tapped if self.levels else Block, shared=3, first_layer=self.first_layer)
+        blocks = repeated(self, Tapped if self.levels else Block, shared=4, first_layer=self.first_layer)
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))
-        shared = (keys if self.drop_path else None, valid, rotation)
+        shared = (keys if self.drop_path else None, valid, rotation, order)
         if not self.levels:
             return blocks(x, layers, *shared)[0]
         count = len(self.levels)
@@ -121,10 +122,11 @@ class Tapped(Block):
         keys: Array | None,
         valid: Array | None,
         rotation: Rotation | None,
+        order: Array | None,
     ):
         tokens, kept = x
         index, rate, slot = layer
-        tokens, _ = super().__call__(tokens, (index, rate), keys, valid, rotation)
+        tokens, _ = super().__call__(tokens, (index, rate), keys, valid, rotation, order)
         return (tokens, jax.lax.dynamic_update_index_in_dim(kept, tokens, slot, axis=0)), None
 
 

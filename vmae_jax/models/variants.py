@@ -151,6 +151,7 @@ def vit(
     mask_tokens: int = 1,
     modality: bool = False,
     style: str = "vit",
+    causal: bool = False,
     mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
     std: tuple[float, ...] | list[float] = IMAGENET_STD,
 ) -> Model:
@@ -183,6 +184,7 @@ def vit(
       mask_tokens: the number of mask tokens of the decoder.
       modality: whether a learned vector is added to all tokens of the encoder (V-JEPA 2.1).
       style: the form of the encoder, a key of `models.styles.STYLES`: "clip" is that of CLIP's image tower.
+      causal: whether the encoder's attention is block-causal: a token attends to its own and earlier slots (LeVJEPA).
       mean, std: the statistics of the pixels in [0, 1], per channel.
 
     Raises:
@@ -242,7 +244,7 @@ def vit(
         channels=channels,
         mean=mean,
         std=std,
-        encoder=Encoder(width=width, blocks=below, levels=tuple(levels), modality=modality, **common),
+        encoder=Encoder(width=width, blocks=below, levels=tuple(levels), modality=modality, causal=causal, **common),
         decoder={
             "width": decoder_width,
             "blocks": blocks(decoder_width, decoder_depth, decoder_heads, decoder_mlp_ratio or mlp_ratio),

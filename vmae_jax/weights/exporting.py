@@ -79,6 +79,8 @@ def export_checkpoint(
         if format == "params":
             return _export_own(source, out, dtype=dtype, part=part, ema=ema)
         one = subject(source.config)
+        if one.model is not None and one.model.encoder.causal:
+            raise MismatchError("no layout that is written here has block-causal attention: use --format=params")
         if format == "cropmae":
             return _export_siamese(source, one, out, dtype=dtype, ema=ema)
         if format == "vjepa" or (format == "hf" and _is_latent(one)):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Bool, Float
 
+from vmae_jax.models.functions import gelu
 from vmae_jax.models.layers import Dense
 from vmae_jax.models.parameters import declare
 from vmae_jax.scopes import tower
@@ -17,16 +18,18 @@ __all__ = ["Projector", "unit"]
 
 
 class Projector(nn.Module):
-    """Linear layers, with batch norm and ReLU between them.
+    """Linear layers, with batch norm and an activation between them.
 
     Batch norm has no moving statistics, since the head is used in training alone. Rows that do not count are left out
     of its statistics.
 
     Attributes:
       widths: of the layers' outputs.
+      activation: "relu" or "gelu".
     """
 
     widths: Sequence[int]
+    activation: str = "relu"
 
     @nn.compact
     @tower("projector")
@@ -40,7 +43,7 @@ class Projector(nn.Module):
                 variance = (jnp.square(x - mean) * weight).sum(axis=0)
                 parameter = functools.partial(self._vector, width=width, number=number)
                 x = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * parameter("scale", 1.0) + parameter("bias", 0.0)
-                x = jax.nn.relu(x)
+                x = {"relu": jax.nn.relu, "gelu": gelu}[self.activation](x)
         return x
 
     def _vector(self, name: str, value: float, *, width: int, number: int) -> Array:
