@@ -32,6 +32,7 @@ RUNS = {
     "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
     "levjepa": ("configs/levjepa.py:B,smoke", write_videos, FOLDER),
+    "sigma": ("configs/sigma.py:B,k400,smoke,teacher={first}", write_videos, FOLDER),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
@@ -60,6 +61,7 @@ FIRST = {
     "mgmae": write_flow,
     "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
     "umt": functools.partial(begin, "videomae_v2.py:B,smoke"),
+    "sigma": functools.partial(begin, "videomae_v2.py:B,smoke"),
 }
 
 

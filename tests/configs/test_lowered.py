@@ -38,6 +38,7 @@ PRETRAINING = {
     "vjepa2_1:L": [],
     "salt:L": [],
     "levjepa:B": [],
+    "sigma:B,k400": [],
     "mvd:B": [],
     "umt:B": [("method.layers", "2")],
     "finetune:B,k400,v2": [],

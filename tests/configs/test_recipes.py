@@ -48,6 +48,8 @@ def result(config) -> dict[str, str]:
         found |= _of_teachers(method, vit)
     elif method.call == "methods.levjepa.build":
         found |= {"encoder_mask": _mask(method.mask), "target": "embeddings"}
+    elif method.call == "methods.sigma.build":
+        found |= _of_decoder(vit) | {"encoder_mask": _mask(method.encoder_mask), "target": "clusters"}
     elif "masks" in method:
         found |= _latent(method, vit.decoder)
     elif "objectives" in own:
@@ -124,12 +126,14 @@ def _of_sequences(config) -> dict[str, object]:
 
 
 def _of_teachers(method, vit) -> dict[str, object]:
-    decoders = {}
-    if method.call == "methods.mvd.build":
-        decoders = {"decoder_width": vit.decoder["width"], "decoder_depth": vit.decoder["blocks"]["depth"]}
-        decoders["decoder_heads"] = vit.decoder["blocks"]["heads"]
+    decoders = _of_decoder(vit) if method.call == "methods.mvd.build" else {}
     drop_path = vit.encoder.blocks["drop_path"]
     return {"encoder_mask": _mask(method.encoder_mask), "target": "features", "drop_path": drop_path, **decoders}
+
+
+def _of_decoder(vit) -> dict[str, object]:
+    names = {"decoder_width": vit.decoder["width"], "decoder_depth": vit.decoder["blocks"]["depth"]}
+    return {**names, "decoder_heads": vit.decoder["blocks"]["heads"]}
 
 
 def _latent(method, predictor) -> dict[str, object]:
@@ -178,7 +182,9 @@ def test_configs_are_the_table(row):
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"siammae": "siamese", "cropmae": "siamese"}
-    own |= {name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "umt", "levjepa")}
+    own |= {
+        name: name for name in ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "umt", "levjepa", "sigma")
+    }
     own["av_mae"] = "joint"
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
@@ -224,7 +230,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 152
+    assert len(ROWS) == len(lines) - 1 == 155
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

@@ -34,6 +34,7 @@ from vmae_jax.methods import (
     mvd,
     siamese,
     siammcvae,
+    sigma,
     umt,
 )  # fmt: skip
 from vmae_jax.methods.flow import raft
@@ -146,6 +147,11 @@ def agreeing_views():
     return levjepa.build(vit(frames=4, **sizes), random(0.75), views(2, 16, colors=jitter()), [16, 8], 5.0, 16)
 
 
+def clustered():
+    """SIGMA: embeddings and predictions of all tokens of the batch share prototypes, balanced without padding."""
+    return sigma.build(vit(frames=4, **TINY), tube(0.75), running_cell(0.5), widths=[16, 8], prototypes=12)
+
+
 def adversarial():
     """MARLIN: parts of faces are hidden first, and a critic is trained in the same step."""
     raw = {"pixels": objective(pixels(normalize=False))}
@@ -199,6 +205,7 @@ METHODS = {
         frozen_teacher,
         two_domains,
         agreeing_views,
+        clustered,
         adversarial,
         two_teachers,
         attending_teacher,
@@ -265,6 +272,7 @@ def gradients(name, mesh, accumulate):
         ("dense_prediction", "cube", 2),
         ("two_domains", "cube", 2),
         ("agreeing_views", "cube", 2),
+        ("clustered", "cube", 2),
         ("adversarial", "cube", 2),
         ("sound_and_video", "cube", 2),
     ],
