@@ -10,11 +10,12 @@ from random_batch import batch_of
 
 from vmae_jax.masking.flow_guided import EARLIER, LATER, flow_guided
 from vmae_jax.methods import masked
-from vmae_jax.methods.flow import outward_pairs, raft
+from vmae_jax.methods.flow import onward, outward_pairs, raft
 from vmae_jax.models.raft import Raft, correlations
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
+from vmae_jax.targets.trajectory import NEXT, trajectory
 from vmae_jax.train.sharding import unbox
 from vmae_jax.types import Context
 
@@ -38,6 +39,20 @@ def test_pairs_lead_outward_from_the_base():
 def network():
     """The network by itself, for two pairs."""
     return jax.jit(lambda params, frames: Raft(1).flow(params, frames, [(0, 1), (1, 2)]))
+
+
+def test_the_flow_onward_is_that_of_each_frame_to_the_next(monkeypatch):
+    def flow(self, params, frames, pairs):
+        assert self.iterations == 2
+        return jnp.stack([jnp.full((len(frames), 4, 4, 2), 10 * one + other) for one, other in pairs], axis=1)
+
+    monkeypatch.setattr(Raft, "flow", flow)
+    guide = onward(2)
+    found = guide.annotate({}, batch_of(size=16))
+    assert tuple(found) == guide.gives == trajectory().inputs
+    np.testing.assert_array_equal(found[NEXT][0, :, 0, 0, 0], [1, 12, 23])
+    with pytest.raises(ValueError, match="iterations=0"):
+        onward(0)
 
 
 def test_the_guide_adds_the_flow_of_these_pairs(monkeypatch):

@@ -17,6 +17,7 @@ from vmae_jax.models.variants import vit
 from vmae_jax.patches import patchify, unpatchify
 from vmae_jax.targets.core import l1, objective, smooth_l1
 from vmae_jax.targets.pixels import pixels
+from vmae_jax.targets.trajectory import NEXT, trajectory
 from vmae_jax.types import Context
 
 CONTEXT = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
@@ -244,6 +245,27 @@ def test_a_guide_annotates_before_masks_and_targets_and_is_not_trained():
 
     gradient = jax.grad(total)(frozen)
     assert float(gradient["light"]["weight"]) == 0.0
+
+
+def test_a_token_whose_target_is_not_known_has_no_error_and_counts_for_the_mean():
+    """MME: trajectories that leave the picture, by the flow of a guide."""
+    flow = np.zeros((2, 3, 32, 32, 2), np.float32)
+    flow[0] = 100.0  # all points of the first clip leave at once
+    guide = Guide(init=lambda key, batch: {}, annotate=lambda params, batch: {NEXT: jnp.asarray(flow)}, gives=(NEXT,))
+    one = masked.Masked(make().model, tube(0.75), None, {"motion": objective(trajectory(1))}, {"flow": guide})
+    batch = batch_of()
+    weights = meta.unbox(one.init(jax.random.key(0), batch)[0])
+    context = dataclasses.replace(CONTEXT, frozen={"flow": {}}, train=False)
+
+    def total(params):
+        done = one.forward(params, batch, context)
+        return one.terms(done)["motion"].total, (one.terms(done)["motion"].count, done.predictions["motion"])
+
+    (value, (count, predicted)), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(weights)
+    assert float(count) == 2 * 24
+    np.testing.assert_allclose(value, jnp.square(predicted[1]).mean(axis=-1).sum(), rtol=1e-5)  # the target is 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert one.method().supervision == ()
 
 
 def test_guides_are_frozen_networks_of_the_method():

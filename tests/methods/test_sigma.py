@@ -20,6 +20,7 @@ from vmae_jax.models.variants import vit
 from vmae_jax.spec import ConfigError
 from vmae_jax.targets.core import Objective
 from vmae_jax.targets.pixels import pixels
+from vmae_jax.targets.trajectory import trajectory
 from vmae_jax.types import Carried
 
 OPTIONS = {"frames": 4, "resolution": 16, "patch": 4, "decoder_depth": 1, "dtype": "float32"}
@@ -201,6 +202,7 @@ def test_channels_are_standardised_over_the_tokens_of_a_clip():
         ({"teacher": IMAGE, "widths": [8]}, "a teacher takes its place"),
         ({"teacher": vit("micro", **{**OPTIONS, "frames": 8})}, "the same clips as the same tokens"),
         ({"prototypes": 1}, "prototypes=1"),
+        ({"target": trajectory()}, "not known at every token"),
         ({"epsilon": 0.0}, r"epsilon=0\.0"),
         ({"widths": []}, "at least one width"),
     ],

@@ -7,9 +7,10 @@ from vmae_jax.masking.flow_guided import EARLIER, LATER
 from vmae_jax.methods.guides import Guide
 from vmae_jax.models.raft import STRIDE, Raft
 from vmae_jax.registry import register
+from vmae_jax.targets.trajectory import NEXT
 from vmae_jax.types import Batch, Params
 
-__all__ = ["outward_pairs", "raft"]
+__all__ = ["onward", "outward_pairs", "raft"]
 
 BASES = ("first", "middle")
 
@@ -40,19 +41,49 @@ def raft(iterations: int = 6, base: str = "middle", fix_backward: bool = True) -
     network = Raft(iterations)
 
     def annotate(params: Params, batch: Batch) -> dict[str, Array]:
-        video = jnp.asarray(batch["video"])
-        if video.shape[-1] != 3 or video.shape[2] % STRIDE or video.shape[3] % STRIDE:
-            raise ValueError(
-                f"RAFT takes frames in colour whose sides are multiples of {STRIDE} pixels, the clips have "
-                f"{'x'.join(map(str, video.shape[2:]))} (h x w x c)"
-            )
-        middle = video.shape[1] // 2 if base == "middle" else 0
-        earlier, later = outward_pairs(video.shape[1], middle, fix_backward=fix_backward)
-        frames = video.astype(jnp.float32) / 127.5 - 1.0
+        frames = _frames(batch)
+        middle = frames.shape[1] // 2 if base == "middle" else 0
+        earlier, later = outward_pairs(frames.shape[1], middle, fix_backward=fix_backward)
         found = network.flow(params, frames, [*earlier, *later])
         return {EARLIER: found[:, : len(earlier)], LATER: found[:, len(earlier) :]}
 
     return Guide(lambda key, batch: network.init(key), annotate, gives=(EARLIER, LATER))
+
+
+@register("guide", smoke={"iterations": 1})
+def onward(iterations: int = 6) -> Guide:
+    """Return RAFT-small, which gives the flow of each frame of a clip, but the last, to the one after it.
+
+    It adds "flow_next", [b t-1 h w 2] float32, x and y in pixels, by which `targets.trajectory` moves points. Frames,
+    weights and errors are those of `raft`.
+
+    Args:
+      iterations: the corrections of the flow.
+
+    Raises:
+      ValueError: if there are no iterations.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations}: at least 1")
+    network = Raft(iterations)
+
+    def annotate(params: Params, batch: Batch) -> dict[str, Array]:
+        frames = _frames(batch)
+        pairs = [(number, number + 1) for number in range(frames.shape[1] - 1)]
+        return {NEXT: network.flow(params, frames, pairs)}
+
+    return Guide(lambda key, batch: network.init(key), annotate, gives=(NEXT,))
+
+
+def _frames(batch: Batch) -> Array:
+    """The frames as RAFT takes them, from -1 to 1."""
+    video = jnp.asarray(batch["video"])
+    if video.shape[-1] != 3 or video.shape[2] % STRIDE or video.shape[3] % STRIDE:
+        raise ValueError(
+            f"RAFT takes frames in colour whose sides are multiples of {STRIDE} pixels, the clips have "
+            f"{'x'.join(map(str, video.shape[2:]))} (h x w x c)"
+        )
+    return video.astype(jnp.float32) / 127.5 - 1.0
 
 
 def outward_pairs(frames: int, base: int, *, fix_backward: bool) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -115,6 +115,8 @@ class Masked(EncoderFeatures):
                 target = objective.target(done.batch, done.masks.decode, self.model.patch)
             with jax.named_scope("loss"):
                 found[name] = objective.error(done.predictions[name], jax.lax.stop_gradient(target))
+            if hasattr(objective.target, "counted"):
+                found[name] *= objective.target.counted(done.batch, done.masks.decode, self.model.patch)
         return found
 
     def terms(self, done: Pass) -> dict[str, Term]:

@@ -259,13 +259,16 @@ def build(
       hard: whether the cross-entropy is with the most likely cluster (the code), or with all (the paper).
 
     Raises:
-      ValueError: if a mask or the teacher does not fit the model, or a number is out of range.
+      ValueError: if a mask or the teacher does not fit the model, the target is not known everywhere, or a number is
+        out of range.
     """
     if teacher is not None:
         if target is not None or widths is not None:
             raise ValueError("target and widths are of the network that embeds cubes; a teacher takes its place")
         teachers.check("teacher", teacher, model)
     sizes = tuple(WIDTHS if widths is None else widths)
+    if hasattr(target, "counted"):
+        raise ValueError("target: one that is not known at every token cannot be assigned to clusters")
     if not sizes or min(sizes) < 1 or prototypes < 2 or iterations < 1 or min(epsilon, temperature) <= 0:
         raise ValueError(
             f"widths={list(sizes)}, prototypes={prototypes}, iterations={iterations}, epsilon={epsilon}, "

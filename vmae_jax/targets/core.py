@@ -11,7 +11,8 @@ from vmae_jax.registry import register
 __all__ = ["Objective", "Penalty", "Target", "l1", "l2", "objective", "smooth_l1"]
 
 # (batch, decode [b k], patch) -> [b k p], float32. A target that reads other streams of the batch than those of the
-# model names them in an attribute `inputs`.
+# model names them in an attribute `inputs`. One that is not known at every token has a method `counted`, with the same
+# arguments, which gives the weights [b k]; errors of weight 0 remain in the number of tokens by which they are divided.
 Target = Callable[..., Array]
 Penalty = Callable[[Array, Array], Array]  # (prediction, target) [b k p] -> [b k p]
 
