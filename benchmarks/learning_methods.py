@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from benchmarks.learning_arms import MAIN, Setting, masked
 from vmae_jax.spec import call
 
-__all__ = ["DOUBLE", "METHODS", "SALT", "pretraining"]
+__all__ = ["COMPARED", "DOUBLE", "METHODS", "SALT", "pretraining"]
 
 DOUBLE, SALT = "frame-double", "salt"
 
 # The steps of an arm for each step of `frame`: the inverse of its model FLOPs a step (a test counts them).
-METHODS: Mapping[str, float] = MappingProxyType({DOUBLE: 2.0, "adamae": 0.689, "vjepa": 0.739, SALT: 0.739})
+METHODS: Mapping[str, float] = MappingProxyType({SALT: 0.739, "vjepa": 0.739, "adamae": 0.689, DOUBLE: 2.0})
+COMPARED = (MAIN, SALT, "vjepa", "random-50", "adamae", DOUBLE)
 MOMENTUM = 0.99  # of the average that V-JEPA predicts
 
 

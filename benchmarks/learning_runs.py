@@ -87,7 +87,7 @@ def jobs(setting: Setting, part: str, seeds: int, only: Sequence[str], rows: Row
         return
     if part == "C" and wanted(methods.SALT):
         yield from (Job("pretrain", MAIN, seed) for seed in numbers)
-    for arm in filter(wanted, LADDER if part == "B" else (MAIN, "random-50", *methods.METHODS)):
+    for arm in filter(wanted, LADDER if part == "B" else methods.COMPARED):
         for seed in numbers:
             yield Job("pretrain", arm, seed)
             yield Job("probe", arm, seed)
