@@ -49,13 +49,14 @@ def command(config: str) -> list[str]:
     """Return the arguments of `vmae` for one config, at `CLIPS` clips a chip and without rematerialisation."""
     stem, _, arguments = config.partition(":")
     path = f"configs/{stem}.py" + f":{arguments}" * bool(arguments)
-    loader = load_config(path).data
-    for call in calls(loader):
-        if call.call == "data.sources.folder":
+    loaded = load_config(path)
+    for call in calls(loaded.data):
+        if call.call in ("data.sources.folder", "data.sources.images"):
             call.path = "videos"
-    videos = CHIPS * CLIPS // build(loader).clips_per_video
+    videos = CHIPS * CLIPS // build(loaded.data).clips_per_video
+    weights = [f"--config.init_from.{place}.path=weights" for place in loaded.get("init_from", {})]  # not read
     return ["plan", f"--config={path}", f"--topology={TOPOLOGY}", f"--config.data.global_batch={videos}",
-            "--config.train.accumulate=1", "--config.method.model.remat=none"]  # fmt: skip
+            "--config.train.accumulate=1", "--config.method.model.remat=none", *weights]  # fmt: skip
 
 
 def make(config: str, timeout: float) -> None:
