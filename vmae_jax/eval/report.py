@@ -127,7 +127,7 @@ def _speed_cards(run: Run) -> list[str]:
         cards.append(card("Speed", speed, f"{seconds:.3g} s per step" if seconds is not None else ""))
     if waiting is not None:
         verdict = "the data keep up" if waiting < 0.1 else "the data limit the speed" if waiting > 0.4 else ""
-        cards.append(card("Waiting for data", f"{waiting * 100:.2g}%", verdict or "of the time"))
+        cards.append(card("Waiting for data", f"{compact(round(waiting * 100, 1))}%", verdict or "of the time"))
     if mfu is not None:
         cards.append(card("MFU", f"{mfu * 100:.3g}%", "of the devices' peak FLOPs"))
     return cards
