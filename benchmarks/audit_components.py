@@ -65,6 +65,7 @@ MORE = {
     "methods.joint.build": {"parts": {"y": {"call": "methods.parts.nce", "first": "x", "second": "x"}}},
     "methods.latent_dense.build": {"model": {"call": "models.variants.vit", "modality": True}},
     "methods.distill.build": {"classes": 2},
+    "methods.tgm.build": {"image": {"call": "models.variants.vit", "frames": 1, "tubelet": 1}},
     "methods.mvd.build": {"video_teacher": {"call": "models.variants.vit"}},
 }
 # What computing a value may cause: nothing that reaches outside of the process.

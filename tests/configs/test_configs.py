@@ -65,6 +65,7 @@ BASES = {
         "motionmae",
         "mgm",
         "mgmae",
+        "tgm",
         "diffmae",
         "lvmae",
         "cdfslv",
@@ -81,6 +82,7 @@ PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", 
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))
+NAMED += ("data.streams.tokenizers.clip",)
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
 
 

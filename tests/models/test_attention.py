@@ -144,23 +144,40 @@ def test_the_form_follows_platform_length_and_dtype(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda: platform)
         monkeypatch.setattr(jax, "local_devices", lambda: [device])
 
-        def form(case, dtype=jnp.bfloat16, masked=False):
+        def form(case, dtype=jnp.bfloat16, **options):
             shape, heads = case
-            return form_for(shape, shape[1], heads, dtype, masked=masked)
+            return form_for(shape, shape[1], heads, dtype, **{"masked": False, **options})
 
         return form
 
     cpu = on("cpu")
-    assert (cpu(long), cpu(short)) == ("mapped", "plain")
+    assert (cpu(long), cpu(short), cpu(long, causal=True)) == ("mapped", "plain", "plain")
     gpu = on("gpu", 9.0)
     assert [gpu(s) for s in (long, short, ((4, 1232, 1408), 16))] == ["cudnn"] * 3
+    assert gpu(long, causal=True) == "cudnn"
     assert gpu(long, jnp.float32) == gpu(long, masked=True) == gpu(((4, 944, 60), 3)) == "plain"
     assert on("gpu", 7.5)(long) == "plain"
     tpu = on("tpu", kind="TPU v5p")
     assert tpu(long) == tpu(short) == tpu(long, jnp.float32) == tpu(long, masked=True) == "flat"
     assert on("tpu", kind="TPU v4")(long) == "flat"
+    assert tpu(short, causal=True) == "splash"
     assert tpu(((4, 20_000, 768), 12)) == on("tpu", kind="TPU v4")(((4, 3136, 768), 12)) == "splash"
     assert on("tpu", kind="TPU v3")(long) == "plain"
+
+
+def test_causal_attention_sees_what_came_before():
+    """The plain form by its definition, and the kernel as the plain form, which no other form could replace."""
+    arrays = inputs(2, 40, 16)
+    whole = attend(*arrays, heads=HEADS, form="plain", causal=True)
+    for last in (0, 17, 39):
+        query, key, value = (x[:, : last + 1] for x in arrays)
+        np.testing.assert_allclose(
+            whole[:, last], attend(query, key, value, heads=HEADS, form="plain")[:, -1], atol=1e-5
+        )
+    options = {"causal": True}
+    close(value_and_grads(formed("splash"), arrays, **options), value_and_grads(formed("plain"), arrays, **options))
+    with pytest.raises(ValueError, match="form='flat': causal attention has the forms plain, cudnn, splash"):
+        attend(*arrays, heads=HEADS, form="flat", causal=True)
 
 
 def test_a_form_that_there_is_not_is_reported():

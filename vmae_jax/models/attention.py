@@ -28,6 +28,7 @@ from vmae_jax.types import typed
 __all__ = ["FORMS", "attend", "form_for"]
 
 FORMS = ("auto", "plain", "mapped", "cudnn", "flat", "splash")
+CAUSAL = ("plain", "cudnn", "splash")
 
 AMPERE = 8.0  # the first compute capability for which cuDNN has fused attention
 LANES = 128  # of a TPU's vectors, which splash attention's blocks are multiples of
@@ -46,6 +47,7 @@ def attend(
     valid: Bool[Array, "b m"] | None = None,
     scale: float | None = None,
     form: str = "auto",
+    causal: bool = False,
 ) -> Float[Array, "b n d"]:
     """softmax(query · keyᵀ · scale) · value of each head, with the softmax in float32.
 
@@ -55,33 +57,40 @@ def attend(
       valid: False where a key is padding, which no query sees.
       scale: by default 1 / √(d / heads).
       form: one of `FORMS`; "auto" is the platform's best for these shapes.
+      causal: whether query i sees the keys 0 to i alone.
+
+    Raises:
+      ValueError: if the attention is causal and the form is none of `CAUSAL`.
     """
+    if causal and form != "auto" and form not in CAUSAL:
+        raise ValueError(f"form={form!r}: causal attention has the forms {', '.join(CAUSAL)}")
     factor = (query.shape[-1] // heads) ** -0.5 if scale is None else scale
     if form == "auto":
-        form = form_for(query.shape, key.shape[1], heads, query.dtype, masked=valid is not None)
+        form = form_for(query.shape, key.shape[1], heads, query.dtype, masked=valid is not None, causal=causal)
     if form == "flat":
         return _per_device(functools.partial(_flat, scale=factor), query, key, value, valid, heads)
     q, k, v = (_split(x, heads) for x in (query * factor, key, value))
     if form in ("mapped", "splash"):
-        run: Any = {"mapped": mapped, "splash": splash}[form]
+        run: Any = mapped if form == "mapped" else functools.partial(splash, causal=causal)
         out = _per_device(lambda q, k, v, valid, heads: run(q, k, v, valid), q, k, v, valid, heads)
     else:
         run = {"plain": plain, "cudnn": cudnn}[form]
-        out = run(q, k, v, valid)
+        out = run(q, k, v, valid, causal=causal)
     return _joined(out)
 
 
-def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, masked: bool) -> str:
+def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, masked: bool, causal: bool = False) -> str:
     """The form that "auto" stands for, on the platform that is compiled for.
 
     Args:
       query: its shape, [b n d].
       keys: how many.
       masked: whether some keys are padding.
+      causal: as in `attend`.
     """
     (platform, kind), (_, tokens, width) = _platform(), query
     size = width // heads
-    if platform == "cpu" and tokens * keys >= MAPPED_FROM**2:
+    if platform == "cpu" and tokens * keys >= MAPPED_FROM**2 and not causal:
         return "mapped"
     half = dtype in (jnp.bfloat16, jnp.float16)
     if (
@@ -96,7 +105,7 @@ def form_for(query: tuple[int, ...], keys: int, heads: int, dtype: Any, *, maske
     # By the compiled memory traffic (docs/performance.md), at the encoder's 160 tokens as well.
     if platform == "tpu" and kind not in NO_KERNELS:
         small = attention_tpu.fits(tokens, keys, width, heads, jnp.dtype(dtype).itemsize, _fast_memory())
-        return "flat" if small else "splash"
+        return "flat" if small and not causal else "splash"
     return "plain"
 
 
@@ -127,20 +136,23 @@ def _flat(query: Array, key: Array, value: Array, valid: Array | None, heads: in
     return attention_tpu.flat(query, key, value, bias, heads, scale, _fast_memory())
 
 
-def plain(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+def plain(query: Array, key: Array, value: Array, valid: Array | None = None, *, causal: bool = False) -> Array:
     """As three XLA operations; the weights of all heads exist at once."""
     scores = jnp.einsum("bhnk,bhmk->bhnm", query, key, preferred_element_type=jnp.float32)
+    if causal:
+        scores = jnp.where(jnp.tri(*scores.shape[2:], dtype=bool), scores, jnp.finfo(scores.dtype).min)
     if valid is not None:
         scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bhmk->bhnk", weights, value)
 
 
-def cudnn(query: Array, key: Array, value: Array, valid: Array | None = None) -> Array:
+def cudnn(query: Array, key: Array, value: Array, valid: Array | None = None, *, causal: bool = False) -> Array:
     """cuDNN's fused kernel; it wants tokens before heads, half precision and a recent GPU."""
     mask = None if valid is None else valid[:, None, None, :]
     swapped = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, mask=mask, scale=1.0, implementation="cudnn"), 1, 2)
+    options = {"mask": mask, "scale": 1.0, "is_causal": causal, "implementation": "cudnn"}
+    return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, **options), 1, 2)
 
 
 @jax.custom_vjp
@@ -209,10 +221,19 @@ def _over_heads(head, bias: Array | None, *arrays: Array):
     return jax.tree.map(lambda x: x.reshape(b, h, *x.shape[1:]), results)
 
 
-def splash(query: Array, key: Array, value: Array, valid: Array | None = None, *, interpret: bool = False) -> Array:
+def splash(
+    query: Array,
+    key: Array,
+    value: Array,
+    valid: Array | None = None,
+    *,
+    causal: bool = False,
+    interpret: bool = False,
+) -> Array:
     """JAX's fused Pallas kernel for TPUs; tokens are padded to a multiple of its blocks.
 
     Args:
+      causal: as in `attend`.
       interpret: run the kernel's body as ordinary operations, on any platform, slowly.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
@@ -222,7 +243,7 @@ def splash(query: Array, key: Array, value: Array, valid: Array | None = None, *
     long = math.ceil(max(n, m) / LANES) * LANES
     block = next(size for size in (512, 384, 256, LANES) if long % size == 0)
     kernel: Any = kernels.make_splash_mha(
-        masks.MultiHeadMask([masks.FullMask((long, long))] * h),
+        masks.MultiHeadMask([(masks.CausalMask if causal else masks.FullMask)((long, long))] * h),
         block_sizes=kernels.BlockSizes(
             block_q=block,
             block_kv=block,

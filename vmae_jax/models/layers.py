@@ -136,6 +136,7 @@ class Attention(nn.Module):
         official code that no published recipe uses).
       form: of `models.attention.FORMS`.
       initial, biases: of `Qkv`.
+      causal: whether a token sees itself and those before it alone.
     """
 
     heads: int
@@ -143,6 +144,7 @@ class Attention(nn.Module):
     form: str = "auto"
     initial: str = "videomae"
     biases: str = "qv"
+    causal: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -156,7 +158,7 @@ class Attention(nn.Module):
             init = declare(initializers.constant(math.log(10.0)), "heads", decay=False)
             factor = jnp.exp(jnp.minimum(self.param("logit_scale", init, (self.heads,)), MAX_LOGIT_SCALE))
             q, k, scale = _unit(q, self.heads, factor), _unit(k, self.heads), 1.0
-        out = attend(q, k, v, heads=self.heads, valid=valid, scale=scale, form=self.form)
+        out = attend(q, k, v, heads=self.heads, valid=valid, scale=scale, form=self.form, causal=self.causal)
         with part("proj"):
             units = {"heads": self.heads}
             options = {"units": units, "initial": self.initial, "dtype": self.dtype}
@@ -213,6 +215,7 @@ class Block(nn.Module):
     initial: str = "videomae"
     biases: str = "qv"
     style: str = "vit"
+    causal: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -229,6 +232,7 @@ class Block(nn.Module):
         epsilon = STYLES[self.style].epsilon
         y = LayerNorm(self.dtype, epsilon, name="norm1")(x)
         options = {"cosine": self.cosine, "form": self.attention, "initial": self.initial, "biases": self.biases}
+        options["causal"] = self.causal
         y = Attention(self.heads, **options, dtype=self.dtype, name="attention")(y, valid, rotation)
         x = x + drop_path(self._scaled(y, "scale1"), fold(0), rate)
         y = LayerNorm(self.dtype, epsilon, name="norm2")(x)

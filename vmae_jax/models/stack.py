@@ -68,6 +68,7 @@ class Stack(nn.Module):
       attention: of `models.attention.FORMS`.
       initial, biases: of `Qkv`.
       style: a key of `models.styles.STYLES`.
+      causal: whether a token sees itself and those before it alone.
       first_layer: for layer decay, the number of the first block; None where the tower has none (a decoder).
       levels: blocks, from 0 and ascending, whose outputs are returned instead of the last one's.
     """
@@ -84,6 +85,7 @@ class Stack(nn.Module):
     initial: str = "videomae"
     biases: str = "qv"
     style: str = "vit"
+    causal: bool = False
     dtype: Any = jnp.float32
     first_layer: int | None = 1
     levels: tuple[int, ...] = ()
