@@ -144,10 +144,15 @@ def _clips(teacher: Model, student: Model, video: Array) -> Array:
 
 
 def pictures(teacher: Model, frames: Array) -> Array:
-    """Return frames [b 1 h w c] at the size of a teacher of images, interpolated (cubic) where theirs differs."""
+    """Return frames [b 1 h w c] at the size of a teacher of images, interpolated (cubic) where theirs differs.
+
+    The products are in the teacher's dtype, to which its embedding rounds the pixels next.
+    """
     h, w = frames.shape[2:4]
     _, height, width, _ = teacher.video_shape
     if (h, w) == (height, width):
         return frames
-    rows, columns = (jnp.asarray(matrix(*sides, cubic), jnp.float32) for sides in ((h, height), (w, width)))
-    return jnp.einsum("yh,xw,bthwc->btyxc", rows, columns, frames.astype(jnp.float32), precision="highest")
+    dtype = teacher.encoder.dtype
+    rows, columns = (jnp.asarray(matrix(*sides, cubic), dtype) for sides in ((h, height), (w, width)))
+    tall = jnp.einsum("yh,bthwc->btywc", rows, frames.astype(dtype), precision="highest")
+    return jnp.einsum("xw,btywc->btyxc", columns, tall, precision="highest", preferred_element_type=jnp.float32)

@@ -222,13 +222,7 @@ def _over_heads(head, bias: Array | None, *arrays: Array):
 
 
 def splash(
-    query: Array,
-    key: Array,
-    value: Array,
-    valid: Array | None = None,
-    *,
-    causal: bool = False,
-    interpret: bool = False,
+    query: Array, key: Array, value: Array, valid: Array | None = None, *, causal: bool = False, interpret: bool = False
 ) -> Array:
     """JAX's fused Pallas kernel for TPUs; tokens are padded to a multiple of its blocks.
 
