@@ -4,7 +4,12 @@ import json
 import pathlib
 
 import pytest
+from numbered_videos import numbered_frames
 
+from vmae_jax.data import clips, sides, sources, transforms
+from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.opened import open_loader
+from vmae_jax.data.pipeline import loader
 from vmae_jax.data.streams import bpe
 from vmae_jax.data.streams.text import text
 from vmae_jax.data.streams.tokenizers import clip, utf8
@@ -88,6 +93,27 @@ def test_a_folder_without_the_files_is_one_line(tmp_path):
     (tmp_path / "tokenizer.json").write_text("[]")
     with pytest.raises(ConfigError, match="that can be read"):
         clip(f"{tmp_path}/").opened()
+
+
+def test_captions_reach_a_batch_in_these_numbers(tmp_path):
+    """Through the decoding process, which gets the opened tokenizer; files that are not there end it before that."""
+    videos, folder = tmp_path / "videos", written(tmp_path / "clip")
+    videos.mkdir()
+    (videos / "a.mp4").write_bytes(encode_h264(numbered_frames(4), quality=4))
+    (videos / "a.txt").write_text("A dog.\n\nthe dogs run\n")
+    source = sides.beside(sources.folder(str(videos)), {"text": sides.sidecar(".txt")})
+
+    def loading(path):
+        streams = {"text": text(clip(path), length=6)}
+        return loader(source, clips.dense(2, 1), [transforms.resize(8)], global_batch=1, repeat=8, streams=streams)
+
+    with open_loader(loading(folder)).batches(rows=range(8), seed=0) as batches:
+        batch = next(batches)
+    made = clip(folder).opened()
+    found = {tuple(row[mask].tolist()) for row, mask in zip(batch["text"], batch["text_mask"], strict=True)}
+    assert found == {tuple(made.encode("A dog.")), (*made.encode("the dogs run")[:5], END)}  # each of both is drawn
+    with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
+        open_loader(loading(str(videos)))
 
 
 @pytest.mark.torch
