@@ -90,6 +90,7 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, change, about, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_import_becomes_a_teacher(imported, tmp_path):
     """The arrays of a run of UMT that has not begun: those of the import, the projection among them."""
     run, trained = tmp_path / "run", imported[1]
@@ -162,6 +163,7 @@ def test_text_towers_that_do_not_fit_are_one_line(tmp_path, change, about, messa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_import_guides_a_training(whole, imported):
     """The arrays of a run of TGM that has not begun are those of the import; one tower alone is refused."""
     config = load_config(f"configs/tgm.py:B,clip={whole[0]},smoke", [])
