@@ -126,11 +126,11 @@ class MomentsProbe:
                     every = np.full(own.sum(), number), span[row][own], label[row][own], np.ones(own.sum())
                     truths[number] = Moments(*every)
             parts.append((features.astype(np.float64), video, whole(batch[f"{name}_clip"])[there].astype(np.float64)))
-        arrays = [np.concatenate(one) for one in zip(*parts, strict=True)]
-        if not arrays or not len(arrays[0]):
+        if not any(len(features) for features, _, _ in parts):
             raise ValueError(f"there is nothing to evaluate: none of the {of} has moments beside it that can be read")
-        finite(arrays[0], arrays[1], "the features", of)
-        return Windows(*arrays, Moments.join(list(truths.values())))
+        features, video, span = (np.concatenate(one) for one in zip(*parts, strict=True))
+        finite(features, video, "the features", of)
+        return Windows(features, video, span, Moments.join(list(truths.values())))
 
 
 def shown(windows: Windows, classes: int) -> np.ndarray:
