@@ -69,6 +69,7 @@ MORE = {
         "model": {"call": "models.variants.vit", "prefix": 1, "positions": {"call": "models.rotary"}},
         "mask": {"call": "masking.random"},
     },
+    "methods.tgm.build": {"image": {"call": "models.variants.vit", "frames": 1, "tubelet": 1}},
     "methods.mvd.build": {"video_teacher": {"call": "models.variants.vit"}},
 }
 # What computing a value may cause: nothing that reaches outside of the process.

@@ -3,6 +3,7 @@
 import functools
 import shutil
 
+import clip_weights
 import jax
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ RUNS = {
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
     "mvd": ("configs/mvd.py:B,smoke,video={first}", write_videos, FOLDER),
+    "tgm": ("configs/tgm.py:smoke,clip={first}", write_videos, []),  # of drawn clips with captions
     "umt": ("configs/umt.py:B,smoke,teacher={first}", write_videos, FOLDER),
     "av_mae": ("configs/av_mae.py:L,audioset,smoke", write_videos, []),  # of drawn clips with sound
 }
@@ -50,6 +52,14 @@ def write_flow(first, options):
     import_weights(path, out=first)
 
 
+def write_clip(first, options):
+    """CLIP's weights, as `vmae import` takes them."""
+    del options
+    about = {"vision_config": clip_weights.ABOUT, "text_config": clip_weights.TEXT}
+    arrays = clip_weights.state() | clip_weights.text_state()
+    import_weights(clip_weights.write(first.with_suffix(".given"), arrays, **about), out=first)
+
+
 def begin(config, first, options):
     """A run that has not made a step: only its initial weights are needed."""
     command = [f"--config=configs/{config}", "--config.train.length.steps=0", f"--workdir={first}"]
@@ -60,6 +70,7 @@ FIRST = {
     "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
     "mgmae": write_flow,
     "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
+    "tgm": write_clip,
     "umt": functools.partial(begin, "videomae_v2.py:B,smoke"),
     "sigma": functools.partial(begin, "videomae_v2.py:B,smoke"),
 }

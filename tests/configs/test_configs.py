@@ -26,7 +26,7 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOT_TRAINED = ("__init__", "common", "few_shot", "probe", "propagation", "recipes")
+NOT_TRAINED = ("__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes")
 FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
@@ -67,6 +67,7 @@ BASES = {
         "motionmae",
         "mgm",
         "mgmae",
+        "tgm",
         "diffmae",
         "lvmae",
         "cdfslv",
@@ -85,6 +86,7 @@ PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", 
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))
+NAMED += ("data.streams.tokenizers.clip",)
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
 
 
@@ -251,6 +253,19 @@ def test_few_shot_evaluation_takes_all_the_videos():
         load_config("configs/few_shot.py")
 
 
+def test_moments_are_found_in_windows_of_other_videos():
+    for target, windows in (("data=videos,test=others", 64), ("drawn,windows=8", 8)):
+        made = build(load_config(f"configs/moments.py:{target}").eval)
+        [evaluator] = made.evaluators.values()
+        for loader in (made.data, evaluator.train):
+            assert loader.views == windows
+            assert loader.spec()["segments_clip"].shape == (4 * windows, 2)
+        assert made.data.source != evaluator.train.source
+    for arguments in ("", "data=videos", "drawn,data=videos,test=others"):
+        with pytest.raises(ConfigError, match="give videos with segments as data=FOLDER,test=FOLDER, or drawn"):
+            load_config(f"configs/moments.py:{arguments}")
+
+
 @pytest.mark.parametrize("target", PROPAGATIONS)
 def test_propagations_have_a_section_eval_without_data(target, update_golden):
     config = load_config(f"configs/propagation.py:{target}")
@@ -274,7 +289,7 @@ def test_propagations_need_the_owners_files_and_drawn_clips_none(arguments, mess
         load_config(f"configs/propagation.py:{arguments}")
 
 
-@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "few_shot", "probe", "propagation"])
+@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "few_shot", "moments", "probe", "propagation"])
 def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")

@@ -28,6 +28,7 @@ PRETRAINING = {
     "motionmae": [],
     "mgm": [],
     "mgmae": [],
+    "tgm": [],
     "siammae:S16": [("method.dropout", "0.0")],
     "cropmae:B16": [("method.dropout", "0.0")],
     "siammcvae": [],
@@ -58,7 +59,9 @@ def traced(target, overrides):
         if node.call == "models.variants.vit":
             node.dtype, node.depth, node.decoder_depth = "bfloat16", 2, 2
             node.levels = [0, 1] if node.levels else []
-        elif "path" in node and node.call.startswith(("data.sources.", "train.init_from.")):
+        elif node.call == "models.text.transformer":
+            node.dtype, node.depth = "bfloat16", 2
+        elif "path" in node and node.call.startswith(("data.sources.", "data.streams.", "train.init_from.")):
             node.path = "videos"
         elif "directory" in node:
             node.directory = "videos"

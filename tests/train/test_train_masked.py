@@ -19,6 +19,7 @@ from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
+from vmae_jax.masking.text_guided import text_guided
 from vmae_jax.masking.tube import tube
 from vmae_jax.methods import (
     adamae,
@@ -35,6 +36,7 @@ from vmae_jax.methods import (
     siamese,
     siammcvae,
     sigma,
+    tgm,
     umt,
 )  # fmt: skip
 from vmae_jax.methods.flow import raft
@@ -45,6 +47,7 @@ from vmae_jax.models.fusion import joint as joint_layers
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
 from vmae_jax.models.spectrogram import spectrogram
+from vmae_jax.models.text import transformer as text_tower
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
@@ -178,6 +181,15 @@ def attending_teacher():
     return umt.build(vit(frames=4, **TINY), teacher, attention_guided(0.8), layers=2, projection=12)
 
 
+def captions():
+    """TGM: the mask follows captions, which some rows lack, and clips are compared with them."""
+    clip = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
+    image = vit(frames=1, tubelet=1, **clip, **{**TINY, "patch": 16, "width": 24})
+    text = text_tower(vocabulary=30, length=7, width=16, size=8, depth=1, heads=2, dtype="float32")
+    own = {"image": image, "text": text, "weight": 0.01, "temperature": 1.0, "width": 8}
+    return tgm.build(vit(frames=4, **TINY), text_guided(0.6), {"pixels": objective(pixels())}, **own)
+
+
 def sound_and_video():
     """Joint layers, one decoder, and a contrast with a learned temperature; some rows are silent."""
     sizes = {name: value for name, value in TINY.items() if name != "resolution"}
@@ -211,6 +223,7 @@ METHODS = {
         two_teachers,
         attending_teacher,
         sound_and_video,
+        captions,
     )
 }
 IMAGES = ("mae", "two_views", "latent_views")
@@ -230,7 +243,16 @@ def batch(name="videomae_v2"):
     samples = more.integers(-9000, 9000, (ROWS, 2800), dtype=np.int16)
     spans = np.stack([np.zeros(ROWS), more.integers(1400, 2800, ROWS)], 1).astype(np.int32)
     audio = {"audio": samples, "audio_span": spans, "audio_valid": np.arange(ROWS) % 5 != 2}
-    own = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences, "sound_and_video": audio}
+    there = np.arange(7) < more.integers(1, 8, (ROWS, 1))
+    texts = {"text": more.integers(0, 30, (ROWS, 7)).astype(np.int32), "text_mask": there}
+    texts["text_valid"] = np.arange(ROWS) % 6 != 4
+    own = {
+        "captions": texts,
+        "motion_mask": vectors,
+        "dense_prediction": beside,
+        "long_video": sequences,
+        "sound_and_video": audio,
+    }
     return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),

@@ -1,64 +1,21 @@
-"""CLIP's image tower in the layout of transformers: imports, their outputs, and what is refused."""
-
-import json
+"""CLIP in the layout of transformers: imports, their outputs, and what is refused."""
 
 import jax
 import numpy as np
 import pytest
+from clip_weights import ABOUT, DEPTH, PATCH, PROJECTION, SIDE, TEXT, WIDTH, shapes, state, text_state, write
 
 from vmae_jax.cli import main
+from vmae_jax.commands.begin_from import begin_from
+from vmae_jax.commands.config import load_config
+from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.restore import restore
 from vmae_jax.io.checkpoint import read_tree
-from vmae_jax.spec import ConfigError
+from vmae_jax.spec import ConfigError, build
+from vmae_jax.train import sharding
 from vmae_jax.weights import export_checkpoint, import_weights
 from vmae_jax.weights.clip import MEAN, STD
-from vmae_jax.weights.formats.tensors import write_safetensors
-
-WIDTH, HIDDEN, PROJECTION, DEPTH, SIDE, PATCH = 32, 48, 16, 3, 4, 8
-ABOUT = {
-    "model_type": "clip_vision_model",
-    "hidden_size": WIDTH,
-    "intermediate_size": HIDDEN,
-    "projection_dim": PROJECTION,
-    "num_hidden_layers": DEPTH,
-    "num_attention_heads": 2,
-    "image_size": SIDE * PATCH,
-    "patch_size": PATCH,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}
-
-
-def shapes():
-    """The names and shapes that transformers 5.23 writes."""
-    found = {
-        "vision_model.embeddings.class_embedding": (WIDTH,),
-        "vision_model.embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
-        "vision_model.embeddings.position_embedding.weight": (SIDE**2 + 1, WIDTH),
-        "visual_projection.weight": (PROJECTION, WIDTH),
-    }
-    linear = {f"self_attn.{letter}_proj": (WIDTH, WIDTH) for letter in ("q", "k", "v", "out")}
-    linear |= {"mlp.fc1": (HIDDEN, WIDTH), "mlp.fc2": (WIDTH, HIDDEN)}
-    norms = [f"encoder.layers.{i}.layer_norm{j}" for i in range(DEPTH) for j in (1, 2)]
-    for name in ("pre_layrnorm", "post_layernorm", *norms):
-        found |= {f"vision_model.{name}.{leaf}": (WIDTH,) for leaf in ("weight", "bias")}
-    for i in range(DEPTH):
-        for name, shape in linear.items():
-            found[f"vision_model.encoder.layers.{i}.{name}.weight"] = shape
-            found[f"vision_model.encoder.layers.{i}.{name}.bias"] = shape[:1]
-    return found
-
-
-def state():
-    rng = np.random.default_rng(0)
-    return {name: np.float32(0.2 * rng.standard_normal(shape)) for name, shape in shapes().items()}
-
-
-def write(folder, arrays, **about):
-    folder.mkdir()
-    write_safetensors(folder / "model.safetensors", arrays, {})
-    (folder / "config.json").write_text(json.dumps({**ABOUT, **about}))
-    return folder
+from vmae_jax.weights.layouts.names import K_BIAS
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +26,15 @@ def imported(tmp_path_factory):
     arrays["logit_scale"] = arrays["logit_scale"].astype(np.float32)
     report = import_weights(write(folder / "given", arrays), out=folder / "run")
     return report, restore(str(folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The workdir of an import of both towers, and the report."""
+    folder = tmp_path_factory.mktemp("whole")
+    about = {"model_type": "clip", "vision_config": ABOUT, "text_config": TEXT}
+    report = import_weights(write(folder / "given", state() | text_state(), **about), out=folder / "run")
+    return folder / "run", report
 
 
 def video():
@@ -134,6 +100,83 @@ def test_an_import_becomes_a_teacher(imported, tmp_path):
     assert set(frozen) == {"teacher", "projector"}
     for name, want in (("teacher", trained.params["encoder"]), ("projector", trained.params["projection"])):
         jax.tree.map(np.testing.assert_array_equal, frozen[name], want)
+
+
+def texts():
+    """Numbers of texts of several lengths, each ended by the last of the vocabulary, and which are there."""
+    numbers = np.random.default_rng(2).integers(1, 299, (4, 9)).astype(np.int32)
+    lengths = np.array([9, 2, 5, 7])
+    there = np.arange(9) < lengths[:, None]
+    numbers[np.arange(4), lengths - 1] = 299
+    return np.where(there, numbers, 0), there
+
+
+def test_a_text_tower_is_imported_with_the_image_tower(whole, imported):
+    run, report = whole
+    assert report["used"] == len(state()) + len(text_state()) - DEPTH - 2
+    assert set(report["dropped"].values()) == {K_BIAS}
+    trained = restore(str(run))
+    jax.tree.map(np.testing.assert_array_equal, trained.params["encoder"], imported[1].params["encoder"])
+    kernel = text_state()["text_model.encoder.layers.1.self_attn.v_proj.weight"]
+    np.testing.assert_array_equal(trained.params["text"]["blocks"]["attention"]["qkv"]["kernel"][1, 2], kernel.T)
+    text = trained.made.config.method.text
+    assert (text.vocabulary, text.length, text.width, text.size, text.heads) == (300, 9, 24, PROJECTION, 3)
+    own = load_config(f"configs/tgm.py:B,clip={run},tokenizer=CLIP", [])
+    assert own.method.image.resolution == 14 * PATCH  # as many patches as the student has tokens
+    assert own.method.text.width == 24
+
+
+@pytest.mark.torch
+def test_embeddings_of_texts_are_those_of_transformers(whole):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    theirs = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**TEXT)).eval()
+    given = {name: torch.from_numpy(array) for name, array in text_state().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()} == {
+        name: array.shape for name, array in text_state().items()
+    }
+    theirs.load_state_dict(given)
+    numbers, there = texts()
+    with torch.no_grad():
+        found = theirs(torch.from_numpy(numbers).long()).text_embeds
+    trained = restore(str(whole[0]))
+    model = build(trained.made.config.method.text)
+    ours = model.embed(trained.params["text"], numbers, there)
+    np.testing.assert_allclose(ours, found, atol=2e-5)
+    changed = np.where(there, numbers, 17)  # what comes after the end
+    np.testing.assert_array_equal(model.embed(trained.params["text"], changed, there), ours)
+
+
+@pytest.mark.parametrize(
+    ("change", "about", "message"),
+    [
+        ({}, {"text_config": {**TEXT, "hidden_act": "gelu"}}, "hidden_act='gelu'; only 'quick_gelu'"),
+        ({"text_model.final_layer_norm.bias": None}, {}, "final_layer_norm.bias is missing"),
+        ({"text_model.embeddings.position_embedding.weight": None}, {}, "position_embedding.weight is missing"),
+        ({"text_model.more": np.zeros(3, np.float32)}, {}, "the model has no place for text_model.more"),
+    ],
+)
+def test_text_towers_that_do_not_fit_are_one_line(tmp_path, change, about, message):
+    arrays = {name: one for name, one in {**state(), **text_state(), **change}.items() if one is not None}
+    about = {"vision_config": ABOUT, "text_config": TEXT, **about}
+    with pytest.raises(ConfigError, match=message) as error:
+        import_weights(write(tmp_path / "bad", arrays, **about), out=tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_an_import_guides_a_training(whole, imported):
+    """The arrays of a run of TGM that has not begun are those of the import; one tower alone is refused."""
+    config = load_config(f"configs/tgm.py:B,clip={whole[0]},smoke", [])
+    made = experiment(config, trains=True)
+    mesh = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
+    state, _ = sharding.create(made.make_init(made.optimizer_without_data()), jax.random.key(0), made.batch_spec, mesh)
+    state, reports = begin_from(state, made.init_from, config)
+    assert [report.kept for report in reports] == [{}] * 3
+    trained = restore(str(whole[0]))
+    for ours, theirs in (("image", "encoder"), ("projection", "projection"), ("text", "text")):
+        jax.tree.map(np.testing.assert_array_equal, state.frozen[ours], trained.params[theirs])
+    with pytest.raises(ConfigError, match="is no workdir of a whole CLIP"):
+        load_config(f"configs/tgm.py:B,clip={imported[1].workdir.path}", [])
 
 
 @pytest.mark.parametrize("layout", ["mae", "videomae"])

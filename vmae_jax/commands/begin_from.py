@@ -90,7 +90,9 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, 
     model = name.split("/")[0] if root == "frozen" else "model"
     target, method = config, cast(Any, config.method)
     if root == "frozen":
-        target = ConfigDict({"method": {"model": method[model]} if model in method else {}})
+        given = method.get(model)
+        resizable = isinstance(given, ConfigDict) and given.get("call") == VIT
+        target = ConfigDict({"method": {"model": given} if resizable else {}})
     _check_models(at, record, target, f"config.method.{model}")
     tree, resized = read_resized(record.path, target, select=record.select, ema=record.ema, channels=record.channels)
     changed = {path: init_from.Change("resized", how) for path, how in resized.items()}

@@ -21,6 +21,7 @@ from vmae_jax.eval.attentive_probe import AttentiveProbe
 from vmae_jax.eval.collect import About, Programs, Results, labelled
 from vmae_jax.eval.few_shot import FewShot
 from vmae_jax.eval.knn import Knn, Retrieval
+from vmae_jax.eval.moments import MomentsProbe
 from vmae_jax.eval.probe import Probe
 from vmae_jax.eval.propagation import Propagation
 from vmae_jax.eval.spectrum import Spectrum
@@ -35,7 +36,7 @@ __all__ = ["Measurement", "check_classes"]
 log = logging.getLogger(__name__)
 
 # These use no head, so the data may have other classes.
-OF_FEATURES = (AttentiveProbe, FewShot, Knn, Probe, Propagation, Retrieval, Spectrum)
+OF_FEATURES = (AttentiveProbe, FewShot, Knn, MomentsProbe, Probe, Propagation, Retrieval, Spectrum)
 BROKEN = "broken.csv"
 
 

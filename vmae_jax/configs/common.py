@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from vmae_jax.errors import did_you_mean
 from vmae_jax.io.paths import saved_config
 from vmae_jax.lookup import entry
+from vmae_jax.models.text import transformer
 from vmae_jax.models.variants import VARIANTS, vit
 from vmae_jax.spec import ConfigError, call, calls, from_json, resolve, to_json
 
@@ -145,21 +146,29 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
     for at, record in (config.get("init_from") or {}).items():
         root, *below = at.split("/")
         node = config.method.get(below[0] if root == "frozen" and below else "model")
+        if not isinstance(node, ConfigDict) or node.get("call") not in _DIMENSIONS:
+            continue
         given: Any = from_json(to_json(record))  # without a path that is left open
-        saved = saved_model(given.get("path"))
-        if saved is not None and isinstance(node, ConfigDict) and saved.get("call") == node.get("call") == _VIT:
-            for key in _DIMENSIONS:
-                _assign(node, key, saved.get(key, _DIMENSIONS[key]))
+        saved: Any = saved_method(given.get("path"))
+        saved = saved and saved.get("text" if node.call == _TEXT else "model")
+        if isinstance(saved, ConfigDict) and saved.get("call") == node.call:
+            for key, default in _DIMENSIONS[node.call].items():
+                _assign(node, key, saved.get(key, default))
             kept = True
     if kept:
         _fit_clips(config)
     return config
 
 
-_VIT = "models.variants.vit"
+def _defaults(function: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: inspect.signature(function).parameters[name].default for name in names}
+
+
+_VIT, _TEXT = "models.variants.vit", "models.text.transformer"
+# What weights have of their models.
 _DIMENSIONS = {
-    name: inspect.signature(vit).parameters[name].default
-    for name in ("size", "width", "depth", "heads", "mlp_ratio", "patch", "tubelet")
+    _VIT: _defaults(vit, ("size", "width", "depth", "heads", "mlp_ratio", "patch", "tubelet")),
+    _TEXT: _defaults(transformer, ("vocabulary", "length", "width", "size", "depth", "heads", "mlp_ratio")),
 }
 
 

@@ -70,7 +70,7 @@ def workers_of(loader: Loader, processes: int) -> Workers:
         sampler=loader.sampler,
         crop=loader.crop,
         channels=loader.channels,
-        streams=loader.beside,
+        streams=loader.beside.opened(),
         timeout=loader.timeout,
     )
 

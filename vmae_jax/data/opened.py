@@ -45,7 +45,8 @@ def open_loader(loader: Loader | OwnLoader) -> Any:
     """Open the source of a loader; a loader of a plugin opens itself.
 
     Raises:
-      ConfigError: if it is not there or empty, has not these labels, or too many of its files are missing.
+      ConfigError: if it is not there or empty, has not these labels, too many of its files are missing, or a file that
+        a stream needs for all videos cannot be read.
     """
     if not isinstance(loader, Loader):
         if not isinstance(loader, OwnLoader):
@@ -54,6 +55,7 @@ def open_loader(loader: Loader | OwnLoader) -> Any:
                 f"loader: {type(loader).__name__} has no {', '.join(lacking)} (see data.opened.OwnLoader)"
             )
         return loader.open()
+    loader.beside.opened()
     source = loader.source.open()
     check_missing(getattr(source, "missing", None), loader.max_bad_fraction)
     for name, field in loader.labels.items():

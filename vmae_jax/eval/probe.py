@@ -14,7 +14,7 @@ from vmae_jax.eval.scores import places, top
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Method, Params
 
-__all__ = ["Probe", "fit", "probe"]
+__all__ = ["Probe", "fit", "fit_many", "probe"]
 
 HELD = 5  # every fifth training video chooses the penalty
 
@@ -90,16 +90,28 @@ def probe(
 
 def fit(x: np.ndarray, label: np.ndarray, classes: int, *, penalty: float, iterations: int = 100) -> dict[str, Any]:
     """Multinomial logistic regression of `label` [n] on `x` [n d]: {"kernel": …, "bias": …}."""
-    data, hot = jnp.asarray(x, jnp.float32), jax.nn.one_hot(jnp.asarray(label), classes)
+    hot = jax.nn.one_hot(jnp.asarray(label), classes)
+    return _fitted(x, hot, penalty, iterations, many=False)
+
+
+def fit_many(x: np.ndarray, truth: np.ndarray, *, penalty: float, iterations: int = 100) -> dict[str, Any]:
+    """Logistic regressions of several classes at once, `truth` [n classes] on `x` [n d]: {"kernel": …, "bias": …}."""
+    return _fitted(x, jnp.asarray(truth, jnp.float32), penalty, iterations, many=True)
+
+
+def _fitted(x: np.ndarray, truth: jax.Array, penalty: float, iterations: int, *, many: bool) -> dict[str, Any]:
+    data, classes = jnp.asarray(x, jnp.float32), truth.shape[1]
     start = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
-    return jax.device_get(_minimise(data, hot, start, jnp.float32(penalty), iterations=iterations))
+    return jax.device_get(_minimise(data, truth, start, jnp.float32(penalty), iterations=iterations, many=many))
 
 
-@jax.jit(static_argnames="iterations")
-def _minimise(data: jax.Array, hot: jax.Array, start: Any, penalty: jax.Array, *, iterations: int) -> Any:
+@jax.jit(static_argnames=("iterations", "many"))
+def _minimise(data: jax.Array, truth: jax.Array, start: Any, penalty: jax.Array, *, iterations: int, many: bool) -> Any:
     def loss(weights: Any) -> jax.Array:
         logits = data @ weights["kernel"] + weights["bias"]
-        return optax.softmax_cross_entropy(logits, hot).mean() + 0.5 * penalty * jnp.square(weights["kernel"]).sum()
+        every = optax.sigmoid_binary_cross_entropy(logits, truth).sum(axis=1)
+        errors = every if many else optax.softmax_cross_entropy(logits, truth)
+        return errors.mean() + 0.5 * penalty * jnp.square(weights["kernel"]).sum()
 
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)

@@ -1,4 +1,4 @@
-"""A network that is used as it is, such as CLIP's image tower: for features and as the teacher of another method."""
+"""A network that is used as it is, such as CLIP: for features, and as the teacher or guide of another method."""
 
 import dataclasses
 from typing import Any, NoReturn
@@ -9,6 +9,7 @@ from jaxtyping import Array
 from vmae_jax.methods.encoding import EncoderFeatures, encoded
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.layers import Dense
+from vmae_jax.models.text import TextModel
 from vmae_jax.models.variants import Model
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
@@ -23,16 +24,19 @@ class Pretrained(EncoderFeatures):
 
     model: Model
     projection: int | None
+    text: TextModel | None
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
-        """Return initial parameters, {"encoder": …} and perhaps {"projection": …}, which an import replaces."""
+        """Return initial parameters, "encoder" and perhaps "projection" and "text", which an import replaces."""
         cubes = jnp.zeros((batch["video"].shape[0], self.model.grid.size, self.model.cube), jnp.float32)
         weights = self.model.encoder.init(stream(key, "encoder"), cubes, everything(*cubes.shape[:2]))["params"]
-        if self.projection is None:
-            return {"encoder": weights}, None
-        token = jnp.zeros((1, self.model.encoder.width))
-        weight = projector(self.projection).init(stream(key, "projection"), token)["params"]
-        return {"encoder": weights, "projection": weight}, None
+        params = {"encoder": weights}
+        if self.projection is not None:
+            token = jnp.zeros((1, self.model.encoder.width))
+            params["projection"] = projector(self.projection).init(stream(key, "projection"), token)["params"]
+        if self.text is not None:
+            params["text"] = self.text.init(stream(key, "text"))
+        return params, None
 
     def loss(self, params: Params, batch: Batch, context: Context) -> NoReturn:
         """Raise ConfigError: there is nothing to train."""
@@ -66,17 +70,18 @@ def projected(weights: Params, tokens: Any) -> Array:
     return jnp.asarray(projector(kernel.shape[1], tokens.dtype).apply({"params": weights}, tokens))
 
 
-@register("method", model="model", smoke=lambda given: {"projection": given["projection"] and 16})
-def build(model: Model, projection: int | None = None) -> Method:
+@register("method", model="model", text="text_model", smoke=lambda given: {"projection": given["projection"] and 16})
+def build(model: Model, projection: int | None = None, text: TextModel | None = None) -> Method:
     """Return a network that is used as it is: it has features, and cannot be trained.
 
     Args:
       model: its encoder is used.
       projection: the size of the embedding to which the class token is projected (CLIP).
+      text: the text tower that belongs to it; no feature is of it, but other methods take its weights.
 
     Raises:
       ValueError: if there is a projection and no class token.
     """
     if projection is not None and (projection < 1 or not model.encoder.prefix):
         raise ValueError(f"projection={projection}: a positive size, of a model with a class token (prefix=1)")
-    return Pretrained(model, projection).method()
+    return Pretrained(model, projection, text).method()

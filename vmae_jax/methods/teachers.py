@@ -20,7 +20,7 @@ from vmae_jax.resampling import cubic, matrix
 from vmae_jax.scopes import tower
 from vmae_jax.types import Batch, Params
 
-__all__ = ["Seen", "attention", "check", "initial", "seen"]
+__all__ = ["Seen", "attention", "check", "initial", "pictures", "seen"]
 
 
 class Seen(NamedTuple):
@@ -140,10 +140,19 @@ def _clips(teacher: Model, student: Model, video: Array) -> Array:
     if not _of_images(teacher):
         return jnp.asarray(video)
     frames = jnp.asarray(video)[:, :: student.patch.t]
-    b, t, h, w, c = frames.shape
+    return pictures(teacher, frames.reshape(-1, 1, *frames.shape[2:]))
+
+
+def pictures(teacher: Model, frames: Array) -> Array:
+    """Return frames [b 1 h w c] at the size of a teacher of images, interpolated (cubic) where theirs differs.
+
+    The products are in the teacher's dtype, to which its embedding rounds the pixels next.
+    """
+    h, w = frames.shape[2:4]
     _, height, width, _ = teacher.video_shape
-    frames = frames.reshape(b * t, 1, h, w, c)
     if (h, w) == (height, width):
         return frames
-    rows, columns = (jnp.asarray(matrix(*sides, cubic), jnp.float32) for sides in ((h, height), (w, width)))
-    return jnp.einsum("yh,xw,bthwc->btyxc", rows, columns, frames.astype(jnp.float32), precision="highest")
+    dtype = teacher.encoder.dtype
+    rows, columns = (jnp.asarray(matrix(*sides, cubic), dtype) for sides in ((h, height), (w, width)))
+    tall = jnp.einsum("yh,bthwc->btywc", rows, frames.astype(dtype), precision="highest")
+    return jnp.einsum("xw,btywc->btyxc", columns, tall, precision="highest", preferred_element_type=jnp.float32)

@@ -1,9 +1,10 @@
-"""CLIP's image tower: configs of files in the layout of transformers, and their parameters."""
+"""CLIP's towers: configs of files in the layout of transformers, and their parameters."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vmae_jax.spec import call
@@ -16,10 +17,11 @@ from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.published import finite
 from vmae_jax.weights.subject import Subject
 
-__all__ = ["config_of", "is_clip", "params_of", "tower"]
+__all__ = ["config_of", "is_clip", "params_of", "text_tower", "tower"]
 
 METHOD = "methods.pretrained.build"
 HEADS = {768: 12, 1024: 16, 1280: 16}  # of the published towers, for files without a config
+HEAD = 64  # the width of a head of the published text towers, for files without a config
 # The statistics of the pixels that CLIP was trained with.
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 ONLY = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # what the tower here has
@@ -36,18 +38,10 @@ def config_of(file: tensors.File) -> ConfigDict:
     Raises:
       MismatchError: if its shapes are those of no such model, or it has another activation.
     """
-    state, _ = clip.split(file.state)
-    about = _about(file.about)
-    for name, value in ONLY.items():
-        if about.get(name, value) != value:
-            raise MismatchError(f"a CLIP with {name}={shown(about[name])}; only {value!r} is implemented")
-    for name, axes in (
-        ("embeddings.patch_embedding.weight", 4),
-        (clip.TABLE, 2),
-        ("encoder.layers.0.mlp.fc1.weight", 2),
-    ):
-        if name not in state or state[name].ndim != axes or not state[name].size:
-            raise MismatchError(f"{name} is missing from the weights, or does not have {axes} axes")
+    text = clip.has_text(file.state)
+    state, _ = clip.split(file.state, text=text)
+    about = _about(file.about, "vision_config")
+    _shaped(state, {"embeddings.patch_embedding.weight": 4, clip.TABLE: 2, "encoder.layers.0.mlp.fc1.weight": 2})
     width, channels, patch = state["embeddings.patch_embedding.weight"].shape[:3]
     side = math.isqrt(max(len(state[clip.TABLE]) - 1, 0))
     hidden, depth = len(state["encoder.layers.0.mlp.fc1.weight"]), depth_of(state, "encoder.layers")
@@ -65,8 +59,39 @@ def config_of(file: tensors.File) -> ConfigDict:
         heads=checked_heads(about.get("num_attention_heads", HEADS.get(width)), width),
         mlp_ratio=mlp_ratio(hidden, width),
     )
-    method = call(METHOD, model=model, projection=None if projection is None else len(projection))
+    method = call(
+        METHOD,
+        model=model,
+        projection=None if projection is None else len(projection),
+        text=text_tower(state, _about(file.about, "text_config")) if text else None,
+    )
     return ConfigDict({"method": method}, sort_keys=False, convert_dict=False)
+
+
+def text_tower(state: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> ConfigDict:
+    """Return the text tower that fits the tensors of a file.
+
+    Args:
+      state: the tensors.
+      about: what the file's config has about it.
+
+    Raises:
+      MismatchError: if the shapes are those of no text tower.
+    """
+    hidden = f"{clip.TEXT_PREFIX}encoder.layers.0.mlp.fc1.weight"
+    positions = f"{clip.TEXT_PREFIX}embeddings.position_embedding.weight"
+    _shaped(state, {clip.WORDS: 2, positions: 2, hidden: 2, "text_projection.weight": 2})
+    vocabulary, width = state[clip.WORDS].shape
+    return call(
+        "models.text.transformer",
+        vocabulary=vocabulary,
+        length=len(state[positions]),
+        width=width,
+        size=len(state["text_projection.weight"]),
+        depth=depth_of(state, f"{clip.TEXT_PREFIX}encoder.layers"),
+        heads=checked_heads(about.get("num_attention_heads", max(width // HEAD, 1)), width),
+        mlp_ratio=mlp_ratio(len(state[hidden]), width),
+    )
 
 
 def tower(**dims: Any) -> ConfigDict:
@@ -99,12 +124,23 @@ def params_of(file: tensors.File, one: Subject, template: Any) -> tuple[Any, dic
     node: Any = one.config.get("method")
     if node.call != METHOD or one.model is None:
         raise MismatchError(f"CLIP's layout is of {METHOD}, and the config has {node.call}")
-    state, left_out = clip.split(file.state)
+    state, left_out = clip.split(file.state, text="text" in template)
     finite(state)
     return clip.read(state, one.facts, template), left_out
 
 
-def _about(about: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config.json that is about the image tower."""
-    nested = about.get("vision_config")
-    return nested if isinstance(nested, Mapping) else about
+def _shaped(state: Mapping[str, np.ndarray], axes: Mapping[str, int]) -> None:
+    """Raise MismatchError if a tensor is missing, empty, or has another number of axes."""
+    for name, count in axes.items():
+        if name not in state or state[name].ndim != count or not state[name].size:
+            raise MismatchError(f"{name} is missing from the weights, or does not have {count} axes")
+
+
+def _about(about: Mapping[str, Any], tower: str) -> Mapping[str, Any]:
+    """The part of a config.json that is about a tower, "vision_config" or "text_config"; it has to fit the one here."""
+    nested = about.get(tower)
+    found = nested if isinstance(nested, Mapping) else about
+    for name, value in ONLY.items():
+        if found.get(name, value) != value:
+            raise MismatchError(f"a CLIP with {name}={shown(found[name])}; only {value!r} is implemented")
+    return found

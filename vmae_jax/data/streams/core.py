@@ -130,6 +130,14 @@ class Stream:
         """Return the arrays of a row: by suffix, "" for the batch's NAME, "_mask" for NAME_mask, and so on."""
         raise NotImplementedError
 
+    def opened(self) -> "Stream":
+        """Return the stream with the files read that all videos have in common, before any process decodes.
+
+        Raises:
+          ConfigError: if they cannot be read.
+        """
+        return self
+
     def read(self, recording: Recording, clips: Sequence[Clip], out: Mapping[str, np.ndarray]) -> Sequence[bool]:
         """Fill `out`, by suffix arrays [clips, …] of zeros, and return for each clip whether it has the stream.
 
@@ -175,6 +183,10 @@ class Streams:
                 found[name + suffix] = spec
             found[f"{name}_valid"] = ArraySpec((), np.bool_)
         return found
+
+    def opened(self) -> "Streams":
+        """Return them opened (see `Stream.opened`)."""
+        return Streams({name: stream.opened() for name, stream in self.streams.items()}, self.shape)
 
     @property
     def needs_motion(self) -> bool:

@@ -31,7 +31,7 @@ class Cue(NamedTuple):
 
 @register("stream", tokenizer="tokenizer")
 def text(tokenizer: Any, length: int = 77, random: bool = True, of: str | None = None) -> "Text":
-    """Numbers of a text, int32 [length], 0 past its end; NAME_mask, bool [length], where there is text.
+    """Numbers of a text, int32 [length], zeros past its end; NAME_mask, bool [length], where there is text.
 
     Of plain text with a caption a line, each clip has one, drawn at random; of subtitles (SRT or WebVTT) those that
     are shown while the clip is. Files are UTF-8, or UTF-16 with a byte order mark. NAME_valid is False where there is
@@ -57,6 +57,10 @@ class Text(FileStream):
     random: bool
     of: str | None = None
     limit = _LIMIT
+
+    def opened(self) -> "Text":
+        """See `Stream.opened`."""
+        return dataclasses.replace(self, tokenizer=self.tokenizer.opened())
 
     def fields(self, shape: ClipShape) -> Mapping[str, ArraySpec]:
         return {"": ArraySpec((self.length,), np.int32), "_mask": ArraySpec((self.length,), np.bool_)}

@@ -50,9 +50,13 @@ class Nce(Part):
 
     def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
         """See `Part.init`: a projection of each modality, if any, and the temperature, if it is learned."""
+        return self.fresh(key, {name: networks[name].model.encoder.width for name in (self.first, self.second)})
+
+    def fresh(self, key: Array, sizes: Mapping[str, int]) -> Params:
+        """Return initial parameters for vectors of these sizes, by the names of what is compared."""
         params: dict[str, Any] = {}
-        for name in dict.fromkeys((self.first, self.second)) if self.widths else ():
-            given = jnp.zeros((2, networks[name].model.encoder.width)), jnp.ones(2, bool)
+        for name, size in sizes.items() if self.widths else ():
+            given = jnp.zeros((2, size)), jnp.ones(2, bool)
             params[name] = Projector(self.widths).init(stream(key, name), *given)["params"]
         if self.learned:
             init = declare(initializers.constant(-math.log(self.temperature)), decay=False)

@@ -1,4 +1,4 @@
-"""The layout of CLIP's image tower in transformers: names of its parameters for ours.
+"""The layout of CLIP in transformers: names of the parameters of its image tower and of its text tower for ours.
 
 Queries, keys and values are apart there. The first row of the table of positions is that of the class token.
 """
@@ -25,12 +25,14 @@ from vmae_jax.weights.layouts.rules import (
 )
 from vmae_jax.weights.layouts.videomae import Facts
 
-__all__ = ["is_clip", "read", "split"]
+__all__ = ["has_text", "is_clip", "read", "split"]
 
-PREFIX = "vision_model."
+PREFIX, TEXT_PREFIX = "vision_model.", "text_model."
 CLASS = "embeddings.class_embedding"
 TABLE = "embeddings.position_embedding.weight"
+WORDS = f"{TEXT_PREFIX}embeddings.token_embedding.weight"
 TEXT = "of the text tower"
+TEMPERATURE = "CLIP's own temperature, which nothing here reads"
 ROW = Conversion(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
 BLOCK = [
     *norm("norm1", "layer_norm1"),
@@ -48,17 +50,29 @@ def is_clip(names: Any) -> bool:
     return PREFIX + CLASS in names
 
 
-def split(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the tensors of the image tower without their prefix, and what was left out, with the reason."""
+def has_text(names: Any) -> bool:
+    """Return whether these names are also those of a text tower with its projection."""
+    return WORDS in names and "text_projection.weight" in names
+
+
+def split(state: Mapping[str, np.ndarray], *, text: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the tensors without the prefix of the image tower, and what was left out, with the reason.
+
+    Args:
+      state: the tensors of a file.
+      text: whether the text tower is wanted.
+    """
     found: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     for name, array in state.items():
         short = name.removeprefix(PREFIX)
-        if name.startswith(("text_model.", "text_projection.", "logit_scale")):
+        if name.startswith("logit_scale"):
+            left_out[name] = TEMPERATURE
+        elif name.startswith((TEXT_PREFIX, "text_projection.")) and not text:
             left_out[name] = TEXT
         elif array.dtype.kind in "iub":
             left_out[name] = "whole numbers, no weights"
-        elif re.fullmatch(r"encoder\.layers\.\d+\.self_attn\.k_proj\.bias", short):
+        elif re.fullmatch(rf"({TEXT_PREFIX})?encoder\.layers\.\d+\.self_attn\.k_proj\.bias", short):
             left_out[name] = K_BIAS
         elif short in found:
             raise MismatchError(f"two tensors are called {short}")
@@ -68,12 +82,12 @@ def split(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[
 
 
 def read(state: Mapping[str, np.ndarray], facts: Facts, template: Any) -> Any:
-    """Return our parameters of an image tower.
+    """Return our parameters of an image tower and perhaps a text tower.
 
     Args:
       state: the tensors of `split`.
-      facts: of the model.
-      template: {"encoder": …} and perhaps {"projection": …}, for names and shapes.
+      facts: of the image tower.
+      template: {"encoder": …} and perhaps "projection" and "text", for names and shapes.
 
     Raises:
       MismatchError: if the weights do not fit the model.
@@ -88,7 +102,15 @@ def read(state: Mapping[str, np.ndarray], facts: Facts, template: Any) -> Any:
         *norm("norm", "post_layernorm"),
     ]
     projection = [Rule("kernel", "visual_projection.weight", MATRIX)]
-    return from_state(_fused(state), [Tower("encoder", "", own), Tower("projection", "", projection)], template)
+    text = [
+        Rule("tokens", WORDS),
+        Rule("positions", f"{TEXT_PREFIX}embeddings.position_embedding.weight"),
+        *nested("blocks", f"{TEXT_PREFIX}encoder.layers.{{}}", BLOCK),
+        *norm("norm", f"{TEXT_PREFIX}final_layer_norm"),
+        Rule("projection/kernel", "text_projection.weight", MATRIX),
+    ]
+    towers = [Tower("encoder", "", own), Tower("projection", "", projection), Tower("text", "", text)]
+    return from_state(_fused(state), towers, template)
 
 
 def _fused(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
