@@ -42,6 +42,7 @@ PRETRAINING = {
     "finetune:B,k400,v2": [],
     "distill:B": [],
     "cdfslv:adapt": [],
+    "ttt:B": [],
     "marlin:B": [],
 }
 GUIDES = ("flow",)  # RAFT is in float32

@@ -27,7 +27,6 @@ def result(config) -> dict[str, str]:
     own = method.modalities.video if method.call == "methods.joint.build" else method
     vit = build(own.model)
     mixing, erase = method.get("mix"), method.get("erase")
-    heads = method.get("heads")
     transforms = [part for one in data.transforms for part in one.get("transforms", [one])]  # of data.crops.together
     names = {one.call.rpartition(".")[2]: one for one in transforms}
     found: dict[str, object] = {
@@ -53,6 +52,7 @@ def result(config) -> dict[str, str]:
         decoder = vit.decoder
         mask = own.get("encoder_mask", own.get("mask"))
         found |= {
+            **(_of_classifier(config, vit) if "classes" in method else {}),
             "encoder_mask": f"drawn {method.ratio!r}" if mask is None else _mask(mask),
             "decoder_mask": _mask(method.get("decoder_mask")),
             "decoder_width": decoder["width"],
@@ -62,18 +62,25 @@ def result(config) -> dict[str, str]:
         }
     else:
         found |= {
-            "classes": heads[next(iter(heads))].classes if heads else method.classes,
-            "drop_path": vit.encoder.blocks["drop_path"],
-            "head_dropout": method.get("dropout"),
-            "init_scale": method.init_scale,
-            "smoothing": method.get("smoothing") if not heads else "",
+            **_of_classifier(config, vit),
             "erase": erase and erase.probability,
             "mix": mixing and f"{mixing.mixup:g} {mixing.cutmix:g} {mixing.switch:g}",
             "group": mixing and mixing.group,
             "temperature": method.get("temperature"),
-            "test": _test(config.eval.get("data")),
         }
     return _text(found)
+
+
+def _of_classifier(config, vit) -> dict[str, object]:
+    method, heads = config.method, config.method.get("heads")
+    return {
+        "classes": heads[next(iter(heads))].classes if heads else method.classes,
+        "drop_path": vit.encoder.blocks["drop_path"],
+        "head_dropout": method.get("dropout"),
+        "init_scale": method.init_scale,
+        "smoothing": method.get("smoothing") if not heads else "",
+        "test": _test(config.eval.get("data")),
+    }
 
 
 def _test(data) -> str | None:
@@ -186,6 +193,7 @@ def test_configs_are_the_table(row):
         "finetune": "methods.classify.build",
         "distill": "methods.distill.build",
         "adapt": "methods.cdfslv.build",
+        "joint": "methods.ttt.build",
     }[row["stage"]]  # fmt: skip
 
 
@@ -222,7 +230,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 149
+    assert len(ROWS) == len(lines) - 1 == 151
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

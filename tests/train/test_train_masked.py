@@ -32,6 +32,7 @@ from vmae_jax.methods import (
     mvd,
     siamese,
     siammcvae,
+    ttt,
     umt,
 )  # fmt: skip
 from vmae_jax.methods.flow import raft
@@ -148,6 +149,13 @@ def two_domains():
     return cdfslv.build(vit(frames=4, **TINY), 5, strong=jitter())
 
 
+def two_heads():
+    """Test-time training: a classifier and a masked autoencoder of images, whose error of all tokens counts."""
+    model = vit(frames=1, tubelet=1, prefix=1, decoder_prefix="kept", **TINY)
+    raw = {"pixels": objective(pixels(normalize=False))}
+    return ttt.build(model, 5, random(0.75, "visible"), raw, everywhere=True, init_scale=1.0)
+
+
 def two_teachers():
     """MVD: an image teacher with a class token, of another width, and a video teacher."""
     model = vit(frames=4, positions=positions.sincos_time_space(), **TINY)
@@ -189,13 +197,14 @@ METHODS = {
         dense_prediction,
         frozen_teacher,
         two_domains,
+        two_heads,
         adversarial,
         two_teachers,
         attending_teacher,
         sound_and_video,
     )
 }
-IMAGES = ("mae", "two_views", "latent_views")
+IMAGES = ("mae", "two_views", "latent_views", "two_heads")
 
 
 def batch(name="videomae_v2"):
@@ -212,7 +221,14 @@ def batch(name="videomae_v2"):
     samples = more.integers(-9000, 9000, (ROWS, 2800), dtype=np.int16)
     spans = np.stack([np.zeros(ROWS), more.integers(1400, 2800, ROWS)], 1).astype(np.int32)
     audio = {"audio": samples, "audio_span": spans, "audio_valid": np.arange(ROWS) % 5 != 2}
-    own = {"motion_mask": vectors, "dense_prediction": beside, "long_video": sequences, "sound_and_video": audio}
+    classes = {"label": np.arange(ROWS, dtype=np.int32) % 5}
+    own = {
+        "two_heads": classes,
+        "motion_mask": vectors,
+        "dense_prediction": beside,
+        "long_video": sequences,
+        "sound_and_video": audio,
+    }
     return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
         "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
@@ -254,6 +270,7 @@ def gradients(name, mesh, accumulate):
         ("attending_teacher", "cube", 2),
         ("dense_prediction", "cube", 2),
         ("two_domains", "cube", 2),
+        ("two_heads", "cube", 2),
         ("adversarial", "cube", 2),
         ("sound_and_video", "cube", 2),
     ],
