@@ -31,7 +31,7 @@ RUNS = {
     "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, FOLDER),
     "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
-    "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, FOLDER),
+    "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
@@ -57,7 +57,7 @@ def begin(config, first, options):
 
 FIRST = {
     "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
-    "ttt": functools.partial(begin, "mae.py:B,smoke"),
+    "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
     "mgmae": write_flow,
     "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
     "umt": functools.partial(begin, "videomae_v2.py:B,smoke"),
