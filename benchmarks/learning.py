@@ -2,6 +2,7 @@
 
     python -m benchmarks.learning --out=runs/learning                 # part A: labels and probes
     python -m benchmarks.learning --out=runs/learning --part=B        # masks and distillation
+    python -m benchmarks.learning --out=runs/fifth --registration=5 --part=C     # other methods
     python -m benchmarks.learning --out=runs/learning --report        # tables and pictures again
 
 What is compared and why: docs/learning.md. The same command goes on where it was stopped: every
@@ -24,6 +25,7 @@ from typing import Any
 import jax
 
 from benchmarks.learning_arms import LONG, PRETRAINING, SCRATCH, Setting
+from benchmarks.learning_methods import METHODS
 from benchmarks.learning_report import pictures, tables
 from benchmarks.learning_runs import RANDOM, STUDENTS, Interrupted, Job, execute, jobs
 from vmae_jax.plugins import allow_plugins
@@ -58,7 +60,10 @@ FOURTH = dataclasses.replace(
     SETTING, scene={**SETTING.scene, "seed": 4}, counts=(100, 2000), middle=100, student_pretrained=True
 )
 
-REGISTRATIONS = {"1": FIRST, "2": SECOND, "3": SETTING, "4": FOURTH}
+# The fifth: the third's setting for other methods (part C), on other clips again.
+FIFTH = dataclasses.replace(SETTING, scene={**SETTING.scene, "seed": 5}, counts=(100, 2000), middle=100)
+
+REGISTRATIONS = {"1": FIRST, "2": SECOND, "3": SETTING, "4": FOURTH, "5": FIFTH}
 
 # The whole of it in a minute, to see that it runs; its numbers mean nothing.
 SMOKE = dataclasses.replace(
@@ -68,7 +73,7 @@ SMOKE = dataclasses.replace(
     batch=8, steps=4, tuning_batch=8, tuning_steps=3, rates=(1e-3, 3e-3), save_every=2,
 )  # fmt: skip
 
-ARMS = (*PRETRAINING, SCRATCH, LONG, RANDOM, *STUDENTS)
+ARMS = (*PRETRAINING, *METHODS, SCRATCH, LONG, RANDOM, *STUDENTS)
 
 
 def run(
@@ -155,7 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
-    parser.add_argument("--part", choices=("A", "B", "AB"), default="A", help="A: labels and probes; B: the ladder")
+    parser.add_argument("--part", choices=("A", "B", "AB", "C"), default="A",
+                        help="A: labels and probes; B: the ladder of masks; C: other methods")  # fmt: skip
     parser.add_argument("--registration", choices=tuple(REGISTRATIONS), default="3", help="which of docs/learning.md")
     parser.add_argument("--arms", default="", help=f"only these, separated by commas: {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")

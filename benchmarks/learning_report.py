@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
 from benchmarks.learning_arms import LADDER, LONG, MAIN, SCRATCH, Setting
+from benchmarks.learning_methods import DOUBLE, METHODS, SALT
 from benchmarks.learning_runs import RANDOM, STUDENTS, Job, Rows, chosen_rate
 from vmae_jax.eval.charts import compact, ticks
 
@@ -17,9 +18,11 @@ __all__ = ["Dots", "Estimate", "Line", "difference", "draw_dots", "draw_lines", 
 PAIRS = (
     *((f"tube-{ratio}", f"random-{ratio}") for ratio in (50, 75, 89)),
     *((f"{kind}-{ratio}", f"{kind}-50") for kind in ("tube", "random") for ratio in (75, 89)),
+    (SALT, DOUBLE),
+    (SALT, "vjepa"),
 )
 # The arm of which another changes one thing; MAIN where none is named.
-BASES = {"random-decoder": "dual", "visible-too": "dual", "random-75-dual": "random-75"}
+BASES = {"random-decoder": "dual", "visible-too": "dual", "random-75-dual": "random-75", "adamae": "random-50"}
 COLOURS = (
     "#1f5fbf", "#c8501e", "#2e8b57", "#8a4fbf", "#c8a400", "#555555", "#6fb7ff", "#ff9d6f", "#8fd6a8", "#d66fc0",
     "#7a4a20", "#b0b0b0",
@@ -98,7 +101,7 @@ def pictures(setting: Setting, rows: Rows, folder: pathlib.Path) -> list[pathlib
         drawn["learning_pretraining.png"] = draw_lines(title, "step", curves)
     ladder = [
         Dots(arm, [list(measure(arm).values()) for measure in _ladder_measures(setting, rows)])
-        for arm in LADDER
+        for arm in (*LADDER, *METHODS)
         if _column(rows, "probe", arm, "probe_last")
     ]
     if len(ladder) > 1:
@@ -257,7 +260,7 @@ def _probes(rows: Rows) -> str:
 
 def masks(setting: Setting, rows: Rows) -> str:
     """The ladder: each arm, and how it differs from the one of which it changes one thing."""
-    arms = [arm for arm in LADDER if _column(rows, "probe", arm, "probe_last")]
+    arms = [arm for arm in (*LADDER, *METHODS) if _column(rows, "probe", arm, "probe_last")]
     if arms == [MAIN]:
         return ""
     body = []

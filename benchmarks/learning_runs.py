@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning_arms as arms
+from benchmarks import learning_methods as methods
 from benchmarks.learning_arms import LADDER, LONG, MAIN, SCRATCH, SMALL, Setting
 from vmae_jax.commands import train
 from vmae_jax.commands.experiment import Experiment, experiment
@@ -65,7 +66,7 @@ class Job:
 
 
 def jobs(setting: Setting, part: str, seeds: int, only: Sequence[str], rows: Rows) -> Iterator[Job]:
-    """Every job of part "A" or "B", in order; those whose rate is still to be chosen come once it is.
+    """Every job of part "A", "B" or "C", in order; those whose rate is still to be chosen come once it is.
 
     The learning rate of an arm at a number of labels is chosen by seed 0, on the validation clips.
 
@@ -84,12 +85,14 @@ def jobs(setting: Setting, part: str, seeds: int, only: Sequence[str], rows: Row
         if wanted(LONG):
             yield from _tuned(setting, "finetune", LONG, setting.middle, seeds, rows)
         return
-    for arm in filter(wanted, LADDER):
+    if part == "C" and wanted(methods.SALT):
+        yield from (Job("pretrain", MAIN, seed) for seed in numbers)
+    for arm in filter(wanted, LADDER if part == "B" else (MAIN, "random-50", *methods.METHODS)):
         for seed in numbers:
             yield Job("pretrain", arm, seed)
             yield Job("probe", arm, seed)
         yield from _tuned(setting, "finetune", arm, setting.middle, seeds, rows)
-    if wanted(*STUDENTS):
+    if part == "B" and wanted(*STUDENTS):
         for arm in (MAIN, SMALL) if setting.student_pretrained else (MAIN,):
             yield from (Job("pretrain", arm, seed) for seed in numbers)
         yield from _tuned(setting, "finetune", MAIN, setting.teacher, seeds, rows)
@@ -131,7 +134,11 @@ def execute(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[s
 
 def _pretrain(job: Job, setting: Setting, out: pathlib.Path, rows: Rows) -> dict[str, Any]:
     del rows
-    config = arms.masked(setting, job.arm, job.seed, cache=_cache(out))
+    if job.arm in methods.METHODS:
+        teacher = str(out / "runs" / Job("pretrain", MAIN, job.seed).name)
+        config = methods.pretraining(setting, job.arm, job.seed, cache=_cache(out), teacher=teacher)
+    else:
+        config = arms.masked(setting, job.arm, job.seed, cache=_cache(out))
     workdir = _train(config, out, job)
     curve = [(row["step"], row["loss"]) for row in _metrics(workdir) if row["kind"] == "train"]
     speed = [row["step_seconds"] for row in _metrics(workdir) if "step_seconds" in row]

@@ -113,6 +113,7 @@ def test_a_config_without_plugins_records_none(here):
     assert not workdir.plugins_json.exists()
 
 
+@pytest.mark.slow
 def test_a_workdir_alone_imports_no_plugin(here):
     """Neither the record nor the config: the package that they name would write a file."""
     plugins.allow_plugins(["users_masks"])

@@ -111,6 +111,7 @@ def test_each_scope_is_one_part(scope, part):
     assert {name for name, seconds in shares.items() if seconds} == {part}
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_step_and_where_its_time_goes(capsys, tmp_path):
     status, report, table = run(capsys, "--rounds=2", f"--profile={tmp_path}", "--config.mesh.ici.data=8", "--clips=8")
     assert status == 0, report

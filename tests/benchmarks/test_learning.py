@@ -10,7 +10,9 @@ import pytest
 from benchmarks import learning, learning_arms, learning_clips, learning_report, learning_runs
 from benchmarks.learning import SETTING, SMOKE
 from benchmarks.learning_arms import LONG, MAIN, PRETRAINING, SCRATCH
+from benchmarks.learning_methods import DOUBLE, METHODS, SALT, pretraining
 from benchmarks.learning_runs import Job
+from vmae_jax.commands.experiment import experiment
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.synthetic.moving_shapes import Clips, settings
 from vmae_jax.data.synthetic.shapes import MOTIONS
@@ -118,6 +120,18 @@ def test_every_arm_builds(arm):
     assert own.model.width == (SETTING.student if arm == "small" else SETTING.model)["width"]
 
 
+@pytest.mark.parametrize("arm", METHODS)
+def test_other_methods_train_for_as_many_flops(arm):
+    flops = [
+        experiment(config).model_flops() * config.train.length.steps
+        for config in (
+            learning_arms.masked(SETTING, MAIN, 0, cache=""),
+            pretraining(SETTING, arm, 0, cache="", teacher="somewhere"),
+        )
+    ]
+    assert flops[1] / flops[0] == pytest.approx(2.0 if arm == DOUBLE else 1.0, rel=2e-3)
+
+
 def test_loss_on_visible_counts_what_the_encoder_saw(monkeypatch):
     """Where VideoMAE V2's rule gives a decoded token no weight, this arm gives it one."""
     index = np.zeros((2, 3), np.int32)
@@ -174,7 +188,7 @@ def test_jobs_come_after_what_they_need():
     own = dataclasses.replace(SETTING, student_pretrained=True)
     for setting, part, arms in (
         (SETTING, "A", []), (SETTING, "B", []), (SETTING, "B", ["distilled"]), (SETTING, "B", ["random-75"]),
-        (own, "B", ["distilled"]), (own, "B", ["student"]),
+        (own, "B", ["distilled"]), (own, "B", ["student"]), (SETTING, "C", []), (SETTING, "C", ["salt"]),
     ):  # fmt: skip
         rows: dict = {}
         while True:
@@ -183,6 +197,8 @@ def test_jobs_come_after_what_they_need():
                 break
             if job.stage in ("probe", "finetune") and job.arm not in (SCRATCH, LONG, learning_runs.RANDOM):
                 assert Job("pretrain", job.arm, job.seed) in rows
+            if job.arm == SALT:
+                assert Job("pretrain", MAIN, job.seed) in rows
             if job.stage == "student" and setting.student_pretrained:
                 assert Job("pretrain", "small", job.seed) in rows
             if job.arm == "distilled":

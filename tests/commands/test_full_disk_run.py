@@ -37,6 +37,7 @@ def fill(workdir, monkeypatch):
         monkeypatch.setattr(module, "open", refusing(module.open))
 
 
+@pytest.mark.slow
 def test_it_continues_to_its_end_ends_with_75_and_resumes(tmp_path, monkeypatch, caplog):
     small_runs.write_videos(tmp_path / "videos")
     (tmp_path / "videos" / "class0" / "broken.mp4").write_bytes(b"no video")

@@ -71,6 +71,7 @@ def test_the_vectors_of_a_file_guide_the_mask(videos):
     assert len({float(np.sign(field[..., 0].sum())) for field in np.asarray(batch["motion"])}) == 2
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit(videos, tmp_path):
     rows = []
     for name, lengths in (("whole", (4,)), ("parts", (2, 4))):

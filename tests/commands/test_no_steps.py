@@ -43,6 +43,7 @@ def config(coloured, classes, steps, **more):
     )
 
 
+@pytest.mark.slow
 def test_a_sliced_head_is_evaluated_before_it_is_tuned(coloured, tmp_path):
     (tmp_path / "five.txt").write_text("ant\nblue\nbee\ngreen\nred\n")
     (tmp_path / "three.txt").write_text("Blue\nGreen\nRed\n")

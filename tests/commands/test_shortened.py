@@ -3,6 +3,7 @@
 import logging
 import shutil
 
+import pytest
 from ml_collections import ConfigDict
 from small_runs import config_of, write_videos
 
@@ -12,6 +13,7 @@ from vmae_jax.io.writers import read_rows
 from vmae_jax.spec import call
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_is_shorter_is_warned_of_in_its_log_and_its_report(tmp_path, caplog):
     write_videos(tmp_path / "videos", 4)
 

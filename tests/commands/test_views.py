@@ -43,6 +43,7 @@ def answer(capsys, *command):
     return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_bit(run, tmp_path):
     folder, command = run
     again = tmp_path / "again"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.docs import pages
 from vmae_jax.commands.config import apply_overrides, load_config
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.configs import common
@@ -119,7 +120,9 @@ def described(target: str) -> dict[str, str]:
     boxed = sharding.abstract(made.make_init(tx), made.batch_spec)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     step = made.make_step(tx)
-    state, metrics = jax.eval_shape(step, sharding.unbox(boxed), made.batch_spec)
+    gc.freeze()  # the search for leaked tracers visits all objects since, not all that earlier tests have traced
+    with jax.checking_leaks():
+        state, metrics = jax.eval_shape(step, sharding.unbox(boxed), made.batch_spec)
     assert metrics["loss"].shape == ()
     assert jax.tree.structure(state) == jax.tree.structure(sharding.unbox(boxed))
     text = golden_texts.of_config(to_json(config)) | {"rate": rate.describe()}
@@ -184,24 +187,17 @@ def fake_batch(spec, seed=0):
     return batch
 
 
-@pytest.mark.parametrize("stem", [path.stem for path in FILES])
+@pytest.mark.parametrize("stem", [path.stem for path in FILES if path.stem not in pages.trained()])
 def test_two_real_steps_at_smoke_size(stem):
-    """Compiled on a mesh, with tracer leaks checked; the loss is finite and the parameters move."""
-    gc.freeze()  # the search for leaked tracers visits all objects since, not all that earlier tests have traced
+    """Of configs that no page of the documentation trains: the loss is finite and the parameters move."""
     made = experiment(load(f"{stem}:{','.join(NEEDED.get(stem, ()))}", "smoke"))
     mesh = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
     tx, _ = made.optimizer.build(made.abstract_params(), CLOCK)
-    with jax.checking_leaks():
-        state, placement = sharding.create(made.make_init(tx), jax.random.key(0), made.batch_spec, mesh)
-        step = compile_step(
-            made.make_step(tx),
-            placement,
-            mesh,
-            made.batch_spec,
-        )
-        before = jax.device_get(state.params)
-        for i in range(2):
-            state, metrics = step(state, fake_batch(made.batch_spec, i))
+    state, placement = sharding.create(made.make_init(tx), jax.random.key(0), made.batch_spec, mesh)
+    step = compile_step(made.make_step(tx), placement, mesh, made.batch_spec)
+    before = jax.device_get(state.params)
+    for i in range(2):
+        state, metrics = step(state, fake_batch(made.batch_spec, i))
     assert np.isfinite(float(metrics["loss"]))
     assert float(metrics["finite"]) == 1
     moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)]

@@ -34,6 +34,14 @@ def commands(path: pathlib.Path) -> list[str]:
     return [line for line in (line.split("  #")[0].strip() for line in text.splitlines()) if line]
 
 
+def trained() -> set[str]:
+    """Return the configs of the package that pages train with commands that a test runs."""
+    text = "\n".join(
+        block.text for path in PAGES for block in blocks(path) if block.language == "bash" and not block.marked
+    )
+    return set(re.findall(r"vmae train --config=configs/(\w+)\.py", text))
+
+
 def name(path: pathlib.Path) -> str:
     """Return the path of a page relative to the project."""
     return path.relative_to(ROOT).as_posix()

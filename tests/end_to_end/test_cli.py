@@ -111,6 +111,7 @@ def test_quiet_is_quiet_but_for_warnings(trained):
     assert [f"warning: {row['message']}" for row in events] == lines
 
 
+@pytest.mark.slow
 def test_a_start_is_summed_up_in_a_dozen_lines_and_recorded(trained, vmae, tmp_path):
     command = ["train", SMOKE, "--config.train.length.steps=2", f"--workdir={tmp_path}/run"]
     vmae(*command, log=tmp_path / "errors.txt")
@@ -156,6 +157,7 @@ def test_killed_and_resumed_is_the_same_run_to_the_bit(trained, environment, tmp
     assert_same_run(trained[0], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_workdir_is_refused_and_changes_nothing(trained, environment, tmp_path, vmae):
     """While the first one stands still, which keeps its lock; killed, it is taken up at once."""
     command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]

@@ -240,6 +240,7 @@ def test_an_untrained_encoder_is_above_noise(clips):
     assert found["j_mean"] > run(noise, clips)["j_mean"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", [None, learned(), separable()], ids=["sinusoid", "learned", "separable"])
 def test_features_of_frames_are_those_of_still_clips(positions):
     """At the model's own size, a clip of one tubelet has the features of its picture; other sizes have their grid."""

@@ -42,6 +42,11 @@ def test_the_status(tmp_path, steps, event, status):
     assert page.words[page.words.index(status)] == status
 
 
+def test_a_run_that_was_asked_to_stop_between_two_rows_reports_where_it_goes_on(tmp_path):
+    page = opened(run(tmp_path, steps=30, events=[{"kind": "event", "step": 34, "event": "preempted"}]))
+    assert page.words[page.words.index("Steps") + 1] == "34"
+
+
 def test_wall_time_is_reported_by_kind_and_adds_up(tmp_path):
     spent = {"trained": 60.0, "compiled": 20.0, "saved": 10.0, "lost": 7.5, "down": 2.5}
     events = [{"kind": "event", "step": 9, "event": "time spent", "trained": 1.0}]

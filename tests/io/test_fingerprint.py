@@ -17,7 +17,8 @@ DTYPES += [ml_dtypes.float8_e4m3fn]
 
 
 def of(*leaves):
-    return fingerprint.examine(list(leaves)).fingerprints
+    """As the devices compute it."""
+    return fingerprint.examine(list(leaves), small=0).fingerprints
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,7 +76,11 @@ def test_exchanged_values_and_large_arrays_are_seen(monkeypatch):
     assert fingerprint.of_numpy(array) == whole
 
 
-def test_what_is_not_finite_is_counted():
+def test_what_is_not_finite_is_counted_and_small_states_are_examined_on_the_host(monkeypatch):
     bad = jnp.array([1.0, jnp.nan, jnp.inf, -jnp.inf], jnp.bfloat16)
-    found = fingerprint.examine([bad, jnp.ones(3), jnp.int32(4), jax.random.key(0)])
+    leaves = [bad, jnp.ones(3), jnp.int32(4), jax.random.key(0)]
+    found = fingerprint.examine(leaves, small=0)
     assert found.not_finite == [3, 0, 0, 0]
+    monkeypatch.delattr(fingerprint, "_examine")  # the pass on the devices
+    on_host = fingerprint.examine(leaves)
+    assert (on_host.fingerprints, on_host.not_finite) == (found.fingerprints, found.not_finite)

@@ -61,6 +61,7 @@ def test_what_is_hidden_is_so_at_all_times_and_nothing_is_both():
         assert (np.diff(np.asarray(index), axis=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_hidden_positions_are_the_union_of_blocks_of_one_size():
     """Of a single block, the hidden positions are a rectangle of a size of the table."""
     mask = multiblock(1, 0.15)

@@ -42,6 +42,7 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_are():
     assert frequency[-1] == 0
 
 
+@pytest.mark.slow
 def test_without_the_sampling_loss_it_is_a_masked_autoencoder_with_that_mask():
     batch = batch_of(size=32)
     one = Adaptive(MODEL, drawn(0.75), None, OBJECTIVES, sampler=Sampler(32), weight=0.0)

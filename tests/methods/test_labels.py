@@ -88,6 +88,7 @@ def test_heads_of_the_same_labels_read_them_once():
     assert labels.streams(heads) == ("verb", "noun")
 
 
+@pytest.mark.slow
 def test_mixing_within_groups_is_the_same_in_micro_batches():
     method = classify.build(model(), classes=5, mix=mixup_cutmix(group=2), init_scale=1.0)
     batch = batch_of(8)

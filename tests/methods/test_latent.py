@@ -65,6 +65,7 @@ def changed(batch, tokens):
     return {**batch, "video": video}
 
 
+@pytest.mark.slow
 def test_a_prediction_sees_its_context_and_nothing_else():
     plan = ONE.plans(BATCH)["short"]
     seen = set(np.asarray(plan.visible[0])[np.asarray(plan.valid[0])].tolist())
@@ -157,6 +158,7 @@ def two_steps(decay):
     return begun, step(step(begun, BATCH)[0], BATCH)[0]
 
 
+@pytest.mark.slow
 def test_the_average_at_the_ends_of_its_range():
     """With a decay of 1 the target never moves, with one of 0 it is the encoder."""
     begun, ended = two_steps(1.0)
@@ -166,6 +168,7 @@ def test_the_average_at_the_ends_of_its_range():
     jax.tree.map(np.testing.assert_array_equal, ended.params, ended.extra["ema"])
 
 
+@pytest.mark.slow
 def test_a_frozen_teacher_stays_and_the_student_learns():
     """SALT: another width, the teacher to the bit as it was, and a loss that falls on fixed clips."""
     method = latent.build(MODEL, MASKS, teacher=TEACHER)

@@ -53,6 +53,7 @@ def test_distances_by_hand():
     np.testing.assert_allclose(distances(far, Grid(2, 3, 3))[0], [1.0, np.sqrt(3), np.sqrt(8), 3.0])
 
 
+@pytest.mark.slow
 def test_the_weight_of_visible_tokens():
     """It multiplies their terms, and half of everything is the images'."""
     _, terms = means(method(0.5))
@@ -66,6 +67,7 @@ def test_the_weight_of_visible_tokens():
     assert {name: float(term.weight) for name, term in alone.items()} == {"short": 1.0, "short_context": 0.5}
 
 
+@pytest.mark.slow
 def test_images_that_only_pad_do_not_count():
     other = {**BATCH, "image": np.where(BATCH["image_valid"][..., None, None, None], IMAGES, 255 - IMAGES)}
     assert means(method(), other)[0] == means(method())[0]
@@ -75,6 +77,7 @@ def test_images_that_only_pad_do_not_count():
     assert before["image_short"] != after["image_short"]
 
 
+@pytest.mark.slow
 def test_what_images_have_apart():
     """Their embedding and both modality vectors: others change the loss of images alone."""
     before = means(method())[0]

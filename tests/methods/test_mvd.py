@@ -45,6 +45,7 @@ def trained():
     return begun, step(after, BATCH)[0], metrics
 
 
+@pytest.mark.slow
 def test_a_branch_of_weight_0_moves_by_weight_decay_alone():
     begun, ended, metrics = trained()
     branch, moved = (state.params["image_decoder"] for state in (begun, ended))

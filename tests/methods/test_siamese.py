@@ -47,6 +47,7 @@ def test_how_much_of_the_second_view_is_seen(ratio, side, kept):
     assert random(ratio, "visible").keep(Grid(1, side, side)) == kept
 
 
+@pytest.mark.slow
 def test_the_first_view_is_seen_whole_and_nothing_hidden_of_the_second():
     one = Siamese(MODEL, MASK, None, OBJECTIVES, hidden=32)
     batch = pairs()
@@ -64,6 +65,7 @@ def test_the_first_view_is_seen_whole_and_nothing_hidden_of_the_second():
         assert np.array_equal(found, done.predictions["pixels"]) == same
 
 
+@pytest.mark.slow
 def test_one_encoder_has_the_gradients_of_both_views():
     batch = pairs()
 
@@ -155,6 +157,7 @@ def test_noise_replaces_the_first_views_alone():
     np.testing.assert_array_equal(found, without_reference(batch)["video"])
 
 
+@pytest.mark.slow
 def test_features_of_any_number_of_frames():
     one = siamese.build(MODEL, MASK, OBJECTIVES, hidden=32)
     batch = pairs()
@@ -183,6 +186,7 @@ def test_pictures_have_the_reference():
     np.testing.assert_array_equal(found.rows["reference"], batch["video"][::2])
 
 
+@pytest.mark.slow
 def test_dropout_is_of_the_examples_seeds_and_rows_that_fill_up_do_not_count():
     batch, train = pairs(), CONTEXT.replace(train=True)
     losses = {}

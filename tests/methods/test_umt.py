@@ -54,6 +54,7 @@ def trained():
     return begun, state, found
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_distance_of_directions():
     """By hand, over the last layers of both; a row that pads the batch does not count."""
     begun, _, [metrics, *_] = trained()

@@ -128,6 +128,7 @@ def test_loss_and_gradients(one):
         assert error <= 2e-5 * largest, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_training(one):
     """Four steps of AdamW with the recorded schedules, each network clipped by itself, then the average."""
     train, numbers = one.dims["train"], one.numbers

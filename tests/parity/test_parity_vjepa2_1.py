@@ -166,6 +166,7 @@ def test_unweighted_context_loss(one):
     np.testing.assert_allclose(np.mean(own), one.numbers["video/loss_context"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training(one):
     """Steps of AdamW with the recorded weights of the context loss, then the average."""
     train, numbers = one.dims["train"], one.numbers
@@ -194,6 +195,7 @@ def test_training(one):
     final_norms(one.numbers, one.facts, {**networks, "target_encoder": network(state.extra["ema"], "encoder")})
 
 
+@pytest.mark.slow
 def test_the_layout_both_ways(one):
     trees = {"encoder": one.params(), "target_encoder": one.average(), "predictor": one.params()}
     for name, tree in trees.items():

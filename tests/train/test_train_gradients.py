@@ -105,6 +105,7 @@ def test_a_contrast_is_that_of_the_global_batch(mesh, accumulate):
     assert abs(found[1]["log_scale"]) > 1e-3  # the temperature does have a gradient
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_sum_of_local_and_compared_terms():
     batch = {name: jnp.asarray(leaf) for name, leaf in toy_batch().items()}
     params, extra = nn.unbox(PAIRS.init(jax.random.key(0), batch))

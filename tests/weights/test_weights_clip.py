@@ -124,6 +124,7 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, change, about, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_import_becomes_a_teacher(imported, tmp_path):
     """The arrays of a run of UMT that has not begun: those of the import, the projection among them."""
     run, trained = tmp_path / "run", imported[1]

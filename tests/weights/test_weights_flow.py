@@ -78,6 +78,7 @@ def test_what_takes_a_method_refuses_a_guide(tmp_path):
         restore(str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_imported_flow(tmp_path):
     import_weights(written(tmp_path / "raft.safetensors", state_of("torchvision")), out=tmp_path / "run")
     config = load_config(f"configs/mgmae.py:smoke,flow={tmp_path / 'run'}", [("data.source.path", "videos")])

@@ -55,6 +55,7 @@ def test_there_and_back(name, tmp_path):
     assert len([key for key in ours["predictor"] if "mask_tokens" in key]) == (10 if name == "rope" else 2)
 
 
+@pytest.mark.slow
 def test_an_import_has_the_features_of_both_encoders(tmp_path):
     import_weights(official("rope", tmp_path / "given.pth"), out=tmp_path / "run")
     numbers = np.load(GOLDENS / "pretrain_rope.npz")
@@ -68,6 +69,7 @@ def test_an_import_has_the_features_of_both_encoders(tmp_path):
     np.testing.assert_array_equal(method.features(params, {"video": numbers["video"]}, pool=False), found)
 
 
+@pytest.mark.slow
 def test_v_jepa_2_1_there_and_back(tmp_path):
     """Both tokenizers, modalities and levels, of both encoders."""
     contents = read_pth(DENSE / "pretrain_dense.pth")

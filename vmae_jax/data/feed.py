@@ -280,9 +280,12 @@ def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, worke
 
     cores = available_cores()
     steps = -(-plan.stop // loader.global_batch) if plan.stop is not None else (1 << 62) // len(slots)
-    dataset = tf.data.Dataset.range(steps * len(slots)).map(locate)
-    dataset = dataset.map(read, num_parallel_calls=workers + 1, deterministic=True)
-    dataset = dataset.flat_map(spread).map(finish, num_parallel_calls=cores, deterministic=True)
+    # No stage branches on a tensor, and converting the source of its functions takes a second at each start.
+    as_written = tf.autograph.experimental.do_not_convert
+    dataset = tf.data.Dataset.range(steps * len(slots)).map(as_written(locate))
+    dataset = dataset.map(as_written(read), num_parallel_calls=workers + 1, deterministic=True)
+    dataset = dataset.flat_map(as_written(spread))
+    dataset = dataset.map(as_written(finish), num_parallel_calls=cores, deterministic=True)
     dataset = dataset.batch(len(rows), drop_remainder=True).prefetch(loader.prefetch)
     return dataset.with_options(_options(tf, threads=workers + 1 + cores))
 

@@ -98,7 +98,7 @@ def save(
         KEY, json.dumps({"rows": [*pictures.rows, *pictures.strip_names], "borrowed": list(pictures.borrowed)} | shown)
     )
     sheet = draw(pictures, frames=frames, clips=clips, size=size, videos=videos)
-    sheet.save(buffer, "PNG", optimize=True, pnginfo=about)
+    sheet.save(buffer, "PNG", pnginfo=about)
     return write_whole(path, buffer.getvalue())
 
 

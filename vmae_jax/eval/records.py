@@ -61,8 +61,9 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step with a row."""
-        return max((row["step"] for row in self.train), default=0)
+        """The last step with a row, or the one at which the run was asked to stop."""
+        stopped = (event for event in self.events if event.get("event") == "preempted")
+        return max((row["step"] for row in (*self.train, *stopped)), default=0)
 
     @property
     def length(self) -> int | None:

@@ -7,6 +7,8 @@ and backend. Each word is hashed by a bijection, so a change of one word is alwa
 cancel with probability 2**-32.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 __all__ = ["Examined", "examine", "of_numpy", "words_of"]
 
 CHUNK = 1 << 22  # words hashed at a time on the host: 16 MiB a temporary
+SMALL = 1 << 24  # bytes of a state on a CPU that is hashed sooner on the host than the pass over it compiles
 
 
 class Examined:
@@ -29,13 +32,18 @@ class Examined:
         self.not_finite = not_finite
 
 
-def examine(leaves: list) -> Examined:
+def examine(leaves: list, *, small: int = SMALL) -> Examined:
     """Return fingerprints of `leaves` and their counts of non-finite elements, computed on the devices.
 
     Args:
       leaves: arrays of any dtype, typed keys included, of any sharding; one jitted pass over
         those that share their devices.
+      small: on a CPU, leaves of so many bytes in all are examined on the host, without a compilation.
     """
+    if _here(leaves) and sum(leaf.nbytes for leaf in leaves) <= small:
+        arrays = [np.asarray(_data(leaf)) for leaf in leaves]
+        bad = [int(np.sum(~np.isfinite(array))) if _inexact(array) else 0 for array in arrays]
+        return Examined([of_numpy(array) for array in arrays], bad)
     groups: dict[object, list[int]] = {}
     for place, leaf in enumerate(leaves):
         devices = frozenset(leaf.sharding.device_set) if isinstance(leaf, jax.Array) else None
@@ -46,6 +54,14 @@ def examine(leaves: list) -> Examined:
         for place, word, count in zip(places, words, bad, strict=True):
             fingerprints[place], counts[place] = f"{int(word):08x}", int(count)
     return Examined(fingerprints, counts)
+
+
+def _here(leaves: list) -> bool:
+    """Return whether all leaves are in the memory of this process, and of a CPU."""
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    return all(leaf.is_fully_addressable for leaf in arrays) and all(
+        device.platform == "cpu" for leaf in arrays for device in leaf.devices()
+    )
 
 
 def of_numpy(array: np.ndarray) -> str:
@@ -79,15 +95,23 @@ def _fingerprint(leaf: jax.Array) -> jax.Array:
 
 
 def _not_finite(leaf: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+    if not _inexact(leaf):
         return jnp.zeros((), jnp.int32)
     return jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32)
 
 
+def _inexact(leaf: jax.Array | np.ndarray) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _data(leaf: Any) -> Any:
+    """Return `leaf`, or the numbers of a typed key."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
 def _words(leaf: jax.Array) -> jax.Array:
     """Return the bits of `leaf` as uint32, one word per element, or several along a last axis."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
+    leaf = _data(leaf)
     if leaf.dtype == jnp.bool_:
         return leaf.astype(jnp.uint32)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):

@@ -62,6 +62,7 @@ def config(folder, steps):
     )
 
 
+@pytest.mark.slow
 def test_streams_reach_the_loss_and_go_on_after_a_restart(folder, tmp_path):
     written = config(folder, 4)
     first = config(folder, 2)
