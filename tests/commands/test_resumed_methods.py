@@ -34,6 +34,7 @@ RUNS = {
     "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
+    "masdt": ("configs/masdt.py:temporal,smoke,flow={first}", write_videos, FOLDER),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
     "mvd": ("configs/mvd.py:B,smoke,video={first}", write_videos, FOLDER),
     "umt": ("configs/umt.py:B,smoke,teacher={first}", write_videos, FOLDER),
@@ -58,6 +59,7 @@ def begin(config, first, options):
 FIRST = {
     "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
     "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
+    "masdt": write_flow,
     "mgmae": write_flow,
     "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
     "umt": functools.partial(begin, "videomae_v2.py:B,smoke"),

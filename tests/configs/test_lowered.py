@@ -43,6 +43,7 @@ PRETRAINING = {
     "distill:B": [],
     "cdfslv:adapt": [],
     "ttt:B": [],
+    "masdt:finetune": [],
     "marlin:B": [],
 }
 GUIDES = ("flow",)  # RAFT is in float32

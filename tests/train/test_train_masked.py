@@ -22,6 +22,7 @@ from vmae_jax.masking.tube import tube
 from vmae_jax.methods import (
     adamae,
     cdfslv,
+    deepfakes,
     diffmae,
     joint,
     latent,
@@ -157,6 +158,12 @@ def two_heads():
     return ttt.build(model, 5, random(0.75, "visible"), raw, everywhere=True, init_scale=1.0)
 
 
+def two_streams():
+    """Unmasking Deepfakes: two classifiers, one of frames and one of the flow between them, which RAFT computes."""
+    model = vit(frames=1, tubelet=1, **TINY)
+    return deepfakes.build(model, model, init_scale=1.0, iterations=1)
+
+
 def two_teachers():
     """MVD: an image teacher with a class token, of another width, and a video teacher."""
     model = vit(frames=4, positions=positions.sincos_time_space(), **TINY)
@@ -199,6 +206,7 @@ METHODS = {
         frozen_teacher,
         two_domains,
         two_heads,
+        two_streams,
         adversarial,
         two_teachers,
         attending_teacher,
@@ -225,6 +233,7 @@ def batch(name="videomae_v2"):
     classes = {"label": np.arange(ROWS, dtype=np.int32) % 5}
     own = {
         "two_heads": classes,
+        "two_streams": {"label": (np.arange(ROWS) % 8 == 7).astype(np.int32)},
         "motion_mask": vectors,
         "dense_prediction": beside,
         "long_video": sequences,
