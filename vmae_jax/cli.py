@@ -144,6 +144,11 @@ def command_line() -> argparse.ArgumentParser:
     features.add_argument("--out", required=True, help="folder; existing files are kept")
     arguments.features_arguments(features)
 
+    ttt = _command(commands, "ttt", _ttt, "test-time training: learn from videos while predicting their frames")
+    arguments.checkpoint_arguments(ttt)
+    arguments.plugins_argument(ttt)
+    arguments.ttt_arguments(ttt)
+
     report = _command(commands, "report", _report, "write one HTML page about a run, or about several side by side")
     report.add_argument("--workdir", action="append", required=True, help="of a run; repeat it to compare runs")
     report.add_argument("--out", help="the file to write (default: report.html in the workdir of a single run)")
@@ -241,6 +246,13 @@ def _features(args: argparse.Namespace) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(features.Options)]
     options = features.Options(**{name: getattr(args, name) for name in names})
     return features.run(args.checkpoint, videos=args.videos, out=args.out, options=options, shard=args.shard)
+
+
+def _ttt(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_jax.commands import ttt
+
+    options = ttt.Options(**{field.name: getattr(args, field.name) for field in dataclasses.fields(ttt.Options)})
+    return ttt.run(args.checkpoint, videos=args.videos, out=args.out, options=options)
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:

@@ -102,8 +102,7 @@ class Loss:
       terms: the parts of the loss by name; `loss/NAME` in the metrics.
       metrics: further means to record; no gradient flows from them.
       carry: whatever `Method.advance` needs from this batch.
-      rows: arrays with one row a clip (embeddings, labels) for `Method.global_loss`, which receives
-        those of the whole global batch, in its order.
+      rows: arrays with one row a clip; `Method.global_loss` receives those of the whole global batch, in its order.
     """
 
     terms: dict[str, Term]
@@ -270,6 +269,7 @@ class Method(NamedTuple):
       supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.
       averaged: whether the loss reads `Context.average`, so that training has to keep an average of the parameters.
       expects: attributes that streams of the loader must have, by stream, such as {"audio": {"rate": 16000}}, or None.
+      adaptation: how it learns from videos while predicting them (`methods.adaptation.Adaptation`), or None.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -291,6 +291,7 @@ class Method(NamedTuple):
     check_first: Callable[[Batch], None] | None = None
     averaged: bool = False
     expects: Mapping[str, Mapping[str, Any]] | None = None
+    adaptation: Any = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

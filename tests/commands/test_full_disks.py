@@ -93,6 +93,9 @@ PLACES = {
     "commands/features:_write": STOPS,
     "commands/overview:introduce": STOPS,
     "commands/reconstruct:run": STOPS,
+    "commands/ttt:_compare": STOPS,
+    "commands/ttt:_follow": STOPS,
+    "commands/ttt:run": STOPS,
     "eval/reconstruction:animate": RAISES,
     "eval/reconstruction:save": RAISES,  # while training: Writers.attempt, GOES_ON
     "eval/reconstruction:write_whole": RAISES,

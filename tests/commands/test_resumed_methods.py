@@ -34,8 +34,10 @@ RUNS = {
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
     "levjepa": ("configs/levjepa.py:B,smoke", write_videos, FOLDER),
     "sigma": ("configs/sigma.py:B,k400,smoke,teacher={first}", write_videos, FOLDER),
+    "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
+    "masdt": ("configs/masdt.py:temporal,smoke,flow={first}", write_videos, FOLDER),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
     "mvd": ("configs/mvd.py:B,smoke,video={first}", write_videos, FOLDER),
     "tgm": ("configs/tgm.py:smoke,clip={first}", write_videos, []),  # of drawn clips with captions
@@ -68,6 +70,8 @@ def begin(config, first, options):
 
 FIRST = {
     "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
+    "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
+    "masdt": write_flow,
     "mgmae": write_flow,
     "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
     "tgm": write_clip,

@@ -45,6 +45,8 @@ PRETRAINING = {
     "finetune:B,k400,v2": [],
     "distill:B": [],
     "cdfslv:adapt": [],
+    "ttt:B": [],
+    "masdt:finetune": [],
     "marlin:B": [],
 }
 GUIDES = ("flow",)  # RAFT is in float32

@@ -25,9 +25,8 @@ def result(config) -> dict[str, str]:
     if method.call == "methods.lvmae.build":
         return _text(_training(config) | _of_sequences(config))
     own = method.modalities.video if method.call == "methods.joint.build" else method
-    vit = build(own.model)
+    vit = build(own.spatial if "spatial" in own else own.model)
     mixing, erase = method.get("mix"), method.get("erase")
-    heads = method.get("heads")
     transforms = [part for one in data.transforms for part in one.get("transforms", [one])]  # of data.crops.together
     names = {one.call.rpartition(".")[2]: one for one in transforms}
     found: dict[str, object] = {
@@ -57,6 +56,7 @@ def result(config) -> dict[str, str]:
         decoder = vit.decoder
         mask = own.get("encoder_mask", own.get("mask"))
         found |= {
+            **(_of_classifier(config, vit) if "classes" in method else {}),
             "encoder_mask": f"drawn {method.ratio!r}" if mask is None else _mask(mask),
             "decoder_mask": _mask(method.get("decoder_mask")),
             "decoder_width": decoder["width"],
@@ -66,18 +66,25 @@ def result(config) -> dict[str, str]:
         }
     else:
         found |= {
-            "classes": heads[next(iter(heads))].classes if heads else method.classes,
-            "drop_path": vit.encoder.blocks["drop_path"],
-            "head_dropout": method.get("dropout"),
-            "init_scale": method.init_scale,
-            "smoothing": method.get("smoothing") if not heads else "",
+            **_of_classifier(config, vit),
             "erase": erase and erase.probability,
             "mix": mixing and f"{mixing.mixup:g} {mixing.cutmix:g} {mixing.switch:g}",
             "group": mixing and mixing.group,
             "temperature": method.get("temperature"),
-            "test": _test(config.eval.get("data")),
         }
     return _text(found)
+
+
+def _of_classifier(config, vit) -> dict[str, object]:
+    method, heads = config.method, config.method.get("heads")
+    return {
+        "classes": heads[next(iter(heads))].classes if heads else method.get("classes", 2),
+        "drop_path": vit.encoder.blocks["drop_path"],
+        "head_dropout": method.get("dropout"),
+        "init_scale": method.init_scale,
+        "smoothing": method.get("smoothing") if not heads else "",
+        "test": _test(config.eval.get("data")),
+    }
 
 
 def _test(data) -> str | None:
@@ -187,12 +194,18 @@ def test_configs_are_the_table(row):
     own["av_mae"] = "joint"
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
-    assert load(row["config"]).method.call == {
+    called = load(row["config"]).method.call
+    if stem == "masdt":
+        stages = {"spatial": "masked.build", "temporal": "deepfakes.pretrain", "finetune": "deepfakes.build"}
+        assert called == f"methods.{stages[arguments]}"
+        return
+    assert called == {
         "pretrain": f"methods.{'masked' if 'pixels' in arguments else own.get(stem, 'masked')}.build",
         "post_pretrain": "methods.classify.build",
         "finetune": "methods.classify.build",
         "distill": "methods.distill.build",
         "adapt": "methods.cdfslv.build",
+        "joint": "methods.ttt.build",
     }[row["stage"]]  # fmt: skip
 
 
@@ -229,7 +242,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 157
+    assert len(ROWS) == len(lines) - 1 == 162
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

@@ -209,6 +209,23 @@ def test_a_regression_is_drawn_with_a_dot_where_a_video_lies():
     assert judge(HEADS["score"], np.zeros((3, 2)), np.ones((3, 2))).files["regression.png"][:4] == b"\x89PNG"
 
 
+def test_auc_is_the_share_of_pairs_in_order():
+    """Against the definition, pair by pair, with many equal scores; of two classes alone, if there are both."""
+    random = np.random.default_rng(5)
+    score = random.integers(0, 6, 40) / 5
+    label = (score + random.normal(0, 0.5, 40) > 0.5).astype(np.int32)
+    pairs = [(a > b) + 0.5 * (a == b) for a in score[label == 1] for b in score[label == 0]]
+    assert 0.6 < np.mean(pairs) < 0.95
+    outputs = np.stack([1 - score, score], axis=1)
+    found = judge(Output("one", 2), outputs, label, pictures=False)
+    assert found["auc"] == pytest.approx(np.mean(pairs), abs=1e-12)
+    reversed_ = judge(Output("one", 2), outputs[:, ::-1], label, pictures=False)
+    assert reversed_["auc"] == pytest.approx(1 - np.mean(pairs), abs=1e-12)
+    assert "auc" not in judge(Output("one", 2), outputs, np.ones(40, np.int32), pictures=False)
+    assert "auc" not in judge(Output("one", 3), np.pad(outputs, ((0, 0), (0, 1))), label, pictures=False)
+    assert np.isnan(scores.auc(score, label < 0))
+
+
 @pytest.mark.parametrize(("classes", "named"), [(5, False), (6, True)])
 def test_top5_is_left_out_where_it_is_always_1(classes, named):
     place = np.array([0, 3, classes - 1, 0])

@@ -24,6 +24,7 @@ from vmae_jax.masking.tube import tube
 from vmae_jax.methods import (
     adamae,
     cdfslv,
+    deepfakes,
     diffmae,
     joint,
     latent,
@@ -37,6 +38,7 @@ from vmae_jax.methods import (
     siammcvae,
     sigma,
     tgm,
+    ttt,
     umt,
 )  # fmt: skip
 from vmae_jax.methods.flow import raft
@@ -167,6 +169,19 @@ def two_domains():
     return cdfslv.build(vit(frames=4, **TINY), 5, strong=jitter())
 
 
+def two_heads():
+    """Test-time training: a classifier and a masked autoencoder of images, whose error of all tokens counts."""
+    model = vit(frames=1, tubelet=1, prefix=1, decoder_prefix="kept", **TINY)
+    raw = {"pixels": objective(pixels(normalize=False))}
+    return ttt.build(model, 5, random(0.75, "visible"), raw, everywhere=True, init_scale=1.0)
+
+
+def two_streams():
+    """Unmasking Deepfakes: two classifiers, one of frames and one of the flow between them, which RAFT computes."""
+    model = vit(frames=1, tubelet=1, **TINY)
+    return deepfakes.build(model, model, init_scale=1.0, iterations=1)
+
+
 def two_teachers():
     """MVD: an image teacher with a class token, of another width, and a video teacher."""
     model = vit(frames=4, positions=positions.sincos_time_space(), **TINY)
@@ -219,6 +234,8 @@ METHODS = {
         two_domains,
         agreeing_views,
         clustered,
+        two_heads,
+        two_streams,
         adversarial,
         two_teachers,
         attending_teacher,
@@ -226,7 +243,7 @@ METHODS = {
         captions,
     )
 }
-IMAGES = ("mae", "two_views", "latent_views")
+IMAGES = ("mae", "two_views", "latent_views", "two_heads")
 
 
 def batch(name="videomae_v2"):
@@ -246,8 +263,11 @@ def batch(name="videomae_v2"):
     there = np.arange(7) < more.integers(1, 8, (ROWS, 1))
     texts = {"text": more.integers(0, 30, (ROWS, 7)).astype(np.int32), "text_mask": there}
     texts["text_valid"] = np.arange(ROWS) % 6 != 4
+    classes = {"label": np.arange(ROWS, dtype=np.int32) % 5}
     own = {
         "captions": texts,
+        "two_heads": classes,
+        "two_streams": {"label": (np.arange(ROWS) % 8 == 7).astype(np.int32)},
         "motion_mask": vectors,
         "dense_prediction": beside,
         "long_video": sequences,

@@ -1,5 +1,7 @@
 """AdamW against PyTorch's arithmetic written out, decay groups, layer decay, frozen parts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,6 +184,27 @@ def test_moments_take_over_the_boxes():
 def test_freeze_errors(freeze, message):
     with pytest.raises(ConfigError, match=message):
         adamw(SCHEDULE, freeze=freeze).build(abstract_toy(), CLOCK)
+
+
+def test_rates_of_some_parameters_are_a_share():
+    """Shares of all patterns that match are multiplied, and with that of the layer; the arithmetic is PyTorch's."""
+    shares = {"head": 0.5, "head/kernel": 0.1, "encoder": 0.0}
+    optimizer = adamw(SCHEDULE, b2=0.999, weight_decay=0.3, layer_decay=0.5, rate_shares=shares)
+    layers = flat_of(layer_scales(abstract_toy(), 0.5))
+    factor = {"head/kernel": 0.05, "head/bias": 0.5}
+    scales = {path: layer * (0 if path.startswith("encoder") else factor[path]) for path, layer in layers.items()}
+    (tx, rate), params, grads = optimizer.build(abstract_toy(), CLOCK), some_params(), some_params(1)
+    rates = [rate.value(0) + 1e-2]
+    expected = pytorch_adamw(params, [grads], rates, b1=0.9, b2=0.999, eps=1e-8, wd=0.3, clip=None, scales=scales)
+    tx, _ = dataclasses.replace(optimizer, schedule=schedule.constant(rates[0])).build(abstract_toy(), CLOCK)
+    ours, _ = tx.update(grads, tx.init(params), params, tx.norm(grads), jnp.bool_(True))
+    for path, value in flat_of(ours).items():
+        np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
+    assert "rate × 0.05" in optimizer.describe(abstract_toy())
+    with pytest.raises(ConfigError, match=r"optimizer.rate_shares: 'tail' matches no parameter"):
+        adamw(SCHEDULE, rate_shares={"tail": 0.1}).build(abstract_toy(), CLOCK)
+    with pytest.raises(ValueError, match="at least 0 and finite"):
+        adamw(SCHEDULE, rate_shares={"head": -0.1})
 
 
 def test_description_has_a_line_for_each_parameter():

@@ -15,6 +15,7 @@ __all__ = [
     "import_arguments",
     "limit_argument",
     "plugins_argument",
+    "ttt_arguments",
 ]
 
 _WRITTEN = ("workdir", "checkpoint", "out")
@@ -113,6 +114,30 @@ def features_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-bad-fraction", type=float, default=0.05, help="share of unreadable videos above which the command ends "
         "with 1, after all others were written (default 0.05)")  # fmt: skip
     add("--shard", metavar="I/N", help="the I-th of N parts of the videos, from 0; all write to the same --out")
+
+
+def ttt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vmae ttt`."""
+    add = parser.add_argument
+    add("--videos", nargs="+", required=True, help="files, folders, folders of pictures, or lists ending in .csv")
+    add("--out", required=True, help="folder for the predictions; existing ones are kept")
+    add("--window", type=int, default=16, help="clips that are remembered (default 16)")
+    add("--batch", type=int, default=32, help="clips that a step draws from the window (default 32)")
+    add("--steps", type=int, default=1, help="steps before each prediction (default 1)")
+    add("--accumulate", type=int, default=1, help="micro-batches of a step (default 1)")
+    add("--reset", default="video", help="weights return to the checkpoint's at the beginning of each video (default), "
+        "before each frame, or never")  # fmt: skip
+    add("--learning-rate", type=float, default=1e-4, help="of AdamW (default 1e-4)")
+    add("--encoder-share", type=float, default=0.1, help="factor of the encoder's learning rate (default 0.1)")
+    add("--weight-decay", type=float, default=0.05, help="of AdamW (default 0.05)")
+    add("--clip-norm", type=float, default=0.01, help="largest norm of the gradients (default 0.01)")
+    add("--seed", type=int, default=0, help="of the draws and masks (default 0)")
+    add("--fps", type=float, help="read this many frames per second (default: all)")
+    add("--stride", type=int, default=1, help="frames from one prediction to the next (default 1)")
+    add("--name", default="stem", help="outputs are named after the videos: stem (default), or path, with the suffix")
+    add("--rate", type=float, default=25.0, help="frames a second of folders of pictures (default 25)")
+    add("--max-bad-fraction", type=float, default=0.05, help="share of unreadable videos above which the command ends "
+        "with 1, after all others were written (default 0.05)")  # fmt: skip
 
 
 def limit_argument(parser: argparse.ArgumentParser, phases: str) -> None:

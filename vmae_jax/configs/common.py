@@ -181,7 +181,12 @@ def _fit_clips(config: Any) -> None:
         node.resolution = -(-node.resolution // side) * side
         if node.frames > 1:  # a model of images stays one
             node.frames = -(-node.frames // depth) * depth
+    samplers: list[Any] = [node for node in calls(config) if node.call.startswith("data.clips.")]
+    frames = [node.frames for node in samplers]
     take_clips(config, models[0])
+    if models[0].frames == 1:  # clips that are seen frame by frame keep their length
+        for node, count in zip(samplers, frames, strict=True):
+            node.frames = count
 
 
 def take_clips(config: ConfigDict, model: Any) -> None:

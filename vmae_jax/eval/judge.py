@@ -97,6 +97,8 @@ def _one(outputs: np.ndarray, label: np.ndarray, names: Sequence[str], title: st
         "mean_class_accuracy": float(accuracy[counts > 0].mean()),
         "ece": scores.calibration(bins),
     }
+    if classes == 2 and counts.all():
+        numbers["auc"] = scores.auc(outputs[:, 1], label == 1)
     guessed = np.bincount(predicted, minlength=classes)
     rows = [
         [i, _name(names, i), int(counts[i]), int(guessed[i]), round(float(accuracy[i]), 6)]

@@ -71,10 +71,11 @@ def multiview(pictures: bool = True) -> Multiview:
     """The official test: scores averaged over all views of a video.
 
     Of one class: top1, top5 (of more than five classes), mean_class_accuracy and ece (the expected
-    calibration error of the averaged scores); of several: map and ece; of numbers: mae, rmse, r2, pearson and
-    spearman. With several heads each has its own, and joint_top1 (joint_top5 for two) counts videos with all heads
-    correct, as "action" for verb and noun. `vmae eval` also writes videos.csv, classes.csv,
-    confusions.csv, calibration.csv, pictures of the last two, and predictions.npz with all scores.
+    calibration error of the averaged scores), and of two classes auc (the area under the ROC curve); of several: map
+    and ece; of numbers: mae, rmse, r2, pearson and spearman. With several heads each has its own, and joint_top1
+    (joint_top5 for two) counts videos with all heads correct, as "action" for verb and noun. `vmae eval` also writes
+    videos.csv, classes.csv, confusions.csv, calibration.csv, pictures of the last two, and predictions.npz with all
+    scores.
 
     Args:
       pictures: whether to draw the confusion matrix and the calibration.

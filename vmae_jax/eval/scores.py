@@ -6,6 +6,7 @@ import numpy as np
 
 __all__ = [
     "Bins",
+    "auc",
     "average_precision",
     "calibration",
     "class_accuracy",
@@ -117,6 +118,19 @@ def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
     last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)  # of each run of equal scores
     precision, recall = hits[last] / (last + 1), hits[last] / positives
     return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def auc(score: np.ndarray, truth: np.ndarray) -> float:
+    """Return the area under the ROC curve; NaN without a positive or without a negative.
+
+    It is the share of pairs of a positive and a negative in which the positive has the larger score; pairs with equal
+    scores count half.
+    """
+    positives = int(truth.sum())
+    pairs = positives * (len(truth) - positives)
+    if not pairs:
+        return float("nan")
+    return float((ranks(score)[truth].sum() - positives * (positives - 1) / 2) / pairs)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

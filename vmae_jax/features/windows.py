@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -140,7 +140,7 @@ class _Places(Stream):
 
 def chunks(
     source: Source, videos: Iterable[int], windows: Windows, *, size: int, antialias: bool, channels: int = 3
-) -> Iterator[Chunk]:
+) -> Generator[Chunk]:
     """Yield the windows of each video in turn, decoded ahead in worker processes.
 
     Args:

@@ -33,19 +33,20 @@ class Optimizer:
     also_decay: tuple[str, ...] = ()
     clip_each: bool = False
     clip_after: tuple[tuple[str, float], ...] = ()
+    rate_shares: tuple[tuple[str, float], ...] = ()
 
     def build(self, abstract_params: Params, clock: Clock) -> tuple[Transformation, Rate]:
         """Return the transformation for these parameters (boxed shapes suffice), and its learning rates.
 
         Raises:
-          ConfigError: if a parameter does not declare whether it decays, a pattern of `freeze` or `also_decay` matches
-            nothing, nothing is left to train, or there is layer decay and no tower with layers.
+          ConfigError: if a parameter does not declare whether it decays, a pattern of `freeze`, `also_decay` or
+            `rate_shares` matches nothing, nothing is left to train, or there is layer decay and no tower with layers.
         """
         frozen = matching(abstract_params, self.freeze, "freeze")
         decay = without(self.decays(abstract_params), frozen)
         if not decay:
             raise ConfigError(f"optimizer.freeze={list(self.freeze)} leaves nothing to train")
-        scales = without(layer_scales(abstract_params, self.layer_decay), frozen)
+        scales = without(self.scales(abstract_params), frozen)
         rate = self.schedule.at(clock)
         run = Run(rate, self._decay_at(clock), clock.length(dict(self.clip_after)) if self.clip_after else 0)
         return transformation(self, run, decay, scales, frozen), rate
@@ -60,10 +61,18 @@ class Optimizer:
         declared = flat(decays(abstract_params))
         return unflatten_dict({path: decay or path in more for path, decay in declared.items()}, sep="/")
 
+    def scales(self, abstract_params: Params) -> Params:
+        """Return each parameter's share of the learning rate, by its layer and by `rate_shares`."""
+        found = flat(layer_scales(abstract_params, self.layer_decay))
+        for pattern, share in self.rate_shares:
+            for path in matching(abstract_params, [pattern], "rate_shares"):
+                found[path] = found[path] * np.float32(share)
+        return unflatten_dict(found, sep="/")
+
     def describe(self, abstract_params: Params) -> str:
         """Return a line for each parameter: its weight decay and its share of the learning rate, or "frozen"."""
         frozen, decay = matching(abstract_params, self.freeze, "freeze"), flat(self.decays(abstract_params))
-        scales = flat(layer_scales(abstract_params, self.layer_decay))
+        scales = flat(self.scales(abstract_params))
         lines = []
         for path in sorted(decay):
             scale = ", ".join(f"{value:.6g}" for value in np.ravel(scales[path]))
@@ -90,6 +99,7 @@ def adamw(
     also_decay: Sequence[str] = (),
     clip_each: bool = False,
     clip_after: Mapping[str, float] = MappingProxyType({"steps": 0}),
+    rate_shares: Mapping[str, float] = MappingProxyType({}),
 ) -> Optimizer:
     """AdamW with the numerics of PyTorch's, `clip_grad_norm_` before it (Loshchilov and Hutter, 2019).
 
@@ -105,6 +115,8 @@ def adamw(
         apply weight decay to tokens and learned positions in pre-training).
       clip_each: clip the gradients of each network, a first name of the paths, by its own norm (V-JEPA).
       clip_after: the updates before the first that is clipped, as {"epochs": 41}, {"steps": …} or {"examples": …}.
+      rate_shares: factors of the learning rate of some parameters, by pattern of their paths, such as {"encoder": 0.1};
+        those of all patterns that match a parameter are multiplied.
 
     Raises:
       ValueError: if a number is out of range.
@@ -122,9 +134,23 @@ def adamw(
     for name, patterns in (("freeze", freeze), ("also_decay", also_decay)):
         if isinstance(patterns, str):
             raise ValueError(f"{name} is a list of patterns; write [{patterns!r}]")
+    wrong = {pattern: share for pattern, share in dict(rate_shares).items() if not 0 <= share < np.inf}
+    if wrong:
+        raise ValueError(f"a share of the learning rate must be at least 0 and finite, got {wrong}")
+    shares = tuple(sorted(dict(rate_shares).items()))
     clipping = {"clip_each": clip_each, "clip_after": tuple(dict(clip_after).items())}
     return Optimizer(
-        schedule, b1, b2, eps, weight_decay, clip_norm, layer_decay, tuple(freeze), tuple(also_decay), **clipping
+        schedule,
+        b1,
+        b2,
+        eps,
+        weight_decay,
+        clip_norm,
+        layer_decay,
+        tuple(freeze),
+        tuple(also_decay),
+        **clipping,
+        rate_shares=shares,
     )
 
 

@@ -30,7 +30,7 @@ FILES = {
 }
 WHOLE = dict.fromkeys(("stablehlo", "cropmae", "vjepa"), ("all",))  # formats that are not written in part
 # Methods whose decoders have a place in no published layout, or in one of their own.
-OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build", "methods.diffmae.build")
+OTHER_DECODERS = (siamese.METHOD, "methods.siammcvae.build", "methods.diffmae.build", "methods.ttt.build")
 PUBLISHED = {"hf": write_hf, "videomae": write_official, "mae": write_mae}
 
 
