@@ -6,6 +6,7 @@ Each is pre-trained on the same clips with the same encoder, for as many steps a
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -28,7 +29,7 @@ def pretraining(setting: Setting, arm: str, seed: int, *, cache: str, teacher: s
     Args:
       teacher: the workdir of the frozen teacher, which `salt` alone has.
     """
-    config = masked(setting, MAIN, seed, cache=cache)
+    config: Any = masked(setting, MAIN, seed, cache=cache)
     steps = round(METHODS[arm] * setting.steps)
     config.train.length.steps = steps
     config.optimizer.schedule.warmup.steps = max(1, steps // 10)

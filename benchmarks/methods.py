@@ -49,7 +49,7 @@ def command(config: str) -> list[str]:
     """Return the arguments of `vmae` for one config, at `CLIPS` clips a chip and without rematerialisation."""
     stem, _, arguments = config.partition(":")
     path = f"configs/{stem}.py" + f":{arguments}" * bool(arguments)
-    loaded = load_config(path)
+    loaded: Any = load_config(path)
     for call in calls(loaded.data):
         if call.call in ("data.sources.folder", "data.sources.images"):
             call.path = "videos"

@@ -145,14 +145,15 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
     kept = False
     for at, record in (config.get("init_from") or {}).items():
         root, *below = at.split("/")
-        node = config.method.get(below[0] if root == "frozen" and below else "model")
+        node: Any = config.method.get(below[0] if root == "frozen" and below else "model")
         if not isinstance(node, ConfigDict) or node.get("call") not in _DIMENSIONS:
             continue
+        kind = str(node.get("call"))
         given: Any = from_json(to_json(record))  # without a path that is left open
         saved: Any = saved_method(given.get("path"))
-        saved = saved and saved.get("text" if node.call == _TEXT else "model")
-        if isinstance(saved, ConfigDict) and saved.get("call") == node.call:
-            for key, default in _DIMENSIONS[node.call].items():
+        saved = saved and saved.get("text" if kind == _TEXT else "model")
+        if isinstance(saved, ConfigDict) and saved.get("call") == kind:
+            for key, default in _DIMENSIONS[kind].items():
                 _assign(node, key, saved.get(key, default))
             kept = True
     if kept:
@@ -181,7 +182,8 @@ def _fit_clips(config: Any) -> None:
         node.resolution = -(-node.resolution // side) * side
         if node.frames > 1:  # a model of images stays one
             node.frames = -(-node.frames // depth) * depth
-    samplers: list[Any] = [node for node in calls(config) if node.call.startswith("data.clips.")]
+    every: list[Any] = list(calls(config))
+    samplers = [node for node in every if node.call.startswith("data.clips.")]
     frames = [node.frames for node in samplers]
     take_clips(config, models[0])
     if models[0].frames == 1:  # clips that are seen frame by frame keep their length

@@ -163,7 +163,7 @@ def _numbered(keys: Array, count: int) -> Array:
 def scores(logits: Mapping[str, Float[Array, "b n k"]]) -> dict[str, Float[Array, "b k"]]:
     """Return the mean probabilities of the pictures of each stream, and first of all their mean, "fused"."""
     each = {name: jnp.maximum(jax.nn.softmax(out).mean(axis=1), 1e-30) for name, out in logits.items()}
-    return {"fused": sum(each.values()) / len(each), **each}
+    return {"fused": jnp.stack(list(each.values())).mean(axis=0), **each}
 
 
 def _seen(iterations: int, reach: float) -> Seen:

@@ -85,8 +85,8 @@ def export_checkpoint(
             return _export_siamese(source, one, out, dtype=dtype, ema=ema)
         if format == "vjepa" or (format == "hf" and _is_latent(one)):
             return _export_latent(source, one, out, format=format, dtype=dtype, ema=ema)
-        published(one, f"--format={format} is a layout of published models; --format=params and stablehlo take any")
-        if one.model.encoder.style != STYLES["vit"]:
+        why = f"--format={format} is a layout of published models; --format=params and stablehlo take any"
+        if published(one, why).encoder.style != STYLES["vit"]:
             raise MismatchError(
                 "no layout that is written here has the blocks of another style than 'vit': use --format=params"
             )

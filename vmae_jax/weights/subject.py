@@ -107,11 +107,12 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
     return Subject(config, method, _streams(config, method, model), model, facts, masked, pixels)
 
 
-def published(one: Subject, why: str) -> None:
-    """Raise ConfigError if the method has no model that published layouts have a place for; `why` it is needed."""
+def published(one: Subject, why: str) -> Any:
+    """Return the model; raise ConfigError if published layouts have no place for the method's; `why` it is needed."""
     if one.model is None:
         section: Any = one.config.get("method")
         raise ConfigError(f"{why}, and method {short(section.call)} has no `model` of {VIT}")
+    return one.model
 
 
 def _streams(config: ConfigDict, method: Method, model: Any) -> dict[str, jax.ShapeDtypeStruct]:
