@@ -38,6 +38,7 @@ RUNS = {
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "masdt": ("configs/masdt.py:temporal,smoke,flow={first}", write_videos, FOLDER),
+    "mme": ("configs/mme.py:smoke,flow={first}", write_videos, FOLDER),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
     "mvd": ("configs/mvd.py:B,smoke,video={first}", write_videos, FOLDER),
     "tgm": ("configs/tgm.py:smoke,clip={first}", write_videos, []),  # of drawn clips with captions
@@ -73,6 +74,7 @@ FIRST = {
     "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
     "masdt": write_flow,
     "mgmae": write_flow,
+    "mme": write_flow,
     "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
     "tgm": write_clip,
     "umt": functools.partial(begin, "videomae_v2.py:B,smoke"),

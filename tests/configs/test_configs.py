@@ -69,6 +69,7 @@ BASES = {
         "motionmae",
         "mgm",
         "mgmae",
+        "mme",
         "tgm",
         "diffmae",
         "lvmae",

@@ -28,6 +28,7 @@ PRETRAINING = {
     "motionmae": [],
     "mgm": [],
     "mgmae": [],
+    "mme": [],
     "tgm": [],
     "siammae:S16": [("method.dropout", "0.0")],
     "cropmae:B16": [("method.dropout", "0.0")],

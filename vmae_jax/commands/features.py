@@ -14,7 +14,7 @@ from etils import epath
 from vmae_jax.commands.named_videos import NAMES, named_videos
 from vmae_jax.commands.restore import Trained, restore
 from vmae_jax.commands.streams import only_video
-from vmae_jax.commands.windowed import Video, computed, network
+from vmae_jax.commands.windowed import Video, check_reading, computed, network
 from vmae_jax.data.faults import too_many
 from vmae_jax.features.files import FILES, FeatureFiles, files_of
 from vmae_jax.features.shards import Shards
@@ -36,7 +36,6 @@ SETTINGS, COMPLETE, BROKEN = "features.json", "complete.json", ".broken"
 SHARD = 64  # videos of an array_record file, on average
 SHOWN = 3  # names that a message lists
 LOGGED = 20  # unreadable videos that get a line of their own
-MOST = 1000.0  # frames a second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +92,7 @@ class Options:
         for option, value in (("window", self.window), ("stride", self.stride), ("batch", self.batch)):
             if value is not None and value < 1:
                 raise ConfigError(f"--{option}={value}: expected at least 1")
-        for option, value in (("rate", self.rate), ("fps", self.fps)):
-            if value is not None and not 0 < value <= MOST:
-                raise ConfigError(f"--{option}={value}: expected more than 0 and at most {MOST:g} frames a second")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ConfigError(f"--max-bad-fraction={self.max_bad_fraction}: expected 0 to 1")
+        check_reading(self.rate, self.fps, self.max_bad_fraction)
 
 
 class _Job(NamedTuple):

@@ -17,6 +17,7 @@ from etils import epath
 from vmae_jax.commands.named_videos import NAMES, named_videos
 from vmae_jax.commands.restore import Trained, restore
 from vmae_jax.commands.streams import only_video
+from vmae_jax.commands.windowed import check_reading
 from vmae_jax.data.faults import too_many
 from vmae_jax.data.video import BadVideo
 from vmae_jax.eval.streams import Moment, comparison, moments, table
@@ -36,7 +37,6 @@ RESETS = ("video", "frame", "never")
 SETTINGS, COMPARISON = "ttt.json", "comparison.json"
 CHUNK = 16  # clips that are decoded at once
 SHOWN = 3  # names that a message lists
-MOST = 1000.0  # frames a second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +76,7 @@ class Options(Settings):
                 raise ConfigError(f"--{option.replace('_', '-')}={getattr(self, option)}: expected at least 0")
         if not 0 < self.clip_norm < np.inf:
             raise ConfigError(f"--clip-norm={self.clip_norm}: expected more than 0")
-        for option, value in (("rate", self.rate), ("fps", self.fps)):
-            if value is not None and not 0 < value <= MOST:
-                raise ConfigError(f"--{option}={value}: expected more than 0 and at most {MOST:g} frames a second")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ConfigError(f"--max-bad-fraction={self.max_bad_fraction}: expected 0 to 1")
+        check_reading(self.rate, self.fps, self.max_bad_fraction)
 
 
 class _Job(NamedTuple):

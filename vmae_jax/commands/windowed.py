@@ -12,7 +12,18 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.train import sharding
 from vmae_jax.train.on_mesh import on_mesh, replicated
 
-__all__ = ["Video", "computed", "network"]
+__all__ = ["Video", "check_reading", "computed", "network"]
+
+MOST = 1000.0  # frames a second
+
+
+def check_reading(rate: float | None, fps: float | None, max_bad_fraction: float) -> None:
+    """Raise ConfigError if an option of reading videos, `--rate`, `--fps` or `--max-bad-fraction`, is out of range."""
+    for option, value in (("rate", rate), ("fps", fps)):
+        if value is not None and not 0 < value <= MOST:
+            raise ConfigError(f"--{option}={value}: expected more than 0 and at most {MOST:g} frames a second")
+    if not 0 <= max_bad_fraction <= 1:
+        raise ConfigError(f"--max-bad-fraction={max_bad_fraction}: expected 0 to 1")
 
 
 def network(
