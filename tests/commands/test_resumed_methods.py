@@ -100,3 +100,4 @@ def test_a_run_resumes_to_the_bit(name, tmp_path):
     assert first.step == second.step == 4
     for one, other in zip(*map(jax.tree.leaves, (first.params, second.params)), strict=True):
         np.testing.assert_array_equal(one, other)
+        assert np.isfinite(one).all()

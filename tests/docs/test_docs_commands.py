@@ -59,7 +59,7 @@ def shell(text: str, folder: pathlib.Path, env: dict[str, str]) -> None:
         ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=env, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, f"{text}\nended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    losses = re.findall(r'^\{"status": .*"loss": ([^,}]+)', done.stdout, re.MULTILINE)
+    losses = re.findall(r'^\{"status": .*"learning_rate": .*"loss": ([^,}]+)', done.stdout, re.MULTILINE)
     assert len(losses) == len(re.findall("vmae train --config", text)), done.stdout
     assert all(math.isfinite(float(loss)) for loss in losses), losses
 
