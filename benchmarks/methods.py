@@ -10,11 +10,11 @@ Needs libtpu (`pip install 'vmae-jax[plan]'`) and no TPU.
 import argparse
 import json
 import pathlib
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.scale import planned
 from vmae_jax.commands.config import load_config
 from vmae_jax.spec import build, calls
 
@@ -62,12 +62,7 @@ def command(config: str) -> list[str]:
 def make(config: str, timeout: float) -> None:
     """Runs the plan of a config and adds its figures to the file."""
     words = command(config)
-    done = subprocess.run(
-        [sys.executable, "-m", "vmae_jax", *words], stdout=subprocess.PIPE, text=True, timeout=timeout, check=False
-    )
-    report = json.loads(done.stdout.splitlines()[-1])
-    if done.returncode:
-        raise SystemExit(f"{config}: {report['error']}")
+    report = planned(config, words, timeout)
     row = {"command": f"vmae {' '.join(words)}", "clips": report["clips_per_step"] // CHIPS}
     row |= {name: report[name] for name in KEPT} | {"peak": report["hbm_bytes_per_device"]["peak"]}
     FILE.write_text(json.dumps(made() | {config: row}, indent=1) + "\n")

@@ -90,15 +90,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make(cell: Cell, timeout: float) -> None:
-    """Runs the plan of a cell and adds its figures to the file."""
-    env = {**os.environ, "LIBTPU_INIT_ARGS": cell.flags}
+def planned(name: str, words: Sequence[str], timeout: float, **variables: str) -> dict[str, Any]:
+    """Run a `vmae plan`, with further environment variables, and return its report; an error of it ends the program."""
     done = subprocess.run(
-        [sys.executable, "-m", "vmae_jax", *cell.command], stdout=subprocess.PIPE, text=True, timeout=timeout, env=env
-    )
+        [sys.executable, "-m", "vmae_jax", *words], stdout=subprocess.PIPE, text=True, timeout=timeout,
+        env={**os.environ, **variables},
+    )  # fmt: skip
     report = json.loads(done.stdout.splitlines()[-1])
     if done.returncode:
-        raise SystemExit(f"{cell}: {report['error']}")
+        raise SystemExit(f"{name}: {report['error']}")
+    return report
+
+
+def make(cell: Cell, timeout: float) -> None:
+    """Runs the plan of a cell and adds its figures to the file."""
+    report = planned(str(cell), cell.command, timeout, LIBTPU_INIT_ARGS=cell.flags)
     row = {"cell": cell._asdict(), "command": f"vmae {' '.join(cell.command)}", "LIBTPU_INIT_ARGS": cell.flags}
     row |= {name: report.get(name) for name in KEPT}
     row["peak"] = report["hbm_bytes_per_device"]["peak"]

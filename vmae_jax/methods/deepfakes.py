@@ -22,6 +22,8 @@ from jaxtyping import Array, Float, Shaped
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods import labels
 from vmae_jax.methods.classify import Classify, classifier
+from vmae_jax.methods.encoding import part_keys
+from vmae_jax.methods.flow import onward_flow
 from vmae_jax.methods.masked import Masked, Pass, supervision
 from vmae_jax.models.raft import Raft
 from vmae_jax.models.variants import Model
@@ -63,13 +65,10 @@ class Seen:
         Raises:
           ValueError: if there is only one frame, or RAFT cannot read the frames.
         """
-        count = video.shape[1]
-        if count < 2:
+        if video.shape[1] < 2:
             raise ValueError("optical flow needs clips of at least two frames; set config.data.sampler.frames=2")
-        frames = jnp.asarray(video).astype(jnp.float32) / 127.5 - 1.0
         with tower(FLOW):
-            pairs = [(first, first + 1) for first in range(count - 1)]
-            flow = self.network.flow(jax.lax.stop_gradient(params), frames, pairs)
+            flow = onward_flow(self.network, jax.lax.stop_gradient(params), video)
         return flow_pictures(flow, self.reach)
 
 
@@ -120,7 +119,7 @@ class TwoStreams:
         found = {}
         for name, shown in self.pictures(params, batch["video"]).items():
             net, (rows, count) = self.nets[name], shown.shape[:2]
-            keys = _numbered(stream(row_keys(batch["seed"]), name), count) if train else None
+            keys = part_keys(stream(row_keys(batch["seed"]), name), count) if train else None
             with tower(name):
                 pictures = {"video": shown.reshape(-1, *shown.shape[2:])}
                 net.model.check(pictures["video"].shape)
@@ -152,12 +151,6 @@ class TwoStreams:
             one = one.reshape(*shown.shape[:2], *one.shape[1:])
             found.append(one.mean(axis=1) if pool else one.reshape(len(one), -1, one.shape[-1]))
         return jnp.concatenate(found, axis=-1 if pool else 1)
-
-
-def _numbered(keys: Array, count: int) -> Array:
-    """Return so many keys for each row, one after the other."""
-    fold = lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))  # noqa: E731
-    return jax.vmap(fold)(keys).reshape(-1)
 
 
 def scores(logits: Mapping[str, Float[Array, "b n k"]]) -> dict[str, Float[Array, "b k"]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.frames import frame_features
@@ -12,7 +12,7 @@ from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather_cubes, patchify
 from vmae_jax.types import Batch, MaskPlan, Params, row_keys, stream
 
-__all__ = ["EncoderFeatures", "encoded"]
+__all__ = ["EncoderFeatures", "encoded", "part_keys"]
 
 
 def encoded(model: Model, weights: Params, batch: Batch, masks: MaskPlan, *, train: bool) -> Any:
@@ -29,6 +29,11 @@ def encoded(model: Model, weights: Params, batch: Batch, masks: MaskPlan, *, tra
         cubes = model.normalize(gather_cubes(batch["video"], masks.visible, model.patch))
     keys = stream(row_keys(batch["seed"]), "drop_path") if train else None
     return model.encoder.apply({"params": weights}, cubes, masks, keys)
+
+
+def part_keys(keys: Key[Array, "b"], count: int) -> Key[Array, " parts"]:
+    """Return a key for each of `count` parts (views, frames) of each row, those of a row side by side."""
+    return jax.vmap(lambda key: jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(count)))(keys).reshape(-1)
 
 
 class EncoderFeatures:

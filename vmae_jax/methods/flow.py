@@ -1,7 +1,8 @@
 """The optical flow of a clip as a guide: a frozen network that adds it to the batch."""
 
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from vmae_jax.masking.flow_guided import EARLIER, LATER
 from vmae_jax.methods.guides import Guide
@@ -10,7 +11,7 @@ from vmae_jax.registry import register
 from vmae_jax.targets.trajectory import NEXT
 from vmae_jax.types import Batch, Params
 
-__all__ = ["onward", "outward_pairs", "raft"]
+__all__ = ["onward", "onward_flow", "outward_pairs", "raft"]
 
 BASES = ("first", "middle")
 
@@ -41,7 +42,7 @@ def raft(iterations: int = 6, base: str = "middle", fix_backward: bool = True) -
     network = Raft(iterations)
 
     def annotate(params: Params, batch: Batch) -> dict[str, Array]:
-        frames = _frames(batch)
+        frames = _frames(batch["video"])
         middle = frames.shape[1] // 2 if base == "middle" else 0
         earlier, later = outward_pairs(frames.shape[1], middle, fix_backward=fix_backward)
         found = network.flow(params, frames, [*earlier, *later])
@@ -68,16 +69,26 @@ def onward(iterations: int = 6) -> Guide:
     network = Raft(iterations)
 
     def annotate(params: Params, batch: Batch) -> dict[str, Array]:
-        frames = _frames(batch)
-        pairs = [(number, number + 1) for number in range(frames.shape[1] - 1)]
-        return {NEXT: network.flow(params, frames, pairs)}
+        return {NEXT: onward_flow(network, params, batch["video"])}
 
     return Guide(lambda key, batch: network.init(key), annotate, gives=(NEXT,))
 
 
-def _frames(batch: Batch) -> Array:
+def onward_flow(
+    network: Raft, params: Params, video: Shaped[Array | np.ndarray, "b t h w 3"]
+) -> Float[Array, "b p h w 2"]:
+    """Return the flow of each frame but the last to the one after it, p = t - 1, x and y in pixels.
+
+    Raises:
+      ValueError: if frames are not in colour, or their sides are no multiples of 8 pixels.
+    """
+    frames = _frames(video)
+    return network.flow(params, frames, [(number, number + 1) for number in range(frames.shape[1] - 1)])
+
+
+def _frames(video: Array | np.ndarray) -> Array:
     """The frames as RAFT takes them, from -1 to 1."""
-    video = jnp.asarray(batch["video"])
+    video = jnp.asarray(video)
     if video.shape[-1] != 3 or video.shape[2] % STRIDE or video.shape[3] % STRIDE:
         raise ValueError(
             f"RAFT takes frames in colour whose sides are multiples of {STRIDE} pixels, the clips have "

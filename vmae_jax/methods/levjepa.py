@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from vmae_jax.augment.views import Views
 from vmae_jax.masking.core import Masker, plan, select
 from vmae_jax.methods.embeddings import spread
-from vmae_jax.methods.encoding import EncoderFeatures, encoded
+from vmae_jax.methods.encoding import EncoderFeatures, encoded, part_keys
 from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.methods.sigreg import directions, divergence
 from vmae_jax.models.initial import divided_by_depth
@@ -107,7 +107,7 @@ class Agreeing(EncoderFeatures):
     def _parts(self, params: Params, batch: Batch, *, train: bool) -> Float[Array, "b v d"]:
         """The class token of a few tokens of each small view."""
         model, count, b = self.model, self.local.count, batch["video"].shape[0]
-        grid, keys = _grid(model, self.local), stream(row_keys(batch["seed"]), "local")
+        grid, keys = _grid(model, self.local), part_keys(stream(row_keys(batch["seed"]), "local"), count)
 
         def one(own: Array) -> tuple[Array, Array]:
             masks = plan(stream(own, "mask"), {}, grid, self.mask)
@@ -115,11 +115,11 @@ class Agreeing(EncoderFeatures):
             return gather_cubes(video, masks.visible, model.patch), masks.visible
 
         # One view after the other: only the tokens that are kept of a view are there at once with those of the others.
-        cubes, visible = jax.lax.map(one, _numbered(keys, count).reshape(b, count).T)
+        cubes, visible = jax.lax.map(one, keys.reshape(b, count).T)
         cubes, visible = (jnp.swapaxes(x, 0, 1).reshape(b * count, *x.shape[2:]) for x in (cubes, visible))
         masks = MaskPlan(visible, jnp.zeros((b * count, 0), jnp.int32), jnp.zeros((b * count, 0)))
         encoder, weights = model.encoder.clone(grid=grid), {"params": params["encoder"]}
-        drop = stream(_numbered(keys, count), "drop_path") if train else None
+        drop = stream(keys, "drop_path") if train else None
         tokens = encoder.apply(weights, model.normalize(cubes), masks, drop)
         return jnp.asarray(tokens)[:, 0].reshape(b, count, -1)
 
@@ -135,11 +135,6 @@ class Agreeing(EncoderFeatures):
 def disagreement(embeddings: Float[Array, "b v e"]) -> Float[Array, "b"]:
     """Return the mean square of the difference of each view's embedding and the first one's, itself included."""
     return jnp.square(embeddings[:, :1] - embeddings).mean(axis=(1, 2))
-
-
-def _numbered(keys: Array, count: int) -> Array:
-    """A key for each view of each clip, [b * count], the views of a clip side by side."""
-    return jax.vmap(lambda key: jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(count)))(keys).reshape(-1)
 
 
 def _grid(model: Model, local: Views) -> Grid:

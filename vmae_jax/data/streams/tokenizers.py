@@ -6,6 +6,7 @@ runs in the decoding processes, so it imports neither TensorFlow nor JAX.
 """
 
 import dataclasses
+import functools
 from typing import Protocol
 
 from vmae_jax.data.streams import bpe
@@ -78,4 +79,8 @@ class ClipFiles:
 
     def opened(self) -> bpe.Pairs:
         """Return the tokenizer of the files. Raises ConfigError: if they cannot be read."""
-        return bpe.read(self.path)
+        return self._pairs
+
+    @functools.cached_property
+    def _pairs(self) -> bpe.Pairs:
+        return bpe.read(self.path)  # which a loader needs to be checked, and again for each pass
