@@ -65,4 +65,4 @@ def test_a_file_that_cannot_be_read_is_the_user_s_mistake_in_one_line(workdir, t
 def test_a_workdir_that_does_not_exist_is_named(tmp_path, capsys):
     assert main(["reconstruct", f"--workdir={tmp_path}/none", f"--out={tmp_path}/out"]) == 2
     error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
-    assert error == f"--checkpoint={tmp_path}/none: there is no such folder"
+    assert error == f"checkpoint {tmp_path}/none: there is no such folder"

@@ -563,7 +563,7 @@ def test_a_file_where_the_checkpoints_should_be(tmp_path):
     assert Checkpoints(tmp_path / "checkpoints").steps() == []
     with pytest.raises(ConfigError, match="has no checkpoint"):
         locate(tmp_path)
-    with pytest.raises(ConfigError, match=r"--checkpoint=.*checkpoints is a file: name a folder"):
+    with pytest.raises(ConfigError, match=r"checkpoint .*checkpoints is a file: name a folder"):
         locate(tmp_path / "checkpoints")
-    with pytest.raises(ConfigError, match=r"--checkpoint=.*absent: there is no such folder"):
+    with pytest.raises(ConfigError, match=r"checkpoint .*absent: there is no such folder"):
         locate(tmp_path / "absent")

@@ -25,6 +25,8 @@ def test_a_file_is_no_folder(tmp_path):
     check_folder(tmp_path / "not" / "yet", exists=False)
     with pytest.raises(ConfigError, match=rf"--workdir={tmp_path}/not: there is no such folder"):
         check_folder(tmp_path / "not")
+    with pytest.raises(ConfigError, match=rf"^checkpoint {tmp_path}/not: there is no such folder"):
+        check_folder(tmp_path / "not", "checkpoint")
     check_folder("gs://bucket/anything")
 
 

@@ -83,7 +83,7 @@ def _fitting(part: str) -> str:
 
 def name_of(source: Any, index: int) -> str:
     """Return the name of a video in an opened source: its file or key, or else its number."""
-    key = getattr(source, "title", None) or getattr(source, "key", None)
+    key = getattr(source, "key", None)
     try:
         return str(key(index) if key is not None else source.fetch(index).key)
     except (OSError, ValueError):  # a record that cannot be read has no key

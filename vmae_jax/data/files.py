@@ -82,12 +82,6 @@ class Files:
         """The name of an example, without fetching it."""
         return self._key(self._entries[index])
 
-    def title(self, index: int) -> str:
-        """Return the name of an example for people: its key below a folder, else the whole path of the file."""
-        path = self._entries[index].path
-        below = self._root.strip("/") and path.startswith(self._root)
-        return self.key(index) if below or not path.startswith("/") else as_text(path)
-
     def labels(self, index: int) -> Mapping[str, Any]:
         """The labels of an example, without fetching it."""
         return self._entries[index].labels
@@ -204,8 +198,9 @@ def open_folder(
 
 
 def _key(path: str, root: str) -> str:
-    """The name of a file for people, below the folder that holds it."""
-    return as_text(path.removeprefix(root).lstrip("/"))
+    """The name of a file for people: its path below the folder that holds it, or its whole path."""
+    below = root.strip("/") and path.startswith(root)
+    return as_text(path.removeprefix(root).lstrip("/") if below else path)
 
 
 def _part(found: Sequence[str], root: str, part: str, share: float) -> set[str]:

@@ -18,7 +18,7 @@ def check_folder(
 
     Args:
       path: as the user gave it.
-      option: that gave it, for the message.
+      option: that gave it, or what it is where several options give it; for the message.
       exists: whether it must exist and be readable; otherwise it may be created, and must be writable.
       run: a workdir; if it has a run, a disk that became read-only has interrupted that run.
 
@@ -29,21 +29,22 @@ def check_folder(
     if in_bucket(path):
         return
     path = absolute(path)
+    given = f"{option}={path}" if option.startswith("-") else f"{option} {path}"
     try:
         found = _first_existing(os.fspath(path))
         is_folder = os.path.isdir(found)
     except OSError as error:  # a name that is too long, a loop of links
-        raise ConfigError(f"{option}={path}: {error.strerror}: name another folder") from error
+        raise ConfigError(f"{given}: {error.strerror}: name another folder") from error
     if not is_folder:
         what = "is a file" if found == os.fspath(path) else f"cannot be a folder, because {found} is a file"
-        raise ConfigError(f"{option}={path} {what}: name a folder")
+        raise ConfigError(f"{given} {what}: name a folder")
     if exists and found != os.fspath(path):
-        raise ConfigError(f"{option}={path}: there is no such folder")
+        raise ConfigError(f"{given}: there is no such folder")
     if not os.access(found, os.R_OK | os.X_OK if exists else os.R_OK | os.W_OK | os.X_OK):
         if run is not None and os.path.exists(absolute(run) / "config.json") and _read_only(found):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), found)
         way = "read" if exists else "written"
-        raise ConfigError(f"{option}={path}: {found} cannot be {way} by this user: name another folder")
+        raise ConfigError(f"{given}: {found} cannot be {way} by this user: name another folder")
 
 
 def _read_only(path: str) -> bool:

@@ -87,7 +87,7 @@ def locate(path: epath.PathLike) -> tuple[epath.Path, int | None]:
       ConfigError: if there is no such folder, or it is neither a workdir nor checkpoints nor a step, or has none.
     """
     path = absolute(path)
-    check_folder(path, "--checkpoint")
+    check_folder(path, "checkpoint")
     if number_of(path.name) is not None and (path / META).exists():
         if int(path.name) not in whole_steps(path.parent):
             raise ConfigError(f"{path} is not a complete checkpoint")
