@@ -17,6 +17,7 @@ SIZE, FRAMES = 48, 8
 def get_config(arguments: str | None = None) -> ConfigDict:
     recipe = recipes.recipe("quickstart")
     args = common.parse(arguments, clips=2000, steps=recipe.length["steps"], smoke=False)
+    warmup = {"steps": min(recipe.warmup["steps"], args.steps // 10)}  # fits a shorter training, too
 
     def shapes(split: str) -> ConfigDict:
         settings = call(
@@ -54,7 +55,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
         optimizer=call(
             "train.optim.adamw",
-            schedule=call("train.schedule.warmup_cosine", peak=recipe.rate, warmup=recipe.warmup, batch_unit=None),
+            schedule=call("train.schedule.warmup_cosine", peak=recipe.rate, warmup=warmup, batch_unit=None),
             b2=recipe.betas[1],
             weight_decay=recipe.weight_decay,
             clip_norm=recipe.clip,
