@@ -45,6 +45,7 @@ PRETRAINING = {
     "contrast:moco,B": [("method.parts.moco.queue", "256")],
     "contrast:moco_v3,B": [],
     "contrast:teg,B": [],
+    "contrast:ascnet,B": [],
     "sigma:B,k400": [],
     "mvd:B": [],
     "umt:B": [("method.layers", "2")],

@@ -87,7 +87,7 @@ def test_the_second_clip_of_the_config_is_within_the_first():
     assert least == 0
     assert most + 15 * short == 15 * long
     assert parts.clips.weight + parts.moments.weight == 1
-    with pytest.raises(ConfigError, match="views=3: teg has a long and a short clip"):
+    with pytest.raises(ConfigError, match="views=3: teg has two different clips"):
         load_config("configs/contrast.py:teg,B,views=3", [])
     with pytest.raises(ValueError, match="temperature=0"):
         time_nce("video", temperature=0)

@@ -46,6 +46,7 @@ from vmae_jax.methods.parts.moco import moco
 from vmae_jax.methods.parts.nce import nce
 from vmae_jax.methods.parts.pull import pull
 from vmae_jax.methods.parts.reconstruct import reconstruct
+from vmae_jax.methods.parts.speed import speed
 from vmae_jax.methods.parts.time_nce import time_nce
 from vmae_jax.models import positions
 from vmae_jax.models.fusion import joint as joint_layers
@@ -64,7 +65,7 @@ from vmae_jax.train.step import compile_step, make_step
 ROWS = 16
 # Gradients that are 0 but for rounding: of a constant added to all logits of a softmax, or all rows of a batch norm.
 ROUNDING = {("learned_mask", "sampler/head/bias"): 1e-9, ("agreeing_views", "encoder/norm/bias"): 2e-7}
-CONTRASTS = ("queued_keys", "keys_of_the_batch", "four_clips", "moments")
+CONTRASTS = ("queued_keys", "keys_of_the_batch", "four_clips", "moments", "speeds")
 ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7} | {
     (name, "video/norm/bias"): 2e-6 for name in CONTRASTS
 }
@@ -254,6 +255,11 @@ def moments():
     return joint.build({"video": joint.modality(model, None, video())}, parts)
 
 
+def speeds():
+    """ASCNet: two projections, and partners that look alike."""
+    return clips_of_colours(ascnet=speed("video", [16, 8], [16, 8], warmup=0))
+
+
 METHODS = {
     one.__name__: functools.cache(one)
     for one in (
@@ -282,6 +288,7 @@ METHODS = {
         keys_of_the_batch,
         four_clips,
         moments,
+        speeds,
         captions,
     )
 }

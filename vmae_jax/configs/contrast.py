@@ -1,10 +1,11 @@
-"""SimCLR, BYOL, MoCo and TeG on videos: `configs/contrast.py:simclr,B`, with another of the methods or the size S.
+"""SimCLR, BYOL, MoCo, TeG and ASCNet on videos: `configs/contrast.py:simclr,B`, or another method, or size S.
 
     configs/contrast.py:simclr,B        contrast of two clips of a video with all other clips of the batch
     configs/contrast.py:byol,B          prediction of the average encoder's features; views=4 for four clips of a video
     configs/contrast.py:moco,B          contrast with a queue of the average encoder's keys
     configs/contrast.py:moco_v3,B       contrast with its keys of the same batch
     configs/contrast.py:teg,B           contrast of a long and a short clip, and of their moments
+    configs/contrast.py:ascnet,B        prediction of appearance and of speed, of two clips at two speeds
 
 Name your own videos: `--config.data.source.path=FOLDER`. Heads, temperatures, momentum, crops and colours are those of
 the study of Feichtenhofer et al. (2021) and of MoCo v3, whose networks are other ones; `recipes.csv` has the figures
@@ -18,9 +19,11 @@ from ml_collections import ConfigDict
 from vmae_jax.configs import common, recipes
 from vmae_jax.spec import ConfigError, call
 
-METHODS = ("simclr", "byol", "moco", "moco_v3", "teg")
+METHODS = ("simclr", "byol", "moco", "moco_v3", "teg", "ascnet")
 QUEUE = 65_536  # keys [code]
+PAIRS = ("teg", "ascnet")
 LONG, SHORT = 4, 1  # strides of TeG's clips [inferred]
+SPEEDS, GAP = [1, 2], [0, 64]  # of ASCNet's clips; frames from one's start to the other's [inferred]
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -59,11 +62,13 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 
 def sampler(method: str, recipe: Any, views: int) -> ConfigDict:
-    """Return the clips of a video; TeG's second one is within the first."""
-    if method != "teg":
+    """Return the clips of a video; TeG's second one is within the first, ASCNet's are of two speeds."""
+    if method not in PAIRS:
         return call("data.clips.several", frames=16, stride=recipe.stride, views=views)
     if views != 2:
-        raise ConfigError(f"views={views}: teg has a long and a short clip of each video")
+        raise ConfigError(f"views={views}: {method} has two different clips of each video")
+    if method == "ascnet":
+        return call("data.clips.pair", frames=16, strides=SPEEDS, gap=GAP)
     return call("data.clips.pair", frames=16, strides=[LONG, SHORT], gap=[0, 15 * (LONG - SHORT)])
 
 
@@ -78,6 +83,8 @@ def parts(method: str, recipe: Any, views: int) -> dict[str, ConfigDict]:
             "clips": call("methods.parts.nce", first="video", second="video", **heads),
             "moments": call("methods.parts.time_nce", modality="video", **heads),
         }
+    if method == "ascnet":
+        return {"ascnet": call("methods.parts.speed", modality="video")}
     if method == "byol":
         return {"byol": call("methods.parts.pull", modality="video", widths=[4096, 256], views=views)}
     heads: dict[str, Any] = {"widths": [2048, 2048, 128], "predictor": [], "queue": QUEUE}

@@ -155,8 +155,9 @@ class Joint:
             own = dataclasses.replace(context, extra=(context.extra or {}).get(name))
             found = part.compare(params.get(name, {}), rows[name], average, own)
             metrics = {f"{name}_{key}": value for key, value in found.metrics.items()}
-            (term,) = found.terms.values()
-            total = merge(total, Loss({name: term}, metrics))
+            several = len(found.terms) > 1
+            terms = {f"{name}_{key}" if several else name: term for key, term in found.terms.items()}
+            total = merge(total, Loss(terms, metrics))
             carry |= {} if found.carry is None else {name: found.carry}
         return dataclasses.replace(total, carry=carry or None)
 

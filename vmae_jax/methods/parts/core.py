@@ -77,9 +77,9 @@ class Part:
         raise NotImplementedError
 
     def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
-        """Return one term, which compares clips, given the rows of the whole global batch; it is named after the part.
+        """Return terms that compare clips, given the rows of the whole global batch.
 
-        Its carry, if any, is what `advance` needs of them.
+        One alone is named after the part, several PART_TERM. The carry, if any, is what `advance` needs of them.
 
         Args:
           params: of the part.
