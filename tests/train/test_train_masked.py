@@ -66,9 +66,9 @@ ROWS = 16
 # Gradients that are 0 but for rounding: of a constant added to all logits of a softmax, or all rows of a batch norm.
 ROUNDING = {("learned_mask", "sampler/head/bias"): 1e-9, ("agreeing_views", "encoder/norm/bias"): 2e-7}
 CONTRASTS = ("queued_keys", "keys_of_the_batch", "four_clips", "moments", "speeds")
-ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7} | {
-    (name, "video/norm/bias"): 2e-6 for name in CONTRASTS
-}
+ROUNDING |= {(name, "video/norm/bias"): 2e-6 for name in CONTRASTS}
+ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7}
+ROUNDING |= {("speeds", f"ascnet/{task}/projector/layer_1/bias"): 2e-7 for task in ("appearance", "speed")}
 # Colours are floating point, and batch norm of 16 clips divides by small deviations.
 CLOSE = dict.fromkeys(CONTRASTS, 1e-5)
 MESHES = {"one": {"data": 1}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
