@@ -205,6 +205,8 @@ def test_blur_and_solarisation_by_their_definition():
 def test_mistaken_colours():
     with pytest.raises(ValueError, match="sigma="):
         jitter(blur=0.5, sigma=(0, 1))
+    with pytest.raises(ValueError, match="at most 32"):
+        jitter(blur=0.5, sigma=(1, 1e9))
     with pytest.raises(ValueError, match="solarise must be"):
         jitter(solarise=2)
     with pytest.raises(ValueError, match=r"hue must be in \[0, 0.5\]"):

@@ -17,6 +17,7 @@ __all__ = ["Colors", "jitter"]
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of red, green and blue
 _TO_YIQ = np.array([_GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
+_WIDEST = 32  # pixels; every pixel of a blur's reach is an operation of the compiled program
 _BRIGHT = 128 / 255  # from which value on pixels are inverted
 
 
@@ -128,6 +129,6 @@ def jitter(
     ):
         if not 0 <= value <= most:
             raise ValueError(f"{name} must be in [0, {most}], got {value}")
-    if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
-        raise ValueError(f"sigma={list(sigma)}: two ascending numbers above 0")
+    if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1] <= _WIDEST:
+        raise ValueError(f"sigma={list(sigma)}: two ascending numbers above 0 and at most {_WIDEST}")
     return Colors(brightness, contrast, saturation, hue, probability, grey, blur, (sigma[0], sigma[1]), solarise)
