@@ -186,7 +186,29 @@ def test_colours_change_as_often_as_they_should_and_by_the_clips_seed_alone():
     np.testing.assert_allclose(jax.jit(jitter())(video[8:16], many[8:16]), found[8:16], atol=1e-6)
 
 
+def test_blur_and_solarisation_by_their_definition():
+    off = {"probability": 0.0, "grey": 0.0, "sigma": (1.5, 1.5)}
+    video = coloured()
+    found = np.asarray(jax.jit(jitter(**off, blur=1.0))(video, keys()))
+    away = np.arange(SIDE)[:, None] - np.arange(SIDE)
+    weights = np.exp(-(away**2) / (2 * 1.5**2)) * (abs(away) <= 6)
+    weights /= weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, np.einsum("yh,xw,bthwc->btyxc", weights, weights, video), atol=1e-5)
+    bright = jax.jit(jitter(**off, solarise=1.0))(video, keys())
+    np.testing.assert_allclose(bright, np.where(video >= 128 / 255, 1 - video, video), atol=1e-6)
+    many = jax.random.split(jax.random.key(1), 400)
+    both = jax.jit(jitter(**off, blur=0.5, solarise=0.2))(jnp.tile(coloured()[:1, :1], (400, 1, 1, 1, 1)), many)
+    blurred = np.abs(np.asarray(both) - np.asarray(both)[..., ::-1, :]).mean(axis=(1, 2, 3, 4))
+    assert abs((blurred < blurred.max() / 2).mean() - 0.5) < 0.1  # noise that is blurred is nearly symmetrical
+
+
 def test_mistaken_colours():
+    with pytest.raises(ValueError, match="sigma="):
+        jitter(blur=0.5, sigma=(0, 1))
+    with pytest.raises(ValueError, match="at most 32"):
+        jitter(blur=0.5, sigma=(1, 1e9))
+    with pytest.raises(ValueError, match="solarise must be"):
+        jitter(solarise=2)
     with pytest.raises(ValueError, match=r"hue must be in \[0, 0.5\]"):
         jitter(hue=0.6)
     with pytest.raises(ValueError, match="the clips have 1 channels"):

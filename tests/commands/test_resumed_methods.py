@@ -33,6 +33,10 @@ RUNS = {
     "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
     "levjepa": ("configs/levjepa.py:B,smoke", write_videos, FOLDER),
+    "moco": ("configs/contrast.py:moco,S,smoke", write_videos, FOLDER),
+    "byol": ("configs/contrast.py:byol,S,views=3,smoke", write_videos, FOLDER),
+    "teg": ("configs/contrast.py:teg,S,smoke", write_videos, FOLDER),
+    "ascnet": ("configs/contrast.py:ascnet,S,smoke", write_videos, FOLDER),
     "sigma": ("configs/sigma.py:B,k400,smoke,teacher={first}", write_videos, FOLDER),
     "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
@@ -101,3 +105,6 @@ def test_a_run_resumes_to_the_bit(name, tmp_path):
     for one, other in zip(*map(jax.tree.leaves, (first.params, second.params)), strict=True):
         np.testing.assert_array_equal(one, other)
         assert np.isfinite(one).all()
+    carried = [jax.tree.leaves(run.carried().extra) for run in (first, second)]
+    for one, other in zip(*carried, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -52,6 +52,7 @@ VARIANTS = {
     "umt": ("B", "L"),
     "sigma": ("B,k400", "S,ssv2"),
     "av_mae": ("L,audioset", "L,vggsound"),
+    "contrast": ("simclr,B", "byol,B", "moco,S", "moco_v3,B,views=4", "teg,B", "ascnet,B"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -75,6 +76,7 @@ BASES = {
         "lvmae",
         "cdfslv",
         "levjepa",
+        "contrast",
         "sigma",
         "ttt",
         "masdt",

@@ -53,6 +53,16 @@ def test_two_speeds_from_one_start():
     assert fast[-1] < 50
 
 
+def test_several_clips_start_independently_anywhere_they_fit():
+    shown = np.stack([clips.several(4, stride=3, views=3)(info(14), seed(word)) for word in range(300)])
+    assert (np.diff(shown) == 3).all()
+    assert shown[:, :, 0].min() == 0
+    assert shown[:, :, -1].max() == 13
+    starts = np.bincount((shown[:, 0, 0] * 5 + shown[:, 1, 0]).ravel(), minlength=25)
+    assert starts.min() > 300 / 25 / 4, "every pair of starts, of two clips"
+    np.testing.assert_array_equal(clips.several(4, stride=3)(info(2), seed(0)), [[0, 1, 1, 1]] * 2)
+
+
 def test_a_gap_in_seconds_follows_the_time_stamps():
     uneven = [0, 0.1, 0.2, 0.3, 0.4, 2.0, 4.0, 6.0, 8.0, 10.0]
     for word in range(50):

@@ -38,7 +38,7 @@ ALLOWED = {  # layer -> what it may import, beside the foundation and itself
     "masking": set(),
     "targets": set(),
     "augment": set(),
-    "inputs": set(),
+    "inputs": {"augment"},
     "models": set(),
     "methods": {"masking", "targets", "augment", "inputs", "models"},
     "train": {"methods", "masking", "targets", "augment", "inputs", "models"},

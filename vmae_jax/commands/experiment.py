@@ -107,9 +107,9 @@ class Experiment:
         They are counted with plain attention, because the count of a fused kernel includes its padding.
         """
         method = build(_with_plain_attention(self.config), "method")
-        params = sharding.unbox(self.abstract_params())
+        params, extra = sharding.unbox(sharding.abstract(self.method.init, self.batch_spec))
         frozen = self.method.frozen and sharding.unbox(sharding.abstract(self.method.frozen, self.batch_spec))
-        carried = Carried(None, frozen, params if method.averaged else None)
+        carried = Carried(extra, frozen, params if method.averaged else None)
 
         def loss(params: Any, batch: Any, carried: Carried) -> Any:
             context = dataclasses.replace(carried.context(jax.random.key(0)), train=True)

@@ -21,6 +21,7 @@ __all__ = [
     "DenseFinetune",
     "Multiview",
     "Pair",
+    "Several",
     "Uniform",
     "dense",
     "dense_finetune",
@@ -28,6 +29,7 @@ __all__ = [
     "dense_start",
     "multiview",
     "pair",
+    "several",
     "uniform",
 ]
 
@@ -114,6 +116,18 @@ def pair(
     return Pair(_positive("frames", frames), steps, (float(gap[0]), float(gap[1])), unit)
 
 
+@register("sampler", smoke=_tiny)
+def several(frames: int = 16, stride: int = 4, views: int = 2) -> "Several":
+    """Clips of a video as its views, which start independently of each other: consecutive rows of a batch.
+
+    Args:
+      frames: of each clip, exactly `stride` apart.
+      stride: frames from one that is shown to the next.
+      views: the number of clips.
+    """
+    return Several(_positive("frames", frames), _positive("stride", stride), _positive("views", views))
+
+
 @dataclasses.dataclass(frozen=True)
 class Dense:
     """See `dense`."""
@@ -187,6 +201,21 @@ class Multiview:
         step = max(len(loaded) - self.frames, 0) / max(self.views - 1, 1)
         starts = (np.arange(self.views) * step).astype(np.int64)
         return loaded[starts[:, None] + np.arange(self.frames)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """See `several`."""
+
+    frames: int
+    stride: int
+    views: int
+
+    def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
+        room = max(info.num_frames - (self.frames - 1) * self.stride, 1)
+        starts = generator(seed).integers(room, size=self.views)
+        shown = starts[:, None] + self.stride * np.arange(self.frames)
+        return np.minimum(shown, info.num_frames - 1).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key, Shaped
 
+from vmae_jax.augment.colors import Colors
 from vmae_jax.inputs.log_mel import LogMel
 from vmae_jax.inputs.spec_augment import SpecAugment
 from vmae_jax.registry import register
@@ -64,24 +65,35 @@ class Reader:
 class Video(Reader):
     """See `video`."""
 
+    colors: Colors | None = None
     inputs: tuple[str, ...] = ("video",)
 
     def shape(self, batch: Batch, wanted: tuple[int, ...]) -> None:
         """See `Reader.shape`; the model itself checks its clips."""
 
     def read(self, batch: Batch, frames: int, keys: Key[Array, "b"] | None = None) -> Read:
-        """Return the pictures as they are."""
-        return Read(jnp.asarray(batch["video"]), jnp.asarray(batch["valid"]))
+        """Return the pictures as they are, or with other colours where there are keys, as float32 from 0 to 255.
+
+        Those are not rounded: which way a value is rounded would depend on the program that contains it.
+        """
+        pictures = jnp.asarray(batch["video"])
+        if keys is not None and self.colors is not None:
+            pictures = self.colors(pictures.astype(jnp.float32) / 255.0, keys) * 255.0
+        return Read(pictures, jnp.asarray(batch["valid"]))
 
     def there(self, batch: Batch) -> np.ndarray:
         """Return True for every row."""
         return np.ones(len(batch["valid"]), bool)
 
 
-@register("reader")
-def video() -> Video:
-    """Read the pictures of a clip."""
-    return Video()
+@register("reader", colors="colors")
+def video(colors: Colors | None = None) -> Video:
+    """Read the pictures of a clip.
+
+    Args:
+      colors: changes of their colours in training, `augment.colors.jitter`, of each clip by its own seed.
+    """
+    return Video(colors)
 
 
 @dataclasses.dataclass(frozen=True)

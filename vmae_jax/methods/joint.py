@@ -31,7 +31,7 @@ from vmae_jax.registry import register
 from vmae_jax.scopes import tower
 from vmae_jax.spec import ConfigError
 from vmae_jax.targets.core import Objective
-from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Pictures, merge, row_keys, stream
+from vmae_jax.types import Batch, Context, Extra, Loss, MaskPlan, Method, Params, Pictures, merge, row_keys, stream
 
 __all__ = ["Joint", "Modality", "build", "modality"]
 
@@ -42,7 +42,7 @@ class Modality(NamedTuple):
     """A modality: its networks, its mask, what it is read from, and what is predicted of it."""
 
     model: Model
-    mask: Masker
+    mask: Masker | None
     read: Reader
     objectives: Mapping[str, Objective]
 
@@ -65,8 +65,8 @@ class Joint:
         """The masked autoencoder of each modality."""
         return {name: one.masked for name, one in self.modalities.items()}
 
-    def init(self, key: Array, batch: Batch) -> tuple[Params, None]:
-        """Return initial parameters: an encoder under the name of each modality, the fusion, and those of each part."""
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
+        """Return initial parameters (encoders by modality, the fusion, parts by name), and what parts carry or None."""
         for one in self.modalities.values():
             one.read.shape(batch, one.model.video_shape)
         batches = {name: self.of(name, batch)[0] for name in self.modalities}
@@ -77,7 +77,9 @@ class Joint:
             encoders = {name: one.model.encoder for name, one in self.modalities.items()}
             params[FUSION] = self.fuse.init(stream(key, FUSION), encoders)
         made = {name: part.init(key, self.networks, batches) for name, part in self.parts.items()}
-        return params | {name: one for name, one in made.items() if one}, None
+        begun = {name: part.begin(stream(key, name), self.networks) for name, part in self.parts.items()}
+        extra = {name: one for name, one in begun.items() if one is not None}
+        return params | {name: one for name, one in made.items() if one}, extra or None
 
     def of(self, name: str, batch: Batch, *, train: bool = False) -> tuple[Batch, Read]:
         """Return the batch as a modality has it, and what was read of it.
@@ -92,16 +94,19 @@ class Joint:
         seed = jax.random.key_data(keys)
         return {**batch, "video": read.video, "valid": read.valid, "seed": seed}, read
 
-    def seen(self, params: Params, batch: Batch, *, train: bool, whole: bool = False) -> dict[str, Seen]:
+    def seen(
+        self, params: Params, batch: Batch, *, train: bool, whole: bool = False, augmented: bool | None = None
+    ) -> dict[str, Seen]:
         """Mask and encode every modality, and let them exchange.
 
         Args:
           train: whether drop path and augmentation are on.
           whole: hide nothing.
+          augmented: whether augmentation is; None: as `train`.
         """
         batches, masks, towers = {}, {}, {}
         for name, one in self.networks.items():
-            own, read = self.of(name, batch, train=train)
+            own, read = self.of(name, batch, train=train if augmented is None else augmented)
             one.model.check(own["video"].shape)
             plan = everything(own["video"].shape[0], one.model.grid.size) if whole else one.plan(own)
             plan, present = _without_padding(plan, read, one.model)
@@ -110,8 +115,8 @@ class Joint:
             keys = stream(row_keys(own["seed"]), "drop_path") if train else None
             batches[name], masks[name] = own, plan
             towers[name] = Tower(one.model.encoder, params[name], cubes, plan, keys, present)
-        found = self._exchanged(params, towers)
-        return {name: Seen(batches[name], masks[name], *found[name]) for name in self.networks}
+        found, own = self._exchanged(params, towers), self.networks
+        return {name: Seen(batches[name], masks[name], *found[name], own[name].model.grid) for name in own}
 
     def _exchanged(self, params: Params, towers: Mapping[str, Tower]) -> dict[str, Fused]:
         if self.fuse is not None:
@@ -132,7 +137,7 @@ class Joint:
                 raise ConfigError("the loss of pull needs the average of the parameters; use an evaluator of features")
             average = jax.lax.stop_gradient(context.average)
             with tower("teacher"):
-                return self.seen(average, batch, train=False)
+                return self.seen(average, batch, train=False, augmented=context.train)
 
         terms, metrics = {}, {}
         for name, part in self.parts.items():
@@ -144,14 +149,22 @@ class Joint:
 
     def compare(self, params: Params, rows: Any, context: Context) -> Loss:
         """Return the terms that compare the clips of the global batch, `Method.global_loss`."""
-        total = Loss({})
+        total, carry = Loss({}), {}
         for name, part in self._comparing().items():
             average = None if context.average is None else context.average.get(name)
-            found = part.compare(params.get(name, {}), rows[name], average, context)
+            own = dataclasses.replace(context, extra=(context.extra or {}).get(name))
+            found = part.compare(params.get(name, {}), rows[name], average, own)
             metrics = {f"{name}_{key}": value for key, value in found.metrics.items()}
-            (term,) = found.terms.values()
-            total = merge(total, Loss({name: term}, metrics))
-        return total
+            several = len(found.terms) > 1
+            terms = {f"{name}_{key}" if several else name: term for key, term in found.terms.items()}
+            total = merge(total, Loss(terms, metrics))
+            carry |= {} if found.carry is None else {name: found.carry}
+        return dataclasses.replace(total, carry=carry or None)
+
+    def advance(self, extra: Extra, params: Params, carry: Any, context: Context) -> Extra:
+        """See `Method.advance`: each part advances what it carries."""
+        del params, context
+        return extra and {name: self.parts[name].advance(one, carry[name]) for name, one in extra.items()}
 
     def _comparing(self) -> dict[str, Part]:
         return {name: part for name, part in self.parts.items() if part.compares}
@@ -205,6 +218,7 @@ class Joint:
         views = max([part.views for part in parts], default=1)
         objectives = [objective for one in self.modalities.values() for objective in one.objectives.values()]
         own = supervision([one.mask for one in self.modalities.values()], objectives)
+        own = dict.fromkeys((*own, *(name for part in parts for name in part.inputs)))
         inputs = tuple(dict.fromkeys(name for one in readers.values() for name in one.inputs))
 
         def check(batch: Batch) -> None:
@@ -219,6 +233,7 @@ class Joint:
             init=self.init,
             loss=self.loss,
             features=self.features,
+            advance=self.advance,
             reconstruct=self.reconstruct if all(drawn) and any(isinstance(p, Reconstruct) for p in parts) else None,
             group=views,
             views=views,
@@ -253,19 +268,22 @@ def _without_padding(plan: MaskPlan, read: Read, model: Model) -> tuple[MaskPlan
 
 
 @register("modality", model="model", mask="mask", read="reader", objectives="objective")
-def modality(model: Model, mask: Masker, read: Reader, objectives: Mapping[str, Objective] | None = None) -> Modality:
+def modality(
+    model: Model, mask: Masker | None, read: Reader, objectives: Mapping[str, Objective] | None = None
+) -> Modality:
     """Return a modality of `build`.
 
     Args:
       model: encoder and decoder, `models.variants.vit` or `models.spectrogram`.
-      mask: which tokens the encoder sees.
+      mask: which tokens the encoder sees; None: all.
       read: what it is read from, one of `inputs.readers`.
       objectives: what is predicted at hidden tokens, by name.
 
     Raises:
       ValueError: if the mask does not fit the model.
     """
-    mask.keep(model.grid)
+    if mask is not None:
+        mask.keep(model.grid)
     return Modality(model, mask, read, dict(objectives or {}))
 
 
@@ -292,6 +310,8 @@ def build(modalities: Mapping[str, Modality], parts: Mapping[str, Part], fuse: F
     one = Joint(dict(modalities), dict(parts), fuse)
     for part in parts.values():
         part.check(one.networks)
+    if len({part.views for part in parts.values()} - {1}) > 1:
+        raise ValueError("parts compare different numbers of views of a video")
     if fuse is not None:
         fuse.check({name: each.model.encoder for name, each in modalities.items()})
     return one.method()

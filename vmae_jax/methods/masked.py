@@ -18,6 +18,7 @@ from vmae_jax.masking.core import Masker, plan, select
 from vmae_jax.methods.encoding import EncoderFeatures, encoded
 from vmae_jax.methods.guides import Guide
 from vmae_jax.methods.pictures import reconstruction
+from vmae_jax.models.classifier import everything
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import gather_cubes
 from vmae_jax.registry import register
@@ -53,7 +54,7 @@ class Masked(EncoderFeatures):
     """
 
     model: Model
-    encoder_mask: Masker
+    encoder_mask: Masker | None  # None: the encoder sees all tokens, and nothing is predicted
     decoder_mask: Masker | None
     objectives: Mapping[str, Objective]
     guides: Mapping[str, Guide] = dataclasses.field(default_factory=dict)
@@ -82,6 +83,8 @@ class Masked(EncoderFeatures):
 
     def plan(self, batch: Batch, *, decode_all: bool = False) -> MaskPlan:
         """Return the masks of an annotated batch, which are functions of the examples' seeds."""
+        if self.encoder_mask is None:
+            return self._any_plan(batch["video"].shape[0])
         keys = stream(row_keys(batch["seed"]), "mask")
         decoder = None if decode_all else self.decoder_mask
         with jax.named_scope("masks"):
@@ -187,6 +190,8 @@ class Masked(EncoderFeatures):
     def _any_plan(self, b: int) -> MaskPlan:
         """Return a plan of the right sizes, independent of the batch, with which parameters are initialized."""
         grid = self.model.grid
+        if self.encoder_mask is None:
+            return everything(b, grid.size)
         scores = jnp.zeros((b, grid.size))
         if self.decoder_mask is None:
             return select(scores, self.encoder_mask.keep(grid))

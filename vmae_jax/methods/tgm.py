@@ -119,7 +119,7 @@ class TextGuided(Masked):
         if self.contrast is None:
             return Loss(self.terms(done))
         valid = jnp.asarray(batch["valid"]) & jnp.asarray(batch[f"{STREAM}_valid"])
-        clips = pooled(Seen(done.batch, done.masks, done.encoded, done.encoded))
+        clips = pooled(Seen(done.batch, done.masks, done.encoded, done.encoded, self.model.grid))
         return Loss(self.terms(done), rows={"video": clips, CAPTION: done.batch[CAPTION], "": valid})
 
     def compare(self, params: Params, rows: Any, context: Context) -> Loss:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.types import Batch, Context, Loss, MaskPlan, Params
+from vmae_jax.types import Batch, Context, Extra, Grid, Loss, MaskPlan, Params
 
-__all__ = ["Part", "Seen", "pooled"]
+__all__ = ["Part", "Seen", "others", "pooled"]
 
 
 class Seen(NamedTuple):
@@ -19,12 +20,14 @@ class Seen(NamedTuple):
       masks: what is visible, and what is predicted.
       own: the encoded prefix and visible tokens before the modalities exchange anything.
       fused: the same after it.
+      grid: the tokens of a clip.
     """
 
     batch: Batch
     masks: MaskPlan
     own: Array
     fused: Array
+    grid: Grid
 
 
 class Part:
@@ -34,11 +37,13 @@ class Part:
       averaged: whether it reads `Context.average`.
       compares: whether it compares clips with each other, by `rows` and `compare`.
       views: how many consecutive rows are views of one video.
+      inputs: streams of the batch that the part reads itself.
     """
 
     averaged: bool = False
     compares: bool = False
     views: int = 1
+    inputs: tuple[str, ...] = ()
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if the part does not suit the modalities."""
@@ -47,6 +52,15 @@ class Part:
         """Return initial parameters, with their partitioning boxes, given the batch as each modality reads it."""
         del key, networks, batches
         return {}
+
+    def begin(self, key: Array, networks: Mapping[str, Masked]) -> Extra:
+        """Return what the part carries from step to step, None for nothing."""
+        del key, networks
+
+    def advance(self, extra: Extra, carry: Any) -> Extra:
+        """Return what is carried on, given the carry of `compare`."""
+        del carry
+        return extra
 
     def loss(self, params: Params, networks: Mapping[str, Masked], seen: Mapping[str, Seen]) -> Loss:
         """Return the terms that are sums over clips."""
@@ -63,15 +77,23 @@ class Part:
         raise NotImplementedError
 
     def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
-        """Return one term, which compares clips, given the rows of the whole global batch; it is named after the part.
+        """Return terms that compare clips, given the rows of the whole global batch.
+
+        One alone is named after the part, several PART_TERM. The carry, if any, is what `advance` needs of them.
 
         Args:
           params: of the part.
           rows: of all clips.
           average: of the part's parameters; None where none is kept.
-          context: of the step.
+          context: of the step; its `extra` is the part's own.
         """
         raise NotImplementedError
+
+
+def others(views: int, rows: int) -> Array:
+    """Return the rows of the other views of each row's video, int32 [rows views-1], in turn from the next one on."""
+    row = jnp.arange(rows)[:, None]
+    return row - row % views + (row + jnp.arange(1, views)) % views
 
 
 def pooled(one: Seen) -> Array:

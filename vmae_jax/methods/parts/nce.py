@@ -11,7 +11,7 @@ from flax.linen import initializers
 from jaxtyping import Array, Bool, Float
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen, pooled
+from vmae_jax.methods.parts.core import Part, Seen, others, pooled
 from vmae_jax.methods.parts.projector import Projector, unit
 from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
@@ -33,11 +33,8 @@ class Nce(Part):
     learned: bool
     widths: tuple[int, ...]
     weight: float
+    views: int = 1
     compares: bool = True
-
-    @property
-    def views(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] - it follows the modalities
-        return 2 if self.first == self.second else 1
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality, or two differ in width and have no projection."""
@@ -78,8 +75,8 @@ class Nce(Part):
         if self.views == 1:
             error, hits = symmetric(found[self.first], found[self.second], valid, scale)
         else:
-            error, hits = _of_views(found[self.first], valid, scale)
-            valid = valid & valid.reshape(-1, 2)[:, ::-1].reshape(-1)
+            error, hits = _of_views(found[self.first], valid, scale, self.views)
+            valid = valid[:, None] & valid[others(self.views, valid.shape[0])]
         counted = valid.astype(jnp.float32)
         total = counted.sum()
         term = Term((error * counted).sum(), total, jnp.float32(self.weight))
@@ -116,20 +113,25 @@ def symmetric(
 
 
 def _of_views(
-    x: Float[Array, "b d"], valid: Bool[Array, "b"], scale: Any
-) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-    """Return SimCLR's cross-entropy of each row, whose partner is the other of its pair, and whether it is nearest."""
-    places = jnp.arange(x.shape[0])
-    partner = places ^ 1
-    candidates = valid[None] & (places[:, None] != places[None])
-    logits = jnp.where(candidates, scale * jnp.matmul(x, x.T, precision="highest"), _NEVER)
-    right = jnp.take_along_axis(logits, partner[:, None], axis=1)[:, 0]
-    both = valid & valid[partner]
-    error = jnp.where(both, jax.nn.logsumexp(logits, axis=1) - right, 0.0)
-    return error, (logits.argmax(axis=1) == partner).astype(jnp.float32)
+    x: Float[Array, "b d"], valid: Bool[Array, "b"], scale: Any, views: int
+) -> tuple[Float[Array, "b v"], Float[Array, "b v"]]:
+    """Return SimCLR's cross-entropy of finding each other view of each row's video, and whether it is the nearest.
+
+    Candidates are that view and all clips of other videos.
+    """
+    group = jnp.arange(x.shape[0]) // views
+    logits = scale * jnp.matmul(x, x.T, precision="highest")
+    wrong = jnp.where(valid[None] & (group[:, None] != group[None]), logits, _NEVER)
+    right = jnp.take_along_axis(logits, others(views, x.shape[0]), axis=1)
+    error = jnp.logaddexp(right, jax.nn.logsumexp(wrong, axis=1, keepdims=True)) - right
+    return error, (right > wrong.max(axis=1, keepdims=True)).astype(jnp.float32)
 
 
-@register("joint_part")
+def _smoke(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"widths": [16, 8]} if given.get("widths") else {}
+
+
+@register("joint_part", smoke=_smoke)
 def nce(
     first: str,
     second: str,
@@ -137,6 +139,7 @@ def nce(
     learned: bool = False,
     widths: Sequence[int] = (),
     weight: float = 1.0,
+    views: int = 2,
 ) -> Nce:
     """Contrast two modalities of each clip with those of all other clips of the batch (MAViL, ViC-MAE).
 
@@ -144,12 +147,13 @@ def nce(
     are neither partners nor candidates.
 
     Args:
-      first, second: names of modalities. The same twice: two views of a video, which are consecutive rows, are
-        partners, and all other rows candidates (SimCLR).
+      first, second: names of modalities. The same twice: the views of a video, which are consecutive rows, are
+        partners, and all rows of other videos candidates (SimCLR).
       temperature: by which cosines are divided.
       learned: whether the temperature is learned, from this value on; it never falls below 0.01.
       widths: of the layers of a projection of each modality, with batch norm between them; none: there is none.
       weight: of the term in the loss.
+      views: of a video, at least 2, where a modality is compared with itself.
 
     Raises:
       ValueError: if a number is out of range.
@@ -158,4 +162,7 @@ def nce(
         raise ValueError(
             f"temperature={temperature}, weight={weight}, widths={list(widths)}: above 0; at least 0; at least 1 each"
         )
-    return Nce(first, second, float(temperature), learned, tuple(widths), float(weight))
+    if views < 2:
+        raise ValueError(f"views={views}: at least 2")
+    count = views if first == second else 1
+    return Nce(first, second, float(temperature), learned, tuple(widths), float(weight), count)

@@ -26,10 +26,12 @@ class Projector(nn.Module):
     Attributes:
       widths: of the layers' outputs.
       activation: "relu" or "gelu".
+      normed: whether batch norm follows the last layer too, without scale and shift (MoCo v3).
     """
 
     widths: Sequence[int]
     activation: str = "relu"
+    normed: bool = False
 
     @nn.compact
     @tower("projector")
@@ -37,12 +39,14 @@ class Projector(nn.Module):
         weight = valid.astype(jnp.float32)[:, None] / jnp.maximum(valid.sum(), 1)
         for number, width in enumerate(self.widths):
             last = number == len(self.widths) - 1
-            x = Dense(width, ("embed", None), use_bias=last, name=f"layer_{number}")(x)
-            if not last:
+            x = Dense(width, ("embed", None), use_bias=last and not self.normed, name=f"layer_{number}")(x)
+            if not last or self.normed:
                 mean = (x * weight).sum(axis=0)
                 variance = (jnp.square(x - mean) * weight).sum(axis=0)
+                x = (x - mean) * jax.lax.rsqrt(variance + 1e-5)
+            if not last:
                 parameter = functools.partial(self._vector, width=width, number=number)
-                x = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * parameter("scale", 1.0) + parameter("bias", 0.0)
+                x = x * parameter("scale", 1.0) + parameter("bias", 0.0)
                 x = {"relu": jax.nn.relu, "gelu": gelu}[self.activation](x)
         return x
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen, pooled
+from vmae_jax.methods.parts.core import Part, Seen, others, pooled
 from vmae_jax.methods.parts.projector import Projector, unit
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Params, Term, stream
@@ -24,9 +24,9 @@ class Pull(Part):
     modality: str
     widths: tuple[int, ...]
     weight: float
+    views: int = 2
     averaged: bool = True
     compares: bool = True
-    views: int = 2
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality."""
@@ -52,33 +52,36 @@ class Pull(Part):
         }
 
     def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
-        """Return two minus twice the cosine of each prediction and the projection of the other view."""
+        """Return two minus twice the cosine of each prediction and the projection of every other view."""
         del context
         valid, head = rows["valid"], Projector(self.widths)
         online: Any = head.apply({"params": params["projector"]}, rows["online"], valid)
         online = unit(head.apply({"params": params["predictor"]}, online, valid))  # pyright: ignore
         target: Any = head.apply({"params": average["projector"]}, rows["target"], valid)
         target = jax.lax.stop_gradient(unit(target))
-        swap = jnp.arange(valid.shape[0]) ^ 1
-        both = (valid & valid[swap]).astype(jnp.float32)
-        error = 2 - 2 * (online * target[swap]).sum(axis=-1)
+        other = others(self.views, valid.shape[0])
+        both = (valid[:, None] & valid[other]).astype(jnp.float32)
+        error = 2 - 2 * jnp.einsum("bd,bvd->bv", online, target[other], precision="highest")
         return Loss({"pull": Term((error * both).sum(), both.sum(), jnp.float32(self.weight))})
 
 
 @register("joint_part", smoke={"widths": [16, 8]})
-def pull(modality: str, widths: Sequence[int] = (4096, 256), weight: float = 1.0) -> Pull:
-    """Predict the features that the average of the encoder has of the other view of a video.
+def pull(modality: str, widths: Sequence[int] = (4096, 256), weight: float = 1.0, views: int = 2) -> Pull:
+    """Predict the features that the average of the encoder has of the other views of a video.
 
-    The average is that of the trainer, `train.ema_decay`. Views are consecutive rows, both predicted.
+    The average is that of the trainer, `train.ema_decay`. Views are consecutive rows, all predicted from all others.
 
     Args:
       modality: its name.
       widths: of the layers of projection and predictor, with batch norm between them.
       weight: of the term in the loss.
+      views: of a video, at least 2.
 
     Raises:
       ValueError: if a number is out of range, or there is no layer.
     """
     if not widths or min(widths) < 1 or weight < 0:
         raise ValueError(f"widths={list(widths)}, weight={weight}: at least one width, each at least 1; at least 0")
-    return Pull(modality, tuple(widths), float(weight))
+    if views < 2:
+        raise ValueError(f"views={views}: at least 2, for one is predicted from another")
+    return Pull(modality, tuple(widths), float(weight), views)

@@ -29,8 +29,8 @@ class Reconstruct(Part):
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if a modality has no objective, or decoders that are shared differ."""
         for name, one in networks.items():
-            if not one.objectives:
-                raise ValueError(f"reconstruct: modality {name!r} has no objectives")
+            if not one.objectives or one.encoder_mask is None:
+                raise ValueError(f"reconstruct: modality {name!r} needs a mask and objectives")
         decoders = [one.model.decoder for one in networks.values()]
         if self.shared and any(one["blocks"] != decoders[0]["blocks"] for one in decoders):
             raise ValueError("reconstruct: shared=True needs decoders of the same width, depth and heads")
