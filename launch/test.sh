@@ -3,6 +3,8 @@
 # Other arguments go to pytest: `bash launch/test.sh tests/masking -k tube`.
 #
 #   VMAE_TEST_WORKERS   files tested side by side (default: 2; 0 tests in one process)
+#   VMAE_CACHE          folder for the programs that tests compile (default: .cache/tests, where the next run finds
+#                       them; `off` compiles everything again)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$project"

@@ -1,4 +1,4 @@
-"""Eight virtual devices for every test, nothing deprecated, and no memory kept from one file to the next."""
+"""Eight virtual devices, a cache of compiled programs, nothing deprecated, and no memory kept between files."""
 
 import ctypes
 import gc
@@ -29,6 +29,11 @@ for _flag in (
 os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Tests compile thousands of small programs, most of which the last run of the tests has compiled: all are kept.
+PROGRAMS = ROOT / ".cache" / "tests"
+MOST_BYTES = 2**30  # when there is more, it starts again from nothing
+os.environ.setdefault("VMAE_CACHE", str(PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from collections.abc import Iterator
 
@@ -36,7 +41,21 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from vmae_jax.runtime.cache import enable_cache
+
 jax.config.update("jax_threefry_partitionable", True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a plugin may have imported JAX before
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remove compiled programs that a killed process left empty, and all of them when they are too many."""
+    if hasattr(config, "workerinput") or not PROGRAMS.is_dir():
+        return
+    sizes = {path: path.stat().st_size for path in PROGRAMS.iterdir() if path.is_file()}
+    everything = sum(sizes.values()) > MOST_BYTES
+    for path, size in sizes.items():
+        if everything or not size:
+            path.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,15 +87,14 @@ def forks() -> Iterator[str]:
 def no_memory_kept() -> Iterator[None]:
     """Free what a file compiled: no other file uses it, and a worker of the suite grows by gigabytes without this.
 
-    Commands that a test calls in this process turn the compilation cache on. Programs in it may be older than the names
-    of their operations, which JAX leaves out of its keys and some tests read, so it is off again for the next file.
+    Programs are found in the compilation cache, which commands that a test calls may have turned to another folder.
     `malloc_trim` because commands that a test calls in this process make the C library to keep freed memory.
     Objects from before the file's tests, most of them of modules, are frozen while these run: otherwise every garbage
     collection visits hundreds of thousands of them.
     """
+    enable_cache()
     gc.freeze()
     yield
-    jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     jax.clear_caches()
     gc.unfreeze()
@@ -84,6 +102,20 @@ def no_memory_kept() -> Iterator[None]:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
+
+
+@pytest.fixture
+def compiled_now() -> Iterator[None]:
+    """Compile without the cache, for tests that read the names of operations.
+
+    Programs in the cache may be older than these names, which JAX leaves out of its keys.
+    """
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ def test_the_outer_tower_and_the_inner_part_count():
     assert scopes.names("jit(f)/encoder/mlp/add") == (None, None)
 
 
+@pytest.mark.usefixtures("compiled_now")
 def test_they_are_in_the_compiled_program_of_a_gradient_within_a_loop():
     @tower("encoder")
     def network(w, x):

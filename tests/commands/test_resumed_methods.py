@@ -99,7 +99,7 @@ def test_a_run_resumes_to_the_bit(name, tmp_path):
     assert main([*command, f"--workdir={whole}"]) == 0
     shutil.copytree(whole, again)
     shutil.rmtree(again / "checkpoints" / "4")
-    assert main([*command, f"--workdir={again}"]) == 0
+    assert main([*command, "--config.train.pictures_every=none", f"--workdir={again}"]) == 0  # drawn before
     first, second = (restore(str(path)) for path in (whole, again))
     assert first.step == second.step == 4
     for one, other in zip(*map(jax.tree.leaves, (first.params, second.params)), strict=True):

@@ -51,7 +51,7 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
         flag for flag in os.environ.get("XLA_FLAGS", "").split() if "force_host_platform_device_count" not in flag
     )
     python = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PATH": path, "XLA_FLAGS": flags, "PYTHONPATH": python, "VMAE_CACHE": str(folder / "cache")}
+    return {**os.environ, "PATH": path, "XLA_FLAGS": flags, "PYTHONPATH": python}
 
 
 def shell(text: str, folder: pathlib.Path, env: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ def test_the_commands_of_a_page_run(path, base, tmp_path):
             (folder / block.title).write_text(block.text)
     if name(path) in ("README.md", "docs/train.md"):  # their own runs/mine is trained there
         shutil.rmtree(folder / "runs" / "mine")
-    env = environment(base)  # one cache of compiled programs for all pages
+    env = environment(base)
     for block in blocks(path):
         if block.language == "bash" and not block.marked:
             shell(block.text, folder, env)

@@ -229,7 +229,7 @@ MODEL = {"size": "micro", "frames": 8, "resolution": 32, "patch": 8, "dtype": "f
 def untrained(**model):
     method = masked.build(vit(**{**MODEL, **model}), tube(0.75), {"pixels": objective(pixels())})
     batch = {"video": np.zeros((1, model.get("frames", 8), 32, 32, 3), np.uint8), "seed": np.zeros((1, 2), np.uint32)}
-    return method, unbox(method.init(jax.random.key(0), batch)[0])
+    return method, unbox(jax.jit(method.init)(jax.random.key(0), batch)[0])
 
 
 @pytest.mark.slow

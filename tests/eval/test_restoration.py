@@ -80,7 +80,7 @@ def batches(count=3, rows=2):
 
 def method_of(normalize, ratio=0.75):
     method = masked.build(vit(**MODEL), random(ratio), {"pixels": objective(pixels(normalize=normalize))})
-    return method, unbox(method.init(jax.random.key(0), next(iter(batches())))[0])
+    return method, unbox(jax.jit(method.init)(jax.random.key(0), next(iter(batches())))[0])
 
 
 def test_more_hidden_pixels_are_restored_worse_and_names_are_those_of_the_masks():

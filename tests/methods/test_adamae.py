@@ -46,7 +46,7 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_are():
 def test_without_the_sampling_loss_it_is_a_masked_autoencoder_with_that_mask():
     batch = batch_of(size=32)
     one = Adaptive(MODEL, drawn(0.75), None, OBJECTIVES, sampler=Sampler(32), weight=0.0)
-    params = meta.unbox(one.init(jax.random.key(0), batch)[0])
+    params = meta.unbox(jax.jit(one.init)(jax.random.key(0), batch)[0])
     done = one.forward(params, batch, CONTEXT)
     assert float(jnp.abs(done.batch[PROBABILITIES].sum(-1) - 1).max()) < 1e-5
 
@@ -66,12 +66,13 @@ def test_without_the_sampling_loss_it_is_a_masked_autoencoder_with_that_mask():
 def test_the_whole_method():
     method = adamae.build(MODEL, OBJECTIVES, ratio=0.75)
     batch = batch_of(size=32)
-    params = meta.unbox(method.init(jax.random.key(0), batch)[0])
+    params = meta.unbox(jax.jit(method.init)(jax.random.key(0), batch)[0])
     assert set(params) == {"encoder", "decoder", "sampler"}
     context = CONTEXT.replace(train=True)  # dropout is a function of each clip's seed
-    losses = [method.loss(params, batch, context).terms["sampling"].total for _ in range(2)]
+    loss = jax.jit(method.loss)
+    losses = [loss(params, batch, context).terms["sampling"].total for _ in range(2)]
     assert float(losses[0]) == float(losses[1])
-    assert float(losses[0]) != float(method.loss(params, batch, CONTEXT).terms["sampling"].total)
+    assert float(losses[0]) != float(loss(params, batch, CONTEXT).terms["sampling"].total)
     assert list(method.reconstruct(params, batch, CONTEXT).rows)[:2] == ["original", "masked"]
     assert method.features(params, batch).shape == (4, 32)
 

@@ -27,7 +27,7 @@ def test_the_pool_is_attention_from_one_query():
     """Written out with NumPy for one head."""
     pool = attentive(heads=1, mlp_ratio=1.0)(4)
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 4)), jnp.float32)
-    p = jax.tree.map(np.asarray, meta.unbox(pool.init(jax.random.key(0), tokens)["params"]))
+    p = jax.tree.map(np.asarray, meta.unbox(jax.jit(pool.init)(jax.random.key(0), tokens)["params"]))
     norm = lambda x, w: (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * w["scale"]  # noqa: E731
     dense = lambda x, w: x @ w["kernel"] + w["bias"]  # noqa: E731
     seen = norm(np.asarray(tokens[0]), p["norm1"])
@@ -78,7 +78,7 @@ def test_heads_of_all_kinds_behind_the_pool_from_a_config():
         pool=call("models.pooling.attentive", heads=2),
     )
     method = build(config)
-    params = meta.unbox(method.init(jax.random.key(0), batch_of(classes=3))[0])
+    params = meta.unbox(jax.jit(method.init)(jax.random.key(0), batch_of(classes=3))[0])
     assert method.predict(params, batch_of(classes=3)).shape == (4, 5)
     assert method.features(params, batch_of(classes=3)).shape == (4, 32)
     assert method.features(params, batch_of(classes=3), pool=False).shape == (4, 8, 32)

@@ -63,7 +63,7 @@ def test_one_modality_is_the_masked_autoencoder_to_the_bit():
 
     def both(batch):
         key = jax.random.key(7)
-        params, (own, _) = meta.unbox(alone.init(key, batch)[0]), meta.unbox(method.init(key, batch))
+        params, (own, _) = meta.unbox(jax.jit(alone.init)(key, batch)[0]), meta.unbox(jax.jit(method.init)(key, batch))
         value = jax.value_and_grad(lambda p: alone.loss(p, batch, CONTEXT).terms["pixels"].total)
         other = jax.value_and_grad(lambda p: method.loss(p, batch, CONTEXT).terms["video_pixels"].total)
         return (params["encoder"], params["decoder"], value(params)), (own, other(own))
@@ -175,7 +175,7 @@ def test_zero_heads_begin_at_the_mean_square_and_decoders_share_their_blocks():
     batch = heard()
 
     def begun(batch):
-        params = meta.unbox(method.init(jax.random.key(0), batch)[0])
+        params = meta.unbox(jax.jit(method.init)(jax.random.key(0), batch)[0])
         return params, method.loss(params, batch, CONTEXT)
 
     params, loss = jax.jit(begun)(batch)

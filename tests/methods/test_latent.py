@@ -34,7 +34,7 @@ BATCH = batch_of(3, size=32)
 @functools.cache
 def params():
     """Random weights of which none is zero, as a mask token is at first."""
-    fresh = meta.unbox(ONE.init(jax.random.key(0), BATCH)[0])
+    fresh = meta.unbox(jax.jit(ONE.init)(jax.random.key(0), BATCH)[0])
     keys = iter(jax.random.split(jax.random.key(1), 100))
     return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), fresh)
 
@@ -137,11 +137,12 @@ def test_the_loss_of_the_mean_is_zero_where_all_targets_are_alike():
     """A collapsed target: the metrics show it, whatever the loss is."""
     collapsed = jax.tree.map(jnp.zeros_like, params()["encoder"])
     collapsed["norm"]["bias"] = jnp.arange(32.0)
-    metrics = ONE.loss(params(), BATCH, context({"encoder": collapsed})).metrics
+    compute = jax.jit(ONE.loss)
+    metrics = compute(params(), BATCH, context({"encoder": collapsed})).metrics
     assert float(metrics["loss_of_mean"].total) == pytest.approx(0, abs=1e-4)
     assert float(metrics["loss_of_copy"].total) == pytest.approx(0, abs=1e-4)
     assert float(metrics["target_spread"].total) == pytest.approx(0, abs=1e-4)
-    healthy = ONE.loss(params(), BATCH, context(params())).metrics
+    healthy = compute(params(), BATCH, context(params())).metrics
     assert float(healthy["loss_of_mean"].total / healthy["loss_of_mean"].count) > 0.1
     assert float(healthy["loss_of_copy"].total / healthy["loss_of_copy"].count) > 0.1
 
@@ -191,7 +192,7 @@ def test_initial_values_are_divided_by_the_depth():
     """The last matrix of each branch of block k has a deviation of 0.02 / √(2k)."""
     model = vit("micro", depth=4, width=128, positions=rotary(), initial="vjepa", **OPTIONS)
     deep = Latent(model, MASKS, None, l1(), True)
-    blocks = meta.unbox(deep.init(jax.random.key(0), BATCH)[0])["encoder"]["blocks"]
+    blocks = meta.unbox(jax.jit(deep.init)(jax.random.key(0), BATCH)[0])["encoder"]["blocks"]
     want = 0.02 / np.sqrt(2 * np.arange(1, 5))
     np.testing.assert_allclose(np.std(blocks["attention"]["proj"]["kernel"], axis=(1, 2)), want, rtol=0.05)
     np.testing.assert_allclose(np.std(blocks["mlp"]["fc2"]["kernel"], axis=(1, 2)), want, rtol=0.05)

@@ -32,7 +32,7 @@ def method(weight=1.0, **more):
 
 @functools.cache
 def params():
-    fresh = meta.unbox(method().init(jax.random.key(0), BATCH)[0])
+    fresh = meta.unbox(jax.jit(method().init)(jax.random.key(0), BATCH)[0])
     keys = iter(jax.random.split(jax.random.key(1), 100))
     return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), fresh)
 

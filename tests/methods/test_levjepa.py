@@ -30,7 +30,7 @@ CONTEXT = Carried().context(jax.random.key(3))
 
 @functools.cache
 def parameters():
-    return meta.unbox(ONE.init(jax.random.key(0), BATCH)[0])
+    return meta.unbox(jax.jit(ONE.init)(jax.random.key(0), BATCH)[0])
 
 
 @functools.cache

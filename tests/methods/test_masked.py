@@ -50,7 +50,7 @@ def params():
 
 
 def loss(one, params, batch):
-    term = one.loss(params, batch, CONTEXT).terms["pixels"]
+    term = jax.jit(one.loss)(params, batch, CONTEXT).terms["pixels"]
     return term.total / term.count
 
 
@@ -153,7 +153,7 @@ def test_two_objectives_have_a_head_and_a_term_each():
         None,
         {"pixels": objective(pixels()), "raw": objective(pixels(normalize=False), weight=0.5)},
     )
-    params = meta.unbox(one.init(jax.random.key(0), batch_of())[0])
+    params = meta.unbox(jax.jit(one.init)(jax.random.key(0), batch_of())[0])
     assert {"head_pixels", "head_raw"} <= set(params["decoder"])
     terms = one.loss(params, batch_of(), CONTEXT).terms
     assert {name: float(term.weight) for name, term in terms.items()} == {"pixels": 1.0, "raw": 0.5}
@@ -232,7 +232,7 @@ def guided():
 def test_a_guide_annotates_before_masks_and_targets_and_is_not_trained():
     one, batch = guided(), batch_of()
     frozen = one.frozen(jax.random.key(1), batch)
-    params = meta.unbox(one.init(jax.random.key(0), batch)[0])  # which needs no annotation, only its shapes
+    params = meta.unbox(jax.jit(one.init)(jax.random.key(0), batch)[0])  # which needs no annotation, only its shapes
     assert params["decoder"]["head_brightness"]["kernel"].shape[-1] == 1
     context = CONTEXT.replace(frozen=frozen)
     done = one.forward(params, batch, context)
@@ -254,7 +254,7 @@ def test_a_token_whose_target_is_not_known_has_no_error_and_counts_for_the_mean(
     guide = Guide(init=lambda key, batch: {}, annotate=lambda params, batch: {NEXT: jnp.asarray(flow)}, gives=(NEXT,))
     one = masked.Masked(make().model, tube(0.75), None, {"motion": objective(trajectory(1))}, {"flow": guide})
     batch = batch_of()
-    weights = meta.unbox(one.init(jax.random.key(0), batch)[0])
+    weights = meta.unbox(jax.jit(one.init)(jax.random.key(0), batch)[0])
     context = dataclasses.replace(CONTEXT, frozen={"flow": {}}, train=False)
 
     def total(params):
@@ -274,7 +274,7 @@ def test_guides_are_frozen_networks_of_the_method():
     frozen = method.frozen(jax.random.key(0), batch_of())
     assert frozen == {"light": {"weight": 1.0}}
     context = CONTEXT.replace(frozen=frozen, train=False)
-    params = meta.unbox(method.init(jax.random.key(0), batch_of())[0])
+    params = meta.unbox(jax.jit(method.init)(jax.random.key(0), batch_of())[0])
     assert list(method.reconstruct(params, batch_of(), context).rows)[:2] == ["original", "masked"]
     assert masked.build(one.model, tube(0.5), {"pixels": objective(pixels())}).frozen is None
 
@@ -282,7 +282,7 @@ def test_guides_are_frozen_networks_of_the_method():
 def test_a_reconstruction_of_some_frames_shows_these(params):
     one = make(decoder=False)
     one = dataclasses.replace(one, objectives={"pixels": objective(pixels(joint=True, frames=2))})
-    own = meta.unbox(one.init(jax.random.key(0), batch_of())[0])
+    own = meta.unbox(jax.jit(one.init)(jax.random.key(0), batch_of())[0])
     pictures = one.reconstruct(own, batch_of(), CONTEXT)
     np.testing.assert_array_equal(pictures.rows["original"], batch_of()["video"][:, [0, 3]])
     assert {video.shape for video in pictures.rows.values()} == {(2, 2, 32, 32, 3)}

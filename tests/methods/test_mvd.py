@@ -39,7 +39,7 @@ def trained():
     method = ONE.method()
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), BATCH)[0])
     tx, _ = adamw(constant(RATE), weight_decay=DECAY).build(shapes, Clock(2, 1.0, 3))
-    begun = meta.unbox(make_init(method, tx, frozen=method.frozen)(jax.random.key(0), BATCH))
+    begun = meta.unbox(jax.jit(make_init(method, tx, frozen=method.frozen))(jax.random.key(0), BATCH))
     step = jax.jit(make_step(method, tx))
     after, metrics = step(begun, BATCH)
     return begun, step(after, BATCH)[0], metrics
@@ -72,7 +72,7 @@ def test_the_loss_is_the_smooth_error_at_hidden_tokens():
     begun, _, metrics = trained()
     masks = ONE.plan(BATCH)
     assert masks.decode.shape == (3, 24)
-    predicted = ONE.predictions(begun.params, BATCH, masks, train=False)
+    predicted = jax.jit(functools.partial(ONE.predictions, train=False))(begun.params, BATCH, masks)
     for name, width in (("image", 32), ("video", 24)):
         target = np.asarray(ONE.targets(begun.frozen, BATCH, name))
         assert target.shape == (3, 32, width)
@@ -117,7 +117,7 @@ def test_a_teacher_of_another_patch_sees_frames_of_another_size():
 def test_targets_can_be_normalised():
     one = dataclasses.replace(ONE, normalize=True)
     state = trained()[0]
-    loss = one.loss(state.params, BATCH, Carried(frozen=state.frozen).context(jax.random.key(0)))
+    loss = jax.jit(one.loss)(state.params, BATCH, Carried(frozen=state.frozen).context(jax.random.key(0)))
     spread = loss.metrics["video_of_mean"]
     assert 0.1 < float(spread.total / spread.count) < 0.6  # half the variance of the targets, which is 1 or less
 

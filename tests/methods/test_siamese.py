@@ -35,7 +35,7 @@ def pairs(count=3, **more):
 
 
 def started(one, batch):
-    return meta.unbox(one.init(jax.random.key(0), batch)[0])
+    return meta.unbox(jax.jit(one.init)(jax.random.key(0), batch)[0])
 
 
 def mean(term):
@@ -106,13 +106,14 @@ def test_without_positions_hidden_tokens_are_alike_and_the_memory_has_no_order()
     one = Siamese(model, MASK, None, OBJECTIVES, hidden=32)
     batch = pairs()
     params = started(one, batch)
-    found = np.asarray(one.forward(params, batch, CONTEXT).predictions["pixels"])
+    predict = jax.jit(lambda batch: one.forward(params, batch, CONTEXT).predictions["pixels"])
+    found = np.asarray(predict(batch))
     assert np.ptp(found, axis=1).max() < 1e-5
     assert np.ptp(found, axis=0).max() > 1e-3
     cubes = batch["video"].copy().reshape(-1, 4, 8, 4, 8, 3)
     cubes[::2] = cubes[::2, ::-1, :, ::-1]  # another order of the cubes of the first views
-    other = one.forward(params, {**batch, "video": cubes.reshape(batch["video"].shape)}, CONTEXT)
-    np.testing.assert_allclose(other.predictions["pixels"], found, rtol=0, atol=1e-5)
+    other = predict({**batch, "video": cubes.reshape(batch["video"].shape)})
+    np.testing.assert_allclose(other, found, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -249,7 +249,7 @@ def test_a_trained_network_restores_what_the_other_frame_shows():
     video = np.repeat(pictures, 2, axis=0)
     whole = batch_of(len(video), video=video)
     one = dataclasses.replace(ONE, latent=8)
-    params, tx = meta.unbox(one.init(jax.random.key(0), whole)[0]), optax.adam(3e-3)
+    params, tx = meta.unbox(jax.jit(one.init)(jax.random.key(0), whole)[0]), optax.adam(3e-3)
 
     @jax.jit
     def step(params, state, batch):

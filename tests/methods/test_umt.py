@@ -46,7 +46,7 @@ def trained():
     method = ONE.method()
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), BATCH)[0])
     tx, _ = adamw(constant(1e-2), weight_decay=0.0).build(shapes, Clock(40, 1.0, 3))
-    begun = state = meta.unbox(make_init(method, tx, frozen=method.frozen)(jax.random.key(0), BATCH))
+    begun = state = meta.unbox(jax.jit(make_init(method, tx, frozen=method.frozen))(jax.random.key(0), BATCH))
     step, found = jax.jit(make_step(method, tx)), []
     for _ in range(40):
         state, metrics = step(state, BATCH)
@@ -128,7 +128,7 @@ def test_no_gradient_reaches_the_teachers_and_hidden_pixels_reach_no_student():
         terms = ONE.loss(begun.params, BATCH, Carried(frozen=frozen).context(jax.random.key(0))).terms
         return sum(term.total for term in terms.values())
 
-    for leaf in jax.tree.leaves(jax.grad(loss)(begun.frozen)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(begun.frozen)):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
     taught = ONE.taught(context.frozen, BATCH)
     masks = ONE.plan({**BATCH, "attention": taught.attention})

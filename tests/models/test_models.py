@@ -55,7 +55,7 @@ def setup(**options):
     cubes = jax.random.normal(jax.random.key(1), (2, model.grid.size, pixels(model)))
     plan = everything(2, model.grid.size)
     # Every dimension's parameters away from their starting point, so that none is 0 or 1.
-    params = meta.unbox(model.encoder.init(KEY, cubes, plan))
+    params = meta.unbox(jax.jit(model.encoder.init)(KEY, cubes, plan))
     params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape), params)
     return model, params, cubes, plan
 
@@ -219,7 +219,7 @@ def test_initial_values_are_those_of_each_code(initial, embed, qkv):
     """The bounds of the uniform draws: PyTorch's of a convolution, or Xavier's of a matrix."""
     model = vit("micro", frames=4, resolution=32, prefix=1, initial=initial, dtype="float32")
     plan, cubes = everything(1, model.grid.size), jnp.zeros((1, model.grid.size, pixels(model)))
-    params = meta.unbox(model.encoder.init(KEY, cubes, plan))["params"]
+    params = meta.unbox(jax.jit(model.encoder.init)(KEY, cubes, plan))["params"]
     largest = float(jnp.abs(params["embed"]["kernel"]).max())
     assert largest == pytest.approx(embed or (6 / (384 + 32)) ** 0.5, rel=0.01)
     assert float(jnp.abs(params["embed"]["bias"]).max()) <= 384**-0.5
@@ -232,7 +232,7 @@ def decoded(given, **options):
     model = vit("micro", frames=4, resolution=32, decoder_depth=1, prefix=1, dtype="float32", **options)
     plan = MaskPlan(jnp.arange(4)[None], jnp.arange(4, 32)[None], jnp.ones((1, 28)))
     decoder = model.make_decoder({"pixels": 8})
-    params = meta.unbox(decoder.init(KEY, given, plan))["params"]
+    params = meta.unbox(jax.jit(decoder.init)(KEY, given, plan))["params"]
     return params, decoder.apply({"params": params}, given, plan)["pixels"]
 
 

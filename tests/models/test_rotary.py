@@ -71,7 +71,7 @@ def model(**more):
 
 def outputs(made, cubes, places):
     plan = MaskPlan(places, places, jnp.ones(places.shape))
-    params = meta.unbox(made.encoder.init(jax.random.key(0), cubes, plan)["params"])
+    params = meta.unbox(jax.jit(made.encoder.init)(jax.random.key(0), cubes, plan)["params"])
     return made.encoder.apply({"params": params}, cubes, plan)
 
 
@@ -90,7 +90,7 @@ def test_levels_are_the_outputs_of_blocks_each_after_its_norm():
     places = jnp.arange(8)[None]
     cubes = jax.random.normal(jax.random.key(1), (1, 8, made.cube))
     plan = MaskPlan(places, places, jnp.ones(places.shape))
-    params = meta.unbox(made.encoder.init(jax.random.key(0), cubes, plan)["params"])
+    params = meta.unbox(jax.jit(made.encoder.init)(jax.random.key(0), cubes, plan)["params"])
     found = made.encoder.apply({"params": params}, cubes, plan)
     assert found.shape == (1, 8, 72)
     for level, depth in enumerate((1, 3)):

@@ -114,10 +114,10 @@ def test_forward(one):
     np.testing.assert_array_equal(done.masks.visible, np.sort(numbers["vis_idx"][0], axis=1))
     np.testing.assert_allclose(done.encoded, numbers["latent"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(done.predictions["pixels"], numbers["pred"], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(adaptive.errors(done)["pixels"], numbers["error_per_token"], rtol=0, atol=1e-5)
-    per_clip = adaptive.sampling_losses(done)
+    np.testing.assert_allclose(jax.jit(adaptive.errors)(done)["pixels"], numbers["error_per_token"], rtol=0, atol=1e-5)
+    per_clip = jax.jit(adaptive.sampling_losses)(done)
     np.testing.assert_allclose(per_clip, numbers["loss_sampling_per_clip"], rtol=0, atol=5e-5)
-    terms = adaptive.loss(params, one.batch(), CONTEXT).terms
+    terms = jax.jit(adaptive.loss)(params, one.batch(), CONTEXT).terms
     mean = {name: float(term.total / term.count) for name, term in terms.items()}
     assert mean["pixels"] == pytest.approx(float(numbers["loss_reconstruction"]), abs=1e-5)
     weighted = float(terms["sampling"].weight) * mean["sampling"]

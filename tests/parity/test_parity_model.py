@@ -1,5 +1,7 @@
 """The same numbers as the official implementation: targets, predictions, losses, gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,10 +32,10 @@ def test_predictions_and_loss(pretrain):
         one, method = pretrain.masked(decoder=decoder), pretrain.method(decoder=decoder)
         params, batch = pretrain.params(method), pretrain.batch()
         masks = one.plan(batch)
-        encoded = one.encode(params, batch, masks, train=True)
-        prediction = one.decode(params, batch, encoded, masks)["pixels"]
+        encoded = jax.jit(functools.partial(one.encode, train=True))(params, batch, masks)
+        prediction = jax.jit(one.decode)(params, batch, encoded, masks)["pixels"]
         np.testing.assert_allclose(prediction, pretrain.numbers[f"pred{suffix}"], rtol=0, atol=1e-5)
-        loss = loss_of(method, batch)(params)
+        loss = jax.jit(loss_of(method, batch))(params)
         np.testing.assert_allclose(loss, pretrain.numbers[f"loss{suffix}"], rtol=0, atol=1e-5)
 
 
@@ -66,5 +68,5 @@ def assert_round_trip(golden, method):
 def test_classifier(finetune):
     method = finetune.classifier()
     params, batch = finetune.params(method), finetune.batch()
-    np.testing.assert_allclose(method.features(params, batch), finetune.numbers["features"], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(method.predict(params, batch), finetune.numbers["logits"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(method.features)(params, batch), finetune.numbers["features"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(method.predict)(params, batch), finetune.numbers["logits"], rtol=0, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -97,7 +98,7 @@ def test_the_target(one):
     raw = jax.jit(latent.targets)(one.target(), one.batch())
     np.testing.assert_allclose(raw, one.numbers["target_raw"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(normalized(raw, latent.model.encoder.width), one.numbers["target_output"], atol=1e-5)
-    pooled = latent.features({"encoder": one.target()}, one.batch())
+    pooled = jax.jit(latent.features)({"encoder": one.target()}, one.batch())
     np.testing.assert_allclose(pooled, one.numbers["target_raw"].mean(axis=1), rtol=0, atol=1e-5)
 
 
@@ -118,9 +119,11 @@ def test_loss_and_gradients(one):
         terms = one.latent(penalty=penalty).loss(params, one.batch(), one.context()).terms
         return sum(term.weight * term.total / term.count for term in terms.values())
 
-    value, ours = jax.jit(jax.value_and_grad(lambda p: loss(p, l1())))(one.params())
+    value, ours = jax.jit(jax.value_and_grad(functools.partial(loss, penalty=l1())))(one.params())
     np.testing.assert_allclose(value, one.numbers["loss"], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(loss(one.params(), l2()) / 2, one.numbers["loss_exp2"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(functools.partial(loss, penalty=l2()))(one.params()) / 2, one.numbers["loss_exp2"], rtol=0, atol=1e-5
+    )
     theirs = one.params({name: gradients(one.numbers, one.states[name], name) for name in NETWORKS.values()})
     found = dict(jax.tree_util.tree_leaves_with_path(ours))
     for path, array in jax.tree_util.tree_leaves_with_path(theirs):

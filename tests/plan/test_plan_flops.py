@@ -75,7 +75,7 @@ def test_the_reference_form_has_the_same_loss_and_gradients(dual):
     batch = batch_of(masked.model, 2, jnp.zeros)
     batch["video"] = jax.random.randint(jax.random.key(1), batch["video"].shape, 0, 256, jnp.int32).astype(jnp.uint8)
     batch["seed"] = jnp.arange(4, dtype=jnp.uint32).reshape(2, 2)
-    params = unbox(masked.init(jax.random.key(0), batch)[0])
+    params = unbox(jax.jit(masked.init)(jax.random.key(0), batch)[0])
 
     def loss(params, of):
         term = of.method.loss(params, batch, CONTEXT).terms["pixels"]

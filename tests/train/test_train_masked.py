@@ -336,7 +336,7 @@ def begun(name):
     """The state at the start, with its boxes in shapes alone and its values on the host."""
     method, given = METHODS[name](), batch(name)
     spec = jax.eval_shape(lambda: given)
-    init = make_init(method, remember(), ema=method.averaged, frozen=method.frozen)
+    init = jax.jit(make_init(method, remember(), ema=method.averaged, frozen=method.frozen))  # traced once
     state, _ = sharding.create(init, jax.random.key(0), spec, sharding.make_mesh({}, devices=jax.devices()[:1]))
     return sharding.abstract(init, spec), jax.device_get(state)
 

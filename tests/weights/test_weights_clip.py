@@ -1,5 +1,7 @@
 """CLIP in the layout of transformers: imports, their outputs, and what is refused."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -49,8 +51,9 @@ def test_an_import_is_a_network_with_features(imported):
         f"vision_model.encoder.layers.{i}.self_attn.k_proj.bias" for i in range(DEPTH)
     }
     features = trained.made.method.features
-    assert features(trained.params, {"video": video()}).shape == (2, PROJECTION)
-    assert features(trained.params, {"video": video()}, pool=False).shape == (2, SIDE**2, WIDTH)
+    assert jax.jit(features)(trained.params, {"video": video()}).shape == (2, PROJECTION)
+    tokens = jax.jit(functools.partial(features, pool=False))(trained.params, {"video": video()})
+    assert tokens.shape == (2, SIDE**2, WIDTH)
 
 
 @pytest.mark.torch

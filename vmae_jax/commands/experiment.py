@@ -178,9 +178,10 @@ def experiment(config: ConfigDict, *, trains: bool = False) -> Experiment:
         built["data"] = dataclasses.replace(built["data"], recipe=to_json(section))
     if not isinstance(built["method"], Method):
         raise ConfigError("config.method is not a method: use call('methods.masked.build', …)")
+    method = built["method"]
     made = Experiment(
         config=config,
-        method=built["method"],
+        method=method._replace(init=jax.jit(method.init)),  # is traced once, for its shapes and for the state
         loader=built["data"],
         optimizer=built["optimizer"],
         train=built["train"],

@@ -13,11 +13,12 @@ import jax
 
 from vmae_jax.spec import ConfigError
 
-__all__ = ["VARIABLE", "cache_folder", "enable_cache"]
+__all__ = ["MIN_VARIABLE", "VARIABLE", "cache_folder", "enable_cache"]
 
 log = logging.getLogger(__name__)
 VARIABLE = "VMAE_CACHE"
 _MIN_SECONDS = 0.5  # what compiles faster is not worth a file
+MIN_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"  # JAX's own variable for it, which wins
 
 
 def cache_folder() -> pathlib.Path | None:
@@ -62,7 +63,8 @@ def enable_cache(path: str | os.PathLike[str] | None = None) -> pathlib.Path | N
         log.warning("no compilation cache: %s (set %s to another folder, or to `off`)", problem, VARIABLE)
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS)
+    if MIN_VARIABLE not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return folder
 

@@ -160,6 +160,7 @@ def create(
     Returns:
       The state without boxes, with the values of an unsharded `init`, and its placement.
     """
+    init = jax.jit(init)  # is traced once, for the shapes and for the values
     placement = shardings(abstract(init, batch_spec), mesh, rules)
     kind = jax.random.key_impl(key)
 
