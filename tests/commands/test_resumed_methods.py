@@ -44,6 +44,7 @@ RUNS = {
     "tgm": ("configs/tgm.py:smoke,clip={first}", write_videos, []),  # of drawn clips with captions
     "umt": ("configs/umt.py:B,smoke,teacher={first}", write_videos, FOLDER),
     "av_mae": ("configs/av_mae.py:L,audioset,smoke", write_videos, []),  # of drawn clips with sound
+    "mbt": ("configs/mbt.py:audioset_mini,smoke,weights={first}", write_videos, []),
 }
 
 
@@ -72,6 +73,7 @@ def begin(config, first, options):
 FIRST = {
     "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
     "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
+    "mbt": lambda first, options: begin("mae.py:B,smoke", first, []),
     "masdt": write_flow,
     "mgmae": write_flow,
     "mme": write_flow,
