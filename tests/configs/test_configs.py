@@ -51,7 +51,7 @@ VARIANTS = {
     "mvd": ("B", "H"),
     "umt": ("B", "L"),
     "sigma": ("B,k400", "S,ssv2"),
-    "av_mae": ("L,audioset", "L,vggsound"),
+    "av_mae": ("L,audioset", "L,vggsound", "L,audioset,finetune"),
     "mbt": ("audioset_mini", "epic,audio"),
     "post_pretrain": ("H",),
     "distill": ("S",),
