@@ -1,5 +1,6 @@
 """Stages that begin from other stages: a classifier from pre-training, K400 from K710, a student and its teacher."""
 
+import dataclasses
 import json
 
 import jax
@@ -19,7 +20,11 @@ from vmae_jax.train.state import make_init
 
 def vit(**more):
     return call(
-        "models.variants.vit", size="micro", frames=4, decoder_depth=1, dtype="float32", **({"resolution": 16} | more)
+        "models.variants.vit",
+        size="micro",
+        decoder_depth=1,
+        dtype="float32",
+        **({"frames": 4, "resolution": 16} | more),
     )
 
 
@@ -128,6 +133,36 @@ def test_a_teacher_of_other_pixels_is_resized_by_its_own_model(tmp_path):
     state, [report] = begin_from(fresh(larger, 2), {"params": record}, config(larger))
     assert list(report.changed) == ["encoder/embed/kernel"]
     assert state.params["encoder"]["embed"]["kernel"].shape == (2 * 16 * 16 * 3, 48)
+
+
+def test_blocks_of_another_part_follow(tmp_path):
+    """As the joint blocks of a multimodal pre-training those of an encoder."""
+    path, old = saved(tmp_path / "run", classifier(3), 1)
+    record = weights(path, select="params/encoder", then="params/encoder")
+    deeper = classifier(3, depth=4)
+    state, [report] = begin_from(fresh(deeper, 2), {"params/encoder": record}, config(deeper))
+    twice = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), old["encoder"]["blocks"])
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"]["blocks"], twice)
+    assert report.changed["blocks/mlp/fc1/kernel"].how == "2 blocks of params/encoder after its own"
+    with pytest.raises(ConfigError, match="both need blocks"):
+        begin_from(
+            state, {"params/encoder": weights(path, select="params/encoder", then="params/head")}, config(deeper)
+        )
+
+
+def test_an_encoder_of_sounds_begins_with_one_of_images(tmp_path):
+    """The rows of an image become time, and its colours one value."""
+    image = {"frames": 1, "tubelet": 1, "positions": call("models.positions.learned")}
+    path, old = saved(tmp_path / "run", classifier(3, **image), 1)
+    heard = call("models.spectrogram", size="micro", frames=16, bins=16, patch=8, positions=image["positions"])
+    method = call("methods.mbt.build", modalities={"audio": call("methods.branches.branch", model=heard)}, classes=3)
+    embed, table = ({"kernel": np.zeros((64, 32))}, {"table": np.zeros((4, 32))})
+    state = fresh(classifier(3, **image), 2)
+    state = dataclasses.replace(state, params={"audio": {"embed": embed, "Learned_0": table}})
+    state, _ = begin_from(state, {"params/audio": weights(path, select="params/encoder")}, config(method))
+    colours = old["encoder"]["embed"]["kernel"].reshape(8, 8, 3, 32)
+    np.testing.assert_allclose(state.params["audio"]["embed"]["kernel"], colours.sum(axis=2).reshape(64, 32), atol=1e-6)
+    np.testing.assert_array_equal(state.params["audio"]["Learned_0"]["table"], old["encoder"]["Learned_0"]["table"])
 
 
 @pytest.mark.slow

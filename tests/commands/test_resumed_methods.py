@@ -48,6 +48,8 @@ RUNS = {
     "tgm": ("configs/tgm.py:smoke,clip={first}", write_videos, []),  # of drawn clips with captions
     "umt": ("configs/umt.py:B,smoke,teacher={first}", write_videos, FOLDER),
     "av_mae": ("configs/av_mae.py:L,audioset,smoke", write_videos, []),  # of drawn clips with sound
+    "av_mae_finetuned": ("configs/av_mae.py:L,audioset,finetune,smoke,weights={first}", write_videos, []),
+    "mbt": ("configs/mbt.py:audioset_mini,smoke,weights={first}", write_videos, []),
 }
 
 
@@ -76,6 +78,8 @@ def begin(config, first, options):
 FIRST = {
     "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
     "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
+    "av_mae_finetuned": lambda first, options: begin("av_mae.py:L,audioset,smoke", first, []),
+    "mbt": lambda first, options: begin("mae.py:B,smoke", first, []),
     "masdt": write_flow,
     "mgmae": write_flow,
     "mme": write_flow,

@@ -51,8 +51,9 @@ VARIANTS = {
     "mvd": ("B", "H"),
     "umt": ("B", "L"),
     "sigma": ("B,k400", "S,ssv2"),
-    "av_mae": ("L,audioset", "L,vggsound"),
     "contrast": ("simclr,B", "byol,B", "moco,S", "moco_v3,B,views=4", "teg,B", "ascnet,B"),
+    "av_mae": ("L,audioset", "L,vggsound", "L,audioset,finetune"),
+    "mbt": ("audioset_mini", "epic,audio"),
     "post_pretrain": ("H",),
     "distill": ("S",),
 }
@@ -87,11 +88,11 @@ BASES = {
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
-    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "hvm1:448", "mae:H", "mae_st:L"),
+    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
-RESUMED = ("av_mae", "lvmae", "marlin", "masdt", "mgmae", "mme", "tgm")  # which `test_resumed_methods.py` trains
+RESUMED = ("av_mae", "lvmae", "marlin", "masdt", "mbt", "mgmae", "mme", "tgm")  # which `test_resumed_methods.py` trains
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))
 NAMED += ("data.streams.tokenizers.clip",)

@@ -55,6 +55,8 @@ PRETRAINING = {
     "ttt:B": [],
     "masdt:finetune": [],
     "marlin:B": [],
+    "av_mae:L,audioset": [],
+    "mbt:audioset_mini": [("method.fuse.start", "1")],
 }
 GUIDES = ("flow",)  # RAFT is in float32
 ROWS = 64
@@ -65,9 +67,10 @@ def traced(target, overrides):
     stem, _, arguments = target.partition(":")
     config = load_config(f"configs/{stem}.py" + f":{arguments}" * bool(arguments), overrides)
     for node in calls(config):
-        if node.call == "models.variants.vit":
+        if node.call in ("models.variants.vit", "models.spectrogram"):
             node.dtype, node.depth, node.decoder_depth = "bfloat16", 2, 2
-            node.levels = [0, 1] if node.levels else []
+            if node.get("levels"):
+                node.levels = [0, 1]
         elif node.call == "models.text.transformer":
             node.dtype, node.depth = "bfloat16", 2
         elif "path" in node and node.call.startswith(("data.sources.", "data.streams.", "train.init_from.")):

@@ -24,7 +24,7 @@ def result(config) -> dict[str, str]:
     method, data, optimizer, schedule = config.method, config.data, config.optimizer, config.optimizer.schedule
     if method.call == "methods.lvmae.build":
         return _text(_training(config) | _of_sequences(config))
-    own = method.modalities.video if method.call == "methods.joint.build" else method
+    own = next(iter(method.modalities.values())) if "modalities" in method else method
     vit = build(own.spatial if "spatial" in own else own.model)
     mixing, erase = method.get("mix"), method.get("erase")
     transforms = [part for one in data.transforms for part in one.get("transforms", [one])]  # of data.crops.together
@@ -74,11 +74,17 @@ def result(config) -> dict[str, str]:
         found |= {
             **_of_classifier(config, vit),
             "erase": erase and erase.probability,
-            "mix": mixing and f"{mixing.mixup:g} {mixing.cutmix:g} {mixing.switch:g}",
+            "mix": mixing and _mix(mixing),
             "group": mixing and mixing.group,
             "temperature": method.get("temperature"),
         }
     return _text(found)
+
+
+def _mix(mixing) -> str:
+    if "alpha" in mixing:  # of modalities
+        return f"{mixing.alpha:g} separate" if mixing.separate else f"{mixing.alpha:g}"
+    return f"{mixing.mixup:g} {mixing.cutmix:g} {mixing.switch:g}"
 
 
 def _of_classifier(config, vit) -> dict[str, object]:
@@ -88,7 +94,7 @@ def _of_classifier(config, vit) -> dict[str, object]:
         "drop_path": vit.encoder.blocks["drop_path"],
         "head_dropout": method.get("dropout"),
         "init_scale": method.init_scale,
-        "smoothing": method.get("smoothing") if not heads else "",
+        "smoothing": method.get("smoothing") if not heads else heads[next(iter(heads))].get("smoothing") or "",
         "test": _test(config.eval.get("data")),
     }
 
@@ -208,7 +214,7 @@ def test_configs_are_the_table(row):
     assert called == {
         "pretrain": f"methods.{'masked' if 'pixels' in arguments else own.get(stem, 'masked')}.build",
         "post_pretrain": "methods.classify.build",
-        "finetune": "methods.classify.build",
+        "finetune": f"methods.{'mbt' if 'modalities' in load(row['config']).method else 'classify'}.build",
         "distill": "methods.distill.build",
         "adapt": "methods.cdfslv.build",
         "joint": "methods.ttt.build",
@@ -248,7 +254,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 176
+    assert len(ROWS) == len(lines) - 1 == 182
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

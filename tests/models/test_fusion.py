@@ -83,6 +83,15 @@ def test_order_is_irrelevant_and_without_exchange_it_is_the_encoder():
         assert np.abs(found["ours"][name].fused - found["alone"][name]).max() > 1e-3
 
 
+def test_order_of_tokens_is_irrelevant():
+    turned = towers({**CUBES, "audio": CUBES["audio"][:, ::-1]})
+    plan = turned["audio"].masks
+    turned["audio"] = turned["audio"]._replace(masks=plan.replace(visible=plan.visible[:, ::-1]))
+    one, other = jax.jit(lambda: (bottleneck(1)(FUSED, towers(CUBES)), bottleneck(1)(FUSED, turned)))()
+    np.testing.assert_allclose(one["video"].fused, other["video"].fused, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(one["audio"].fused, other["audio"].fused[:, ::-1], rtol=0, atol=1e-5)
+
+
 def test_a_row_that_lacks_a_modality_gets_nothing_from_it():
     found, louder = fused(CUBES), fused({**CUBES, "audio": 2 * CUBES["audio"]})
     video, changed = (np.asarray(one["lacking"]["video"].fused) for one in (found, louder))

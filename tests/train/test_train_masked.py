@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from toy_method import remember
 
 from vmae_jax.augment.colors import jitter
+from vmae_jax.augment.modalities import mixup
 from vmae_jax.augment.views import views
 from vmae_jax.inputs.log_mel import kaldi
 from vmae_jax.inputs.readers import sound, video
@@ -33,6 +34,7 @@ from vmae_jax.methods import (
     lvmae,
     marlin,
     masked,
+    mbt,
     mvd,
     siamese,
     siammcvae,
@@ -41,6 +43,7 @@ from vmae_jax.methods import (
     ttt,
     umt,
 )  # fmt: skip
+from vmae_jax.methods.branches import branch
 from vmae_jax.methods.flow import raft
 from vmae_jax.methods.parts.moco import moco
 from vmae_jax.methods.parts.nce import nce
@@ -49,6 +52,7 @@ from vmae_jax.methods.parts.reconstruct import reconstruct
 from vmae_jax.methods.parts.speed import speed
 from vmae_jax.methods.parts.time_nce import time_nce
 from vmae_jax.models import positions
+from vmae_jax.models.fusion import bottleneck
 from vmae_jax.models.fusion import joint as joint_layers
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
@@ -260,6 +264,16 @@ def speeds():
     return clips_of_colours(ascnet=speed("video", [16, 8], [16, 8], warmup=0))
 
 
+def judged_by_both():
+    """MBT: two encoders exchange through bottlenecks; clips are mixed in pairs, and some have no sound."""
+    form = kaldi(bins=16)
+    tiny = {"size": "micro", "patch": 8, "drop_path": 0.5, "dtype": "float32"}
+    heard = branch(spectrogram(frames=16, bins=16, **tiny), sound(form))
+    seen = branch(vit(frames=4, resolution=32, **tiny), video())
+    mix = mixup(0.5, separate=True, group=2)
+    return mbt.build({"video": seen, "audio": heard}, 5, fuse=bottleneck(1), init_scale=50.0, mix=mix)
+
+
 METHODS = {
     one.__name__: functools.cache(one)
     for one in (
@@ -289,6 +303,7 @@ METHODS = {
         four_clips,
         moments,
         speeds,
+        judged_by_both,
         captions,
     )
 }
@@ -322,6 +337,7 @@ def batch(name="videomae_v2"):
         "dense_prediction": beside,
         "long_video": sequences,
         "sound_and_video": audio,
+        "judged_by_both": audio | classes,
     }
     return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
         "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),

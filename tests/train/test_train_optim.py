@@ -311,7 +311,21 @@ def test_sgd_freezes_and_names_its_rates():
             sgd(SCHEDULE, **options).build(abstract_toy(), CLOCK)
 
 
-@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": 0.0, "nesterov": True}, {"clip_norm": 0.0}])
+def test_sgd_slows_lower_layers():
+    params, grads = some_params(), some_params(1)
+    steps = []
+    for share in (None, 0.5):
+        tx, _ = sgd(SCHEDULE, layer_decay=share).build(abstract_toy(), CLOCK)
+        new, _ = tx.update(grads, tx.init(params), params, tx.norm(grads), jnp.bool_(True))
+        steps.append(jax.tree.map(lambda a, b: a - b, new, params))
+    scales = layer_scales(abstract_toy(), 0.5)
+    jax.tree.map(lambda a, b, s: np.testing.assert_allclose(b, a * s, rtol=1e-4, atol=1e-7), *steps, scales)
+    assert " × 0.125" in sgd(SCHEDULE, layer_decay=0.5).describe(abstract_toy())
+
+
+@pytest.mark.parametrize(
+    "options", [{"momentum": 1.0}, {"layer_decay": 1.5}, {"momentum": 0.0, "nesterov": True}, {"clip_norm": 0.0}]
+)
 def test_mistakes_of_sgd(options):
-    with pytest.raises(ValueError, match=r"must be above 0|momentum="):
+    with pytest.raises(ValueError, match=r"must be above 0|momentum=|must be in \(0, 1\]"):
         sgd(SCHEDULE, **options)

@@ -16,7 +16,7 @@ from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import stream, typed
 
-__all__ = ["Mixing", "mixup_cutmix"]
+__all__ = ["Mixing", "group_size", "mixup_cutmix"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,23 +54,8 @@ class Mixing:
         return mixed.reshape(video.shape), targets.reshape(target.shape)
 
     def size(self, clips: int) -> int:
-        """Return the number of clips in a group: all of the batch, if it has fewer than `group`.
-
-        Raises:
-          ConfigError: if the batch does not divide into groups, or a clip has no partner.
-        """
-        size = min(self.group or clips, clips)
-        if clips % size:
-            raise ConfigError(
-                f"a (micro-)batch of {clips} clips does not divide into mixing groups of {size}: set group of "
-                f"augment.mixing.mixup_cutmix to an even divisor of it, or data.global_batch"
-            )
-        if size % 2:
-            raise ConfigError(
-                f"a (micro-)batch of {clips} clips leaves one without a partner to mix with: give data.global_batch "
-                f"and train.accumulate an even number of clips a micro-batch"
-            )
-        return size
+        """Return the number of clips in a group; raise ConfigError as `group_size` does."""
+        return group_size(clips, self.group, "augment.mixing.mixup_cutmix")
 
     def _mix(self, video: Array, target: Array, key: Array, valid: Array) -> tuple[Array, Array]:
         share, box = self._draw(stream(key, "mix"), *video.shape[2:4])
@@ -98,6 +83,31 @@ class Mixing:
         share = jnp.where(cut, 1.0 - mask.mean(), blended)
         box = jnp.where(cut, mask.astype(jnp.float32), jnp.nan)
         return jnp.where(off, 1.0, share), jnp.where(off, 0.0, box)
+
+
+def group_size(clips: int, group: int | None, name: str) -> int:
+    """Return the number of clips that mix with each other: all of the batch, if it has fewer than `group`.
+
+    Args:
+      clips: of a micro-batch.
+      group: the number of clips in a group; None for all.
+      name: of the component, for errors.
+
+    Raises:
+      ConfigError: if the batch does not divide into groups, or a clip has no partner.
+    """
+    size = min(group or clips, clips)
+    if clips % size:
+        raise ConfigError(
+            f"a (micro-)batch of {clips} clips does not divide into mixing groups of {size}: set group of "
+            f"{name} to an even divisor of it, or data.global_batch"
+        )
+    if size % 2:
+        raise ConfigError(
+            f"a (micro-)batch of {clips} clips leaves one without a partner to mix with: give data.global_batch "
+            f"and train.accumulate an even number of clips a micro-batch"
+        )
+    return size
 
 
 def _span(key: Array, length: int, share: Array) -> Array:

@@ -12,11 +12,12 @@ from typing import Any, cast
 
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from vmae_jax.data.catalogs.kinetics import RENAMES
 from vmae_jax.data.labels import read_names
-from vmae_jax.io.checkpoint import locate
+from vmae_jax.io.checkpoint import locate, read_tree
 from vmae_jax.io.paths import saved_config, write_text
 from vmae_jax.spec import ConfigError, build, did_you_mean, from_json
 from vmae_jax.train import init_from
@@ -26,6 +27,7 @@ from vmae_jax.weights.resizing import read_resized
 __all__ = ["begin_from", "check_places", "keep", "rows_by_name"]
 
 VIT = "models.variants.vit"
+MODELS = (VIT, "models.spectrogram")
 
 
 def begin_from(
@@ -93,9 +95,16 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, 
         given = method.get(model)
         resizable = isinstance(given, ConfigDict) and given.get("call") == VIT
         target = ConfigDict({"method": {"model": given} if resizable else {}})
+    modality = name.split("/")[0]
+    if root == "params" and modality in (method.get("modalities") or {}):  # as are the encoders of modalities
+        target = ConfigDict({"method": {"model": method.modalities[modality].model}})
+        model = f"modalities.{modality}.model"
     _check_models(at, record, target, f"config.method.{model}")
     tree, resized = read_resized(record.path, target, select=record.select, ema=record.ema, channels=record.channels)
     changed = {path: init_from.Change("resized", how) for path, how in resized.items()}
+    if record.then is not None:
+        tree, more = _deeper(tree, record)
+        changed |= more
     if record.old_labels is None or record.new_labels is None:
         return tree, changed
     old, new = (read_names(path, "init_from") for path in (record.old_labels, record.new_labels))
@@ -106,6 +115,26 @@ def _read(at: str, config: ConfigDict, record: init_from.Weights) -> tuple[Any, 
     return _sliced(tree, record, rows, len(old)), changed
 
 
+def _deeper(tree: Any, record: init_from.Weights) -> tuple[Any, dict[str, init_from.Change]]:
+    """Return an encoder's arrays with the blocks of `record.then` after its own, and what was changed."""
+    assert record.then is not None
+    root, _, rest = record.then.partition("/")
+    where = f"extra/ema/{rest}" if record.ema and root == "params" else record.then
+    above = read_tree(record.path, select=where)
+    if "blocks" not in tree or not isinstance(above, Mapping) or "blocks" not in above:
+        raise ConfigError(
+            f"init_from: blocks of then={record.then!r} follow those of select={record.select!r}: both need blocks"
+        )
+    own: dict[str, Any] = flatten_dict(tree["blocks"], sep="/")  # pyright: ignore[reportAssignmentType]
+    others: dict[str, Any] = flatten_dict(above["blocks"], sep="/")  # pyright: ignore[reportAssignmentType]
+    if own.keys() != others.keys() or any(own[path].shape[1:] != others[path].shape[1:] for path in own):
+        raise ConfigError(f"init_from: the blocks of {record.select!r} and of {record.then!r} differ in shape")
+    blocks = {path: np.concatenate([np.asarray(own[path]), np.asarray(others[path])]) for path in own}
+    how = f"{len(next(iter(others.values())))} blocks of {record.then} after its own"
+    changed = {f"blocks/{path}": init_from.Change("continued", how) for path in own}
+    return {**tree, "blocks": unflatten_dict(blocks, sep="/")}, changed
+
+
 def _check_models(at: str, record: init_from.Weights, target: Any, option: str) -> None:
     """Raise ConfigError if two models differ in dimensions, some of which (heads) no array shows."""
     text = saved_config(record.path)
@@ -114,9 +143,11 @@ def _check_models(at: str, record: init_from.Weights, target: Any, option: str) 
     method: Any = from_json(text).get("method") if text else None
     saved = method.get(name) if isinstance(method, ConfigDict) else None
     chosen: Any = target.method.get("model")
-    if not all(isinstance(one, ConfigDict) and one.get("call") == VIT for one in (saved, chosen)):
+    if not all(isinstance(one, ConfigDict) and one.get("call") in MODELS for one in (saved, chosen)):
         return
     one, other = (_dims(build(node, "model")) for node in (saved, chosen))
+    if record.then is not None:  # which has further blocks
+        one["depth"] = other["depth"]
     apart = [f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]]
     if apart:
         raise ConfigError(

@@ -72,7 +72,7 @@ def figure(name: str, text: str) -> Any:
     """Return the value of a cell: a number, a word, a length such as {"epochs": 90}, or a list of them."""
     values = [_value(name, word) for word in text.split()]
     if len(values) == 2 and values[1] in UNITS:
-        return {values[1]: int(values[0])}
+        return {values[1]: int(values[0]) if values[0] == int(values[0]) else values[0]}
     return values if len(values) > 1 else values[0] if values else None
 
 

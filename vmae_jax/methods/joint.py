@@ -33,7 +33,7 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, Context, Extra, Loss, MaskPlan, Method, Params, Pictures, merge, row_keys, stream
 
-__all__ = ["Joint", "Modality", "build", "modality"]
+__all__ = ["Joint", "Modality", "build", "modality", "tokens_read"]
 
 FUSION = "fusion"
 
@@ -259,12 +259,17 @@ def _without_padding(plan: MaskPlan, read: Read, model: Model) -> tuple[MaskPlan
     """
     if read.real is None:
         return plan, None
-    slots = read.real.reshape(read.real.shape[0], model.grid.t, -1).any(axis=2)
-    tokens = jnp.repeat(slots, model.grid.slot, axis=1)[..., None]
+    tokens = tokens_read(read.real, model)[..., None]
     seen, wanted = (gather(tokens, index)[..., 0] for index in (plan.visible, plan.decode))
     attended = seen | ~(read.valid & seen.any(axis=1))[:, None]
     weight = plan.weight * wanted
     return dataclasses.replace(plan, valid=attended, decode_valid=wanted, weight=weight), read.valid & seen.any(axis=1)
+
+
+def tokens_read(real: Array, model: Model) -> Array:
+    """Return which tokens of clips [b n] hold anything, given which frames are no padding [b t]."""
+    slots = real.reshape(real.shape[0], model.grid.t, -1).any(axis=2)
+    return jnp.repeat(slots, model.grid.slot, axis=1)
 
 
 @register("modality", model="model", mask="mask", read="reader", objectives="objective")

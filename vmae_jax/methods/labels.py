@@ -27,10 +27,12 @@ class Head(Output):
     Attributes:
       weight: the weight of its loss.
       smoothing: the share of label smoothing.
+      smooth_to: the value to which the labels of `many` classes are smoothed.
     """
 
     weight: float = 1.0
     smoothing: float = 0.0
+    smooth_to: float = 0.5
 
     def target(self, label: Array) -> Array:
         """Return labels as float [b outputs]: indices become one-hot and smoothed, soft labels stay as they are."""
@@ -39,7 +41,8 @@ class Head(Output):
         except ValueError as error:
             raise ConfigError(str(error)) from None
         if self.kind == "many" or (self.kind == "one" and self.numbered(label)):
-            return truth * (1.0 - self.smoothing) + self.smoothing / (self.outputs if self.kind == "one" else 2)
+            off = self.smoothing / self.outputs if self.kind == "one" else self.smoothing * self.smooth_to
+            return truth * (1.0 - self.smoothing) + off
         return truth
 
     def error(self, outputs: Array, target: Array) -> Array:
@@ -101,13 +104,25 @@ def one(classes: int, smoothing: float = 0.0, label: str = "label", weight: floa
 
 
 @register("head", smoke=lambda given: {"classes": max(given["classes"], 10), "label": "label"})
-def many(classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0) -> Head:
+def many(
+    classes: int, smoothing: float = 0.0, label: str = "label", weight: float = 1.0, smooth_to: float = 0.5
+) -> Head:
     """Any number of classes at once, each by a sigmoid. Labels are 0 or 1 for every class.
+
+    The loss is the mean over classes; a weight of `classes` makes it their sum.
+
+    Args:
+      classes: the number of classes.
+      smoothing: the share of a label that is replaced by `smooth_to`.
+      label, weight: as of `one`.
+      smooth_to: 0.5, or 1 / classes as in Scenic.
 
     Raises:
       ValueError: if there is no class or a number is outside its range.
     """
-    return _head(Head("many", classes, label, weight, smoothing))
+    if not 0 <= smooth_to <= 1:
+        raise ValueError(f"smooth_to must be in [0, 1], got {smooth_to}")
+    return dataclasses.replace(_head(Head("many", classes, label, weight, smoothing)), smooth_to=smooth_to)
 
 
 @register("head", smoke={"outputs": 1, "label": "label"})

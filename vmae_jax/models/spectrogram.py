@@ -51,6 +51,8 @@ def spectrogram(
     attention: str = "auto",
     project_bias: bool = False,
     initial: str = "videomae",
+    prefix: int = 0,
+    prefix_positions: bool = False,
 ) -> Model:
     """Return a transformer over spectrograms. Tokens are in the order of time, then frequency.
 
@@ -58,7 +60,7 @@ def spectrogram(
       frames, bins: the shape of a spectrogram.
       patch: the frames and bins of a token.
       size, width, depth, heads, decoder_width, decoder_depth, decoder_heads: as in `models.variants.vit`.
-      positions, drop_path, dtype, remat, unroll, attention, project_bias, initial: likewise.
+      positions, drop_path, dtype, remat, unroll, attention, project_bias, initial, prefix, prefix_positions: likewise.
 
     Raises:
       ValueError: if a choice is unknown, or dimensions do not divide.
@@ -68,6 +70,7 @@ def spectrogram(
     names = {"width": width, "depth": depth, "heads": heads, "drop_path": drop_path, "positions": positions}
     names |= {"decoder_width": decoder_width, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
     names |= {"dtype": dtype, "remat": remat, "unroll": unroll, "attention": attention, "initial": initial}
+    names |= {"prefix": prefix, "prefix_positions": prefix_positions}
     square: Any = vit(
         size,
         frames,

@@ -32,10 +32,11 @@ class Weights:
     old_labels: str | None = None
     new_labels: str | None = None
     channels: str = "cycle"
+    then: str | None = None
 
 
 class Change(NamedTuple):
-    """How a saved array was changed to fit: "resized" or "sliced", and a description."""
+    """How a saved array was changed to fit: "resized", "continued" or "sliced", and a description."""
 
     what: str
     how: str
@@ -64,7 +65,7 @@ class Report:
         """A few lines; `record` has every array."""
         parts = {
             what: [path for path, change in self.changed.items() if change.what == what]
-            for what in ("resized", "sliced")
+            for what in ("resized", "continued", "sliced")
         }
         counts = [
             f"{len(self.loaded)} arrays loaded",
@@ -97,6 +98,7 @@ def weights(
     old_labels: str | None = None,
     new_labels: str | None = None,
     channels: str = "cycle",
+    then: str | None = None,
 ) -> Weights:
     """Saved weights to initialize from.
 
@@ -109,6 +111,8 @@ def weights(
         and of the new one, whose rows are copied from those of the same names (K710 to K400).
       channels: the kernels of another number of channels: "cycle" through the saved ones, scaled, or
         "keep" them and start the others at zero.
+      then: another part of the saved state, whose blocks follow those of `select`, such as the joint blocks
+        "params/fusion" above the blocks of an encoder.
 
     Raises:
       ValueError: if there is no path, other things than parameters are selected, or only one list of names is given.
@@ -125,7 +129,7 @@ def weights(
         raise ValueError("old_labels and new_labels go together: the names of the saved classes and of the new ones")
     if channels not in CHANNELS:
         raise ValueError(f"channels={channels!r}: expected one of {', '.join(CHANNELS)}")
-    return Weights(path, select.strip("/"), ema, tuple(skip), old_labels, new_labels, channels)
+    return Weights(path, select.strip("/"), ema, tuple(skip), old_labels, new_labels, channels, then)
 
 
 def graft(params: Params, at: str, tree: Params, *, skip: Sequence[str] = ()) -> tuple[Params, Report]:

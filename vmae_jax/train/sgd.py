@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array
 
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.train.adamw import Transformation, flat, global_norm, shrunk, without
-from vmae_jax.train.optim import decays, matching
+from vmae_jax.train.optim import decays, layer_scales, matching
 from vmae_jax.train.schedule import Clock, Rate, Schedule
 from vmae_jax.types import Params
 
@@ -43,13 +44,14 @@ class Sgd:
     clip_norm: float | None
     rates: tuple[tuple[str, Schedule], ...]
     freeze: tuple[str, ...]
+    layer_decay: float | None = None
 
     def build(self, abstract_params: Params, clock: Clock) -> tuple[Transformation, Rate]:
         """Return the transformation for these parameters (boxed shapes suffice), and the learning rates of `schedule`.
 
         Raises:
-          ConfigError: if a pattern of `rates` or `freeze` matches nothing, two of `rates` match one parameter, or
-            nothing is left to train.
+          ConfigError: if a pattern of `rates` or `freeze` matches nothing, two of `rates` match one parameter,
+            nothing is left to train, or there is layer decay and no tower with layers.
         """
         frozen = matching(abstract_params, self.freeze, "freeze")
         decay = flat(without(decays(abstract_params), frozen))
@@ -58,15 +60,19 @@ class Sgd:
         rate = self.schedule.at(clock)
         own = {pattern: schedule.at(clock) for pattern, schedule in self.rates}
         rates = {path: own.get(pattern or "", rate) for path, pattern in self._groups(abstract_params).items()}
-        return self._transformation(rate, rates, decay, frozen), rate
+        scales = flat(layer_scales(abstract_params, self.layer_decay))
+        return self._transformation(rate, rates, decay, frozen, scales), rate
 
     def describe(self, abstract_params: Params) -> str:
         """Return a line for each parameter: its weight decay and whose learning rate it has, or "frozen"."""
         frozen, decay = matching(abstract_params, self.freeze, "freeze"), flat(decays(abstract_params))
+        scales = flat(layer_scales(abstract_params, self.layer_decay))
         lines = []
         for path, pattern in sorted(self._groups(abstract_params).items()):
             rate = "the schedule's rate" if pattern is None else f"the rate of {pattern}"
             own = f"{self.weight_decay if decay[path] else 0.0:g}"
+            if self.layer_decay is not None:
+                rate += " × " + ", ".join(f"{value:.6g}" for value in np.ravel(scales[path]))
             lines.append(f"{path}  {'frozen' if path in frozen else f'decay {own}  {rate}'}")
         return "\n".join(lines) + "\n"
 
@@ -81,7 +87,12 @@ class Sgd:
         return groups
 
     def _transformation(
-        self, rate: Rate, rates: Mapping[str, Rate], decay: Mapping[str, bool], frozen: frozenset[str]
+        self,
+        rate: Rate,
+        rates: Mapping[str, Rate],
+        decay: Mapping[str, bool],
+        frozen: frozenset[str],
+        scales: Mapping[str, np.ndarray],
     ) -> Transformation:
         def init(params: Params) -> SgdState:
             return SgdState(jnp.int32(0), jax.tree.map(jnp.zeros_like, without(params, frozen)))
@@ -100,6 +111,8 @@ class Sgd:
                 direction = gradient + self.momentum * fast if self.nesterov else fast
                 moved[path] = jax.lax.select(good, fast, velocity[path])
                 step = rates[path](state.count) * direction
+                if self.layer_decay is not None:
+                    step = step * scales[path]
                 new[path] = jax.lax.select(good, now[path] - step, now[path])
             count = jax.lax.select(good, state.count + 1, state.count)
             return unflatten_dict(new, sep="/"), SgdState(count, unflatten_dict(moved, sep="/"))
@@ -116,6 +129,7 @@ def sgd(
     clip_norm: float | None = None,
     rates: Mapping[str, Schedule] = MappingProxyType({}),
     freeze: Sequence[str] = (),
+    layer_decay: float | None = None,
 ) -> Sgd:
     """SGD with momentum and the numerics of PyTorch's, `clip_grad_norm_` before it.
 
@@ -127,6 +141,7 @@ def sgd(
       clip_norm: the largest global norm of the gradients; None does not clip.
       rates: learning rates of some parameters in place of `schedule`, by pattern of their paths, such as {"head": …}.
       freeze: patterns of parameter paths that are not trained.
+      layer_decay: the factor on the rate from one layer to the layer below, as of `train.optim.adamw`.
 
     Raises:
       ValueError: if a number is out of range.
@@ -139,5 +154,7 @@ def sgd(
         raise ValueError(f"clip_norm must be above 0, got {clip_norm}; leave it out to clip nothing")
     if isinstance(freeze, str):
         raise ValueError(f"freeze is a list of patterns; write [{freeze!r}]")
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}; leave it out for one rate everywhere")
     groups = tuple(sorted(dict(rates).items()))
-    return Sgd(schedule, momentum, nesterov, weight_decay, clip_norm, groups, tuple(freeze))
+    return Sgd(schedule, momentum, nesterov, weight_decay, clip_norm, groups, tuple(freeze), layer_decay)

@@ -1,5 +1,6 @@
 """The weights of a run for a model of other clips, such as fine-tuning at another size."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,9 @@ from vmae_jax.io.checkpoint import locate, read_tree
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config
 from vmae_jax.models.positions import LEARNED, grids_of_tables
+from vmae_jax.models.spectrogram import Spectrogram
 from vmae_jax.spec import ConfigError
+from vmae_jax.types import Grid
 from vmae_jax.weights.layouts import resize
 from vmae_jax.weights.layouts.rules import MismatchError
 
@@ -48,16 +51,14 @@ def read_resized(
     folder, _ = locate(path)
     old: Any = read_config(Workdir(folder.parent)).get("method")
     new: Any = config.method
-    # Networks in `frozen` have their own models: frozen/teacher has that of method.teacher.
-    root, *parts = select.split("/")
-    model = "model" if root == "params" else parts.pop(0) if parts else ""
-    if not isinstance(old, ConfigDict) or model not in old or "model" not in new:
+    model, parts = _model(old, select)
+    if model is None or "model" not in new:
         return tree, {}
     for name in reversed(parts):
         tree = {name: tree}
     try:
         tree, changed = resized(
-            tree, spec.build(old[model], "model"), spec.build(new.model, "model"), channels=channels
+            tree, *_alike(spec.build(model, "model"), spec.build(new.model, "model")), channels=channels
         )
     except MismatchError as error:
         raise ConfigError(f"init_from: {path}: {error}") from None
@@ -65,6 +66,30 @@ def read_resized(
         tree = tree[name]
     prefix = "".join(f"{name}/" for name in parts)
     return tree, {name.removeprefix(prefix): how for name, how in changed.items()}
+
+
+def _model(method: Any, select: str) -> tuple[Any, list[str]]:
+    """Return the model in the config of a method that a part of its state is of, and that part's path in the model."""
+    root, *parts = select.split("/")
+    if not isinstance(method, ConfigDict):
+        return None, parts
+    if root != "params":  # networks in `frozen` have their own models: frozen/teacher has that of method.teacher
+        return (method.get(parts[0]), parts[1:]) if parts else (None, parts)
+    modalities: Any = method.get("modalities") or {}
+    if parts and parts[0] in modalities:  # the parameters of an encoder, by the name of its modality
+        return modalities[parts[0]].model, ["encoder", *parts[1:]]
+    return method.get("model"), parts
+
+
+def _alike(old: Any, new: Any) -> tuple[Any, Any]:
+    """Return two models, the first of them as one of spectrograms if it reads images and the second spectrograms.
+
+    The rows of an image become time, as its patches have one order: rows first.
+    """
+    if isinstance(new, Spectrogram) and not isinstance(old, Spectrogram) and old.grid.t == old.patch.t == 1:
+        patch = old.patch._replace(t=old.patch.h, h=old.patch.w, w=1)
+        old = dataclasses.replace(old, patch=patch, grid=Grid(old.grid.h, old.grid.w, 1))
+    return old, new
 
 
 def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tuple[Any, dict[str, str]]:
