@@ -12,7 +12,7 @@ from jaxtyping import Array
 from vmae_jax.augment.colors import Colors
 from vmae_jax.augment.modalities import ModalityMixup
 from vmae_jax.inputs.readers import Reader, Video
-from vmae_jax.methods.joint import tokens_read
+from vmae_jax.methods.padding import tokens_read
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify

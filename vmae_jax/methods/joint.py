@@ -20,20 +20,21 @@ from jaxtyping import Array
 from vmae_jax.inputs.readers import Read, Reader, Share
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods.masked import Masked, supervision
+from vmae_jax.methods.padding import without_padding
 from vmae_jax.methods.parts.core import Part, Seen
 from vmae_jax.methods.parts.reconstruct import Reconstruct
 from vmae_jax.methods.pictures import of_modalities
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.fusion import Fused, Fusion, Tower, alone
 from vmae_jax.models.variants import Model
-from vmae_jax.patches import gather, gather_cubes
+from vmae_jax.patches import gather_cubes
 from vmae_jax.registry import register
 from vmae_jax.scopes import tower
 from vmae_jax.spec import ConfigError
 from vmae_jax.targets.core import Objective
-from vmae_jax.types import Batch, Context, Extra, Loss, MaskPlan, Method, Params, Pictures, merge, row_keys, stream
+from vmae_jax.types import Batch, Context, Extra, Loss, Method, Params, Pictures, merge, row_keys, stream
 
-__all__ = ["Joint", "Modality", "build", "modality", "tokens_read"]
+__all__ = ["Joint", "Modality", "build", "modality"]
 
 FUSION = "fusion"
 
@@ -109,7 +110,7 @@ class Joint:
             own, read = self.of(name, batch, train=train if augmented is None else augmented)
             one.model.check(own["video"].shape)
             plan = everything(own["video"].shape[0], one.model.grid.size) if whole else one.plan(own)
-            plan, present = _without_padding(plan, read, one.model)
+            plan, present = without_padding(plan, read, one.model)
             with jax.named_scope("cubes"):
                 cubes = one.model.normalize(gather_cubes(own["video"], plan.visible, one.model.patch))
             keys = stream(row_keys(own["seed"]), "drop_path") if train else None
@@ -249,27 +250,6 @@ class Joint:
     def _own(self, name: str, keys: Array) -> Array:
         """Return a modality's own keys; the first one draws as `methods.masked` does."""
         return keys if name == next(iter(self.modalities)) else stream(keys, name)
-
-
-def _without_padding(plan: MaskPlan, read: Read, model: Model) -> tuple[MaskPlan, Array | None]:
-    """Return a plan whose padding is neither attended to nor predicted, and which rows have the modality.
-
-    A row without the modality sees all of its tokens, so that no softmax is over nothing; they do not count, and
-    others do not see them.
-    """
-    if read.real is None:
-        return plan, None
-    tokens = tokens_read(read.real, model)[..., None]
-    seen, wanted = (gather(tokens, index)[..., 0] for index in (plan.visible, plan.decode))
-    attended = seen | ~(read.valid & seen.any(axis=1))[:, None]
-    weight = plan.weight * wanted
-    return dataclasses.replace(plan, valid=attended, decode_valid=wanted, weight=weight), read.valid & seen.any(axis=1)
-
-
-def tokens_read(real: Array, model: Model) -> Array:
-    """Return which tokens of clips [b n] hold anything, given which frames are no padding [b t]."""
-    slots = real.reshape(real.shape[0], model.grid.t, -1).any(axis=2)
-    return jnp.repeat(slots, model.grid.slot, axis=1)
 
 
 @register("modality", model="model", mask="mask", read="reader", objectives="objective")

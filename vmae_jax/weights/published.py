@@ -112,7 +112,7 @@ def _vit_mae(made: Export) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[
     """Weights, config and preprocessor of transformers' ViT-MAE."""
     one, dims = made.one, made.dims
     ratio, normalized = 0.75, True
-    if one.masked is not None:
+    if one.masked is not None and one.masked.encoder_mask is not None:
         keep = one.masked.encoder_mask.keep(one.model.grid)
         # A little less than the share of hidden tokens: transformers rounds the visible ones down.
         ratio = 1 - (keep + 0.5) / one.model.grid.size
