@@ -225,6 +225,7 @@ class Building:
                 "HOME": str(room.home),
                 "TMPDIR": str(room.tmp),
                 "XDG_CACHE_HOME": str(self._folder / "base"),
+                "VMAE_CACHE": str(self._folder / "base" / "programs"),
             }
             try:
                 found = attempt(number, room)
