@@ -4,10 +4,12 @@ import logging
 import shutil
 
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 from small_runs import config_of, write_videos
 
 from vmae_jax.commands import train
+from vmae_jax.eval import records
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.writers import read_rows
 from vmae_jax.spec import call
@@ -17,8 +19,8 @@ from vmae_jax.spec import call
 def test_a_resumed_run_that_is_shorter_is_warned_of_in_its_log_and_its_report(tmp_path, caplog):
     write_videos(tmp_path / "videos", 4)
 
-    def run(steps):
-        config = config_of(tmp_path / "videos", {}, train={"length": {"steps": steps}})
+    def run(steps):  # which are epochs here
+        config = config_of(tmp_path / "videos", {}, train={"length": {"epochs": steps}})
         config.optimizer.schedule = call("train.schedule.warmup_cosine", peak=1e-3, warmup={"steps": 1})
         config.checkpoint.every = ConfigDict({"steps": 1})
         caplog.clear()
@@ -29,6 +31,8 @@ def test_a_resumed_run_that_is_shorter_is_warned_of_in_its_log_and_its_report(tm
         ]
 
     assert run(4)[1] == []
+    recorded = records.read(epath.Path(tmp_path / "run"))
+    assert (recorded.length, recorded.status()[1]) == (4, "done")
     for step in (3, 4):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
     result, [message] = run(3)

@@ -56,8 +56,8 @@ class Attempt:
     @functools.cached_property
     def course(self) -> Course:
         return Course(
-            self.made, self.tx, self.data, workdir=self.workdir, saver=self.saver, writers=self.writers,
-            account=self.account, dog=self.dog,
+            self.made, self.tx, self.data, steps=self.clock.steps, workdir=self.workdir, saver=self.saver,
+            writers=self.writers, account=self.account, dog=self.dog,
         )  # fmt: skip
 
     def already_done(self, state: TrainState, start: int) -> dict[str, Any]:

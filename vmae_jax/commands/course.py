@@ -42,6 +42,7 @@ class Course:
       made: the experiment.
       tx: its optimizer.
       data: its opened source.
+      steps: of the whole run.
       workdir: of the run.
       saver: its checkpoints.
       writers: of its events.
@@ -55,13 +56,14 @@ class Course:
         tx: Any,
         data: Any,
         *,
+        steps: int,
         workdir: Workdir,
         saver: Checkpoints,
         writers: Writers,
         account: goodput.Account,
         dog: watchdog.Watchdog,
     ):
-        self._made, self._init, self._data = made, made.make_init(tx), data
+        self._made, self._init, self._data, self._steps = made, made.make_init(tx), data, steps
         self._workdir, self._saver, self._writers, self._account = workdir, saver, writers, account
         self._dog = dog
         self._skips = read_skips(workdir)
@@ -194,9 +196,8 @@ class Course:
             if jax.process_index() == 0:
                 keep(self._workdir.init_from, reports)
                 log.info("every array: %s", self._workdir.init_from)
-        self._writers.event(
-            0, "started", devices=devices(), seconds=round(time.perf_counter() - began, 3), **began_at()
-        )
+        seconds = round(time.perf_counter() - began, 3)
+        self._writers.event(0, "started", devices=devices(), steps=self._steps, seconds=seconds, **began_at())
         return state
 
 
