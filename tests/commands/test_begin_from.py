@@ -163,6 +163,30 @@ def test_an_encoder_of_sounds_begins_with_one_of_images(tmp_path):
     colours = old["encoder"]["embed"]["kernel"].reshape(8, 8, 3, 32)
     np.testing.assert_allclose(state.params["audio"]["embed"]["kernel"], colours.sum(axis=2).reshape(64, 32), atol=1e-6)
     np.testing.assert_array_equal(state.params["audio"]["Learned_0"]["table"], old["encoder"]["Learned_0"]["table"])
+    video, _ = saved(tmp_path / "video", classifier(3), 1)
+    with pytest.raises(ConfigError, match="weights of videos do not fit a model of spectrograms"):
+        begin_from(state, {"params/audio": weights(video, select="params/encoder")}, config(method))
+
+
+def test_other_heads_than_those_of_a_modality_are_refused(tmp_path):
+    """No array shows them."""
+    modality = call("methods.joint.modality", model=vit(), mask=None, read=call("inputs.readers.video"))
+    part = call("methods.parts.nce", first="video", second="video")
+    method = call("methods.joint.build", modalities={"video": modality}, parts={"nce": part})
+    (tmp_path / "run").mkdir()
+    Workdir(tmp_path / "run").config_json.write_text(to_json(config(method)))
+    state = fresh(classifier(3), 1)
+    towers = dataclasses.replace(state, params={"video": state.params["encoder"]})
+    saver = Checkpoints(Workdir(tmp_path / "run").checkpoints, keep_last=1, asynchronous=False)
+    saver.save(0, towers, {})
+    saver.close()
+    record = weights(str(tmp_path / "run"), select="params/video")
+    begin_from(state, {"params/encoder": record}, config(classifier(3)))
+    more = classifier(3, heads=4)
+    with pytest.raises(ConfigError, match="differ in heads 2 and 4"):
+        begin_from(fresh(more, 1), {"params/encoder": record}, config(more))
+    with pytest.raises(ValueError, match="then must be a part"):
+        weights("run", then="opt_state")
 
 
 @pytest.mark.slow

@@ -115,6 +115,14 @@ def test_smoke_keeps_the_dimensions_of_the_weights(tmp_path, config, size, patch
     assert made.batch_spec["video"].shape[1:] == made.eval.data.spec()["video"].shape[1:] == shape
 
 
+def test_smoke_keeps_the_dimensions_of_modalities(tmp_path):
+    weights = write(tmp_path / "run", call("models.variants.vit", size="tiny", frames=1, tubelet=1))
+    config = load_config(f"configs/mbt.py:vggsound,smoke,weights={weights}")
+    assert [one.model.size for one in config.method.modalities.values()] == ["tiny", "tiny"]
+    begun = load_config("configs/mbt.py:vggsound,smoke,weights=none")
+    assert [one.model.size for one in begun.method.modalities.values()] == ["micro", "micro"]
+
+
 def test_smoke_keeps_images_images(tmp_path):
     weights = write(tmp_path / "run", call("models.variants.vit", size="tiny", frames=1, tubelet=1))
     made = experiment(load_config(f"configs/custom.py:classes=3,folders,smoke,weights={weights}"))

@@ -202,7 +202,7 @@ def test_the_target_of_pull_is_the_average_of_the_encoder():
     same, other = loss(params, params), loss(params, jax.tree.map(lambda leaf: leaf * 0.5, params))
     np.testing.assert_allclose(same["online"], same["target"], rtol=0, atol=1e-6)
     assert np.abs(other["online"] - other["target"]).max() > 1e-3
-    with pytest.raises(ConfigError, match="needs the average of the parameters"):
+    with pytest.raises(ConfigError, match="need the average of the parameters"):
         method.loss(params, batch, CONTEXT)
 
 
@@ -246,6 +246,10 @@ def test_a_share_of_clips_without_sound_ends_a_training():
         (lambda: joint.build(modalities(), {"nce": nce("audio", "touch")}), "no modality 'touch'"),
         (lambda: joint.build(modalities(), {"pull": pull("touch")}), "no modality 'touch'"),
         (lambda: nce("a", "b", temperature=0), "temperature=0"),
+        (
+            lambda: joint.modality(MODELS["video"], None, video(), {"pixels": objective(pixels())}),
+            "give a mask, or leave",
+        ),
         (lambda: pull("a", widths=[]), r"widths=\[\]"),
         (lambda: bottleneck(0), "start=0"),
         (lambda: joint_layers(0), "depth=0"),

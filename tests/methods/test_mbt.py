@@ -7,7 +7,6 @@ import pytest
 from flax.core import meta
 from sounds import FORM, MODELS, SAMPLES, heard
 
-from vmae_jax.augment.colors import jitter
 from vmae_jax.augment.modalities import mixup
 from vmae_jax.inputs.readers import sound, video
 from vmae_jax.methods import labels, mbt
@@ -165,7 +164,6 @@ def test_labels_of_several_classes_are_smoothed_as_scenic_does():
         (lambda: mbt.build(BRANCHES, 5, pool="prefix"), "set prefix=1"),
         (lambda: mbt.build(BRANCHES, 5, pool="tokens", mix=mixup(separate=True)), "set separate=False"),
         (lambda: mbt.build(BRANCHES, 5, fuse=bottleneck(3)), "start=3"),
-        (lambda: branch(MODELS["audio"], sound(FORM), jitter()), "colors changes pictures"),
         (lambda: mixup(alpha=0), "alpha must be above 0"),
         (lambda: mixup(group=3), "group must be even"),
         (lambda: labels.many(4, smooth_to=2), "smooth_to must be"),

@@ -76,8 +76,16 @@ def test_moments_that_the_long_clip_does_not_show_do_not_count():
     assert compared(drawn(0), drawn(1), times=(LONG, LONG + 0.5))[1] == 12
     assert compared(drawn(0), drawn(1), times=(LONG, LONG + 0.6))[1] == 9
     assert compared(drawn(0), drawn(1), times=(LONG, LONG + 9))[:2] == (0, 0)
-    repeated = np.array([0.0, 1.0, 1.0, 1.0])  # a short video ends with its last frame
-    assert np.isfinite(compared(drawn(0), drawn(1), times=(repeated, repeated))[0])
+
+
+def test_moments_of_the_same_instant_are_no_candidates():
+    """Of a video of one frame, whose clips repeat it; of a short one, whose clips end with its last frame."""
+    still, others = np.ones((3, 4, 6)), 8
+    assert compared(still, still, times=(np.zeros(4), np.zeros(4)))[0] == pytest.approx(np.log(1 + others), rel=1e-5)
+    repeated = np.array([0.0, 1.0, 1.0, 1.0])
+    own = np.array([1 + 3, 1 + 1, 1 + 1, 1 + 1])
+    wanted = np.mean(np.log(own + others))
+    assert compared(still, still, times=(repeated, repeated))[0] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_second_clip_of_the_config_is_within_the_first():
@@ -87,6 +95,9 @@ def test_the_second_clip_of_the_config_is_within_the_first():
     assert least == 0
     assert most + 15 * short == 15 * long
     assert parts.clips.weight + parts.moments.weight == 1
+    for name, strides in {"teg": [4, 1], "ascnet": [1, 2]}.items():
+        tiny: Any = load_config(f"configs/contrast.py:{name},B,smoke", [])
+        assert list(tiny.data.sampler.strides) == strides
     with pytest.raises(ConfigError, match="views=3: teg has two different clips"):
         load_config("configs/contrast.py:teg,B,views=3", [])
     with pytest.raises(ValueError, match="temperature=0"):

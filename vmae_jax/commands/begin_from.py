@@ -22,7 +22,7 @@ from vmae_jax.io.paths import saved_config, write_text
 from vmae_jax.spec import ConfigError, build, did_you_mean, from_json
 from vmae_jax.train import init_from
 from vmae_jax.train.state import TrainState
-from vmae_jax.weights.resizing import read_resized
+from vmae_jax.weights.resizing import model_of, read_resized
 
 __all__ = ["begin_from", "check_places", "keep", "rows_by_name"]
 
@@ -138,10 +138,7 @@ def _deeper(tree: Any, record: init_from.Weights) -> tuple[Any, dict[str, init_f
 def _check_models(at: str, record: init_from.Weights, target: Any, option: str) -> None:
     """Raise ConfigError if two models differ in dimensions, some of which (heads) no array shows."""
     text = saved_config(record.path)
-    root, *below = record.select.split("/")
-    name = "model" if root == "params" else below[0] if below else ""
-    method: Any = from_json(text).get("method") if text else None
-    saved = method.get(name) if isinstance(method, ConfigDict) else None
+    saved, _ = model_of(from_json(text).get("method") if text else None, record.select)
     chosen: Any = target.method.get("model")
     if not all(isinstance(one, ConfigDict) and one.get("call") in MODELS for one in (saved, chosen)):
         return

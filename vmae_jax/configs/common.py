@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from vmae_jax.errors import did_you_mean
 from vmae_jax.io.paths import saved_config
 from vmae_jax.lookup import entry
+from vmae_jax.models.spectrogram import spectrogram
 from vmae_jax.models.text import transformer
 from vmae_jax.models.variants import VARIANTS, vit
 from vmae_jax.spec import ConfigError, call, calls, from_json, resolve, to_json
+from vmae_jax.weights.resizing import model_of
 
 
 def parse(text: str | None, **options: Any) -> Any:
@@ -145,14 +147,18 @@ def smoke(config: Any, steps: int = 4) -> ConfigDict:
     kept = False
     for at, record in (config.get("init_from") or {}).items():
         root, *below = at.split("/")
-        node: Any = config.method.get(below[0] if root == "frozen" and below else "model")
+        modalities: Any = config.method.get("modalities") or {}
+        if root == "params" and below and below[0] in modalities:
+            node: Any = modalities[below[0]].model
+        else:
+            node = config.method.get(below[0] if root == "frozen" and below else "model")
         if not isinstance(node, ConfigDict) or node.get("call") not in _DIMENSIONS:
             continue
         kind = str(node.get("call"))
         given: Any = from_json(to_json(record))  # without a path that is left open
         saved: Any = saved_method(given.get("path"))
-        saved = saved and saved.get("text" if kind == _TEXT else "model")
-        if isinstance(saved, ConfigDict) and saved.get("call") == kind:
+        saved = saved and (saved.get("text") if kind == _TEXT else model_of(saved, given.get("select") or "params")[0])
+        if isinstance(saved, ConfigDict) and (saved.get("call") == kind or kind == _SPECTROGRAM):
             for key, default in _DIMENSIONS[kind].items():
                 _assign(node, key, saved.get(key, default))
             kept = True
@@ -165,10 +171,11 @@ def _defaults(function: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: inspect.signature(function).parameters[name].default for name in names}
 
 
-_VIT, _TEXT = "models.variants.vit", "models.text.transformer"
+_VIT, _TEXT, _SPECTROGRAM = "models.variants.vit", "models.text.transformer", "models.spectrogram"
 # What weights have of their models.
 _DIMENSIONS = {
     _VIT: _defaults(vit, ("size", "width", "depth", "heads", "mlp_ratio", "patch", "tubelet")),
+    _SPECTROGRAM: _defaults(spectrogram, ("size", "width", "depth", "heads")),  # of images, too
     _TEXT: _defaults(transformer, ("vocabulary", "length", "width", "size", "depth", "heads", "mlp_ratio")),
 }
 

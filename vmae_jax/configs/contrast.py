@@ -7,8 +7,8 @@
     configs/contrast.py:teg,B           contrast of a long and a short clip, and of their moments
     configs/contrast.py:ascnet,B        prediction of appearance and of speed, of two clips at two speeds
 
-Name your own videos: `--config.data.source.path=FOLDER`. Heads, temperatures, momentum, crops and colours are those of
-the study of Feichtenhofer et al. (2021) and of MoCo v3, whose networks are other ones; `recipes.csv` has the figures
+Name your own videos: `--config.data.source.path=FOLDER`. Temperatures, momentum, crops and colours are those of the
+study of Feichtenhofer et al. (2021) and of MoCo v3, which use other networks; `recipes.csv` has the figures
 with their origin.
 """
 

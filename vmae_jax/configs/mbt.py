@@ -1,8 +1,8 @@
 """MBT (Nagrani et al. 2021), a classifier of what is seen and heard: `configs/mbt.py:audioset,weights=WORKDIR`.
 
 Arguments: the data (audioset_mini, the balanced 20 thousand clips; audioset, 500 thousand; vggsound; epic), what is
-read (`both`, `video`, `audio`), and `weights=`, an image model such as that of `configs/mae.py`, with whose encoder
-both encoders begin; `weights=none` begins with random values.
+read (`both`, `video`, `audio`), and `weights=`, a workdir with an image model that has learned positions, with
+whose encoder both encoders begin; `weights=none` begins with random values.
 
 The lists are `--config.data.source.path=train.csv --config.eval.data.source.path=test.csv`, with a column of labels
 (`a.mp4,3;17` of AudioSet, `a.mp4,drum` of VGGSound, `a.mp4,take,cup` of Epic-Kitchens); the videos have sound.
@@ -21,7 +21,6 @@ MEAN, DEVIATION = 1.102, 2.762  # of the spectrograms [code]
 FUSED, COUNT = 8, 4  # the first block with bottlenecks, and how many tokens they are [code]
 SECONDS = 8  # of sound [code]
 VERBS, NOUNS = 97, 300
-CLASSES = {"audioset_mini": 527, "audioset": 527, "vggsound": 309, "epic": VERBS}
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -98,8 +97,7 @@ def classifier(
         "video": call(
             "methods.branches.branch",
             model=call("models.variants.vit", frames=32, mean=half, std=half, **video),
-            read=call("inputs.readers.video"),
-            colors=call("augment.colors.jitter", grey=0.1),
+            read=call("inputs.readers.video", colors=call("augment.colors.jitter", grey=0.1)),
         ),
         "audio": call(
             "methods.branches.branch",
@@ -112,9 +110,8 @@ def classifier(
         ),
     }
     names = read(args)
-    share, separate = (recipe.mix, False) if not isinstance(recipe.mix, list) else (recipe.mix[0], True)
-    if separate and len(names) == 1:
-        separate = False
+    several = isinstance(recipe.mix, list)
+    share, separate = recipe.mix[0] if several else recipe.mix, several and len(names) > 1
     head, labels, columns = predicted(args, recipe)
     method = call(
         "methods.mbt.build",

@@ -87,8 +87,10 @@ def multiview(frames: int = 16, stride: int = 4, views: int = 5, sparse: bool = 
 
 
 def _tiny_pair(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a pair for `smoke`; pairs of images stay clips of one frame."""
-    return {"frames": min(given["frames"], 8), "strides": [1, 1], "gap": [min(bound, 8) for bound in given["gap"]]}
+    """The arguments of a pair for `smoke`; pairs of images stay clips of one frame, and speeds keep their ratio."""
+    least = min(given["strides"])
+    strides, gap = [one // least for one in given["strides"]], [min(bound, 8) for bound in given["gap"]]
+    return {"frames": min(given["frames"], 8), "strides": strides, "gap": gap}
 
 
 @register("sampler", smoke=_tiny_pair)

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vmae_jax.augment.colors import Colors
 from vmae_jax.augment.modalities import ModalityMixup
-from vmae_jax.inputs.readers import Reader, Video
+from vmae_jax.inputs.readers import Reader
 from vmae_jax.methods.padding import tokens_read
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.variants import Model
@@ -26,11 +25,10 @@ ALL = "all"  # the name of the outputs that are read from the tokens of all moda
 
 
 class Branch(NamedTuple):
-    """A modality of a classifier: its encoder, what it is read from, and how its colours change in training."""
+    """A modality of a classifier: its encoder, and what it is read from."""
 
     model: Model
     read: Reader
-    colors: Colors | None
 
 
 class Input(NamedTuple):
@@ -95,12 +93,9 @@ def read(branches: Mapping[str, Branch], batch: Batch, *, train: bool) -> dict[s
         with jax.named_scope("inputs"):
             read = one.read.read(batch, one.model.video_shape[0], keys)
         one.model.check(read.video.shape)
-        video = read.video
-        if keys is not None and one.colors is not None:
-            video = 255.0 * one.colors(jnp.asarray(video, jnp.float32) / 255.0, keys)
         tokens = None if read.real is None else tokens_read(read.real, one.model)
         there = read.valid if tokens is None else read.valid & tokens.any(axis=1)
-        found[name] = Input(one.model.normalize(patchify(video, one.model.patch)), there, tokens)
+        found[name] = Input(one.model.normalize(patchify(read.video, one.model.patch)), there, tokens)
     return found
 
 
@@ -144,18 +139,12 @@ def pooled(encoded: Mapping[str, Array], inputs: Mapping[str, Input], pool: str)
     return {name: (sums[name] / jnp.maximum(counts[name], 1), counts[name][:, 0] > 0) for name in sums}
 
 
-@register("branch", model="model", read="reader", colors="colors")
-def branch(model: Model, read: Reader, colors: Colors | None = None) -> Branch:
+@register("branch", model="model", read="reader")
+def branch(model: Model, read: Reader) -> Branch:
     """Return a modality of `methods.mbt.build`.
 
     Args:
       model: `models.variants.vit` or `models.spectrogram`, of which only the encoder is used.
       read: what it is read from, one of `inputs.readers`.
-      colors: of pictures, in training.
-
-    Raises:
-      ValueError: if colours are to be changed of what is no picture.
     """
-    if colors is not None and not isinstance(read, Video):
-        raise ValueError("colors changes pictures: leave it out where read is no inputs.readers.video")
-    return Branch(model, read, colors)
+    return Branch(model, read)

@@ -135,7 +135,9 @@ class Joint:
         @functools.cache
         def target() -> dict[str, Seen]:
             if context.average is None:
-                raise ConfigError("the loss of pull needs the average of the parameters; use an evaluator of features")
+                raise ConfigError(
+                    "pull, moco and speed need the average of the parameters; evaluate features instead of the loss"
+                )
             average = jax.lax.stop_gradient(context.average)
             with tower("teacher"):
                 return self.seen(average, batch, train=False, augmented=context.train)
@@ -265,10 +267,12 @@ def modality(
       objectives: what is predicted at hidden tokens, by name.
 
     Raises:
-      ValueError: if the mask does not fit the model.
+      ValueError: if the mask does not fit the model, or there are objectives without a mask.
     """
     if mask is not None:
         mask.keep(model.grid)
+    elif objectives:
+        raise ValueError("objectives are predicted at hidden tokens: give a mask, or leave objectives out")
     return Modality(model, mask, read, dict(objectives or {}))
 
 
@@ -295,8 +299,9 @@ def build(modalities: Mapping[str, Modality], parts: Mapping[str, Part], fuse: F
     one = Joint(dict(modalities), dict(parts), fuse)
     for part in parts.values():
         part.check(one.networks)
-    if len({part.views for part in parts.values()} - {1}) > 1:
-        raise ValueError("parts compare different numbers of views of a video")
+    counts = {name: part.views for name, part in parts.items() if part.views > 1}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"parts have views={counts}: give all of them the number of clips that the sampler takes")
     if fuse is not None:
         fuse.check({name: each.model.encoder for name, each in modalities.items()})
     return one.method()

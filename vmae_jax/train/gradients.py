@@ -186,7 +186,7 @@ def check_groups(method: Method, rows: int, accumulate: int) -> int:
         if accumulate > 1:
             raise ConfigError(
                 f"train.accumulate={accumulate} would divide a batch whose clips are all mixed with each other; set "
-                f"augment.mixing.mixup_cutmix's group to a number of clips, or train.accumulate to 1"
+                f"the group of config.method.mix to a number of clips, or train.accumulate to 1"
             )
         return rows
     if accumulate > 1 and rows % (accumulate * method.group):

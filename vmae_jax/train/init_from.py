@@ -123,12 +123,15 @@ def weights(
         raise ValueError(
             f"select must be 'params' or 'frozen', or a part of them such as 'params/encoder', got {select!r}"
         )
+    if then is not None and then.split("/")[0] not in ("params", "frozen"):
+        raise ValueError(f"then must be a part of 'params' or 'frozen', such as 'params/fusion', got {then!r}")
     if isinstance(skip, str):
         raise ValueError(f"skip is a list of patterns; write [{skip!r}]")
     if (old_labels is None) != (new_labels is None):
         raise ValueError("old_labels and new_labels go together: the names of the saved classes and of the new ones")
     if channels not in CHANNELS:
         raise ValueError(f"channels={channels!r}: expected one of {', '.join(CHANNELS)}")
+    then = then and then.strip("/")
     return Weights(path, select.strip("/"), ema, tuple(skip), old_labels, new_labels, channels, then)
 
 

@@ -18,7 +18,7 @@ from vmae_jax.types import Grid
 from vmae_jax.weights.layouts import resize
 from vmae_jax.weights.layouts.rules import MismatchError
 
-__all__ = ["read_resized", "resized"]
+__all__ = ["model_of", "read_resized", "resized"]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def read_resized(
     folder, _ = locate(path)
     old: Any = read_config(Workdir(folder.parent)).get("method")
     new: Any = config.method
-    model, parts = _model(old, select)
+    model, parts = model_of(old, select)
     if model is None or "model" not in new:
         return tree, {}
     for name in reversed(parts):
@@ -68,7 +68,7 @@ def read_resized(
     return tree, {name.removeprefix(prefix): how for name, how in changed.items()}
 
 
-def _model(method: Any, select: str) -> tuple[Any, list[str]]:
+def model_of(method: Any, select: str) -> tuple[Any, list[str]]:
     """Return the model in the config of a method that a part of its state is of, and that part's path in the model."""
     root, *parts = select.split("/")
     if not isinstance(method, ConfigDict):
@@ -85,10 +85,16 @@ def _alike(old: Any, new: Any) -> tuple[Any, Any]:
     """Return two models, the first of them as one of spectrograms if it reads images and the second spectrograms.
 
     The rows of an image become time, as its patches have one order: rows first.
+
+    Raises:
+      MismatchError: if one reads videos and the other spectrograms, whose axes have nothing in common.
     """
     if isinstance(new, Spectrogram) and not isinstance(old, Spectrogram) and old.grid.t == old.patch.t == 1:
         patch = old.patch._replace(t=old.patch.h, h=old.patch.w, w=1)
-        old = dataclasses.replace(old, patch=patch, grid=Grid(old.grid.h, old.grid.w, 1))
+        return dataclasses.replace(old, patch=patch, grid=Grid(old.grid.h, old.grid.w, 1)), new
+    if isinstance(new, Spectrogram) != isinstance(old, Spectrogram):
+        one, other = ("of spectrograms" if isinstance(model, Spectrogram) else "of videos" for model in (old, new))
+        raise MismatchError(f"weights {one} do not fit a model {other}; give those of an image model or of its kind")
     return old, new
 
 

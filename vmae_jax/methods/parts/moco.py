@@ -138,7 +138,7 @@ def moco(
     weight: float = 1.0,
     views: int = 2,
 ) -> Moco:
-    """Find, of each view of a video, what the average of the encoder makes of the other views.
+    """Find, of each view of a video, the features that the average of the encoder has of the other views.
 
     The average is that of the trainer, `train.ema_decay`. Candidates are the same views of all videos of the global
     batch, or the partner and a queue of the keys of earlier batches.
@@ -156,11 +156,12 @@ def moco(
     Raises:
       ValueError: if a number is out of range, or the predictor's last width is not the projection's.
     """
-    if not widths or min(*widths, *predictor, 1) < 1 or temperature <= 0 or queue < 0 or weight < 0 or views < 2:
-        raise ValueError(
-            f"widths={list(widths)}, predictor={list(predictor)}, temperature={temperature}, queue={queue}, "
-            f"weight={weight}, views={views}: widths of at least 1, above 0, at least 0, at least 0, at least 2"
-        )
+    if not widths or min(*widths, *predictor, 1) < 1:
+        raise ValueError(f"widths={list(widths)}, predictor={list(predictor)}: there is a width, and all are 1 or more")
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}: it must be above 0")
+    if queue < 0 or weight < 0 or views < 2:
+        raise ValueError(f"queue={queue}, weight={weight}, views={views}: at least 0, at least 0, at least 2")
     if predictor and predictor[-1] != widths[-1]:
         raise ValueError(f"predictor={list(predictor)}: its last width must be that of the keys, {widths[-1]}")
     return Moco(modality, tuple(widths), tuple(predictor), float(temperature), queue, float(weight), views)

@@ -139,7 +139,7 @@ def nce(
     learned: bool = False,
     widths: Sequence[int] = (),
     weight: float = 1.0,
-    views: int = 2,
+    views: int | None = None,
 ) -> Nce:
     """Contrast two modalities of each clip with those of all other clips of the batch (MAViL, ViC-MAE).
 
@@ -153,7 +153,7 @@ def nce(
       learned: whether the temperature is learned, from this value on; it never falls below 0.01.
       widths: of the layers of a projection of each modality, with batch norm between them; none: there is none.
       weight: of the term in the loss.
-      views: of a video, at least 2, where a modality is compared with itself.
+      views: of a video, where a modality is compared with itself; None: 2.
 
     Raises:
       ValueError: if a number is out of range.
@@ -162,7 +162,7 @@ def nce(
         raise ValueError(
             f"temperature={temperature}, weight={weight}, widths={list(widths)}: above 0; at least 0; at least 1 each"
         )
-    if views < 2:
-        raise ValueError(f"views={views}: at least 2")
-    count = views if first == second else 1
+    if views is not None and (views < 2 or first != second):
+        raise ValueError(f"views={views}: at least 2, of one modality that is first and second")
+    count = (2 if views is None else views) if first == second else 1
     return Nce(first, second, float(temperature), learned, tuple(widths), float(weight), count)

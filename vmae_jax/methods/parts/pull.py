@@ -83,5 +83,5 @@ def pull(modality: str, widths: Sequence[int] = (4096, 256), weight: float = 1.0
     if not widths or min(widths) < 1 or weight < 0:
         raise ValueError(f"widths={list(widths)}, weight={weight}: at least one width, each at least 1; at least 0")
     if views < 2:
-        raise ValueError(f"views={views}: at least 2, for one is predicted from another")
+        raise ValueError(f"views={views}: it must be at least 2")
     return Pull(modality, tuple(widths), float(weight), views)

@@ -132,7 +132,8 @@ def speed(
       widths: of the layers of both projections, with batch norm between them.
       predictor: of the layers of both predictors.
       weight: of the term of speed; that of appearance is 1.
-      warmup: the share of the run in which this weight rises from 0, for at first nothing looks alike.
+      warmup: the share of the run in which this weight rises from 0: similarity means nothing at
+        initialisation.
       views: of a video, at least 2.
 
     Raises:
@@ -140,6 +141,8 @@ def speed(
     """
     if not widths or not predictor or min(*widths, *predictor) < 1 or predictor[-1] != widths[-1]:
         raise ValueError(f"widths={list(widths)}, predictor={list(predictor)}: at least 1 each, and the last the same")
-    if weight < 0 or not 0 <= warmup <= 1 or views < 2:
-        raise ValueError(f"weight={weight}, warmup={warmup}, views={views}: at least 0; from 0 to 1; at least 2")
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup={warmup}: a share of the run, from 0 to 1")
+    if weight < 0 or views < 2:
+        raise ValueError(f"weight={weight}, views={views}: at least 0, at least 2")
     return Speed(modality, tuple(widths), tuple(predictor), float(weight), float(warmup), views)

@@ -96,7 +96,7 @@ def _found(
     place = away.argmin(axis=2)
     logits = jnp.einsum("nid,mjd->nimj", short, long, precision="highest") / temperature
     own = jnp.eye(n, dtype=bool)[:, None, :, None]
-    near = (away < step[:, None, None]) | (jnp.arange(t) == place[..., None])
+    near = (away < jnp.maximum(step, _ROUNDING)[:, None, None]) | (jnp.arange(t) == place[..., None])
     wrong = jnp.where(valid[None, None, :, None] & ~(own & near[:, :, None]), logits, _NEVER).reshape(n, t, -1)
     videos = jnp.arange(n)
     right = jnp.take_along_axis(logits[videos, :, videos], place[..., None], axis=2)[..., 0]
@@ -127,9 +127,8 @@ def time_nce(
     Raises:
       ValueError: if a number is out of range, or there is no layer.
     """
-    if not widths or min(widths) < 1 or temperature <= 0 or weight < 0:
-        raise ValueError(
-            f"widths={list(widths)}, temperature={temperature}, weight={weight}: at least one width, each at least 1; "
-            "above 0; at least 0"
-        )
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths={list(widths)}: at least one width, each at least 1")
+    if temperature <= 0 or weight < 0:
+        raise ValueError(f"temperature={temperature}, weight={weight}: above 0, at least 0")
     return TimeNce(modality, tuple(widths), float(temperature), float(weight), seconds)
