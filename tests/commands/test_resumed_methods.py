@@ -49,6 +49,8 @@ RUNS = {
     "umt": ("configs/umt.py:B,smoke,teacher={first}", write_videos, FOLDER),
     "av_mae": ("configs/av_mae.py:L,audioset,smoke", write_videos, []),  # of drawn clips with sound
     "av_mae_finetuned": ("configs/av_mae.py:L,audioset,finetune,smoke,weights={first}", write_videos, []),
+    "mavil": ("configs/mavil.py:B,audioset,smoke", write_videos, []),
+    "mavil_student": ("configs/mavil.py:B,audioset,student,smoke,teacher={first}", write_videos, []),
     "mbt": ("configs/mbt.py:audioset_mini,smoke,weights={first}", write_videos, []),
 }
 
@@ -79,6 +81,7 @@ FIRST = {
     "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
     "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
     "av_mae_finetuned": lambda first, options: begin("av_mae.py:L,audioset,smoke", first, []),
+    "mavil_student": lambda first, options: begin("mavil.py:B,audioset,smoke", first, []),
     "mbt": lambda first, options: begin("mae.py:B,smoke", first, []),
     "masdt": write_flow,
     "mgmae": write_flow,

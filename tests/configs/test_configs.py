@@ -53,6 +53,7 @@ VARIANTS = {
     "sigma": ("B,k400", "S,ssv2"),
     "contrast": ("simclr,B", "byol,B", "moco,S", "moco_v3,B,views=4", "teg,B", "ascnet,B"),
     "av_mae": ("L,audioset", "L,vggsound", "L,audioset,finetune"),
+    "mavil": ("B,audioset", "B,audioset,student"),
     "mbt": ("audioset_mini", "epic,audio"),
     "post_pretrain": ("H",),
     "distill": ("S",),
@@ -85,6 +86,7 @@ BASES = {
         "mvd",
         "umt",
         "av_mae",
+        "mavil",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
@@ -92,7 +94,17 @@ BASES = {
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
-RESUMED = ("av_mae", "lvmae", "marlin", "masdt", "mbt", "mgmae", "mme", "tgm")  # which `test_resumed_methods.py` trains
+RESUMED = (
+    "av_mae",
+    "lvmae",
+    "marlin",
+    "masdt",
+    "mavil",
+    "mbt",
+    "mgmae",
+    "mme",
+    "tgm",
+)  # which `test_resumed_methods.py` trains
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))
 NAMED += ("data.streams.tokenizers.clip",)

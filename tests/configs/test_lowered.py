@@ -56,6 +56,8 @@ PRETRAINING = {
     "masdt:finetune": [],
     "marlin:B": [],
     "av_mae:L,audioset": [],
+    "mavil:B,audioset": [],
+    "mavil:B,audioset,student": [],
     "mbt:audioset_mini": [("method.fuse.start", "1")],
 }
 GUIDES = ("flow",)  # RAFT is in float32

@@ -104,7 +104,8 @@ def test_a_state_begins_from_weights_where_it_lives(ici):
     assert [report.at for report in reports] == list(wanted)
     assert reports[0].record()["arrays"]["embed/kernel"] == {"became": "resized", "how": "from a to b"}
     assert reports[0].record()["weights"] == {"path": "a", "select": "params/encoder"} | {
-        "ema": False, "skip": (), "old_labels": None, "new_labels": None, "channels": "cycle"
+        "ema": False, "skip": (), "old_labels": None, "new_labels": None, "channels": "cycle",
+        "then": None,
     }  # fmt: skip
     assert not reports[1].changed
     jax.tree.map(np.testing.assert_array_equal, new.params["encoder"], full["encoder"])
@@ -126,6 +127,7 @@ def test_places_and_arguments():
     for arguments, message in (
         ({"path": ""}, "path"),
         ({"path": "a", "select": "opt_state"}, "select"),
+        ({"path": "a", "then": "opt_state"}, "then must be a part"),
         ({"path": "a", "skip": "head"}, "list of patterns"),
         ({"path": "a", "channels": "odd"}, "channels='odd': expected one of cycle, keep"),
     ):

@@ -49,6 +49,7 @@ from vmae_jax.methods.parts.moco import moco
 from vmae_jax.methods.parts.nce import nce
 from vmae_jax.methods.parts.pull import pull
 from vmae_jax.methods.parts.reconstruct import reconstruct
+from vmae_jax.methods.parts.regress import regress
 from vmae_jax.methods.parts.speed import speed
 from vmae_jax.methods.parts.time_nce import time_nce
 from vmae_jax.models import positions
@@ -230,6 +231,17 @@ def sound_and_video():
     return joint.build({"video": seen, "audio": heard}, parts, joint_layers(1))
 
 
+def taught_by_both():
+    """MAViL, stage 2: a frozen teacher of both modalities, contrast of two views of each; some rows are silent."""
+    sizes = {name: value for name, value in TINY.items() if name != "resolution"}
+    model, form = spectrogram(frames=16, bins=16, **sizes), kaldi(bins=16)
+    seen = joint.modality(vit(frames=4, **TINY), random(0.75), video())
+    pairs = {"inter": ("audio", "video"), "video_views": ("video", "video"), "audio_views": ("audio", "audio")}
+    contrasts = {name: nce(*pair, paired=True) for name, pair in pairs.items()}
+    heard = joint.modality(model, random(0.5), sound(form))
+    return joint.build({"video": seen, "audio": heard}, {"regress": regress(), **contrasts}, joint_layers(1))
+
+
 def clips_of_colours(**parts):
     """Whole clips, blurred and of other colours."""
     colors = jitter(blur=0.5)
@@ -298,6 +310,7 @@ METHODS = {
         two_teachers,
         attending_teacher,
         sound_and_video,
+        taught_by_both,
         queued_keys,
         keys_of_the_batch,
         four_clips,
@@ -337,6 +350,7 @@ def batch(name="videomae_v2"):
         "dense_prediction": beside,
         "long_video": sequences,
         "sound_and_video": audio,
+        "taught_by_both": audio,
         "judged_by_both": audio | classes,
     }
     return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
@@ -366,8 +380,9 @@ def gradients(name, mesh, accumulate):
     placement = sharding.shardings(boxed, mesh)
     step = make_step(method, tx, accumulate=accumulate, ema_decay=0.9 if method.averaged else None)
     run = compile_step(step, placement, mesh, jax.eval_shape(lambda: given))
-    state, metrics = run(jax.device_put(state, placement.shardings), given)
-    return float(metrics["loss"]), jax.tree.map(np.array, state.opt_state)
+    after, metrics = run(jax.device_put(state, placement.shardings), given)
+    jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)  # a step leaves teachers as they are
+    return float(metrics["loss"]), jax.tree.map(np.array, after.opt_state)
 
 
 SHOWN = ("videomae_v2", "mae", "two_views", "frozen_teacher")  # in the default suite

@@ -16,7 +16,7 @@ from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch
 
-__all__ = ["Read", "Reader", "Share", "Sound", "Video", "sound", "video"]
+__all__ = ["Read", "Reader", "Readers", "Share", "Sound", "Video", "sound", "video"]
 
 ENOUGH = 20  # rows before their share means anything
 
@@ -214,3 +214,27 @@ class Share:
                 f"none of the {len(batch['index'])} clips of the first batch has {self._name}: "
                 f"{', '.join(map(repr, self._reader.inputs))} hold nothing"
             )
+
+
+class Readers:
+    """What the readers of a method's modalities need of its data.
+
+    Attributes:
+      inputs: the streams that they read, each once.
+      expects: what these streams must be, by name.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader]) -> None:
+        self._shares = [Share(name, one) for name, one in readers.items()]
+        self.inputs = tuple(dict.fromkeys(name for one in readers.values() for name in one.inputs))
+        self.expects = {name: values for one in readers.values() for name, values in one.expects.items()}
+
+    def check(self, batch: Batch) -> None:
+        """Count who lacks what in a batch; see `Share.add`."""
+        for share in self._shares:
+            share.add(batch)
+
+    def check_first(self, batch: Batch) -> None:
+        """Look at the first batch of a run; see `Share.first`."""
+        for share in self._shares:
+            share.first(batch)

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vmae_jax.inputs.readers import Read, Reader, Share
+from vmae_jax.inputs.readers import Read, Reader, Readers
 from vmae_jax.masking.core import Masker
 from vmae_jax.methods.masked import Masked, supervision
 from vmae_jax.methods.padding import without_padding
-from vmae_jax.methods.parts.core import Part, Seen
+from vmae_jax.methods.parts.core import Part, Seen, taught
 from vmae_jax.methods.parts.reconstruct import Reconstruct
 from vmae_jax.methods.pictures import of_modalities
 from vmae_jax.models.classifier import everything
@@ -36,7 +36,7 @@ from vmae_jax.types import Batch, Context, Extra, Loss, Method, Params, Pictures
 
 __all__ = ["Joint", "Modality", "build", "modality"]
 
-FUSION = "fusion"
+FUSION, TEACHER = "fusion", "teacher"
 
 
 class Modality(NamedTuple):
@@ -71,16 +71,24 @@ class Joint:
         for one in self.modalities.values():
             one.read.shape(batch, one.model.video_shape)
         batches = {name: self.of(name, batch)[0] for name in self.modalities}
-        params: Params = {
-            name: one.init(self._own(name, key), batches[name])[0]["encoder"] for name, one in self.networks.items()
-        }
-        if self.fuse is not None:
-            encoders = {name: one.model.encoder for name, one in self.modalities.items()}
-            params[FUSION] = self.fuse.init(stream(key, FUSION), encoders)
+        params = self._encoders(key, batches)
         made = {name: part.init(key, self.networks, batches) for name, part in self.parts.items()}
         begun = {name: part.begin(stream(key, name), self.networks) for name, part in self.parts.items()}
         extra = {name: one for name, one in begun.items() if one is not None}
         return params | {name: one for name, one in made.items() if one}, extra or None
+
+    def _encoders(self, key: Array, batches: Mapping[str, Batch]) -> Params:
+        made = {name: one.init(self._own(name, key), batches[name])[0] for name, one in self.networks.items()}
+        params: Params = {name: one["encoder"] for name, one in made.items()}
+        if self.fuse is not None:
+            encoders = {name: one.model.encoder for name, one in self.modalities.items()}
+            params[FUSION] = self.fuse.init(stream(key, FUSION), encoders)
+        return params
+
+    def frozen(self, key: Array, batch: Batch) -> Params:
+        """Return initial parameters of the teacher, which has the same networks; `init_from` replaces them."""
+        own = {name: self.of(name, batch)[0] for name in self.networks}
+        return {TEACHER: self._encoders(stream(key, TEACHER), own)}
 
     def of(self, name: str, batch: Batch, *, train: bool = False) -> tuple[Batch, Read]:
         """Return the batch as a modality has it, and what was read of it.
@@ -131,6 +139,8 @@ class Joint:
     def loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """Return the terms of every part that are sums over clips, and the rows of those that compare clips."""
         seen = self.seen(params, batch, train=context.train)
+        if any(part.taught for part in self.parts.values()):
+            seen = self._with_teacher(seen, batch, context)
 
         @functools.cache
         def target() -> dict[str, Seen]:
@@ -139,7 +149,7 @@ class Joint:
                     "pull, moco and speed need the average of the parameters; evaluate features instead of the loss"
                 )
             average = jax.lax.stop_gradient(context.average)
-            with tower("teacher"):
+            with tower(TEACHER):
                 return self.seen(average, batch, train=False, augmented=context.train)
 
         terms, metrics = {}, {}
@@ -149,6 +159,13 @@ class Joint:
             metrics |= found.metrics
         rows = {name: part.rows(seen, target) for name, part in self._comparing().items()}
         return Loss(terms, metrics, rows=rows or None)
+
+    def _with_teacher(self, seen: Mapping[str, Seen], batch: Batch, context: Context) -> dict[str, Seen]:
+        if not context.frozen:
+            raise ConfigError("the loss of regress needs its frozen teacher; use an evaluator of features instead")
+        given = context.frozen[TEACHER]
+        with tower(TEACHER):
+            return taught(seen, self.seen(given, batch, train=False, whole=True, augmented=context.train))
 
     def compare(self, params: Params, rows: Any, context: Context) -> Loss:
         """Return the terms that compare the clips of the global batch, `Method.global_loss`."""
@@ -215,38 +232,28 @@ class Joint:
 
     def method(self) -> Method:
         """Return these functions as a method."""
-        readers = {name: one.read for name, one in self.modalities.items()}
-        shares = [Share(name, one) for name, one in readers.items()]
+        readers = Readers({name: one.read for name, one in self.modalities.items()})
         parts, drawn = self.parts.values(), [one._drawable() is not None for one in self.networks.values()]
         views = max([part.views for part in parts], default=1)
         objectives = [objective for one in self.modalities.values() for objective in one.objectives.values()]
         own = supervision([one.mask for one in self.modalities.values()], objectives)
         own = dict.fromkeys((*own, *(name for part in parts for name in part.inputs)))
-        inputs = tuple(dict.fromkeys(name for one in readers.values() for name in one.inputs))
-
-        def check(batch: Batch) -> None:
-            for share in shares:
-                share.add(batch)
-
-        def check_first(batch: Batch) -> None:
-            for share in shares:
-                share.first(batch)
-
         return Method(
             init=self.init,
             loss=self.loss,
             features=self.features,
             advance=self.advance,
+            frozen=self.frozen if any(part.taught for part in parts) else None,
             reconstruct=self.reconstruct if all(drawn) and any(isinstance(p, Reconstruct) for p in parts) else None,
             group=views,
             views=views,
             global_loss=self.compare if self._comparing() else None,
-            check=check,
-            check_first=check_first,
-            inputs=inputs,
-            supervision=tuple(name for name in own if name not in inputs),
+            check=readers.check,
+            check_first=readers.check_first,
+            inputs=readers.inputs,
+            supervision=tuple(name for name in own if name not in readers.inputs),
             averaged=any(part.averaged for part in parts),
-            expects={name: values for one in readers.values() for name, values in one.expects.items()},
+            expects=readers.expects,
         )
 
     def _own(self, name: str, keys: Array) -> Array:

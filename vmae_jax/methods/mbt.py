@@ -17,7 +17,7 @@ from flax.linen import initializers
 from jaxtyping import Array
 
 from vmae_jax.augment.modalities import ModalityMixup
-from vmae_jax.inputs.readers import Share
+from vmae_jax.inputs.readers import Readers
 from vmae_jax.methods import labels
 from vmae_jax.methods.branches import ALL, POOLS, Branch, Input, Logits, mixed, pooled, read
 from vmae_jax.methods.joint import FUSION
@@ -165,18 +165,11 @@ class Mbt:
 
     def method(self) -> Method:
         """Return these functions as a method."""
-        readers = {name: one.read for name, one in self.branches.items()}
-        shares = [Share(name, one) for name, one in readers.items()]
-        inputs = tuple(dict.fromkeys(name for one in readers.values() for name in one.inputs))
+        readers = Readers({name: one.read for name, one in self.branches.items()})
 
         def check(batch: Batch) -> None:
             labels.check(self.heads, batch)
-            for share in shares:
-                share.add(batch)
-
-        def check_first(batch: Batch) -> None:
-            for share in shares:
-                share.first(batch)
+            readers.check(batch)
 
         return Method(
             init=self.init,
@@ -186,11 +179,11 @@ class Mbt:
             group=self.mix.group if self.mix is not None else 1,
             suits=self.mix.size if self.mix is not None else None,
             check=check,
-            check_first=check_first,
+            check_first=readers.check_first,
             heads=self.heads,
-            inputs=inputs,
+            inputs=readers.inputs,
             supervision=labels.streams(self.heads),
-            expects={name: values for one in readers.values() for name, values in one.expects.items()},
+            expects=readers.expects,
         )
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.methods.masked import Masked
 from vmae_jax.types import Batch, Context, Extra, Grid, Loss, MaskPlan, Params
 
-__all__ = ["Part", "Seen", "others", "pooled"]
+__all__ = ["Part", "Seen", "others", "pooled", "taught"]
 
 
 class Seen(NamedTuple):
@@ -21,6 +22,8 @@ class Seen(NamedTuple):
       own: the encoded prefix and visible tokens before the modalities exchange anything.
       fused: the same after it.
       grid: the tokens of a clip.
+      taught: what a frozen teacher that sees everything makes of all tokens, after the exchange and in the order of
+        the grid, [b n d] without a gradient; None where no part is `Part.taught`.
     """
 
     batch: Batch
@@ -28,6 +31,7 @@ class Seen(NamedTuple):
     own: Array
     fused: Array
     grid: Grid
+    taught: Array | None = None
 
 
 class Part:
@@ -35,12 +39,14 @@ class Part:
 
     Attributes:
       averaged: whether it reads `Context.average`.
+      taught: whether it reads `Seen.taught`, so that the method has a frozen teacher.
       compares: whether it compares clips with each other, by `rows` and `compare`.
       views: how many consecutive rows are views of one video.
       inputs: streams of the batch that the part reads itself.
     """
 
     averaged: bool = False
+    taught: bool = False
     compares: bool = False
     views: int = 1
     inputs: tuple[str, ...] = ()
@@ -94,6 +100,12 @@ def others(views: int, rows: int) -> Array:
     """Return the rows of the other views of each row's video, int32 [rows views-1], in turn from the next one on."""
     row = jnp.arange(rows)[:, None]
     return row - row % views + (row + jnp.arange(1, views)) % views
+
+
+def taught(seen: Mapping[str, Seen], whole: Mapping[str, Seen]) -> dict[str, Seen]:
+    """Return what a method makes of a batch, with what its teacher makes of it whole; no gradient flows to that."""
+    tokens = {name: one.fused[:, -one.masks.visible.shape[1] :] for name, one in whole.items()}
+    return {name: one._replace(taught=jax.lax.stop_gradient(tokens[name])) for name, one in seen.items()}
 
 
 def pooled(one: Seen) -> Array:

@@ -34,6 +34,7 @@ class Nce(Part):
     widths: tuple[int, ...]
     weight: float
     views: int = 1
+    paired: bool = False
     compares: bool = True
 
     def check(self, networks: Mapping[str, Masked]) -> None:
@@ -72,7 +73,9 @@ class Nce(Part):
         valid = rows[""]
         found = {name: self._projected(params, name, rows[name], valid) for name in (self.first, self.second)}
         scale = jnp.exp(jnp.minimum(params["log_scale"], _HOTTEST)) if self.learned else 1 / self.temperature
-        if self.views == 1:
+        if self.paired:
+            error, hits, valid = self._of_pairs(found[self.first], found[self.second], valid, scale)
+        elif self.views == 1:
             error, hits = symmetric(found[self.first], found[self.second], valid, scale)
         else:
             error, hits = _of_views(found[self.first], valid, scale, self.views)
@@ -85,6 +88,15 @@ class Nce(Part):
             metrics["temperature"] = Mean(jnp.asarray(1 / scale), jnp.float32(1))
         return Loss({"nce": term}, metrics)
 
+    def _of_pairs(self, first: Array, second: Array, valid: Array, scale: Any) -> tuple[Array, Array, Array]:
+        """Return error, hits and what counts, [b p], of each row and its p partners among one view of each video."""
+        rows = first.shape[0]
+        partners = jnp.arange(rows)[:, None] if self.first != self.second else others(self.views, rows)
+        both = valid[:, None] & valid[partners]
+        found = [symmetric(first, second[at], ok, scale, self.views) for at, ok in zip(partners.T, both.T, strict=True)]
+        error, hits = (jnp.stack(one, axis=1) for one in zip(*found, strict=True))
+        return error, hits, both
+
     def _projected(self, params: Params, name: str, x: Array, valid: Array) -> Array:
         if not self.widths:
             return unit(x)
@@ -93,7 +105,7 @@ class Nce(Part):
 
 
 def symmetric(
-    first: Float[Array, "b d"], second: Float[Array, "b d"], valid: Bool[Array, "b"], scale: Any
+    first: Float[Array, "b d"], second: Float[Array, "b d"], valid: Bool[Array, "b"], scale: Any, views: int = 1
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
     """Return half the sum of both cross-entropies of each clip, and whether its partner is the nearest, both ways.
 
@@ -101,12 +113,14 @@ def symmetric(
       first, second: vectors of length 1; those of a row are partners.
       valid: rows that are candidates.
       scale: of the cosines.
+      views: of a video, which are consecutive rows; candidates are those with the same place in their video.
     """
     logits = scale * jnp.matmul(first, second.T, precision="highest")
     places = jnp.arange(first.shape[0])
+    candidates = valid[None] & (places[:, None] % views == places[None] % views)
     errors, hits = [], []
     for one in (logits, logits.T):
-        one = jnp.where(valid[None], one, _NEVER)
+        one = jnp.where(candidates, one, _NEVER)
         errors.append(jax.nn.logsumexp(one, axis=1) - jnp.diagonal(logits))
         hits.append(one.argmax(axis=1) == places)
     return jnp.where(valid, sum(errors) / 2, 0.0), (hits[0].astype(jnp.float32) + hits[1]) / 2
@@ -140,6 +154,7 @@ def nce(
     widths: Sequence[int] = (),
     weight: float = 1.0,
     views: int | None = None,
+    paired: bool = False,
 ) -> Nce:
     """Contrast two modalities of each clip with those of all other clips of the batch (MAViL, ViC-MAE).
 
@@ -153,7 +168,9 @@ def nce(
       learned: whether the temperature is learned, from this value on; it never falls below 0.01.
       widths: of the layers of a projection of each modality, with batch norm between them; none: there is none.
       weight: of the term in the loss.
-      views: of a video, where a modality is compared with itself; None: 2.
+      views: of a video, where a modality is compared with itself or `paired` is set; None: 2.
+      paired: whether candidates are one view of each video, that of the partner (MAViL), so that two modalities of
+        several views are contrasted view by view, and another view of the same video is never a wrong answer.
 
     Raises:
       ValueError: if a number is out of range.
@@ -162,7 +179,8 @@ def nce(
         raise ValueError(
             f"temperature={temperature}, weight={weight}, widths={list(widths)}: above 0; at least 0; at least 1 each"
         )
-    if views is not None and (views < 2 or first != second):
-        raise ValueError(f"views={views}: at least 2, of one modality that is first and second")
-    count = (2 if views is None else views) if first == second else 1
-    return Nce(first, second, float(temperature), learned, tuple(widths), float(weight), count)
+    compares_views = paired or first == second
+    if views is not None and (views < 2 or not compares_views):
+        raise ValueError(f"views={views}: at least 2, of one modality that is first and second, or with paired=True")
+    count = (2 if views is None else views) if compares_views else 1
+    return Nce(first, second, float(temperature), learned, tuple(widths), float(weight), count, paired)
