@@ -157,7 +157,7 @@ def test_what_is_not_a_lock_is_in_nobodys_way(tmp_path, content):
 
 
 def held(folder):
-    """The lease in a folder. Where a bucket replaces a file at once, what stands in for it here may show it empty."""
+    """The lease in a folder. A bucket replaces a file at once; the memory file system here may show it empty."""
     end = time.monotonic() + 10
     while not (text := (folder / FILE).read_text()):
         assert time.monotonic() < end, "the lease stays empty"
