@@ -280,7 +280,7 @@ def check_classes(made: Experiment, data: Any, other: Any = None, *, heads: bool
 
 def _names(source: Any) -> Callable[[int], str] | None:
     """What names the videos of a source by their numbers, if anything does."""
-    return getattr(source, "title", None) or getattr(source, "key", None)
+    return getattr(source, "key", None)
 
 
 @contextlib.contextmanager

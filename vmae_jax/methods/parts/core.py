@@ -10,7 +10,7 @@ from jaxtyping import Array
 from vmae_jax.methods.masked import Masked
 from vmae_jax.types import Batch, Context, Extra, Grid, Loss, MaskPlan, Params
 
-__all__ = ["Part", "Seen", "others", "pooled", "taught"]
+__all__ = ["OfAverage", "Part", "Seen", "others", "pooled", "taught"]
 
 
 class Seen(NamedTuple):
@@ -94,6 +94,29 @@ class Part:
           context: of the step; its `extra` is the part's own.
         """
         raise NotImplementedError
+
+
+class OfAverage(Part):
+    """Base of the parts that compare a modality with what the average of the encoder makes of it."""
+
+    averaged = True
+    compares = True
+    modality: str
+
+    def check(self, networks: Mapping[str, Masked]) -> None:
+        """Raise ValueError if there is no such modality."""
+        if self.modality not in networks:
+            name = type(self).__name__.lower()
+            raise ValueError(f"{name}: there is no modality {self.modality!r}, only {', '.join(networks)}")
+
+    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+        """Return the pooled features of each clip, by the encoder and by its average."""
+        own = seen[self.modality]
+        return {
+            "online": pooled(own),
+            "target": jax.lax.stop_gradient(pooled(target()[self.modality])),
+            "valid": jnp.asarray(own.batch["valid"]),
+        }
 
 
 def others(views: int, rows: int) -> Array:

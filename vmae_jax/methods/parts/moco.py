@@ -1,7 +1,7 @@
 """MoCo (He et al. 2020; version 3: Chen et al. 2021): contrast with keys of the average of the encoder."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen, others, pooled
+from vmae_jax.methods.parts.core import OfAverage, others
 from vmae_jax.methods.parts.projector import Projector, unit
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
@@ -21,7 +21,7 @@ _NEVER = -1e30  # the logit of a key that is no candidate
 
 
 @dataclasses.dataclass(frozen=True)
-class Moco(Part):
+class Moco(OfAverage):
     """See `moco`."""
 
     modality: str
@@ -31,8 +31,6 @@ class Moco(Part):
     queue: int
     weight: float
     views: int
-    averaged: bool = True
-    compares: bool = True
 
     @property
     def heads(self) -> dict[str, Projector]:
@@ -40,11 +38,6 @@ class Moco(Part):
         normed = bool(self.predictor)
         heads = {"projector": Projector(self.widths, normed=normed)}
         return heads | ({"predictor": Projector(self.predictor, normed=True)} if self.predictor else {})
-
-    def check(self, networks: Mapping[str, Masked]) -> None:
-        """Raise ValueError if there is no such modality."""
-        if self.modality not in networks:
-            raise ValueError(f"moco: there is no modality {self.modality!r}, only {', '.join(networks)}")
 
     def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
         """See `Part.init`: the projection, and the predictor of keys."""
@@ -68,15 +61,6 @@ class Moco(Part):
         places = jnp.where(valid, places, self.queue)  # out of range: dropped
         keys = extra["keys"].at[places].set(carry["keys"], mode="drop")
         return {"keys": keys, "oldest": (extra["oldest"] + valid.sum(dtype=jnp.int32)) % self.queue}
-
-    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
-        """Return the pooled features of each clip, by the encoder and by its average."""
-        own = seen[self.modality]
-        return {
-            "online": pooled(own),
-            "target": jax.lax.stop_gradient(pooled(target()[self.modality])),
-            "valid": jnp.asarray(own.batch["valid"]),
-        }
 
     def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
         """Return the cross-entropy of finding the keys of the other views, and how often they are the nearest."""

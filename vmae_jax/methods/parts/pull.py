@@ -1,7 +1,7 @@
 """BYOL (Grill et al. 2020): the features of a view are predicted from those of the other, without negatives."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen, others, pooled
+from vmae_jax.methods.parts.core import OfAverage, others
 from vmae_jax.methods.parts.projector import Projector, unit
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Params, Term, stream
@@ -18,20 +18,13 @@ __all__ = ["Pull", "pull"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Pull(Part):
+class Pull(OfAverage):
     """See `pull`."""
 
     modality: str
     widths: tuple[int, ...]
     weight: float
     views: int = 2
-    averaged: bool = True
-    compares: bool = True
-
-    def check(self, networks: Mapping[str, Masked]) -> None:
-        """Raise ValueError if there is no such modality."""
-        if self.modality not in networks:
-            raise ValueError(f"pull: there is no modality {self.modality!r}, only {', '.join(networks)}")
 
     def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
         """See `Part.init`: the projection, and the predictor of projections."""
@@ -40,15 +33,6 @@ class Pull(Part):
         return {
             name: Projector(self.widths).init(stream(key, name), jnp.zeros((2, size)), valid)["params"]
             for name, size in sizes.items()
-        }
-
-    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
-        """Return the pooled features of each clip, by the encoder and by its average."""
-        own = seen[self.modality]
-        return {
-            "online": pooled(own),
-            "target": jax.lax.stop_gradient(pooled(target()[self.modality])),
-            "valid": jnp.asarray(own.batch["valid"]),
         }
 
     def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:

@@ -1,7 +1,7 @@
 """ASCNet (Huang et al. 2021): clips of a video agree in appearance, clips of the same speed in their speed."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen, others, pooled
+from vmae_jax.methods.parts.core import OfAverage, others
 from vmae_jax.methods.parts.projector import Projector, unit
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Mean, Params, Term, stream
@@ -20,7 +20,7 @@ _NEVER = -2.0  # below every cosine
 
 
 @dataclasses.dataclass(frozen=True)
-class Speed(Part):
+class Speed(OfAverage):
     """See `speed`."""
 
     modality: str
@@ -29,13 +29,6 @@ class Speed(Part):
     weight: float
     warmup: float
     views: int
-    averaged: bool = True
-    compares: bool = True
-
-    def check(self, networks: Mapping[str, Masked]) -> None:
-        """Raise ValueError if there is no such modality."""
-        if self.modality not in networks:
-            raise ValueError(f"speed: there is no modality {self.modality!r}, only {', '.join(networks)}")
 
     def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
         """See `Part.init`: a projection and a predictor of each, "appearance" and "speed"."""
@@ -47,15 +40,6 @@ class Speed(Part):
                 for name, (widths, size) in heads.items()
             }
             for task in ("appearance", "speed")
-        }
-
-    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
-        """Return the pooled features of each clip, by the encoder and by its average."""
-        own = seen[self.modality]
-        return {
-            "online": pooled(own),
-            "target": jax.lax.stop_gradient(pooled(target()[self.modality])),
-            "valid": jnp.asarray(own.batch["valid"]),
         }
 
     def compare(self, params: Params, rows: Any, average: Params, context: Context) -> Loss:
