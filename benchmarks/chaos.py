@@ -226,7 +226,10 @@ class Chaos:
 
     def damage(self, act: Callable[[pathlib.Path], None]) -> int:
         """A kill, and then a file of the newest good checkpoint that readers need; one before it stays whole."""
-        pid = self.begun(further=0 if len(self.good()) > 1 else 3 * EVERY)
+        pid = self.begun()
+        end = time.monotonic() + LIMIT  # saves end later than the rows of their steps are written
+        while len(self.good()) < 2 and not ended(pid) and time.monotonic() < end:
+            time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
         status = self.wait(pid)
         if len(self.good()) > 1:
@@ -371,8 +374,12 @@ class Chaos:
 
     def good(self) -> list[int]:
         """The listed checkpoints that nothing was done to."""
-        inode = lambda step: (self.work / "checkpoints" / str(step)).stat().st_ino  # noqa: E731
-        return [step for step in self.listed() if (step, inode(step)) not in self.harmed]
+        found = []
+        for step in self.listed():
+            with contextlib.suppress(FileNotFoundError):  # the run removes older ones meanwhile
+                if (step, (self.work / "checkpoints" / str(step)).stat().st_ino) not in self.harmed:
+                    found.append(step)
+        return found
 
     def reached(self, since: float = 0.0) -> int:
         """The newest step that left a row after `since` (seconds since 1970)."""
