@@ -9,6 +9,7 @@ import gc
 import pathlib
 import re
 from collections import Counter
+from typing import Any
 
 import golden_texts
 import jax
@@ -30,7 +31,7 @@ NOT_TRAINED = ("__init__", "common", "few_shot", "moments", "probe", "propagatio
 FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
-    "videomae_v2": ("S", "B", "L", "H", "g"),
+    "videomae_v2": ("B", "S", "L", "H", "g"),
     "videomae": ("S", "B", "L", "H", "B,ssv2", "B,ucf101"),
     "finetune": ("B", "L,ssv2", "g,k400,from=k710", "B,ava,v1"),
     "custom": ("B,classes=12,folders", "B,verbs=97,nouns=300,attentive,probe"),
@@ -111,8 +112,13 @@ NAMED += ("data.streams.tokenizers.clip",)
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
 
 
-def targets() -> list[str]:
-    return [f"{path.stem}:{args}" for path in FILES for args in VARIANTS.get(path.stem, ("",))]
+def targets() -> list[Any]:
+    """Every variant of every config; the default suite has the first of each."""
+    return [
+        pytest.param(f"{path.stem}:{args}", marks=[pytest.mark.slow] if number else [])
+        for path in FILES
+        for number, args in enumerate(VARIANTS.get(path.stem, ("",)))
+    ]
 
 
 def load(target: str, extra: str = ""):

@@ -385,20 +385,13 @@ def gradients(name, mesh, accumulate):
     return float(metrics["loss"]), jax.tree.map(np.array, after.opt_state)
 
 
-SHOWN = ("videomae_v2", "mae", "two_views", "frozen_teacher")  # in the default suite
-
-
 @pytest.mark.parametrize(
     ("name", "mesh", "accumulate"),
     [
         ("videomae_v2", "cube", 4),
         pytest.param("videomae_v2", "cube", 1, marks=pytest.mark.slow),
         pytest.param("videomae_v2", "one", 4, marks=pytest.mark.slow),
-        *(
-            pytest.param(name, "cube", 2, marks=[] if name in SHOWN else pytest.mark.slow)
-            for name in METHODS
-            if name != "videomae_v2"
-        ),
+        *(pytest.param(name, "cube", 2, marks=pytest.mark.slow) for name in METHODS if name != "videomae_v2"),
     ],
 )
 def test_the_same_gradients(name, mesh, accumulate):
