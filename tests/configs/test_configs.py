@@ -94,7 +94,7 @@ BASES = {
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
-PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
+PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3", "attentive,deep,data=videos")
 RESUMED = (
     "av_mae",
     "lvmae",
