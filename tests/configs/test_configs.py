@@ -52,7 +52,7 @@ VARIANTS = {
     "mvd": ("B", "H"),
     "umt": ("B", "L"),
     "sigma": ("B,k400", "S,ssv2"),
-    "contrast": ("simclr,B", "byol,B", "moco,S", "moco_v3,B,views=4", "teg,B", "ascnet,B"),
+    "contrast": ("simclr,B", "byol,B", "moco,S", "moco_v3,B,views=4", "teg,B", "ascnet,B", "const_cl,B"),
     "av_mae": ("L,audioset", "L,vggsound", "L,audioset,finetune"),
     "mavil": ("B,audioset", "B,audioset,student"),
     "mbt": ("audioset_mini", "epic,audio"),

@@ -46,6 +46,7 @@ PRETRAINING = {
     "contrast:moco_v3,B": [],
     "contrast:teg,B": [],
     "contrast:ascnet,B": [],
+    "contrast:const_cl,B": [],
     "sigma:B,k400": [],
     "mvd:B": [],
     "umt:B": [("method.layers", "2")],

@@ -10,6 +10,7 @@ from toy_method import remember
 
 from vmae_jax.augment.colors import jitter
 from vmae_jax.augment.modalities import mixup
+from vmae_jax.augment.regions import random_boxes
 from vmae_jax.augment.views import views
 from vmae_jax.inputs.log_mel import kaldi
 from vmae_jax.inputs.readers import sound, video
@@ -49,6 +50,7 @@ from vmae_jax.methods.parts.moco import moco
 from vmae_jax.methods.parts.nce import nce
 from vmae_jax.methods.parts.pull import pull
 from vmae_jax.methods.parts.reconstruct import reconstruct
+from vmae_jax.methods.parts.region_nce import region_nce
 from vmae_jax.methods.parts.regress import regress
 from vmae_jax.methods.parts.speed import speed
 from vmae_jax.methods.parts.time_nce import time_nce
@@ -75,7 +77,7 @@ ROUNDING |= {(name, "video/norm/bias"): 2e-6 for name in CONTRASTS}
 ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7}
 ROUNDING |= {("speeds", f"ascnet/{task}/projector/layer_1/bias"): 2e-7 for task in ("appearance", "speed")}
 # Colours are floating point, and batch norm of 16 clips divides by small deviations.
-CLOSE = dict.fromkeys(CONTRASTS, 1e-5)
+CLOSE = dict.fromkeys((*CONTRASTS, "regions"), 1e-5)
 MESHES = {"one": {"data": 1}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
 
 
@@ -276,6 +278,15 @@ def speeds():
     return clips_of_colours(ascnet=speed("video", [16, 8], [16, 8], warmup=0))
 
 
+def regions():
+    """ConST-CL: regions are predicted from the other clip."""
+    small = {"width": 8, "heads": 2, "depth": 2, "context": 1}
+    return clips_of_colours(
+        clips=nce("video", "video", weight=2.0),
+        regions=region_nce("video", random_boxes(3), **small),
+    )
+
+
 def judged_by_both():
     """MBT: two encoders exchange through bottlenecks; clips are mixed in pairs, and some have no sound."""
     form = kaldi(bins=16)
@@ -316,6 +327,7 @@ METHODS = {
         four_clips,
         moments,
         speeds,
+        regions,
         judged_by_both,
         captions,
     )

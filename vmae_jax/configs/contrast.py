@@ -1,4 +1,4 @@
-"""SimCLR, BYOL, MoCo, TeG and ASCNet on videos: `configs/contrast.py:simclr,B`, or another method, or size S.
+"""SimCLR, BYOL, MoCo, TeG, ASCNet and ConST-CL on videos: `configs/contrast.py:simclr,B`, or another method, or size S.
 
     configs/contrast.py:simclr,B        contrast of two clips of a video with all other clips of the batch
     configs/contrast.py:byol,B          prediction of the average encoder's features; views=4 for four clips of a video
@@ -6,6 +6,7 @@
     configs/contrast.py:moco_v3,B       contrast with its keys of the same batch
     configs/contrast.py:teg,B           contrast of a long and a short clip, and of their moments
     configs/contrast.py:ascnet,B        prediction of appearance and of speed, of two clips at two speeds
+    configs/contrast.py:const_cl,B      contrast of clips, and of their regions, predicted from the other clip
 
 Name your own videos: `--config.data.source.path=FOLDER`. Temperatures, momentum, crops and colours are those of the
 study of Feichtenhofer et al. (2021) and of MoCo v3, which use other networks; `recipes.csv` has the figures
@@ -19,9 +20,10 @@ from ml_collections import ConfigDict
 from vmae_jax.configs import common, recipes
 from vmae_jax.spec import ConfigError, call
 
-METHODS = ("simclr", "byol", "moco", "moco_v3", "teg", "ascnet")
+METHODS = ("simclr", "byol", "moco", "moco_v3", "teg", "ascnet", "const_cl")
 QUEUE = 65_536  # keys [code]
 PAIRS = ("teg", "ascnet")
+COLORS, STRONG = (0.6, 0.15), (0.8, 0.2)  # of the study, of ConST-CL: changes of colours and of the hue [code]
 LONG, SHORT = 4, 1  # strides of TeG's clips [inferred]
 SPEEDS, GAP = [1, 2], [0, 64]  # of ASCNet's clips; frames from one's start to the other's [inferred]
 
@@ -29,7 +31,8 @@ SPEEDS, GAP = [1, 2], [0, 64]  # of ASCNet's clips; frames from one's start to t
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, method=METHODS, size=("B", "S"), views=2, smoke=False)
     recipe = recipes.recipe(f"contrast:{args.method},{args.size}")
-    jitter = call("augment.colors.jitter", brightness=0.6, contrast=0.6, saturation=0.6, hue=0.15, blur=0.5)  # [code]
+    change, hue = STRONG if args.method == "const_cl" else COLORS
+    jitter = call("augment.colors.jitter", brightness=change, contrast=change, saturation=change, hue=hue, blur=0.5)
     video = call(
         "methods.joint.modality",
         model=call("models.variants.vit", size=args.size),
@@ -63,6 +66,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 def sampler(method: str, recipe: Any, views: int) -> ConfigDict:
     """Return the clips of a video; TeG's second one is within the first, ASCNet's are of two speeds."""
+    if method == "const_cl" and views != 2:
+        raise ConfigError(f"views={views}: const_cl compares two clips of each video")
     if method not in PAIRS:
         return call("data.clips.several", frames=16, stride=recipe.stride, views=views)
     if views != 2:
@@ -85,6 +90,13 @@ def parts(method: str, recipe: Any, views: int) -> dict[str, ConfigDict]:
         }
     if method == "ascnet":
         return {"ascnet": call("methods.parts.speed", modality="video")}
+    if method == "const_cl":  # the contrast of clips is the sum of both directions, and 0.1 its temperature [code]
+        heads = {"widths": [2048, 2048, 2048, 128], "temperature": 0.1, "weight": 2.0, "views": views}
+        regions = {"regions": call("augment.regions.random_boxes"), "temperature": recipe.temperature, "weight": 0.001}
+        return {
+            "clips": call("methods.parts.nce", first="video", second="video", **heads),
+            "regions": call("methods.parts.region_nce", modality="video", **regions),
+        }
     if method == "byol":
         return {"byol": call("methods.parts.pull", modality="video", widths=[4096, 256], views=views)}
     heads: dict[str, Any] = {"widths": [2048, 2048, 128], "predictor": [], "queue": QUEUE}

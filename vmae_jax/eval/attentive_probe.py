@@ -220,7 +220,7 @@ def attentive_probe(
     """A pooler and a linear layer on all tokens of the frozen backbone, by AdamW with a cosine to 0.
 
     With several rates or weight decays there is a head for each pair of them. The metrics are those of the head that is
-    the best on training videos which were held out; `rate` and `weight_decay` say which, and top1_mean and
+    the best on training videos which were held out; `rate` and `weight_decay` are its own, and top1_mean and
     top1_worst (map_…, rmse_…) are over all heads. The tokens are computed once and kept in memory. Larger
     data: fine-tune with `methods.classify.build(pool=…)` and `optimizer.freeze=["encoder"]`.
 

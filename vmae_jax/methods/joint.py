@@ -157,7 +157,7 @@ class Joint:
             found = part.loss(params.get(name, {}), self.networks, seen)
             terms |= found.terms
             metrics |= found.metrics
-        rows = {name: part.rows(seen, target) for name, part in self._comparing().items()}
+        rows = {name: part.rows(params.get(name, {}), seen, target) for name, part in self._comparing().items()}
         return Loss(terms, metrics, rows=rows or None)
 
     def _with_teacher(self, seen: Mapping[str, Seen], batch: Batch, context: Context) -> dict[str, Seen]:

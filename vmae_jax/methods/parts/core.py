@@ -73,10 +73,11 @@ class Part:
         del params, networks, seen
         return Loss({})
 
-    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+    def rows(self, params: Params, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
         """Return what `compare` needs of each clip.
 
         Args:
+          params: of the part.
           seen: of the batch.
           target: computes the same with the average of the parameters, without gradient.
         """
@@ -109,8 +110,9 @@ class OfAverage(Part):
             name = type(self).__name__.lower()
             raise ValueError(f"{name}: there is no modality {self.modality!r}, only {', '.join(networks)}")
 
-    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+    def rows(self, params: Params, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
         """Return the pooled features of each clip, by the encoder and by its average."""
+        del params
         own = seen[self.modality]
         return {
             "online": pooled(own),

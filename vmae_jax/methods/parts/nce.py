@@ -61,9 +61,9 @@ class Nce(Part):
             params["log_scale"] = init(key, (), jnp.float32)
         return params
 
-    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+    def rows(self, params: Params, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
         """Return the pooled features of each modality, and which clips have both."""
-        del target
+        del params, target
         valid = jnp.asarray(seen[self.first].batch["valid"]) & jnp.asarray(seen[self.second].batch["valid"])
         return {name: pooled(seen[name]) for name in (self.first, self.second)} | {"": valid}
 

@@ -51,9 +51,9 @@ class TimeNce(Part):
         params = Projector(self.widths).init(stream(key, "moments"), jnp.zeros((2, size)), valid)["params"]
         return {"projector": params}
 
-    def rows(self, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
+    def rows(self, params: Params, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
         """Return the mean of each slot's tokens, [b t d], and when it is shown, [b t]."""
-        del target
+        del params, target
         one = seen[self.modality]
         seconds = jnp.asarray(one.batch[self.seconds], jnp.float32)
         tokens = one.own[:, -one.masks.visible.shape[1] :].astype(jnp.float32)
