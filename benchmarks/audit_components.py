@@ -57,6 +57,7 @@ MORE = {
         "objective": "x",
         "objectives": {"x": {"call": "targets.core.objective", "target": {"call": "targets.pixels"}}},
     },
+    "augment.colors.by_view": {"changes": [{"call": "augment.colors.jitter"}] * 2},
     "data.sources.tfds": {"directory": "x"},
     "data.sequences.drawn.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
     "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},

@@ -51,6 +51,7 @@ RUNS = {
     "av_mae_finetuned": ("configs/av_mae.py:L,audioset,finetune,smoke,weights={first}", write_videos, []),
     "mavil": ("configs/mavil.py:B,audioset,smoke", write_videos, []),
     "mavil_student": ("configs/mavil.py:B,audioset,student,smoke,teacher={first}", write_videos, []),
+    "vic_mae": ("configs/vic_mae.py:B,smoke,videos={source}", write_videos, []),
     "mbt": ("configs/mbt.py:audioset_mini,smoke,weights={first}", write_videos, []),
 }
 
@@ -102,7 +103,8 @@ def test_a_run_resumes_to_the_bit(name, tmp_path):
     options = ["--config.data.global_batch=8", *(option.format(source=source) for option in options)]
     if name in FIRST:
         FIRST[name](first, options)
-    command = ["train", f"--config={config.format(first=first)}", "--config.checkpoint.every.steps=2", *options]
+    given = f"--config={config.format(first=first, source=source)}"
+    command = ["train", given, "--config.checkpoint.every.steps=2", *options]
     assert main([*command, f"--workdir={whole}"]) == 0
     shutil.copytree(whole, again)
     shutil.rmtree(again / "checkpoints" / "4")

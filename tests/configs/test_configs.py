@@ -54,6 +54,7 @@ VARIANTS = {
     "contrast": ("simclr,B", "byol,B", "moco,S", "moco_v3,B,views=4", "teg,B", "ascnet,B"),
     "av_mae": ("L,audioset", "L,vggsound", "L,audioset,finetune"),
     "mavil": ("B,audioset", "B,audioset,student"),
+    "vic_mae": ("B",),
     "mbt": ("audioset_mini", "epic,audio"),
     "post_pretrain": ("H",),
     "distill": ("S",),
@@ -88,7 +89,7 @@ BASES = {
         "av_mae",
         "mavil",
     ),
-    "siammae:S16": ("siammae", "cropmae", "siammcvae"),
+    "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
 }
@@ -104,6 +105,7 @@ RESUMED = (
     "mgmae",
     "mme",
     "tgm",
+    "vic_mae",
 )  # which `test_resumed_methods.py` trains
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))

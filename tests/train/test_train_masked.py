@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from toy_method import remember
 
-from vmae_jax.augment.colors import jitter
+from vmae_jax.augment.colors import by_view, jitter
 from vmae_jax.augment.modalities import mixup
 from vmae_jax.augment.views import views
 from vmae_jax.inputs.log_mel import kaldi
@@ -75,7 +75,7 @@ ROUNDING |= {(name, "video/norm/bias"): 2e-6 for name in CONTRASTS}
 ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7}
 ROUNDING |= {("speeds", f"ascnet/{task}/projector/layer_1/bias"): 2e-7 for task in ("appearance", "speed")}
 # Colours are floating point, and batch norm of 16 clips divides by small deviations.
-CLOSE = dict.fromkeys(CONTRASTS, 1e-5)
+CLOSE = dict.fromkeys((*CONTRASTS, "frames_of_one_video"), 1e-5)
 MESHES = {"one": {"data": 1}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
 
 
@@ -242,6 +242,16 @@ def taught_by_both():
     return joint.build({"video": seen, "audio": heard}, {"regress": regress(), **contrasts}, joint_layers(1))
 
 
+def frames_of_one_video():
+    """ViC-MAE: two frames with other colours each, reconstruction and contrast, batch norm without padding."""
+    more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
+    model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
+    read = video(by_view([jitter(blur=1.0, sigma=(0.1, 0.5)), jitter(solarise=0.2)]))
+    seen = joint.modality(model, random(0.5), read, {"pixels": objective(pixels(joint=True), weight=0.97)})
+    contrast = nce("video", "video", widths=[16, 16, 8], weight=0.03)
+    return joint.build({"video": seen}, {"reconstruct": reconstruct(), "contrast": contrast})
+
+
 def clips_of_colours(**parts):
     """Whole clips, blurred and of other colours."""
     colors = jitter(blur=0.5)
@@ -311,6 +321,7 @@ METHODS = {
         attending_teacher,
         sound_and_video,
         taught_by_both,
+        frames_of_one_video,
         queued_keys,
         keys_of_the_batch,
         four_clips,
@@ -320,7 +331,7 @@ METHODS = {
         captions,
     )
 }
-IMAGES = ("mae", "two_views", "latent_views", "two_heads")
+IMAGES = ("mae", "two_views", "latent_views", "two_heads", "frames_of_one_video")
 
 
 def batch(name="videomae_v2"):

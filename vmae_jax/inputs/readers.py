@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key, Shaped
 
-from vmae_jax.augment.colors import Colors
+from vmae_jax.augment.colors import ByView, Colors
 from vmae_jax.inputs.log_mel import LogMel
 from vmae_jax.inputs.spec_augment import SpecAugment
 from vmae_jax.registry import register
@@ -42,11 +42,13 @@ class Reader:
       inputs: the streams that are read.
       expects: attributes that streams of the loader must have, by stream.
       missing: the largest share of rows that may lack the modality.
+      views: how many consecutive rows it takes for the views of one video.
     """
 
     inputs: tuple[str, ...] = ()
     expects: Mapping[str, Mapping[str, Any]] = {}
     missing: float = 0.0
+    views: int = 1
 
     def shape(self, batch: Batch, wanted: tuple[int, ...]) -> None:
         """Raise ValueError if a batch, or its shapes, do not give videos of the shape `wanted`, [t h w c]."""
@@ -65,8 +67,12 @@ class Reader:
 class Video(Reader):
     """See `video`."""
 
-    colors: Colors | None = None
+    colors: Colors | ByView | None = None
     inputs: tuple[str, ...] = ("video",)
+
+    @property
+    def views(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] - it follows the colours
+        return self.colors.views if isinstance(self.colors, ByView) else 1
 
     def shape(self, batch: Batch, wanted: tuple[int, ...]) -> None:
         """See `Reader.shape`; the model itself checks its clips."""
@@ -86,12 +92,13 @@ class Video(Reader):
         return np.ones(len(batch["valid"]), bool)
 
 
-@register("reader", colors="colors")
-def video(colors: Colors | None = None) -> Video:
+@register("reader", colors=("colors", "view_colors"))
+def video(colors: Colors | ByView | None = None) -> Video:
     """Read the pictures of a clip.
 
     Args:
-      colors: changes of their colours in training, `augment.colors.jitter`, of each clip by its own seed.
+      colors: changes of their colours in training, `augment.colors.jitter`, of each clip by its own seed, or
+        `augment.colors.by_view`.
     """
     return Video(colors)
 
