@@ -52,6 +52,7 @@ RUNS = {
     "mavil": ("configs/mavil.py:B,audioset,smoke", write_videos, []),
     "mavil_student": ("configs/mavil.py:B,audioset,student,smoke,teacher={first}", write_videos, []),
     "vic_mae": ("configs/vic_mae.py:B,smoke,videos={source}", write_videos, []),
+    "crossvideomae": ("configs/crossvideomae.py:smoke,image={first}", write_videos, FOLDER),
     "mbt": ("configs/mbt.py:audioset_mini,smoke,weights={first}", write_videos, []),
 }
 
@@ -83,6 +84,7 @@ FIRST = {
     "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
     "av_mae_finetuned": lambda first, options: begin("av_mae.py:L,audioset,smoke", first, []),
     "mavil_student": lambda first, options: begin("mavil.py:B,audioset,smoke", first, []),
+    "crossvideomae": lambda first, options: begin("mae.py:B,smoke", first, []),
     "mbt": lambda first, options: begin("mae.py:B,smoke", first, []),
     "masdt": write_flow,
     "mgmae": write_flow,

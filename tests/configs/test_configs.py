@@ -88,6 +88,7 @@ BASES = {
         "umt",
         "av_mae",
         "mavil",
+        "crossvideomae",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
@@ -97,6 +98,7 @@ PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", 
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
 RESUMED = (
     "av_mae",
+    "crossvideomae",
     "lvmae",
     "marlin",
     "masdt",

@@ -59,6 +59,7 @@ PRETRAINING = {
     "mavil:B,audioset": [],
     "mavil:B,audioset,student": [],
     "vic_mae:B": [],
+    "crossvideomae": [],
     "mbt:audioset_mini": [("method.fuse.start", "1")],
 }
 GUIDES = ("flow",)  # RAFT is in float32

@@ -1,10 +1,11 @@
-"""What a modality of a method is, in terms of the streams of a batch: pictures, or sound as a spectrogram."""
+"""What a modality of a method is, in terms of the streams of a batch: pictures, one of them, or a spectrogram."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key, Shaped
@@ -14,9 +15,9 @@ from vmae_jax.inputs.log_mel import LogMel
 from vmae_jax.inputs.spec_augment import SpecAugment
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
-from vmae_jax.types import Batch
+from vmae_jax.types import Batch, stream
 
-__all__ = ["Read", "Reader", "Readers", "Share", "Sound", "Video", "sound", "video"]
+__all__ = ["Frame", "Read", "Reader", "Readers", "Share", "Sound", "Video", "frame", "sound", "video"]
 
 ENOUGH = 20  # rows before their share means anything
 
@@ -101,6 +102,36 @@ def video(colors: Colors | ByView | None = None) -> Video:
         `augment.colors.by_view`.
     """
     return Video(colors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame(Video):
+    """See `frame`."""
+
+    def shape(self, batch: Batch, wanted: tuple[int, ...]) -> None:
+        """Raise ValueError if the model takes more than one frame."""
+        if wanted[0] != 1:
+            raise ValueError(f"inputs.readers.frame gives one frame, and the model takes {wanted[0]}: set its frames=1")
+
+    def read(self, batch: Batch, frames: int, keys: Key[Array, "b"] | None = None) -> Read:
+        """Return one frame of each clip as it is, or with other colours where there are keys."""
+        pictures = jnp.asarray(batch["video"])
+        count = pictures.shape[1]
+        chosen = jnp.full(pictures.shape[:1], count // 2)
+        if keys is not None:
+            chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(stream(keys, "frame"))
+        one = jnp.take_along_axis(pictures, chosen[:, None, None, None, None], axis=1)
+        return super().read({**batch, "video": one}, frames, keys)
+
+
+@register("reader", colors=("colors", "view_colors"))
+def frame(colors: Colors | ByView | None = None) -> Frame:
+    """Read one frame of each clip, of the same crop: a random one in training, otherwise the middle one.
+
+    Args:
+      colors: as for `video`, drawn independently of those of the clip.
+    """
+    return Frame(colors)
 
 
 @dataclasses.dataclass(frozen=True)
