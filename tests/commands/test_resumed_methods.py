@@ -54,6 +54,8 @@ RUNS = {
     "av_mae_finetuned": ("configs/av_mae.py:L,audioset,finetune,smoke,weights={first}", write_videos, []),
     "mavil": ("configs/mavil.py:B,audioset,smoke", write_videos, []),
     "mavil_student": ("configs/mavil.py:B,audioset,student,smoke,teacher={first}", write_videos, []),
+    "vic_mae": ("configs/vic_mae.py:B,smoke,videos={source}", write_videos, []),
+    "crossvideomae": ("configs/crossvideomae.py:smoke,image={first}", write_videos, FOLDER),
     "mbt": ("configs/mbt.py:audioset_mini,smoke,weights={first}", write_videos, []),
 }
 
@@ -105,6 +107,7 @@ FIRST = {
     "ttt": "mae.py:B,smoke",
     "av_mae_finetuned": "av_mae.py:L,audioset,smoke",
     "mavil_student": "mavil.py:B,audioset,smoke",
+    "crossvideomae": "mae.py:B,smoke",
     "mbt": "mae.py:B,smoke",
     "masdt": flow_weights,
     "mgmae": flow_weights,
@@ -122,7 +125,7 @@ def test_a_run_resumes_to_the_bit(name, tmp_path, train, first):
     source, whole, again = (tmp_path / part for part in ("data", "whole", "again"))
     source.mkdir()
     write(source)
-    config = config.format(first=first(FIRST[name]) if name in FIRST else "")
+    config = config.format(first=first(FIRST[name]) if name in FIRST else "", source=source)
     options = ["--config.data.global_batch=8", *(option.format(source=source) for option in options)]
     command = [f"--config={config}", "--config.checkpoint.every.steps=2", *options]
     train(whole, *command)

@@ -55,6 +55,7 @@ VARIANTS = {
     "contrast": ("simclr,B", "byol,B", "moco,S", "moco_v3,B,views=4", "teg,B", "ascnet,B", "const_cl,B"),
     "av_mae": ("L,audioset", "L,vggsound", "L,audioset,finetune"),
     "mavil": ("B,audioset", "B,audioset,student"),
+    "vic_mae": ("B",),
     "mbt": ("audioset_mini", "epic,audio"),
     "post_pretrain": ("H",),
     "distill": ("S",),
@@ -88,8 +89,9 @@ BASES = {
         "umt",
         "av_mae",
         "mavil",
+        "crossvideomae",
     ),
-    "siammae:S16": ("siammae", "cropmae", "siammcvae"),
+    "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
 }
@@ -97,6 +99,7 @@ PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", 
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3", "attentive,deep,data=videos")
 RESUMED = (
     "av_mae",
+    "crossvideomae",
     "lvmae",
     "marlin",
     "masdt",
@@ -105,6 +108,7 @@ RESUMED = (
     "mgmae",
     "mme",
     "tgm",
+    "vic_mae",
 )  # which `test_resumed_methods.py` trains
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))

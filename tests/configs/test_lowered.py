@@ -59,6 +59,8 @@ PRETRAINING = {
     "av_mae:L,audioset": [],
     "mavil:B,audioset": [],
     "mavil:B,audioset,student": [],
+    "vic_mae:B": [],
+    "crossvideomae": [],
     "mbt:audioset_mini": [("method.fuse.start", "1")],
 }
 GUIDES = ("flow",)  # RAFT is in float32
