@@ -65,7 +65,7 @@ MORE = {
     "methods.classify.build": {"classes": 2},
     "methods.joint.build": {"parts": {"y": {"call": "methods.parts.nce", "first": "x", "second": "x"}}},
     "methods.mbt.build": {"classes": 2},
-    "methods.parts.region_nce": {"regions": {"call": "augment.regions.random_boxes"}},
+    "methods.parts.region_nce.region_nce": {"regions": {"call": "augment.regions.random_boxes"}},
     "methods.latent_dense.build": {"model": {"call": "models.variants.vit", "modality": True}},
     "methods.distill.build": {"classes": 2},
     "methods.levjepa.build": {
