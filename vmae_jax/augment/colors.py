@@ -120,7 +120,7 @@ def _chroma(saturation: Array, turn: Array) -> Array:
     return jnp.asarray(_FROM_YIQ) @ inner @ jnp.asarray(_TO_YIQ)
 
 
-@register("colors")
+@register("colors", smoke={"sigma": [0.1, 0.5]})  # of pictures of 32 pixels; a wide blur compiles slowly
 def jitter(
     brightness: float = 0.4,
     contrast: float = 0.4,
