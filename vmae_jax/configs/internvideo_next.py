@@ -22,7 +22,7 @@ CLIP_NORM, EPSILON = 5.0, 1e-6  # [code]
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, size=("B", "L"), teacher=None, smoke=False)
     recipe = recipes.recipe(f"internvideo_next:{args.size}")
-    teacher = common.saved_model(args.teacher) or network(args.size, recipe)
+    teacher: Any = common.saved_model(args.teacher) or network(args.size, recipe)
     method = call(
         "methods.latent.build",
         model=student(teacher, recipe),
@@ -32,7 +32,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         normalize=False,
     )
     rates = {"start": recipe.start, "batch_unit": None, "recipe_batch": recipe.batch}
-    config = common.sections(
+    config: Any = common.sections(
         method=method,
         data=call(
             "data.pipeline.loader",
@@ -79,9 +79,9 @@ def student(teacher: Any, recipe: Any) -> ConfigDict:
     return call(teacher.call, **{**own, **predictor, "project_bias": True, "drop_path": recipe.drop_path})
 
 
-def masks(recipe: Any, side: int) -> dict[str, ConfigDict]:
+def masks(recipe: Any, side: int) -> dict[str, Any]:
     """Return V-JEPA 2's blocks, with a context of no more than `CONTEXT` positions of a slot."""
-    found = vjepa2.masks(recipe, side)
+    found: dict[str, Any] = vjepa2.masks(recipe, side)
     for mask in found.values():
         mask.context = min(mask.context, CONTEXT / vjepa2.slots(side))
     return found
