@@ -57,6 +57,7 @@ MORE = {
         "objective": "x",
         "objectives": {"x": {"call": "targets.core.objective", "target": {"call": "targets.pixels"}}},
     },
+    "augment.colors.by_view": {"changes": [{"call": "augment.colors.jitter"}] * 2},
     "data.sources.tfds": {"directory": "x"},
     "data.sequences.drawn.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
     "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},
@@ -64,6 +65,7 @@ MORE = {
     "methods.classify.build": {"classes": 2},
     "methods.joint.build": {"parts": {"y": {"call": "methods.parts.nce", "first": "x", "second": "x"}}},
     "methods.mbt.build": {"classes": 2},
+    "methods.parts.region_nce.region_nce": {"regions": {"call": "augment.regions.random_boxes"}},
     "methods.latent_dense.build": {"model": {"call": "models.variants.vit", "modality": True}},
     "methods.distill.build": {"classes": 2},
     "methods.levjepa.build": {

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import pathlib
+import resource
 import shutil
 import sys
 
@@ -32,6 +33,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Tests compile thousands of small programs, most of which the last run of the tests has compiled: all are kept.
 PROGRAMS = ROOT / ".cache" / "tests"
 MOST_BYTES = 2**30  # when there is more, it starts again from nothing
+GROWTH_BYTES = 1.5 * 2**30  # of memory since it last did so, at which a worker frees what earlier files compiled
 os.environ.setdefault("VMAE_CACHE", str(PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -84,24 +86,37 @@ def forks() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_memory_kept() -> Iterator[None]:
-    """Free what a file compiled: no other file uses it, and a worker of the suite grows by gigabytes without this.
+def little_memory_kept() -> None:
+    """Free what earlier files compiled once that is much: a worker of the suite grows by gigabytes otherwise.
 
-    Programs are found in the compilation cache, which commands that a test calls may have turned to another folder.
-    `malloc_trim` because commands that a test calls in this process make the C library to keep freed memory.
-    Objects from before the file's tests, most of them of modules, are frozen while these run: otherwise every garbage
-    collection visits hundreds of thousands of them.
+    Not after every file: that takes an eighth of the suite's time. Every file opens the compilation cache again, since
+    commands that a test calls may have turned it to another folder. `malloc_trim` because commands that a test
+    calls in this process make the C library keep freed memory. Objects from before the file's tests, most of them of
+    modules, are frozen: otherwise every garbage collection visits hundreds of thousands of them.
     """
-    enable_cache()
-    gc.freeze()
-    yield
+    global _kept_bytes
     compilation_cache.reset_cache()
-    jax.clear_caches()
-    gc.unfreeze()
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
+    enable_cache()
+    if _resident_bytes() - _kept_bytes > GROWTH_BYTES:
+        jax.clear_caches()
+        gc.unfreeze()
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
+        _kept_bytes = _resident_bytes()
+    gc.freeze()
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; the most that it ever had where the system has no other figure."""
+    try:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+_kept_bytes = _resident_bytes()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """`vmae` commands as forks of one process, which has imported what they need: that is most of what a short one does.
 
-A fork is a process of its own, with the arguments, the folder, the environment and the files of the caller of the
-program that `program` writes, and it ends as any process does.
+A fork is a process of its own, with arguments, folder, environment and files of its caller, and it ends as any process
+does. Callers are the program that `program` writes, for tests of shells, and `start`, for tests that stop, kill or
+watch a process.
 """
 
 import atexit
@@ -11,14 +12,16 @@ import json
 import logging
 import os
 import pathlib
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from typing import NoReturn
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, NoReturn
 
 from tests import quick_xla
 
@@ -37,7 +40,10 @@ with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [len(call).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(call)
-    sys.exit(int(server.recv(8) or 70))
+    with server.makefile() as answers:
+        answers.readline()  # the number of the process
+        status = int(answers.readline() or 70)
+sys.exit(status if status >= 0 else 128 - status)
 """
 
 
@@ -46,6 +52,79 @@ def program(path: pathlib.Path, address: str, prepare: str = "") -> pathlib.Path
     path.write_text(CLIENT.format(python=sys.executable, prepare=prepare, address=address))
     path.chmod(0o755)
     return path
+
+
+class Process:
+    """A running fork, used like `subprocess.Popen`; what it prints is in `out` and `err`.
+
+    Args:
+      address: of the process that forks.
+      words: the arguments of `vmae`; the first may be the path of a Python file that is run instead.
+      environment: all of its environment.
+      folder: its current folder.
+      log: a file that its errors are appended to.
+    """
+
+    def __init__(
+        self, address: str, words: Sequence[str], environment: Mapping[str, str], folder: pathlib.Path = ROOT,
+        log: pathlib.Path | None = None,
+    ):  # fmt: skip
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115
+        self._err = tempfile.TemporaryFile() if log is None else log.open("a+b")  # noqa: SIM115
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(address)
+        call = json.dumps([list(words), str(folder), dict(environment)]).encode()
+        with open(os.devnull) as nothing:
+            files = [nothing.fileno(), self._out.fileno(), self._err.fileno()]
+            socket.send_fds(self._server, [len(call).to_bytes(8, "big")], files)
+        self._server.sendall(call)
+        self._received = b""
+        self.returncode: int | None = None
+        self.pid = int(self._line(None))
+
+    def poll(self) -> int | None:
+        """The status, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            with contextlib.suppress(TimeoutError, BlockingIOError):
+                self.returncode = int(self._line(0.0))
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The status once it is over; a TimeoutError after `timeout` seconds."""
+        if self.returncode is None:
+            self.returncode = int(self._line(timeout))
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    @property
+    def out(self) -> str:
+        return self._text(self._out)
+
+    @property
+    def err(self) -> str:
+        return self._text(self._err)
+
+    def _text(self, file: IO[bytes]) -> str:
+        size = os.fstat(file.fileno()).st_size
+        return os.pread(file.fileno(), size, 0).decode(errors="replace")  # the fork shares the position
+
+    def _line(self, timeout: float | None) -> bytes:
+        """The next line of the process that forked."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while b"\n" not in self._received:
+            self._server.settimeout(None if end is None else max(0.0, end - time.monotonic()))
+            more = self._server.recv(64)
+            if not more:
+                raise EOFError("the process that forks is gone")
+            self._received += more
+        line, _, self._received = self._received.partition(b"\n")
+        return line
 
 
 @contextlib.contextmanager
@@ -91,8 +170,10 @@ def _serve(address: str) -> NoReturn:
 def _answer(connection: socket.socket) -> NoReturn:
     command = os.fork()
     if command:
+        connection.sendall(f"{command}\n".encode())
         status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
-        connection.sendall(str(status % 256 if status >= 0 else 128 - status).encode())
+        with contextlib.suppress(BrokenPipeError):  # the caller does not wait for it
+            connection.sendall(f"{status}\n".encode())
         os._exit(0)
     size, files, *_ = socket.recv_fds(connection, 8, 3)
     with connection.makefile("rb") as call:
@@ -104,11 +185,20 @@ def _answer(connection: socket.socket) -> NoReturn:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.argv = ["vmae", *words]
+    sys.path[:0] = list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
     tempfile.tempdir = None
-    from vmae_jax.cli import main
+    if words and words[0].endswith(".py"):
+        sys.argv = words
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+            status = 0
+        except SystemExit as done:
+            status = int(done.code or 0)
+    else:
+        sys.argv = ["vmae", *words]
+        from vmae_jax.cli import main
 
-    status = main()
+        status = main()
     # What Python does at its end, but for taking modules apart: with those that are imported here that takes seconds.
     threading._shutdown()
     atexit._run_exitfuncs()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.augment.colors import jitter
+from vmae_jax.augment.colors import by_view, jitter
 from vmae_jax.augment.erasing import random_erasing
 from vmae_jax.augment.mixing import mixup_cutmix
 from vmae_jax.types import row_keys
@@ -213,3 +213,19 @@ def test_mistaken_colours():
         jitter(hue=0.6)
     with pytest.raises(ValueError, match="the clips have 1 channels"):
         jitter()(coloured()[..., :1], keys())
+
+
+def test_each_view_has_its_own_change_of_colours():
+    """Rows are view after view of each video; every clip is changed by its own key."""
+    video = jnp.asarray(np.random.default_rng(0).random((6, 1, 4, 4, 3)), jnp.float32)
+    still = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "probability": 0.0}
+    grey, inverted = jitter(**still, grey=1.0), jitter(**still, grey=0.0, solarise=1.0)
+    seeds = keys()[:6]
+    found = by_view([grey, inverted])(video, seeds)
+    np.testing.assert_array_equal(found[::2], grey(video, seeds)[::2])
+    np.testing.assert_array_equal(found[1::2], inverted(video, seeds)[1::2])
+    assert not np.array_equal(found[::2], inverted(video, seeds)[::2])
+    with pytest.raises(ValueError, match="5 clips are no whole number of videos of 2 views"):
+        by_view([grey, inverted])(video[:5], seeds[:5])
+    with pytest.raises(ValueError, match="changes has 1 entries"):
+        by_view([grey])

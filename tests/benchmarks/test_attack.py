@@ -102,6 +102,7 @@ def test_a_case_of_each_category_is_survived_and_is_not_run_again(tmp_path):
     assert (tmp_path / "out.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_quick_cases_of_each_folder_of_attacks(tmp_path):
     only = [f"--only={name}" for name in QUICK]
     done = python(tmp_path, "-m", "benchmarks.attack", "--count=2", "--out=out.jsonl", *only)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 # In a process of its own, which forks before anything starts a thread.
 PROGRAM = """
 import json, os, pathlib, sys

@@ -61,6 +61,7 @@ def test_clips_have_every_stream_and_pictures_have_none(streams, truth):
         np.testing.assert_array_equal(still, picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hosts", "start", "workers"), [(2, 0, 1), (3, 1, 2), (6, 2, 1)])
 def test_batches_are_the_same_on_any_number_of_hosts_and_from_any_start(config, truth, hosts, start, workers):
     """A host reads rows of its own, and the rows of all hosts are those of one."""

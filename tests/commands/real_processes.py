@@ -1,18 +1,15 @@
 """A command as one job of several real processes."""
 
 import json
-import pathlib
 import socket
-import subprocess
-import sys
 
 from tests import quick_xla
+from tests.forks import Process
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 300.0
 
 
-def run(count, *arguments):
+def run(forks, count, *arguments):
     """What each of `count` processes of a job answers; each has one device."""
     keep = quick_xla.on_devices(1) | {"VMAE_HEARTBEAT": "60"}
     if count > 1:
@@ -20,18 +17,12 @@ def run(count, *arguments):
             probe.bind(("127.0.0.1", 0))
             keep |= {"VMAE_COORDINATOR": f"127.0.0.1:{probe.getsockname()[1]}", "VMAE_PROCESSES": str(count)}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "vmae_jax", *arguments], cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=keep | ({"VMAE_PROCESS": str(rank)} if count > 1 else {}),
-        )
-        for rank in range(count)
-    ]  # fmt: skip
+        Process(forks, arguments, keep | ({"VMAE_PROCESS": str(rank)} if count > 1 else {})) for rank in range(count)
+    ]
     try:
-        message = [process.communicate(timeout=LIMIT) for process in processes]
+        statuses = [process.wait(LIMIT) for process in processes]
     finally:
         for process in processes:
             process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0] * count, message[0][1][-3000:] + message[-1][1][-3000:]
-    return [json.loads(out.splitlines()[-1]) for out, _ in message]
+    assert statuses == [0] * count, processes[0].err[-3000:] + processes[-1].err[-3000:]
+    return [json.loads(process.out.splitlines()[-1]) for process in processes]

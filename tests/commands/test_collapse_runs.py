@@ -109,6 +109,7 @@ def test_stop_ends_the_run_before_the_save_and_report_continues_it(videos, tmp_p
     ]
 
 
+@pytest.mark.slow
 def test_rollback_returns_to_before_the_features_began_to_collapse(videos, tmp_path):
     workdir = Workdir(tmp_path / "run")
     with pytest.raises(CollapseError, match=r"step 5: collapse .*rolling back to step 4 1 times in a row"):

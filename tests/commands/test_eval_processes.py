@@ -24,12 +24,12 @@ def videos(tmp_path_factory):
     return folder
 
 
-def test_two_processes_find_what_one_does(videos, tmp_path):
+def test_two_processes_find_what_one_does(videos, tmp_path, forks):
     evaluators = {"views": call("eval.multiview"), "knn": call("eval.knn.retrieval"), "loss": call("eval.held_out")}
     save_run(tmp_path / "alone", config_of(videos, evaluators))
     shutil.copytree(tmp_path / "alone", tmp_path / "pod")
-    [alone] = run(1, "eval", f"--checkpoint={tmp_path}/alone")
-    pod = run(2, "eval", f"--checkpoint={tmp_path}/pod", "--limit=evaluate=250")
+    [alone] = run(forks, 1, "eval", f"--checkpoint={tmp_path}/alone")
+    pod = run(forks, 2, "eval", f"--checkpoint={tmp_path}/pod", "--limit=evaluate=250")
     assert (alone["views/videos"], alone["views/broken"], alone["loss/clips"]) == (7, 1, 14)
     files = pod[0].pop("files"), alone.pop("files")
     assert [pathlib.Path(file).name for file in files[0]] == [pathlib.Path(file).name for file in files[1]]
@@ -49,11 +49,11 @@ def test_two_processes_find_what_one_does(videos, tmp_path):
     assert len(rows) == 1
 
 
-def test_a_training_of_two_processes_draws_and_evaluates(tmp_path):
+def test_a_training_of_two_processes_draws_and_evaluates(tmp_path, forks):
     command = ["train", "--config=configs/quickstart.py:smoke", "--quiet", "--config.train.length.steps=2"]
     command += ["--config.train.pictures_every.steps=1", "--config.checkpoint.every.steps=2"]
-    [alone] = run(1, *command, f"--workdir={tmp_path}/alone")
-    pod = run(2, *command, f"--workdir={tmp_path}/pod")
+    [alone] = run(forks, 1, *command, f"--workdir={tmp_path}/alone")
+    pod = run(forks, 2, *command, f"--workdir={tmp_path}/pod")
     assert len(list((tmp_path / "pod" / "media").glob("*.png"))) == 2
     for result in pod:
         assert result["metrics"]["held_out/loss"] == pytest.approx(alone["metrics"]["held_out/loss"], rel=1e-4)

@@ -104,6 +104,7 @@ def test_as_the_detection_script_without_imagenet_statistics(trained, videos, tm
         np.testing.assert_allclose(stored["features"], plain.features(params, {"video": clips}), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_mostly_broken_videos_end_with_1_after_the_rest_is_written(trained, videos, tmp_path, capsys, caplog):
     for number in range(3):
         (tmp_path / "in").mkdir(exist_ok=True)

@@ -10,14 +10,14 @@ from small_runs import config_of, save_run, write_videos
 pytestmark = pytest.mark.slow
 
 
-def test_two_processes_write_what_one_does(tmp_path):
+def test_two_processes_write_what_one_does(tmp_path, forks):
     videos = tmp_path / "videos"
     write_videos(videos)
     (videos / "broken.mp4").write_bytes(b"no video")
     save_run(tmp_path / "run", config_of(videos))
     command = ["features", f"--checkpoint={tmp_path}/run", f"--videos={videos}", "--fps=8", "--batch=2"]
-    [alone] = run(1, *command, f"--out={tmp_path}/alone")
-    pod = run(2, *command, f"--out={tmp_path}/pod")
+    [alone] = run(forks, 1, *command, f"--out={tmp_path}/alone")
+    pod = run(forks, 2, *command, f"--out={tmp_path}/pod")
     assert (alone["videos"], alone["broken"], alone["complete"]) == (7, ["broken"], True)
     assert [answer["shard"] for answer in pod] == ["0/2", "1/2"]
     assert all(0 < answer["videos"] < 7 for answer in pod)
@@ -34,5 +34,5 @@ def test_two_processes_write_what_one_does(tmp_path):
         else:
             assert other.read_bytes() == one.read_bytes()
     assert json.loads((tmp_path / "pod" / "complete.json").read_text()) == {"videos": 8, "broken": ["broken"]}
-    [again] = run(1, *command, f"--out={tmp_path}/pod")
+    [again] = run(forks, 1, *command, f"--out={tmp_path}/pod")
     assert (again["videos"], again["already"]) == (0, 7), "the number of processes may change"

@@ -80,9 +80,8 @@ def test_a_second_evaluation_compiles_nothing(videos):
     assert second["held_out/loss"] != first["held_out/loss"], "other parameters, other numbers"
 
 
-@pytest.mark.parametrize(
-    "axes", [{"data": 2, "fsdp": 2, "tensor": 2}, pytest.param({"data": 8}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 8}])
 def test_every_evaluator_lowers_for_tpus_with_the_fused_kernel(videos, axes, monkeypatch):
     made, mesh = experiment(config_of(videos, attention="splash")), mesh_of(**axes)
     monkeypatch.setattr("vmae_jax.commands.measure.on_mesh", for_tpus)

@@ -1,6 +1,7 @@
 """Methods that draw more than masks (noise, latent variables, lengths), or have a guide, resume to the bit."""
 
 import functools
+import re
 import shutil
 
 import clip_weights
@@ -10,7 +11,8 @@ import pytest
 from raft_weights import state_of
 from small_runs import write_videos
 
-from vmae_jax.cli import main
+from tests import quick_xla
+from tests.forks import Process
 from vmae_jax.commands.restore import restore
 from vmae_jax.weights import import_weights
 from vmae_jax.weights.formats.tensors import write_safetensors
@@ -53,67 +55,89 @@ RUNS = {
     "av_mae_finetuned": ("configs/av_mae.py:L,audioset,finetune,smoke,weights={first}", write_videos, []),
     "mavil": ("configs/mavil.py:B,audioset,smoke", write_videos, []),
     "mavil_student": ("configs/mavil.py:B,audioset,student,smoke,teacher={first}", write_videos, []),
+    "vic_mae": ("configs/vic_mae.py:B,smoke,videos={source}", write_videos, []),
+    "crossvideomae": ("configs/crossvideomae.py:smoke,image={first}", write_videos, FOLDER),
     "mbt": ("configs/mbt.py:audioset_mini,smoke,weights={first}", write_videos, []),
 }
 
 
-def write_flow(first, options):
+def flow_weights(first):
     """RAFT's weights, as `vmae import` takes them."""
-    del options
     path = first.with_suffix(".safetensors")
     write_safetensors(path, {name: np.ascontiguousarray(array) for name, array in state_of("raft").items()}, {})
     import_weights(path, out=first)
 
 
-def write_clip(first, options):
+def clip_of_texts(first):
     """CLIP's weights, as `vmae import` takes them."""
-    del options
     about = {"vision_config": clip_weights.ABOUT, "text_config": clip_weights.TEXT}
     arrays = clip_weights.state() | clip_weights.text_state()
     import_weights(clip_weights.write(first.with_suffix(".given"), arrays, **about), out=first)
 
 
-def begin(config, first, options):
-    """A run that has not made a step: only its initial weights are needed."""
-    command = [f"--config=configs/{config}", "--config.train.length.steps=0", f"--workdir={first}"]
-    assert main(["train", *command, *options]) == 0
+@pytest.fixture(scope="module")
+def train(forks):
+    """`vmae train` in a process of its own, with one device."""
+
+    def run(workdir, *words):
+        process = Process(forks, ["train", *words, f"--workdir={workdir}"], quick_xla.on_devices(1))
+        assert process.wait(600) == 0, process.err[-3000:]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(train, tmp_path_factory):
+    """What methods begin from, made once: weights, or a run that has not made a step."""
+    folder = tmp_path_factory.mktemp("first")
+
+    @functools.cache
+    def made(what):
+        path = folder / re.sub(r"\W", "_", getattr(what, "__name__", what))
+        if callable(what):
+            what(path)
+        else:
+            train(path, f"--config=configs/{what}", "--config.train.length.steps=0")
+        return path
+
+    return made
 
 
 FIRST = {
-    "cdfslv": functools.partial(begin, "cdfslv.py:smoke"),
-    "ttt": lambda first, options: begin("mae.py:B,smoke", first, []),  # of drawn clips
-    "av_mae_finetuned": lambda first, options: begin("av_mae.py:L,audioset,smoke", first, []),
-    "mavil_student": lambda first, options: begin("mavil.py:B,audioset,smoke", first, []),
-    "mbt": lambda first, options: begin("mae.py:B,smoke", first, []),
-    "masdt": write_flow,
-    "mgmae": write_flow,
-    "mme": write_flow,
-    "mvd": functools.partial(begin, "videomae_v2.py:B,smoke"),
-    "tgm": write_clip,
-    "umt": functools.partial(begin, "videomae_v2.py:B,smoke"),
-    "sigma": functools.partial(begin, "videomae_v2.py:B,smoke"),
+    "cdfslv": "cdfslv.py:smoke",
+    "ttt": "mae.py:B,smoke",
+    "av_mae_finetuned": "av_mae.py:L,audioset,smoke",
+    "mavil_student": "mavil.py:B,audioset,smoke",
+    "crossvideomae": "mae.py:B,smoke",
+    "mbt": "mae.py:B,smoke",
+    "masdt": flow_weights,
+    "mgmae": flow_weights,
+    "mme": flow_weights,
+    "mvd": "videomae_v2.py:B,smoke",
+    "tgm": clip_of_texts,
+    "umt": "videomae_v2.py:B,smoke",
+    "sigma": "videomae_v2.py:B,smoke",
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_resumes_to_the_bit(name, tmp_path):
+def test_a_run_resumes_to_the_bit(name, tmp_path, train, first):
     config, write, options = RUNS[name]
-    source, first, whole, again = (tmp_path / part for part in ("data", "first", "whole", "again"))
+    source, whole, again = (tmp_path / part for part in ("data", "whole", "again"))
     source.mkdir()
     write(source)
+    config = config.format(first=first(FIRST[name]) if name in FIRST else "", source=source)
     options = ["--config.data.global_batch=8", *(option.format(source=source) for option in options)]
-    if name in FIRST:
-        FIRST[name](first, options)
-    command = ["train", f"--config={config.format(first=first)}", "--config.checkpoint.every.steps=2", *options]
-    assert main([*command, f"--workdir={whole}"]) == 0
+    command = [f"--config={config}", "--config.checkpoint.every.steps=2", *options]
+    train(whole, *command)
     shutil.copytree(whole, again)
     shutil.rmtree(again / "checkpoints" / "4")
-    assert main([*command, "--config.train.pictures_every=none", f"--workdir={again}"]) == 0  # drawn before
-    first, second = (restore(str(path)) for path in (whole, again))
-    assert first.step == second.step == 4
-    for one, other in zip(*map(jax.tree.leaves, (first.params, second.params)), strict=True):
+    train(again, *command, "--config.train.pictures_every=none")  # drawn before
+    runs = [restore(str(path)) for path in (whole, again)]
+    assert [run.step for run in runs] == [4, 4]
+    for one, other in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
         np.testing.assert_array_equal(one, other)
         assert np.isfinite(one).all()
-    carried = [jax.tree.leaves(run.carried().extra) for run in (first, second)]
+    carried = [jax.tree.leaves(run.carried().extra) for run in runs]
     for one, other in zip(*carried, strict=True):
         np.testing.assert_array_equal(one, other)

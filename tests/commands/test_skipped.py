@@ -87,6 +87,7 @@ def with_held_out(coloured, tmp_path, good, bad):
     return made
 
 
+@pytest.mark.slow
 def test_broken_held_out_videos_are_listed_as_those_of_the_training_are(coloured, tmp_path, caplog):
     workdir = Workdir(tmp_path / "run")
     result = train.run(with_held_out(coloured, tmp_path, 10, 1), workdir, progress=False)

@@ -9,6 +9,7 @@ import gc
 import pathlib
 import re
 from collections import Counter
+from typing import Any
 
 import golden_texts
 import jax
@@ -30,7 +31,7 @@ NOT_TRAINED = ("__init__", "common", "few_shot", "moments", "probe", "propagatio
 FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
-    "videomae_v2": ("S", "B", "L", "H", "g"),
+    "videomae_v2": ("B", "S", "L", "H", "g"),
     "videomae": ("S", "B", "L", "H", "B,ssv2", "B,ucf101"),
     "finetune": ("B", "L,ssv2", "g,k400,from=k710", "B,ava,v1"),
     "custom": ("B,classes=12,folders", "B,verbs=97,nouns=300,attentive,probe"),
@@ -63,6 +64,7 @@ VARIANTS = {
     ),
     "av_mae": ("L,audioset", "L,vggsound", "L,audioset,finetune"),
     "mavil": ("B,audioset", "B,audioset,student"),
+    "vic_mae": ("B",),
     "mbt": ("audioset_mini", "epic,audio"),
     "post_pretrain": ("H",),
     "distill": ("S",),
@@ -96,15 +98,17 @@ BASES = {
         "umt",
         "av_mae",
         "mavil",
+        "crossvideomae",
     ),
-    "siammae:S16": ("siammae", "cropmae", "siammcvae"),
+    "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
-PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3")
+PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3", "attentive,deep,data=videos")
 RESUMED = (
     "av_mae",
+    "crossvideomae",
     "lvmae",
     "marlin",
     "masdt",
@@ -113,6 +117,7 @@ RESUMED = (
     "mgmae",
     "mme",
     "tgm",
+    "vic_mae",
 )  # which `test_resumed_methods.py` trains
 NEEDED = {"custom": ("several=3",)}  # arguments without which there is no config
 NAMED = tuple(f"data.sources.{name}" for name in ("folder", "images", "csv", "embeddings"))
@@ -120,8 +125,13 @@ NAMED += ("data.streams.tokenizers.clip",)
 CLOCK = Clock(steps=1000, steps_per_epoch=2.0, global_batch=8)
 
 
-def targets() -> list[str]:
-    return [f"{path.stem}:{args}" for path in FILES for args in VARIANTS.get(path.stem, ("",))]
+def targets() -> list[Any]:
+    """Every variant of every config; the default suite has the first of each."""
+    return [
+        pytest.param(f"{path.stem}:{args}", marks=[pytest.mark.slow] if number else [])
+        for path in FILES
+        for number, args in enumerate(VARIANTS.get(path.stem, ("",)))
+    ]
 
 
 def load(target: str, extra: str = ""):

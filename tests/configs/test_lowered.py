@@ -60,10 +60,13 @@ PRETRAINING = {
     "av_mae:L,audioset": [],
     "mavil:B,audioset": [],
     "mavil:B,audioset,student": [],
+    "vic_mae:B": [],
+    "crossvideomae": [],
     "mbt:audioset_mini": [("method.fuse.start", "1")],
 }
 GUIDES = ("flow",)  # RAFT is in float32
 ROWS = 64
+SHOWN = ("videomae_v2:B", "mae:L", "vjepa2:g", "av_mae:L,audioset")  # in the default suite
 
 
 def traced(target, overrides):
@@ -119,7 +122,9 @@ def work(equation):
     return math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in left), rows
 
 
-@pytest.mark.parametrize("target", PRETRAINING)
+@pytest.mark.parametrize(
+    "target", [pytest.param(one, marks=[] if one in SHOWN else pytest.mark.slow) for one in PRETRAINING]
+)
 def test_attention_is_fused_and_products_are_in_half_precision(target):
     kernels, weights, products = 0, [], {"half": 0.0, "single": 0.0}
     for equation, times in equations(traced(target, PRETRAINING[target])):

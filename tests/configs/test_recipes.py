@@ -205,7 +205,7 @@ def test_configs_are_the_table(row):
     own = {"siammae": "siamese", "cropmae": "siamese"}
     names = ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "tgm", "umt", "levjepa", "sigma")
     own |= {name: name for name in names}
-    own |= {"av_mae": "joint", "mavil": "joint", "contrast": "joint"}
+    own |= {"av_mae": "joint", "mavil": "joint", "vic_mae": "joint", "crossvideomae": "joint", "contrast": "joint"}
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
     called = load(row["config"]).method.call
@@ -256,7 +256,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 188
+    assert len(ROWS) == len(lines) - 1 == 191
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

@@ -4,14 +4,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from fake_bucket import Cloud
 
 from tests import quick_xla
+from tests.forks import Process
 from vmae_jax.data.synthetic.moving_shapes import make_clip, settings
 
 STEPS, EVERY, LIMIT = 30, 5, 900.0
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def cloud(tmp_path):
+def cloud(tmp_path, forks):
     with Cloud(tmp_path) as cloud:
         drawn = settings(train=8, size=48, frames=16)
         (tmp_path / "videos").mkdir()
@@ -28,32 +27,27 @@ def cloud(tmp_path):
             video = make_clip(drawn, "train", index)
             (tmp_path / "videos" / f"{index}.mp4").write_bytes(video)
             cloud.objects["bucket", f"videos/{index}.mp4"] = (index + 1, video)
-        cloud.programs = []
+        cloud.programs, cloud.forks = [], forks
         yield cloud
         for process in cloud.programs:
             process.kill()
-            process.wait()
 
 
 def start(cloud, place, *more):
     """`vmae train` with data and workdir in `place`."""
     command = [
-        sys.executable, "-m", "vmae_jax", "train", "--config=configs/quickstart.py:smoke",
+        "train", "--config=configs/quickstart.py:smoke",
         f"--workdir={place}/run", f"--config.data.source.path={place}/videos", f"--config.train.length.steps={STEPS}",
         f"--config.checkpoint.every.steps={EVERY}", "--config.train.pictures_every=none", "--config.eval.data=none",
         *more,
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=quick_xla.on_devices(1) | cloud.environment,
-    )  # fmt: skip
+    process = Process(cloud.forks, command, quick_xla.on_devices(1) | cloud.environment)
     cloud.programs.append(process)
     return process
 
 
 def ended(process):
-    result = process.communicate(timeout=LIMIT)[1]
-    return process.returncode, result
+    return process.wait(LIMIT), process.err
 
 
 def checkpoints(cloud):
@@ -66,7 +60,7 @@ def until_saved(cloud, step, process):
     end = time.monotonic() + LIMIT
     while max(checkpoints(cloud), default=0) < step:
         assert time.monotonic() < end
-        assert process.poll() is None, process.stderr.read()[-2000:]
+        assert process.poll() is None, process.err[-2000:]
         time.sleep(0.02)
 
 
@@ -108,8 +102,8 @@ def test_a_run_in_a_bucket_is_stopped_killed_and_damaged_and_ends_as_one_on_a_di
     assert [row[0] for row in losses(rows_in(cloud))] == list(range(1, STEPS + 1))
     assert len(checkpoints(cloud)) == 3  # older ones were deleted, whole
 
-    report = [sys.executable, "-m", "vmae_jax", "report", "--workdir=gs://bucket/run"]
-    subprocess.run(report, env=os.environ | cloud.environment, check=True, timeout=LIMIT, stdout=subprocess.DEVNULL)
+    report = Process(cloud.forks, ["report", "--workdir=gs://bucket/run"], os.environ | cloud.environment)
+    assert report.wait(LIMIT) == 0, report.err[-2000:]
     assert b"</html>" in cloud.objects["bucket", "run/report.html"][1]
 
 

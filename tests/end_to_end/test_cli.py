@@ -5,13 +5,13 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from tests import quick_xla
+from tests.forks import Process
 from tests.forks import program as write_program
 from vmae_jax.io.checkpoint import Checkpoints, read_tree
 from vmae_jax.io.writers import read_rows
@@ -139,14 +139,11 @@ def test_a_finished_run_reports_it_and_changes_nothing(trained, vmae):
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_killed_and_resumed_is_the_same_run_to_the_bit(trained, environment, tmp_path, vmae):
+def test_killed_and_resumed_is_the_same_run_to_the_bit(trained, environment, tmp_path, vmae, forks):
     """20 steps in one go, against kill -9 once a checkpoint is there, then the same command."""
     command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]
     command.append("--config.checkpoint.every.steps=5")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vmae_jax", *command],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Process(forks, command, environment)
     saver = Checkpoints(tmp_path / "run" / "checkpoints")
     limit = time.monotonic() + 240
     while not saver.steps() and process.poll() is None and time.monotonic() < limit:
@@ -158,14 +155,11 @@ def test_killed_and_resumed_is_the_same_run_to_the_bit(trained, environment, tmp
 
 
 @pytest.mark.slow
-def test_a_second_run_in_a_workdir_is_refused_and_changes_nothing(trained, environment, tmp_path, vmae):
+def test_a_second_run_in_a_workdir_is_refused_and_changes_nothing(trained, environment, tmp_path, vmae, forks):
     """While the first one stands still, which keeps its lock; killed, it is taken up at once."""
     command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]
     command.append("--config.checkpoint.every.steps=5")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vmae_jax", *command],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Process(forks, command, environment)
     try:
         saver = Checkpoints(tmp_path / "run" / "checkpoints")
         limit = time.monotonic() + 240
@@ -185,19 +179,16 @@ def test_a_second_run_in_a_workdir_is_refused_and_changes_nothing(trained, envir
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_75_and_the_same_command_ends_the_same(trained, environment, tmp_path, vmae):
+def test_sigterm_saves_and_exits_75_and_the_same_command_ends_the_same(trained, environment, tmp_path, vmae, forks):
     command = ["train", SMOKE, f"--workdir={tmp_path}/run", "--quiet", "--config.train.length.steps=20"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vmae_jax", *command], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    process = Process(forks, command, environment)
     metrics = tmp_path / "run" / "metrics.jsonl"
     limit = time.monotonic() + 240
     while time.monotonic() < limit and not (metrics.exists() and '"started"' in metrics.read_text()):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate()
-    assert process.returncode == 75
-    answer = json.loads(out.splitlines()[-1])
+    assert process.wait() == 75
+    answer = json.loads(process.out.splitlines()[-1])
     assert "resumes" in answer["error"]
     assert Checkpoints(tmp_path / "run" / "checkpoints").latest() == answer["step"]
     vmae(*command)

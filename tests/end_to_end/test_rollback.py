@@ -4,13 +4,12 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from tests import quick_xla
+from tests.forks import Process
 from vmae_jax.io.checkpoint import read_tree
 from vmae_jax.io.layout import flat
 from vmae_jax.io.writers import read_rows
@@ -54,7 +53,7 @@ def get_config(arguments=None):
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory):
+def train(tmp_path_factory, forks):
     home = tmp_path_factory.mktemp("poison")
     (home / "poison.py").write_text(PLUGIN)
     (home / "config.py").write_text(CONFIG)
@@ -63,17 +62,18 @@ def train(tmp_path_factory):
     }  # fmt: skip
 
     def run(workdir, poison, *more, status=0):
-        done = subprocess.run(
+        process = Process(
+            forks,
             [
-                sys.executable, "-m", "vmae_jax", "train", "--plugins=poison", f"--config={home}/config.py:{poison}",
+                "train", "--plugins=poison", f"--config={home}/config.py:{poison}",
                 f"--workdir={workdir}", "--quiet", f"--config.train.length.steps={STEPS}",
                 "--config.checkpoint.every.steps=4", "--config.train.on_nonfinite=rollback",
                 "--config.train.pictures_every=none", "--config.eval.data=none", *more,
             ],
-            cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600,
+            environment,
         )  # fmt: skip
-        assert done.returncode == status, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        assert process.wait(600) == status, process.err[-3000:]
+        return json.loads(process.out.splitlines()[-1])
 
     return run
 

@@ -63,6 +63,7 @@ def test_without_the_sampling_loss_it_is_a_masked_autoencoder_with_that_mask():
     assert float(entropy.count) == 4
 
 
+@pytest.mark.slow
 def test_the_whole_method():
     method = adamae.build(MODEL, OBJECTIVES, ratio=0.75)
     batch = batch_of(size=32)

@@ -1,15 +1,17 @@
 """The attentive head: learns what a mean cannot, and as a probe never touches the backbone."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from flax.traverse_util import flatten_dict
 from random_batch import batch_of
 
-from vmae_jax.eval.attentive_probe import attentive_probe
+from vmae_jax.eval.attentive_probe import Clips, attentive_probe
 from vmae_jax.methods import classify
-from vmae_jax.models.pooling import attentive
+from vmae_jax.models.pooling import attentive, deep_attentive
 from vmae_jax.models.variants import vit
 from vmae_jax.spec import build, call
 from vmae_jax.train.optim import adamw
@@ -90,8 +92,18 @@ def test_mistakes():
         attentive(heads=3)(32)
     with pytest.raises(ValueError, match="at least 1"):
         attentive(heads=0)
-    with pytest.raises(ValueError, match="kind="):
-        attentive_probe(None, attentive(), kind="x")
+    with pytest.raises(ValueError, match="depth=0"):
+        deep_attentive(depth=0)
+    for wrong, message in (
+        ({"kind": "x"}, "kind="),
+        ({"clips": 0}, "clips must be at least 1"),
+        ({"held_out": 1.0}, r"held_out in \[0, 1\)"),
+        ({"rates": ()}, "one of each"),
+        ({"rates": (0.0,)}, "rates must be above 0"),
+        ({"weight_decays": (-0.1,)}, "weight_decays at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attentive_probe(None, attentive(), **wrong)
 
 
 def tokens_of(count, seed):
@@ -113,13 +125,21 @@ def batches(tokens, label, rows=16):
         yield {"video": tokens[pick], "label": label[pick].astype(np.int32), "index": index, "valid": valid}
 
 
+def frozen(params, batch, *, layer=None, pool=True):
+    """Tokens that are there already; those of a block are shifted."""
+    return batch["video"] + (0 if layer is None else layer)
+
+
+FROZEN = Method(
+    init=lambda key, batch: (jnp.ones(()), None),
+    loss=lambda *_: pytest.fail("a probe trains no backbone"),
+    features=frozen,
+)
+
+
 def test_the_evaluator_finds_the_informative_token():
-    method = Method(
-        init=lambda key, batch: (jnp.ones(()), None),
-        loss=lambda *_: pytest.fail("a probe trains no backbone"),
-        features=lambda params, batch, *, layer=None, pool=True: batch["video"],
-    )
-    one = attentive_probe(None, attentive(heads=1), epochs=30, batch=16, rate=3e-3)
+    method = FROZEN
+    one = attentive_probe(None, attentive(heads=1), epochs=30, batch=16, rates=(3e-3,))
     found = one(method, jnp.ones(()), batches(*tokens_of(37, 1)), batches(*tokens_of(150, 0)))
     assert found["top1"] > 0.85
     assert (found["videos"], found["train_videos"]) == (37, 150)
@@ -133,3 +153,63 @@ def test_the_evaluator_finds_the_informative_token():
     assert unseen["top1"] <= 0.5, "a class that training lacks is never right, and no mistake of the user's"
     with pytest.raises(ValueError, match=r"1 of 20 videos .* have no class: label is -1"):
         one(method, jnp.ones(()), batches(tokens, np.r_[-1, label[1:]]), batches(*tokens_of(60, 0)))
+
+
+def test_heads_side_by_side_are_those_trained_alone():
+    """One compiled step trains every pair of a rate and a weight decay; the best on held-out videos counts."""
+    data = batches(*tokens_of(40, 1)), list(batches(*tokens_of(80, 0)))
+    query = list(data[0])
+    options = {"epochs": 8, "batch": 16, "warmup": 0.0}
+    pool = attentive(heads=1)
+    both = attentive_probe(None, pool, rates=(5e-3, 1e-6), weight_decays=(0.1,), held_out=0.0, **options)
+    found = both(FROZEN, jnp.ones(()), query, data[1])
+    alone = attentive_probe(None, pool, rates=(5e-3,), weight_decays=(0.1,), **options)
+    first = alone(FROZEN, jnp.ones(()), query, data[1])
+    assert {name: found[name] for name in first} == pytest.approx(dict(first), abs=1e-6)
+    assert (found["rate"], found["weight_decay"], found["heads"]) == (5e-3, 0.1, 2)
+    assert found["top1_worst"] < found["top1"] - 0.2
+    assert found["top1_mean"] == pytest.approx((found["top1"] + found["top1_worst"]) / 2)
+    apart = attentive_probe(None, pool, rates=(5e-3, 1e-6), weight_decays=(0.1,), held_out=0.25, **options)
+    assert apart(FROZEN, jnp.ones(()), query, data[1])["train_videos"] == 60
+
+
+def test_clips_and_blocks_become_one_sequence():
+    SEEN.clear()
+    look = lambda width: Looked(attentive(heads=1)(width))  # noqa: E731
+    tokens, label = tokens_of(12, 0)
+    videos = {"index": np.repeat(np.arange(6), 2).astype(np.int32), "valid": np.ones(12, bool)}
+    data = [{"video": tokens, "label": np.repeat(label[:6], 2).astype(np.int32), **videos}]
+    one = attentive_probe(None, look, epochs=1, batch=3, clips=2, layers=(1, 2))
+    found = one(FROZEN, jnp.ones(()), data, data)
+    assert found["videos"] == 6
+    assert {shape[1:] for shape in SEEN} == {(2 * 2 * 8, 16)}
+    again = Clips(tokens, data[0]["label"], videos["index"]).together(2)
+    np.testing.assert_array_equal(again.tokens[3], tokens[6:8].reshape(16, 16))
+    np.testing.assert_array_equal(again.index, np.arange(6))
+    with pytest.raises(ValueError, match=r"clips=3: videos have 2 to 2 clips"):
+        attentive_probe(None, look, epochs=1, clips=3)(FROZEN, jnp.ones(()), data, data)
+
+
+SEEN = []
+
+
+class Looked(nn.Module):
+    """A pool that notes the shapes it is given."""
+
+    pool: nn.Module
+
+    def __call__(self, tokens):
+        SEEN.append(tokens.shape)
+        return self.pool(tokens)
+
+
+def test_the_deep_pool_begins_as_the_official_one():
+    pool = deep_attentive(depth=4, heads=4)(64)
+    params = meta.unbox(jax.jit(pool.init)(jax.random.key(0), jnp.ones((1, 5, 64)))["params"])
+    spread = {path: np.std(value) for path, value in flatten_dict(params, sep="/").items() if path.endswith("kernel")}
+    assert "proj/kernel" not in spread
+    for name in ("attention/proj", "mlp/fc2"):
+        each = np.std(flatten_dict(params["blocks"], sep="/")[f"{name}/kernel"], axis=(1, 2))
+        np.testing.assert_allclose(each, 0.02 / np.sqrt([2, 4, 6]), rtol=0.05)
+    assert spread["mlp/fc2/kernel"] == pytest.approx(0.02 / np.sqrt(6), rel=0.05)
+    assert spread["mlp/fc1/kernel"] == pytest.approx(0.02, rel=0.05)

@@ -205,7 +205,7 @@ def test_the_cost_of_a_step_with_a_queue_is_counted():
         (lambda: nce("video", "video", views=1), "views=1"),
         (lambda: nce("video", "audio", views=4), "views=4: at least 2, of one modality"),
         (lambda: moco("video", queue=-1), "queue=-1"),
-        (lambda: method(a=pull("video", [4]), b=nce("video", "video", views=3)), r"views=.'a': 2, 'b': 3.: give all"),
+        (lambda: method(a=pull("video", [4]), b=nce("video", "video", views=3)), r"views are .'a': 2, 'b': 3.: give"),
     ],
 )
 def test_what_is_refused(make, message):

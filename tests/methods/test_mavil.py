@@ -66,6 +66,7 @@ def changed(batch):
     return {**batch, "video": batch["video"] // 2}
 
 
+@pytest.mark.slow
 def test_the_target_is_what_the_teacher_makes_of_everything_and_the_teacher_gets_no_gradient():
     params, frozen = begun()
     terms, (grads, of_teacher), tokens, found, hidden = run(params, frozen, heard(8))
@@ -82,6 +83,7 @@ def test_the_target_is_what_the_teacher_makes_of_everything_and_the_teacher_gets
     assert float(run(params, other, heard(8))[0]["audio_features"]) != float(terms["audio_features"])
 
 
+@pytest.mark.slow
 def test_pictures_reach_the_sound_only_by_fusion():
     params, frozen = begun()
     first, second = (run(params, frozen, one)[0]["audio_features"] for one in (heard(8), changed(heard(8))))

@@ -61,6 +61,7 @@ def test_a_branch_of_weight_0_moves_by_weight_decay_alone():
     assert float(metrics["loss/image"]) > 0  # a term of weight 0 is measured
 
 
+@pytest.mark.slow
 def test_the_teachers_are_as_they_were():
     begun, ended, _ = trained()
     jax.tree.map(np.testing.assert_array_equal, begun.frozen, ended.frozen)

@@ -127,6 +127,7 @@ def test_tokens_meet_those_of_their_place_in_the_first_view():
     assert np.argwhere(moved).tolist() == [[0, 5]]
 
 
+@pytest.mark.slow
 def test_one_encoder_has_the_gradients_of_both_views():
     batch = pairs()
 

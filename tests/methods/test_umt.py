@@ -75,6 +75,7 @@ def test_the_loss_is_the_distance_of_directions():
         assert 0 <= np.mean(errors) <= 4
 
 
+@pytest.mark.slow
 def test_the_student_learns_and_the_teachers_are_as_they_were():
     begun, ended, found = trained()
     assert float(found[-1]["loss"]) < 0.5 * float(found[0]["loss"])

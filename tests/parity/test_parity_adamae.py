@@ -179,6 +179,7 @@ def test_the_sampling_loss_reaches_the_sampler_and_the_patch_embedding_alone(one
     assert all(name.startswith(("['sampler']", "['encoder']['embed']")) for name in reached)
 
 
+@pytest.mark.slow
 def test_training(one):
     train, adaptive = one.dims["train"], one.adaptive()
     options = {

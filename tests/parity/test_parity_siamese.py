@@ -151,6 +151,7 @@ def test_gradients(one):
         assert np.abs(found - array).max() <= 2e-5 * np.abs(array).max(), jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_training(one):
     train = one.dims["train"]
     options = {

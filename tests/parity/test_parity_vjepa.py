@@ -18,6 +18,7 @@ from vmae_jax.configs.vjepa2 import COUNTS
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.methods.latent import Latent, normalized
 from vmae_jax.models import positions, rotary
+from vmae_jax.models.pooling import deep_attentive
 from vmae_jax.models.variants import Model
 from vmae_jax.targets.core import l1, l2
 from vmae_jax.train.adamw import global_norm
@@ -258,3 +259,49 @@ def test_schedules(folder, name):
     rate = schedule.at(Clock(round(length / 1.25), 1.0, 1))
     ours = [rate.value(int(i) - 1) for i in one["values"]]
     np.testing.assert_allclose(ours, list(one["values"].values()), rtol=1e-12)
+
+
+def pool_of(state, width):
+    """The official classifier's pool and its linear layer, of one set's file, as our parameters."""
+    tensor = lambda name: np.asarray(state[f"module.{name}"], np.float32)  # noqa: E731
+    dense = lambda name: {"kernel": tensor(f"{name}.weight").T, "bias": tensor(f"{name}.bias")}  # noqa: E731
+    norm = lambda name: {"scale": tensor(f"{name}.weight"), "bias": tensor(f"{name}.bias")}  # noqa: E731
+    cross = "pooler.cross_attention_block"
+    both = dense(f"{cross}.xattn.kv")
+    halves = [{key: value[..., part] for key, value in both.items()} for part in (slice(width), slice(width, None))]
+
+    def block(name):
+        q, k, v = np.split(tensor(f"{name}.attn.qkv.weight"), 3)
+        biases = np.split(tensor(f"{name}.attn.qkv.bias"), 3)
+        qkv = {"kernel": np.stack([q.T, k.T, v.T])} | dict(zip(("q_bias", "k_bias", "v_bias"), biases, strict=True))
+        attention = {"qkv": qkv, "proj": dense(f"{name}.attn.proj")}
+        mlp = {layer: dense(f"{name}.mlp.{layer}") for layer in ("fc1", "fc2")}
+        return {"norm1": norm(f"{name}.norm1"), "norm2": norm(f"{name}.norm2"), "attention": attention, "mlp": mlp}
+
+    depth = len({key.split(".")[3] for key in state if key.startswith("module.pooler.blocks.")})
+    blocks = [block(f"pooler.blocks.{number}") for number in range(depth)]
+    pool = {
+        "query": tensor("pooler.query_tokens").reshape(-1),
+        "norm1": norm(f"{cross}.norm1"), "norm2": norm(f"{cross}.norm2"),
+        "q": dense(f"{cross}.xattn.q"), "k": halves[0], "v": halves[1],
+        "mlp": {layer: dense(f"{cross}.mlp.{layer}") for layer in ("fc1", "fc2")},
+    }  # fmt: skip
+    return pool | ({"blocks": jax.tree.map(lambda *each: np.stack(each), *blocks)} if blocks else {}), dense("linear")
+
+
+PROBED = [path for path in SETS if json.loads((FOLDER / path).read_text()).get("probe")]
+
+
+@pytest.mark.parametrize("path", PROBED or [None], ids=str)
+def test_the_attentive_probe(path):
+    if path is None:
+        pytest.skip("no set has a probe")
+    one = golden(path)
+    about = one.dims["probe"]
+    tokens = jnp.asarray(one.numbers["target_raw"])
+    pool, linear = pool_of(one.states["classifiers"][0], tokens.shape[-1])
+    made = deep_attentive(about["num_probe_blocks"], about["num_heads"], about["mlp_ratio"])(tokens.shape[-1])
+    boxed = jax.eval_shape(lambda: meta.unbox(made.init(jax.random.key(0), tokens)["params"]))
+    assert jax.tree.map(np.shape, pool) == jax.tree.map(lambda leaf: leaf.shape, boxed)
+    logits = made.apply({"params": pool}, tokens) @ linear["kernel"] + linear["bias"]
+    np.testing.assert_allclose(logits, one.numbers["probe_logits"], rtol=0, atol=1e-5)

@@ -159,6 +159,7 @@ def test_losses_and_gradients(one):
         assert error <= 2e-5 * largest, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_unweighted_context_loss(one):
     latent = dataclasses.replace(one.latent(), nearness=False)
     terms = jax.jit(lambda params: latent.loss(params, one.batch(), one.context()).terms)(one.params())

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests import quick_xla
+from tests.forks import Process
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 30
@@ -20,7 +21,7 @@ LIMIT = 600.0  # of any wait, for machines that are busy
 
 def command(workdir, *more):
     return [
-        sys.executable, "-m", "vmae_jax", "train", "--config=configs/videomae_v2.py:B,smoke", f"--workdir={workdir}",
+        "train", "--config=configs/videomae_v2.py:B,smoke", f"--workdir={workdir}",
         "--quiet", f"--config.train.length.steps={STEPS}", "--config.checkpoint.every.steps=5",
         "--config.train.pictures_every=none", *more,
     ]  # fmt: skip
@@ -30,18 +31,20 @@ def environment(**more):
     return quick_xla.on_devices(1) | {"VMAE_HEARTBEAT": "60"} | more
 
 
-def start(workdir, *more, log, heartbeat="60"):
+def start(forks, workdir, *more, log, heartbeat="60"):
     """Two processes of one job, without a supervisor."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         job = {"VMAE_COORDINATOR": f"127.0.0.1:{probe.getsockname()[1]}", "VMAE_PROCESSES": "2"}
     return [
-        subprocess.Popen(
-            command(workdir, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=(log / f"{rank}.txt").open("a"),
-            env=environment(**job, VMAE_PROCESS=str(rank), VMAE_HEARTBEAT=heartbeat),
+        Process(
+            forks,
+            command(workdir, *more),
+            environment(**job, VMAE_PROCESS=str(rank), VMAE_HEARTBEAT=heartbeat),
+            log=log / f"{rank}.txt",
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
 
 
 def rows(workdir, kind="train"):
@@ -67,18 +70,18 @@ def losses(workdir):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, forks):
     """The losses of two processes that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    processes = start(folder / "run", log=folder)
+    processes = start(forks, folder / "run", log=folder)
     assert [process.wait(LIMIT) for process in processes] == [0, 0], (folder / "0.txt").read_text()[-2000:]
     return losses(folder / "run")
 
 
 @pytest.mark.slow
-def test_one_process_has_the_same_losses(undisturbed, tmp_path):
-    done = subprocess.run(command(tmp_path / "run"), cwd=ROOT, env=environment(), capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_one_process_has_the_same_losses(undisturbed, tmp_path, forks):
+    process = Process(forks, command(tmp_path / "run"), environment())
+    assert process.wait(LIMIT) == 0, process.err[-2000:]
     alone = losses(tmp_path / "run")
     assert [row[0] for row in alone] == [row[0] for row in undisturbed] == list(range(1, STEPS + 1))
     for mine, other in zip(alone, undisturbed, strict=True):
@@ -86,11 +89,11 @@ def test_one_process_has_the_same_losses(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp_path):
+def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp_path, forks):
     run = tmp_path / "run"
 
     # SIGTERM to one of them: both save one step, and report that the same command resumes.
-    processes = start(run, log=tmp_path)
+    processes = start(forks, run, log=tmp_path)
     until_step(run, 3, processes)
     processes[1].send_signal(signal.SIGTERM)
     assert [process.wait(LIMIT) for process in processes] == [75, 75], (tmp_path / "0.txt").read_text()[-2000:]
@@ -98,7 +101,7 @@ def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp
     assert max(steps(run)) == preempted < STEPS
 
     # One that hangs, long before JAX would take it for dead: the other notices, names it, and ends.
-    processes = start(run, "--limit=step=6", "--limit=save=6", log=tmp_path, heartbeat="100")
+    processes = start(forks, run, "--limit=step=6", "--limit=save=6", log=tmp_path, heartbeat="100")
     until_step(run, preempted + 2, processes)
     processes[1].send_signal(signal.SIGSTOP)
     try:
@@ -114,8 +117,10 @@ def test_stopped_hung_and_killed_it_ends_as_if_nothing_had_been(undisturbed, tmp
 
     # One that is killed: the other ends within the timeout, and the supervisor starts both again.
     before = max(row["step"] for row in rows(run))
+    program = [sys.executable, "-m"]
+    supervise = [*program, "vmae_jax.runtime.supervisor", "--processes=2", "--grace=30", "--"]
     supervisor = subprocess.Popen(
-        [sys.executable, "-m", "vmae_jax.runtime.supervisor", "--processes=2", "--grace=30", "--", *command(run)],
+        [*supervise, *program, "vmae_jax", *command(run)],
         cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert supervisor.stderr is not None

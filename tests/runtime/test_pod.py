@@ -6,13 +6,12 @@ import pathlib
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from tests import quick_xla
+from tests.forks import Process
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOST = pathlib.Path(__file__).with_name("pod_host.py")
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.slow
 class Job:
     """The processes of a job; they end with the test."""
 
-    def __init__(self, folder, count, pause=0.0, heartbeat=100, late=0.0, **environment):
+    def __init__(self, forks, folder, count, pause=0.0, heartbeat=100, late=0.0, **environment):
         folder.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -36,14 +35,11 @@ class Job:
             keep |= {"VMAE_COORDINATOR": f"127.0.0.1:{port}", "VMAE_PROCESSES": str(count)}
         self.folder = folder
         self.logs = [folder / f"log{count}.{rank}" for rank in range(count)]
+        words = [str(HOST), str(folder), str(STEPS), str(pause), str(late)]
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, str(HOST), str(folder), str(STEPS), str(pause), str(late)],
-                stdout=subprocess.PIPE, stderr=log.open("w"), text=True,
-                env=keep | ({"VMAE_PROCESS": str(rank)} if count > 1 else {}),
-            )
+            Process(forks, words, keep | ({"VMAE_PROCESS": str(rank)} if count > 1 else {}), log=log)
             for rank, log in enumerate(self.logs)
-        ]  # fmt: skip
+        ]
 
     def __enter__(self):
         return self
@@ -63,11 +59,12 @@ class Job:
     def ended(self):
         """The statuses, and the last line of each."""
         try:
-            words = [process.communicate(timeout=LIMIT)[0].splitlines() for process in self.processes]
-        except subprocess.TimeoutExpired as error:
+            statuses = [process.wait(LIMIT) for process in self.processes]
+        except TimeoutError as error:
             raise AssertionError(f"still running after {LIMIT:g} s\n{self.result()}") from error
+        words = [process.out.splitlines() for process in self.processes]
         last = [json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None for lines in words]
-        return [process.returncode for process in self.processes], last
+        return statuses, last
 
     def result(self, most=1500):
         """The ends of the standard errors of the processes, in full where a save failed."""
@@ -85,27 +82,27 @@ def losses(folder):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    with Job(tmp_path_factory.mktemp("pod") / "alone", 1) as job:
+def alone(tmp_path_factory, forks):
+    with Job(forks, tmp_path_factory.mktemp("pod") / "alone", 1) as job:
         statuses, _ = job.ended()
         assert statuses == [0], job.result()
     return losses(job.folder)
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_losses_are_those_of_one_process(alone, count, tmp_path):
-    with Job(tmp_path / "run", count) as job:
+def test_losses_are_those_of_one_process(alone, count, tmp_path, forks):
+    with Job(forks, tmp_path / "run", count) as job:
         statuses, _ = job.ended()
         assert statuses == [0] * count, job.result()
     assert losses(job.folder) == pytest.approx(alone, rel=1e-5)
 
 
-def test_one_is_asked_to_stop_and_two_others_go_on_from_what_is_whole(alone, tmp_path):
+def test_one_is_asked_to_stop_and_two_others_go_on_from_what_is_whole(alone, tmp_path, forks):
     """SIGTERM to one of four: all save one step. It is damaged: both of two resume from the one before.
 
     Of these two one looks into the folder later than the other, who has moved the damaged one by then.
     """
-    with Job(tmp_path / "run", 4, pause=0.15) as job:
+    with Job(forks, tmp_path / "run", 4, pause=0.15) as job:
         job.until(5)
         job.processes[2].send_signal(signal.SIGTERM)
         statuses, message = job.ended()
@@ -118,15 +115,15 @@ def test_one_is_asked_to_stop_and_two_others_go_on_from_what_is_whole(alone, tmp
         (job.folder / "checkpoints" / str(stopped) / "state" / "d").iterdir(), key=lambda p: p.stat().st_size
     )
     os.truncate(parts[-1], parts[-1].stat().st_size // 2)
-    with Job(job.folder, 2, late=1.0) as job:
+    with Job(forks, job.folder, 2, late=1.0) as job:
         statuses, message = job.ended()
         assert statuses == [0, 0], job.result()
     assert {(one["start"], *one["skipped"]) for one in message} == {(checkpoints[-2], stopped)}
     assert losses(job.folder) == pytest.approx(alone, rel=1e-5)
 
 
-def test_one_is_killed_and_the_others_end_and_name_it(tmp_path):
-    with Job(tmp_path / "run", 4, pause=0.15, heartbeat=10) as job:
+def test_one_is_killed_and_the_others_end_and_name_it(tmp_path, forks):
+    with Job(forks, tmp_path / "run", 4, pause=0.15, heartbeat=10) as job:
         job.until(4)
         job.processes[3].kill()
         began = time.monotonic()
@@ -140,8 +137,8 @@ def test_one_is_killed_and_the_others_end_and_name_it(tmp_path):
     assert re.search(named, result), result
 
 
-def test_a_coordinator_that_is_stopped_is_named(tmp_path):
-    with Job(tmp_path / "run", 2, pause=0.15, heartbeat=20) as job:
+def test_a_coordinator_that_is_stopped_is_named(tmp_path, forks):
+    with Job(forks, tmp_path / "run", 2, pause=0.15, heartbeat=20) as job:
         job.until(4)
         job.processes[0].send_signal(signal.SIGSTOP)
         assert job.processes[1].wait(LIMIT) == 75, job.result()
@@ -149,8 +146,8 @@ def test_a_coordinator_that_is_stopped_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["probe", "written"])
-def test_a_save_that_fails_on_one_host_is_given_up_by_all_and_a_later_one_is_good(alone, tmp_path, where):
-    with Job(tmp_path / "run", 2, pause=0.3, FAILING_SAVE="2", FAILING_WHERE=where) as job:
+def test_a_save_that_fails_on_one_host_is_given_up_by_all_and_a_later_one_is_good(alone, tmp_path, where, forks):
+    with Job(forks, tmp_path / "run", 2, pause=0.3, FAILING_SAVE="2", FAILING_WHERE=where) as job:
         statuses, _ = job.ended()
         assert statuses == [0, 0], job.result()
         message = job.result(most=100_000)

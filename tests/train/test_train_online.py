@@ -57,6 +57,7 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
+@pytest.mark.slow
 def test_with_a_rate_of_0_nothing_changes():
     still = network(0.0)
     still.forget()

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from vmae_jax.registry import register
 from vmae_jax.types import stream, typed
 
-__all__ = ["Colors", "jitter"]
+__all__ = ["ByView", "Colors", "by_view", "jitter"]
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of red, green and blue
 _TO_YIQ = np.array([_GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
@@ -71,6 +71,33 @@ class Colors:
             hit = jax.random.uniform(stream(key, "solarise")) < self.solarise
             video = jnp.where(hit & (video >= _BRIGHT), 1.0 - video, video)
         return video
+
+
+@dataclasses.dataclass(frozen=True)
+class ByView:
+    """See `by_view`."""
+
+    changes: tuple[Colors, ...]
+
+    @property
+    def views(self) -> int:
+        """The number of views of a video."""
+        return len(self.changes)
+
+    @typed
+    def __call__(self, video: Float[Array, "b t h w c"], keys: Key[Array, "b"]) -> Float[Array, "b t h w c"]:
+        """Change the colours of clips in [0, 1], each as its view is changed.
+
+        Args:
+          keys: one key per clip.
+
+        Raises:
+          ValueError: if the rows are no whole number of videos.
+        """
+        if video.shape[0] % self.views:
+            raise ValueError(f"{video.shape[0]} clips are no whole number of videos of {self.views} views")
+        changed = [one(video[at :: self.views], keys[at :: self.views]) for at, one in enumerate(self.changes)]
+        return jnp.stack(changed, axis=1).reshape(video.shape)
 
 
 def _blurred(video: Float[Array, "t h w c"], sigma: Array, reach: int) -> Float[Array, "t h w c"]:
@@ -132,3 +159,18 @@ def jitter(
     if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1] <= _WIDEST:
         raise ValueError(f"sigma={list(sigma)}: two ascending numbers above 0 and at most {_WIDEST}")
     return Colors(brightness, contrast, saturation, hue, probability, grey, blur, (sigma[0], sigma[1]), solarise)
+
+
+@register("view_colors", changes="colors")
+def by_view(changes: Sequence[Colors]) -> ByView:
+    """Change the colours of the views of a video in different ways (BYOL, ViC-MAE).
+
+    Args:
+      changes: those of each view, in the order of its rows.
+
+    Raises:
+      ValueError: if there are fewer than two.
+    """
+    if len(changes) < 2:
+        raise ValueError(f"changes has {len(changes)} entries: one for each view of a video, at least 2")
+    return ByView(tuple(changes))

@@ -8,6 +8,8 @@ Only the probe itself is trained; the checkpoint can be pre-trained, fine-tuned 
     knn                    a vote of the 20 nearest training videos; no trained parameter
     retrieval              whether one of the nearest training videos has the same class
     attentive              cross-attention and a linear layer, trained on all tokens (memory: see eval.attentive_probe)
+    attentive,deep         V-JEPA 2's: three blocks of self-attention first, and the best of 20 rates and weight decays,
+                           found on a tenth of the training videos; the clips of a video are one sequence
 
     data=FOLDER            one subfolder per class, a tenth of it held out; or the output of `vmae data prepare`, whose
                            split "validation" or "test" is held out if it has one
@@ -17,7 +19,8 @@ Only the probe itself is trained; the checkpoint can be pre-trained, fine-tuned 
                            well: --config.method.model.frames=16 --config.method.model.resolution=224
     stride=4,views=1       distance between frames; clips per video, whose features are averaged
 
-Everything else is an override, such as `--config.eval.evaluators.linear.layer=8`. The figures are ours [inferred].
+Everything else is an override, such as `--config.eval.evaluators.linear.layer=8`. The figures but those of the deep
+probe are ours [inferred].
 """
 
 from typing import Any
@@ -26,6 +29,9 @@ from ml_collections import ConfigDict
 
 from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, call
+
+# Of evals/video_classification_frozen in the code of V-JEPA 2 (configs/eval/*.yaml).
+RATES, WEIGHT_DECAYS = [5e-3, 3e-3, 1e-3, 3e-4, 1e-4], [0.01, 0.1, 0.4, 0.8]
 
 
 def get_config(arguments: str | None = None, checkpoint: str | None = None) -> ConfigDict:
@@ -39,7 +45,10 @@ def get_config(arguments: str | None = None, checkpoint: str | None = None) -> C
         size=int,
         stride=4,
         views=1,
+        deep=False,
     )
+    if args.deep and args.kind != "attentive":
+        raise ConfigError(f"configs/probe.py: deep is of the attentive probe, not of {args.kind}: attentive,deep")
     if args.data is None:
         raise ConfigError("configs/probe.py: give the labelled videos as data=FOLDER or data=LIST.csv")
     if args.test is None and listed(args.data):
@@ -52,10 +61,18 @@ def get_config(arguments: str | None = None, checkpoint: str | None = None) -> C
         "linear": lambda: call("eval.probe", train=train),
         "knn": lambda: call("eval.knn", train=train),
         "retrieval": lambda: call("eval.knn.retrieval", train=train),
-        "attentive": lambda: call("eval.attentive_probe", train=train, pool=call("models.pooling.attentive")),
+        "attentive": lambda: attentive(train, args),
     }[args.kind]()
     evaluation = call("train.settings.Evaluation", data=test, evaluators={args.kind: evaluator})
     return ConfigDict({"eval": evaluation}, sort_keys=False, convert_dict=False)
+
+
+def attentive(train: ConfigDict, args: Any) -> ConfigDict:
+    """Return the attentive probe, shallow or deep."""
+    if not args.deep:
+        return call("eval.attentive_probe", train=train, pool=call("models.pooling.attentive"))
+    heads = {"rates": RATES, "weight_decays": WEIGHT_DECAYS, "warmup": 0.0, "clips": args.views}
+    return call("eval.attentive_probe", train=train, pool=call("models.pooling.deep_attentive"), **heads)
 
 
 def listed(path: str) -> bool:

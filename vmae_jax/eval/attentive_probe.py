@@ -1,7 +1,12 @@
-"""An attentive probe: a pooler and a head trained on frozen tokens; the encoder does not change."""
+"""An attentive probe: a pooler and a linear layer trained on frozen tokens; the encoder does not change.
+
+Several of them, with other learning rates and weight decays, are trained side by side on the same batches, as V-JEPA 2
+evaluates (`evals/video_classification_frozen` of its code).
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +31,9 @@ KINDS = {
 }
 
 
+BETTER = {"one": ("top1", 1.0), "many": ("map", 1.0), "numbers": ("rmse", -1.0)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Clips:
     """The tokens of every clip, [clips n d] float16; the label and the number of its video."""
@@ -33,6 +41,26 @@ class Clips:
     tokens: np.ndarray
     label: np.ndarray
     index: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> "Clips":
+        """Return those of some videos; `chosen` is true for each clip of them."""
+        return Clips(self.tokens[chosen], self.label[chosen], self.index[chosen])
+
+    def together(self, count: int) -> "Clips":
+        """Return `count` clips of a video in a row as one, with the tokens of all of them.
+
+        Raises:
+          ValueError: if a video has another number of clips.
+        """
+        order = np.argsort(self.index, kind="stable")
+        _, clips = np.unique(self.index, return_counts=True)
+        if (clips % count).any():
+            raise ValueError(
+                f"clips={count}: videos have {clips.min()} to {clips.max()} clips; each needs a multiple of {count}, "
+                "which is the sampler's views"
+            )
+        tokens = self.tokens[order].reshape(-1, count * self.tokens.shape[1], self.tokens.shape[2])
+        return Clips(tokens, self.label[order][::count], self.index[order][::count])
 
 
 class Head(nn.Module):
@@ -54,9 +82,11 @@ class AttentiveProbe:
     pool: Callable[[int], nn.Module]
     epochs: int
     batch: int
-    rate: float
-    weight_decay: float
-    layer: int | None
+    rates: tuple[tuple[float, float], ...]  # learning rate and weight decay of each head
+    warmup: float
+    held_out: float
+    layers: tuple[int | None, ...]
+    clips: int
     label: str
     kind: str
     memory: float
@@ -75,28 +105,48 @@ class AttentiveProbe:
             outputs = int(max(known.label.max(), query.label.max())) + 1  # a class that training lacks is never right
         else:
             outputs = int(np.prod(known.label.shape[1:]))
-        label = known.label if self.kind == "one" else known.label.reshape(-1, outputs)
+        several = len(self.rates) > 1
+        choosing = np.isin(known.index, self._held_out(known.index)) if several else np.zeros(len(known.index), bool)
+        known, chosen_on = known.of(~choosing), known.of(choosing) if choosing.any() else query
         network = Head(self.pool, outputs)
-        weights = self._fit(network, known.tokens, label, programs)
+        weights = self._fit(network, known, programs)
         apply = programs(
-            (self.pool, outputs, self.kind),
-            lambda w, tokens: KINDS[self.kind][0](network.apply({"params": w}, tokens)),
+            (self.pool, outputs, self.kind, "apply"),
+            jax.vmap(lambda w, tokens: KINDS[self.kind][0](network.apply({"params": w}, tokens)), in_axes=(0, None)),
             alone=True,
         )
-        head = Output(self.kind, outputs, self.label)
-        metrics = {}
-        for prefix, clips in (("train_", known), ("", query)):
+        head, (name, sign) = Output(self.kind, outputs, self.label), BETTER[self.kind]
+
+        def judged(clips: Clips) -> list[dict[str, float]]:
+            """The metrics of every head."""
             scores, truth = _of_videos(clips, lambda tokens: apply(weights, tokens), self.batch)
-            metrics |= {prefix + name: value for name, value in judge(head, scores, truth, pictures=False).items()}
-            metrics[f"{prefix}videos"] = float(len(scores))
+            return [dict(judge(head, one, truth, pictures=False)) | {"videos": float(len(truth))} for one in scores]
+
+        found = judged(query)
+        on = judged(chosen_on) if several and chosen_on is not query else found
+        best = int(np.argmax([sign * one[name] for one in on]))
+        metrics = {f"train_{key}": value for key, value in judged(known)[best].items()} | found[best]
+        if several:
+            rate, decay = self.rates[best]
+            every = [one[name] for one in found]
+            metrics |= {"rate": rate, "weight_decay": decay, "heads": float(len(every))}
+            metrics |= {f"{name}_mean": float(np.mean(every)), f"{name}_worst": sign * min(sign * one for one in every)}
         return Results(metrics)
+
+    def _held_out(self, index: np.ndarray) -> np.ndarray:
+        """The training videos on which the best head is found: none, or at least one."""
+        videos = np.unique(index)
+        count = 0 if self.held_out == 0 else min(max(1, round(self.held_out * len(videos))), len(videos) - 1)
+        return np.random.default_rng([self.seed, 1]).permutation(videos)[:count]
 
     def _clips(self, method: Method, params: Params, batches: Iterable[Batch], programs: Programs) -> Clips:
         """The tokens of one pass. Raises ValueError: no labels, or more tokens than memory is given."""
-        compute = programs(
-            (method.features, self.layer, False, "half"),
-            lambda p, b: method.features(p, b, layer=self.layer, pool=False).astype(jnp.float16),  # half the memory
-        )
+
+        def seen(params: Params, batch: Batch) -> Array:
+            levels = [method.features(params, batch, layer=layer, pool=False) for layer in self.layers]
+            return jnp.concatenate(levels, axis=1).astype(jnp.float16)  # half the memory
+
+        compute = programs((method.features, self.layers, False, "half"), seen)
         tokens, labels, numbers, size = [], [], [], 0
         for batch in batches:
             valid = whole(labelled(batch, self.label)["valid"]).astype(bool)
@@ -111,31 +161,42 @@ class AttentiveProbe:
                 )
         if not size:
             raise ValueError("there is nothing to evaluate: none of the videos can be read")
-        return Clips(*(np.concatenate(parts) for parts in (tokens, labels, numbers)))
+        return Clips(*(np.concatenate(parts) for parts in (tokens, labels, numbers))).together(self.clips)
 
-    def _fit(self, network: Head, tokens: np.ndarray, label: np.ndarray, programs: Programs) -> Params:
-        count = len(tokens)
+    def _fit(self, network: Head, clips: Clips, programs: Programs) -> Params:
+        """Train all heads; their parameters, stacked."""
+        count = len(clips.index)
+        label = clips.label if self.kind == "one" else clips.label.reshape(count, -1)
         batch = min(self.batch, count)
         steps = max(1, count // batch) * self.epochs
-        warm_up = min(max(1, steps // 20), steps - 1)
-        schedule = optax.warmup_cosine_decay_schedule(0.0, self.rate, warm_up, steps)
-        tx = optax.adamw(schedule, weight_decay=self.weight_decay)
-        weights = meta.unbox(network.init(jax.random.key(self.seed), jnp.asarray(tokens[:1]))["params"])
+        warm_up = min(max(1, int(self.warmup * steps)), steps - 1) if self.warmup else 0
+        schedule = optax.warmup_cosine_decay_schedule(0.0 if warm_up else 1.0, 1.0, warm_up, steps)
         error = KINDS[self.kind][1]
 
-        def step(weights: Params, state: Any, x: Array, y: Array) -> tuple[Params, Any]:
+        def optimizer(rate: Array, decay: Array) -> optax.GradientTransformation:
+            return optax.adamw(lambda step: rate * schedule(step), weight_decay=decay)  # pyright: ignore[reportArgumentType]
+
+        def begin(key: Array, rate: Array, decay: Array, x: Array) -> tuple[Params, Any]:
+            weights = meta.unbox(network.init(key, x)["params"])
+            return weights, optimizer(rate, decay).init(weights)
+
+        def step(weights: Params, state: Any, rate: Array, decay: Array, x: Array, y: Array) -> tuple[Params, Any]:
             grads = jax.grad(lambda w: error(network.apply({"params": w}, x), y).mean())(weights)
-            updates, state = tx.update(grads, state, weights)
+            updates, state = optimizer(rate, decay).update(grads, state, weights)
             return optax.apply_updates(weights, updates), state
 
-        made_of = (self.pool, network.outputs, self.kind, self.rate, self.weight_decay, steps)
-        compiled = programs(made_of, step, alone=True)
-        state, random = tx.init(weights), np.random.default_rng(self.seed)
+        made_of = (self.pool, network.outputs, self.kind, steps, warm_up)
+        start = programs((*made_of, "begin"), jax.vmap(begin, in_axes=(0, 0, 0, None)), alone=True)
+        compiled = programs((*made_of, "step"), jax.vmap(step, in_axes=(0, 0, 0, 0, None, None)), alone=True)
+        keys = jax.vmap(jax.random.key)(self.seed + np.arange(len(self.rates)))
+        rates, decays = np.asarray(self.rates, np.float32).T
+        weights, state = start(keys, rates, decays, clips.tokens[:1])
+        random = np.random.default_rng(self.seed)
         for _ in range(self.epochs):
             order = random.permutation(count)
-            for start in range(0, max(1, count // batch) * batch, batch):
-                rows = order[start : start + batch]
-                weights, state = compiled(weights, state, tokens[rows], label[rows])
+            for first in range(0, max(1, count // batch) * batch, batch):
+                rows = order[first : first + batch]
+                weights, state = compiled(weights, state, rates, decays, clips.tokens[rows], label[rows])
         return weights
 
 
@@ -145,27 +206,36 @@ def attentive_probe(
     pool: Any,
     epochs: int = 20,
     batch: int = 64,
-    rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    layer: int | None = None,
+    rates: Sequence[float] = (1e-3,),
+    weight_decays: Sequence[float] = (0.01,),
+    warmup: float = 0.05,
+    held_out: float = 0.1,
+    layers: Sequence[int] = (),
+    clips: int = 1,
     label: str = "label",
     kind: str = "one",
     memory: float = 4.0,
     seed: int = 0,
 ) -> AttentiveProbe:
-    """A pooler and a linear head on all tokens of the frozen backbone, by AdamW with a cosine.
+    """A pooler and a linear layer on all tokens of the frozen backbone, by AdamW with a cosine to 0.
 
-    The tokens are computed once and kept in memory. Larger data: fine-tune with
-    `methods.classify.build(pool=…)` and `optimizer.freeze=["encoder"]`.
+    With several rates or weight decays there is a head for each pair of them. The metrics are those of the head that is
+    the best on training videos which were held out; `rate` and `weight_decay` are its own, and top1_mean and
+    top1_worst (map_…, rmse_…) are over all heads. The tokens are computed once and kept in memory. Larger
+    data: fine-tune with `methods.classify.build(pool=…)` and `optimizer.freeze=["encoder"]`.
 
     Args:
       train: a `data.pipeline.loader` with labels; the section's own data are the test.
-      pool: `models.pooling.attentive`.
+      pool: `models.pooling.attentive` or `models.pooling.deep_attentive`.
       epochs: passes over the training clips.
       batch: clips per step.
-      rate: the highest learning rate, after a warm-up of a twentieth of the steps.
-      weight_decay: of AdamW.
-      layer: the block whose output is taken; None is the last.
+      rates: the highest learning rates.
+      weight_decays: of AdamW, for all parameters.
+      warmup: the share of the steps before the highest rate.
+      held_out: the share of the training videos on which the best of several heads is found; 0 finds it on the test
+        videos, as the code of V-JEPA 2 does, whose figures are therefore a little too good.
+      layers: the blocks whose outputs are taken, one after the other as one sequence; empty is the last.
+      clips: consecutive clips of a video whose tokens are one sequence. Outputs are averaged over the others.
       label: key of the labels in the batch.
       kind: "one" class, "many", or "numbers".
       memory: GiB that the tokens of either data may take.
@@ -176,17 +246,23 @@ def attentive_probe(
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
-    if min(epochs, batch) < 1 or min(rate, memory) <= 0 or weight_decay < 0:
-        raise ValueError("epochs and batch must be at least 1, rate and memory above 0, weight_decay at least 0")
-    return AttentiveProbe(train, pool, epochs, batch, rate, weight_decay, layer, label, kind, memory, seed)
+    if min(epochs, batch, clips) < 1 or memory <= 0 or not (0 <= warmup < 1 and 0 <= held_out < 1):
+        raise ValueError("epochs, batch and clips must be at least 1, memory above 0, warmup and held_out in [0, 1)")
+    if not rates or not weight_decays or min(rates) <= 0 or min(weight_decays) < 0:
+        raise ValueError("rates must be above 0 and weight_decays at least 0, and there must be one of each")
+    pairs = tuple(itertools.product(rates, weight_decays))
+    where = tuple(layers) or (None,)
+    return AttentiveProbe(
+        train, pool, epochs, batch, pairs, warmup, held_out, where, clips, label, kind, memory, seed
+    )  # fmt: skip
 
 
 def _of_videos(clips: Clips, apply: Callable[[Any], Array], batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores averaged over the clips of each video, and the videos' labels."""
+    """Scores of each head averaged over the clips of each video, [heads videos d], and the videos' labels."""
     rows = np.concatenate(
-        [np.asarray(apply(clips.tokens[start : start + batch])) for start in range(0, len(clips.index), batch)]
+        [np.asarray(apply(clips.tokens[start : start + batch])) for start in range(0, len(clips.index), batch)], axis=1
     )
     _, first, video = np.unique(clips.index, return_index=True, return_inverse=True)
-    total = np.zeros((len(first), rows.shape[1]))
-    np.add.at(total, video, rows)
-    return total / np.bincount(video)[:, None], clips.label[first]
+    total = np.zeros((len(first), len(rows), rows.shape[2]))
+    np.add.at(total, video, rows.swapaxes(0, 1))
+    return (total / np.bincount(video)[:, None, None]).swapaxes(0, 1), clips.label[first]

@@ -1,22 +1,23 @@
-"""What a modality of a method is, in terms of the streams of a batch: pictures, or sound as a spectrogram."""
+"""What a modality of a method is, in terms of the streams of a batch: pictures, one of them, or a spectrogram."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key, Shaped
 
-from vmae_jax.augment.colors import Colors
+from vmae_jax.augment.colors import ByView, Colors
 from vmae_jax.inputs.log_mel import LogMel
 from vmae_jax.inputs.spec_augment import SpecAugment
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
-from vmae_jax.types import Batch
+from vmae_jax.types import Batch, stream
 
-__all__ = ["Read", "Reader", "Readers", "Share", "Sound", "Video", "sound", "video"]
+__all__ = ["Frame", "Read", "Reader", "Readers", "Share", "Sound", "Video", "frame", "sound", "video"]
 
 ENOUGH = 20  # rows before their share means anything
 
@@ -42,11 +43,13 @@ class Reader:
       inputs: the streams that are read.
       expects: attributes that streams of the loader must have, by stream.
       missing: the largest share of rows that may lack the modality.
+      views: how many consecutive rows it takes for the views of one video.
     """
 
     inputs: tuple[str, ...] = ()
     expects: Mapping[str, Mapping[str, Any]] = {}
     missing: float = 0.0
+    views: int = 1
 
     def shape(self, batch: Batch, wanted: tuple[int, ...]) -> None:
         """Raise ValueError if a batch, or its shapes, do not give videos of the shape `wanted`, [t h w c]."""
@@ -65,8 +68,12 @@ class Reader:
 class Video(Reader):
     """See `video`."""
 
-    colors: Colors | None = None
+    colors: Colors | ByView | None = None
     inputs: tuple[str, ...] = ("video",)
+
+    @property
+    def views(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] - it follows the colours
+        return self.colors.views if isinstance(self.colors, ByView) else 1
 
     def shape(self, batch: Batch, wanted: tuple[int, ...]) -> None:
         """See `Reader.shape`; the model itself checks its clips."""
@@ -86,14 +93,45 @@ class Video(Reader):
         return np.ones(len(batch["valid"]), bool)
 
 
-@register("reader", colors="colors")
-def video(colors: Colors | None = None) -> Video:
+@register("reader", colors=("colors", "view_colors"))
+def video(colors: Colors | ByView | None = None) -> Video:
     """Read the pictures of a clip.
 
     Args:
-      colors: changes of their colours in training, `augment.colors.jitter`, of each clip by its own seed.
+      colors: changes of their colours in training, `augment.colors.jitter`, of each clip by its own seed, or
+        `augment.colors.by_view`.
     """
     return Video(colors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame(Video):
+    """See `frame`."""
+
+    def shape(self, batch: Batch, wanted: tuple[int, ...]) -> None:
+        """Raise ValueError if the model takes more than one frame."""
+        if wanted[0] != 1:
+            raise ValueError(f"inputs.readers.frame gives one frame, and the model takes {wanted[0]}: set its frames=1")
+
+    def read(self, batch: Batch, frames: int, keys: Key[Array, "b"] | None = None) -> Read:
+        """Return one frame of each clip as it is, or with other colours where there are keys."""
+        pictures = jnp.asarray(batch["video"])
+        count = pictures.shape[1]
+        chosen = jnp.full(pictures.shape[:1], count // 2)
+        if keys is not None:
+            chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(stream(keys, "frame"))
+        one = jnp.take_along_axis(pictures, chosen[:, None, None, None, None], axis=1)
+        return super().read({**batch, "video": one}, frames, keys)
+
+
+@register("reader", colors=("colors", "view_colors"))
+def frame(colors: Colors | ByView | None = None) -> Frame:
+    """Read one frame of each clip, of the same crop: a random one in training, otherwise the middle one.
+
+    Args:
+      colors: as for `video`, drawn independently of those of the clip.
+    """
+    return Frame(colors)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,8 +151,12 @@ class TensorBoardWriter:
 
     def truncate_after(self, step: int) -> None:
         """Make TensorBoard discard what it has read of later steps."""
-        if not epath.Path(self._path).exists():
+        folder = epath.Path(self._path)
+        if not folder.exists():
             return
+        # TensorBoard reads files in the order of their names, which begin with the second in which they were opened.
+        if any(path.name.startswith(f"events.out.tfevents.{int(time.time())}.") for path in folder.iterdir()):
+            time.sleep(1.0 - time.time() % 1.0)
         modules = self._open()
         if modules is not None:
             event_pb2 = modules[1]

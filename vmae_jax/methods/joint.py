@@ -232,9 +232,10 @@ class Joint:
 
     def method(self) -> Method:
         """Return these functions as a method."""
-        readers = Readers({name: one.read for name, one in self.modalities.items()})
+        readers = {name: one.read for name, one in self.modalities.items()}
+        needed = Readers(readers)
         parts, drawn = self.parts.values(), [one._drawable() is not None for one in self.networks.values()]
-        views = max([part.views for part in parts], default=1)
+        views = max(one.views for one in (*parts, *readers.values()))
         objectives = [objective for one in self.modalities.values() for objective in one.objectives.values()]
         own = supervision([one.mask for one in self.modalities.values()], objectives)
         own = dict.fromkeys((*own, *(name for part in parts for name in part.inputs)))
@@ -248,12 +249,12 @@ class Joint:
             group=views,
             views=views,
             global_loss=self.compare if self._comparing() else None,
-            check=readers.check,
-            check_first=readers.check_first,
-            inputs=readers.inputs,
-            supervision=tuple(name for name in own if name not in readers.inputs),
+            check=needed.check,
+            check_first=needed.check_first,
+            inputs=needed.inputs,
+            supervision=tuple(name for name in own if name not in needed.inputs),
             averaged=any(part.averaged for part in parts),
-            expects=readers.expects,
+            expects=needed.expects,
         )
 
     def _own(self, name: str, keys: Array) -> Array:
@@ -307,8 +308,9 @@ def build(modalities: Mapping[str, Modality], parts: Mapping[str, Part], fuse: F
     for part in parts.values():
         part.check(one.networks)
     counts = {name: part.views for name, part in parts.items() if part.views > 1}
+    counts |= {name: each.read.views for name, each in modalities.items() if each.read.views > 1}
     if len(set(counts.values())) > 1:
-        raise ValueError(f"parts have views={counts}: give all of them the number of clips that the sampler takes")
+        raise ValueError(f"views are {counts}: give all of them the number of clips that the sampler takes")
     if fuse is not None:
         fuse.check({name: each.model.encoder for name, each in modalities.items()})
     return one.method()

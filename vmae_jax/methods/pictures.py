@@ -58,6 +58,8 @@ def reconstruction(
 def of_modalities(networks: Mapping[str, Any], seen: Mapping[str, Any], predictions: Mapping[str, Any]) -> Pictures:
     """Return the reconstructions of several modalities: rows of frames, and strips of spectrograms.
 
+    A modality of single frames beside one of clips is shown as a still.
+
     Args:
       networks: the masked autoencoder of each.
       seen: what each has encoded (`methods.parts.core.Seen`).
@@ -79,6 +81,8 @@ def of_modalities(networks: Mapping[str, Any], seen: Mapping[str, Any], predicti
             borrowed += [word] if row in made.borrowed else []
     if not rows:  # the strips are all there is: clips of one frame
         return Pictures.of({name: strip[:, None] for name, strip in strips.items()}, tuple(borrowed))
+    longest = max(video.shape[1] for video in rows.values())
+    rows = {name: jnp.repeat(v, longest, axis=1) if v.shape[1] == 1 else v for name, v in rows.items()}
     made = Pictures.of(rows, tuple(borrowed))
     return dataclasses.replace(made, strips=tuple(strips.values()), strip_names=tuple(strips))
 

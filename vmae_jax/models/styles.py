@@ -26,4 +26,8 @@ class Style(NamedTuple):
     embed_bias: bool = True
 
 
-STYLES = {"vit": Style(), "clip": Style(quick_gelu, 1e-5, first_norm=True, embed_bias=False)}
+STYLES = {
+    "vit": Style(),
+    "clip": Style(quick_gelu, 1e-5, first_norm=True, embed_bias=False),
+    "vjepa_probe": Style(epsilon=1e-5),
+}

@@ -91,6 +91,7 @@ def rows_by_name(directory, streams):
     return dict(zip(names, rows, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"),
     [

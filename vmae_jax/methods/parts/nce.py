@@ -35,6 +35,7 @@ class Nce(Part):
     weight: float
     views: int = 1
     paired: bool = False
+    merged: bool = False
     compares: bool = True
 
     def check(self, networks: Mapping[str, Masked]) -> None:
@@ -72,10 +73,14 @@ class Nce(Part):
         del average, context
         valid = rows[""]
         found = {name: self._projected(params, name, rows[name], valid) for name in (self.first, self.second)}
+        if self.merged:
+            found = {name: x.reshape(-1, self.views, x.shape[1]).mean(axis=1) for name, x in found.items()}
+            valid = valid.reshape(-1, self.views).all(axis=1)
+        found = {name: unit(x) for name, x in found.items()}
         scale = jnp.exp(jnp.minimum(params["log_scale"], _HOTTEST)) if self.learned else 1 / self.temperature
         if self.paired:
             error, hits, valid = self._of_pairs(found[self.first], found[self.second], valid, scale)
-        elif self.views == 1:
+        elif self.views == 1 or self.merged:
             error, hits = symmetric(found[self.first], found[self.second], valid, scale)
         else:
             error, hits = _of_views(found[self.first], valid, scale, self.views)
@@ -99,9 +104,9 @@ class Nce(Part):
 
     def _projected(self, params: Params, name: str, x: Array, valid: Array) -> Array:
         if not self.widths:
-            return unit(x)
+            return x
         found: Any = Projector(self.widths).apply({"params": params[name]}, x, valid)
-        return unit(found)
+        return found
 
 
 def symmetric(
@@ -155,6 +160,7 @@ def nce(
     weight: float = 1.0,
     views: int | None = None,
     paired: bool = False,
+    merged: bool = False,
 ) -> Nce:
     """Contrast two modalities of each clip with those of all other clips of the batch (MAViL, ViC-MAE).
 
@@ -168,19 +174,25 @@ def nce(
       learned: whether the temperature is learned, from this value on; it never falls below 0.01.
       widths: of the layers of a projection of each modality, with batch norm between them; none: there is none.
       weight: of the term in the loss.
-      views: of a video, where a modality is compared with itself or `paired` is set; None: 2.
+      views: of a video, where a modality is compared with itself, or `paired` or `merged` is set; None: 2.
       paired: whether candidates are one view of each video, that of the partner (MAViL), so that two modalities of
         several views are contrasted view by view, and another view of the same video is never a wrong answer.
+      merged: whether the projections of the views of a video are averaged, so that two modalities are contrasted video
+        by video (CrossVideoMAE). Videos of which a view lacks a modality do not count.
 
     Raises:
-      ValueError: if a number is out of range.
+      ValueError: if a number is out of range, or `merged` is combined with `paired` or has one modality alone.
     """
     if temperature <= 0 or weight < 0 or any(width < 1 for width in widths):
         raise ValueError(
             f"temperature={temperature}, weight={weight}, widths={list(widths)}: above 0; at least 0; at least 1 each"
         )
-    compares_views = paired or first == second
+    if merged and (paired or first == second):
+        raise ValueError("merged=True is for two modalities, without paired=True")
+    compares_views = paired or merged or first == second
     if views is not None and (views < 2 or not compares_views):
-        raise ValueError(f"views={views}: at least 2, of one modality that is first and second, or with paired=True")
+        raise ValueError(
+            f"views={views}: at least 2, of one modality that is first and second, or with paired=True or merged=True"
+        )
     count = (2 if views is None else views) if compares_views else 1
-    return Nce(first, second, float(temperature), learned, tuple(widths), float(weight), count, paired)
+    return Nce(first, second, float(temperature), learned, tuple(widths), float(weight), count, paired, merged)
