@@ -307,11 +307,8 @@ def speeds():
 
 def regions():
     """ConST-CL: regions are predicted from the other clip."""
-    small = {"width": 8, "heads": 2, "depth": 2, "context": 1}
-    return clips_of_colours(
-        clips=nce("video", "video", weight=2.0),
-        regions=region_nce("video", random_boxes(3), **small),
-    )
+    small = region_nce("video", random_boxes(3), context=1, width=8, heads=2, depth=2)
+    return clips_of_colours(clips=nce("video", "video", weight=2.0), regions=small)
 
 
 def overlaps():
