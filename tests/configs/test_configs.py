@@ -40,6 +40,7 @@ VARIANTS = {
     "mae_st": ("B", "L,k400"),
     "vjepa2": ("g", "L,cooldown"),
     "salt": ("L", "L,pixels"),
+    "internvideo_next": ("B", "L"),
     "vjepa2_1": ("L", "G,cooldown"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
@@ -101,7 +102,7 @@ BASES = {
         "crossvideomae",
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
-    "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1"),
+    "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1", "internvideo_next"),
     "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")

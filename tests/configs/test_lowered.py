@@ -39,6 +39,7 @@ PRETRAINING = {
     "vjepa2:g": [],
     "vjepa2_1:L": [],
     "salt:L": [],
+    "internvideo_next:B": [],
     "levjepa:B": [],
     "contrast:simclr,B": [],
     "contrast:byol,B": [],

@@ -58,7 +58,7 @@ def result(config) -> dict[str, str]:
         kind = kinds[part.call.rpartition(".")[2]]
         found |= {"target": kind, "temperature": part.get("temperature")}
     elif "masks" in method:
-        found |= _latent(method, vit.decoder)
+        found |= _latent(method, vit.decoder) | {"drop_path": vit.encoder.blocks["drop_path"] or None}
     elif "objectives" in own:
         target = own.objectives.pixels.target if "pixels" in own.objectives else None
         decoder = vit.decoder
@@ -206,7 +206,7 @@ def test_configs_are_the_table(row):
     names = ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "tgm", "umt", "levjepa", "sigma")
     own |= {name: name for name in names}
     own |= {"av_mae": "joint", "mavil": "joint", "vic_mae": "joint", "crossvideomae": "joint", "contrast": "joint"}
-    own |= dict.fromkeys(("vjepa", "vjepa2", "salt"), "latent") | {"vjepa2_1": "latent_dense"}
+    own |= dict.fromkeys(("vjepa", "vjepa2", "salt", "internvideo_next"), "latent") | {"vjepa2_1": "latent_dense"}
     stem, _, arguments = row["config"].partition(":")
     called = load(row["config"]).method.call
     if stem == "masdt":
@@ -256,7 +256,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 191
+    assert len(ROWS) == len(lines) - 1 == 193
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

@@ -10,12 +10,13 @@ import pytest
 from flax.core import meta
 from random_batch import batch_of
 
+from vmae_jax.commands.config import load_config
 from vmae_jax.masking.multiblock import multiblock
 from vmae_jax.methods import latent
 from vmae_jax.methods.latent import Latent, normalized
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.variants import vit
-from vmae_jax.spec import ConfigError
+from vmae_jax.spec import ConfigError, build
 from vmae_jax.targets.core import l1
 from vmae_jax.train.optim import adamw
 from vmae_jax.train.schedule import Clock, constant
@@ -63,6 +64,18 @@ def changed(batch, tokens):
         window = (slice(t * patch.t, (t + 1) * patch.t), slice(y * 8, y * 8 + 8), slice(x * 8, x * 8 + 8))
         video[(0, *window)] = 255 - video[(0, *window)]
     return {**batch, "video": video}
+
+
+def test_the_second_stage_of_internvideo_next_has_its_teachers_network_and_little_context():
+    method = load_config("configs/internvideo_next.py:B").method
+    model, teacher = build(method.model), build(method.teacher)
+    assert (model.encoder.width, model.encoder.blocks["depth"], model.encoder.prefix) == (768, 12, 4)
+    assert {**model.encoder.blocks, "drop_path": 0.0} == teacher.encoder.blocks
+    assert model.encoder.width == teacher.encoder.width
+    assert (model.grid.t, model.grid.slot) == (32, 256)
+    seen = {name: build(mask).counts(model.grid)[0] for name, mask in method.masks.items()}
+    assert seen == {"short": 32 * 50, "long": 32 * 17}  # at most 400 tokens for 8 frames
+    assert method.normalize is False
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """Targets and penalties against their formulas, written out in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vmae_jax.patches import Patch
-from vmae_jax.targets.core import Objective, l1, l2, objective, smooth_l1
+from vmae_jax.targets.core import Objective, cosine, l1, l2, objective, smooth_l1
 from vmae_jax.targets.motion import difference
 from vmae_jax.targets.pixels import pixels, to_unit
 
@@ -75,6 +76,16 @@ def test_penalties(penalty, values):
     error = Objective(pixels(), penalty=penalty).error(jnp.asarray(PREDICTION, "bfloat16"), jnp.asarray(TARGET))
     assert error.dtype == jnp.float32
     np.testing.assert_array_equal(error, np.mean(values, axis=-1))
+
+
+def test_the_cosine_is_of_directions_alone():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 3, 5, 8)).astype(np.float32)
+    cosine_of = (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+    np.testing.assert_allclose(cosine()(one, other).mean(-1), 2 - 2 * cosine_of, rtol=1e-5)
+    np.testing.assert_allclose(cosine()(one, 7 * one), 0.0, atol=1e-6)
+    gradient = jax.grad(lambda x: cosine()(x, other).mean())(jnp.zeros_like(one))
+    assert np.isfinite(gradient).all()
 
 
 def test_an_objective_weighs_one_and_squares_by_default():

@@ -67,12 +67,16 @@ def masks(recipe: Any, side: int) -> dict[str, ConfigDict]:
     """The short-range and the long-range blocks of a grid with `side` tokens a side."""
     name, *figures = recipe.encoder_mask
     counts = COUNTS.get(side, COUNTS[16])
-    slots = (side if side in COUNTS else 16) ** 2
     found = {}
     for kind, count, scale in (("short", *figures[:2]), ("long", *figures[2:])):
-        context, targets = (tokens / slots for tokens in counts[kind])
+        context, targets = (tokens / slots(side) for tokens in counts[kind])
         found[kind] = call(f"masking.{name}", count=int(count), scale=scale, context=context, targets=targets)
     return found
+
+
+def slots(side: int) -> int:
+    """Return the positions of a slot of which `COUNTS` has the numbers for a grid with `side` tokens a side."""
+    return (side if side in COUNTS else 16) ** 2
 
 
 def latent(recipe: Any, model: Any, **more: Any) -> ConfigDict:

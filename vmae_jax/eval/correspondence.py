@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vmae_jax.vectors import unit
+
 __all__ = ["Memory", "begin", "down", "step", "up"]
 
 _BLOCK = 128  # tokens of a frame that are compared at once
@@ -36,7 +38,7 @@ def begin(features: Float[Array, "y x d"], labels: Float[Array, "y x k"], contex
       context: frames of the ring.
     """
     repeated = lambda one: jnp.broadcast_to(one, (1 + context, *one.shape))  # noqa: E731
-    return Memory(repeated(_unit(features)), repeated(labels), jnp.int32(0))
+    return Memory(repeated(unit(features)), repeated(labels), jnp.int32(0))
 
 
 def step(
@@ -55,7 +57,7 @@ def step(
       radius: tokens closer than this, in tokens.
     """
     frames, y, x, width = memory.features.shape
-    query = _unit(features).reshape(y * x, width)
+    query = unit(features).reshape(y * x, width)
     known = memory.features.reshape(frames, y * x, width)
     labels = memory.labels.reshape(frames * y * x, -1)
     places = np.stack(np.unravel_index(np.arange(y * x), (y, x)), axis=1).astype(np.float32)
@@ -72,7 +74,7 @@ def step(
     found = jax.lax.map(block, jnp.asarray(rows)).reshape(blocks * _BLOCK, -1)[: y * x].reshape(y, x, -1)
     place = 1 + memory.next
     kept = Memory(
-        memory.features.at[place].set(_unit(features)),
+        memory.features.at[place].set(unit(features)),
         memory.labels.at[place].set(found),
         (memory.next + 1) % (frames - 1),
     )
@@ -89,7 +91,3 @@ def down(labels: Int[Array, "h w"], *, count: int, grid: tuple[int, int]) -> Flo
 def up(labels: Float[Array, "y x k"], *, size: tuple[int, int]) -> Int[Array, "h w"]:
     """Return the label of each pixel, the largest share after linear interpolation."""
     return jax.image.resize(labels, (*size, labels.shape[-1]), "linear", antialias=False).argmax(-1).astype(jnp.uint8)
-
-
-def _unit(features: Float[Array, "y x d"]) -> Float[Array, "y x d"]:
-    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)

@@ -19,6 +19,7 @@ from vmae_jax.patches import gather
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Mean, Method, Params, Term, row_keys, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["SEMANTIC", "LongVideo", "build", "select_padded", "similarities"]
 
@@ -55,14 +56,8 @@ def _ascending(order: Array, places: Array, end: Array, n: int) -> tuple[Int[Arr
 
 def similarities(vectors: Float[Array, "b n d"]) -> Float[Array, "b n"]:
     """Return the cosine between each vector and the one before it; 0 for the first."""
-    unit = _unit(vectors)
-    return jnp.pad((unit[:, 1:] * unit[:, :-1]).sum(axis=-1), ((0, 0), (1, 0)))
-
-
-def _unit(vectors: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Return the vectors at length 1; zeros stay zeros."""
-    square = jnp.square(vectors).sum(axis=-1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    own = unit(vectors)
+    return jnp.pad((own[:, 1:] * own[:, :-1]).sum(axis=-1), ((0, 0), (1, 0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +89,7 @@ class LongVideo:
     def vectors(self, batch: Batch) -> tuple[Float[Array, "b n d"], Int[Array, "b"]]:
         """Return the embeddings at length 1, zeros where there is padding, and how many a row has."""
         mask = jnp.asarray(batch[f"{STREAM}_mask"], bool)
-        return _unit(jnp.where(mask[..., None], jnp.asarray(batch[STREAM]), 0.0)), mask.sum(axis=1)
+        return unit(jnp.where(mask[..., None], jnp.asarray(batch[STREAM]), 0.0)), mask.sum(axis=1)
 
     def plan(self, batch: Batch, vectors: Float[Array, "b n d"], length: Int[Array, "b"]) -> MaskPlan:
         """Return which vectors are visible and which are predicted."""
@@ -123,7 +118,7 @@ class LongVideo:
         masks, found, target = self.forward(params, batch, train=context.train)
         weight = masks.weight * jnp.asarray(batch["valid"], jnp.float32)[:, None]
         count = weight.sum()
-        cosine = (_unit(found) * target).sum(axis=-1)
+        cosine = (unit(found) * target).sum(axis=-1)
         terms = {STREAM: Term((jnp.square(found - target).mean(axis=-1) * weight).sum(), count)}
         if self.cosine:
             terms["cosine"] = Term(((1 - cosine) * weight).sum(), count, jnp.float32(self.cosine))

@@ -23,7 +23,6 @@ from vmae_jax.methods import teachers
 from vmae_jax.methods.embeddings import spread
 from vmae_jax.methods.masked import Masked, supervision
 from vmae_jax.methods.sinkhorn import balance
-from vmae_jax.models.aligned import unit
 from vmae_jax.models.functions import gelu
 from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.parameters import declare
@@ -35,6 +34,7 @@ from vmae_jax.spec import ConfigError
 from vmae_jax.targets.core import Objective, Target
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Batch, Context, Loss, Mean, Method, Params, Term, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["Clustering", "build", "standardized"]
 

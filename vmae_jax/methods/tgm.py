@@ -23,7 +23,6 @@ from vmae_jax.methods.masked import Masked, Pass
 from vmae_jax.methods.parts.core import Seen, pooled
 from vmae_jax.methods.parts.nce import Nce
 from vmae_jax.methods.pretrained import projected, projector
-from vmae_jax.models.aligned import unit
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.text import TextModel
 from vmae_jax.models.variants import Model
@@ -33,6 +32,7 @@ from vmae_jax.scopes import tower
 from vmae_jax.spec import ConfigError
 from vmae_jax.targets.core import Objective
 from vmae_jax.types import Batch, Context, Loss, Method, Params, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["TextGuided", "build"]
 

@@ -20,7 +20,7 @@ from vmae_jax.methods import teachers
 from vmae_jax.methods.encoding import EncoderFeatures
 from vmae_jax.methods.masked import supervision
 from vmae_jax.methods.pretrained import projected, projector
-from vmae_jax.models.aligned import Aligned, unit
+from vmae_jax.models.aligned import Aligned
 from vmae_jax.models.layers import LayerNorm
 from vmae_jax.models.positions import sinusoid_1d
 from vmae_jax.models.variants import Model
@@ -28,6 +28,7 @@ from vmae_jax.patches import gather, gather_cubes
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch, Context, Loss, MaskPlan, Method, Params, Term, row_keys, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["Aligning", "Taught", "build"]
 

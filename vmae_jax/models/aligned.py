@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.scopes import part, tower
+from vmae_jax.vectors import unit
 
-__all__ = ["Aligned", "unit"]
+__all__ = ["Aligned"]
 
 
 class Aligned(nn.Module):
@@ -37,9 +38,3 @@ class Aligned(nn.Module):
                 x = Dense(size, ("embed", None), **options, name=f"head_{name}")(tokens[name])
             found[name] = unit(LayerNorm(name=f"norm_{name}")(x))
         return found
-
-
-def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Return vectors of length 1, float32."""
-    x = x.astype(jnp.float32)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

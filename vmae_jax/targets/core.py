@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vmae_jax.registry import register
+from vmae_jax.vectors import unit
 
-__all__ = ["Objective", "Penalty", "Target", "l1", "l2", "objective", "smooth_l1"]
+__all__ = ["Objective", "Penalty", "Target", "cosine", "l1", "l2", "objective", "smooth_l1"]
 
 # (batch, decode [b k], patch) -> [b k p], float32. A target that reads other streams of the batch than those of the
 # model names them in an attribute `inputs`. One that is not known at every token has a method `counted`, with the same
@@ -59,5 +60,18 @@ def smooth_l1(beta: float = 1.0) -> Penalty:
     def penalty(prediction, target):
         error = jnp.abs(prediction - target)
         return jnp.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
+
+    return penalty
+
+
+@register("penalty")
+def cosine() -> Penalty:
+    """The squared distance of unit vectors, 2 - 2 cos, of what is predicted of a token and its target.
+
+    Spread over the channels, so that their mean is that of the tokens.
+    """
+
+    def penalty(prediction, target):
+        return jnp.square(unit(prediction) - unit(target)) * prediction.shape[-1]
 
     return penalty

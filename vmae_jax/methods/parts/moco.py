@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vmae_jax.methods.masked import Masked
 from vmae_jax.methods.parts.core import OfAverage, others
-from vmae_jax.methods.parts.projector import Projector, unit
+from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch, Context, Extra, Loss, Mean, Params, Term, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["Moco", "moco"]
 

@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float
 
 from vmae_jax.methods.masked import Masked
 from vmae_jax.methods.parts.core import Part, Seen
-from vmae_jax.methods.parts.projector import Projector, unit
+from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Params, Term, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["OverlapNce", "overlap_nce", "overlaps", "volumes"]
 

@@ -14,7 +14,7 @@ from vmae_jax.models.layers import Dense
 from vmae_jax.models.parameters import declare
 from vmae_jax.scopes import tower
 
-__all__ = ["Projector", "unit"]
+__all__ = ["Projector"]
 
 
 class Projector(nn.Module):
@@ -53,8 +53,3 @@ class Projector(nn.Module):
     def _vector(self, name: str, value: float, *, width: int, number: int) -> Array:
         init = declare(initializers.constant(value), None, decay=False)
         return jnp.asarray(self.param(f"norm_{number}_{name}", init, (width,)))
-
-
-def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """Return vectors at length 1; zeros stay zeros."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-12))

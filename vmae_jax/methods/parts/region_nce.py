@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float
 from vmae_jax.augment.regions import Regions
 from vmae_jax.methods.masked import Masked
 from vmae_jax.methods.parts.core import Part, Seen
-from vmae_jax.methods.parts.projector import unit
 from vmae_jax.models.regions import ContextDecoder, pooled_boxes, spread_slots
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Mean, Params, Term, row_keys, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["RegionNce", "region_nce"]
 

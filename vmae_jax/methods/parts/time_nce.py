@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float
 
 from vmae_jax.methods.masked import Masked
 from vmae_jax.methods.parts.core import Part, Seen
-from vmae_jax.methods.parts.projector import Projector, unit
+from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Mean, Params, Term, stream
+from vmae_jax.vectors import unit
 
 __all__ = ["TimeNce", "time_nce"]
 
