@@ -40,6 +40,7 @@ RUNS = {
     "teg": ("configs/contrast.py:teg,S,smoke", write_videos, FOLDER),
     "ascnet": ("configs/contrast.py:ascnet,S,smoke", write_videos, FOLDER),
     "const_cl": ("configs/contrast.py:const_cl,S,smoke", write_videos, FOLDER),
+    "controlled": ("configs/contrast.py:controlled,S,smoke", write_videos, FOLDER),
     "sigma": ("configs/sigma.py:B,k400,smoke,teacher={first}", write_videos, FOLDER),
     "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips

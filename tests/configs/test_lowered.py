@@ -48,6 +48,7 @@ PRETRAINING = {
     "contrast:teg,B": [],
     "contrast:ascnet,B": [],
     "contrast:const_cl,B": [],
+    "contrast:controlled,B": [],
     "sigma:B,k400": [],
     "mvd:B": [],
     "umt:B": [("method.layers", "2")],
@@ -86,7 +87,8 @@ def traced(target, overrides):
             node.directory = "videos"
     made = experiment(config, trains=True)
     method = made.method
-    spec = {name: jax.ShapeDtypeStruct((ROWS, *one.shape[1:]), one.dtype) for name, one in made.batch_spec.items()}
+    rows = ROWS // method.views * method.views  # whole videos
+    spec = {name: jax.ShapeDtypeStruct((rows, *one.shape[1:]), one.dtype) for name, one in made.batch_spec.items()}
     params, extra = meta.unbox(jax.eval_shape(method.init, jax.random.key(0), spec))
     frozen = method.frozen and meta.unbox(jax.eval_shape(method.frozen, jax.random.key(0), spec))
     carried = Carried(extra, frozen, params if method.averaged else None)

@@ -54,7 +54,7 @@ def result(config) -> dict[str, str]:
     elif method.call == "methods.joint.build" and "reconstruct" not in method.parts:
         part = list(method.parts.values())[-1]
         kinds = {"nce": "views", "pull": "features", "moco": "keys", "time_nce": "moments"}
-        kinds |= {"speed": "appearance and speed", "region_nce": "regions"}
+        kinds |= {"speed": "appearance and speed", "region_nce": "regions", "overlap_nce": "overlaps"}
         kind = kinds[part.call.rpartition(".")[2]]
         found |= {"target": kind, "temperature": part.get("temperature")}
     elif "masks" in method:
@@ -256,7 +256,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 191
+    assert len(ROWS) == len(lines) - 1 == 193
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

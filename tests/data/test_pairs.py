@@ -1,5 +1,8 @@
 """Two views of a video: their frames, the crop that they share, and the rows that they come in."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,9 +10,11 @@ from vmae_jax.data import clips, crops, sources, transforms
 from vmae_jax.data.decode import Wanted
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.pipeline import loader
+from vmae_jax.data.scaling import View
 from vmae_jax.data.streams import times
-from vmae_jax.data.streams.core import Clip
-from vmae_jax.data.streams.geometry import scale_of, shown_boxes, source_places
+from vmae_jax.data.streams.core import Clip, ClipShape
+from vmae_jax.data.streams.geometry import scale_of, shown_boxes, source_corners, source_places
+from vmae_jax.data.streams.place import place
 from vmae_jax.data.video import VideoInfo
 from vmae_jax.spec import ConfigError
 
@@ -61,6 +66,14 @@ def test_several_clips_start_independently_anywhere_they_fit():
     starts = np.bincount((shown[:, 0, 0] * 5 + shown[:, 1, 0]).ravel(), minlength=25)
     assert starts.min() > 300 / 25 / 4, "every pair of starts, of two clips"
     np.testing.assert_array_equal(clips.several(4, stride=3)(info(2), seed(0)), [[0, 1, 1, 1]] * 2)
+
+
+def test_the_whole_video_comes_before_its_parts():
+    whole, *parts = clips.whole_and_parts(4, stride=2, parts=2)(info(20), seed(1))
+    np.testing.assert_array_equal(whole, [2, 7, 12, 17])
+    assert (np.diff(parts) == 2).all()
+    np.testing.assert_array_equal(parts, clips.several(4, stride=2)(info(20), seed(1)))
+    np.testing.assert_array_equal(clips.whole_and_parts(4)(info(2), seed(1))[0], [0, 0, 1, 1])
 
 
 def test_a_gap_in_seconds_follows_the_time_stamps():
@@ -134,6 +147,24 @@ def test_what_is_beside_a_clip_follows_a_crop_within_a_crop():
     assert (shown[0, 0] + shown[0, 2]) / 2 == pytest.approx((column + 0.5) / 32)
     assert (shown[0, 1] + shown[0, 3]) / 2 == pytest.approx((row + 0.5) / 32)
     assert shown[0, 2] - shown[0, 0] == pytest.approx(0.4 * scale_of(inner)[0] / 32)
+    x0, y0, x1, y1 = source_corners(clip)  # mirrored: its left edge is on the right
+    assert x0 > x1
+    assert [x0 + (x1 - x0) * (column + 0.5) / 32, y0 + (y1 - y0) * (row + 0.5) / 32] == pytest.approx(
+        [x[column], y[row]]
+    )
+
+
+def test_where_a_clip_is():
+    """A mirrored crop; frames last until the next one begins, and repeated ones no time at all."""
+    view = View(10, 40, 60, 80, 32, 32, mirrored=True)
+    clip = Clip(np.array([3, 5, 5]), np.array([0.12, 0.2, 0.2]), (0.12, 0.28), (100, 200), view, (0, 0))
+    stream = place()
+    fields = stream.fields(ClipShape(3, 32, 3))
+    out = {suffix: np.zeros((1, *one.shape), one.dtype) for suffix, one in fields.items()}
+    recording: Any = SimpleNamespace(info=SimpleNamespace(start=1.0))
+    assert stream.read(recording, [clip], out) == [True]
+    np.testing.assert_allclose(out[""], [[0.6, 0.1, 0.2, 0.7]], rtol=1e-6)
+    np.testing.assert_allclose(out["_times"], [[[1.12, 1.2], [1.2, 1.2], [1.2, 1.28]]], rtol=1e-6)
 
 
 def test_frames_of_different_times_are_not_taken_of_images(tmp_path):

@@ -46,8 +46,11 @@ from vmae_jax.methods import (
 )  # fmt: skip
 from vmae_jax.methods.branches import branch
 from vmae_jax.methods.flow import raft
+from vmae_jax.methods.parts.forget import forget
 from vmae_jax.methods.parts.moco import moco
 from vmae_jax.methods.parts.nce import nce
+from vmae_jax.methods.parts.order import order
+from vmae_jax.methods.parts.overlap_nce import overlap_nce
 from vmae_jax.methods.parts.pull import pull
 from vmae_jax.methods.parts.reconstruct import reconstruct
 from vmae_jax.methods.parts.region_nce import region_nce
@@ -77,7 +80,7 @@ ROUNDING |= {(name, "video/norm/bias"): 2e-6 for name in CONTRASTS}
 ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7}
 ROUNDING |= {("speeds", f"ascnet/{task}/projector/layer_1/bias"): 2e-7 for task in ("appearance", "speed")}
 # Colours are floating point, and batch norm of 16 clips divides by small deviations.
-CLOSE = dict.fromkeys((*CONTRASTS, "regions", "frames_of_one_video"), 1e-5)
+CLOSE = dict.fromkeys((*CONTRASTS, "regions", "overlaps", "frames_of_one_video"), 1e-5)
 # Batch norm cancels what the contrast adds to these gradients, but for rounding; that of the reconstruction remains.
 CANCELLED = {("clips_and_frames", f"{one}/norm/bias"): 2e-6 for one in ("video", "image")}
 MESHES = {"one": {"data": 1}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
@@ -304,10 +307,15 @@ def speeds():
 
 def regions():
     """ConST-CL: regions are predicted from the other clip."""
-    small = {"width": 8, "heads": 2, "depth": 2, "context": 1}
+    small = region_nce("video", random_boxes(3), context=1, width=8, heads=2, depth=2)
+    return clips_of_colours(clips=nce("video", "video", weight=2.0), regions=small)
+
+
+def overlaps():
+    """Controllable augmentations: the whole video and two clips, where each is, and a reversed gradient."""
+    cells = overlap_nce("video", [8], cells=(2, 2, 2))
     return clips_of_colours(
-        clips=nce("video", "video", weight=2.0),
-        regions=region_nce("video", random_boxes(3), **small),
+        clips=nce("video", "video", views=3), order=order("video", []), colours=forget("video", []), cells=cells
     )
 
 
@@ -354,6 +362,7 @@ METHODS = {
         moments,
         speeds,
         regions,
+        overlaps,
         judged_by_both,
         captions,
     )
@@ -361,8 +370,20 @@ METHODS = {
 IMAGES = ("mae", "two_views", "latent_views", "two_heads", "frames_of_one_video")
 
 
+def places():
+    """Of eight videos: where the whole one and its parts are; some parts are mirrored, some are elsewhere."""
+    rng = np.random.default_rng(2)
+    low, side = rng.uniform(0, 0.5, (24, 2)), rng.uniform(0.3, 0.5, (24, 2))
+    place = np.concatenate([low, low + side], axis=1)
+    place = np.where(rng.random((24, 1)) < 0.5, place, place[:, [2, 1, 0, 3]])
+    begins = np.where(np.arange(24) % 3 == 0, 0.0, rng.uniform(0, 6, 24))[:, None]
+    steps = np.where(np.arange(24) % 3 == 0, 2.0, 0.5)[:, None]
+    times = np.stack([begins + steps * np.arange(4), begins + steps * np.arange(1, 5)], axis=2)
+    return {"place": place.astype(np.float32), "place_times": times.astype(np.float32)}
+
+
 def batch(name="videomae_v2"):
-    rng, more = np.random.default_rng(0), np.random.default_rng(1)
+    rng, more, rows = np.random.default_rng(0), np.random.default_rng(1), 24 if name == "overlaps" else ROWS
     motion = rng.normal(size=(ROWS, 4, 4, 4, 2)).astype(np.float32)
     vectors = {"motion": motion, "motion_mask": rng.random((ROWS, 4)) < 0.8, "motion_valid": np.arange(ROWS) != 7}
     lengths = rng.integers(1, 13, (ROWS, 1))
@@ -383,6 +404,7 @@ def batch(name="videomae_v2"):
         "captions": texts,
         "two_heads": classes,
         "moments": {"seconds": np.tile([[0, 0.4, 0.8, 1.2], [0.3, 0.4, 0.5, 0.6]], (ROWS // 2, 1)).astype(np.float32)},
+        "overlaps": places(),
         "two_streams": {"label": (np.arange(ROWS) % 8 == 7).astype(np.int32)},
         "motion_mask": vectors,
         "dense_prediction": beside,
@@ -392,10 +414,10 @@ def batch(name="videomae_v2"):
         "judged_by_both": audio | classes,
     }
     return (own | {"two_domains": labels, "adversarial": parts}).get(name, {}) | {
-        "video": rng.integers(0, 256, (ROWS, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
-        "seed": rng.integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
-        "index": np.arange(ROWS, dtype=np.int32),
-        "valid": np.arange(ROWS) != 5,
+        "video": rng.integers(0, 256, (rows, 1 if name in IMAGES else 4, 32, 32, 3), dtype=np.uint8),
+        "seed": rng.integers(0, 2**32, (rows, 2), dtype=np.uint32),
+        "index": np.arange(rows, dtype=np.int32),
+        "valid": np.arange(rows) != 5,
     }
 
 

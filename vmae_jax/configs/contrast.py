@@ -1,4 +1,4 @@
-"""SimCLR, BYOL, MoCo, TeG, ASCNet and ConST-CL on videos: `configs/contrast.py:simclr,B`, or another method, or size S.
+"""Contrast of clips of a video: `configs/contrast.py:simclr,B`, or another method, or size S.
 
     configs/contrast.py:simclr,B        contrast of two clips of a video with all other clips of the batch
     configs/contrast.py:byol,B          prediction of the average encoder's features; views=4 for four clips of a video
@@ -7,6 +7,7 @@
     configs/contrast.py:teg,B           contrast of a long and a short clip, and of their moments
     configs/contrast.py:ascnet,B        prediction of appearance and of speed, of two clips at two speeds
     configs/contrast.py:const_cl,B      contrast of clips, and of their regions, predicted from the other clip
+    configs/contrast.py:controlled,B    contrast of clips, and of cells by their overlap with those of the whole video
 
 Name your own videos: `--config.data.source.path=FOLDER`. Temperatures, momentum, crops and colours are those of the
 study of Feichtenhofer et al. (2021) and of MoCo v3, which use other networks; `recipes.csv` has the figures
@@ -20,10 +21,11 @@ from ml_collections import ConfigDict
 from vmae_jax.configs import common, recipes
 from vmae_jax.spec import ConfigError, call
 
-METHODS = ("simclr", "byol", "moco", "moco_v3", "teg", "ascnet", "const_cl")
+METHODS = ("simclr", "byol", "moco", "moco_v3", "teg", "ascnet", "const_cl", "controlled")
 QUEUE = 65_536  # keys [code]
 PAIRS = ("teg", "ascnet")
 COLORS, STRONG = (0.6, 0.15), (0.8, 0.2)  # of the study, of ConST-CL: changes of colours and of the hue [code]
+STREAMS = {"teg": {"seconds": "data.streams.times.seconds"}, "controlled": {"place": "data.streams.place"}}
 LONG, SHORT = 4, 1  # strides of TeG's clips [inferred]
 SPEEDS, GAP = [1, 2], [0, 64]  # of ASCNet's clips; frames from one's start to the other's [inferred]
 
@@ -54,7 +56,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
                 call("data.transforms.random_resized_crop", size=224, area=recipe.area),
                 call("data.transforms.flip", probability=recipe.flip),
             ],
-            streams={"seconds": call("data.streams.times.seconds")} if args.method == "teg" else None,
+            streams=STREAMS.get(args.method) and {name: call(one) for name, one in STREAMS[args.method].items()},
             global_batch=recipe.batch,
         ),
         optimizer=optimizer,
@@ -68,6 +70,10 @@ def sampler(method: str, recipe: Any, views: int) -> ConfigDict:
     """Return the clips of a video; TeG's second one is within the first, ASCNet's are of two speeds."""
     if method == "const_cl" and views != 2:
         raise ConfigError(f"views={views}: const_cl compares two clips of each video")
+    if method == "controlled":
+        if views != 2:
+            raise ConfigError(f"views={views}: controlled has two clips of each video, beside one of the whole video")
+        return call("data.clips.whole_and_parts", frames=16, stride=recipe.stride, parts=views)
     if method not in PAIRS:
         return call("data.clips.several", frames=16, stride=recipe.stride, views=views)
     if views != 2:
@@ -96,6 +102,14 @@ def parts(method: str, recipe: Any, views: int) -> dict[str, ConfigDict]:
         return {
             "clips": call("methods.parts.nce", first="video", second="video", **heads),
             "regions": call("methods.parts.region_nce", modality="video", **regions),
+        }
+    if method == "controlled":  # the paper has the four terms; weights, heads and what is estimated are ours [inferred]
+        heads = {"widths": [2048, 2048, 128], "temperature": recipe.temperature, "views": 1 + views}
+        return {
+            "clips": call("methods.parts.nce", first="video", second="video", **heads),
+            "order": call("methods.parts.order", modality="video", weight=0.5),
+            "colours": call("methods.parts.forget", modality="video", weight=0.1),
+            "cells": call("methods.parts.overlap_nce", modality="video", **heads),
         }
     if method == "byol":
         return {"byol": call("methods.parts.pull", modality="video", widths=[4096, 256], views=views)}

@@ -130,6 +130,18 @@ def several(frames: int = 16, stride: int = 4, views: int = 2) -> "Several":
     return Several(_positive("frames", frames), _positive("stride", stride), _positive("views", views))
 
 
+@register("sampler", smoke=_tiny)
+def whole_and_parts(frames: int = 16, stride: int = 2, parts: int = 2) -> "WholeAndParts":
+    """A clip of the whole video and clips of parts of it, as its views: consecutive rows of a batch, the whole first.
+
+    Args:
+      frames: of each clip. Those of the first are evenly spread over the video, in the middle of equal pieces.
+      stride: frames from one that is shown to the next, of the other clips, which start independently of each other.
+      parts: the number of these.
+    """
+    return WholeAndParts(_positive("frames", frames), _positive("stride", stride), _positive("parts", parts))
+
+
 @dataclasses.dataclass(frozen=True)
 class Dense:
     """See `dense`."""
@@ -218,6 +230,24 @@ class Several:
         starts = generator(seed).integers(room, size=self.views)
         shown = starts[:, None] + self.stride * np.arange(self.frames)
         return np.minimum(shown, info.num_frames - 1).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeAndParts:
+    """See `whole_and_parts`."""
+
+    frames: int
+    stride: int
+    parts: int
+
+    @property
+    def views(self) -> int:
+        """The number of clips."""
+        return 1 + self.parts
+
+    def __call__(self, info: VideoInfo, seed: np.ndarray) -> np.ndarray:
+        whole = (2 * np.arange(self.frames, dtype=np.int64) + 1) * info.num_frames // (2 * self.frames)
+        return np.concatenate([whole[None], Several(self.frames, self.stride, self.parts)(info, seed)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,12 @@ from vmae_jax import registry
 from vmae_jax.data import clips, sides, sources, transforms
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.pipeline import loader
-from vmae_jax.data.streams import audio, boxes, embeddings, motion, planes, segments, series, text, times
+from vmae_jax.data.streams import audio, boxes, embeddings, motion, place, planes, segments, series, text, times
 from vmae_jax.spec import build, call
 
 PAGE = (pathlib.Path(__file__).resolve().parents[3] / "docs" / "streams.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-MODULES = (audio, boxes, embeddings, motion, planes, segments, series, text, times)
+MODULES = (audio, boxes, embeddings, motion, place, planes, segments, series, text, times)
 
 
 def test_the_loader_builds():

@@ -5,7 +5,7 @@ import numpy as np
 from vmae_jax.data.scaling import View, whole
 from vmae_jax.data.streams.core import Clip
 
-__all__ = ["sampled", "scale_of", "shown_boxes", "source_places", "view_of"]
+__all__ = ["sampled", "scale_of", "shown_boxes", "source_corners", "source_places", "view_of"]
 
 
 def view_of(clip: Clip) -> View:
@@ -19,10 +19,26 @@ def source_places(clip: Clip, rows: int, columns: int) -> tuple[np.ndarray, np.n
     Returns:
       y float64 [rows] and x float64 [columns], within 0 to 1.
     """
+    tall, wide = view_of(clip).shape
+    return _out_of(clip, (np.arange(rows) + 0.5) * tall / rows, (np.arange(columns) + 0.5) * wide / columns)
+
+
+def source_corners(clip: Clip) -> np.ndarray:
+    """Return where the edges of what is shown are in the picture, as shares of its sides.
+
+    Returns:
+      float64 [4]: x at the left edge, y at the upper, x at the right and y at the lower edge; mirrored, the first is
+        larger than the third.
+    """
+    tall, wide = view_of(clip).shape
+    y, x = _out_of(clip, np.array([0.0, tall]), np.array([0.0, wide]))
+    return np.array([x[0], y[0], x[1], y[1]])
+
+
+def _out_of(clip: Clip, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move places from the pixels of what is shown into the picture, as shares of its sides."""
     view: View | None = view_of(clip)
-    tall, wide = view.shape
-    y, x = (np.arange(rows) + 0.5) * tall / rows, (np.arange(columns) + 0.5) * wide / columns
-    while view is not None:  # from what is shown to the picture, also through the view that this one is inside
+    while view is not None:  # also through the view that this one is inside
         top, left, _, wide = view.window or (0, 0, view.rows, view.columns)
         y = view.top + (top + y) * view.height / view.rows
         x = view.left + (left + (wide - x if view.mirrored else x)) * view.width / view.columns
