@@ -170,6 +170,8 @@ def _probe(job: Job, setting: Setting, out: pathlib.Path, until: float) -> dict[
         found = scores(names, truth[parts[2]], majority(truth[parts[0]], truth[parts[2]]))
     else:
         seen = _features(job, setting, out, place, table)
+        if job.arm not in BASELINES:
+            seen = standardized(seen, parts[0])
         sets = [Set(seen[rows], truth[rows], table.episode[rows]) for rows in parts]
         options: dict[str, Any] = {"seed": job.seed, "probing": setting.probing}
         if job.arm == SUPERVISED:
@@ -209,6 +211,15 @@ def _features(job: Job, setting: Setting, out: pathlib.Path, place: pathlib.Path
     view = whole(1, 1)._replace(rows=side, columns=side)
     show = lambda video: shown(video, view._replace(height=video.shape[1], width=video.shape[2]))  # noqa: E731
     return clip_features(made.method, params, networks.frames(table, records, show), table.episode, frames)
+
+
+def standardized(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return features whose mean over `rows` is 0 and whose deviation is 1; constant ones become 0.
+
+    The steps of a probe have one size for all, so that features that hardly vary would be read more slowly.
+    """
+    mean, deviation = features[rows].mean(0), features[rows].std(0)
+    return (features - mean) / np.where(deviation > 0, deviation, 1)
 
 
 @functools.lru_cache(1)

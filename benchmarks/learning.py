@@ -5,8 +5,8 @@
     python -m benchmarks.learning --out=runs/fifth --registration=5 --part=C     # other methods
     python -m benchmarks.learning --out=runs/learning --report        # tables and pictures again
 
-What is compared and why: docs/learning.md. The same command goes on where it was stopped: every
-result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint.
+What is compared and why: docs/learning.md and docs/learning_registrations.md. The same command goes on where it was
+stopped: every result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from vmae_jax.spec import ConfigError, did_you_mean
 
 __all__ = ["REGISTRATIONS", "SETTING", "SMOKE", "append", "check_setting", "main", "read", "run"]
 
-# As docs/learning.md wrote it down first; its pre-training and probes were run, three seeds.
+# As docs/learning_registrations.md wrote it down first; its pre-training and probes were run, three seeds.
 FIRST = Setting(
     scene={"size": 24, "frames": 8, "patch": 4, "speed": 0.25, "contrast": 0.05, "shapes": 3, "clutter": 0, "drift": 2,
            "seed": 1},
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
     parser.add_argument("--part", choices=("A", "B", "AB", "C"), default="A",
                         help="A: labels and probes; B: the ladder of masks; C: other methods")  # fmt: skip
-    parser.add_argument("--registration", choices=tuple(REGISTRATIONS), default="3", help="which of docs/learning.md")
+    parser.add_argument("--registration", choices=tuple(REGISTRATIONS), default="3", help="its number in the docs")
     parser.add_argument("--arms", default="", help=f"only these, separated by commas: {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--hours", type=float, default=1e9, help="no new job begins after so long")

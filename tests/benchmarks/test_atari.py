@@ -199,6 +199,11 @@ def test_clips_end_with_their_frame():
     assert found.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3], [3, 3, 4]]
 
 
+def test_features_are_standardized_by_the_training_frames():
+    features = np.array([[1.0, 5.0], [3.0, 5.0], [7.0, 5.0]])
+    assert atari_runs.standardized(features, np.array([0, 1])).tolist() == [[-1, 0], [1, 0], [5, 0]]
+
+
 @pytest.mark.parametrize("arm", [*ARMS, UNTRAINED])
 def test_every_arm_builds(arm, monkeypatch):
     """Its steps are those that its FLOPs allow, and its clips fit its model."""
