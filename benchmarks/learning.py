@@ -5,8 +5,8 @@
     python -m benchmarks.learning --out=runs/fifth --registration=5 --part=C     # other methods
     python -m benchmarks.learning --out=runs/learning --report        # tables and pictures again
 
-What is compared and why: docs/learning.md. The same command goes on where it was stopped: every
-result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint.
+What is compared and why: docs/learning.md and docs/learning_registrations.md. The same command goes on where it was
+stopped: every result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from vmae_jax.plugins import allow_plugins
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError, did_you_mean
 
-__all__ = ["REGISTRATIONS", "SETTING", "SMOKE", "main", "read", "run"]
+__all__ = ["REGISTRATIONS", "SETTING", "SMOKE", "append", "check_setting", "main", "read", "run"]
 
-# As docs/learning.md wrote it down first; its pre-training and probes were run, three seeds.
+# As docs/learning_registrations.md wrote it down first; its pre-training and probes were run, three seeds.
 FIRST = Setting(
     scene={"size": 24, "frames": 8, "patch": 4, "speed": 0.25, "contrast": 0.05, "shapes": 3, "clutter": 0, "drift": 2,
            "seed": 1},
@@ -111,10 +111,10 @@ def run(
     return rows
 
 
-def read(out: pathlib.Path) -> dict[Job, dict[str, Any]]:
-    """The results so far; a last line that a kill cut short is dropped, and cut off the file."""
-    path, names = out / "results.jsonl", [field.name for field in dataclasses.fields(Job)]
-    rows: dict[Job, dict[str, Any]] = {}
+def read(out: pathlib.Path, kind: Any = Job) -> dict[Any, dict[str, Any]]:
+    """The results so far, by jobs of a kind; a last line that a kill cut short is dropped, and cut off the file."""
+    path, names = out / "results.jsonl", [field.name for field in dataclasses.fields(kind)]
+    rows: dict[Any, dict[str, Any]] = {}
     if not path.exists():
         return rows
     text = path.read_text()
@@ -122,7 +122,7 @@ def read(out: pathlib.Path) -> dict[Job, dict[str, Any]]:
     if whole != text:
         path.write_text(whole)
     for line in map(json.loads, whole.splitlines()):
-        rows[Job(*(line.pop(name) for name in names))] = line
+        rows[kind(*(line.pop(name) for name in names))] = line
     return rows
 
 
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
     parser.add_argument("--part", choices=("A", "B", "AB", "C"), default="A",
                         help="A: labels and probes; B: the ladder of masks; C: other methods")  # fmt: skip
-    parser.add_argument("--registration", choices=tuple(REGISTRATIONS), default="3", help="which of docs/learning.md")
+    parser.add_argument("--registration", choices=tuple(REGISTRATIONS), default="3", help="its number in the docs")
     parser.add_argument("--arms", default="", help=f"only these, separated by commas: {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--hours", type=float, default=1e9, help="no new job begins after so long")
@@ -171,7 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def append(out: pathlib.Path, job: Job, row: dict[str, Any]) -> None:
+def append(out: pathlib.Path, job: Any, row: dict[str, Any]) -> None:
+    """Write the line of a job, with the machine and the date."""
     machine = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} x {platform.machine()} {jax.default_backend()}, jax {jax.__version__}",
@@ -180,10 +181,10 @@ def append(out: pathlib.Path, job: Job, row: dict[str, Any]) -> None:
         file.write(json.dumps(dataclasses.asdict(job) | row | machine) + "\n")
 
 
-def check_setting(setting: Setting, out: pathlib.Path) -> None:
+def check_setting(setting: Any, out: pathlib.Path, kind: Any = Job) -> None:
     """Results of two settings are never mixed."""
     path, text = out / "setting.json", json.dumps(dataclasses.asdict(setting), indent=1) + "\n"
-    if path.exists() and path.read_text() != text and read(out):
+    if path.exists() and path.read_text() != text and read(out, kind):
         raise ConfigError(f"--out={out} holds results of another setting ({path}); give another folder")
     if path.exists() and path.read_text() != text:
         shutil.rmtree(out / "runs", ignore_errors=True)

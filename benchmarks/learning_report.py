@@ -13,7 +13,18 @@ from benchmarks.learning_methods import DOUBLE, METHODS, SALT
 from benchmarks.learning_runs import RANDOM, STUDENTS, Job, Rows, chosen_rate
 from vmae_jax.eval.charts import compact, ticks
 
-__all__ = ["Dots", "Estimate", "Line", "difference", "draw_dots", "draw_lines", "estimate", "pictures", "tables"]
+__all__ = [
+    "Dots",
+    "Estimate",
+    "Line",
+    "difference",
+    "draw_dots",
+    "draw_lines",
+    "estimate",
+    "pictures",
+    "table",
+    "tables",
+]
 
 PAIRS = (
     *((f"tube-{ratio}", f"random-{ratio}") for ratio in (50, 75, 89)),
@@ -219,7 +230,8 @@ def _column(rows: Rows, stage: str, arm: str, name: str) -> dict[int, float]:
     return {job.seed: row[name] for job, row in rows.items() if (job.stage, job.arm) == (stage, arm)}
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown; nothing where it has no lines."""
     lines = [list(map(str, line)) for line in body]
     if not lines:
         return ""
@@ -245,7 +257,7 @@ def _labels(setting: Setting, rows: Rows) -> str:
             (f"{setting.middle}, from scratch for longer", rate, "as above", estimate(long.values()), gain, gain.n)
         )
     head = ("labels", "rates (pre-trained / scratch)", "pre-trained", "from scratch", "difference", "seeds")
-    return _table(head, body)
+    return table(head, body)
 
 
 def _probes(rows: Rows) -> str:
@@ -255,7 +267,7 @@ def _probes(rows: Rows) -> str:
         if one or other:
             gain = difference(one, other)
             body.append((name, estimate(one.values()), estimate(other.values()), gain, gain.n))
-    return _table(("frozen features", "pre-trained", "random", "difference", "seeds"), body)
+    return table(("frozen features", "pre-trained", "random", "difference", "seeds"), body)
 
 
 def masks(setting: Setting, rows: Rows) -> str:
@@ -275,7 +287,7 @@ def masks(setting: Setting, rows: Rows) -> str:
                      f"{cpu:.0f}", len(costs)))  # fmt: skip
     head = ("arm", "linear probe", "difference", f"fine-tuned, {setting.middle} labels", "difference", "to",
             "GFLOP a step", "CPU seconds", "seeds")  # fmt: skip
-    return _table(head, body)
+    return table(head, body)
 
 
 def _pairs(setting: Setting, rows: Rows) -> str:
@@ -285,7 +297,7 @@ def _pairs(setting: Setting, rows: Rows) -> str:
         gains = [difference(measure(one), measure(other)) for measure in _ladder_measures(setting, rows)]
         if gains[0].n:
             body.append((one, other, *gains, gains[0].n))
-    return _table(("arm", "less", "linear probe", f"fine-tuned, {setting.middle} labels", "seeds"), body)
+    return table(("arm", "less", "linear probe", f"fine-tuned, {setting.middle} labels", "seeds"), body)
 
 
 def _ladder_measures(setting: Setting, rows: Rows) -> tuple[Callable[[str], dict[int, float]], ...]:
@@ -302,4 +314,4 @@ def _students(setting: Setting, rows: Rows) -> str:
         return ""
     gain = difference(taught, alone)
     line = (setting.teacher, estimate(taught.values()), estimate(alone.values()), gain, gain.n)
-    return _table(("labels", "student with a teacher", "the same alone", "difference", "seeds"), [line])
+    return table(("labels", "student with a teacher", "the same alone", "difference", "seeds"), [line])
