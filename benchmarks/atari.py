@@ -41,7 +41,7 @@ SETTINGS = {
         supervised_frames=128,
         supervised_epochs=1,
         model={**Setting().model, "width": 24, "depth": 1, "heads": 2, "decoder_width": 24, "decoder_depth": 1},
-        batch=4,
+        batch=8,
         flops=2e9,
         rates=(1e-3,),
     ),
