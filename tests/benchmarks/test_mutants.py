@@ -207,6 +207,6 @@ def test_mutants_are_judged_and_the_same_command_goes_on(tmp_path):
         report = json.loads(done.stdout.splitlines()[-1])
         assert report["tried"] == len((tmp_path / "out.jsonl").read_text().splitlines())
         tried.append(report["tried"])
-    assert tried == [1, report["mutants"], report["mutants"]]
+    assert 1 <= tried[0] < tried[1] == tried[2] == report["mutants"]
     assert report["noticed"] > report["mutants"] / 2
     assert (ROOT / "vmae_jax/io/quarantine.py").read_bytes() == before
