@@ -21,6 +21,8 @@ from vmae_jax.spec import ConfigError, call
 from vmae_jax.train.refused import CollapseError
 from vmae_jax.types import Loss, Method, Term
 
+pytestmark = pytest.mark.slow
+
 VIDEOS = 9
 
 
@@ -109,7 +111,6 @@ def test_stop_ends_the_run_before_the_save_and_report_continues_it(videos, tmp_p
     ]
 
 
-@pytest.mark.slow
 def test_rollback_returns_to_before_the_features_began_to_collapse(videos, tmp_path):
     workdir = Workdir(tmp_path / "run")
     with pytest.raises(CollapseError, match=r"step 5: collapse .*rolling back to step 4 1 times in a row"):
@@ -122,7 +123,6 @@ def test_rollback_returns_to_before_the_features_began_to_collapse(videos, tmp_p
     assert event["reason"] == "step 5: collapse"
 
 
-@pytest.mark.slow
 def test_without_a_checkpoint_from_before_there_is_nothing_to_roll_back_to(videos, tmp_path):
     workdir = Workdir(tmp_path / "run")
     with pytest.raises(CollapseError, match="no checkpoint from before to roll back to"):

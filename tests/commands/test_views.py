@@ -18,6 +18,8 @@ from vmae_jax.commands.restore import restore
 from vmae_jax.spec import ConfigError, call
 from vmae_jax.types import Carried
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/siammae.py:S16,smoke"
 
 
@@ -43,7 +45,6 @@ def answer(capsys, *command):
     return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.slow
 def test_a_run_resumes_to_the_bit(run, tmp_path):
     folder, command = run
     again = tmp_path / "again"

@@ -23,6 +23,8 @@ from vmae_jax.train.state import make_init
 from vmae_jax.train.step import make_step
 from vmae_jax.types import Carried, Grid
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"frames": 4, "resolution": 16, "patch": 4, "decoder_depth": 1, "dtype": "float32"}
 MODEL = vit("micro", positions=sincos_time_space(), **OPTIONS)
 VIDEO = vit("micro", width=24, **OPTIONS)
@@ -45,7 +47,6 @@ def trained():
     return begun, step(after, BATCH)[0], metrics
 
 
-@pytest.mark.slow
 def test_a_branch_of_weight_0_moves_by_weight_decay_alone():
     begun, ended, metrics = trained()
     branch, moved = (state.params["image_decoder"] for state in (begun, ended))
@@ -61,7 +62,6 @@ def test_a_branch_of_weight_0_moves_by_weight_decay_alone():
     assert float(metrics["loss/image"]) > 0  # a term of weight 0 is measured
 
 
-@pytest.mark.slow
 def test_the_teachers_are_as_they_were():
     begun, ended, _ = trained()
     jax.tree.map(np.testing.assert_array_equal, begun.frozen, ended.frozen)
