@@ -95,6 +95,15 @@ def test_probes_take_the_clips_of_the_checkpoint(workdir):
         assert section.evaluators["knn"].train.spec()["video"].shape[1:] == shape
 
 
+def test_probes_take_the_clips_of_a_method_of_modalities(tmp_path):
+    config = load_config("configs/crossvideomae.py:smoke")
+    (tmp_path / "config.json").write_text(to_json(config))
+    found = load_config("configs/probe.py:knn,data=videos", checkpoint=str(tmp_path))
+    model = config.method.modalities.video.model
+    shape = (model.frames, model.resolution, model.resolution, 3)
+    assert build(found.eval).data.spec()["video"].shape[1:] == shape
+
+
 @pytest.mark.parametrize(
     ("config", "size", "patch", "resolution"),
     [

@@ -125,3 +125,6 @@ def test_a_sheet_names_its_videos(tmp_path):
     path = reconstruction.save(Pictures.of({"original": video}), tmp_path / "r.png", videos=["a.mp4", "b.mp4"])
     with Image.open(path) as image:
         assert json.loads(image.text[reconstruction.KEY])["videos"] == ["a.mp4", "b.mp4"]
+    path = reconstruction.save(Pictures.of({"original": video}), tmp_path / "views.png", videos=["a.mp4"])
+    with Image.open(path) as image:
+        assert json.loads(image.text[reconstruction.KEY])["videos"] == ["a.mp4, view 1", "a.mp4, view 2"]

@@ -82,7 +82,9 @@ def listed(path: str) -> bool:
 
 def clips_of(args: Any, checkpoint: str | None) -> dict[str, int]:
     """Return frames, size and channels of clips: as given, or else those of the checkpoint's model."""
-    model = common.saved_model(checkpoint) or {}
+    method: Any = common.saved_method(checkpoint) or {}
+    seen = (method.get("modalities") or {}).get("video") or {}  # of a method of modalities
+    model = method.get("model") or seen.get("model") or {}
     return {
         "frames": args.frames or model.get("frames", 16),
         "size": args.size or model.get("resolution", 224),

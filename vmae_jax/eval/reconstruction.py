@@ -34,7 +34,7 @@ def draw(
       clips: maximum number of clips.
       size: approximate shortest side of a frame, in pixels; small frames are enlarged by integer
         factors, frames of more than 1.5 times the size are reduced.
-      videos: names of the videos, each written above its block.
+      videos: names of the videos, each written above its block, or above those of its views.
 
     Raises:
       ValueError: if the rows are not videos of one shape, or frames or clips are below 1.
@@ -49,7 +49,7 @@ def draw(
     across = len(times) * width + (len(times) - 1) * _GAP
     least = max(_text_width(font, name + (f"   {NOTE}" if name in pictures.borrowed else "")) for name in rows)
     shown = min(clips, first.shape[0])
-    names = [_shortened(name, font, max(across, least)) for name in videos[:shown]]
+    names = [_shortened(name, font, max(across, least)) for name in _titles(videos, first.shape[0])[:shown]]
     block = len(rows) * (line + height + _GAP * 2) + (line if names else 0)
     strips = dict(zip(pictures.strip_names, map(np.asarray, pictures.strips), strict=True))
     block += len(strips) * (line + height + _GAP * 2)
@@ -77,6 +77,14 @@ def draw(
     return sheet
 
 
+def _titles(videos: Sequence[str], blocks: int) -> list[str]:
+    """Return a name for each block: where there are several of each video, they are its views, one after the other."""
+    views = blocks // len(videos) if videos else 0
+    if views < 2:
+        return list(videos)
+    return [f"{name}, view {view + 1}" for name in videos for view in range(views)]
+
+
 def save(
     pictures: Pictures,
     path: epath.PathLike,
@@ -93,7 +101,7 @@ def save(
     """
     buffer = io.BytesIO()
     about = PngImagePlugin.PngInfo()  # describes the picture for the report
-    shown = {"videos": list(videos[:clips])} if videos else {}
+    shown = {"videos": _titles(videos, len(pictures.videos[0]))[:clips]} if videos else {}
     about.add_itxt(
         KEY, json.dumps({"rows": [*pictures.rows, *pictures.strip_names], "borrowed": list(pictures.borrowed)} | shown)
     )
