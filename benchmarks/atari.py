@@ -11,7 +11,6 @@ OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint. 
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 import time
@@ -23,10 +22,10 @@ from benchmarks.atari_play import Play
 from benchmarks.atari_probe import Probing
 from benchmarks.atari_report import pictures, tables
 from benchmarks.atari_runs import PARTS, Job, execute, jobs
-from benchmarks.learning import append, check_setting, read
+from benchmarks.learning import append, check_setting, named, read, report
 from benchmarks.learning_runs import Interrupted
 from vmae_jax.runtime.cache import enable_cache
-from vmae_jax.spec import ConfigError, did_you_mean
+from vmae_jax.spec import ConfigError
 
 __all__ = ["SETTINGS", "main", "run"]
 
@@ -90,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     setting, out = SETTINGS[options.setting], pathlib.Path(options.out).absolute()
     try:
-        games = _named("games", options.games, setting.games)
-        arms = _named("arms", options.arms, _ALL)
+        games = named("games", options.games, setting.games)
+        arms = named("arms", options.arms, _ALL)
         if options.seeds < 1 or options.hours <= 0:
             raise ConfigError(f"--seeds={options.seeds} --hours={options.hours}: at least 1, and above 0")
         if options.flops is not None:
@@ -104,23 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted:
         print("stopped; the same command goes on", file=sys.stderr)
         return 75
-    rows = read(out, kind=Job)
-    if not rows:
-        print(f"{out} holds no results", file=sys.stderr)
-        return 2
-    (out / "tables.md").write_text(tables(setting, rows))
-    drawn = pictures(setting, rows, out)
-    print(json.dumps({"status": "ok", "results": len(rows), "files": [str(out / "tables.md"), *map(str, drawn)]}))
-    return 0
-
-
-def _named(option: str, text: str, known: Sequence[str]) -> list[str]:
-    """The names of an option, separated by commas."""
-    names = [name for name in text.split(",") if name]
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"--{option}={name}: unknown{did_you_mean(name, known)}; there are {', '.join(known)}")
-    return names
+    return report(setting, out, read(out, kind=Job), tables, pictures)
 
 
 def _parser() -> argparse.ArgumentParser:

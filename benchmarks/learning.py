@@ -19,7 +19,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -130,11 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the top of this file."""
     options = _parser().parse_args(arguments)
     setting = SMOKE if options.smoke else REGISTRATIONS[options.registration]
-    out, arms = pathlib.Path(options.out).absolute(), [name for name in options.arms.split(",") if name]
+    out = pathlib.Path(options.out).absolute()
     try:
-        for name in arms:
-            if name not in ARMS:
-                raise ConfigError(f"--arms={name}: unknown{did_you_mean(name, ARMS)}; there are {', '.join(ARMS)}")
+        arms = named("arms", options.arms, tuple(ARMS))
         if options.seeds < 1 or options.hours <= 0:
             raise ConfigError(f"--seeds={options.seeds} --hours={options.hours}: at least 1, and above 0")
         started = time.monotonic()
@@ -147,7 +145,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted:
         print("stopped; the same command goes on", file=sys.stderr)
         return 75
-    rows = read(out)
+    return report(setting, out, read(out), tables, pictures)
+
+
+def named(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """Return the names of an option, separated by commas; a ConfigError for one that is not known."""
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--{option}={name}: unknown{did_you_mean(name, known)}; there are {', '.join(known)}")
+    return names
+
+
+def report(setting: Any, out: pathlib.Path, rows: Mapping[Any, Any], tables: Any, pictures: Any) -> int:
+    """Write the tables and pictures of the results, print where, and return the status of the command."""
     if not rows:
         print(f"{out} holds no results", file=sys.stderr)
         return 2

@@ -11,12 +11,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vmae_jax.configs import common, recipes, vjepa2
+from vmae_jax.configs import common, recipes, umt, vjepa2
 from vmae_jax.spec import call
 
 CONTEXT = 50  # positions of a slot that the encoder sees at most: 400 tokens for 8 frames [code]
 PATCH, REGISTERS, LAYER_SCALE = 14, 4, 1e-5  # [code]
-CLIP_NORM, EPSILON = 5.0, 1e-6  # [code]
+EPSILON = 1e-6  # [code]
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -31,27 +31,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         penalty=call("targets.core.cosine"),
         normalize=False,
     )
-    rates = {"start": recipe.start, "batch_unit": None, "recipe_batch": recipe.batch}
-    config: Any = common.sections(
-        method=method,
-        data=call(
-            "data.pipeline.loader",
-            source=call("data.sources.folder"),
-            sampler=call(f"data.clips.{recipe.sampler}", frames=teacher.frames),
-            transforms=[
-                call("data.transforms.multi_scale_crop", size=teacher.resolution),
-                call("data.transforms.flip", probability=recipe.flip),
-            ],
-            global_batch=recipe.batch,
-        ),
-        optimizer=recipes.adamw(recipe, **rates),
-        train={"length": recipe.length},
-        checkpoint={"every": {"epochs": 1}, "keep_last": 3},
-        init_from={
-            name: common.begin(args.teacher, select="params/encoder") for name in ("params/encoder", "frozen/teacher")
-        },
-    )
-    config.optimizer.update({"clip_norm": CLIP_NORM, "eps": EPSILON})
+    config = umt.pretraining(method, recipe)
+    config.optimizer.schedule.update({"batch_unit": None, "recipe_batch": recipe.batch})
+    config.optimizer.update({"clip_norm": recipe.clip, "eps": EPSILON})
+    places = {at: common.begin(args.teacher, select="params/encoder") for at in ("params/encoder", "frozen/teacher")}
+    config.init_from = ConfigDict(places, sort_keys=False)
     return common.smoke(config) if args.smoke else config
 
 

@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 
 from vmae_jax.configs import common
 from vmae_jax.spec import ConfigError, call
+from vmae_jax.weights.resizing import model_of
 
 # Of evals/video_classification_frozen in the code of V-JEPA 2 (configs/eval/*.yaml).
 RATES, WEIGHT_DECAYS = [5e-3, 3e-3, 1e-3, 3e-4, 1e-4], [0.01, 0.1, 0.4, 0.8]
@@ -82,9 +83,7 @@ def listed(path: str) -> bool:
 
 def clips_of(args: Any, checkpoint: str | None) -> dict[str, int]:
     """Return frames, size and channels of clips: as given, or else those of the checkpoint's model."""
-    method: Any = common.saved_method(checkpoint) or {}
-    seen = (method.get("modalities") or {}).get("video") or {}  # of a method of modalities
-    model = method.get("model") or seen.get("model") or {}
+    model = model_of(common.saved_method(checkpoint), "params/video")[0] or {}
     return {
         "frames": args.frames or model.get("frames", 16),
         "size": args.size or model.get("resolution", 224),

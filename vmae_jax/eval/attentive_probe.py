@@ -52,6 +52,8 @@ class Clips:
         Raises:
           ValueError: if a video has another number of clips.
         """
+        if count == 1:
+            return self
         order = np.argsort(self.index, kind="stable")
         _, clips = np.unique(self.index, return_counts=True)
         if (clips % count).any():
@@ -106,8 +108,11 @@ class AttentiveProbe:
         else:
             outputs = int(np.prod(known.label.shape[1:]))
         several = len(self.rates) > 1
-        choosing = np.isin(known.index, self._held_out(known.index)) if several else np.zeros(len(known.index), bool)
-        known, chosen_on = known.of(~choosing), known.of(choosing) if choosing.any() else query
+        chosen_on = query
+        if several and self.held_out:
+            choosing = np.isin(known.index, self._held_out(known.index))
+            if choosing.any():
+                known, chosen_on = known.of(~choosing), known.of(choosing)
         network = Head(self.pool, outputs)
         weights = self._fit(network, known, programs)
         apply = programs(
@@ -117,15 +122,17 @@ class AttentiveProbe:
         )
         head, (name, sign) = Output(self.kind, outputs, self.label), BETTER[self.kind]
 
-        def judged(clips: Clips) -> list[dict[str, float]]:
-            """The metrics of every head."""
+        def judged(clips: Clips, heads: slice = slice(None)) -> list[dict[str, float]]:
+            """The metrics of every head, or of some."""
             scores, truth = _of_videos(clips, lambda tokens: apply(weights, tokens), self.batch)
-            return [dict(judge(head, one, truth, pictures=False)) | {"videos": float(len(truth))} for one in scores]
+            videos = {"videos": float(len(truth))}
+            return [dict(judge(head, one, truth, pictures=False)) | videos for one in scores[heads]]
 
         found = judged(query)
-        on = judged(chosen_on) if several and chosen_on is not query else found
+        on = found if chosen_on is query else judged(chosen_on)
         best = int(np.argmax([sign * one[name] for one in on]))
-        metrics = {f"train_{key}": value for key, value in judged(known)[best].items()} | found[best]
+        [trained] = judged(known, slice(best, best + 1))
+        metrics = {f"train_{key}": value for key, value in trained.items()} | found[best]
         if several:
             rate, decay = self.rates[best]
             every = [one[name] for one in found]
@@ -134,9 +141,9 @@ class AttentiveProbe:
         return Results(metrics)
 
     def _held_out(self, index: np.ndarray) -> np.ndarray:
-        """The training videos on which the best head is found: none, or at least one."""
+        """The training videos on which the best head is found: at least one, but none of a single one."""
         videos = np.unique(index)
-        count = 0 if self.held_out == 0 else min(max(1, round(self.held_out * len(videos))), len(videos) - 1)
+        count = min(max(1, round(self.held_out * len(videos))), len(videos) - 1)
         return np.random.default_rng([self.seed, 1]).permutation(videos)[:count]
 
     def _clips(self, method: Method, params: Params, batches: Iterable[Batch], programs: Programs) -> Clips:

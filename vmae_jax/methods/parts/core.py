@@ -10,7 +10,7 @@ from jaxtyping import Array
 from vmae_jax.methods.masked import Masked
 from vmae_jax.types import Batch, Context, Extra, Grid, Loss, MaskPlan, Params
 
-__all__ = ["OfAverage", "Part", "Seen", "others", "pooled", "taught"]
+__all__ = ["OfAverage", "Part", "Seen", "others", "pooled", "taught", "there"]
 
 
 class Seen(NamedTuple):
@@ -32,6 +32,11 @@ class Seen(NamedTuple):
     fused: Array
     grid: Grid
     taught: Array | None = None
+
+    @property
+    def tokens(self) -> Array:
+        """`own` without the prefix, [b n d]."""
+        return self.own[:, -self.masks.visible.shape[1] :]
 
 
 class Part:
@@ -106,9 +111,7 @@ class OfAverage(Part):
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality."""
-        if self.modality not in networks:
-            name = type(self).__name__.lower()
-            raise ValueError(f"{name}: there is no modality {self.modality!r}, only {', '.join(networks)}")
+        there(type(self).__name__.lower(), networks, self.modality)
 
     def rows(self, params: Params, seen: Mapping[str, Seen], target: Callable[[], Mapping[str, Seen]]) -> Any:
         """Return the pooled features of each clip, by the encoder and by its average."""
@@ -133,10 +136,18 @@ def taught(seen: Mapping[str, Seen], whole: Mapping[str, Seen]) -> dict[str, See
     return {name: one._replace(taught=jax.lax.stop_gradient(tokens[name])) for name, one in seen.items()}
 
 
+def there(part: str, networks: Mapping[str, Masked], *names: str, whole: str = "") -> None:
+    """Raise ValueError if a part's modality is not there, or, with the reason `whole`, if it has a mask."""
+    for name in names:
+        if name not in networks:
+            raise ValueError(f"{part}: there is no modality {name!r}, only {', '.join(networks)}")
+        if whole and networks[name].encoder_mask is not None:
+            raise ValueError(f"{part}: {whole}, so mask must be None")
+
+
 def pooled(one: Seen) -> Array:
     """Return the mean over the visible tokens of each clip, before anything is exchanged, [b d] float32."""
-    n = one.masks.visible.shape[1]
-    tokens = one.own[:, -n:].astype("float32")
+    tokens = one.tokens.astype("float32")
     if one.masks.valid is None:
         return tokens.mean(axis=1)
     weight = one.masks.valid.astype("float32")[..., None]

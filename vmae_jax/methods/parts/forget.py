@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen, pooled
+from vmae_jax.methods.parts.core import Part, Seen, pooled, there
 from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Params, Term, stream
@@ -37,8 +37,7 @@ class Forget(Part):
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality."""
-        if self.modality not in networks:
-            raise ValueError(f"forget: there is no modality {self.modality!r}, only {', '.join(networks)}")
+        there("forget", networks, self.modality)
 
     def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
         """See `Part.init`: the estimator of colours."""

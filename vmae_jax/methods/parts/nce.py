@@ -11,7 +11,7 @@ from flax.linen import initializers
 from jaxtyping import Array, Bool, Float
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen, others, pooled
+from vmae_jax.methods.parts.core import Part, Seen, others, pooled, there
 from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.models.parameters import declare
 from vmae_jax.registry import register
@@ -41,9 +41,7 @@ class Nce(Part):
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality, or two differ in width and have no projection."""
-        for name in (self.first, self.second):
-            if name not in networks:
-                raise ValueError(f"nce: there is no modality {name!r}, only {', '.join(networks)}")
+        there("nce", networks, self.first, self.second)
         widths = {networks[name].model.encoder.width for name in (self.first, self.second)}
         if len(widths) > 1 and not self.widths:
             raise ValueError("nce: the modalities differ in width: set widths, of a projection of each")

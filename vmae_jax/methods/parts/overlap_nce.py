@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen
+from vmae_jax.methods.parts.core import Part, Seen, there
 from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Params, Term, stream
@@ -41,10 +41,7 @@ class OverlapNce(Part):
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality, or its tokens do not divide into the cells."""
-        if self.modality not in networks:
-            raise ValueError(f"overlap_nce: there is no modality {self.modality!r}, only {', '.join(networks)}")
-        if networks[self.modality].encoder_mask is not None:
-            raise ValueError("overlap_nce: cells are means of all their tokens, so mask must be None")
+        there("overlap_nce", networks, self.modality, whole="cells are means of all their tokens")
         grid = networks[self.modality].model.grid
         if grid.t % self.cells[0] or grid.h % self.cells[1] or grid.w % self.cells[2]:
             raise ValueError(f"cells={list(self.cells)} must divide the {grid} tokens of a clip")
@@ -58,7 +55,7 @@ class OverlapNce(Part):
         """Return the mean of each cell's tokens, [b c d], and where it is in the video, [b c 3 2]."""
         del params, target
         one, (t, y, x) = seen[self.modality], self.cells
-        grid, tokens = one.grid, one.own[:, -one.masks.visible.shape[1] :].astype(jnp.float32)
+        grid, tokens = one.grid, one.tokens.astype(jnp.float32)
         b, _, d = tokens.shape
         split = tokens.reshape(b, t, grid.t // t, y, grid.h // y, x, grid.w // x, d)
         place, times = (jnp.asarray(one.batch[name], jnp.float32) for name in self.inputs)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from vmae_jax.augment.regions import Regions
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen
+from vmae_jax.methods.parts.core import Part, Seen, there
 from vmae_jax.models.regions import ContextDecoder, pooled_boxes, spread_slots
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Mean, Params, Term, row_keys, stream
@@ -43,10 +43,7 @@ class RegionNce(Part):
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality, or its clips do not suit."""
-        if self.modality not in networks:
-            raise ValueError(f"region_nce: there is no modality {self.modality!r}, only {', '.join(networks)}")
-        if networks[self.modality].encoder_mask is not None:
-            raise ValueError("region_nce: regions are means of tokens in place, so mask must be None")
+        there("region_nce", networks, self.modality, whole="regions are means of tokens in place")
         spread_slots(networks[self.modality].model.grid.t, self.context)
 
     def init(self, key: Array, networks: Mapping[str, Masked], batches: Mapping[str, Batch]) -> Params:
@@ -59,7 +56,7 @@ class RegionNce(Part):
         """Return the regions of each clip, and what is predicted of them from the other clip of the video, [b n d]."""
         del target
         one = seen[self.modality]
-        grid, tokens = one.grid, one.own[:, -one.masks.visible.shape[1] :]
+        grid, tokens = one.grid, one.tokens
         b, _, d = tokens.shape
         tokens = unit(tokens.astype(jnp.float32)).reshape(b, grid.t, grid.h, grid.w, d)
         boxes, there = self._boxes(one.batch)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vmae_jax.methods.masked import Masked
-from vmae_jax.methods.parts.core import Part, Seen
+from vmae_jax.methods.parts.core import Part, Seen, there
 from vmae_jax.methods.parts.projector import Projector
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Context, Loss, Mean, Params, Term, stream
@@ -39,10 +39,7 @@ class TimeNce(Part):
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if there is no such modality, or a mask hides a part of its moments."""
-        if self.modality not in networks:
-            raise ValueError(f"time_nce: there is no modality {self.modality!r}, only {', '.join(networks)}")
-        if networks[self.modality].encoder_mask is not None:
-            raise ValueError("time_nce: moments are means of all their tokens, so mask must be None")
+        there("time_nce", networks, self.modality, whole="moments are means of all their tokens")
         if networks[self.modality].model.grid.t < 2:
             raise ValueError("time_nce: clips need at least two slots of time")
 
@@ -57,7 +54,7 @@ class TimeNce(Part):
         del params, target
         one = seen[self.modality]
         seconds = jnp.asarray(one.batch[self.seconds], jnp.float32)
-        tokens = one.own[:, -one.masks.visible.shape[1] :].astype(jnp.float32)
+        tokens = one.tokens.astype(jnp.float32)
         b, slots = tokens.shape[0], one.grid.t
         return {
             "moments": tokens.reshape(b, slots, -1, tokens.shape[-1]).mean(axis=2),
