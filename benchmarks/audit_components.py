@@ -39,7 +39,7 @@ CALLS = (
     {"call": "plugins.allow_plugins", "packages": ["subprocess"]},
     {"call": "io.paths.write_text", "path": "/tmp/vmae_audit_marker", "text": "x"},
     {"call": "subprocess.getoutput", "cmd": "id"},
-    {"call": "data.worker.main", "arguments": ["0", "1"]},
+    {"call": "data.process.main", "arguments": ["0", "1"]},
     {"call": "data.records.open_tfds", "source": None},
     {"call": None},
     {"call": ["masking.tube"]},

@@ -54,7 +54,7 @@ def exploits(marker: pathlib.Path) -> list[dict[str, Any]]:
         {"call": "evil.run"},
         {"call": "io.paths.write_text", "path": text, "text": "x"},
         {"call": "io.paths.read_lines", "path": "/etc/passwd"},
-        {"call": "data.worker.main", "arguments": ["0", "1"]},
+        {"call": "data.process.main", "arguments": ["0", "1"]},
         {"call": "masking.tube", "ratio": run},
         {"call": "data.sources.folder", "path": run},
         {"call": run},

@@ -1,6 +1,6 @@
 """What the reading of a video passes around: where it is, what it holds, why it cannot be read.
 
-This module and those that decode (`decode`, `containers`, `stills`, `clips`, `worker`) import
+This module and those that decode (`decode`, `containers`, `stills`, `clips`, `process`) import
 neither TensorFlow nor JAX: they run in small worker processes.
 """
 

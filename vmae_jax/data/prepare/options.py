@@ -85,6 +85,6 @@ def options(
 
 
 def check_timeout(timeout: float) -> None:
-    """Raises ConfigError for a limit of no time, which `child.alarm` would take for none at all."""
+    """Raises ConfigError for a limit of no time, which `produce.alarm` would take for none at all."""
     if timeout <= 0:
         raise ConfigError(f"timeout={timeout:g}: above 0, in seconds")
