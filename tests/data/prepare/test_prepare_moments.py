@@ -6,7 +6,7 @@ from numbered_videos import numbered_frames, write_video
 
 from vmae_jax.data.decode import Encoded, probe, read_frames
 from vmae_jax.data.prepare.examples import examples
-from vmae_jax.data.prepare.options import options
+from vmae_jax.data.prepare.record import options
 from vmae_jax.data.video import BadVideo
 
 

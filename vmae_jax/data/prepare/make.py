@@ -15,11 +15,9 @@ from etils import epath
 
 from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.inputs import Part
-from vmae_jax.data.prepare.metadata import write_whole
-from vmae_jax.data.prepare.options import Options
 from vmae_jax.data.prepare.produce import alarm
-from vmae_jax.data.prepare.record import serialize, stored_label, stored_side
-from vmae_jax.data.prepare.shards import Layout
+from vmae_jax.data.prepare.record import Options, serialize, stored_label, stored_side
+from vmae_jax.data.prepare.shards import Layout, write_whole
 from vmae_jax.data.streams.core import side_of
 from vmae_jax.data.video import BadVideo, Encoded, Kind, MachineFault
 
