@@ -59,7 +59,7 @@ MORE = {
     },
     "augment.colors.by_view": {"changes": [{"call": "augment.colors.jitter"}] * 2},
     "data.sources.tfds": {"directory": "x"},
-    "data.sequences.drawn.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
+    "data.sequences.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
     "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},
     "data.synthetic.world.world": {"settings": {"call": "data.synthetic.world.settings"}},
     "methods.classify.build": {"classes": 2},
