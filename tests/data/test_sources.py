@@ -16,8 +16,8 @@ from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.prepare import record, run, runners, shards
 from vmae_jax.data.prepare.inputs import listed
+from vmae_jax.data.prepared_files import TFRecords
 from vmae_jax.data.synthetic import moving_shapes
-from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo
 from vmae_jax.spec import ConfigError
 

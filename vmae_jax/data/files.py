@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vmae_jax.data.faults import Missing
-from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES, unsupported
 from vmae_jax.data.labels import read_names
-from vmae_jax.data.video import BadVideo, Encoded, Kind, Side
+from vmae_jax.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadVideo, Encoded, Kind, Side, unsupported
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError, did_you_mean
 
@@ -35,7 +34,7 @@ class Entry(NamedTuple):
 
 
 class Files:
-    """A source of loose files (see `sources.Source`)."""
+    """A source of loose files (see `source.Source`)."""
 
     def __init__(
         self,

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from vmae_jax.data.faults import check_missing, look_for
 from vmae_jax.data.files import Entry, Files, expand, is_remote
-from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from vmae_jax.data.labels import read_column, read_names
 from vmae_jax.data.streams.core import RESERVED
 from vmae_jax.data.texts import read_text
-from vmae_jax.data.video import Limits
+from vmae_jax.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 

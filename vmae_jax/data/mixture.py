@@ -183,7 +183,7 @@ def index_at(position: Any, *, epoch: Epoch, seed: int, shuffle: bool = True) ->
 
 
 class Mixed:
-    """The open parts of a mixture as one source (see `sources.Source`)."""
+    """The open parts of a mixture as one source (see `source.Source`)."""
 
     def __init__(self, parts: Sequence[tuple[str, Part]], sources: Sequence[Source], epoch: Epoch) -> None:
         self.epoch = epoch

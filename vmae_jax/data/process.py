@@ -274,9 +274,9 @@ def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, f
             read = decode.read_clips(encoded, seed=seed, wanted=wanted, allocate=given.allocate, **job)
             spent = time.process_time() - began
             answer = {"decoding": spent - read.cropping, "cropping": read.cropping}
-        except decode.BadVideo as error:
+        except BadVideo as error:
             answer = {"bad": str(error), "kind": error.kind}
-        except decode.MachineFault as error:
+        except MachineFault as error:
             answer = {"machine": str(error)}
         except MemoryError:
             answer = {"bad": "needs more memory than a decoder may use", "kind": "broken"}

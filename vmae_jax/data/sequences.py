@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax.data.listing import Manual
-from vmae_jax.data.stills import open_stills
+from vmae_jax.data.readers import open_stills
 from vmae_jax.data.synthetic.drawn import SPLITS
 from vmae_jax.data.synthetic.world import Settings, make_world
 from vmae_jax.data.video import BadVideo, Limits

@@ -12,14 +12,12 @@ from typing import Any
 
 from vmae_jax.data.catalog import Catalog, open_catalog
 from vmae_jax.data.source import Source, Stored, drawn_clips, drawn_states
-from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, call
 
 __all__ = [
     "Cataloged",
     "CsvList",
-    "Encoded",
     "Folder",
     "Paths",
     "Tfds",

@@ -169,7 +169,7 @@ def _videos(origin: Origin, *, scratch: str) -> Inputs:
 
 def _files(origin: Origin) -> Any:
     from vmae_jax.data.files import Files
-    from vmae_jax.data.formats import VIDEO_SUFFIXES
+    from vmae_jax.data.video import VIDEO_SUFFIXES
 
     path = origin.paths[0]
     if len(origin.paths) > 1 or path.lower().endswith(VIDEO_SUFFIXES):
