@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.budget import fitted, record_bytes
 from vmae_jax.data.decode import Wanted
 from vmae_jax.data.faults import ENOUGH, Fault, Ledger, none_readable
-from vmae_jax.data.mixture import Epoch, epoch_of, index_at
-from vmae_jax.data.order import Windows, clip_seeds, fold, past
+from vmae_jax.data.order import Epoch, Windows, clip_seeds, epoch_of, fold, index_at, past
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.source import Source
 from vmae_jax.data.streams.core import ArraySpec
@@ -28,7 +26,7 @@ from vmae_jax.data.transforms import apply
 from vmae_jax.data.video import BadVideo
 from vmae_jax.data.workers import Closed, Workers, available_cores
 
-__all__ = ["Batches", "Plan", "finished", "start_feed", "start_reader", "workers_of"]
+__all__ = ["Batches", "Plan", "Reader", "finished", "start_feed", "workers_of"]
 
 _open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 _FRAMES = -1  # the stream of the frame sampler, beside the clips 0, 1, …
@@ -48,19 +46,12 @@ class Plan:
     skips: Windows = ()
 
 
-def start_feed(loader: Loader, source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
-    """Starts reading `rows` of each step of `plan`."""
-    afforded = fitted(loader, rows, record=record_bytes(source))
-    loader, workers = dataclasses.replace(loader, prefetch=afforded.prefetch), afforded.workers
-    reader = start_reader(loader, source, plan, workers)
+def start_feed(loader: Loader, source: Source, rows: Sequence[int], plan: Plan, workers: int) -> "Batches":
+    """Starts reading `rows` of each step of `plan`, with so many decoding processes."""
+    reader = Reader(loader, source, plan, workers)
     order = np.argsort(np.asarray(rows))
     dataset = _dataset(loader, reader, np.asarray(rows)[order], plan, workers)
     return Batches(dataset, reader, loader, plan, place=np.argsort(order))
-
-
-def start_reader(loader: Loader, source: Source, plan: Plan, processes: int) -> "Reader":
-    """Starts the processes that decode; `reader.workers.close()` ends them."""
-    return Reader(loader, source, plan, workers_of(loader, processes))
 
 
 def workers_of(loader: Loader, processes: int) -> Workers:
@@ -164,10 +155,13 @@ _Found = tuple[dict[str, np.ndarray], list[np.ndarray], int]  # of the clips; th
 
 
 class Reader:
-    """Reads the video at a position; called from tf.data's threads."""
+    """Reads the video at a position, in processes that decode; called from tf.data's threads.
 
-    def __init__(self, loader: Loader, source: Source, plan: Plan, workers: Workers) -> None:
-        self.workers = workers
+    `reader.workers.close()` ends the processes.
+    """
+
+    def __init__(self, loader: Loader, source: Source, plan: Plan, processes: int) -> None:
+        self.workers = workers_of(loader, processes)
         self.ledger = Ledger()
         self.error: Exception | None = None
         self.seconds = 0.0
