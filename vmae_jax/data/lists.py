@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from vmae_jax.data.faults import check_missing, look_for
 from vmae_jax.data.files import Entry, Files, expand, is_remote
-from vmae_jax.data.labels import read_column, read_names
+from vmae_jax.data.labels import NUMBER, read_column, read_names
 from vmae_jax.data.streams.core import RESERVED
 from vmae_jax.data.texts import read_text
 from vmae_jax.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits
@@ -18,9 +18,8 @@ __all__ = ["open_csv"]
 
 _SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES + PICTURE_SUFFIXES)
 _VIDEO = re.compile(rf"(.*(?:{_SUFFIX}))(?:[\s,]+(.*))?", re.IGNORECASE)
-_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-_FIELD = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*|-")
-_NUMBERS = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*")
+_FIELD = re.compile(rf"{NUMBER}(?:;{NUMBER})*|-")
+_NUMBERS = re.compile(rf"{NUMBER}(?:;{NUMBER})*")
 _HEADERS = {"path", "video", "videos", "video_path", "file", "filename", "name", "video_id", "youtube_id", "label"}
 _COLUMNS = {1: ("path",), 2: ("path", "label"), 3: ("path", "start", "count"), 4: ("path", "start", "count", "label")}
 _PLACE = ("path", "start", "count")  # the columns that are no labels

@@ -229,15 +229,7 @@ class Folder:
 
         if is_prepared(self.path):
             return open_prepared(self.path, part=self.part, share=self.share, names=self.names)
-        return open_folder(
-            self.path,
-            labels=self.labels,
-            part=self.part,
-            share=self.share,
-            names=self.names,
-            pictures=self.pictures,
-            features=self.features,
-        )
+        return open_folder(**vars(self))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,12 +76,14 @@ class Inputs:
     """The videos, in the order of the source.
 
     Attributes:
-      keys: their names, all different; None where the record of the source has it.
+      keys: their names, all different.
+      named: whether these are stored; otherwise the records of the source have names of their own.
       sizes: bytes of each; -1 where that is not known.
       kinds: the labels that they have.
       label_names: of the classes, by label.
       refused: (name, kind, reason) of what is not even tried (see `BadVideo`).
-      source: gives a `Part`.
+      source: its `subset` gives a `Part`.
+      sides: what is beside them, by name.
     """
 
     keys: Sequence[str]
