@@ -9,7 +9,7 @@ from vmae_jax.data.faults import check_missing, look_for
 from vmae_jax.data.files import Entry, Files, expand, is_remote
 from vmae_jax.data.labels import NUMBER, read_column, read_names
 from vmae_jax.data.streams.core import RESERVED
-from vmae_jax.data.texts import read_text
+from vmae_jax.data.texts import listed_text
 from vmae_jax.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
@@ -71,12 +71,7 @@ class _Line(NamedTuple):
 
 def _lines(path: str) -> list[tuple[int, _Line]]:
     """Every line that is not empty, with its number."""
-    try:
-        text = read_text(expand(path), names=True)
-    except OSError as error:
-        raise ConfigError(f"data source: the list {path!r} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"data source: the list {path!r} {error}") from error
+    text = listed_text(expand(path), f"data source: the list {path!r}")
     found = []
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):  # a name may hold other breaks
         line = line.strip(" \t")

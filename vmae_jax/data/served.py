@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.faults import Fault, Ledger
-from vmae_jax.data.feed import Plan
-from vmae_jax.data.order import Windows, epoch_of, index_at, kept, past
+from vmae_jax.data.feed import Plan, located
+from vmae_jax.data.order import Windows, epoch_of, kept, past
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.service import PROTOCOL, SECRET, SECRET_FILE, check_address, function_name, read_secret, signature
 from vmae_jax.data.source import Source
-from vmae_jax.data.streams.core import ArraySpec
 from vmae_jax.data.tf import ensured, tensor_types, tensorflow
 from vmae_jax.data.workers import Closed
 from vmae_jax.spec import ConfigError
@@ -202,17 +201,10 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
     def _request(self, start: int, missing: set[int]) -> Iterator[tuple[Any, ...]]:
         """What the workers answer to the videos numbered `missing` of the window at `start`."""
         tf, loader = tensorflow(), self._loader
-        clips = loader.clips_per_video
-        slots, firsts = np.unique(self._rows // clips, return_index=True)
-        bounds, own = tf.constant([*firsts, len(self._rows)], tf.int64), tf.constant(self._rows % clips, tf.int64)
-        epoch = epoch_of(self._source)
+        videos, locate = located(loader, self._rows, self._plan, epoch_of(self._source), start)
 
         def remote(number: Any) -> tuple[Any, ...]:
-            slot = number % len(slots)
-            example = start + number // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
-            position = past(example, self._plan.skips)
-            index = index_at(position, epoch=epoch, seed=self._plan.seed, shuffle=self._plan.shuffle)
-            mine = own[bounds[slot] : bounds[slot + 1]]
+            position, index, mine = locate(number)
             where = {"secret": self._secret, "seed": self._plan.seed, "videos": len(self._source)}
             return number, *_call_remote(loader, loader.recipe, position=position, index=index, own=mine, **where)
 
@@ -226,7 +218,7 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
                 processing_mode=service.ShardingPolicy.DYNAMIC,
                 service=f"{PROTOCOL}://{loader.service}",
                 compression=None,  # pixels hardly shrink, and the network is not what is short
-                max_outstanding_requests=max(2, loader.prefetch * len(slots)),
+                max_outstanding_requests=max(2, loader.prefetch * videos),
             )
         )
         return dataset.as_numpy_iterator()
@@ -249,8 +241,7 @@ def _call_remote(
       seeds [n 2], index, valid, notes (JSON: the broken videos met), the arrays of the clips by name, and the labels.
     """
     tf = tensorflow()
-    arrays = loader.clip_specs()
-    labels = {name: ArraySpec(field.shape, field.dtype) for name, field in loader.labels.items()}
+    arrays, labels = loader.clip_specs(), loader.label_specs()
     seed &= (1 << 63) - 1
     signed = signature(secret, recipe, seed, videos)
     inputs = [tf.constant(signed), tf.constant(recipe), tf.constant(seed, tf.int64), tf.constant(videos, tf.int64)]

@@ -226,9 +226,8 @@ class _Serving:
 def _compiled(loader: Loader) -> Any:
     """`feed.finished` as a function that is traced once."""
     tf = tensorflow()
-    side = loader.size if loader.crop else None
-    clip = tf.TensorSpec([loader.sampler.frames, side, side, loader.channels], tf.uint8)
-    signature = [clip, tf.TensorSpec([2], tf.uint32), tf.TensorSpec([], tf.int64)]
+    video = loader.read_specs()["video"]
+    signature = [tf.TensorSpec(video.shape, video.dtype), tf.TensorSpec([2], tf.uint32), tf.TensorSpec([], tf.int64)]
     return tf.function(functools.partial(finished, loader), input_signature=signature)
 
 

@@ -31,7 +31,6 @@ __all__ = [
     "MachineFault",
     "Side",
     "VideoInfo",
-    "fault_of_machine",
     "open_regular",
     "unreadable",
     "unsupported",
@@ -86,20 +85,15 @@ class MachineFault(RuntimeError):  # noqa: N818 - reads as what it is
     """This machine cannot read videos now (a full disk, a resource limit); no video is to blame."""
 
 
-_OF_THE_MACHINE = {
+_OF_THE_MACHINE = {  # errors of its limits, and not of a file's contents
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS,
 }  # fmt: skip
-
-
-def fault_of_machine(error: OSError) -> bool:
-    """Return whether an error comes from the machine's limits and not from a file's contents."""
-    return error.errno in _OF_THE_MACHINE
 
 
 def unreadable(error: OSError) -> BadVideo | MachineFault:
     """Return what to raise for a video file that the system cannot open or read."""
     reason = error.strerror or str(error)
-    if fault_of_machine(error):
+    if error.errno in _OF_THE_MACHINE:
         return MachineFault(f"this machine cannot read videos: {reason}")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return BadVideo("does not exist", "missing")

@@ -16,7 +16,7 @@ from etils import epath
 from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.inputs import Part
 from vmae_jax.data.prepare.produce import alarm
-from vmae_jax.data.prepare.record import Options, serialize, stored_label, stored_side
+from vmae_jax.data.prepare.record import SIDE_BYTES, Options, serialize, stored_label
 from vmae_jax.data.prepare.shards import Layout, write_whole
 from vmae_jax.data.streams.core import side_of
 from vmae_jax.data.video import BadVideo, Encoded, Kind, MachineFault
@@ -130,9 +130,14 @@ def _write_video(
 
 
 def _side(encoded: Encoded, name: str) -> bytes:
-    """What is beside a video under a name, as it is stored. Raises BadVideo, which begins with the name."""
+    """What is beside a video under a name, as it is stored: its bytes, none where there is nothing.
+
+    Raises:
+      BadVideo: if it cannot be read or is too large; it begins with the name.
+    """
     try:
-        return stored_side(side_of(encoded, name))
+        side = side_of(encoded, name)
+        return (side.read(SIDE_BYTES) or b"") if side is not None else b""
     except BadVideo as error:
         raise BadVideo(f"{name}: {error}", error.kind) from error
 

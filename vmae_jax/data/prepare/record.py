@@ -30,6 +30,7 @@ __all__ = [
     "CODECS",
     "FIELDS",
     "FORMATS",
+    "SIDE_BYTES",
     "LabelKind",
     "Options",
     "check_timeout",
@@ -38,14 +39,13 @@ __all__ = [
     "options",
     "serialize",
     "stored_label",
-    "stored_side",
     "stored_sides",
 ]
 
 FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio", "frame_numbers")
 LabelKind = str  # "class", "classes", "numbers" or "text"; or "side": bytes of what is beside a video
 NO_CLASS = -1
-SIDE_BYTES = 64 << 20
+SIDE_BYTES = 64 << 20  # of what is beside a video, at most
 CODECS = ("keep", "h264", "jpeg")
 FORMATS = ("array_record", "tfrecord")
 _GOP = 12
@@ -204,15 +204,6 @@ def stored_label(kind: LabelKind, value: Any) -> Any:
         return NO_CLASS if value is None else int(value)
     many = () if value is None else value if isinstance(value, Sequence) else (value,)
     return tuple(float(part) for part in many) if kind == "numbers" else tuple(int(part) for part in many)
-
-
-def stored_side(side: Side | None) -> bytes:
-    """What is beside a video as a record holds it: its bytes, none where there is nothing.
-
-    Raises:
-      BadVideo: if it cannot be read, or is too large.
-    """
-    return (side.read(SIDE_BYTES) or b"") if side is not None else b""
 
 
 def stored_sides(fields: Mapping[str, Any], *, but: Sequence[str]) -> dict[str, Side]:

@@ -68,11 +68,6 @@ class Layout:
     def manifest(self) -> epath.Path:
         return epath.Path(self.out) / "prepared" / f"{self.split}.json"
 
-    @property
-    def template(self) -> str:
-        """As TFDS fills it in."""
-        return "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-
     def shard(self, number: int, shards: int) -> epath.Path:
         """The file of a shard."""
         return epath.Path(self.out) / f"{self.name}-{self.split}.{self.file_format}-{number:05d}-of-{shards:05d}"
