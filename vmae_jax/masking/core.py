@@ -3,16 +3,17 @@
 Shapes are static because `keep` depends on the grid alone, never on random numbers.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from vmae_jax.types import Batch, Grid, MaskPlan, stream, typed
 
-__all__ = ["Masker", "check_ratio", "plan", "ranks", "select"]
+__all__ = ["Masker", "check_ratio", "in_tokens", "plan", "ranks", "select"]
 
 
 class Masker(NamedTuple):
@@ -23,12 +24,15 @@ class Masker(NamedTuple):
       score: (keys [b], batch, grid) -> [b n]; the `keep` largest are kept.
       inputs: the streams of the batch that `score` reads besides those of the model.
       check: checks the first batch of a training, on the host; raises ConfigError if the strategy cannot work.
+      allowed: (batch, grid) -> [b n], which tokens may be seen at all; where fewer than `keep` may, the list of visible
+        tokens is padded. None: all.
     """
 
     keep: Callable[[Grid], int]
     score: Callable[[Array, Batch, Grid], Array]
     inputs: tuple[str, ...] = ()
     check: Callable[[Batch], None] | None = None
+    allowed: Callable[[Batch, Grid], Array] | None = None
 
 
 def check_ratio(ratio: float) -> None:
@@ -113,6 +117,30 @@ def plan(
     keep = encoder.keep(grid)
     scores = encoder.score(stream(keys, "encoder_mask"), batch, grid)
     if decoder is None:
-        return select(scores, keep)
-    decode = decoder.score(stream(keys, "decoder_mask"), batch, grid)
-    return select(scores, keep, decode, decoder.keep(grid))
+        made = select(scores, keep)
+    else:
+        decode = decoder.score(stream(keys, "decoder_mask"), batch, grid)
+        made = select(scores, keep, decode, decoder.keep(grid))
+    return made if encoder.allowed is None else _padded(made, encoder.allowed(batch, grid))
+
+
+def _padded(made: MaskPlan, allowed: Bool[Array, "b n"]) -> MaskPlan:
+    """Return a plan whose visible tokens that are not allowed are padding."""
+    valid, predicted = (jnp.take_along_axis(allowed, index, axis=1) for index in (made.visible, made.decode))
+    weight = jnp.where(predicted, made.weight, 1.0)  # also of those that only pad the list of visible ones
+    some = valid.any(axis=1, keepdims=True)
+    # Attention to nothing has no value: a row without any allowed token keeps its list and does not count.
+    return dataclasses.replace(made, valid=valid | ~some, weight=weight * some)
+
+
+def in_tokens(planes: Shaped[Array, "b t h w"], grid: Grid) -> Shaped[Array, "b t p h y w x"]:
+    """Return planes of a clip by the token that each value is in, [b, grid.t, p, grid.h, y, grid.w, x].
+
+    Raises:
+      ValueError: if the planes do not divide into the tokens.
+    """
+    b, *sides = planes.shape
+    if any(side % count for side, count in zip(sides, (grid.t, grid.h, grid.w), strict=True)):
+        raise ValueError(f"planes of {'x'.join(map(str, sides))} do not divide into {grid} tokens (t x h x w)")
+    t, h, w = sides
+    return planes.reshape(b, grid.t, t // grid.t, grid.h, h // grid.h, grid.w, w // grid.w)

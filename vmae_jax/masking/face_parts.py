@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vmae_jax.masking.core import Masker, check_ratio, ranks
+from vmae_jax.masking.core import Masker, check_ratio, in_tokens, ranks
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Grid, stream
 
@@ -60,13 +60,9 @@ def face_parts(ratio: float = 0.9, parts: Sequence[Sequence[int]] = PARTS, order
 
 def _present(planes: Int[Array, "b t h w 1"], groups: Sequence[Sequence[int]], grid: Grid) -> Bool[Array, "b t g n"]:
     """Return which tokens have a pixel of which group, in the first frame of each slot."""
-    b, frames, rows, columns, _ = planes.shape
-    if frames % grid.t or rows % grid.h or columns % grid.w:
-        raise ValueError(f"planes of {frames}x{rows}x{columns} do not divide into {grid} tokens (t x h x w)")
-    first = planes[:, :: frames // grid.t, :, :, 0]
-    cells = first.reshape(b, grid.t, grid.h, rows // grid.h, grid.w, columns // grid.w)
-    is_in = [jnp.isin(cells, jnp.asarray(group)).any(axis=(3, 5)) for group in groups]
-    return jnp.stack(is_in, axis=2).reshape(b, grid.t, len(groups), grid.slot)
+    first = in_tokens(planes[..., 0], grid)[:, :, 0]
+    is_in = [jnp.isin(first, jnp.asarray(group)).any(axis=(3, 5)) for group in groups]
+    return jnp.stack(is_in, axis=2).reshape(planes.shape[0], grid.t, len(groups), grid.slot)
 
 
 def _shown(present: Bool[Array, "b t g n"], places: Int[Array, "b g"], share: float) -> Bool[Array, "b t n"]:

@@ -38,7 +38,10 @@ def reconstruction(
     shown, patch = target.shown(jnp.asarray(video), patch)
     channels, cubes = shown.shape[-1], target.unit(patchify(shown, patch))
     hidden = jnp.full_like(cubes, GREY)
-    seen = _put(hidden, masks.visible, gather(cubes, masks.visible))
+    visible = gather(cubes, masks.visible)
+    if masks.valid is not None:
+        visible = jnp.where(masks.valid[..., None], visible, GREY)
+    seen = _put(hidden, masks.visible, visible)
     scaled = target.scaled(patchify(shown, patch), channels)
     rows, borrowed = {"original": cubes, "masked": seen}, []
     if target.normalize:
@@ -100,6 +103,8 @@ def _spread(masks: MaskPlan, grid: Grid, visible: tuple[Array, Array]) -> tuple[
     places = jnp.asarray(places)
     difference = places[masks.decode][:, :, None] - places[masks.visible][:, None]
     distance = jnp.square(difference).sum(axis=-1)  # [b k v]
+    if masks.valid is not None:
+        distance = jnp.where(masks.valid[:, None], distance, jnp.inf)
     weight = jnp.exp(-0.5 * (distance - distance.min(axis=-1, keepdims=True)))
     weight = weight / weight.sum(axis=-1, keepdims=True)
     mean, deviation = (jnp.einsum("bkv,bvc->bkc", weight, one[:, :, 0])[:, :, None] for one in visible)
