@@ -62,6 +62,7 @@ MORE = {
     "data.sequences.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
     "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},
     "data.synthetic.world.world": {"settings": {"call": "data.synthetic.world.settings"}},
+    "masking.units.units": {"mask": {"call": "masking.random"}},
     "methods.classify.build": {"classes": 2},
     "methods.joint.build": {"parts": {"y": {"call": "methods.parts.nce", "first": "x", "second": "x"}}},
     "methods.mbt.build": {"classes": 2},
