@@ -36,7 +36,7 @@ VARIANTS = {
     "finetune": ("B", "L,ssv2", "g,k400,from=k710", "B,ava,v1"),
     "custom": ("B,classes=12,folders", "B,verbs=97,nouns=300,attentive,probe"),
     "hvm1": ("224", "448,ssv2"),
-    "mae": ("B", "H,finetune"),
+    "mae": ("B", "H,finetune", "L,linear"),
     "mae_st": ("B", "L,k400"),
     "vjepa2": ("g", "L,cooldown"),
     "salt": ("L", "L,pixels"),
@@ -103,7 +103,7 @@ BASES = {
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1", "internvideo_next"),
-    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
+    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae:L", "mae_st:L"),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3", "attentive,deep,data=videos")

@@ -32,6 +32,7 @@ from vmae_jax.methods import (
     latent,
     latent_dense,
     levjepa,
+    linear,
     lvmae,
     marlin,
     masked,
@@ -100,6 +101,12 @@ def mae():
     more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
     model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
     return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
+def linear_probe():
+    """A frozen encoder, and batch norm over the whole batch without padding."""
+    model = vit(frames=1, tubelet=1, prefix=1, initial="mae", **TINY)
+    return linear.build(model, 5, init_scale=100.0)
 
 
 def mae_st():
@@ -334,6 +341,7 @@ METHODS = {
     for one in (
         videomae_v2,
         mae,
+        linear_probe,
         mae_st,
         learned_mask,
         two_views,
@@ -367,7 +375,7 @@ METHODS = {
         captions,
     )
 }
-IMAGES = ("mae", "two_views", "latent_views", "two_heads", "frames_of_one_video")
+IMAGES = ("mae", "linear_probe", "two_views", "latent_views", "two_heads", "frames_of_one_video")
 
 
 def places():
@@ -403,6 +411,7 @@ def batch(name="videomae_v2"):
     own = {
         "captions": texts,
         "two_heads": classes,
+        "linear_probe": classes,
         "moments": {"seconds": np.tile([[0, 0.4, 0.8, 1.2], [0.3, 0.4, 0.5, 0.6]], (ROWS // 2, 1)).astype(np.float32)},
         "overlaps": places(),
         "two_streams": {"label": (np.arange(ROWS) % 8 == 7).astype(np.int32)},
