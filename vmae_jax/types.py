@@ -186,7 +186,7 @@ class Output:
     """The meaning of some columns of a method's outputs.
 
     Attributes:
-      kind: "one" class of several (softmax), "many" classes at once (a sigmoid each), or "numbers".
+      kind: "one" class of several (softmax), "many" at once (a sigmoid each), "numbers", or of "frames" (many).
       outputs: how many columns.
       label: the key of the batch that holds the truth.
     """

@@ -38,6 +38,7 @@ VARIANTS = {
     "hvm1": ("224", "448,ssv2"),
     "mae": ("B", "H,finetune", "L,linear"),
     "mae_st": ("B", "L,k400"),
+    "ego_only": ("L", "B,epic"),
     "vjepa2": ("g", "L,cooldown"),
     "salt": ("L", "L,pixels"),
     "internvideo_next": ("B", "L"),
@@ -80,6 +81,7 @@ BASES = {
         "hvm1:224",
         "mae:B",
         "mae_st:B",
+        "ego_only:L",
         "adamae",
         "motionmae",
         "mgm",
@@ -103,13 +105,25 @@ BASES = {
     ),
     "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1", "internvideo_next"),
-    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae:L", "mae_st:L"),
+    "finetune:B": (
+        "finetune",
+        "post_pretrain",
+        "distill",
+        "custom",
+        "mbt",
+        "hvm1:448",
+        "mae:H",
+        "mae:L",
+        "mae_st:L",
+        "ego_only:B",
+    ),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3", "attentive,deep,data=videos")
 RESUMED = (
     "av_mae",
     "crossvideomae",
+    "ego_only",
     "lvmae",
     "marlin",
     "masdt",

@@ -38,6 +38,7 @@ from vmae_jax.methods import (
     masked,
     mbt,
     mvd,
+    segmentation,
     siamese,
     siammcvae,
     sigma,
@@ -211,6 +212,12 @@ def two_streams():
     return deepfakes.build(model, model, init_scale=1.0, iterations=1)
 
 
+def segments_of_frames():
+    """Ego-Only's second stage: classes of every frame; some videos have no labels."""
+    heads = {"actions": segmentation.actions(3, gamma=2.0, alpha=0.25)}
+    return segmentation.build(vit(frames=4, **TINY), heads, init_scale=1.0)
+
+
 def two_teachers():
     """MVD: an image teacher with a class token, of another width, and a video teacher."""
     model = vit(frames=4, positions=positions.sincos_time_space(), **TINY)
@@ -358,6 +365,7 @@ METHODS = {
         two_heads,
         two_streams,
         adversarial,
+        segments_of_frames,
         two_teachers,
         attending_teacher,
         sound_and_video,
@@ -411,6 +419,10 @@ def batch(name="videomae_v2"):
     own = {
         "captions": texts,
         "two_heads": classes,
+        "segments_of_frames": {
+            "actions": np.random.default_rng(4).random((ROWS, 4, 3)) < 0.3,
+            "actions_valid": np.arange(ROWS) % 5 != 1,
+        },
         "linear_probe": classes,
         "moments": {"seconds": np.tile([[0, 0.4, 0.8, 1.2], [0.3, 0.4, 0.5, 0.6]], (ROWS // 2, 1)).astype(np.float32)},
         "overlaps": places(),
