@@ -68,6 +68,7 @@ from vmae_jax.models.spectrogram import spectrogram
 from vmae_jax.models.text import transformer as text_tower
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
+from vmae_jax.targets.features import features
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.targets.spectrogram import spectrogram as values
 from vmae_jax.train import sharding
@@ -153,6 +154,13 @@ def denoising():
     more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
     model = vit(frames=4, initial="mae_st", **more, **TINY)
     return diffmae.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
+def denoising_features():
+    """DiffMAE of a CLIP's features: a teacher of images beside a student of clips."""
+    clip = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
+    teacher = vit(frames=1, tubelet=1, **clip, **{**TINY, "width": 24})
+    return diffmae.build(vit(frames=4, **TINY), random(0.75), {"features": objective(features())}, teacher=teacher)
 
 
 def long_video():
@@ -356,6 +364,7 @@ METHODS = {
         flow_mask,
         latent_views,
         denoising,
+        denoising_features,
         long_video,
         dense_prediction,
         frozen_teacher,
