@@ -181,7 +181,10 @@ def _made(seed: int) -> np.ndarray:
     scene = np.zeros((2 * HEIGHT, 2 * WIDTH, 3))
     for octave in range(2, 8):
         coarse = random.normal(size=(2 * HEIGHT >> octave, 2 * WIDTH >> octave, 3))
-        rows, columns = (np.linspace(0, side - 1, size).astype(int) for side, size in zip(coarse.shape, scene.shape))
+        rows, columns = (
+            np.linspace(0, side - 1, size).astype(int)
+            for side, size in zip(coarse.shape[:2], scene.shape[:2], strict=True)
+        )
         scene += coarse[rows][:, columns] * 6 * octave
     shift = np.cumsum(random.normal(size=(LENGTH, 2)) * 0.7, axis=0).astype(int)
     frames = np.empty((LENGTH, HEIGHT, WIDTH, 3), np.uint8)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.budget import Budget, available_memory
 from vmae_jax.data.faults import Fault
+from vmae_jax.data.opened import Budget, available_memory
 from vmae_jax.data.order import Windows, apart, clip_seeds, fold, past
 from vmae_jax.data.synthetic.moving_shapes import SPLITS, Settings
 from vmae_jax.data.synthetic.shapes import MOTIONS, draw

@@ -18,8 +18,10 @@ __all__ = ["COMPARED", "DOUBLE", "METHODS", "SALT", "pretraining"]
 DOUBLE, SALT = "frame-double", "salt"
 
 # The steps of an arm for each step of `frame`: the inverse of its model FLOPs a step (a test counts them).
-METHODS: Mapping[str, float] = MappingProxyType({SALT: 0.739, "vjepa": 0.739, "adamae": 0.689, DOUBLE: 2.0})
-COMPARED = (MAIN, SALT, "vjepa", "random-50", "adamae", DOUBLE)
+METHODS: Mapping[str, float] = MappingProxyType(
+    {SALT: 0.739, "vjepa": 0.739, "adamae": 0.689, "motion": 0.971, DOUBLE: 2.0}
+)
+COMPARED = (MAIN, SALT, "vjepa", "random-50", "adamae", "motion", DOUBLE)
 MOMENTUM = 0.99  # of the average that V-JEPA predicts
 
 
@@ -38,6 +40,8 @@ def pretraining(setting: Setting, arm: str, seed: int, *, cache: str, teacher: s
     if arm == "adamae":
         heads = setting.model["heads"]
         config.method = call("methods.adamae.build", model=model, objectives=objectives, ratio=0.5, heads=heads)
+    elif arm == "motion":
+        objectives.motion = call("targets.core.objective", target=call("targets.motion.difference"))
     elif arm == "vjepa":
         config.method = call("methods.latent.build", model=model, masks=blocks)
         config.train.ema_decay = MOMENTUM

@@ -11,8 +11,10 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from benchmarks.scale import planned
 from vmae_jax.commands.config import load_config
@@ -26,7 +28,10 @@ BASE = "videomae:B,k400"
 CONFIGS = (
     BASE, "videomae_v2:B", "motionmae:B,k400", "adamae:B,k400", "mgm:B,k400", "mgmae:B,k400", "mae_st:B", "mae:B",
     "siammae:B16", "cropmae:B16", "siammcvae:B16", "diffmae:B", "diffmae:B,video", "marlin:B", "cdfslv", "cdfslv:adapt",
-    "mvd:B", "umt:B", "vjepa2_1:B",
+    "mme:B,k400", "tgm:B,k400", "mvd:B", "umt:B", "internvideo_next:B", "vjepa2_1:B", "levjepa:B", "sigma:B,k400",
+    "ttt:B", "masdt:temporal", "masdt:finetune", "mavil:B,audioset", "mavil:B,audioset,student", "mbt:audioset_mini",
+    "vic_mae:B", "crossvideomae", "contrast:simclr,B", "contrast:byol,B", "contrast:teg,B", "contrast:ascnet,B",
+    "contrast:const_cl,B", "contrast:controlled,B",
 )  # fmt: skip
 KEPT = ("model_flops_per_clip", "seconds_as_scheduled", "mfu_at_bound", "fits", "compile_seconds")
 
@@ -51,12 +56,22 @@ def command(config: str) -> list[str]:
     path = f"configs/{stem}.py" + f":{arguments}" * bool(arguments)
     loaded: Any = load_config(path)
     for call in calls(loaded.data):
-        if call.call in ("data.sources.folder", "data.sources.images"):
+        if call.call in ("data.sources.folder", "data.sources.images", "data.sources.csv"):
             call.path = "videos"
     videos = CHIPS * CLIPS // build(loaded.data).clips_per_video
     weights = [f"--config.init_from.{place}.path=weights" for place in loaded.get("init_from", {})]  # not read
+    keep = [f"--config.method.{option}=none" for option in _options(loaded.method, "remat")]
     return ["plan", f"--config={path}", f"--topology={TOPOLOGY}", f"--config.data.global_batch={videos}",
-            "--config.train.accumulate=1", "--config.method.model.remat=none", *weights]  # fmt: skip
+            "--config.train.accumulate=1", *keep, *weights]  # fmt: skip
+
+
+def _options(config: Any, name: str, prefix: str = "") -> Iterator[str]:
+    """Yield where a section of a config, and the sections inside it, have an option of that name."""
+    for key, value in config.items(preserve_field_references=True):
+        if key == name:
+            yield prefix + key
+        elif isinstance(value, ConfigDict):
+            yield from _options(value, name, f"{prefix}{key}.")
 
 
 def make(config: str, timeout: float) -> None:

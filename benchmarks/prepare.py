@@ -23,8 +23,7 @@ import numpy as np
 from vmae_jax.data.clips import dense
 from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.prepare.examples import examples
-from vmae_jax.data.prepare.options import Options, options
-from vmae_jax.data.prepare.record import serialize
+from vmae_jax.data.prepare.record import Options, options, serialize
 from vmae_jax.data.sources import folder
 from vmae_jax.data.video import Encoded
 

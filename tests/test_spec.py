@@ -99,7 +99,7 @@ def test_mistakes_are_reported_in_one_line(make, message):
         "cli.main",
         "masking.core.Masker",
         "data.records.open_tfds",
-        "data.worker.main",
+        "data.process.main",
         "data.service.start_worker",
         "train.init_from.apply",
         "eval.report.write",

@@ -33,18 +33,18 @@ RESUME = 75
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. Without `argv`, take those of the process and end it on an error."""
-    status = _run(list(sys.argv[1:] if argv is None else argv))
+    status, error = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None and status:
-        leave(status)
+        leave(status, failed=error is not None)
     return status
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> tuple[int, Exception | None]:
     with streams.forgiving():
         return _execute(arguments)
 
 
-def _execute(arguments: list[str]) -> int:
+def _execute(arguments: list[str]) -> tuple[int, Exception | None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     patient()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -59,13 +59,13 @@ def _execute(arguments: list[str]) -> int:
         allow_plugins(filter(None, getattr(args, "plugins", "").split(",")))
         result = args.command(args)
         if result is None:  # it has printed all of its output
-            return 0
+            return 0, None
     except SystemExit as end:  # --help
-        return int(end.code or 0)
+        return int(end.code or 0), None
     except Exception as error:
-        return _failed(error)
+        return _failed(error), error
     status = RESUME if result.pop("resume", False) else result.pop("exit", 0)
-    return _finish(status, {"status": "ok" if status == 0 else "error", **result})
+    return _finish(status, {"status": "ok" if status == 0 else "error", **result}), None
 
 
 def _verbosity(args: argparse.Namespace) -> None:

@@ -78,7 +78,7 @@ def _compared(folders: list[pathlib.Path], mixed: bool) -> int:
     """What hosts compare at their start; each of these folders is on a host of its own."""
     from vmae_jax.commands.errors import describe
     from vmae_jax.data import mixture, sides, sources
-    from vmae_jax.data.agreement import facts_of
+    from vmae_jax.data.source import facts_of
     from vmae_jax.runtime import distributed
     from vmae_jax.spec import ConfigError
 

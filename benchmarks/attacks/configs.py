@@ -54,7 +54,7 @@ def exploits(marker: pathlib.Path) -> list[dict[str, Any]]:
         {"call": "evil.run"},
         {"call": "io.paths.write_text", "path": text, "text": "x"},
         {"call": "io.paths.read_lines", "path": "/etc/passwd"},
-        {"call": "data.worker.main", "arguments": ["0", "1"]},
+        {"call": "data.process.main", "arguments": ["0", "1"]},
         {"call": "masking.tube", "ratio": run},
         {"call": "data.sources.folder", "path": run},
         {"call": run},
@@ -153,9 +153,9 @@ def plugin(number: int, room: Room) -> Found:
 
 def service(number: int, room: Room) -> Found:
     """Requests to a data service by someone who does not have its secret."""
-    from vmae_jax.data import secret
+    from vmae_jax.data import service
 
-    os.environ[secret.VALUE] = f"the secret of case {number}, for nobody else"
+    os.environ[service.SECRET] = f"the secret of case {number}, for nobody else"
     started: list[subprocess.Popen[str]] = []
     try:
         dispatcher = _serve(room, started)
@@ -163,7 +163,7 @@ def service(number: int, room: Room) -> Found:
         line = _serve(room, started, f"--dispatcher={address}", "--workers=1")
         if "decoding for" not in line:
             raise RuntimeError(line)
-        tokens = [*TOKENS, secret.function_name(secret.read_secret())]
+        tokens = [*TOKENS, service.function_name(service.read_secret())]
         problems = [found for token in tokens for found in _asked(room, address, token)]
         problems += [f"a process ended with {one.returncode}" for one in started if one.poll() is not None]
     finally:

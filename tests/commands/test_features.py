@@ -15,7 +15,8 @@ from for_tpus import for_tpus
 from vmae_jax.cli import main
 from vmae_jax.commands import features, windowed
 from vmae_jax.configs import common
-from vmae_jax.data.decode import Encoded, read_frames
+from vmae_jax.data.decode import read_frames
+from vmae_jax.data.video import Encoded
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.methods import classify

@@ -12,8 +12,9 @@ from vmae_jax.cli import main
 from vmae_jax.commands import evaluate, features, reconstruct
 from vmae_jax.commands.restore import restore
 from vmae_jax.configs import common
-from vmae_jax.data.decode import Encoded, read_frames
+from vmae_jax.data.decode import read_frames
 from vmae_jax.data.opened import open_loader
+from vmae_jax.data.video import Encoded
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
 from vmae_jax.spec import ConfigError, build, call, to_json

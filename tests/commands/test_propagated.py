@@ -7,7 +7,7 @@ import jax
 import pytest
 from small_runs import config_of, mesh_of, parameters, save_run, write_videos
 
-from tests.data.sequences import benchmark_files
+from tests.data import benchmark_files
 from vmae_jax.commands import evaluate, train
 from vmae_jax.commands.experiment import experiment
 from vmae_jax.commands.measure import Measurement

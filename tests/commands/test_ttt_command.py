@@ -14,7 +14,8 @@ from small_runs import save_run, write_video
 from vmae_jax.cli import main
 from vmae_jax.commands import ttt
 from vmae_jax.configs import common
-from vmae_jax.data.decode import Encoded, read_frames
+from vmae_jax.data.decode import read_frames
+from vmae_jax.data.video import Encoded
 from vmae_jax.eval.streams import comparison, moments
 from vmae_jax.methods import labels
 from vmae_jax.runtime.preemption import Preemption

@@ -104,6 +104,14 @@ def test_probes_take_the_clips_of_a_method_of_modalities(tmp_path):
     assert build(found.eval).data.spec()["video"].shape[1:] == shape
 
 
+@pytest.mark.parametrize("stage", ["temporal", "finetune"])
+def test_probes_take_the_clips_of_a_method_that_reads_more_frames_than_its_network(stage, tmp_path):
+    config = load_config(f"configs/masdt.py:{stage},smoke")
+    (tmp_path / "config.json").write_text(to_json(config))
+    found = build(load_config("configs/probe.py:knn,data=videos", checkpoint=str(tmp_path)).eval)
+    assert found.data.spec()["video"].shape == (32, *build(config.data).spec()["video"].shape[1:])
+
+
 @pytest.mark.parametrize(
     ("config", "size", "patch", "resolution"),
     [

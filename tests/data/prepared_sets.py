@@ -5,19 +5,19 @@ import io
 import tarfile
 
 from vmae_jax.data import sources
-from vmae_jax.data.prepare import local, options, run, shards
+from vmae_jax.data.prepare import record, run, runners, shards
 from vmae_jax.data.prepare.inputs import Origin
 
 
 def prepare(source, out, *, split="train", origin=None, shard_count=None, workers=1, runner=None, **chosen):
     """Runs a preparation; returns its manifest."""
-    settings = options.options(**chosen)
+    settings = record.options(**chosen)
     layout = shards.layout(str(out), name="videos", split=split, file_format=settings.file_format)
     where = Origin((str(source),), **(origin or {}))
     return run.prepare(
         lambda: run.Plan.of(where, layout, settings, shards=shard_count),
         layout,
-        runner or local.local_runner(workers, progress=False),
+        runner or runners.local_runner(workers, progress=False),
     )
 
 

@@ -13,7 +13,7 @@ from vmae_jax.data import catalog, sources
 from vmae_jax.data.clips import dense
 from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.prepare.examples import examples
-from vmae_jax.data.prepare.options import options
+from vmae_jax.data.prepare.record import options
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.data.workers import Workers
 from vmae_jax.plugins import allow_plugins

@@ -12,8 +12,9 @@ from numbered_videos import copied_cut, every_frame, numbered_frames, swapped, s
 from PIL import Image
 
 from vmae_jax.data import crops, transforms
-from vmae_jax.data.decode import BadVideo, Encoded, Limits, Wanted, open_encoded, probe, read_clips, read_frames
+from vmae_jax.data.decode import Wanted, open_encoded, probe, read_clips, read_frames
 from vmae_jax.data.encode import encode_h264
+from vmae_jax.data.video import BadVideo, Encoded, Limits
 
 KINDS = [
     ("mp4", "libx264"),

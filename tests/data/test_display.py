@@ -9,8 +9,9 @@ import pytest
 from numbered_videos import changing_size, numbered_frames, write_video
 
 from vmae_jax.data import crops, transforms
-from vmae_jax.data.decode import Encoded, Wanted, open_encoded, probe, read_clips, read_frames
+from vmae_jax.data.decode import Wanted, open_encoded, probe, read_clips, read_frames
 from vmae_jax.data.display import Display, square
+from vmae_jax.data.video import Encoded
 
 
 def disc(height, width, *, across=1.0):

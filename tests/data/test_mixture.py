@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from vmae_jax import spec
 from vmae_jax.data import clips, sources, transforms
 from vmae_jax.data import labels as data_labels
-from vmae_jax.data.mixture import Epoch, Mixed, epoch_of, index_at, mixture, part, places
+from vmae_jax.data.mixture import Mixed, mixture, part, places
 from vmae_jax.data.opened import open_loader
+from vmae_jax.data.order import Epoch, epoch_of, index_at
 from vmae_jax.data.pipeline import loader
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.video import Encoded

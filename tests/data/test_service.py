@@ -18,11 +18,20 @@ from hypothesis import strategies as st
 
 from vmae_jax import spec
 from vmae_jax.commands import serve
-from vmae_jax.data import secret
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.order import apart, past
 from vmae_jax.data.served import windows
-from vmae_jax.data.service import PROTOCOL, _Answers, _compiled, _Serving
+from vmae_jax.data.service import (
+    PROTOCOL,
+    SECRET_FILE,
+    _Answers,
+    _compiled,
+    _Serving,
+    function_name,
+    read_secret,
+    signature,
+)
+from vmae_jax.data.service import SECRET as VARIABLE
 from vmae_jax.data.tf import tensorflow
 from vmae_jax.spec import ConfigError
 
@@ -33,7 +42,7 @@ SECRET = "a secret of these tests, 32 characters"
 @pytest.fixture(autouse=True, scope="module")
 def shared_secret():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(secret.VALUE, SECRET)
+        patch.setenv(VARIABLE, SECRET)
         yield SECRET.encode()
 
 
@@ -197,7 +206,7 @@ def test_a_worker_runs_nothing_without_the_secret(service, shared_secret, tmp_pa
     inputs = [tf.constant(config), *numbers, tf.constant([0], tf.int64)]
     if name == "the right one":
         inputs = [tf.constant("0" * 64), *inputs]
-        name = secret.function_name(shared_secret)
+        name = function_name(shared_secret)
     with pytest.raises(tf.errors.OpError, match=r"Could not find callback|not signed with this worker's secret"):
         ask(service[0], name, *inputs)
     assert not marker.exists()
@@ -207,7 +216,7 @@ def test_what_is_signed_is_the_config_the_seed_and_the_number_of_videos(shared_s
     config, marker = attack(tmp_path)
     answers = _Answers(1, shared_secret)
     own = np.zeros(1, np.int64)
-    signed = secret.signature(shared_secret, config, 3, 5)
+    signed = signature(shared_secret, config, 3, 5)
     others = [(config + " ", 3, 5), (config, 4, 5), (config, 3, 6)]
     for recipe, seed, videos in others:
         with pytest.raises(ConfigError, match="not signed with this worker's secret"):
@@ -224,28 +233,28 @@ def test_a_worker_builds_loaders_alone():
 
 
 def test_the_secret_is_written_once_for_this_user_alone(tmp_path, monkeypatch):
-    monkeypatch.delenv(secret.VALUE)
+    monkeypatch.delenv(VARIABLE)
     path = tmp_path / "config" / "secret"
-    monkeypatch.setenv(secret.FILE, str(path))
+    monkeypatch.setenv(SECRET_FILE, str(path))
     with pytest.raises(ConfigError, match=r"no secret in .*vmae data serve writes one"):
-        secret.read_secret()
-    made = secret.read_secret(make=True)
+        read_secret()
+    made = read_secret(make=True)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert secret.read_secret(make=True) == secret.read_secret() == made
+    assert read_secret(make=True) == read_secret() == made
     assert len(made) == 64
     assert [file.name for file in path.parent.iterdir()] == ["secret"]
     path.chmod(0o640)
     with pytest.raises(ConfigError, match="can be read by other users: chmod 600"):
-        secret.read_secret()
-    monkeypatch.setenv(secret.VALUE, "short")
+        read_secret()
+    monkeypatch.setenv(VARIABLE, "short")
     with pytest.raises(ConfigError, match="has 5 characters; at least 32"):
-        secret.read_secret()
+        read_secret()
 
 
 @pytest.mark.slow
 def test_a_trainer_with_another_secret_is_refused_in_one_line(video_folder, service, monkeypatch):
     served = opened(video_folder, service=service[0])
-    monkeypatch.setenv(secret.VALUE, "another secret than the one the workers have")
+    monkeypatch.setenv(VARIABLE, "another secret than the one the workers have")
     refused = pytest.raises(ConfigError, match="has another secret than this training")
     with served.batches(rows=range(8), seed=0) as batches, refused:
         next(batches)

@@ -14,10 +14,10 @@ from vmae_jax import spec
 from vmae_jax.data import sources
 from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.encode import encode_h264
-from vmae_jax.data.prepare import local, options, run, shards
+from vmae_jax.data.prepare import record, run, runners, shards
 from vmae_jax.data.prepare.inputs import listed
+from vmae_jax.data.prepared_files import TFRecords
 from vmae_jax.data.synthetic import moving_shapes
-from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo
 from vmae_jax.spec import ConfigError
 
@@ -208,10 +208,10 @@ def test_tfds_splits_and_directories(prepared):
 
 def test_tfrecords_give_the_same_as_array_records(prepared, tmp_path):
     _, source = prepared
-    chosen = options.options(file_format="tfrecord")
+    chosen = record.options(file_format="tfrecord")
     layout = shards.layout(str(tmp_path), name="moving_shapes", split="train", file_format="tfrecord")
     inputs = listed(moving_shapes.Clips(SMALL, "train", range(12)))
-    run.prepare(lambda: run.Plan(inputs, layout, chosen), layout, local.local_runner(1, progress=False))
+    run.prepare(lambda: run.Plan(inputs, layout, chosen), layout, runners.local_runner(1, progress=False))
     other = sources.tfds(directory=str(tmp_path)).open()
     assert {path.suffix[:9] for path in tmp_path.glob("moving_shapes-*")} == {".tfrecord"}
     assert len(other) == 12

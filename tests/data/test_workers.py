@@ -386,7 +386,7 @@ def test_a_normal_exit_leaves_no_worker(tmp_path):
 
 
 def test_a_worker_imports_neither_jax_nor_tensorflow():
-    code = "import sys, vmae_jax.data.worker, vmae_jax.data.decode, vmae_jax.data.clips; print(*sys.modules)"
+    code = "import sys, vmae_jax.data.process, vmae_jax.data.decode, vmae_jax.data.clips; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert not loaded & {"jax", "jaxlib", "tensorflow", "flax", "ml_collections"}

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.data.sequences.core import Annotated, Opened
-from vmae_jax.data.sequences.drawn import drawn
+from vmae_jax.data.sequences import Annotated, Opened, drawn
 from vmae_jax.data.synthetic.world import settings
 from vmae_jax.eval import correspondence, segmentation
 from vmae_jax.eval.collect import About

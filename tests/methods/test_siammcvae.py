@@ -22,6 +22,8 @@ from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Context
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = Context(key=jax.random.key(0), step=jnp.int32(0), train=False)
 TRAIN = CONTEXT.replace(train=True)
 TOKEN = {"prefix": 1, "decoder_prefix": "kept", "project_bias": True, "positions": positions.sincos_2d()}

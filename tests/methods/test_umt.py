@@ -24,6 +24,8 @@ from vmae_jax.train.state import make_init
 from vmae_jax.train.step import make_step
 from vmae_jax.types import Carried
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"frames": 4, "resolution": 16, "patch": 4, "decoder_depth": 1, "dtype": "float32"}
 STUDENT = vit("micro", prefix=1, **OPTIONS)
 CLIP = vit(

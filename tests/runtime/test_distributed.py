@@ -58,7 +58,7 @@ import json, os, sys, time
 import jax
 jax.config.update("jax_platforms", "cpu")
 from vmae_jax.commands.errors import exit_status
-from vmae_jax.data import agreement, sources
+from vmae_jax.data import source, sources
 from vmae_jax.runtime import distributed
 from vmae_jax.spec import ConfigError
 distributed.start()
@@ -71,7 +71,7 @@ def act():
     return rank
 def facts(result):
     if case == "data":
-        return distributed.facts("a", **agreement.facts_of(sources.folder(sys.argv[2 + rank]).open()))
+        return distributed.facts("a", **source.facts_of(sources.folder(sys.argv[2 + rank]).open()))
     return distributed.facts("b" if case == "differs" and rank == 1 else "a", videos=7)
 try:
     result = ["ok", distributed.together("start", act, facts=facts, timeout=3)]

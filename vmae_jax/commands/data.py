@@ -84,9 +84,9 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_jax.data.prepare import beam, local, options, run, shards, summary
+    from vmae_jax.data.prepare import record, run, runners, shards, summary
 
-    chosen = options.options(
+    chosen = record.options(
         codec=args.codec,
         quality=args.quality,
         short_side=args.short_side,
@@ -105,9 +105,9 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     if args.beam is not None and args.workers is not None:
         raise ConfigError("--workers is for a preparation on this machine; with --beam use the arguments of its runner")
     if args.beam is None:
-        runner = local.local_runner(args.workers, progress=not args.quiet)
+        runner = runners.local_runner(args.workers, progress=not args.quiet)
     else:
-        runner = beam.beam_runner(shlex.split(args.beam))
+        runner = runners.beam_runner(shlex.split(args.beam))
     manifest = run.prepare(plan, layout, runner)
     print(summary.in_words(manifest, layout.out), file=sys.stderr)
     return summary.in_short(manifest, layout.out)

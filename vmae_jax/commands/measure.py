@@ -14,9 +14,9 @@ import jax
 from vmae_jax.commands.experiment import Experiment
 from vmae_jax.commands.skipped import of_all_hosts, refuse_too_many
 from vmae_jax.commands.streams import check_expected, check_streams, check_views
-from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.opened import Opened, open_loader
+from vmae_jax.data.source import facts_of
 from vmae_jax.eval.attentive_probe import AttentiveProbe
 from vmae_jax.eval.collect import About, Programs, Results, labelled
 from vmae_jax.eval.few_shot import FewShot

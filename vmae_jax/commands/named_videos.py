@@ -9,8 +9,7 @@ from typing import Any
 
 from vmae_jax.data import sources
 from vmae_jax.data.files import expand, holds_pictures, holds_videos, is_remote
-from vmae_jax.data.formats import PICTURE_SUFFIXES
-from vmae_jax.data.video import Encoded
+from vmae_jax.data.video import PICTURE_SUFFIXES, Encoded
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
 
@@ -122,7 +121,7 @@ class _Joined:
 
 
 class _Frames:
-    """A source of folders of pictures (see `sources.Source`), in the order of the numbers in their names."""
+    """A source of folders of pictures (see `source.Source`), in the order of the numbers in their names."""
 
     def __init__(self, folders: Sequence[str]) -> None:
         self.label_names: dict[str, tuple[str, ...]] = {}

@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     unused = [name for name in ("host", "workers", "plugins") if getattr(args, name)]
     if args.dispatcher is None and unused:
         raise ConfigError(f"vmae data serve: --{unused[0]} is an option of workers; it needs --dispatcher=HOST:PORT")
-    from vmae_jax.data import secret, service
+    from vmae_jax.data import service
 
-    secret.read_secret(make=True)
+    service.read_secret(make=True)
     with until_stopped() as wait:
         if args.dispatcher is None:
             server: Any = service.start_dispatcher(args.port)
@@ -53,15 +53,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
             role = {"role": "worker", "dispatcher": args.dispatcher}
             text = f"decoding for {args.dispatcher}"
-        print(f"{text} (SIGTERM or Ctrl-C ends it)\n{_open(secret)}", file=sys.stderr, flush=True)
+        print(f"{text} (SIGTERM or Ctrl-C ends it)\n{_open(service)}", file=sys.stderr, flush=True)
         wait()
         server.stop()
     return role
 
 
-def _open(secret: Any) -> str:
+def _open(service: Any) -> str:
     """Return a description of what protects the service, and what does not."""
-    place = f"${secret.VALUE}" if secret.VALUE in os.environ else str(secret.secret_file())
+    place = f"${service.SECRET}" if service.SECRET in os.environ else str(service.secret_file())
     return (
         f"Workers answer only requests that are signed with the secret in {place}; the trainer needs the same one.\n"
         "TensorFlow's service itself authenticates nobody: anyone who can connect to this port can run TensorFlow "

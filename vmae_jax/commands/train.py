@@ -15,8 +15,8 @@ from vmae_jax.commands.experiment import Experiment, check_workdir, experiment
 from vmae_jax.commands.logs import check_trackers, open_writers
 from vmae_jax.commands.measure import Measurement, check_classes
 from vmae_jax.commands.rollback import read_skips
-from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.opened import open_loader
+from vmae_jax.data.source import facts_of
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.lock import Lock
 from vmae_jax.io.paths import Workdir

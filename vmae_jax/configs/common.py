@@ -131,9 +131,14 @@ def saved_model(path: str | None) -> Any:
 
 def saved_method(path: str | None) -> Any:
     """Return the section `method` in the `config.json` of a workdir; the rest is as in `saved_model`."""
+    return saved_section(path, "method")
+
+
+def saved_section(path: str | None, name: str) -> Any:
+    """Return a section in the `config.json` of a workdir; the rest is as in `saved_model`."""
     text = path and saved_config(path)
-    method: Any = from_json(text).get("method") if text else None
-    return method if isinstance(method, ConfigDict) else None
+    section: Any = from_json(text).get(name) if text else None
+    return section if isinstance(section, ConfigDict) else None
 
 
 def smoke(config: Any, steps: int = 4) -> ConfigDict:

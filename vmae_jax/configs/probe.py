@@ -82,11 +82,14 @@ def listed(path: str) -> bool:
 
 
 def clips_of(args: Any, checkpoint: str | None) -> dict[str, int]:
-    """Return frames, size and channels of clips: as given, or else those of the checkpoint's model."""
+    """Return frames, size and channels of clips: as given, or else those that the checkpoint was trained on."""
     model = model_of(common.saved_method(checkpoint), "params/video")[0] or {}
+    data: Any = common.saved_section(checkpoint, "data") or {}
+    sizes = [one.size for one in data.get("transforms") or () if "size" in one]
     return {
-        "frames": args.frames or model.get("frames", 16),
-        "size": args.size or model.get("resolution", 224),
+        # A network of frames may have a method that reads more of them, for the flow between them.
+        "frames": args.frames or (data.get("sampler") or {}).get("frames") or model.get("frames", 16),
+        "size": args.size or model.get("resolution") or (sizes or [224])[-1],
         "channels": model.get("channels", 3),
     }
 

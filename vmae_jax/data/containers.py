@@ -17,8 +17,9 @@ is refused), and at the size that the video begins with.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from typing import Any, TypeVar
 
 import numpy as np
 from av.container import InputContainer
@@ -26,14 +27,13 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from vmae_jax.data.display import ascending, pictures, seconds, square, stamped
-from vmae_jax.data.formats import CODECS
+from vmae_jax.data.display import OPTIONS, Vectors, ascending, pictures, seconds, square, stamped, vectors_of
 from vmae_jax.data.opening import opened, reason
-from vmae_jax.data.vectors import OPTIONS, Vectors, vectors_of
-from vmae_jax.data.video import BadVideo, Limits, VideoInfo
+from vmae_jax.data.video import CODECS, BadVideo, Limits, VideoInfo
 
 __all__ = ["Video", "open_video"]
 
+_T = TypeVar("_T")
 _SKIPPING = {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"}  # decoders that can skip from packet to packet
 _TIMED = {"mov", "matroska"}  # containers whose time stamps and key frames can be trusted
 
@@ -262,35 +262,28 @@ class Video:
 
     def _packets_from(self, first: int) -> Iterator[Packet]:
         """Packets from the key frame at or before time stamp `first`, or from the start."""
-        key = max((stamp for stamp in self._keys if stamp <= first), default=None)
-        if key is not None and key > self._keys[0]:
-            self._container.seek(key, stream=self._stream)
-            packets = self._container.demux(self._stream)
-            start = next(packets, None)
-            if start is not None and start.pts in self._keys and start.pts <= first:
-                yield start
-                yield from packets
-                return
-        self._rewind()  # nothing to gain, or the seek went too far
-        yield from self._container.demux(self._stream)
+        return self._from_key(first, lambda: self._container.demux(self._stream), lambda packet: packet.pts)
 
     def _frames_from(self, first: int) -> Iterator[tuple[int, VideoFrame]]:
         """Decoded frames with their time stamps, starting at or before `first`."""
         if not self._timed:
             self._rewind()
-            yield from enumerate(self._container.decode(self._stream))
-            return
-        key = max((stamp for stamp in self._keys if stamp <= first), default=None)
+            return enumerate(self._container.decode(self._stream))
+        decoded = lambda: stamped(self._container.decode(self._stream))  # noqa: E731
+        return self._from_key(first, decoded, lambda frame: frame[0])
+
+    def _from_key(self, first: int, read: Callable[[], Iterator[_T]], stamp: Callable[[_T], Any]) -> Iterator[_T]:
+        key = max((one for one in self._keys if one <= first), default=None)
         if key is not None and key > self._keys[0]:
             self._container.seek(key, stream=self._stream)
-            frames = stamped(self._container.decode(self._stream))
-            start = next(frames, None)
-            if start is not None and start[0] in self._keys and start[0] <= first:
+            found = read()
+            start = next(found, None)
+            if start is not None and stamp(start) in self._keys and stamp(start) <= first:
                 yield start
-                yield from frames
+                yield from found
                 return
         self._rewind()  # nothing to gain, or the seek went too far
-        yield from stamped(self._container.decode(self._stream))
+        yield from read()
 
     def _rewind(self) -> None:
         start = self._stream.start_time

@@ -1,7 +1,7 @@
 """Reads chosen frames of a video, or of a folder of pictures. No TensorFlow, no JAX.
 
 The one place that opens files which come from strangers. `containers` reads video files with
-PyAV, `stills` lists of pictures with Pillow; both give the same `VideoInfo` and frames.
+PyAV, `readers` lists of pictures with Pillow; both give the same `VideoInfo` and frames.
 """
 
 import dataclasses
@@ -15,23 +15,16 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from vmae_jax.data.containers import open_video
-from vmae_jax.data.moments import Moment
+from vmae_jax.data.display import Vectors
+from vmae_jax.data.readers import Moment, open_stills
 from vmae_jax.data.scaling import Scaler, View, planes
-from vmae_jax.data.stills import open_stills
 from vmae_jax.data.streams.core import NONE, ArraySpec, Clip, Recording, Streams, clip_of, side_of
-from vmae_jax.data.vectors import Vectors
-from vmae_jax.data.video import BadVideo, Encoded, Limits, MachineFault, VideoInfo
+from vmae_jax.data.video import Encoded, Limits, VideoInfo
 
 __all__ = [
-    "LIMITS",
-    "BadVideo",
-    "Encoded",
-    "Limits",
-    "MachineFault",
     "Read",
     "Reader",
     "Sampler",
-    "VideoInfo",
     "Wanted",
     "open_encoded",
     "probe",

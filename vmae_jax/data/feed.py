@@ -10,25 +10,22 @@ buffer and no iterator state: a feed starts anywhere at once.
 import atexit
 import dataclasses
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.budget import fitted, record_bytes
 from vmae_jax.data.decode import Wanted
 from vmae_jax.data.faults import ENOUGH, Fault, Ledger, none_readable
-from vmae_jax.data.mixture import Epoch, epoch_of, index_at
-from vmae_jax.data.order import Windows, clip_seeds, fold, past
+from vmae_jax.data.order import Epoch, Windows, clip_seeds, epoch_of, fold, index_at, past
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.source import Source
-from vmae_jax.data.streams.core import ArraySpec
 from vmae_jax.data.tf import ensured, tensor_types, tensorflow
 from vmae_jax.data.transforms import apply
 from vmae_jax.data.video import BadVideo
 from vmae_jax.data.workers import Closed, Workers, available_cores
 
-__all__ = ["Batches", "Plan", "finished", "start_feed", "start_reader", "workers_of"]
+__all__ = ["Batches", "Plan", "Reader", "finished", "located", "start_feed", "workers_of"]
 
 _open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 _FRAMES = -1  # the stream of the frame sampler, beside the clips 0, 1, …
@@ -48,19 +45,12 @@ class Plan:
     skips: Windows = ()
 
 
-def start_feed(loader: Loader, source: Source, rows: Sequence[int], plan: Plan) -> "Batches":
-    """Starts reading `rows` of each step of `plan`."""
-    afforded = fitted(loader, rows, record=record_bytes(source))
-    loader, workers = dataclasses.replace(loader, prefetch=afforded.prefetch), afforded.workers
-    reader = start_reader(loader, source, plan, workers)
+def start_feed(loader: Loader, source: Source, rows: Sequence[int], plan: Plan, workers: int) -> "Batches":
+    """Starts reading `rows` of each step of `plan`, with so many decoding processes."""
+    reader = Reader(loader, source, plan, workers)
     order = np.argsort(np.asarray(rows))
     dataset = _dataset(loader, reader, np.asarray(rows)[order], plan, workers)
     return Batches(dataset, reader, loader, plan, place=np.argsort(order))
-
-
-def start_reader(loader: Loader, source: Source, plan: Plan, processes: int) -> "Reader":
-    """Starts the processes that decode; `reader.workers.close()` ends them."""
-    return Reader(loader, source, plan, workers_of(loader, processes))
 
 
 def workers_of(loader: Loader, processes: int) -> Workers:
@@ -79,7 +69,7 @@ def finished(loader: Loader, video: Any, seed: Any, repeat: Any) -> Any:
     """A clip [t h w c] after the transforms that were not carried out while decoding."""
     done = len(loader.crop.parts) if loader.crop else 0
     video = apply(loader.transforms[done:], {"video": video, "repeat": repeat}, seed, first=done)["video"]
-    return tensorflow().ensure_shape(video, [loader.sampler.frames, loader.size, loader.size, loader.channels])
+    return tensorflow().ensure_shape(video, loader.clip_specs()["video"].shape)
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -164,10 +154,13 @@ _Found = tuple[dict[str, np.ndarray], list[np.ndarray], int]  # of the clips; th
 
 
 class Reader:
-    """Reads the video at a position; called from tf.data's threads."""
+    """Reads the video at a position, in processes that decode; called from tf.data's threads.
 
-    def __init__(self, loader: Loader, source: Source, plan: Plan, workers: Workers) -> None:
-        self.workers = workers
+    `reader.workers.close()` ends the processes.
+    """
+
+    def __init__(self, loader: Loader, source: Source, plan: Plan, processes: int) -> None:
+        self.workers = workers_of(loader, processes)
         self.ledger = Ledger()
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -198,7 +191,7 @@ class Reader:
         if found is None:
             shapes = loader.clip_specs()
             nothing = [np.zeros((len(own), *spec.shape), spec.dtype) for spec in shapes.values()]
-            unlabelled = [np.zeros(field.shape, field.dtype) for field in loader.labels.values()]
+            unlabelled = [np.zeros(spec.shape, spec.dtype) for spec in loader.label_specs().values()]
             return seeds, repeats, np.int32(-1), np.bool_(False), *nothing, *unlabelled
         arrays, labels, used = found
         return seeds, repeats, np.int32(used), np.bool_(True), *arrays.values(), *labels
@@ -241,23 +234,42 @@ class Reader:
         return decoded.arrays, labels, index
 
 
-def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
-    tf = tensorflow()
-    clips = loader.clips_per_video
-    shared = {name: ArraySpec(field.shape, field.dtype) for name, field in loader.labels.items()}
-    read_as = loader.read_specs()
-    slots, firsts = np.unique(rows // clips, return_index=True)  # this host's videos of a step
-    bounds = tf.constant([*firsts, len(rows)], tf.int64)
-    own_clips = tf.constant(rows % clips, tf.int64)
-    # One pass is every video once, whatever the weights of a mixture.
-    epoch = epoch_of(reader.source) if plan.stop is None else Epoch((plan.stop,), (plan.stop,))
+def located(
+    loader: Loader, rows: np.ndarray, plan: Plan, epoch: Epoch, start: int
+) -> tuple[int, Callable[[Any], tuple[Any, Any, Any]]]:
+    """Return how many videos of each step this host reads, and where they are.
+
+    Args:
+      loader: whose clips they are.
+      rows: of this host, ascending.
+      plan: what is read.
+      epoch: of the source.
+      start: number of the first example.
+
+    Returns:
+      the number, and a function for a graph: n, counted over the videos that this host reads -> the position of the
+      video, its number in the source, and which of its clips are this host's.
+    """
+    tf, clips = tensorflow(), loader.clips_per_video
+    slots, firsts = np.unique(rows // clips, return_index=True)
+    bounds, own = tf.constant([*firsts, len(rows)], tf.int64), tf.constant(rows % clips, tf.int64)
 
     def locate(count: Any) -> tuple[Any, Any, Any]:
         slot = count % len(slots)
-        example = plan.start + count // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
+        example = start + count // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
         position = past(example, plan.skips)
         index = index_at(position, epoch=epoch, seed=plan.seed, shuffle=plan.shuffle)
-        return position, index, own_clips[bounds[slot] : bounds[slot + 1]]
+        return position, index, own[bounds[slot] : bounds[slot + 1]]
+
+    return len(slots), locate
+
+
+def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, workers: int) -> Any:
+    tf = tensorflow()
+    shared, read_as = loader.label_specs(), loader.read_specs()
+    # One pass is every video once, whatever the weights of a mixture.
+    epoch = epoch_of(reader.source) if plan.stop is None else Epoch((plan.stop,), (plan.stop,))
+    videos, locate = located(loader, rows, plan, epoch, plan.start)
 
     def read(position: Any, index: Any, own: Any) -> tuple[Any, ...]:
         types = [tf.uint32, tf.int64, tf.int32, tf.bool, *tensor_types(read_as), *tensor_types(shared)]
@@ -279,10 +291,10 @@ def _dataset(loader: Loader, reader: Reader, rows: np.ndarray, plan: Plan, worke
         return {**arrays, "video": finished(loader, arrays["video"], seed, repeat), "seed": seed, **shared}
 
     cores = available_cores()
-    steps = -(-plan.stop // loader.global_batch) if plan.stop is not None else (1 << 62) // len(slots)
+    steps = -(-plan.stop // loader.global_batch) if plan.stop is not None else (1 << 62) // videos
     # No stage branches on a tensor, and converting the source of its functions takes a second at each start.
     as_written = tf.autograph.experimental.do_not_convert
-    dataset = tf.data.Dataset.range(steps * len(slots)).map(as_written(locate))
+    dataset = tf.data.Dataset.range(steps * videos).map(as_written(locate))
     dataset = dataset.map(as_written(read), num_parallel_calls=workers + 1, deterministic=True)
     dataset = dataset.flat_map(as_written(spread))
     dataset = dataset.map(as_written(finish), num_parallel_calls=cores, deterministic=True)

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vmae_jax.data.faults import Missing
-from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES, unsupported
 from vmae_jax.data.labels import read_names
-from vmae_jax.data.video import BadVideo, Encoded, Kind, Side
+from vmae_jax.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadVideo, Encoded, Kind, Side, unsupported
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError, did_you_mean
 
@@ -35,7 +34,7 @@ class Entry(NamedTuple):
 
 
 class Files:
-    """A source of loose files (see `sources.Source`)."""
+    """A source of loose files (see `source.Source`)."""
 
     def __init__(
         self,
@@ -61,22 +60,19 @@ class Files:
     def fetch(self, index: int) -> Encoded:
         """The example: a local path, the bytes of a remote file, a picture, the pictures of a folder, or features."""
         entry = self._entries[index]
+        more: dict[str, Any] = {"labels": dict(entry.labels), "key": self._key(entry)}
         if entry.count > 0:
             numbers = range(entry.start, entry.start + entry.count)
             frames = tuple(os.path.join(entry.path, self._pictures.format(number)) for number in numbers)
-            return Encoded(frames=frames, labels=dict(entry.labels), key=self._key(entry))
-        if entry.path.lower().endswith(FEATURES):
-            side = Side(data=_read_remote(entry.path)) if is_remote(entry.path) else Side(path=entry.path)
-            sides = {"embeddings": side}
-            return Encoded(frames=(_BLANK,), labels=dict(entry.labels), sides=sides, key=self._key(entry))
-        picture = entry.path.lower().endswith(PICTURE_SUFFIXES)
-        if is_remote(entry.path):
-            data, key = _read_remote(entry.path), self._key(entry)
-            return Encoded(frames=(data,) if picture else None, data=None if picture else data,
-                           labels=dict(entry.labels), key=key)  # fmt: skip
-        if picture:
-            return Encoded(frames=(entry.path,), labels=dict(entry.labels), key=self._key(entry))
-        return Encoded(path=entry.path, labels=dict(entry.labels), key=self._key(entry))
+            return Encoded(frames=frames, **more)
+        name, remote = entry.path.lower(), is_remote(entry.path)
+        stored = _read_remote(entry.path) if remote else entry.path
+        if name.endswith(PICTURE_SUFFIXES):
+            return Encoded(frames=(stored,), **more)
+        where: dict[str, Any] = {"data" if remote else "path": stored}
+        if name.endswith(FEATURES):
+            return Encoded(frames=(_BLANK,), sides={"embeddings": Side(**where)}, **more)
+        return Encoded(**where, **more)
 
     def key(self, index: int) -> str:
         """The name of an example, without fetching it."""

@@ -22,11 +22,12 @@ from vmae_jax.data.texts import read_text
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, did_you_mean
 
-__all__ = ["Field", "Value", "fields", "many", "numbers", "one", "read_column", "read_names"]
+__all__ = ["NUMBER", "Field", "Value", "fields", "many", "numbers", "one", "read_column", "read_names"]
 
 Value = Any  # int, a tuple of whole numbers (classes) or of floats; None where there is none
 _WHOLE = re.compile(r"-?\d+")
-_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = re.compile(NUMBER)
 _DIGITS = 18  # of a whole number
 
 

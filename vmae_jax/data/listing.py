@@ -119,14 +119,16 @@ class Manual:
       dataset: its name, for messages.
       directory: the folder.
       layout: what belongs in it, in one line, for messages.
+      beside: folders in it that may hold the annotations, which are otherwise in the folder itself.
 
     Raises:
       ConfigError: if there is no such folder.
     """
 
-    def __init__(self, dataset: str, directory: str, *, layout: str) -> None:
+    def __init__(self, dataset: str, directory: str, *, layout: str, beside: Sequence[str] = ("annotations",)) -> None:
         self.dataset = dataset
         self.layout = layout
+        self._places = ("", *(f"{folder}/" for folder in beside))
         self.directory = os.path.abspath(os.path.expanduser(directory))
         if not os.path.isdir(self.directory):
             raise ConfigError(f"{dataset}: there is no folder {self.directory}; it should hold {layout}")
@@ -155,6 +157,10 @@ class Manual:
         if path is None:
             raise self.error(f"there is no {' or '.join(names)}")
         return path
+
+    def annotations(self, *names: str) -> list[str]:
+        """Return the places where a file of annotations may be, for `find` and `need`: by name, then by folder."""
+        return [f"{place}{name}" for name in names for place in self._places]
 
     def text(self, path: str) -> str:
         """A file's text. Raises ConfigError: it cannot be read."""
@@ -206,10 +212,6 @@ class Manual:
             elif any(line):
                 raise self.error(f"{path}, line {lines.line_num}: {mark.join(line)!r} has too few fields")
 
-    def files(self, root: str) -> list[str]:
-        """Every video file below `root`, in the order of their names."""
-        return sorted(walk(root))
-
     def videos(self, *folders: str) -> Videos:
         """The videos below these folders (those that are there), by default below all of it.
 
@@ -217,7 +219,7 @@ class Manual:
           ConfigError: there is no video at all.
         """
         roots = [os.path.join(self.directory, name) for name in folders or ("",)]
-        found = Videos(path for root in roots for path in self.files(root))
+        found = Videos(path for root in roots for path in sorted(walk(root)))
         if not len(found):
             where = f" in {' or '.join(folders)}" if folders else ""
             raise self.error(f"there is no video{where}")

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from vmae_jax.data.faults import check_missing, look_for
 from vmae_jax.data.files import Entry, Files, expand, is_remote
-from vmae_jax.data.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-from vmae_jax.data.labels import read_column, read_names
+from vmae_jax.data.labels import NUMBER, read_column, read_names
 from vmae_jax.data.streams.core import RESERVED
-from vmae_jax.data.texts import read_text
-from vmae_jax.data.video import Limits
+from vmae_jax.data.texts import listed_text
+from vmae_jax.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits
 from vmae_jax.names import plain
 from vmae_jax.spec import ConfigError
 
@@ -19,9 +18,8 @@ __all__ = ["open_csv"]
 
 _SUFFIX = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES + PICTURE_SUFFIXES)
 _VIDEO = re.compile(rf"(.*(?:{_SUFFIX}))(?:[\s,]+(.*))?", re.IGNORECASE)
-_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-_FIELD = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*|-")
-_NUMBERS = re.compile(rf"{_NUMBER}(?:;{_NUMBER})*")
+_FIELD = re.compile(rf"{NUMBER}(?:;{NUMBER})*|-")
+_NUMBERS = re.compile(rf"{NUMBER}(?:;{NUMBER})*")
 _HEADERS = {"path", "video", "videos", "video_path", "file", "filename", "name", "video_id", "youtube_id", "label"}
 _COLUMNS = {1: ("path",), 2: ("path", "label"), 3: ("path", "start", "count"), 4: ("path", "start", "count", "label")}
 _PLACE = ("path", "start", "count")  # the columns that are no labels
@@ -73,12 +71,7 @@ class _Line(NamedTuple):
 
 def _lines(path: str) -> list[tuple[int, _Line]]:
     """Every line that is not empty, with its number."""
-    try:
-        text = read_text(expand(path), names=True)
-    except OSError as error:
-        raise ConfigError(f"data source: the list {path!r} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"data source: the list {path!r} {error}") from error
+    text = listed_text(expand(path), f"data source: the list {path!r}")
     found = []
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):  # a name may hold other breaks
         line = line.strip(" \t")

@@ -28,15 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.budget import record_bytes
 from vmae_jax.data.faults import Missing
-from vmae_jax.data.order import fold, video_at
-from vmae_jax.data.source import Opener, Source
+from vmae_jax.data.order import Epoch
+from vmae_jax.data.source import Opener, Source, record_bytes
 from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Epoch", "Mixed", "Mixture", "Part", "epoch_of", "index_at", "mixture", "part"]
+__all__ = ["Mixed", "Mixture", "Part", "mixture", "part"]
 
 UNLABELLED = -1  # the class of a video without one
 
@@ -119,31 +118,6 @@ class Mixture:
         return tuple(zlib.crc32(name.encode()) for name, _ in self.parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """What an epoch is made of.
-
-    Attributes:
-      videos: how many each part of the source has; the numbers of a part follow the one before.
-      places: how many places each part has in an epoch.
-      streams: a number for the randomness of each part.
-    """
-
-    videos: tuple[int, ...]
-    places: tuple[int, ...]
-    streams: tuple[int, ...] = (0,)
-
-    @property
-    def length(self) -> int:
-        """Places in an epoch."""
-        return sum(self.places)
-
-
-def epoch_of(source: Source) -> Epoch:
-    """A source's own epoch; of one that is no mixture, every video once."""
-    return getattr(source, "epoch", None) or Epoch((len(source),), (len(source),))
-
-
 def places(videos: Sequence[int], weights: Sequence[float], weigh: str) -> tuple[int, ...]:
     """The places of each part in an epoch, at least one each."""
     if weigh == "passes":
@@ -157,33 +131,8 @@ def places(videos: Sequence[int], weights: Sequence[float], weigh: str) -> tuple
     return tuple(given)
 
 
-def index_at(position: Any, *, epoch: Epoch, seed: int, shuffle: bool = True) -> Any:
-    """Which video is at `position` (an int64 tensor), eagerly and inside `Dataset.map`.
-
-    A position is a place of its epoch, shuffled. The place determines the part, and the number of places that the
-    part had before determines the video: a part's videos come in passes, each in an order of its own.
-    """
-    from vmae_jax.data.tf import tensorflow
-
-    tf = tensorflow()
-    place = video_at(position, videos=epoch.length, seed=seed, shuffle=shuffle)
-    if epoch.places == epoch.videos:
-        return place  # every video once: its place is its number
-    firsts = np.cumsum([0, *epoch.places])[:-1]
-    chosen = tf.searchsorted(tf.constant(firsts[1:], tf.int64), place[None], side="right")[0]
-    of = lambda values: tf.gather(tf.constant(values, tf.int64), chosen)  # noqa: E731 - of the chosen part
-    videos, per_epoch = of(epoch.videos), of(epoch.places)
-    turn = position // epoch.length * per_epoch + place - of(firsts)
-    offset = turn % videos
-    if shuffle:
-        keys = [fold(seed, stream) & 0xFFFFFFFF for stream in epoch.streams]
-        key = tf.stack([tf.gather(tf.constant(keys, tf.uint32), chosen), tf.cast(turn // videos, tf.uint32)])
-        offset = tf.random.experimental.index_shuffle(offset, seed=key, max_index=videos - 1)
-    return of(np.cumsum([0, *epoch.videos])[:-1]) + offset
-
-
 class Mixed:
-    """The open parts of a mixture as one source (see `sources.Source`)."""
+    """The open parts of a mixture as one source (see `source.Source`)."""
 
     def __init__(self, parts: Sequence[tuple[str, Part]], sources: Sequence[Source], epoch: Epoch) -> None:
         self.epoch = epoch

@@ -1,19 +1,32 @@
-"""A loader with its source open: batches from any position."""
+"""A loader with its source open: batches from any position, and the host memory that reading ahead takes.
 
+That memory is computed before it is taken, and kept to: every queue of the input has a length, and every place in it
+a size. Where their sum is above the budget, less is read ahead and by fewer processes, which changes the speed and
+nothing else.
+"""
+
+import dataclasses
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from vmae_jax.data.budget import Budget, fitted, record_bytes
 from vmae_jax.data.faults import check_missing
 from vmae_jax.data.feed import Batches, Plan, start_feed
-from vmae_jax.data.mixture import epoch_of
-from vmae_jax.data.order import apart
+from vmae_jax.data.order import apart, epoch_of
 from vmae_jax.data.pipeline import Loader
 from vmae_jax.data.served import ServedBatches
-from vmae_jax.data.source import Source
+from vmae_jax.data.source import Source, record_bytes
+from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError
 
-__all__ = ["Opened", "OwnLoader", "open_loader"]
+__all__ = ["Budget", "Opened", "OwnLoader", "available_memory", "budget", "fitted", "open_loader"]
+
+GIB = 1 << 30
+PROCESS = 96 << 20  # a decoding process: 60 to 90 MiB were measured on 340x256
+PICTURE = 640 * 480  # pixels of a frame that leaves the decoder uncropped, where its size is not known yet
+COPIES = 7  # of a record on its way: read, parsed, taken out, sent; and received, joined, unpickled by the worker
+ON_THE_WAY = 3  # batches beside those made ahead: being put together, waiting for the devices, going there
 
 
 @runtime_checkable
@@ -95,7 +108,7 @@ class Opened:
         """
         return max(1, epoch_of(self.source).length // self.loader.global_batch)
 
-    def memory(self, rows: Sequence[int]) -> Budget:
+    def memory(self, rows: Sequence[int]) -> "Budget":
         """The host memory that reading these rows of each step takes. Raises ConfigError: too much."""
         return fitted(self.loader, rows, record=record_bytes(self.source))
 
@@ -124,7 +137,9 @@ class Opened:
         return self._feed(rows, seed=seed, start=0, stop=len(self), shuffle=False)
 
     def _feed(self, rows: Sequence[int], **plan: Any) -> Batches:
-        return start_feed(self.loader, self.source, self._checked(rows), Plan(**plan))
+        afforded = self.memory(self._checked(rows))
+        loader = dataclasses.replace(self.loader, prefetch=afforded.prefetch)
+        return start_feed(loader, self.source, rows, Plan(**plan), workers=afforded.workers)
 
     def _checked(self, rows: Sequence[int]) -> Sequence[int]:
         limit = self.loader.clips_per_step
@@ -133,3 +148,87 @@ class Opened:
                 f"rows must be a non-empty list of distinct numbers from 0 to {limit - 1}, got {list(rows)[:8]}"
             )
         return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What the input takes at most, in bytes, by part; and the limit it was fitted to."""
+
+    workers: int
+    prefetch: int
+    decoders: int
+    records: int
+    clips: int
+    batches: int
+    limit: int
+
+    @property
+    def total(self) -> int:
+        return self.decoders + self.records + self.clips + self.batches
+
+    def describe(self) -> str:
+        """One line for people."""
+        records = f"records being read {self.records / GIB:.2f}, " if self.records else ""
+        return (
+            f"{self.total / GIB:.2f} GiB of {self.limit / GIB:.2f}: {self.workers} decoders "
+            f"{self.decoders / GIB:.2f}, {records}clips being read {self.clips / GIB:.2f}, "
+            f"{self.prefetch} + {ON_THE_WAY} batches {self.batches / GIB:.2f}"
+        )
+
+
+def budget(loader: Loader, rows: Sequence[int], *, workers: int, record: int = 0) -> Budget:
+    """What reading `rows` of each step takes with so many decoding processes, and records of so many bytes."""
+    sizes = {name: spec.bytes for name, spec in loader.clip_specs().items()}
+    clip = sum(sizes.values())
+    whole = loader.sampler.frames * PICTURE * loader.channels
+    read = clip if loader.crop else clip - sizes["video"] + whole
+    own = -(-len(rows) // len({row // loader.clips_per_video for row in rows}))
+    return Budget(
+        workers=workers,
+        prefetch=loader.prefetch,
+        decoders=workers * PROCESS,
+        records=(workers + 1) * COPIES * record,
+        clips=(workers + 1) * own * read,
+        batches=(loader.prefetch + ON_THE_WAY) * len(rows) * clip,
+        limit=int(loader.memory * GIB) if loader.memory else available_memory() // 2,
+    )
+
+
+def fitted(loader: Loader, rows: Sequence[int], *, record: int = 0) -> Budget:
+    """What the loader asks for, or less read ahead, then by fewer processes, until it is within the limit.
+
+    Args:
+      loader: which asks.
+      rows: this host's rows of each step.
+      record: `record_bytes` of its source.
+
+    Raises:
+      ConfigError: it is not, however little is read ahead.
+    """
+    workers = loader.workers or available_cores()
+    found = budget(loader, rows, workers=workers, record=record)
+    while found.total > found.limit:
+        if loader.prefetch > 1:
+            loader = dataclasses.replace(loader, prefetch=loader.prefetch - 1)
+        elif workers > 1:
+            workers -= 1
+        else:
+            raise ConfigError(
+                f"loader: {len(rows)} clips a step on this host take {found.total / GIB:.2f} GiB of host memory, the "
+                f"budget is {found.limit / GIB:.2f}: a larger memory=, a smaller global_batch, or more hosts"
+            )
+        found = budget(loader, rows, workers=workers, record=record)
+    return found
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its container's if that is less."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = pathlib.Path(path).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            sizes.append(int(text))
+    return min(sizes)

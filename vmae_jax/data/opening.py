@@ -14,8 +14,7 @@ import av.logging
 from av.container import InputContainer
 from av.error import FFmpegError
 
-from vmae_jax.data.formats import AUDIO_CODECS, CODECS, CONTAINERS, SOUND_CONTAINERS
-from vmae_jax.data.video import BadVideo, open_regular, unreadable
+from vmae_jax.data.video import AUDIO_CODECS, CODECS, CONTAINERS, SOUND_CONTAINERS, BadVideo, open_regular, unreadable
 
 __all__ = ["Slice", "opened", "opened_sound", "reason"]
 

@@ -1,16 +1,32 @@
-"""The order of the examples and their randomness: functions of (seed, position), nothing else.
+"""The order of the examples and their randomness: functions of (seed, position) and of what an epoch is made of.
 
 A position counts videos from the start of the training. So a run resumes at any position at no
 cost, and the batch at a position does not depend on how many hosts read it. A run that leaves a window of
 positions out still has a position for each of its examples, which follows from the number of the example.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Windows", "apart", "clip_seeds", "fold", "generator", "kept", "past", "stream", "video_at"]
+from vmae_jax.data.tf import tensorflow
+
+__all__ = [
+    "Epoch",
+    "Windows",
+    "apart",
+    "clip_seeds",
+    "epoch_of",
+    "fold",
+    "generator",
+    "index_at",
+    "kept",
+    "past",
+    "stream",
+    "video_at",
+]
 
 Windows = tuple[tuple[int, int], ...]  # what is left out, as ranges [first, last) in order and apart (see `apart`)
 
@@ -63,7 +79,7 @@ def past(number: Any, windows: Windows) -> Any:
     """Return what `number`, counted from 0, is among the numbers in none of the windows: an int or int64 tensor."""
     for first, last in windows:
         beyond = number >= first
-        number += (last - first) * (beyond if isinstance(beyond, bool) else _int64(beyond))
+        number += (last - first) * (beyond if isinstance(beyond, bool) else tensorflow().cast(beyond, "int64"))
     return number
 
 
@@ -78,8 +94,6 @@ def video_at(position: Any, *, videos: int, seed: int, shuffle: bool = True) -> 
     The order is `tf.random.experimental.index_shuffle`, a keyed permutation that needs no memory
     and no time to start in the middle. Works eagerly and inside `Dataset.map`.
     """
-    from vmae_jax.data.tf import tensorflow
-
     tf = tensorflow()
     offset = position % videos
     if not shuffle:
@@ -89,10 +103,52 @@ def video_at(position: Any, *, videos: int, seed: int, shuffle: bool = True) -> 
     return tf.random.experimental.index_shuffle(offset, seed=key, max_index=tf.constant(videos - 1, tf.int64))
 
 
-def _int64(tensor: Any) -> Any:
-    from vmae_jax.data.tf import tensorflow
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What an epoch is made of.
 
-    return tensorflow().cast(tensor, "int64")
+    Attributes:
+      videos: how many each part of the source has; the numbers of a part follow the one before.
+      places: how many places each part has in an epoch.
+      streams: a number for the randomness of each part.
+    """
+
+    videos: tuple[int, ...]
+    places: tuple[int, ...]
+    streams: tuple[int, ...] = (0,)
+
+    @property
+    def length(self) -> int:
+        """Places in an epoch."""
+        return sum(self.places)
+
+
+def epoch_of(source: Sized) -> Epoch:
+    """A source's own epoch; of one that is no mixture, every video once."""
+    return getattr(source, "epoch", None) or Epoch((len(source),), (len(source),))
+
+
+def index_at(position: Any, *, epoch: Epoch, seed: int, shuffle: bool = True) -> Any:
+    """Which video is at `position` (an int64 tensor), eagerly and inside `Dataset.map`.
+
+    A position is a place of its epoch, shuffled. The place determines the part, and the number of places that the
+    part had before determines the video: a part's videos come in passes, each in an order of its own.
+    """
+    tf = tensorflow()
+    place = video_at(position, videos=epoch.length, seed=seed, shuffle=shuffle)
+    if epoch.places == epoch.videos:
+        return place  # every video once: its place is its number
+    firsts = np.cumsum([0, *epoch.places])[:-1]
+    chosen = tf.searchsorted(tf.constant(firsts[1:], tf.int64), place[None], side="right")[0]
+    of = lambda values: tf.gather(tf.constant(values, tf.int64), chosen)  # noqa: E731 - of the chosen part
+    videos, per_epoch = of(epoch.videos), of(epoch.places)
+    turn = position // epoch.length * per_epoch + place - of(firsts)
+    offset = turn % videos
+    if shuffle:
+        keys = [fold(seed, stream) & 0xFFFFFFFF for stream in epoch.streams]
+        key = tf.stack([tf.gather(tf.constant(keys, tf.uint32), chosen), tf.cast(turn // videos, tf.uint32)])
+        offset = tf.random.experimental.index_shuffle(offset, seed=key, max_index=videos - 1)
+    return of(np.cumsum([0, *epoch.videos])[:-1]) + offset
 
 
 def _mix(value: int) -> int:

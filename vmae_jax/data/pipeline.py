@@ -190,6 +190,10 @@ class Loader:
         video = ArraySpec((self.sampler.frames, side, side, self.channels), np.uint8)
         return self.clip_specs() | {"video": video}
 
+    def label_specs(self) -> dict[str, ArraySpec]:
+        """Return the labels of a video, as they are in a row of a batch."""
+        return {name: ArraySpec(field.shape, field.dtype) for name, field in self.labels.items()}
+
     def spec(self) -> dict[str, Any]:
         """Shape and type of each part of the global batch, b = clips_per_step."""
         import jax
@@ -199,6 +203,6 @@ class Loader:
             "seed": ArraySpec((2,), np.uint32),
             "index": ArraySpec((), np.int32),
             "valid": ArraySpec((), np.bool_),
-            **{name: ArraySpec(field.shape, field.dtype) for name, field in self.labels.items()},
+            **self.label_specs(),
         }
         return {name: jax.ShapeDtypeStruct((self.clips_per_step, *row.shape), row.dtype) for name, row in rows.items()}

@@ -1,20 +1,25 @@
-"""The metadata of a prepared folder, checked before TFDS reads it: they are data, also where a stranger wrote them.
+"""The files of a prepared folder. Its metadata is checked before TFDS reads it: a stranger may have written it.
 
 `features.json` names Python classes, which TFDS imports: only those that `vmae data prepare` writes and `Video` are
 accepted. Names of splits, files and features stay in the folder, and sizes are bounded.
+
+Files of tfrecord have no random access of their own: `TFRecords` finds the offset of every record once, by reading the
+12-byte headers alone, and keeps it in memory (8 bytes a record).
 """
 
 import json
 import os
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from vmae_jax.spec import ConfigError
 
-__all__ = ["bounded_json", "check_prepared"]
+__all__ = ["TFRecords", "bounded_json", "check_prepared"]
 
 _FEATURES = "tensorflow_datasets.core.features."
 _CLASSES = {
@@ -130,3 +135,45 @@ def _check_name(name: Any, what: str) -> None:
 def _check_count(count: Any, what: str) -> None:
     if not 0 <= int(count) <= _MOST:
         raise ValueError(f"{count} {what}: at most {_MOST:,}")
+
+
+class TFRecords(Sequence[bytes]):
+    """Random access into tfrecord shards.
+
+    Args:
+      shards: (file, records to skip, records to take) of each shard, in order.
+
+    Raises:
+      ConfigError: a file that ends within a record.
+    """
+
+    def __init__(self, shards: Sequence[tuple[str, int, int]]) -> None:
+        self._offsets = [_record_offsets(path)[skip : skip + take] for path, skip, take in shards]
+        self._starts = np.cumsum([0, *(len(offsets) for offsets in self._offsets)])
+        self._paths = [path for path, _, _ in shards]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: Any) -> bytes:
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        offset = int(self._offsets[shard][index - self._starts[shard]])
+        with open(self._paths[shard], "rb") as file:
+            file.seek(offset)
+            (size,) = struct.unpack("<Q", file.read(12)[:8])
+            return file.read(size)
+
+
+def _record_offsets(path: str) -> np.ndarray:
+    """Where each record of a tfrecord file starts: length (8), checksum (4), data, checksum (4)."""
+    offsets, position, size = [], 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(12)
+            step = 16 + struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
+            if position + step > size:
+                raise ConfigError(f"data source: {path} ends within a record: it was not written completely")
+            offsets.append(position)
+            position += step
+    return np.array(offsets, np.int64)

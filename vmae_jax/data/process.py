@@ -1,4 +1,8 @@
-"""One decoding process, as the trainer holds it: its socket, its shared memory and its time limit."""
+"""One decoding process: what it does, and how the trainer holds it, with its shared memory and its time limit.
+
+`python -m vmae_jax.data.process FD PARENT` is started by `Process`. It reads jobs from a socket and answers with the
+arrays of clips: pictures, and the streams beside them, in memory that the trainer made (`slabs`).
+"""
 
 import json
 import os
@@ -6,19 +10,19 @@ import pickle
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vmae_jax.data.sandbox import Child, opening
-from vmae_jax.data.slabs import Slabs, size_of
+from vmae_jax.data.sandbox import Child, begin, opening, receive, send
+from vmae_jax.data.slabs import SLAB, Given, Slabs, size_of
 from vmae_jax.data.streams.core import ArraySpec
 from vmae_jax.data.video import BadVideo, MachineFault
-from vmae_jax.data.worker import SLAB, receive, send
 
-__all__ = ["Decoded", "Died", "NoWorkerError", "Process", "TimedOut", "processor_seconds", "settings"]
+__all__ = ["Decoded", "Died", "NoWorkerError", "Process", "TimedOut", "main", "processor_seconds", "settings"]
 
 START_SECONDS = 120.0
 STILL = 10.0  # times `timeout`: how long a worker may stand still, for what waits does not use the processor
@@ -78,7 +82,7 @@ class Process(Child):
     """A process that decodes."""
 
     def __init__(self, settings: dict[str, Any], specs: Mapping[str, ArraySpec]) -> None:
-        super().__init__("vmae_jax.data.worker", settings)
+        super().__init__("vmae_jax.data.process", settings)
         self._specs = specs  # of the arrays that it gives for a clip
         self.jobs = 0
         self._slabs = Slabs()
@@ -236,3 +240,55 @@ def processor_seconds(pid: int) -> float | None:
     except OSError:
         return None
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main(arguments: list[str]) -> int:
+    """Serves jobs until the trainer closes the socket."""
+    try:
+        connection, settings = begin(arguments)
+        alarms = {signal.ITIMER_PROF: settings["timeout"], signal.ITIMER_REAL: settings["still"]}
+        serve(connection, pickle.loads(settings["job"]), alarms)
+    except (EOFError, ConnectionError):
+        pass  # the trainer closed the socket or is gone: the end of the work
+    return 0
+
+
+def serve(connection: socket.socket, job: dict[str, Any], alarms: Mapping[Any, float]) -> None:
+    """Answer each example with its clips or with the reason why there are none.
+
+    Args:
+      connection: to the trainer.
+      job: the sampler, the crop, the channels and the streams.
+      alarms: timer -> seconds that an example may take by it.
+    """
+    from vmae_jax.data import decode
+
+    send(connection, b'{"ready": true}')
+    given = Given(connection)
+    while True:
+        encoded, seed, wanted = pickle.loads(receive(connection))
+        for timer, seconds in alarms.items():
+            signal.setitimer(timer, seconds)
+        began = time.process_time()
+        try:
+            read = decode.read_clips(encoded, seed=seed, wanted=wanted, allocate=given.allocate, **job)
+            spent = time.process_time() - began
+            answer = {"decoding": spent - read.cropping, "cropping": read.cropping}
+        except BadVideo as error:
+            answer = {"bad": str(error), "kind": error.kind}
+        except MachineFault as error:
+            answer = {"machine": str(error)}
+        except MemoryError:
+            answer = {"bad": "needs more memory than a decoder may use", "kind": "broken"}
+        except (EOFError, ConnectionError):
+            raise  # the trainer is gone
+        except Exception as error:  # a sampler's own fault: reported, not hidden
+            answer = {"fault": f"{type(error).__name__}: {error}"}
+        finally:
+            for timer in alarms:
+                signal.setitimer(timer, 0)
+        send(connection, json.dumps(answer).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Sources of records: folders that `vmae data prepare` or TFDS made, read one record at a time by number.
 
-array_record has random access built in; `tfrecords` gives it to tfrecord.
+array_record has random access built in; `prepared_files.TFRecords` gives it to tfrecord.
 """
 
 import contextlib
@@ -15,10 +15,9 @@ from etils import epath
 
 from vmae_jax.data.faults import Missing, check_missing
 from vmae_jax.data.prepare.record import FIELDS, stored_sides
-from vmae_jax.data.prepared_files import check_prepared
+from vmae_jax.data.prepared_files import TFRecords, check_prepared
 from vmae_jax.data.source import Stored
 from vmae_jax.data.tf import tensorflow, tensorflow_datasets
-from vmae_jax.data.tfrecords import TFRecords
 from vmae_jax.data.video import BadVideo, Encoded
 from vmae_jax.names import as_text, plain
 from vmae_jax.spec import ConfigError
@@ -29,7 +28,7 @@ _HELD_OUT = ("validation", "val", "test")
 
 
 class Records:
-    """A source of TFDS records (see `sources.Source`)."""
+    """A source of TFDS records (see `source.Source`)."""
 
     def __init__(
         self,

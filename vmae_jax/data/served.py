@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.faults import Fault, Ledger
-from vmae_jax.data.feed import Plan
-from vmae_jax.data.mixture import epoch_of, index_at
-from vmae_jax.data.order import Windows, kept, past
+from vmae_jax.data.feed import Plan, located
+from vmae_jax.data.order import Windows, epoch_of, kept, past
 from vmae_jax.data.pipeline import Loader
-from vmae_jax.data.secret import FILE, VALUE, read_secret
-from vmae_jax.data.service import PROTOCOL, call_remote, check_address
+from vmae_jax.data.service import PROTOCOL, SECRET, SECRET_FILE, check_address, function_name, read_secret, signature
 from vmae_jax.data.source import Source
-from vmae_jax.data.tf import tensorflow
+from vmae_jax.data.tf import ensured, tensor_types, tensorflow
 from vmae_jax.data.workers import Closed
 from vmae_jax.spec import ConfigError
 
@@ -203,19 +201,12 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
     def _request(self, start: int, missing: set[int]) -> Iterator[tuple[Any, ...]]:
         """What the workers answer to the videos numbered `missing` of the window at `start`."""
         tf, loader = tensorflow(), self._loader
-        clips = loader.clips_per_video
-        slots, firsts = np.unique(self._rows // clips, return_index=True)
-        bounds, own = tf.constant([*firsts, len(self._rows)], tf.int64), tf.constant(self._rows % clips, tf.int64)
-        epoch = epoch_of(self._source)
+        videos, locate = located(loader, self._rows, self._plan, epoch_of(self._source), start)
 
         def remote(number: Any) -> tuple[Any, ...]:
-            slot = number % len(slots)
-            example = start + number // len(slots) * loader.global_batch + tf.constant(slots, tf.int64)[slot]
-            position = past(example, self._plan.skips)
-            index = index_at(position, epoch=epoch, seed=self._plan.seed, shuffle=self._plan.shuffle)
-            mine = own[bounds[slot] : bounds[slot + 1]]
+            position, index, mine = locate(number)
             where = {"secret": self._secret, "seed": self._plan.seed, "videos": len(self._source)}
-            return number, *call_remote(loader, loader.recipe, position=position, index=index, own=mine, **where)
+            return number, *_call_remote(loader, loader.recipe, position=position, index=index, own=mine, **where)
 
         whole = len(missing) == max(missing) + 1
         numbers = tf.data.Dataset.range(len(missing)) if whole else tf.data.Dataset.from_tensor_slices(sorted(missing))
@@ -227,10 +218,40 @@ class ServedBatches(Iterator[dict[str, np.ndarray]]):
                 processing_mode=service.ShardingPolicy.DYNAMIC,
                 service=f"{PROTOCOL}://{loader.service}",
                 compression=None,  # pixels hardly shrink, and the network is not what is short
-                max_outstanding_requests=max(2, loader.prefetch * len(slots)),
+                max_outstanding_requests=max(2, loader.prefetch * videos),
             )
         )
         return dataset.as_numpy_iterator()
+
+
+def _call_remote(
+    loader: Loader, recipe: str, *, secret: bytes, seed: int, videos: int, position: Any, index: Any, own: Any
+) -> Any:
+    """The clips `own` of the video `index` at `position`, in a graph that a worker carries out.
+
+    Args:
+      loader: whose clips they are.
+      recipe: its config as JSON.
+      secret: that the workers have too.
+      seed: of the run.
+      videos: how many the trainer's source has; a worker that sees others refuses.
+      position, index, own: tensors, as the feed's reader takes them.
+
+    Returns:
+      seeds [n 2], index, valid, notes (JSON: the broken videos met), the arrays of the clips by name, and the labels.
+    """
+    tf = tensorflow()
+    arrays, labels = loader.clip_specs(), loader.label_specs()
+    seed &= (1 << 63) - 1
+    signed = signature(secret, recipe, seed, videos)
+    inputs = [tf.constant(signed), tf.constant(recipe), tf.constant(seed, tf.int64), tf.constant(videos, tf.int64)]
+    types = [tf.uint32, tf.int32, tf.bool, tf.string, *tensor_types(arrays), *tensor_types(labels)]
+    seeds, used, valid, notes, *rest = tf.raw_ops.PyFunc(
+        input=[*inputs, position, index, own], token=function_name(secret), Tout=types
+    )
+    scalars = [tf.ensure_shape(value, []) for value in (used, valid, notes)]
+    clips = ensured(rest[: len(arrays)], arrays, clips=True)
+    return tf.ensure_shape(seeds, [None, 2]), *scalars, clips, ensured(rest[len(arrays) :], labels, clips=False)
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: somebody stopped
@@ -243,7 +264,9 @@ def _plain(error: BaseException) -> BaseException:
         return error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any("Could not find callback" in line for line in lines):  # no function of the name that our secret gives
-        return ConfigError(f"a worker of the data service has another secret than this training (${VALUE} or ${FILE})")
+        return ConfigError(
+            f"a worker of the data service has another secret than this training (${SECRET} or ${SECRET_FILE})"
+        )
     for line in lines:
         for kind in ("ConfigError: ", "TooManyBadVideos: "):
             if kind in line:

@@ -17,66 +17,54 @@ position and the number of the video there. Workers build the loader from the te
 registered components can be named, and the whole must be a loader.
 
 **Who may call.** The function's name is derived from a secret that trainer and workers share, and the config, the
-seed and the number of videos are signed with it (`secret`). A worker refuses everything else. TensorFlow's servers
-themselves authenticate nobody: anyone who reaches a dispatcher can read what trainers have sent to it (so the name
-is no protection by itself, and a request can be repeated), and anyone who reaches a worker can run TensorFlow graphs
-there, which can read and write files. They belong on a loopback interface or a private network.
+seed and the number of videos are signed with it. A worker refuses everything else; the secret itself is never sent.
+TensorFlow's servers themselves authenticate nobody: anyone who reaches a dispatcher can read what trainers have sent to
+it (so the name is no protection by itself, and a request can be repeated), and anyone who reaches a worker can run
+TensorFlow graphs there, which can read and write files. They belong on a loopback interface or a private network.
 """
 
 import collections
 import dataclasses
 import functools
+import hashlib
 import hmac
 import json
+import os
+import pathlib
+import secrets
 import socket
+import stat
 import threading
 from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.feed import Plan, finished, start_reader
+from vmae_jax.data.feed import Plan, Reader, finished
 from vmae_jax.data.pipeline import Loader
-from vmae_jax.data.secret import FILE, VALUE, function_name, read_secret, signature
-from vmae_jax.data.streams.core import ArraySpec
-from vmae_jax.data.tf import ensured, tensor_types, tensorflow
+from vmae_jax.data.tf import tensorflow
 from vmae_jax.data.workers import available_cores
 from vmae_jax.spec import ConfigError, build, from_json
 
-__all__ = ["PROTOCOL", "Dispatcher", "Worker", "call_remote", "check_address", "start_dispatcher", "start_worker"]
+__all__ = [
+    "PROTOCOL",
+    "SECRET",
+    "SECRET_FILE",
+    "Dispatcher",
+    "Worker",
+    "check_address",
+    "function_name",
+    "read_secret",
+    "secret_file",
+    "signature",
+    "start_dispatcher",
+    "start_worker",
+]
 
 PROTOCOL = "grpc"
 _KEPT = 2  # loaders that a worker keeps open; a run has one
-
-
-def call_remote(
-    loader: Loader, recipe: str, *, secret: bytes, seed: int, videos: int, position: Any, index: Any, own: Any
-) -> Any:
-    """The clips `own` of the video `index` at `position`, in a graph that a worker carries out.
-
-    Args:
-      loader: whose clips they are.
-      recipe: its config as JSON.
-      secret: that the workers have too.
-      seed: of the run.
-      videos: how many the trainer's source has; a worker that sees others refuses.
-      position, index, own: tensors, as the feed's reader takes them.
-
-    Returns:
-      seeds [n 2], index, valid, notes (JSON: the broken videos met), the arrays of the clips by name, and the labels.
-    """
-    tf = tensorflow()
-    arrays = loader.clip_specs()
-    labels = {name: ArraySpec(field.shape, field.dtype) for name, field in loader.labels.items()}
-    seed &= (1 << 63) - 1
-    signed = signature(secret, recipe, seed, videos)
-    inputs = [tf.constant(signed), tf.constant(recipe), tf.constant(seed, tf.int64), tf.constant(videos, tf.int64)]
-    types = [tf.uint32, tf.int32, tf.bool, tf.string, *tensor_types(arrays), *tensor_types(labels)]
-    seeds, used, valid, notes, *rest = tf.raw_ops.PyFunc(
-        input=[*inputs, position, index, own], token=function_name(secret), Tout=types
-    )
-    scalars = [tf.ensure_shape(value, []) for value in (used, valid, notes)]
-    clips = ensured(rest[: len(arrays)], arrays, clips=True)
-    return tf.ensure_shape(seeds, [None, 2]), *scalars, clips, ensured(rest[len(arrays) :], labels, clips=False)
+SECRET = "VMAE_DATA_SECRET"  # the environment variable that holds the secret itself
+SECRET_FILE = "VMAE_DATA_SECRET_FILE"  # the one that names the file which holds it
+_LEAST = 32  # characters
 
 
 class Dispatcher:
@@ -181,7 +169,7 @@ class _Answers:
         """seeds [n 2], index, valid, notes, the arrays of the clips, and each label."""
         expected = signature(self._secret, recipe.decode(), int(seed), int(videos))
         if not hmac.compare_digest(expected.encode(), signed):
-            raise ConfigError(f"the request is not signed with this worker's secret (${VALUE} or ${FILE})")
+            raise ConfigError(f"the request is not signed with this worker's secret (${SECRET} or ${SECRET_FILE})")
         serving = self._serving(recipe, int(seed), int(videos))
         try:
             return serving(position, index, own)
@@ -220,7 +208,7 @@ class _Serving:
         source = loader.source.open()
         if len(source) != videos:
             raise ConfigError(f"this worker finds {len(source)} videos where the trainer has {videos}")
-        self._reader = start_reader(loader, source, Plan(seed, 0, None, loader.shuffle), processes)
+        self._reader = Reader(loader, source, Plan(seed, 0, None, loader.shuffle), processes)
         self._finish = _compiled(loader)
 
     def __call__(self, position: Any, index: Any, own: np.ndarray) -> list[Any]:
@@ -238,7 +226,75 @@ class _Serving:
 def _compiled(loader: Loader) -> Any:
     """`feed.finished` as a function that is traced once."""
     tf = tensorflow()
-    side = loader.size if loader.crop else None
-    clip = tf.TensorSpec([loader.sampler.frames, side, side, loader.channels], tf.uint8)
-    signature = [clip, tf.TensorSpec([2], tf.uint32), tf.TensorSpec([], tf.int64)]
+    video = loader.read_specs()["video"]
+    signature = [tf.TensorSpec(video.shape, video.dtype), tf.TensorSpec([2], tf.uint32), tf.TensorSpec([], tf.int64)]
     return tf.function(functools.partial(finished, loader), input_signature=signature)
+
+
+def secret_file() -> pathlib.Path:
+    """Return the file that holds the secret: $VMAE_DATA_SECRET_FILE, or one in the user's config folder."""
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return pathlib.Path(os.environ.get(SECRET_FILE) or os.path.join(base, "vmae_jax", "data_service_secret"))
+
+
+def read_secret(*, make: bool = False) -> bytes:
+    """Return the secret, from $VMAE_DATA_SECRET or the file.
+
+    Args:
+      make: write a new one, readable by this user only, if there is no file.
+
+    Raises:
+      ConfigError: if there is none, it is shorter than 32 characters, or other users can read its file.
+    """
+    value = os.environ.get(SECRET)
+    if value is None:
+        path = secret_file()
+        if make and not path.exists():
+            _make(path)
+        value = _read(path)
+    if len(value) < _LEAST:
+        raise ConfigError(f"data service: the secret has {len(value)} characters; at least {_LEAST} are needed")
+    return value.encode(errors="surrogateescape")
+
+
+def function_name(secret: bytes) -> str:
+    """Return the name under which a worker registers its function."""
+    return "vmae_" + hmac.new(secret, b"function", hashlib.sha256).hexdigest()
+
+
+def signature(secret: bytes, recipe: str, seed: int, videos: int) -> str:
+    """Return the signature of a request's constant part."""
+    return hmac.new(secret, json.dumps([recipe, seed, videos]).encode(), hashlib.sha256).hexdigest()
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(4096)
+    except OSError as error:
+        raise ConfigError(
+            f"data service: no secret in {path} ({error.strerror}): vmae data serve writes one; copy it to every "
+            f"machine, name it in ${SECRET_FILE}, or put the secret in ${SECRET}"
+        ) from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigError(f"data service: {path} can be read by other users: chmod 600 {path}")
+    return content.decode(errors="surrogateescape").strip()
+
+
+def _make(path: pathlib.Path) -> None:
+    """Write a new secret; where several processes do so at once, the first one's stands."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return
+        finally:
+            aside.unlink()
+    except OSError as error:
+        raise ConfigError(f"data service: {path} cannot be written ({error.strerror}): set ${SECRET}") from error

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from vmae_jax.data.source import Opener, Source, drawn_clips
-from vmae_jax.data.texts import has_raw_bytes, read_text
+from vmae_jax.data.texts import has_raw_bytes, listed_text
 from vmae_jax.data.video import BadVideo, Encoded, Side
 from vmae_jax.names import from_text, plain
 from vmae_jax.registry import register
@@ -244,12 +244,7 @@ class Table:
         Raises:
           ConfigError: if it cannot be read or has no such columns.
         """
-        try:
-            text = read_text(self.path, names=True)
-        except OSError as error:
-            raise ConfigError(f"data.sides.table: {self.path} cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise ConfigError(f"data.sides.table: {self.path} {error}") from error
+        text = listed_text(self.path, f"data.sides.table: {self.path}")
         try:
             rows = _json_lines(text) if self.path.endswith((".jsonl", ".ndjson")) else self._csv(text)
             return _Rows(self._values(rows, raw=has_raw_bytes(text)))

@@ -1,24 +1,29 @@
 """Memory that a worker fills and the trainer reads: pixels cross between processes without a copy.
 
-The trainer makes the memory and hands it over; a slab goes back into use when the last array on
-it is gone. Pages are touched once and not for every video: fresh ones cost more than copying through
-a socket would (measured: docs/performance.md). On Linux the size is sealed, so a decoder that was
-taken over cannot pull it from under the trainer.
+The worker asks for memory (`Given`); the trainer makes it and hands it over (`Slabs`). A slab goes back into use when
+the last array on it is gone. Pages are touched once and not for every video: fresh ones cost more than copying through
+a socket would (measured: docs/performance.md). On Linux the size is sealed, so a decoder that was taken over cannot
+pull it from under the trainer.
 """
 
 import fcntl
+import json
 import mmap
 import os
+import socket
+import struct
 import tempfile
 import weakref
 from collections.abc import Mapping
 
 import numpy as np
 
+from vmae_jax.data.sandbox import receive_exactly, send
 from vmae_jax.data.streams.core import ArraySpec
 
-__all__ = ["Slab", "Slabs", "filled", "size_of", "views"]
+__all__ = ["SLAB", "Given", "Slab", "Slabs", "size_of"]
 
+SLAB = struct.Struct("<QQQ?")  # number, bytes, one to forget (0: none), whether the handle comes along
 _ROUND = 1 << 20  # sizes are whole MiB, so that videos of nearly one size share slabs
 _ALIGNED = 64  # bytes: TensorFlow takes arrays that begin there without copying them
 
@@ -66,7 +71,7 @@ class Slabs:
         """Return the arrays on a slab; it is idle again when nothing refers to any of them."""
         flat = np.frombuffer(slab.memory, np.uint8, size_of(specs))
         weakref.finalize(flat, self._give_back, slab).atexit = False  # the system takes all back
-        return views(flat, specs)
+        return _views(flat, specs)
 
     def close(self) -> None:
         """Lets go of every slab; arrays that are still in use stay as they are."""
@@ -81,12 +86,35 @@ class Slabs:
             self._idle.append(slab)
 
 
+class Given:
+    """In the worker: the memory that the trainer gives for arrays."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._known: dict[int, np.ndarray] = {}
+
+    def allocate(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """Ask for memory for these arrays."""
+        shapes = {name: spec.shape for name, spec in specs.items()}
+        send(self._connection, json.dumps({"shapes": shapes}).encode())
+        message, handles, _, _ = socket.recv_fds(self._connection, SLAB.size, 1)
+        if not message:
+            raise EOFError("the other end closed")
+        message += bytes(receive_exactly(self._connection, SLAB.size - len(message)))
+        number, size, gone, comes = SLAB.unpack(message)
+        self._known.pop(gone, None)
+        if comes:
+            self._known[number] = np.frombuffer(mmap.mmap(handles[0], size), np.uint8)
+            os.close(handles[0])
+        return _views(self._known[number], specs)
+
+
 def size_of(specs: Mapping[str, ArraySpec]) -> int:
     """Return the bytes that arrays take, one after the other, each at an aligned place."""
     return sum(_room(spec) for spec in specs.values())
 
 
-def views(flat: np.ndarray, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+def _views(flat: np.ndarray, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
     """Return the arrays that `size_of` counts, on memory of at least that size."""
     found, at = {}, 0
     for name, spec in specs.items():
@@ -97,11 +125,6 @@ def views(flat: np.ndarray, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndar
 
 def _room(spec: ArraySpec) -> int:
     return -(-spec.bytes // _ALIGNED) * _ALIGNED
-
-
-def filled(handle: int, size: int) -> np.ndarray:
-    """In the worker: the memory behind a handle, to be written to."""
-    return np.frombuffer(mmap.mmap(handle, size), np.uint8)
 
 
 def _file(size: int) -> int:

@@ -12,14 +12,12 @@ from typing import Any
 
 from vmae_jax.data.catalog import Catalog, open_catalog
 from vmae_jax.data.source import Source, Stored, drawn_clips, drawn_states
-from vmae_jax.data.video import Encoded
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError, call
 
 __all__ = [
     "Cataloged",
     "CsvList",
-    "Encoded",
     "Folder",
     "Paths",
     "Tfds",
@@ -231,15 +229,7 @@ class Folder:
 
         if is_prepared(self.path):
             return open_prepared(self.path, part=self.part, share=self.share, names=self.names)
-        return open_folder(
-            self.path,
-            labels=self.labels,
-            part=self.part,
-            share=self.share,
-            names=self.names,
-            pictures=self.pictures,
-            features=self.features,
-        )
+        return open_folder(**vars(self))
 
 
 @dataclasses.dataclass(frozen=True)

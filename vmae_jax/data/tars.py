@@ -13,8 +13,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmae_jax.data.formats import VIDEO_SUFFIXES
-from vmae_jax.data.video import Encoded
+from vmae_jax.data.video import VIDEO_SUFFIXES, Encoded
 from vmae_jax.names import as_text
 from vmae_jax.spec import ConfigError
 
@@ -38,7 +37,7 @@ class Member(NamedTuple):
 
 
 class Tar:
-    """A source of the videos in tar files (see `sources.Source`)."""
+    """A source of the videos in tar files (see `source.Source`)."""
 
     def __init__(self, members: Sequence[Member], label_names: Mapping[str, tuple[str, ...]]) -> None:
         self.label_names = label_names

@@ -9,8 +9,9 @@ import os
 import re
 
 from vmae_jax.data.video import open_regular
+from vmae_jax.errors import ConfigError
 
-__all__ = ["bytes_of", "has_raw_bytes", "read_text", "text_of"]
+__all__ = ["bytes_of", "has_raw_bytes", "listed_text", "read_text", "text_of"]
 
 _BYTES = 4 << 30  # of a file, which is held in memory
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -77,6 +78,20 @@ def read_text(path: str, *, names: bool = False) -> str:
       ValueError: if it is no regular file, too large, or no text.
     """
     return text_of(bytes_of(path), names=names)
+
+
+def listed_text(path: str, what: str) -> str:
+    """Return the text of a file that names files, local or remote.
+
+    Raises:
+      ConfigError: if it cannot be read; it begins with `what`.
+    """
+    try:
+        return read_text(path, names=True)
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{what} {error}") from error
 
 
 def _check_size(size: int) -> None:

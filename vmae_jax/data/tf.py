@@ -1,8 +1,10 @@
 """TensorFlow, imported late, quietly, and with no accelerator: those belong to JAX."""
 
+import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -51,24 +53,22 @@ def ensured(tensors: Sequence[Any], specs: Mapping[str, ArraySpec], *, clips: bo
     return {name: tf.ensure_shape(tensor, [*first, *spec.shape]) for (name, spec), tensor in pairs}
 
 
-class _quiet_start:  # noqa: N801
-    """Keeps back what TensorFlow's C++ writes to standard error while it starts, unless it fails.
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep back what TensorFlow's C++ writes to standard error while it starts, unless it fails.
 
     Those lines come before its logging can be configured, and speak of drivers that a CPU machine
     need not have.
     """
-
-    def __enter__(self) -> None:
-        import tempfile
-
-        self._held = tempfile.TemporaryFile()
-        self._kept = os.dup(2)
-        os.dup2(self._held.fileno(), 2)
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        os.dup2(self._kept, 2)
-        os.close(self._kept)
-        if kind is not None:
-            self._held.seek(0)
-            os.write(2, self._held.read())
-        self._held.close()
+    with tempfile.TemporaryFile() as held:
+        kept, failed = os.dup(2), True
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            failed = False
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            if failed:
+                held.seek(0)
+                os.write(2, held.read())

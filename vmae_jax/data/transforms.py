@@ -19,6 +19,7 @@ import numpy as np
 
 from vmae_jax.data.order import generator, stream
 from vmae_jax.data.scaling import INTERPOLATIONS, View, shown, whole
+from vmae_jax.data.tf import tensorflow
 from vmae_jax.registry import register
 
 __all__ = [
@@ -122,7 +123,7 @@ class Geometric:
         raise TypeError(f"{type(self).__name__} has no view")
 
     def __call__(self, features: Features, seed: Any) -> Features:
-        tf = _tf()
+        tf = tensorflow()
         video = tf.convert_to_tensor(features["video"])
 
         def show(frames: np.ndarray, words: np.ndarray, repeat: np.ndarray) -> np.ndarray:
@@ -148,7 +149,7 @@ class Painted:
         raise TypeError(f"{type(self).__name__} has no painter")
 
     def __call__(self, features: Features, seed: Any) -> Features:
-        tf = _tf()
+        tf = tensorflow()
         video = tf.convert_to_tensor(features["video"])
 
         def paint(frames: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -255,7 +256,7 @@ class Flip(Geometric):
 
 def apply(transforms: Sequence[Transform], features: Features, seed: Any, *, first: int = 0) -> Features:
     """All transforms in turn, each with a random stream of its own; `first` is the number of the first."""
-    seed = _tf().cast(seed, "int64")
+    seed = tensorflow().cast(seed, "int64")
     for number, transform in enumerate(transforms, first):
         features = transform(features, stream(seed, number))
     return features
@@ -274,12 +275,6 @@ _PLACES = (
     *((1, 1), (1, 3), (3, 1), (3, 3)),
 )
 _TRIES = 10
-
-
-def _tf() -> Any:
-    from vmae_jax.data.tf import tensorflow
-
-    return tensorflow()
 
 
 def _short_side(height: int, width: int, side: int) -> tuple[int, int]:

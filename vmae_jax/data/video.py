@@ -1,6 +1,8 @@
 """What the reading of a video passes around: where it is, what it holds, why it cannot be read.
 
-This module and those that decode (`decode`, `containers`, `stills`, `clips`, `worker`) import
+Files come from strangers: what is not named here as a kind that is opened is refused.
+
+This module and those that decode (`decode`, `containers`, `readers`, `clips`, `process`) import
 neither TensorFlow nor JAX: they run in small worker processes.
 """
 
@@ -16,6 +18,12 @@ import numpy as np
 
 __all__ = [
     "ADVICE",
+    "AUDIO_CODECS",
+    "CODECS",
+    "CONTAINERS",
+    "PICTURE_SUFFIXES",
+    "SOUND_CONTAINERS",
+    "VIDEO_SUFFIXES",
     "BadVideo",
     "Encoded",
     "Kind",
@@ -23,9 +31,9 @@ __all__ = [
     "MachineFault",
     "Side",
     "VideoInfo",
-    "fault_of_machine",
     "open_regular",
     "unreadable",
+    "unsupported",
 ]
 
 Kind = Literal["broken", "unsupported", "missing"]
@@ -34,6 +42,30 @@ ADVICE: Mapping[Kind, str] = {
     "unsupported": "convert it, for example with: ffmpeg -i IN -c:v libx264 -c:a aac OUT.mp4",
     "missing": "put the file where it is listed, or take it out of the list",
 }
+# Demuxers and decoders that may be opened, in FFmpeg's names. Playlists, pictures, text and
+# devices are not among them: those can make FFmpeg read other files or invent frames.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
+CODECS = (
+    "h264,hevc,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,msmpeg4v3,mpeg1video,mpeg2video,h263,flv,flv1,vp8,vp9,"
+    "libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,theora,mjpeg,wmv1,wmv2,wmv3,vc1,prores"
+)
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob",
+    ".ogv", ".ogg", ".flv", ".wmv", ".asf",
+)
+# fmt: on
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+AUDIO_CODECS = (
+    "aac,mp1,mp1float,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,flac,alac,ac3,eac3,wmav1,wmav2,amrnb,amrwb,"
+    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_u8,pcm_f32le,pcm_mulaw,pcm_alaw"
+)
+SOUND_CONTAINERS = "wav,flac,mp3,aac"  # of sound alone, beside the containers of videos
+_MOVING = (
+    ".gif", ".apng", ".mxf", ".rm", ".rmvb", ".swf", ".dv", ".y4m", ".yuv", ".ivf", ".nut", ".wtv", ".m1v", ".m2v",
+    ".h264", ".264", ".hevc", ".265", ".av1", ".obu", ".r3d", ".braw", ".bik", ".fli", ".flc", ".amv", ".nsv",
+)  # fmt: skip
+_SOUND = (".mp3", ".wav", ".m4a", ".aac", ".flac", ".opus", ".oga", ".wma", ".aiff", ".aif", ".ac3", ".amr", ".mka")
 
 
 class BadVideo(ValueError):  # noqa: N818 - reads as what it is
@@ -53,20 +85,15 @@ class MachineFault(RuntimeError):  # noqa: N818 - reads as what it is
     """This machine cannot read videos now (a full disk, a resource limit); no video is to blame."""
 
 
-_OF_THE_MACHINE = {
+_OF_THE_MACHINE = {  # errors of its limits, and not of a file's contents
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS,
 }  # fmt: skip
-
-
-def fault_of_machine(error: OSError) -> bool:
-    """Return whether an error comes from the machine's limits and not from a file's contents."""
-    return error.errno in _OF_THE_MACHINE
 
 
 def unreadable(error: OSError) -> BadVideo | MachineFault:
     """Return what to raise for a video file that the system cannot open or read."""
     reason = error.strerror or str(error)
-    if fault_of_machine(error):
+    if error.errno in _OF_THE_MACHINE:
         return MachineFault(f"this machine cannot read videos: {reason}")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return BadVideo("does not exist", "missing")
@@ -215,3 +242,15 @@ class Limits:
     pixels: int = 4096 * 2304
     seconds: float = 6 * 3600.0
     frames: int = 1_000_000
+
+
+def unsupported(name: str) -> str | None:
+    """Return why a file of this name is not read as a video, where its suffix is one of moving pictures or sound.
+
+    Returns:
+      A reason for a `BadVideo` of kind "unsupported"; None for videos that are read and for all other files.
+    """
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in _MOVING:
+        return f"is a {suffix} file, a format that is not decoded"
+    return f"is a {suffix} file: sound without pictures" if suffix in _SOUND else None

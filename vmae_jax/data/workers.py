@@ -50,7 +50,7 @@ class Workers:
     Args:
       count: processes; each is started when first needed and replaced when it dies.
       sampler: chooses the frames; pickled to the workers, so it must be importable there.
-      crop: what of the frames is shown (`transforms.leading`); by default whole frames.
+      crop: what of the frames is shown (`crops.leading`); by default whole frames.
       channels: 3 (RGB) or 1 (grey).
       streams: what is read beside the pictures.
       timeout: seconds of processor time that a video may take.

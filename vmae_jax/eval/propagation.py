@@ -29,7 +29,7 @@ FRAMES = 8  # of a picture
 
 
 class Annotated(Protocol):
-    """A video with its annotations (`data.sequences.core.Annotated`)."""
+    """A video with its annotations (`data.sequences.Annotated`)."""
 
     key: str
     length: int

@@ -241,6 +241,8 @@ def _selected(one: Subject, params: Any, part: str) -> tuple[Any, dict[str, str]
         if "decoder" in params and section.call in OTHER_DECODERS:
             use = "--format=cropmae" if section.call == siamese.METHOD else "--format=params"
             raise MismatchError(f"the decoder is another than VideoMAE's: use {use}, or export --part=encoder")
+        if "decoder" in params and one.masked is None and section.call not in vjepa.METHODS:
+            raise MismatchError(f"VideoMAE has no place for all networks of {section.call}: export --part=encoder")
         if "decoder" in params and f"head_{one.pixels}" not in params["decoder"]:
             raise MismatchError("the decoder predicts no pixels, as VideoMAE's does: export --part=encoder")
         if section.call in vjepa.METHODS:

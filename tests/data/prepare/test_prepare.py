@@ -23,9 +23,8 @@ from vmae_jax.data import sources
 from vmae_jax.data.decode import open_encoded, probe, read_frames
 from vmae_jax.data.faults import TooManyBadVideos
 from vmae_jax.data.prepare.examples import examples
-from vmae_jax.data.prepare.options import options
 from vmae_jax.data.prepare.produce import produce
-from vmae_jax.data.prepare.record import serialize
+from vmae_jax.data.prepare.record import options, serialize
 from vmae_jax.data.prepare.shards import deal, default_shards
 from vmae_jax.data.video import BadVideo, Encoded, MachineFault
 from vmae_jax.spec import ConfigError

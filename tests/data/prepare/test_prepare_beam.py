@@ -3,7 +3,7 @@
 import pytest
 from prepared_sets import checksums, in_this_process, prepare
 
-from vmae_jax.data.prepare.beam import beam_runner
+from vmae_jax.data.prepare.runners import beam_runner
 from vmae_jax.spec import ConfigError
 
 ORIGIN = {"labels": "folders"}

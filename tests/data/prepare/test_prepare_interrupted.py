@@ -66,10 +66,10 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
 _PEAK = """
 import sys
 from prepared_sets import in_this_process
-from vmae_jax.data.prepare import options, run, shards
+from vmae_jax.data.prepare import record, run, shards
 from vmae_jax.data.prepare.inputs import Origin
 folder = sys.argv[1]
-settings = options.options(codec="jpeg", seconds=4)
+settings = record.options(codec="jpeg", seconds=4)
 layout = shards.layout(folder + "/out", name="videos", split="train", file_format="array_record")
 in_this_process(run.Plan.of(Origin((folder + "/videos",)), layout, settings).jobs())
 assert "tensorflow" not in sys.modules

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numbered_videos import numbered_frames, write_video
 
-from vmae_jax.data.decode import Encoded, probe, read_frames
+from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.prepare.examples import examples
-from vmae_jax.data.prepare.options import options
-from vmae_jax.data.video import BadVideo
+from vmae_jax.data.prepare.record import options
+from vmae_jax.data.video import BadVideo, Encoded
 
 
 def cut(path, start, stop, *, short_side=None):

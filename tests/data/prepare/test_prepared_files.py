@@ -8,7 +8,7 @@ import pytest
 from prepared_sets import in_this_process, prepare
 
 from vmae_jax import cli
-from vmae_jax.data import agreement, sources
+from vmae_jax.data import source, sources
 from vmae_jax.data.prepared_files import check_prepared
 from vmae_jax.spec import ConfigError
 
@@ -132,10 +132,10 @@ def test_shards_that_are_gone_are_counted(folder):
 
 
 def test_hosts_compare_records_by_what_their_preparation_states(good, folder):
-    one, two = (agreement.facts_of(sources.folder(str(path)).open()) for path in (good, folder))
+    one, two = (source.facts_of(sources.folder(str(path)).open()) for path in (good, folder))
     assert one == two
     change(folder / "prepared/train.json", "shards", 0, "sha256", value="0" * 64)
-    assert agreement.facts_of(sources.folder(str(folder)).open()) != one
+    assert source.facts_of(sources.folder(str(folder)).open()) != one
 
 
 @pytest.mark.parametrize("lengths", [[], ["0", "0"]])

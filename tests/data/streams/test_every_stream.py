@@ -9,7 +9,7 @@ import pytest
 from numbered_videos import numbered_frames
 
 from vmae_jax import spec
-from vmae_jax.data import secret
+from vmae_jax.data import service
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.service import start_dispatcher, start_worker
@@ -97,7 +97,7 @@ def test_a_part_without_streams_gives_rows_that_are_not_valid(folder, tmp_path):
 
 
 def test_the_service_gives_the_same_clips(folder, monkeypatch):
-    monkeypatch.setenv(secret.VALUE, "a secret of these tests, 32 characters")
+    monkeypatch.setenv(service.SECRET, "a secret of these tests, 32 characters")
     section = every_stream.config(folder)
     alone = take(open_loader(build(section, "loader")).batches(rows=range(4), seed=3), 2)  # an epoch of four videos
     dispatcher = start_dispatcher()

@@ -10,9 +10,9 @@ from vmae_jax.data import clips, sides, sources, transforms
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.opened import open_loader
 from vmae_jax.data.pipeline import loader
-from vmae_jax.data.streams import bpe
+from vmae_jax.data.streams import tokenizers
 from vmae_jax.data.streams.text import text
-from vmae_jax.data.streams.tokenizers import clip, utf8
+from vmae_jax.data.streams.tokenizers import clip, utf8, words
 from vmae_jax.spec import ConfigError
 
 MERGES = [
@@ -25,7 +25,7 @@ MERGES = [
     ("an", "d</w>"),
     ("Ã", "©"),
 ]
-SYMBOLS = [*bpe._BYTES, *(f"{one}</w>" for one in bpe._BYTES), *("".join(pair) for pair in MERGES)]
+SYMBOLS = [*tokenizers._BYTES, *(f"{one}</w>" for one in tokenizers._BYTES), *("".join(pair) for pair in MERGES)]
 NUMBERS = {symbol: number for number, symbol in enumerate([*SYMBOLS, "<|startoftext|>", "<|endoftext|>"])}
 BEGIN, END = len(SYMBOLS), len(SYMBOLS) + 1
 SENTENCES = (
@@ -50,7 +50,7 @@ def written(folder: pathlib.Path, *, together: bool = False, **change):
 
 
 def test_words_and_their_merges(tmp_path):
-    assert list(bpe.words("The dog's  42!? don't")) == ["the", "dog", "'s", "4", "2", "!?", "don", "'t"]
+    assert list(words("The dog's  42!? don't")) == ["the", "dog", "'s", "4", "2", "!?", "don", "'t"]
     made = clip(written(tmp_path / "clip")).opened()
     symbols = {number: symbol for symbol, number in NUMBERS.items()}
     found = [symbols[number] for number in made.encode("Run, dog's band")]

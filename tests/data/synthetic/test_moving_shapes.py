@@ -9,9 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from vmae_jax.data.decode import Encoded, probe, read_frames
+from vmae_jax.data.decode import probe, read_frames
 from vmae_jax.data.synthetic import moving_shapes
 from vmae_jax.data.synthetic.shapes import MOTIONS, Scene, draw, moved
+from vmae_jax.data.video import Encoded
 from vmae_jax.spec import ConfigError
 
 SCENE = Scene(size=32, frames=12, shapes=2, clutter=1, speed=0.8, contrast=0.2)

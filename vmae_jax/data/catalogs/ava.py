@@ -93,7 +93,7 @@ def _actions(manual: Manual, version: str) -> tuple[dict[int, int], tuple[str, .
     """Our number of each action by theirs (which start at 1 and have gaps), and the names."""
     year = {"2.1": 2018, "2.2": 2019}[version]
     files = [f"ava_action_list_v{version}_for_activitynet_{year}.pbtxt", f"ava_action_list_v{version}.pbtxt"]
-    path = manual.need(*_places(*files))
+    path = manual.need(*manual.annotations(*files))
     found = [(int(number), name) for name, number in ACTION.findall(manual.text(path))]
     if not found:
         raise manual.error(f'{path} has no action (name: "…", label_id or id)')
@@ -103,7 +103,7 @@ def _actions(manual: Manual, version: str) -> tuple[dict[int, int], tuple[str, .
 
 def _moments(manual: Manual, file: str) -> _Moments:
     """The actions of each annotated moment; a row of the file is one action of one person."""
-    path = manual.need(*_places(file))
+    path = manual.need(*manual.annotations(file))
     columns = ("video_id", "moment", "x1", "y1", "x2", "y2", "action", "person")
     moments: _Moments = {}
     for row in manual.table(path, columns, header=False):
@@ -117,12 +117,8 @@ def _moments(manual: Manual, file: str) -> _Moments:
 
 
 def _excluded(manual: Manual, file: str) -> set[tuple[str, float]]:
-    path = manual.find(*_places(file))
+    path = manual.find(*manual.annotations(file))
     if path is None:
         return set()
     rows = manual.table(path, ("video_id", "moment"), header=False)
     return {(row["video_id"], float(row["moment"])) for row in rows}
-
-
-def _places(*files: str) -> list[str]:
-    return [f"{folder}{file}" for file in files for folder in ("", "annotations/")]

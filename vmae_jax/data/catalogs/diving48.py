@@ -23,18 +23,14 @@ def read(directory: str) -> Listing:
       directory: the folder with the owners' files.
     """
     manual = Manual("diving48", directory, layout=LAYOUT)
-    vocabulary = manual.json(_file(manual, "Diving48_vocab.json"), list)
+    vocabulary = manual.json(manual.need(*manual.annotations("Diving48_vocab.json")), list)
     names = tuple(" ".join(one) if isinstance(one, list) else str(one) for one in vocabulary)
     videos = manual.videos()
     splits = {"train": Split(), "test": Split()}
     for split, rows in splits.items():
-        path = _file(manual, f"Diving48_V2_{split}.json")
+        path = manual.need(*manual.annotations(f"Diving48_V2_{split}.json"))
         for row in manual.json(path, list):
             if not 0 <= row["label"] < len(names):
                 raise manual.error(f"{path} has the class {row['label']}, but Diving48_vocab.json {len(names)} classes")
             rows.add(row["vid_name"], videos.find(row["vid_name"]), labels={"label": row["label"]})
     return Listing({"label": names}, splits)
-
-
-def _file(manual: Manual, name: str) -> str:
-    return manual.need(name, f"annotations/{name}")

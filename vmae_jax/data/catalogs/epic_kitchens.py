@@ -27,12 +27,13 @@ def read(directory: str, short_side: int = 320) -> Listing:
       directory: the folder with the owners' files.
       short_side: pixels that stored actions are shrunk to.
     """
-    manual = Manual("epic_kitchens", directory, layout=LAYOUT)
+    beside = ("annotations", "epic-kitchens-100-annotations")
+    manual = Manual("epic_kitchens", directory, layout=LAYOUT, beside=beside)
     names = {label: _classes(manual, label) for label in ("verb", "noun")}
     videos = manual.videos()
     splits: dict[str, Split] = {}
     for split, file in FILES.items():
-        places = _places(f"EPIC_100_{file}.csv")
+        places = manual.annotations(f"EPIC_100_{file}.csv")
         path = manual.find(*places) if split == "test" else manual.need(*places)
         if path is None:  # not everybody has it
             continue
@@ -49,7 +50,7 @@ def read(directory: str, short_side: int = 320) -> Listing:
 
 
 def _classes(manual: Manual, label: str) -> tuple[str, ...]:
-    path = manual.need(*_places(f"EPIC_100_{label}_classes.csv"))
+    path = manual.need(*manual.annotations(f"EPIC_100_{label}_classes.csv"))
     by_number = {int(row["id"]): row["key"] for row in manual.table(path, ("id", "key"))}
     if sorted(by_number) != list(range(len(by_number))):
         raise manual.error(f"{path} does not number its classes from 0 to {len(by_number) - 1}")
@@ -62,7 +63,3 @@ def _seconds(manual: Manual, path: str, clock: str) -> float:
     if match is None:
         raise manual.error(f"{path} has the time {clock!r}, which is not HH:MM:SS.SS")
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
-
-
-def _places(file: str) -> list[str]:
-    return [f"{folder}{file}" for folder in ("", "annotations/", "epic-kitchens-100-annotations/")]

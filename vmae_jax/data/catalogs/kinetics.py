@@ -11,7 +11,6 @@ For 710 the directory holds those of the three, `k400`, `k600` and `k700` (or `k
 `kinetics400`, …; links will do).
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -121,7 +120,7 @@ def _first_of_each(parts: Mapping[str, Mapping[str, list[_Clip]]], split: str) -
 
 
 def _clips(manual: Manual, videos: Videos, split: str) -> Iterator[_Clip]:
-    files = [os.path.join(folder, f"{name}.csv") for name in ANNOTATIONS[split] for folder in ("", "annotations")]
+    files = manual.annotations(*(f"{name}.csv" for name in ANNOTATIONS[split]))
     path = manual.find(*files)
     if path is None:
         if split == "test":  # not everybody has it

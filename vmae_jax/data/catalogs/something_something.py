@@ -35,7 +35,7 @@ def read(directory: str, version: str = "v2") -> Listing:
 
 def _videos(directory: str) -> Listing:
     layout = "something-something-v2-labels.json, -train.json, -validation.json and the videos {id}.webm"
-    manual = Manual("something_something v2", directory, layout=layout)
+    manual = Manual("something_something v2", directory, layout=layout, beside=("labels",))
     numbers = {name: int(number) for name, number in manual.json(_file(manual, "v2", "labels", "json"), dict).items()}
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise manual.error(f"the numbers of the labels are not 0 to {len(numbers) - 1}")
@@ -53,7 +53,7 @@ def _videos(directory: str) -> Listing:
 
 def _pictures(directory: str) -> Listing:
     layout = "something-something-v1-labels.csv, -train.csv, -validation.csv and 20bn-something-something-v1/{id}/*.jpg"
-    manual = Manual("something_something v1", directory, layout=layout)
+    manual = Manual("something_something v1", directory, layout=layout, beside=("labels",))
     names = tuple(line.strip('"') for line in manual.lines(_file(manual, "v1", "labels", "csv")))
     numbers = class_numbers(names)
     root = manual.need("20bn-something-something-v1", "frames")
@@ -76,8 +76,7 @@ def _splits(manual: Manual, version: str, suffix: str) -> Iterator[tuple[str, st
 
 
 def _file(manual: Manual, version: str, part: str, suffix: str, *, needed: bool = True) -> Any:
-    long, short = f"something-something-{version}-{part}.{suffix}", f"{part}.{suffix}"
-    names = (long, f"labels/{long}", short, f"labels/{short}")
+    names = manual.annotations(f"something-something-{version}-{part}.{suffix}", f"{part}.{suffix}")
     return manual.need(*names) if needed else manual.find(*names)
 
 

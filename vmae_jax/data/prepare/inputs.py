@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 from vmae_jax.data import sources
 from vmae_jax.data.catalog import catalog_named, open_catalog
+from vmae_jax.data.files import Files
 from vmae_jax.data.prepare.record import FIELDS, LabelKind, label_kind
+from vmae_jax.data.records import label_kinds, open_tfds
 from vmae_jax.data.sides import Sided, check_found, sidecar
 from vmae_jax.data.tars import TAR_SUFFIXES, open_tars
-from vmae_jax.data.video import Encoded, Kind
+from vmae_jax.data.video import VIDEO_SUFFIXES, Encoded, Kind
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Inputs", "Origin", "Part", "listed", "open_inputs"]
@@ -76,12 +78,14 @@ class Inputs:
     """The videos, in the order of the source.
 
     Attributes:
-      keys: their names, all different; None where the record of the source has it.
+      keys: their names, all different.
+      named: whether these are stored; otherwise the records of the source have names of their own.
       sizes: bytes of each; -1 where that is not known.
       kinds: the labels that they have.
       label_names: of the classes, by label.
       refused: (name, kind, reason) of what is not even tried (see `BadVideo`).
-      source: gives a `Part`.
+      source: its `subset` gives a `Part`.
+      sides: what is beside them, by name.
     """
 
     keys: Sequence[str]
@@ -168,9 +172,6 @@ def _videos(origin: Origin, *, scratch: str) -> Inputs:
 
 
 def _files(origin: Origin) -> Any:
-    from vmae_jax.data.files import Files
-    from vmae_jax.data.formats import VIDEO_SUFFIXES
-
     path = origin.paths[0]
     if len(origin.paths) > 1 or path.lower().endswith(VIDEO_SUFFIXES):
         origin.check_used("a source of several paths, or of one video,")
@@ -229,8 +230,6 @@ def _different(keys: Sequence[str]) -> list[str]:
 
 
 def _records(opener: sources.Tfds) -> Inputs:
-    from vmae_jax.data.records import label_kinds, open_tfds
-
     records = open_tfds(opener)
     count = len(records)
     if not count:

@@ -13,13 +13,11 @@ from typing import Any
 
 from etils import epath
 
-from vmae_jax.data.prepare.child import alarm
 from vmae_jax.data.prepare.examples import examples
 from vmae_jax.data.prepare.inputs import Part
-from vmae_jax.data.prepare.metadata import write_whole
-from vmae_jax.data.prepare.options import Options
-from vmae_jax.data.prepare.record import serialize, stored_label, stored_side
-from vmae_jax.data.prepare.shards import Layout
+from vmae_jax.data.prepare.produce import alarm
+from vmae_jax.data.prepare.record import SIDE_BYTES, Options, serialize, stored_label
+from vmae_jax.data.prepare.shards import Layout, write_whole
 from vmae_jax.data.streams.core import side_of
 from vmae_jax.data.video import BadVideo, Encoded, Kind, MachineFault
 
@@ -70,59 +68,45 @@ def make_shard(job: ShardJob, crashed: Mapping[int, str], report: Callable[..., 
         with _writer(path, job.options.file_format) as write:
             for index in range(len(job.part)):
                 report(at=index)
-                total.begin()
+                before = total.examples
                 try:
                     _write_video(job, index, crashed, write, total)
                 except BadVideo as error:
-                    total.reject(_key(job, index), error)
+                    total.reject(_key(job, index), error, kept=total.examples - before)
                 report(done=index, rejected=len(total.rejected), seconds=total.seconds)
         summary = {
             "shard": job.number,
             "file_bytes": os.path.getsize(path),
             "sha256": _digest(path),
-            **total.asdict(),
+            **dataclasses.asdict(total),
+            "seconds": round(total.seconds, 3),
         }
         _publish(path, job.layout.shard(job.number, job.shards))
     write_whole(job.layout.report(job.number), summary)
 
 
+@dataclasses.dataclass
 class _Total:
     """What is in a shard so far."""
 
-    def __init__(self) -> None:
-        self.lengths = 0
-        self.frames = 0
-        self.seconds = 0.0
-        self.bytes = 0
-        self.videos = 0
-        self.rejected: list[tuple[str, Kind, str]] = []
-        self.notes: list[str] = []
-        self._before = 0
-
-    def begin(self) -> None:
-        self._before = self.lengths
+    videos: int = 0
+    examples: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    rejected: list[tuple[str, Kind, str]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, fields: Mapping[str, Any], size: int) -> None:
-        self.lengths += 1
+        self.examples += 1
         self.bytes += size
         self.frames += fields["num_frames"]
         self.seconds += fields["num_frames"] / fields["rate"]
 
-    def reject(self, key: str, error: BadVideo) -> None:
-        kept = self.lengths - self._before
+    def reject(self, key: str, error: BadVideo, kept: int) -> None:
+        """Note a video that cannot be read, of which so many parts were written."""
         note = f" (the {kept} parts before are kept)" if kept else ""
         self.rejected.append((key, error.kind, f"{error}{note}"))
-
-    def asdict(self) -> dict[str, Any]:
-        return {
-            "videos": self.videos,
-            "examples": self.lengths,
-            "frames": self.frames,
-            "seconds": round(self.seconds, 3),
-            "bytes": self.bytes,
-            "rejected": self.rejected,
-            "notes": self.notes,
-        }
 
 
 def _write_video(
@@ -146,9 +130,14 @@ def _write_video(
 
 
 def _side(encoded: Encoded, name: str) -> bytes:
-    """What is beside a video under a name, as it is stored. Raises BadVideo, which begins with the name."""
+    """What is beside a video under a name, as it is stored: its bytes, none where there is nothing.
+
+    Raises:
+      BadVideo: if it cannot be read or is too large; it begins with the name.
+    """
     try:
-        return stored_side(side_of(encoded, name))
+        side = side_of(encoded, name)
+        return (side.read(SIDE_BYTES) or b"") if side is not None else b""
     except BadVideo as error:
         raise BadVideo(f"{name}: {error}", error.kind) from error
 

@@ -1,15 +1,22 @@
-"""Do a job on videos in a process that may die: the same here and on the machines of an Apache Beam pipeline."""
+"""Do a job on videos in a process that may die: the same here and on the machines of an Apache Beam pipeline.
+
+The process, `python -m vmae_jax.data.prepare.produce`, does one job and reports its progress. Decoders may crash
+or hang in it without taking anything along.
+"""
 
 import contextlib
+import json
+import pickle
 import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
-from vmae_jax.data.sandbox import Child, opening
+from vmae_jax.data.sandbox import Child, begin, opening, send
 from vmae_jax.data.video import MachineFault
 
-__all__ = ["MEMORY", "Children", "Job", "produce"]
+__all__ = ["MEMORY", "Children", "Job", "alarm", "main", "produce"]
 
 MEMORY = 16 << 30  # bytes of address space: a crafted file cannot exhaust the host
 
@@ -100,7 +107,7 @@ def _attempt(
     job: Job, crashed: dict[int, str], on_message: Callable[[dict[str, Any]], None], children: Children
 ) -> tuple[int, int | None, str]:
     """Return the process's exit status, the video it was in the middle of, and its last words."""
-    child = Child("vmae_jax.data.prepare.child", opening((job, crashed), memory=MEMORY))
+    child = Child("vmae_jax.data.prepare.produce", opening((job, crashed), memory=MEMORY))
     try:
         children.add(child)
         at = _listen(child, on_message)
@@ -121,3 +128,43 @@ def _listen(child: Child, on_message: Callable[[dict[str, Any]], None]) -> int |
         at = None if "done" in message else message.get("at", at)
         on_message(message)
     return at
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job that the parent sends."""
+    try:
+        connection, settings = begin(arguments)
+    except (EOFError, ConnectionError):
+        return 1  # the parent is gone
+    job, crashed = pickle.loads(settings["job"])
+
+    def report(**message: Any) -> None:
+        try:
+            send(connection, json.dumps(message).encode())
+        except ConnectionError:
+            sys.exit(1)  # the parent is gone
+
+    try:
+        job.run(crashed, report)
+    except (OSError, MachineFault) as error:  # of the disk, not of a video
+        report(machine=str(error))
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def alarm(seconds: float) -> Iterator[Callable[[], None]]:
+    """End this process unless the function that is yielded is called every so often."""
+
+    def alive() -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    alive()
+    try:
+        yield alive
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,6 @@
-"""What a record holds, in bytes and for TFDS: the one place that defines the format.
+"""How videos are stored: the options of a preparation, and what a record holds, in bytes and for TFDS.
+
+This is the one place that defines the format of a record:
 
     video       the encoded clip: a video file, or (codec jpeg) one JPEG a frame
     key         its name; parts of a longer video end in #0, #1, …
@@ -16,20 +18,115 @@
 Records are `tf.train.Example`s, written here without TensorFlow: the processes that prepare stay small.
 """
 
+import dataclasses
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vmae_jax.data.prepare.options import Options
 from vmae_jax.data.video import Side
 from vmae_jax.spec import ConfigError
 
-__all__ = ["FIELDS", "LabelKind", "features", "label_kind", "serialize", "stored_label", "stored_side", "stored_sides"]
+__all__ = [
+    "CODECS",
+    "FIELDS",
+    "FORMATS",
+    "SIDE_BYTES",
+    "LabelKind",
+    "Options",
+    "check_timeout",
+    "features",
+    "label_kind",
+    "options",
+    "serialize",
+    "stored_label",
+    "stored_sides",
+]
 
 FIELDS = ("video", "key", "num_frames", "rate", "height", "width", "times_us", "start_us", "audio", "frame_numbers")
 LabelKind = str  # "class", "classes", "numbers" or "text"; or "side": bytes of what is beside a video
 NO_CLASS = -1
-SIDE_BYTES = 64 << 20
+SIDE_BYTES = 64 << 20  # of what is beside a video, at most
+CODECS = ("keep", "h264", "jpeg")
+FORMATS = ("array_record", "tfrecord")
+_GOP = 12
+_QUALITY = {"keep": 0, "h264": 23, "jpeg": 85}
+_QUALITIES = {"keep": (0, 0), "h264": (1, 51), "jpeg": (1, 95)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """See `options`; what shows in the records, and nothing else."""
+
+    codec: str
+    quality: int
+    short_side: int | None
+    rate: float | None
+    seconds: float | None
+    gop: int
+    sound: bool
+    file_format: str
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def options(
+    *,
+    codec: str = "keep",
+    quality: int | None = None,
+    short_side: int | None = None,
+    rate: float | None = None,
+    seconds: float | None = None,
+    gop: int | None = None,
+    sound: bool = True,
+    file_format: str = "array_record",
+) -> Options:
+    """The options of a preparation.
+
+    Args:
+      codec: "keep" stores the original bytes; "h264" re-encodes; "jpeg" stores every frame as a picture.
+      quality: of h264, x264's constant rate factor (lower is better; default 23); of jpeg, 1 to 95 (default 85).
+      short_side: pixels that the shorter side is shrunk to; smaller videos stay as they are.
+      rate: frames a second, taken by the real time stamps; by default every frame, at its own time.
+      seconds: that a record holds at most: longer videos are cut into equal parts.
+      gop: frames from one key frame of h264 to the next (default 12).
+      sound: store the sound beside the video (with "keep" it is in the original bytes).
+      file_format: "array_record" (random access) or "tfrecord" (for tf.data).
+
+    Raises:
+      ConfigError: a value that is not possible, or one that the codec has no use for.
+    """
+    for name, given, known in (("codec", codec, CODECS), ("format", file_format, FORMATS)):
+        if given not in known:
+            raise ConfigError(f"{name}={given!r}: it is {' or '.join(known)}")
+    if codec == "keep" and (quality, short_side, rate, seconds) != (None, None, None, None):
+        raise ConfigError(
+            "codec=keep stores videos as they are: quality, short side, rate and seconds need h264 or jpeg"
+        )
+    if codec == "keep" and not sound:
+        raise ConfigError("codec=keep stores videos as they are, with their sound: --no-sound needs h264 or jpeg")
+    if codec != "h264" and gop is not None:
+        raise ConfigError(f"gop={gop}: only codec=h264 has key frames to set, not {codec}")
+    chosen = _QUALITY[codec] if quality is None else quality
+    lowest, highest = _QUALITIES[codec]
+    if not lowest <= chosen <= highest:
+        raise ConfigError(f"quality={chosen}: of {codec} it is {lowest} to {highest}")
+    for name, value, least in (
+        ("short side", short_side, 16),
+        ("rate", rate, 0.1),
+        ("seconds", seconds, 0.1),
+        ("gop", gop, 1),
+    ):
+        if value is not None and not least <= value < 1e6:
+            raise ConfigError(f"{name}={value}: at least {least}")
+    return Options(codec, chosen, short_side, rate, seconds, _GOP if gop is None else gop, sound, file_format)
+
+
+def check_timeout(timeout: float) -> None:
+    """Raises ConfigError for a limit of no time, which `produce.alarm` would take for none at all."""
+    if timeout <= 0:
+        raise ConfigError(f"timeout={timeout:g}: above 0, in seconds")
 
 
 def serialize(fields: Mapping[str, Any]) -> bytes:
@@ -107,15 +204,6 @@ def stored_label(kind: LabelKind, value: Any) -> Any:
         return NO_CLASS if value is None else int(value)
     many = () if value is None else value if isinstance(value, Sequence) else (value,)
     return tuple(float(part) for part in many) if kind == "numbers" else tuple(int(part) for part in many)
-
-
-def stored_side(side: Side | None) -> bytes:
-    """What is beside a video as a record holds it: its bytes, none where there is nothing.
-
-    Raises:
-      BadVideo: if it cannot be read, or is too large.
-    """
-    return (side.read(SIDE_BYTES) or b"") if side is not None else b""
 
 
 def stored_sides(fields: Mapping[str, Any], *, but: Sequence[str]) -> dict[str, Side]:

@@ -10,11 +10,19 @@ from typing import Any, TextIO
 from etils import epath
 
 from vmae_jax.data.faults import TooManyBadVideos
-from vmae_jax.data.prepare import metadata
 from vmae_jax.data.prepare.inputs import Inputs, Origin, open_inputs
 from vmae_jax.data.prepare.make import ShardJob
-from vmae_jax.data.prepare.options import Options, check_timeout
-from vmae_jax.data.prepare.shards import Layout, check_apart, deal, default_shards
+from vmae_jax.data.prepare.record import Options, check_timeout
+from vmae_jax.data.prepare.shards import (
+    Layout,
+    check_alike,
+    check_apart,
+    deal,
+    default_shards,
+    manifests,
+    write_metadata,
+    write_whole,
+)
 from vmae_jax.spec import ConfigError
 
 __all__ = ["Plan", "Runner", "prepare"]
@@ -116,11 +124,11 @@ def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner, *, wait
     with _lock(layout, layout.split, wait=wait):
         plan = plan_of()
         if layout.manifest.exists():
-            manifest = metadata.manifests(layout.out)[layout.split]
+            manifest = manifests(layout.out)[layout.split]
             _same(manifest["identity"], plan.identity, layout)
             _clear(layout)
             return manifest
-        metadata.check_alike(layout, plan.options, plan.inputs)
+        check_alike(layout, plan.options, plan.inputs)
         _begin(plan)
         runner(plan.jobs())
         manifest = _manifest(plan)
@@ -130,7 +138,7 @@ def prepare(plan_of: Callable[[], Plan], layout: Layout, runner: Runner, *, wait
             plan.forget()
             raise TooManyBadVideos(f"none of the {len(rejected)} videos can be read: {shown}")
         with _lock(layout, ".metadata", wait=True):  # the splits of a dataset share it
-            metadata.write(layout, manifest)
+            write_metadata(layout, manifest)
         _clear(layout)
         return manifest
 
@@ -142,7 +150,7 @@ def _begin(plan: Plan) -> None:
         _same(json.loads(path.read_text()), plan.identity, plan.layout)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata.write_whole(path, plan.identity)
+        write_whole(path, plan.identity)
     for left in plan.layout.work.glob("*.tmp"):
         left.unlink()
 

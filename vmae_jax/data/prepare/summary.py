@@ -5,7 +5,7 @@ import os
 import re
 from typing import Any
 
-from vmae_jax.data.prepare.metadata import manifests
+from vmae_jax.data.prepare.shards import manifests
 from vmae_jax.data.records import from_directory
 from vmae_jax.data.video import ADVICE
 

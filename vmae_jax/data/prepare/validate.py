@@ -28,10 +28,10 @@ from av.video.frame import VideoFrame
 
 from vmae_jax.data.decode import open_encoded
 from vmae_jax.data.display import quarter_turns
-from vmae_jax.data.prepare.child import alarm
 from vmae_jax.data.prepare.inputs import Origin, Part, open_inputs
-from vmae_jax.data.prepare.local import run_jobs
-from vmae_jax.data.prepare.options import check_timeout
+from vmae_jax.data.prepare.produce import alarm
+from vmae_jax.data.prepare.record import check_timeout
+from vmae_jax.data.prepare.runners import run_jobs
 from vmae_jax.data.video import ADVICE, BadVideo, Encoded
 from vmae_jax.spec import ConfigError
 

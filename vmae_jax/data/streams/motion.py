@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vmae_jax.data.display import BLOCK, Vectors
 from vmae_jax.data.streams.core import ArraySpec, Clip, ClipShape, Recording, Stream
 from vmae_jax.data.streams.geometry import sampled, scale_of, source_places, view_of
-from vmae_jax.data.vectors import BLOCK, Vectors
 from vmae_jax.registry import register
 
 __all__ = ["Motion", "motion"]

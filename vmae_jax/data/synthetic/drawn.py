@@ -117,9 +117,9 @@ def _prepare_once(source: Any, folder: str, *, name: str, split: str) -> None:
       TooManyBadVideos: if not one video can be read.
     """
     from vmae_jax.data.prepare.inputs import listed
-    from vmae_jax.data.prepare.local import local_runner
-    from vmae_jax.data.prepare.options import options
+    from vmae_jax.data.prepare.record import options
     from vmae_jax.data.prepare.run import Plan, prepare
+    from vmae_jax.data.prepare.runners import local_runner
     from vmae_jax.data.prepare.shards import layout
 
     chosen = options()

@@ -4,10 +4,7 @@ import benchmark_files
 import numpy as np
 import pytest
 
-from vmae_jax.data.sequences.davis import davis
-from vmae_jax.data.sequences.drawn import drawn
-from vmae_jax.data.sequences.jhmdb import jhmdb
-from vmae_jax.data.sequences.vip import CLASSES, vip
+from vmae_jax.data.sequences import VIP_CLASSES, davis, drawn, jhmdb, vip
 from vmae_jax.data.synthetic.world import make_world, settings
 from vmae_jax.spec import ConfigError
 
@@ -25,7 +22,7 @@ def test_davis(tmp_path):
 
 def test_vip_is_in_the_order_of_the_numbers(tmp_path):
     found = vip(str(benchmark_files.vip(tmp_path))).open()
-    assert (found.task, len(CLASSES), found.classes) == ("classes", 20, CLASSES)
+    assert (found.task, len(VIP_CLASSES), found.classes) == ("classes", 20, VIP_CLASSES)
     for video in found:
         expected = 13 * benchmark_files.moving(4, (64, 128))
         np.testing.assert_array_equal([video.labels(number) for number in range(4)], expected)

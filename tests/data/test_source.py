@@ -7,10 +7,10 @@ import pytest
 from numbered_videos import numbered_frames
 
 from vmae_jax.data import sides, sources
-from vmae_jax.data.agreement import facts_of
 from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.mixture import mixture
 from vmae_jax.data.mixture import part as mixture_part
+from vmae_jax.data.source import facts_of
 from vmae_jax.runtime import distributed
 from vmae_jax.spec import ConfigError
 
