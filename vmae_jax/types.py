@@ -186,7 +186,7 @@ class Output:
     """The meaning of some columns of a method's outputs.
 
     Attributes:
-      kind: "one" class of several (softmax), "many" classes at once (a sigmoid each), or "numbers".
+      kind: "one" class of several (softmax), "many" at once (a sigmoid each), "numbers", or of "frames" (many).
       outputs: how many columns.
       label: the key of the batch that holds the truth.
     """
@@ -250,19 +250,18 @@ class Method(NamedTuple):
       reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` (a masking strategy)
         is used in place of the method's own.
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
+      statistics: (params, carry, context) -> params, with those that follow the batches and no gradient (a batch norm's
+        running mean and variance), after the update of the others; None where there are none.
       group: number of consecutive rows that belong together (views of one video, clips that are mixed)
         and are never divided between micro-batches; None where that is the whole batch.
       views: number of views of a video that `loss` and `reconstruct` read together, as consecutive rows.
-      global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch
-        (contrast, decorrelation), from `Loss.rows`; None where clips are independent. Whatever is shared
-        by the clips (a temperature, batch norm of a projection head) belongs here: accumulation then
-        changes nothing.
+      global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch (contrast,
+        decorrelation), from `Loss.rows`; None where clips are independent. Whatever is shared by the clips (a
+        temperature, batch norm of a projection head) belongs here: accumulation then changes nothing.
       frozen: (key, batch) -> networks that are never trained, `TrainState.frozen`, for `init_from` to fill, or None.
-      check: looks at a batch on the host, before it goes to a device, and raises ConfigError where the method
-        cannot use it (a label that is no class); None where all will do.
+      check: looks at a batch on the host; raises ConfigError if it cannot be used (a label that is no class), or None.
       check_first: as `check`, of the first batch of a run alone, for what no single later batch has to have.
-      suits: takes the number of clips of a micro-batch, and raises ConfigError where the method cannot
-        train on so many (clips that mix in groups); None where any will do.
+      suits: takes the number of clips of a micro-batch; raises ConfigError if it cannot train on so many; None: on any.
       heads: the meaning of the columns of `predict`, by name and in order ("" where there is one head
         alone); None: one class of as many as there are columns, batch["label"].
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
@@ -292,6 +291,7 @@ class Method(NamedTuple):
     averaged: bool = False
     expects: Mapping[str, Mapping[str, Any]] | None = None
     adaptation: Any = None
+    statistics: Callable[[Params, Any, Context], Params] | None = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

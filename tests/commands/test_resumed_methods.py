@@ -44,6 +44,7 @@ RUNS = {
     "sigma": ("configs/sigma.py:B,k400,smoke,teacher={first}", write_videos, FOLDER),
     "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
+    "ego_only": ("configs/ego_only.py:L,mq,smoke,weights={first}", write_videos, []),  # of drawn clips with moments
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "masdt": ("configs/masdt.py:temporal,smoke,flow={first}", write_videos, FOLDER),
     "mme": ("configs/mme.py:smoke,flow={first}", write_videos, FOLDER),
@@ -106,6 +107,7 @@ def first(train, tmp_path_factory):
 FIRST = {
     "cdfslv": "cdfslv.py:smoke",
     "ttt": "mae.py:B,smoke",
+    "ego_only": "ego_only.py:L,smoke",
     "av_mae_finetuned": "av_mae.py:L,audioset,smoke",
     "mavil_student": "mavil.py:B,audioset,smoke",
     "crossvideomae": "mae.py:B,smoke",

@@ -52,6 +52,7 @@ PRETRAINING = {
     "sigma:B,k400": [],
     "mvd:B": [],
     "umt:B": [("method.layers", "2")],
+    "ego_only:L,mq": [],
     "finetune:B,k400,v2": [],
     "distill:B": [],
     "cdfslv:adapt": [],

@@ -72,6 +72,9 @@ def result(config) -> dict[str, str]:
             "decoder_heads": decoder["blocks"]["heads"],
             "target": "motion" if target is None else _target(target),
         }
+    elif method.call == "methods.segmentation.build":
+        counts = " ".join(str(head.classes) for head in method.heads.values())
+        found |= {**_of_classifier(config, vit), "classes": counts, "smoothing": None}
     else:
         found |= {
             **_of_classifier(config, vit),
@@ -220,6 +223,8 @@ def test_configs_are_the_table(row):
         "distill": "methods.distill.build",
         "adapt": "methods.cdfslv.build",
         "joint": "methods.ttt.build",
+        "linear": "methods.linear.build",
+        "segment": "methods.segmentation.build",
     }[row["stage"]]  # fmt: skip
 
 
@@ -256,7 +261,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 193
+    assert len(ROWS) == len(lines) - 1 == 204
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {"__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes"}  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files

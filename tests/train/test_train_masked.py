@@ -32,11 +32,13 @@ from vmae_jax.methods import (
     latent,
     latent_dense,
     levjepa,
+    linear,
     lvmae,
     marlin,
     masked,
     mbt,
     mvd,
+    segmentation,
     siamese,
     siammcvae,
     sigma,
@@ -66,6 +68,7 @@ from vmae_jax.models.spectrogram import spectrogram
 from vmae_jax.models.text import transformer as text_tower
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
+from vmae_jax.targets.features import features
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.targets.spectrogram import spectrogram as values
 from vmae_jax.train import sharding
@@ -100,6 +103,12 @@ def mae():
     more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
     model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
     return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
+def linear_probe():
+    """A frozen encoder, and batch norm over the whole batch without padding."""
+    model = vit(frames=1, tubelet=1, prefix=1, initial="mae", **TINY)
+    return linear.build(model, 5, init_scale=100.0)
 
 
 def mae_st():
@@ -145,6 +154,13 @@ def denoising():
     more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
     model = vit(frames=4, initial="mae_st", **more, **TINY)
     return diffmae.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
+def denoising_features():
+    """DiffMAE of a CLIP's features: a teacher of images beside a student of clips."""
+    clip = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
+    teacher = vit(frames=1, tubelet=1, **clip, **{**TINY, "width": 24})
+    return diffmae.build(vit(frames=4, **TINY), random(0.75), {"features": objective(features())}, teacher=teacher)
 
 
 def long_video():
@@ -202,6 +218,12 @@ def two_streams():
     """Unmasking Deepfakes: two classifiers, one of frames and one of the flow between them, which RAFT computes."""
     model = vit(frames=1, tubelet=1, **TINY)
     return deepfakes.build(model, model, init_scale=1.0, iterations=1)
+
+
+def segments_of_frames():
+    """Ego-Only's second stage: classes of every frame; some videos have no labels."""
+    heads = {"actions": segmentation.actions(3, gamma=2.0, alpha=0.25)}
+    return segmentation.build(vit(frames=4, **TINY), heads, init_scale=1.0)
 
 
 def two_teachers():
@@ -334,6 +356,7 @@ METHODS = {
     for one in (
         videomae_v2,
         mae,
+        linear_probe,
         mae_st,
         learned_mask,
         two_views,
@@ -341,6 +364,7 @@ METHODS = {
         flow_mask,
         latent_views,
         denoising,
+        denoising_features,
         long_video,
         dense_prediction,
         frozen_teacher,
@@ -350,6 +374,7 @@ METHODS = {
         two_heads,
         two_streams,
         adversarial,
+        segments_of_frames,
         two_teachers,
         attending_teacher,
         sound_and_video,
@@ -367,7 +392,7 @@ METHODS = {
         captions,
     )
 }
-IMAGES = ("mae", "two_views", "latent_views", "two_heads", "frames_of_one_video")
+IMAGES = ("mae", "linear_probe", "two_views", "latent_views", "two_heads", "frames_of_one_video")
 
 
 def places():
@@ -403,6 +428,11 @@ def batch(name="videomae_v2"):
     own = {
         "captions": texts,
         "two_heads": classes,
+        "segments_of_frames": {
+            "actions": np.random.default_rng(4).random((ROWS, 4, 3)) < 0.3,
+            "actions_valid": np.arange(ROWS) % 5 != 1,
+        },
+        "linear_probe": classes,
         "moments": {"seconds": np.tile([[0, 0.4, 0.8, 1.2], [0.3, 0.4, 0.5, 0.6]], (ROWS // 2, 1)).astype(np.float32)},
         "overlaps": places(),
         "two_streams": {"label": (np.arange(ROWS) % 8 == 7).astype(np.int32)},
