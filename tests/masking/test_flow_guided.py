@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vmae_jax.masking.core import plan, ranks
-from vmae_jax.masking.flow_guided import EARLIER, LATER, flow_guided, followed, gaussians, largest, moved
+from vmae_jax.masking.flow_guided import EARLIER, LATER, drawn_map, flow_guided, followed, gaussians, largest, moved
+from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.methods.flow import outward_pairs
 from vmae_jax.types import Grid, stream
 
@@ -65,6 +66,36 @@ def test_a_still_clip_has_a_tube_of_19_of_the_20_drawn_tokens():
         [absent] = set(drawn) - visible
         left.append(sorted(drawn).index(absent))
     assert len(set(left)) > 2
+
+
+def test_maps_of_tokens_and_of_pixels():
+    """Nothing in them is 0, which is what comes from beyond the edge."""
+    tokens, pixels = (np.asarray(drawn_map(start, 0.9, keys(2), GRID, (16, 16))) for start in ("tokens", "pixels"))
+    cells = tokens.reshape(2, 14, 16, 14, 16)
+    np.testing.assert_array_equal(cells, np.broadcast_to(cells[:, :, :1, :, :1], cells.shape))
+    np.testing.assert_array_equal((cells[:, :, 0, :, 0] == 1).sum((1, 2)), 20)
+    np.testing.assert_array_equal((pixels == 1).sum((1, 2)), int(SIDE * SIDE * 0.1))
+    assert min(tokens.min(), pixels.min()) > 0
+    masks = seen(uniform(0, 0, rows=2), start="tokens").reshape(2, 8, 196)
+    assert (masks == masks[:, :1]).all()
+    np.testing.assert_array_equal(masks.sum(2), 19)
+
+
+def test_one_slot_of_a_clip_is_noisy():
+    masks = seen(uniform(0, 0, rows=8), noisy_slot=True).reshape(8, 8, 196)
+    usual = seen(uniform(0, 0, rows=8)).reshape(8, 8, 196)
+    other = (masks != usual).any(axis=2)
+    assert other.sum(axis=1).max() == 1  # small noise leaves the largest maps in front, and changes who is equal
+    assert other.sum() >= 4
+    assert len(set(other.argmax(axis=1))) > 2
+
+
+def test_with_a_mask_of_the_decoder():
+    made = plan(keys(2), uniform(8, 0, rows=2), GRID, flow_guided(), running_cell(0.5))
+    assert made.visible.shape == (2, 152)
+    assert made.decode.shape == (2, 784)
+    both = [len(set(map(int, v)) & set(map(int, d))) for v, d in zip(made.visible, made.decode, strict=True)]
+    np.testing.assert_array_equal((np.asarray(made.weight) == 0).sum(1), both)
 
 
 @pytest.mark.parametrize(("x", "y"), [(8, 0), (-8, 8)])
@@ -137,5 +168,7 @@ def test_the_mask_has_no_gradient():
 def test_mistakes():
     with pytest.raises(ValueError, match="a mask ratio must be in"):
         flow_guided(1.0)
+    with pytest.raises(ValueError, match="start='random': it must be one of gaussians, tokens, pixels"):
+        flow_guided(start="random")
     with pytest.raises(ValueError, match=r"ratio=0\.95 leaves no token of the 16 of a slot visible"):
         flow_guided(0.95).keep(SMALL)
