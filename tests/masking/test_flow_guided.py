@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 
 from vmae_jax.masking.core import plan, ranks
-from vmae_jax.masking.flow_guided import EARLIER, LATER, drawn_map, flow_guided, followed, gaussians, largest, moved
+from vmae_jax.masking.flow_guided import (
+    BASE,
+    EARLIER,
+    LATER,
+    drawn_map,
+    flow_guided,
+    followed,
+    gaussians,
+    largest,
+    moved,
+)
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.methods.flow import outward_pairs
 from vmae_jax.types import Grid, stream
 
 GRID, FRAMES, SIDE = Grid(8, 14, 14), 16, 224
-BASE = FRAMES // 2
+MIDDLE = FRAMES // 2
 SMALL = Grid(2, 4, 4)
 
 
@@ -23,7 +33,7 @@ def keys(n, seed=0):
 def uniform(x, y, *, fix_backward=True, rows=1):
     """The flow of clips in which everything moves by so many pixels a frame; beyond them, whole pixels are shown."""
     speed = np.array([x, y]) * SIDE / (SIDE - 1)
-    sides = outward_pairs(FRAMES, BASE, fix_backward=fix_backward)
+    sides = outward_pairs(FRAMES, MIDDLE, fix_backward=fix_backward)
     one = [np.stack([np.full((SIDE, SIDE, 2), (b - a) * speed, np.float32) for a, b in pairs]) for pairs in sides]
     return {name: np.stack([side] * rows) for name, side in zip((EARLIER, LATER), one, strict=True)}
 
@@ -38,7 +48,7 @@ def seen(batch, seed=0, grid=GRID, **options):
 
 def noisy(rows=3, scale=6.0):
     rng = np.random.default_rng(0)
-    shapes = {EARLIER: BASE, LATER: FRAMES - BASE - 1}
+    shapes = {EARLIER: MIDDLE, LATER: FRAMES - MIDDLE - 1}
     return {name: scale * rng.normal(size=(rows, n, SIDE, SIDE, 2)).astype(np.float32) for name, n in shapes.items()}
 
 
@@ -90,6 +100,16 @@ def test_one_slot_of_a_clip_is_noisy():
     assert len(set(other.argmax(axis=1))) > 2
 
 
+def test_clips_with_bases_of_their_own_have_the_masks_of_these_bases():
+    rng = np.random.default_rng(1)
+    flow = 3 * rng.normal(size=(4, 2, 3, 16, 16, 2)).astype(np.float32)  # of each clip before and after any base
+    batch = {EARLIER: flow[:, 0], LATER: flow[:, 1], BASE: np.array([0, 1, 3, 2])}
+    found = seen(batch, grid=SMALL, ratio=0.75)
+    for row, base in enumerate(batch[BASE].tolist()):
+        own = {EARLIER: flow[:, 0, :base], LATER: flow[:, 1, : 3 - base]}
+        np.testing.assert_array_equal(found[row], seen(own, grid=SMALL, ratio=0.75)[row])
+
+
 def test_with_a_mask_of_the_decoder():
     made = plan(keys(2), uniform(8, 0, rows=2), GRID, flow_guided(), running_cell(0.5))
     assert made.visible.shape == (2, 152)
@@ -109,7 +129,7 @@ def test_uniform_motion_moves_the_maps(x, y):
         maps[fix] = np.asarray(followed(drawn, jnp.asarray(batch[EARLIER]), jnp.asarray(batch[LATER])))[0]
     for frame in range(FRAMES):
         for fix in (True, False):
-            steps = frame - BASE if fix or frame > BASE else BASE - frame
+            steps = frame - MIDDLE if fix or frame > MIDDLE else MIDDLE - frame
             right, down = x * steps, y * steps
             inside = np.s_[max(down, 0) : SIDE + min(down, 0), max(right, 0) : SIDE + min(right, 0)]
             wanted = np.roll(np.asarray(drawn)[0], (down, right), axis=(0, 1))

@@ -8,9 +8,9 @@ from vmae_jax.masking.core import Masker, check_ratio, ranks
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Grid, stream
 
-__all__ = ["EARLIER", "LATER", "drawn_map", "flow_guided", "followed", "gaussians", "largest", "moved"]
+__all__ = ["BASE", "EARLIER", "LATER", "drawn_map", "flow_guided", "followed", "gaussians", "largest", "moved"]
 
-EARLIER, LATER = "flow_earlier", "flow_later"  # of the annotated batch
+EARLIER, LATER, BASE = "flow_earlier", "flow_later", "flow_base"  # of the annotated batch
 GRAIN = 2**-8  # of a token's score: sums of equal maps differ by rounding, which another mesh does otherwise
 EMPTY = 1e-8  # of drawn maps of tokens or pixels, where nothing is drawn: 0 is what comes from beyond the edge
 STARTS = ("gaussians", "tokens", "pixels")
@@ -53,7 +53,11 @@ def flow_guided(
         height, width = earlier.shape[2:4]
         patch = (height // grid.h, width // grid.w)
         drawn = drawn_map(start, ratio, stream(keys, "centres"), grid, patch)
-        found = _summed(followed(drawn, earlier, later), grid)
+        maps = followed(drawn, earlier, later)
+        if BASE in batch:  # one for each clip: of the frames before and after any base, those that the clip has
+            shown = earlier.shape[1] - jnp.asarray(batch[BASE])[:, None] + jnp.arange(earlier.shape[1] + 1)
+            maps = jax.vmap(lambda one, places: one[places])(maps, shown)
+        found = _summed(maps, grid)
         if noisy_slot:
             found = found + jax.vmap(lambda key: _noise(key, grid))(stream(keys, "noise"))
         tokens = jnp.round(found / GRAIN)
