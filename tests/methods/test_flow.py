@@ -99,6 +99,7 @@ def test_each_clip_has_a_base_of_its_own(monkeypatch, fix):
     np.testing.assert_array_equal(other[BASE], bases[::-1])
 
 
+@pytest.mark.slow
 def test_pairs_of_each_clip_are_those_of_all():
     frames = jax.random.uniform(jax.random.key(1), (2, 3, 32, 40, 3), minval=-1.0)
     pairs = jnp.asarray([[(0, 1), (1, 2)], [(2, 1), (0, 1)]])
