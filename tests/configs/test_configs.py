@@ -42,7 +42,7 @@ VARIANTS = {
     "vjepa2": ("g", "L,cooldown"),
     "salt": ("L", "L,pixels"),
     "internvideo_next": ("B", "L"),
-    "vjepa2_1": ("L", "G,cooldown"),
+    "vjepa2_1": ("L", "G,cooldown", "L,images=IMAGES"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
     "diffmae": ("L", "B,video,raw", "L,clip"),
