@@ -54,19 +54,19 @@ class Setting:
 
     scene: Mapping[str, Any]
     arms: atari_arms.Setting
-    rate: float = 1e-3
+    rate: float = 3e-3
     before: int = 1
     enlarged: int = 2
 
 
 SETTING = Setting(
-    scene={"train": 2000, "validation": 0, "test": 40, "size": 64, "frames": 32, "shapes": 3, "seed": 8},
+    scene={"train": 1000, "validation": 0, "test": 20, "size": 64, "frames": 32, "shapes": 3, "seed": 8},
     arms=atari_arms.Setting(
         model={
             "size": "tiny", "frames": 8, "resolution": 64, "tubelet": 2, "patch": 8, "width": 48, "depth": 4,
             "heads": 4, "decoder_width": 36, "decoder_depth": 2, "decoder_heads": 3,
         },
-        flops=8e12,
+        flops=2e12,
     ),
 )  # fmt: skip
 
