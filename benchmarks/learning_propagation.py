@@ -7,7 +7,6 @@ What is compared and why: docs/learning_registrations.md, the eighth registratio
 stopped: every result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 
 from benchmarks import atari_arms
-from benchmarks.learning import append, check_setting, read, report
+from benchmarks.learning import append, check_options, check_setting, parser_of, read, report, with_status
 from benchmarks.learning_report import Dots, difference, draw_dots, estimate, table
 from benchmarks.learning_runs import Interrupted
 from vmae_jax.commands import train
@@ -28,7 +27,7 @@ from vmae_jax.commands.restore import restore
 from vmae_jax.io.paths import Workdir
 from vmae_jax.runtime import watchdog
 from vmae_jax.runtime.cache import enable_cache
-from vmae_jax.spec import ConfigError, build, call
+from vmae_jax.spec import build, call
 from vmae_jax.train import sharding
 from vmae_jax.train.settings import Evaluation
 from vmae_jax.types import Carried
@@ -227,31 +226,16 @@ def _column(rows: Mapping[Job, Mapping[str, Any]], arm: str, name: str) -> dict[
     return {job.seed: row[name] for job, row in rows.items() if (job.stage, job.arm) == ("follow", arm)}
 
 
+@with_status
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the top of this file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.learning_propagation", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--hours", type=float, default=1e9, help="no new job begins after so long")
-    parser.add_argument(
-        "--report", action="store_true", help="the table and the picture of what there is; runs nothing"
-    )
+    parser = parser_of("learning_propagation", __doc__)
     parser.add_argument("--smoke", action="store_true", help="tiny: to see that it runs")
     options = parser.parse_args(arguments)
     setting, out = SMOKE if options.smoke else SETTING, pathlib.Path(options.out).absolute()
-    try:
-        if options.seeds < 1 or options.hours <= 0:
-            raise ConfigError(f"--seeds={options.seeds} --hours={options.hours}: at least 1, and above 0")
-        if not options.report:
-            run(setting, out, seeds=options.seeds, hours=options.hours)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Interrupted:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 75
+    check_options(options)
+    if not options.report:
+        run(setting, out, seeds=options.seeds, hours=options.hours)
     return report(setting, out, read(out, kind=Job), tables, pictures)
 
 

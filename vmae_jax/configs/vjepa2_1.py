@@ -29,7 +29,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     recipe = recipes.recipe(f"vjepa2_1:{args.size}" + (",cooldown" if args.stage == "cooldown" else ""))
     places = call("models.rotary", side=16)
-    model = vjepa2.network(args.size, recipe, places, levels=list(LEVELS[args.size]), modality=True)
+    model: Any = vjepa2.network(args.size, recipe, places, levels=list(LEVELS[args.size]), modality=True)
     options: dict[str, Any] = {"masks": vjepa2.masks(recipe, 16)}
     if args.images is not None:
         options["images"] = {"blocks": call("masking.multiblock", **BLOCKS)}
