@@ -73,6 +73,7 @@ MORE = {
         "mask": {"call": "masking.random"},
     },
     "methods.tgm.build": {"image": {"call": "models.variants.vit", "frames": 1, "tubelet": 1}},
+    "methods.rvm.build": {"model": {"call": "models.variants.vit", "frames": 1, "tubelet": 1}},
     "methods.linear.build": {"model": {"call": "models.variants.vit", "prefix": 1}},
     "methods.mvd.build": {"video_teacher": {"call": "models.variants.vit"}},
 }
