@@ -45,7 +45,7 @@ VARIANTS = {
     "vjepa2_1": ("L", "G,cooldown"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
-    "rvm": ("L", "S"),
+    "rvm": ("L",),
     "diffmae": ("L", "B,video,raw", "L,clip"),
     "cdfslv": ("", "adapt"),
     "ttt": ("B", "L,everywhere"),

@@ -35,7 +35,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         data=call(
             "data.pipeline.loader",
             source=call("data.sources.folder"),
-            sampler=call("data.future", sources=SOURCES, targets=TARGETS, gap=GAP),
+            sampler=call("data.future", sources=SOURCES, targets=TARGETS, gap=GAP, stride=recipe.stride),
             transforms=[crop, call("data.transforms.flip", probability=recipe.flip)],
             streams={"frames": call("data.streams.times.frames")},
             global_batch=recipe.batch,
