@@ -31,6 +31,7 @@ FOLDER = ["--config.data.source.path={source}"]
 TWO = [f"--config.data.source.parts.{name}.source.path={{source}}" for name in ("source", "target")]
 LV = [*FOLDER, "--config.data.streams.embeddings.width=6", "--config.data.streams.embeddings.of=none"]
 RUNS = {
+    "rvm": ("configs/rvm.py:L,smoke", write_videos, FOLDER),
     "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, FOLDER),
     "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),

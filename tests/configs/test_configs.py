@@ -45,6 +45,7 @@ VARIANTS = {
     "vjepa2_1": ("L", "G,cooldown", "L,images=IMAGES"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
+    "rvm": ("L",),
     "diffmae": ("L", "B,video,raw", "L,clip"),
     "cdfslv": ("", "adapt"),
     "ttt": ("B", "L,everywhere"),
@@ -103,7 +104,7 @@ BASES = {
         "mavil",
         "crossvideomae",
     ),
-    "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
+    "siammae:S16": ("siammae", "cropmae", "rvm", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1", "internvideo_next"),
     "finetune:B": (
         "finetune",

@@ -32,6 +32,7 @@ PRETRAINING = {
     "tgm": [],
     "siammae:S16": [("method.dropout", "0.0")],
     "cropmae:B16": [("method.dropout", "0.0")],
+    "rvm:B": [("method.core_depth", "2")],
     "siammcvae": [],
     "diffmae:B": [],
     "diffmae:B,video": [],

@@ -206,7 +206,7 @@ def test_configs_are_the_table(row):
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"siammae": "siamese", "cropmae": "siamese"}
-    names = ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "tgm", "umt", "levjepa", "sigma")
+    names = ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "tgm", "umt", "levjepa", "sigma", "rvm")
     own |= {name: name for name in names}
     own |= {"av_mae": "joint", "mavil": "joint", "vic_mae": "joint", "crossvideomae": "joint", "contrast": "joint"}
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt", "internvideo_next"), "latent") | {"vjepa2_1": "latent_dense"}
@@ -261,7 +261,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 204
+    assert len(ROWS) == len(lines) - 1 == 208
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {
         "__init__",

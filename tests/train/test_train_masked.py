@@ -38,6 +38,7 @@ from vmae_jax.methods import (
     masked,
     mbt,
     mvd,
+    rvm,
     segmentation,
     siamese,
     siammcvae,
@@ -128,6 +129,14 @@ def two_views():
     more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
     model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
     return siamese.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))}, hidden=32)
+
+
+def carried_state():
+    """RVM: two frames, a state, and two frames of the future at distances that are given."""
+    more = {"positions": positions.sinusoid_1d([4, 4]), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
+    model = vit(frames=1, tubelet=1, style="tanh", initial="mae", **more, **TINY)
+    raw = {"pixels": objective(pixels(normalize=False))}
+    return rvm.build(model, random(0.75, "visible"), raw, sources=2, core_depth=1)
 
 
 def motion_mask():
@@ -360,6 +369,7 @@ METHODS = {
         mae_st,
         learned_mask,
         two_views,
+        carried_state,
         motion_mask,
         flow_mask,
         latent_views,
@@ -438,6 +448,7 @@ def batch(name="videomae_v2"):
         "two_streams": {"label": (np.arange(ROWS) % 8 == 7).astype(np.int32)},
         "motion_mask": vectors,
         "dense_prediction": beside,
+        "carried_state": {"frames": np.cumsum(np.full((ROWS, 4), 7) - np.arange(4), axis=1).astype(np.int32)},
         "long_video": sequences,
         "sound_and_video": audio,
         "taught_by_both": audio,
