@@ -141,7 +141,8 @@ def draw_dots(title: str, names: Sequence[str], rows: Sequence[Dots], *, width: 
     step, top = 26 * len(names) + 14, 70
     image = Image.new("RGB", (width, top + step * len(rows) + 60), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(18)
-    box = (170, top, width - 190, top + step * len(rows))
+    left = max(170, 24 + round(max(font.getlength(row.name) for row in rows)))
+    box = (left, top, width - 190, top + step * len(rows))
     found = [estimate(values) for row in rows for values in row.measures if values]
     levels = ticks(0.0, 100 * max(e.mean + np.nan_to_num(e.half) for e in found), 6)
     across = lambda x: box[0] + x / levels[-1] * (box[2] - box[0])  # noqa: E731

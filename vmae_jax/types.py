@@ -248,16 +248,14 @@ class Method(NamedTuple):
         pictures of any size that the patch divides, in place; None where the method has none.
       frame_states: (params, frames, state) -> (those of successive pictures of a video, the state after each), or None.
       predict: (params, batch) -> outputs [b d], where there are any.
-      reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` (a masking strategy)
-        is used in place of the method's own.
+      reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` replaces its own.
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
       statistics: (params, carry, context) -> params, after their update, with a batch norm's running mean and variance.
       group: number of consecutive rows that belong together (views of one video, clips that are mixed)
         and are never divided between micro-batches; None where that is the whole batch.
       views: number of views of a video that `loss` and `reconstruct` read together, as consecutive rows.
-      global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch (contrast,
-        decorrelation), from `Loss.rows`; None where clips are independent. Whatever is shared by the clips (a
-        temperature, batch norm of a projection head) belongs here: accumulation then changes nothing.
+      global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch, from
+        `Loss.rows`, and what these share (a temperature, batch norm of a head); None where clips are independent.
       frozen: (key, batch) -> networks that are never trained, `TrainState.frozen`, for `init_from` to fill, or None.
       check: looks at a batch on the host; raises ConfigError if it cannot be used (a label that is no class), or None.
       check_first: as `check`, of the first batch of a run alone, for what no single later batch has to have.
@@ -268,6 +266,7 @@ class Method(NamedTuple):
       averaged: whether the loss reads `Context.average`, so that training has to keep an average of the parameters.
       expects: attributes that streams of the loader must have, by stream, such as {"audio": {"rate": 16000}}, or None.
       adaptation: how it learns from videos while predicting them (`methods.adaptation.Adaptation`), or None.
+      common: spaces that two modalities share, such as videos and sounds (`methods.common.Common`), by name, or None.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -292,6 +291,7 @@ class Method(NamedTuple):
     expects: Mapping[str, Mapping[str, Any]] | None = None
     adaptation: Any = None
     statistics: Callable[[Params, Any, Context], Params] | None = None
+    common: Mapping[str, Any] | None = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

@@ -27,7 +27,7 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOT_TRAINED = ("__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes")
+NOT_TRAINED = ("__init__", "common", "cross_retrieval", "few_shot", "moments", "probe", "propagation", "recipes")
 FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
@@ -42,7 +42,7 @@ VARIANTS = {
     "vjepa2": ("g", "L,cooldown"),
     "salt": ("L", "L,pixels"),
     "internvideo_next": ("B", "L"),
-    "vjepa2_1": ("L", "G,cooldown"),
+    "vjepa2_1": ("L", "G,cooldown", "L,images=IMAGES"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
     "rvm": ("L",),
@@ -309,6 +309,20 @@ def test_few_shot_evaluation_takes_all_the_videos():
         load_config("configs/few_shot.py")
 
 
+def test_retrieval_between_modalities_has_the_clips_of_the_training(tmp_path):
+    pretraining = load_config("configs/mavil.py:B,audioset")
+    pretraining.data.source.path = "videos"
+    (tmp_path / "config.json").write_text(to_json(pretraining))
+    config = load_config("configs/cross_retrieval.py:data=videos,views=2", checkpoint=str(tmp_path))
+    made = build(config.eval)
+    trained = build(pretraining.data).spec()
+    shapes = lambda spec: {name: one.shape[1:] for name, one in spec.items()}  # noqa: E731
+    assert shapes(made.data.spec()) == shapes(trained)
+    assert (made.data.views, config.eval.data.sampler.stride) == (2, 15)
+    with pytest.raises(ConfigError, match="give the videos as data=FOLDER"):
+        load_config("configs/cross_retrieval.py", checkpoint=str(tmp_path))
+
+
 def test_moments_are_found_in_windows_of_other_videos():
     for target, windows in (("data=videos,test=others", 64), ("drawn,windows=8", 8)):
         made = build(load_config(f"configs/moments.py:{target}").eval)
@@ -345,7 +359,9 @@ def test_propagations_need_the_owners_files_and_drawn_clips_none(arguments, mess
         load_config(f"configs/propagation.py:{arguments}")
 
 
-@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "few_shot", "moments", "probe", "propagation"])
+@pytest.mark.parametrize(
+    "stem", [*(path.stem for path in FILES), "cross_retrieval", "few_shot", "moments", "probe", "propagation"]
+)
 def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")

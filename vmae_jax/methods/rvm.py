@@ -109,7 +109,8 @@ class Recurrent(Masked):
         """
 
         def step(state: Array, tokens: Array) -> tuple[Array, tuple[Array, Array]]:
-            state, update = self.core.apply({"params": params["core"]}, state, tokens)
+            made: Any = self.core.apply({"params": params["core"]}, state, tokens)
+            state, update = made
             return state, (state, update.mean(axis=(1, 2)))
 
         begin = jnp.zeros((tokens.shape[0], *tokens.shape[2:]), jnp.float32) if state is None else state
