@@ -250,7 +250,7 @@ class Method(NamedTuple):
       predict: (params, batch) -> outputs [b d], where there are any.
       reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` replaces its own.
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
-      statistics: (params, carry, context) -> params, after their update, with a batch norm's running mean and variance.
+      statistics: (params, carry, context) -> params, with what follows the batches (a batch norm's mean), or None.
       group: number of consecutive rows that belong together (views of one video, clips that are mixed)
         and are never divided between micro-batches; None where that is the whole batch.
       views: number of views of a video that `loss` and `reconstruct` read together, as consecutive rows.
@@ -260,7 +260,7 @@ class Method(NamedTuple):
       check: looks at a batch on the host; raises ConfigError if it cannot be used (a label that is no class), or None.
       check_first: as `check`, of the first batch of a run alone, for what no single later batch has to have.
       suits: takes the number of clips of a micro-batch; raises ConfigError if it cannot train on so many; None: on any.
-      heads: the meaning of the columns of `predict`, by name, in order ("" if alone); None: a class a column, "label".
+      heads: the meaning of `predict`'s columns, by name and in order ("" if alone); None: a class each, batch["label"].
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
       supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.
       averaged: whether the loss reads `Context.average`, so that training has to keep an average of the parameters.

@@ -109,8 +109,8 @@ class Recurrent(Masked):
         """
 
         def step(state: Array, tokens: Array) -> tuple[Array, tuple[Array, Array]]:
-            made: Any = self.core.apply({"params": params["core"]}, state, tokens)
-            state, update = made
+            found: Any = self.core.apply({"params": params["core"]}, state, tokens)
+            state, update = found
             return state, (state, update.mean(axis=(1, 2)))
 
         begin = jnp.zeros((tokens.shape[0], *tokens.shape[2:]), jnp.float32) if state is None else state

@@ -55,7 +55,7 @@ class GatedCore(nn.Module):
         found = CrossStack(**self.blocks, dtype=self.dtype, name="blocks")(
             tokens.astype(self.dtype), seen.astype(self.dtype)
         )
-        found = LayerNorm(jnp.float32, name="norm")(found)
+        found: Any = LayerNorm(jnp.float32, name="norm")(found)
         return (1 - update) * state + update * found, update
 
     def _gate(self, name: str, state: Array, tokens: Array) -> Array:
