@@ -51,7 +51,8 @@ class GatedCore(nn.Module):
             update, reset = (self._gate(name, state, tokens) for name in ("update", "reset"))
             init = declare(initializers.ones, "embed", decay=False)
             scale = jnp.asarray(self.param("state_scale", init, (state.shape[-1],)))
-            seen = reset * jnp.asarray(layer_norm(state, scale, jnp.zeros_like(scale), EPSILON))
+            normed: Any = layer_norm(state, scale, jnp.zeros_like(scale), EPSILON)
+            seen = reset * normed
         found = CrossStack(**self.blocks, dtype=self.dtype, name="blocks")(
             tokens.astype(self.dtype), seen.astype(self.dtype)
         )
