@@ -186,6 +186,7 @@ def test_mistakes(options, message):
 
 def test_distances_that_the_decoder_cannot_express_are_refused():
     check = rvm.build(MODEL, MASK, OBJECTIVES, SOURCES).check
+    assert check is not None
     check(clips())
     numbers = NUMBERS.copy()
     numbers[1, -1] += 1
