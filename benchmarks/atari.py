@@ -22,10 +22,8 @@ from benchmarks.atari_play import Play
 from benchmarks.atari_probe import Probing
 from benchmarks.atari_report import pictures, tables
 from benchmarks.atari_runs import PARTS, Job, execute, jobs
-from benchmarks.learning import append, check_setting, named, read, report
-from benchmarks.learning_runs import Interrupted
+from benchmarks.learning import append, check_options, check_setting, named, parser_of, read, report, with_status
 from vmae_jax.runtime.cache import enable_cache
-from vmae_jax.spec import ConfigError
 
 __all__ = ["SETTINGS", "main", "run"]
 
@@ -84,39 +82,28 @@ def run(
     return rows
 
 
+@with_status
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the top of this file."""
     options = _parser().parse_args(arguments)
     setting, out = SETTINGS[options.setting], pathlib.Path(options.out).absolute()
-    try:
-        games = named("games", options.games, setting.games)
-        arms = named("arms", options.arms, _ALL)
-        if options.seeds < 1 or options.hours <= 0:
-            raise ConfigError(f"--seeds={options.seeds} --hours={options.hours}: at least 1, and above 0")
-        if options.flops is not None:
-            setting = dataclasses.replace(setting, flops=options.flops)
-        if not options.report:
-            run(setting, out, part=options.part, seeds=options.seeds, games=games, arms=arms, hours=options.hours)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Interrupted:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 75
+    games = named("games", options.games, setting.games)
+    arms = named("arms", options.arms, _ALL)
+    check_options(options)
+    if options.flops is not None:
+        setting = dataclasses.replace(setting, flops=options.flops)
+    if not options.report:
+        run(setting, out, part=options.part, seeds=options.seeds, games=games, arms=arms, hours=options.hours)
     return report(setting, out, read(out, kind=Job), tables, pictures)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.atari", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
+    parser = parser_of("atari", __doc__)
     parser.add_argument("--part", choices=PARTS, default=PARTS[0], help="what is run; the parts follow each other")
     parser.add_argument("--setting", choices=tuple(SETTINGS), default="published", help="see docs/atari.md")
     parser.add_argument("--games", default="", help="only these, separated by commas")
     parser.add_argument("--arms", default="", help=f"only these, separated by commas: {', '.join(_ALL)}")
     parser.add_argument("--flops", type=float, help="model FLOPs of each pre-training, in place of the setting's")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--hours", type=float, default=1e9, help="no new job begins after so long")
-    parser.add_argument("--report", action="store_true", help="tables and pictures of what there is; runs nothing")
     return parser
 
 

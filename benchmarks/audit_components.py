@@ -74,6 +74,12 @@ MORE = {
         "mask": {"call": "masking.random"},
     },
     "methods.tgm.build": {"image": {"call": "models.variants.vit", "frames": 1, "tubelet": 1}},
+    "methods.rvm.build": {
+        "model": {"call": "models.variants.vit", "frames": 1, "tubelet": 1},
+        "encoder_mask": {"call": "masking.random"},
+        "objectives": {"x": {"call": "targets.core.objective", "target": {"call": "targets.pixels"}}},
+    },
+    "methods.linear.build": {"model": {"call": "models.variants.vit", "prefix": 1}},
     "methods.mvd.build": {"video_teacher": {"call": "models.variants.vit"}},
 }
 # What computing a value may cause: nothing that reaches outside of the process.

@@ -12,6 +12,7 @@ stopped: every result is a line of OUT/results.jsonl, and an interrupted pre-tra
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +33,19 @@ from vmae_jax.plugins import allow_plugins
 from vmae_jax.runtime.cache import enable_cache
 from vmae_jax.spec import ConfigError, did_you_mean
 
-__all__ = ["REGISTRATIONS", "SETTING", "SMOKE", "append", "check_setting", "main", "read", "run"]
+__all__ = [
+    "REGISTRATIONS",
+    "SETTING",
+    "SMOKE",
+    "append",
+    "check_options",
+    "check_setting",
+    "main",
+    "parser_of",
+    "read",
+    "run",
+    "with_status",
+]
 
 # As docs/learning_registrations.md wrote it down first; its pre-training and probes were run, three seeds.
 FIRST = Setting(
@@ -126,25 +139,35 @@ def read(out: pathlib.Path, kind: Any = Job) -> dict[Any, dict[str, Any]]:
     return rows
 
 
+def with_status(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """Return a command whose mistakes in options and interruptions are one line and a status of its own."""
+
+    @functools.wraps(command)
+    def guarded(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return command(arguments)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except Interrupted:
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 75
+
+    return guarded
+
+
+@with_status
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the top of this file."""
     options = _parser().parse_args(arguments)
     setting = SMOKE if options.smoke else REGISTRATIONS[options.registration]
     out = pathlib.Path(options.out).absolute()
-    try:
-        arms = named("arms", options.arms, tuple(ARMS))
-        if options.seeds < 1 or options.hours <= 0:
-            raise ConfigError(f"--seeds={options.seeds} --hours={options.hours}: at least 1, and above 0")
-        started = time.monotonic()
-        for part in options.part if not options.report else ():
-            left = options.hours - (time.monotonic() - started) / 3600
-            run(setting, out, part=part, seeds=options.seeds, arms=arms, hours=left)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Interrupted:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 75
+    arms = named("arms", options.arms, tuple(ARMS))
+    check_options(options)
+    started = time.monotonic()
+    for part in options.part if not options.report else ():
+        left = options.hours - (time.monotonic() - started) / 3600
+        run(setting, out, part=part, seeds=options.seeds, arms=arms, hours=left)
     return report(setting, out, read(out), tables, pictures)
 
 
@@ -169,17 +192,29 @@ def report(setting: Any, out: pathlib.Path, rows: Mapping[Any, Any], tables: Any
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
+    parser = parser_of("learning", __doc__)
     parser.add_argument("--part", choices=("A", "B", "AB", "C"), default="A",
                         help="A: labels and probes; B: the ladder of masks; C: other methods")  # fmt: skip
     parser.add_argument("--registration", choices=tuple(REGISTRATIONS), default="3", help="its number in the docs")
     parser.add_argument("--arms", default="", help=f"only these, separated by commas: {', '.join(ARMS)}")
+    parser.add_argument("--smoke", action="store_true", help="tiny: to see that it runs")
+    return parser
+
+
+def parser_of(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark of jobs has, given its module's name and docstring."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=(doc or "").split("\n")[0])
+    parser.add_argument("--out", required=True, help="folder of the results; the same one goes on")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--hours", type=float, default=1e9, help="no new job begins after so long")
     parser.add_argument("--report", action="store_true", help="tables and pictures of what there is; runs nothing")
-    parser.add_argument("--smoke", action="store_true", help="tiny: to see that it runs")
     return parser
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError if a number among the options of `parser_of` is out of range."""
+    if options.seeds < 1 or options.hours <= 0:
+        raise ConfigError(f"--seeds={options.seeds} --hours={options.hours}: at least 1, and above 0")
 
 
 def append(out: pathlib.Path, job: Any, row: dict[str, Any]) -> None:

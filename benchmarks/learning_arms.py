@@ -37,7 +37,7 @@ __all__ = [
     "masked",
 ]
 
-MAIN, SMALL, SCRATCH, LONG = "frame", "small", "scratch", "scratch-long"
+MAIN, SMALL, SCRATCH, LONG, GUIDED = "frame", "small", "scratch", "scratch-long", "mgm-75"
 
 # What an arm of pre-training changes: encoder mask and its ratio, decoder mask, method; the last one is the student's.
 _CELL = {"decoder": "masking.running_cell"}
@@ -50,6 +50,7 @@ PRETRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "tube-50": {"encoder": "masking.tube"},
         "tube-75": {"encoder": "masking.tube", "ratio": 0.75},
         "tube-89": {"encoder": "masking.tube", "ratio": 0.89},
+        GUIDED: {"encoder": "masking.motion_guided", "ratio": 0.75},
         "random-50": {"encoder": "masking.random"},
         "random-75": {"encoder": "masking.random", "ratio": 0.75},
         "random-89": {"encoder": "masking.random", "ratio": 0.89},
@@ -126,8 +127,10 @@ class _OnVisible(Masked):
         return dataclasses.replace(masks, weight=jnp.ones_like(masks.weight))
 
 
-def clips(setting: Setting, split: str, count: int, *, first: int = 0, batch: int = 256, cache: str) -> ConfigDict:
-    """A loader of drawn clips."""
+def clips(
+    setting: Setting, split: str, count: int, *, first: int = 0, batch: int = 256, cache: str, motion: bool = False
+) -> ConfigDict:
+    """A loader of drawn clips, with the codec's motion vectors or without."""
     return call(
         "benchmarks.learning_clips.memory",
         settings=call("data.synthetic.moving_shapes.settings", **setting.scene),
@@ -136,6 +139,7 @@ def clips(setting: Setting, split: str, count: int, *, first: int = 0, batch: in
         first=first,
         global_batch=batch,
         cache=cache,
+        **({"motion": True} if motion else {}),
     )
 
 
@@ -152,7 +156,7 @@ def masked(setting: Setting, arm: str, seed: int, *, cache: str) -> ConfigDict:
             "pixels": call("targets.core.objective", target=call("targets.pixels", normalize=setting.normalize))
         },
     )
-    data = clips(setting, "train", setting.unlabelled, batch=setting.batch, cache=cache)
+    data = clips(setting, "train", setting.unlabelled, batch=setting.batch, cache=cache, motion=arm == GUIDED)
     return _sections(setting, method, data, rate=setting.rate, steps=setting.steps, b2=0.95, seed=seed)
 
 

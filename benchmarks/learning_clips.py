@@ -11,21 +11,26 @@ import functools
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.containers import open_video
+from vmae_jax.data.display import BLOCK
+from vmae_jax.data.encode import encode_h264
 from vmae_jax.data.faults import Fault
 from vmae_jax.data.opened import Budget, available_memory
 from vmae_jax.data.order import Windows, apart, clip_seeds, fold, past
 from vmae_jax.data.synthetic.moving_shapes import SPLITS, Settings
 from vmae_jax.data.synthetic.shapes import MOTIONS, draw
+from vmae_jax.data.video import Limits
 from vmae_jax.registry import register
 
-__all__ = ["Memory", "drawn", "memory"]
+__all__ = ["Memory", "codec_motion", "drawn", "memory"]
 
 CHUNK = 250  # clips of a file in the cache: so much is lost when the drawing is stopped
+ENLARGED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Memory:
     global_batch: int
     labels: bool
     cache: str
+    motion: bool = False
     repeat: int = 1
     views: int = 1
     clips_per_video: int = 1
@@ -63,12 +69,17 @@ class Memory:
         }
         if self.labels:
             shapes["label"] = ((b,), np.int32)
+        if self.motion:
+            shapes["motion"] = ((b, scene.frames, scene.size, scene.size, 2), np.float32)
+            shapes["motion_mask"], shapes["motion_valid"] = ((b, scene.frames), np.bool_), ((b,), np.bool_)
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def open(self) -> "Opened":
         """Reads the clips, drawing first what is not in the cache yet."""
-        clips = drawn(self.settings, self.split, self.first + self.count, self.cache)
-        return Opened(self, clips[self.first : self.first + self.count])
+        until = self.first + self.count
+        clips = drawn(self.settings, self.split, until, self.cache)[self.first :]
+        vectors = kept(_vectors_chunk, self.settings, self.split, until, self.cache) if self.motion else None
+        return Opened(self, clips, vectors[self.first :] if vectors is not None else None)
 
 
 class Opened:
@@ -77,9 +88,10 @@ class Opened:
     label_names = {"label": MOTIONS}  # noqa: RUF012 - read only
     source = None  # there are no files
 
-    def __init__(self, loader: Memory, clips: np.ndarray):
+    def __init__(self, loader: Memory, clips: np.ndarray, vectors: np.ndarray | None = None):
         self.loader = loader
         self.clips = clips
+        self.vectors = vectors
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -90,8 +102,10 @@ class Opened:
 
     def memory(self, rows: Sequence[int]) -> Budget:
         """The host memory that the clips take, and batches of these rows on their way."""
-        size = self.clips[0].nbytes * len(rows)
-        return Budget(0, 0, decoders=0, records=0, clips=self.clips.nbytes, batches=3 * size, limit=available_memory())
+        kept = [self.clips, *([] if self.vectors is None else [self.vectors])]
+        size = sum(array[0].nbytes for array in kept) * len(rows)
+        clips = sum(array.nbytes for array in kept)
+        return Budget(0, 0, decoders=0, records=0, clips=clips, batches=3 * size, limit=available_memory())
 
     def batches(
         self, *, rows: Sequence[int], seed: int, start: int = 0, skips: Sequence[tuple[int, int]] = ()
@@ -138,6 +152,11 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         }
         if loader.labels:
             batch["label"] = np.where(valid, (loader.first + places) % len(MOTIONS), 0).astype(np.int32)
+        if self.opened.vectors is not None:
+            vectors = self.opened.vectors[places]
+            batch["motion"] = np.nan_to_num(vectors)
+            batch["motion_mask"] = ~np.isnan(vectors[:, :, 0, 0, 0]) & valid[:, None]
+            batch["motion_valid"] = batch["motion_mask"].any(axis=1)
         return batch
 
     def faults(self, before: int | None = None) -> list[Fault]:
@@ -165,6 +184,7 @@ def memory(
     global_batch: int = 32,
     labels: bool = True,
     cache: str = "",
+    motion: bool = False,
 ) -> Memory:
     """A loader of clips that are drawn by the program and kept in memory.
 
@@ -175,6 +195,7 @@ def memory(
       global_batch: clips a step.
       labels: batches carry "label".
       cache: a folder that keeps drawn clips; by default one in the folder for temporary files.
+      motion: batches carry the stream "motion" as `data.streams.motion` has it, one vector a pixel.
 
     Raises:
       ValueError: an unknown split, or no clips.
@@ -183,31 +204,65 @@ def memory(
         raise ValueError(f"split={split!r}: there are {', '.join(SPLITS)}")
     if min(count, global_batch) < 1 or first < 0:
         raise ValueError(f"count={count}, first={first}, global_batch={global_batch}: at least 1, 0 and 1")
-    return Memory(settings, split, first, count, global_batch, labels, cache)
+    return Memory(settings, split, first, count, global_batch, labels, cache, motion)
+
+
+def drawn(settings: Settings, split: str, count: int, cache: str = "") -> np.ndarray:
+    """The first `count` clips of a split, uint8 [count t h w 3]."""
+    return kept(_clips_chunk, settings, split, count, cache)
 
 
 @functools.lru_cache(8)
-def drawn(settings: Settings, split: str, count: int, cache: str = "") -> np.ndarray:
-    """The first `count` clips of a split, uint8 [count t h w 3], drawn on all cores where not in the cache."""
+def kept(
+    make: Callable[[Settings, str, range, str], np.ndarray], settings: Settings, split: str, count: int, cache: str
+) -> np.ndarray:
+    """What `make` makes of the first `count` clips of a split, on all cores where it is not in the cache."""
     name = dataclasses.replace(settings, train=0, validation=0, test=0).name
     folder = pathlib.Path(cache or pathlib.Path(tempfile.gettempdir()) / f"vmae_learning_{os.getuid()}") / name / split
+    folder = folder / "motion" if make is _vectors_chunk else folder
     folder.mkdir(parents=True, exist_ok=True)
-    firsts = range(0, count, CHUNK)
-    missing = [first for first in firsts if not (folder / f"{first:07d}.npy").exists()]
+    files = {first: folder / f"{first:07d}.npy" for first in range(0, count, CHUNK)}
+    missing = [first for first, file in files.items() if not file.exists()]
+
+    def one(first: int) -> None:
+        part = folder / f".{first:07d}.{os.getpid()}.npy"  # a chunk's file is there whole or not at all
+        np.save(part, make(settings, split, range(first, first + CHUNK), cache))
+        part.rename(files[first])
+
     if len(missing) > 1:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(_draw_chunk, *zip(*[(settings, split, first, folder) for first in missing], strict=True)))
+            list(pool.map(one, missing))
     elif missing:
-        _draw_chunk(settings, split, missing[0], folder)
-    return np.concatenate([np.load(folder / f"{first:07d}.npy") for first in firsts])[:count]
+        one(missing[0])
+    return np.concatenate([np.load(file) for file in files.values()])[:count]
 
 
-def _draw_chunk(settings: Settings, split: str, first: int, folder: pathlib.Path) -> None:
-    """Draws CHUNK clips into a file, which is there whole or not at all."""
-    clips = np.stack([_clip(settings, split, index) for index in range(first, first + CHUNK)])
-    part = folder / f".{first:07d}.{os.getpid()}.npy"
-    np.save(part, clips)
-    part.rename(folder / f"{first:07d}.npy")
+def _clips_chunk(settings: Settings, split: str, numbers: range, cache: str) -> np.ndarray:
+    del cache
+    return np.stack([_clip(settings, split, number) for number in numbers])
+
+
+def _vectors_chunk(settings: Settings, split: str, numbers: range, cache: str) -> np.ndarray:
+    """The codec's motion vectors of each pixel, in pixels, float32 [clips t h w 2]; nan in frames that have none."""
+    clips = drawn(settings, split, numbers.stop, cache)
+    return np.stack([codec_motion(clips[number]) for number in numbers])
+
+
+def codec_motion(clip: np.ndarray) -> np.ndarray:
+    """The motion vectors that H.264 stores of a clip [t h w 3], float32 [t h w 2], nan in frames that have none.
+
+    The clip is enlarged eight times before it is encoded, since blocks of the codec are 4 to 16 pixels wide.
+    """
+    large = clip.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+    video = open_video(encode_h264(large), limits=Limits(), motion=True)
+    video.pictures(range(len(clip)), 3)
+    vectors = np.full((*clip.shape[:3], 2), np.nan, np.float32)
+    step = ENLARGED // BLOCK
+    for number in range(len(clip)):
+        found = video.motion(number)
+        if found is not None:
+            vectors[number] = found.upright[::step, ::step] * clip.shape[1]
+    return vectors
 
 
 def _clip(settings: Settings, split: str, index: int) -> np.ndarray:

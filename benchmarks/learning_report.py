@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
-from benchmarks.learning_arms import LADDER, LONG, MAIN, SCRATCH, Setting
+from benchmarks.learning_arms import GUIDED, LADDER, LONG, MAIN, SCRATCH, Setting
 from benchmarks.learning_methods import DOUBLE, METHODS, SALT
 from benchmarks.learning_runs import RANDOM, STUDENTS, Job, Rows, chosen_rate
 from vmae_jax.eval.charts import compact, ticks
@@ -33,7 +33,13 @@ PAIRS = (
     (SALT, "vjepa"),
 )
 # The arm of which another changes one thing; MAIN where none is named.
-BASES = {"random-decoder": "dual", "visible-too": "dual", "random-75-dual": "random-75", "adamae": "random-50"}
+BASES = {
+    "random-decoder": "dual",
+    "visible-too": "dual",
+    "random-75-dual": "random-75",
+    "adamae": "random-50",
+    GUIDED: "tube-75",
+}
 COLOURS = (
     "#1f5fbf", "#c8501e", "#2e8b57", "#8a4fbf", "#c8a400", "#555555", "#6fb7ff", "#ff9d6f", "#8fd6a8", "#d66fc0",
     "#7a4a20", "#b0b0b0",
@@ -135,7 +141,8 @@ def draw_dots(title: str, names: Sequence[str], rows: Sequence[Dots], *, width: 
     step, top = 26 * len(names) + 14, 70
     image = Image.new("RGB", (width, top + step * len(rows) + 60), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(18)
-    box = (170, top, width - 190, top + step * len(rows))
+    left = max(170, 24 + round(max(font.getlength(row.name) for row in rows)))
+    box = (left, top, width - 190, top + step * len(rows))
     found = [estimate(values) for row in rows for values in row.measures if values]
     levels = ticks(0.0, 100 * max(e.mean + np.nan_to_num(e.half) for e in found), 6)
     across = lambda x: box[0] + x / levels[-1] * (box[2] - box[0])  # noqa: E731

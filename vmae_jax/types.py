@@ -188,7 +188,7 @@ class Output:
     """The meaning of some columns of a method's outputs.
 
     Attributes:
-      kind: "one" class of several (softmax), "many" classes at once (a sigmoid each), or "numbers".
+      kind: "one" class of several (softmax), "many" at once (a sigmoid each), "numbers", or of "frames" (many).
       outputs: how many columns.
       label: the key of the batch that holds the truth.
     """
@@ -248,30 +248,27 @@ class Method(NamedTuple):
       features: (params, batch, *, layer=None, pool=True) -> [b d] or [b n d].
       frame_features: (params, frames uint8 [b h w c], *, layer=None) -> [b h/p w/p d], the tokens of single
         pictures of any size that the patch divides, in place; None where the method has none.
+      frame_states: (params, frames, state) -> (those of successive pictures of a video, the state after each), or None.
       predict: (params, batch) -> outputs [b d], where there are any.
-      reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` (a masking strategy)
-        is used in place of the method's own.
+      reconstruct: (params, batch, context, *, mask=None) -> Pictures, where there are any; `mask` replaces its own.
       advance: (extra, params, carry, context) -> extra, after the parameters' update, which `params` has.
+      statistics: (params, carry, context) -> params, with what follows the batches (a batch norm's mean), or None.
       group: number of consecutive rows that belong together (views of one video, clips that are mixed)
         and are never divided between micro-batches; None where that is the whole batch.
       views: number of views of a video that `loss` and `reconstruct` read together, as consecutive rows.
-      global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch
-        (contrast, decorrelation), from `Loss.rows`; None where clips are independent. Whatever is shared
-        by the clips (a temperature, batch norm of a projection head) belongs here: accumulation then
-        changes nothing.
+      global_loss: (params, rows, context) -> Loss, the terms that compare all clips of the global batch, from
+        `Loss.rows`, and what these share (a temperature, batch norm of a head); None where clips are independent.
       frozen: (key, batch) -> networks that are never trained, `TrainState.frozen`, for `init_from` to fill, or None.
-      check: looks at a batch on the host, before it goes to a device, and raises ConfigError where the method
-        cannot use it (a label that is no class); None where all will do.
+      check: looks at a batch on the host; raises ConfigError if it cannot be used (a label that is no class), or None.
       check_first: as `check`, of the first batch of a run alone, for what no single later batch has to have.
-      suits: takes the number of clips of a micro-batch, and raises ConfigError where the method cannot
-        train on so many (clips that mix in groups); None where any will do.
-      heads: the meaning of the columns of `predict`, by name and in order ("" where there is one head
-        alone); None: one class of as many as there are columns, batch["label"].
+      suits: takes the number of clips of a micro-batch; raises ConfigError if it cannot train on so many; None: on any.
+      heads: the meaning of `predict`'s columns, by name and in order ("" if alone); None: a class each, batch["label"].
       inputs: the streams of the batch that the networks read; "seed", "index" and "valid" are in every batch.
       supervision: further streams that `loss` and `reconstruct` alone read: labels, and those of masks and targets.
       averaged: whether the loss reads `Context.average`, so that training has to keep an average of the parameters.
       expects: attributes that streams of the loader must have, by stream, such as {"audio": {"rate": 16000}}, or None.
       adaptation: how it learns from videos while predicting them (`methods.adaptation.Adaptation`), or None.
+      common: spaces that two modalities share, such as videos and sounds (`methods.common.Common`), by name, or None.
     """
 
     init: Callable[[Array, Batch], tuple[Params, Extra]]
@@ -290,10 +287,13 @@ class Method(NamedTuple):
     inputs: tuple[str, ...] = ("video",)
     supervision: tuple[str, ...] = ()
     frame_features: Callable[..., Array] | None = None
+    frame_states: Callable[..., tuple[Array, Array]] | None = None
     check_first: Callable[[Batch], None] | None = None
     averaged: bool = False
     expects: Mapping[str, Mapping[str, Any]] | None = None
     adaptation: Any = None
+    statistics: Callable[[Params, Any, Context], Params] | None = None
+    common: Mapping[str, Any] | None = None
 
     def total_loss(self, params: Params, batch: Batch, context: Context) -> Loss:
         """All terms of a batch, those that compare its clips included."""

@@ -76,6 +76,30 @@ def test_a_pass_fills_up_its_last_batch(tmp_path, monkeypatch):
     assert last["index"].tolist() == [16, 17, 18, 19, -1, -1, -1, -1]
 
 
+def test_motion_is_the_codecs_and_of_the_clips(tmp_path, monkeypatch):
+    """A square that moves to the right by a pixel a frame."""
+    clip = np.full((6, 16, 16, 3), 90, np.uint8)
+    texture = np.random.default_rng(0).integers(0, 255, (6, 6, 3), np.uint8)
+    for frame in range(6):
+        clip[frame, 5:11, 2 + frame : 8 + frame] = texture
+    vectors = learning_clips.codec_motion(clip)
+    assert vectors.shape == (6, 16, 16, 2)
+    assert np.isnan(vectors[0]).all()
+    assert np.isfinite(vectors[1:]).all()
+    np.testing.assert_allclose(vectors[1, 7, 5], (1, 0), atol=0.1)
+    assert not vectors[1, 0].any()
+
+    monkeypatch.setattr(learning_clips, "CHUNK", 10)
+    opened = open_loader(loader(tmp_path, first=3, count=10, motion=True))
+    *_, last = opened.once(rows=range(8))
+    assert {name: (a.shape, a.dtype) for name, a in last.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in opened.loader.spec().items()
+    }
+    np.testing.assert_array_equal(last["motion"][1], np.nan_to_num(learning_clips.codec_motion(opened.clips[9])))
+    assert last["motion_mask"].sum(axis=1).tolist() == [3, 3] + 6 * [0]
+    assert last["motion_valid"].tolist() == [True] * 2 + 6 * [False]
+
+
 def test_bad_loaders():
     with pytest.raises(ValueError, match="there are train, validation, test"):
         learning_clips.memory(SCENE, split="held_out")
@@ -91,6 +115,7 @@ ARMS = {  # share of the tokens that the encoder sees, that are decoded, and tha
     "tube-50": (1 / 2, 1 / 2, 1 / 2),
     "tube-75": (1 / 4, 3 / 4, 3 / 4),
     "tube-89": (1 / 8, 7 / 8, 7 / 8),
+    "mgm-75": (1 / 4, 3 / 4, 3 / 4),
     "random-50": (1 / 2, 1 / 2, 1 / 2),
     "random-75": (1 / 4, 3 / 4, 3 / 4),
     "random-89": (1 / 8, 7 / 8, 7 / 8),
@@ -110,7 +135,12 @@ def test_every_arm_builds(arm):
     assert build(config.data).clips_per_step == SETTING.batch
     own, grid = config.method, build(config.method.model).grid
     encoder, decoder = build(own.encoder_mask), own.decoder_mask and build(own.decoder_mask)
-    made = plan(jax.random.split(jax.random.key(0), 8), {}, grid, encoder, decoder)
+    batch = {
+        "motion": np.zeros((8, grid.t, grid.h, grid.w, 2)),
+        "motion_mask": np.ones((8, grid.t), bool),
+        "motion_valid": np.ones(8, bool),
+    }
+    made = plan(jax.random.split(jax.random.key(0), 8), batch, grid, encoder, decoder)
     weight = 1.0 if own.call.endswith("loss_on_visible") else made.weight
     found = made.visible.shape[1], made.decode.shape[1], np.broadcast_to(weight, made.decode.shape).sum(1).mean()
     for share, count in zip(ARMS[arm], found, strict=True):

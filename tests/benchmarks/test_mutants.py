@@ -173,6 +173,7 @@ def test_a_mutant_is_judged_by_the_tests_that_call_its_function():
     assert chosen(10) == tests  # that no test is known to call: another process may
 
 
+@pytest.mark.slow
 def test_what_tests_call_is_noted_and_a_file_is_changed_for_one_run_alone(tmp_path):
     (tmp_path / "project/vmae_jax").mkdir(parents=True)
     (tmp_path / "project/tests").mkdir()

@@ -59,6 +59,8 @@ def test_sound_of_another_rate_is_refused():
     assert str(caught.value) == (
         "config.method reads 'audio' with rate=16000, and config.data.streams.audio has rate=44100: set one of them"
     )
+    of_loss = method(inputs=("video",), expects={"actions": {"classes": 3}})
+    check_expected(of_loss, loader, "config.eval.data")  # a probe's data have no such labels
 
 
 def test_masks_targets_and_guides_name_the_streams_that_training_needs():

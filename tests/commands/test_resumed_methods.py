@@ -31,6 +31,7 @@ FOLDER = ["--config.data.source.path={source}"]
 TWO = [f"--config.data.source.parts.{name}.source.path={{source}}" for name in ("source", "target")]
 LV = [*FOLDER, "--config.data.streams.embeddings.width=6", "--config.data.streams.embeddings.of=none"]
 RUNS = {
+    "rvm": ("configs/rvm.py:L,smoke", write_videos, FOLDER),
     "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, FOLDER),
     "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
     "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
@@ -44,6 +45,7 @@ RUNS = {
     "sigma": ("configs/sigma.py:B,k400,smoke,teacher={first}", write_videos, FOLDER),
     "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
+    "ego_only": ("configs/ego_only.py:L,mq,smoke,weights={first}", write_videos, []),  # of drawn clips with moments
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "masdt": ("configs/masdt.py:temporal,smoke,flow={first}", write_videos, FOLDER),
     "mme": ("configs/mme.py:smoke,flow={first}", write_videos, FOLDER),
@@ -106,6 +108,7 @@ def first(train, tmp_path_factory):
 FIRST = {
     "cdfslv": "cdfslv.py:smoke",
     "ttt": "mae.py:B,smoke",
+    "ego_only": "ego_only.py:L,smoke",
     "av_mae_finetuned": "av_mae.py:L,audioset,smoke",
     "mavil_student": "mavil.py:B,audioset,smoke",
     "crossvideomae": "mae.py:B,smoke",

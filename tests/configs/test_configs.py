@@ -27,7 +27,7 @@ from vmae_jax.train.schedule import Clock
 from vmae_jax.train.step import compile_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOT_TRAINED = ("__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes")
+NOT_TRAINED = ("__init__", "common", "cross_retrieval", "few_shot", "moments", "probe", "propagation", "recipes")
 FILES = sorted(path for path in (ROOT / "vmae_jax" / "configs").glob("*.py") if path.stem not in NOT_TRAINED)
 # Every size of the configs that have sizes.
 VARIANTS = {
@@ -36,15 +36,18 @@ VARIANTS = {
     "finetune": ("B", "L,ssv2", "g,k400,from=k710", "B,ava,v1"),
     "custom": ("B,classes=12,folders", "B,verbs=97,nouns=300,attentive,probe"),
     "hvm1": ("224", "448,ssv2"),
-    "mae": ("B", "H,finetune"),
+    "mae": ("B", "H,finetune", "L,linear"),
     "mae_st": ("B", "L,k400"),
+    "ego_only": ("L", "B,epic"),
     "vjepa2": ("g", "L,cooldown"),
     "salt": ("L", "L,pixels"),
     "internvideo_next": ("B", "L"),
-    "vjepa2_1": ("L", "G,cooldown"),
+    "vjepa2_1": ("L", "G,cooldown", "L,images=IMAGES"),
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
-    "diffmae": ("L", "B,video,raw"),
+    "rvm": ("L",),
+    "hiera": ("B", "L,k400"),
+    "diffmae": ("L", "B,video,raw", "L,clip"),
     "cdfslv": ("", "adapt"),
     "ttt": ("B", "L,everywhere"),
     "masdt": ("spatial", "temporal", "finetune"),
@@ -80,6 +83,8 @@ BASES = {
         "hvm1:224",
         "mae:B",
         "mae_st:B",
+        "hiera:B",
+        "ego_only:L",
         "adamae",
         "motionmae",
         "mgm",
@@ -101,15 +106,28 @@ BASES = {
         "mavil",
         "crossvideomae",
     ),
-    "siammae:S16": ("siammae", "cropmae", "siammcvae", "vic_mae"),
+    "siammae:S16": ("siammae", "cropmae", "rvm", "siammcvae", "vic_mae"),
     "vjepa2:g": ("vjepa2", "vjepa", "salt", "vjepa2_1", "internvideo_next"),
-    "finetune:B": ("finetune", "post_pretrain", "distill", "custom", "mbt", "hvm1:448", "mae:H", "mae_st:L"),
+    "finetune:B": (
+        "finetune",
+        "post_pretrain",
+        "distill",
+        "custom",
+        "mbt",
+        "hvm1:448",
+        "mae:H",
+        "mae:L",
+        "mae_st:L",
+        "hiera:L",
+        "ego_only:B",
+    ),
 }
 PROPAGATIONS = ("davis,data=DAVIS", "vip,data=VIP", "jhmdb,data=jhmdb,split=2", "drawn")
 PROBES = ("linear,data=videos", "attentive,data=a.csv,test=b.csv,names=names.txt,views=3", "attentive,deep,data=videos")
 RESUMED = (
     "av_mae",
     "crossvideomae",
+    "ego_only",
     "lvmae",
     "marlin",
     "masdt",
@@ -294,6 +312,20 @@ def test_few_shot_evaluation_takes_all_the_videos():
         load_config("configs/few_shot.py")
 
 
+def test_retrieval_between_modalities_has_the_clips_of_the_training(tmp_path):
+    pretraining = load_config("configs/mavil.py:B,audioset")
+    pretraining.data.source.path = "videos"
+    (tmp_path / "config.json").write_text(to_json(pretraining))
+    config = load_config("configs/cross_retrieval.py:data=videos,views=2", checkpoint=str(tmp_path))
+    made = build(config.eval)
+    trained = build(pretraining.data).spec()
+    shapes = lambda spec: {name: one.shape[1:] for name, one in spec.items()}  # noqa: E731
+    assert shapes(made.data.spec()) == shapes(trained)
+    assert (made.data.views, config.eval.data.sampler.stride) == (2, 15)
+    with pytest.raises(ConfigError, match="give the videos as data=FOLDER"):
+        load_config("configs/cross_retrieval.py", checkpoint=str(tmp_path))
+
+
 def test_moments_are_found_in_windows_of_other_videos():
     for target, windows in (("data=videos,test=others", 64), ("drawn,windows=8", 8)):
         made = build(load_config(f"configs/moments.py:{target}").eval)
@@ -330,7 +362,9 @@ def test_propagations_need_the_owners_files_and_drawn_clips_none(arguments, mess
         load_config(f"configs/propagation.py:{arguments}")
 
 
-@pytest.mark.parametrize("stem", [*(path.stem for path in FILES), "few_shot", "moments", "probe", "propagation"])
+@pytest.mark.parametrize(
+    "stem", [*(path.stem for path in FILES), "cross_retrieval", "few_shot", "moments", "probe", "propagation"]
+)
 def test_an_unknown_argument_is_reported(stem):
     with pytest.raises(ConfigError, match="no argument 'smokee'"):
         load(f"{stem}:", "smokee")

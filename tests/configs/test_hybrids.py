@@ -64,7 +64,7 @@ def test_labeled_hybrid_is_kinetics_710():
     for data, split in ((config.data, "train"), (config.eval.data, "validation")):
         source = build(data.source)
         assert (source.catalog.name, source.split) == ("kinetics", split)
-        assert source.catalog.arguments == {"directory": "/k710", "version": "710"}
+        assert source.catalog.arguments == {"directory": "/k710", "version": "710", "only": None}
     assert config.method.classes == 710
 
 

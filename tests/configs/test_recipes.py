@@ -72,6 +72,9 @@ def result(config) -> dict[str, str]:
             "decoder_heads": decoder["blocks"]["heads"],
             "target": "motion" if target is None else _target(target),
         }
+    elif method.call == "methods.segmentation.build":
+        counts = " ".join(str(head.classes) for head in method.heads.values())
+        found |= {**_of_classifier(config, vit), "classes": counts, "smoothing": None}
     else:
         found |= {
             **_of_classifier(config, vit),
@@ -93,7 +96,7 @@ def _of_classifier(config, vit) -> dict[str, object]:
     method, heads = config.method, config.method.get("heads")
     return {
         "classes": heads[next(iter(heads))].classes if heads else method.get("classes", 2),
-        "drop_path": vit.encoder.blocks["drop_path"],
+        "drop_path": getattr(vit.encoder, "drop_path", None) or vit.encoder.blocks["drop_path"],
         "head_dropout": method.get("dropout"),
         "init_scale": method.init_scale,
         "smoothing": method.get("smoothing") if not heads else heads[next(iter(heads))].get("smoothing") or "",
@@ -176,6 +179,8 @@ def _length(length) -> str:
 def _mask(mask) -> str:
     if mask is None:
         return ""
+    if "mask" in mask:
+        return f"{mask.call.rpartition('.')[2]} {_mask(mask.mask)}"
     rounded = " visible" if mask.get("rounded_down") == "visible" else ""
     blocks = f" {mask.count} {mask.share:g}" if "share" in mask else ""
     return f"{mask.call.rpartition('.')[2]} {mask.ratio!r}{rounded}{blocks}"
@@ -185,7 +190,8 @@ def _target(target) -> str:
     """Each channel of a cube normalised by itself, all of them jointly (perhaps of some frames alone), or neither."""
     if not target.normalize:
         return "raw"
-    return "normalised" if not target.joint else f"joint {target.frames}" if target.frames else "joint"
+    frames = "first" if target.first else target.frames
+    return "normalised" if not target.joint else f"joint {frames}" if frames else "joint"
 
 
 def _words(names, *keys, of=None) -> str:
@@ -203,7 +209,7 @@ def test_configs_are_the_table(row):
     assert values == {name: value for name, value in found.items() if value}
     assert set(tags.values()) <= {"code", "paper", "inferred"}
     own = {"siammae": "siamese", "cropmae": "siamese"}
-    names = ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "tgm", "umt", "levjepa", "sigma")
+    names = ("adamae", "siammcvae", "diffmae", "lvmae", "marlin", "mvd", "tgm", "umt", "levjepa", "sigma", "rvm")
     own |= {name: name for name in names}
     own |= {"av_mae": "joint", "mavil": "joint", "vic_mae": "joint", "crossvideomae": "joint", "contrast": "joint"}
     own |= dict.fromkeys(("vjepa", "vjepa2", "salt", "internvideo_next"), "latent") | {"vjepa2_1": "latent_dense"}
@@ -220,6 +226,8 @@ def test_configs_are_the_table(row):
         "distill": "methods.distill.build",
         "adapt": "methods.cdfslv.build",
         "joint": "methods.ttt.build",
+        "linear": "methods.linear.build",
+        "segment": "methods.segmentation.build",
     }[row["stage"]]  # fmt: skip
 
 
@@ -256,9 +264,18 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 193
+    assert len(ROWS) == len(lines) - 1 == 216
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
-    files -= {"__init__", "common", "few_shot", "moments", "probe", "propagation", "recipes"}  # which train nothing
+    files -= {
+        "__init__",
+        "common",
+        "cross_retrieval",
+        "few_shot",
+        "moments",
+        "probe",
+        "propagation",
+        "recipes",
+    }  # which train nothing
     assert {row["config"].partition(":")[0] for row in ROWS} == files
 
 

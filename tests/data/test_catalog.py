@@ -106,7 +106,7 @@ def test_arguments_have_the_types_of_their_defaults(tmp_path):
         ("kinetics:versions=400", "train", "no argument 'versions' .did you mean 'version'"),
         ("kinetics:version=450", "train", "there are 400, 600, 700, 710"),
         ("webvid:share=much", "train", "share=much: a value such as 1.0 was expected"),
-        ("moving_shapes", "train", "no such dataset; there are ava, diving48,"),
+        ("moving_shapes", "train", "no such dataset; there are audioset, ava, diving48,"),
         ("kinetics:directory=x", "train", "no argument 'directory'"),
         ("a b", "train", "expected a catalog and its arguments"),
         ("kinetics:version=400", "test", "no split 'test' there; it has train, validation"),

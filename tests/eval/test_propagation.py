@@ -131,6 +131,25 @@ def bound(opened):
     return np.mean([one for row in values for one in row])
 
 
+def test_a_state_is_carried_through_a_video_and_no_further(clips):
+    """Frames are given two at a time, and the last of nine is repeated; the second video begins again."""
+
+    def sums(params, frames, state=None):
+        begin = jnp.zeros(frames.shape[1:]) if state is None else state
+        found = begin + jnp.cumsum(jnp.asarray(frames, jnp.float32), axis=0)
+        return found, found
+
+    evaluator = propagation(None, size=(64, 64))
+    method = toy(raw)._replace(frame_states=sums)
+    for video in clips:
+        found = [np.asarray(one) for _, one in evaluator._frames(method, {}, video, About(rows=2))]
+        pictures = np.stack([video.picture(number) for number in range(video.length)]).astype(np.float32)
+        np.testing.assert_array_equal(found, pictures.cumsum(axis=0))
+    single = propagation(None, size=(64, 64), layer=1)  # of frames by themselves
+    found = next(iter(single._frames(method, {}, video, About(rows=2))))[1]
+    assert found.shape == (32, 32, 12)
+
+
 def test_an_oracle_reaches_the_bound_and_features_without_information_are_far_below(clips):
     found = run(oracle, in_grey(clips))
     assert found["j_mean"] > 0.96 * bound(clips) > 0.9

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from vmae_jax.inputs.log_mel import decibels, hamming, kaldi
+from vmae_jax.inputs.readers import sound
 from vmae_jax.inputs.spec_augment import spec_augment
+from vmae_jax.inputs.waveform import waveform
 from vmae_jax.types import row_keys
 
 GOLDEN = np.load(pathlib.Path(__file__).resolve().parents[1] / "goldens" / "log_mel" / "sound.npz")
@@ -124,3 +126,44 @@ def test_spec_augment_hides_bands_of_each_example():
 def test_what_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_rolled_waveform_is_the_same_sound_from_elsewhere_and_its_padding_moves_with_it():
+    rng, keys = np.random.default_rng(0), row_keys(np.array([[1, 2], [3, 4]], np.uint32))
+    samples = np.zeros((2, 3200), np.int16)
+    samples[:, :1600] = rng.integers(-9000, 9000, (2, 1600))
+    changed, by = waveform(gain=None)(samples, keys)
+    assert by[0] != by[1]
+    for row in range(2):
+        np.testing.assert_array_equal(changed[row], np.roll(samples[row], int(by[row])))
+
+    batch = {
+        "audio": samples,
+        "audio_span": np.tile(np.array([0, 1600], np.int32), (2, 1)),
+        "audio_valid": np.ones(2, bool),
+        "valid": np.ones(2, bool),
+    }
+    reader = sound(kaldi(bins=16), waveform=waveform(gain=None))
+    found = reader.read(batch, 16, keys)
+    for row in range(2):
+        starts = (np.arange(16) * 160 - int(by[row])) % 3200
+        np.testing.assert_array_equal(found.real[row], (starts + 160 > 0) & (starts < 1600))
+        rolled = kaldi(bins=16)(np.roll(samples[row], int(by[row]))[None])
+        np.testing.assert_allclose(found.video[row, :, :, 0, 0], rolled[0, :16], rtol=1e-5, atol=1e-5)
+    as_it_is = reader.read(batch, 16)
+    np.testing.assert_array_equal(as_it_is.real[0], np.arange(16) < 10)
+
+
+def test_a_louder_waveform_is_the_same_times_a_number_by_its_seed():
+    keys = row_keys(np.stack([np.arange(500, dtype=np.uint32)] * 2, axis=1))
+    samples = np.tile(np.array([100, -200, 0, 3000], np.int16), (500, 1))
+    changed, by = waveform(roll=False)(samples, keys)
+    factors = changed[:, 3] / 3000
+    np.testing.assert_allclose(changed, factors[:, None] * samples, rtol=1e-5)
+    assert not by.any()
+    assert 0.5 < factors.min() < 0.75
+    assert 1.25 < factors.max() < 1.5
+    assert abs(factors.mean() - 1) < 0.02
+    assert abs(factors.std() - 1 / np.sqrt(4 * 21)) < 0.01  # of Beta(10, 10)
+    with pytest.raises(ValueError, match="gain=0"):
+        waveform(gain=0)

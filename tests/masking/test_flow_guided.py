@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 
 from vmae_jax.masking.core import plan, ranks
-from vmae_jax.masking.flow_guided import EARLIER, LATER, flow_guided, followed, gaussians, largest, moved
+from vmae_jax.masking.flow_guided import (
+    BASE,
+    EARLIER,
+    LATER,
+    drawn_map,
+    flow_guided,
+    followed,
+    gaussians,
+    largest,
+    moved,
+)
+from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.methods.flow import outward_pairs
 from vmae_jax.types import Grid, stream
 
 GRID, FRAMES, SIDE = Grid(8, 14, 14), 16, 224
-BASE = FRAMES // 2
+MIDDLE = FRAMES // 2
 SMALL = Grid(2, 4, 4)
 
 
@@ -22,7 +33,7 @@ def keys(n, seed=0):
 def uniform(x, y, *, fix_backward=True, rows=1):
     """The flow of clips in which everything moves by so many pixels a frame; beyond them, whole pixels are shown."""
     speed = np.array([x, y]) * SIDE / (SIDE - 1)
-    sides = outward_pairs(FRAMES, BASE, fix_backward=fix_backward)
+    sides = outward_pairs(FRAMES, MIDDLE, fix_backward=fix_backward)
     one = [np.stack([np.full((SIDE, SIDE, 2), (b - a) * speed, np.float32) for a, b in pairs]) for pairs in sides]
     return {name: np.stack([side] * rows) for name, side in zip((EARLIER, LATER), one, strict=True)}
 
@@ -37,7 +48,7 @@ def seen(batch, seed=0, grid=GRID, **options):
 
 def noisy(rows=3, scale=6.0):
     rng = np.random.default_rng(0)
-    shapes = {EARLIER: BASE, LATER: FRAMES - BASE - 1}
+    shapes = {EARLIER: MIDDLE, LATER: FRAMES - MIDDLE - 1}
     return {name: scale * rng.normal(size=(rows, n, SIDE, SIDE, 2)).astype(np.float32) for name, n in shapes.items()}
 
 
@@ -67,6 +78,46 @@ def test_a_still_clip_has_a_tube_of_19_of_the_20_drawn_tokens():
     assert len(set(left)) > 2
 
 
+def test_maps_of_tokens_and_of_pixels():
+    """Nothing in them is 0, which is what comes from beyond the edge."""
+    tokens, pixels = (np.asarray(drawn_map(start, 0.9, keys(2), GRID, (16, 16))) for start in ("tokens", "pixels"))
+    cells = tokens.reshape(2, 14, 16, 14, 16)
+    np.testing.assert_array_equal(cells, np.broadcast_to(cells[:, :, :1, :, :1], cells.shape))
+    np.testing.assert_array_equal((cells[:, :, 0, :, 0] == 1).sum((1, 2)), 20)
+    np.testing.assert_array_equal((pixels == 1).sum((1, 2)), int(SIDE * SIDE * 0.1))
+    assert min(tokens.min(), pixels.min()) > 0
+    masks = seen(uniform(0, 0, rows=2), start="tokens").reshape(2, 8, 196)
+    assert (masks == masks[:, :1]).all()
+    np.testing.assert_array_equal(masks.sum(2), 19)
+
+
+def test_one_slot_of_a_clip_is_noisy():
+    masks = seen(uniform(0, 0, rows=8), noisy_slot=True).reshape(8, 8, 196)
+    usual = seen(uniform(0, 0, rows=8)).reshape(8, 8, 196)
+    other = (masks != usual).any(axis=2)
+    assert other.sum(axis=1).max() == 1  # small noise leaves the largest maps in front, and changes who is equal
+    assert other.sum() >= 4
+    assert len(set(other.argmax(axis=1))) > 2
+
+
+def test_clips_with_bases_of_their_own_have_the_masks_of_these_bases():
+    rng = np.random.default_rng(1)
+    flow = 3 * rng.normal(size=(4, 2, 3, 16, 16, 2)).astype(np.float32)  # of each clip before and after any base
+    batch = {EARLIER: flow[:, 0], LATER: flow[:, 1], BASE: np.array([0, 1, 3, 2])}
+    found = seen(batch, grid=SMALL, ratio=0.75)
+    for row, base in enumerate(batch[BASE].tolist()):
+        own = {EARLIER: flow[:, 0, :base], LATER: flow[:, 1, : 3 - base]}
+        np.testing.assert_array_equal(found[row], seen(own, grid=SMALL, ratio=0.75)[row])
+
+
+def test_with_a_mask_of_the_decoder():
+    made = plan(keys(2), uniform(8, 0, rows=2), GRID, flow_guided(), running_cell(0.5))
+    assert made.visible.shape == (2, 152)
+    assert made.decode.shape == (2, 784)
+    both = [len(set(map(int, v)) & set(map(int, d))) for v, d in zip(made.visible, made.decode, strict=True)]
+    np.testing.assert_array_equal((np.asarray(made.weight) == 0).sum(1), both)
+
+
 @pytest.mark.parametrize(("x", "y"), [(8, 0), (-8, 8)])
 def test_uniform_motion_moves_the_maps(x, y):
     """By (x, y) a frame, to both sides of the base; without the correction, the earlier half goes the other way."""
@@ -78,7 +129,7 @@ def test_uniform_motion_moves_the_maps(x, y):
         maps[fix] = np.asarray(followed(drawn, jnp.asarray(batch[EARLIER]), jnp.asarray(batch[LATER])))[0]
     for frame in range(FRAMES):
         for fix in (True, False):
-            steps = frame - BASE if fix or frame > BASE else BASE - frame
+            steps = frame - MIDDLE if fix or frame > MIDDLE else MIDDLE - frame
             right, down = x * steps, y * steps
             inside = np.s_[max(down, 0) : SIDE + min(down, 0), max(right, 0) : SIDE + min(right, 0)]
             wanted = np.roll(np.asarray(drawn)[0], (down, right), axis=(0, 1))
@@ -137,5 +188,7 @@ def test_the_mask_has_no_gradient():
 def test_mistakes():
     with pytest.raises(ValueError, match="a mask ratio must be in"):
         flow_guided(1.0)
+    with pytest.raises(ValueError, match="start='random': it must be one of gaussians, tokens, pixels"):
+        flow_guided(start="random")
     with pytest.raises(ValueError, match=r"ratio=0\.95 leaves no token of the 16 of a slot visible"):
         flow_guided(0.95).keep(SMALL)

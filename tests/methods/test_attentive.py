@@ -20,6 +20,8 @@ from vmae_jax.train.state import make_init
 from vmae_jax.train.step import make_step
 from vmae_jax.types import Method
 
+pytestmark = pytest.mark.slow
+
 
 def probe():
     return classify.build(vit("micro", frames=4, resolution=16, dtype="float32"), classes=3, pool=attentive())

@@ -10,15 +10,17 @@ from flax.core import meta
 from random_batch import batch_of
 
 from vmae_jax.masking.random import random
-from vmae_jax.methods import diffmae
+from vmae_jax.methods import diffmae, teachers
 from vmae_jax.methods.diffmae import Denoising
 from vmae_jax.methods.diffusion import diffusion
 from vmae_jax.models import positions
+from vmae_jax.models.classifier import everything
 from vmae_jax.models.denoiser import KINDS, encoder_layers, time_waves
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.variants import vit
-from vmae_jax.patches import gather_cubes
+from vmae_jax.patches import gather_cubes, patchify
 from vmae_jax.targets.core import objective
+from vmae_jax.targets.features import features
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Context
 
@@ -236,3 +238,50 @@ def test_mistakes(options, message):
 def test_a_joint_decoder_may_have_what_the_models_have():
     model = vit("micro", **IMAGES, cosine_attention=True)
     assert diffmae.build(model, MASK, RAW, kind="joint").reconstruct is not None
+
+
+CLIP = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
+TEACHER = vit("micro", width=24, depth=1, frames=1, tubelet=1, resolution=16, dtype="float32", **CLIP)
+CLIPS = vit("micro", frames=4, resolution=16, depth=2, decoder_depth=2, dtype="float32")
+TAUGHT = {"features": objective(features())}
+
+
+def test_features_of_a_teacher_get_the_noise_and_are_predicted():
+    """Of the first frame of each tubelet, after the last norm, each token scaled."""
+    one = diffmae.build(CLIPS, random(0.5), TAUGHT, kind="cross", teacher=TEACHER)
+    batch = batch_of(2)
+    params, taught = jax.eval_shape(
+        lambda: (one.init(jax.random.key(0), batch)[0], one.frozen(jax.random.key(0), batch))
+    )
+    assert meta.unbox(params)["decoder"]["head_features"]["kernel"].shape[-1] == 24
+    rng = np.random.default_rng(4)
+    frozen = jax.tree.map(lambda leaf: np.float32(rng.normal(0, 0.3, leaf.shape)), meta.unbox(taught))
+    given = Denoising(CLIPS, random(0.5), None, TAUGHT, guides={"teacher": teachers.guide(TEACHER, CLIPS)})
+    batch_taught = jax.jit(given.annotated)(frozen, batch)
+    frames = batch["video"][:, ::2].reshape(4, 1, 16, 16, 3)
+    cubes = TEACHER.normalize(patchify(frames, TEACHER.patch))
+    own = jax.jit(lambda w: TEACHER.encoder.apply({"params": w}, cubes, everything(*cubes.shape[:2])))(
+        frozen["teacher"]
+    )
+    tokens = np.asarray(own, np.float64)[:, 1:].reshape(2, -1, 24)
+    np.testing.assert_allclose(batch_taught["taught"], tokens, atol=1e-5)
+    decode = jnp.asarray([[0, 5], [3, 7]])
+    target = features()(batch_taught, decode, CLIPS.patch)
+    expected = np.take_along_axis(tokens, np.asarray(decode)[..., None], 1)
+    expected = (expected - expected.mean(-1, keepdims=True)) / expected.std(-1, keepdims=True)
+    np.testing.assert_allclose(target, expected, atol=1e-4)
+    assert one.reconstruct is None
+    assert one.supervision == ()
+
+
+@pytest.mark.parametrize(
+    ("objectives", "teacher", "message"),
+    [
+        (TAUGHT, None, "its features are the target of the objective"),
+        (RAW, TEACHER, "its features are the target of the objective"),
+        (TAUGHT, vit("micro", frames=1, tubelet=1, resolution=32), "the student as"),
+    ],
+)
+def test_a_teacher_and_its_target_belong_together(objectives, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        diffmae.build(CLIPS, random(0.5), objectives, teacher=teacher)

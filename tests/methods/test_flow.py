@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from random_batch import batch_of
 
-from vmae_jax.masking.flow_guided import EARLIER, LATER, flow_guided
+from vmae_jax.masking.flow_guided import BASE, EARLIER, LATER, flow_guided
 from vmae_jax.methods import masked
 from vmae_jax.methods.flow import onward, outward_pairs, raft
 from vmae_jax.models.raft import Raft, correlations
@@ -76,6 +76,38 @@ def test_the_guide_adds_the_flow_of_these_pairs(monkeypatch):
     assert raft(base="first").annotate({}, batch)[EARLIER].shape == (4, 0, 4, 4, 2)
 
 
+@pytest.mark.parametrize("fix", [True, False])
+def test_each_clip_has_a_base_of_its_own(monkeypatch, fix):
+    def flow(self, params, frames, pairs):
+        assert pairs.shape == (8, 3, 2)
+        named = (10 * pairs[..., 0] + pairs[..., 1]).astype(jnp.float32)
+        return jnp.broadcast_to(named[..., None, None, None], (8, 3, 4, 4, 2))
+
+    monkeypatch.setattr(Raft, "flow", flow)
+    guide = raft(base="random", fix_backward=fix)
+    batch = batch_of(8, size=16)
+    found = {name: np.asarray(value) for name, value in guide.annotate({}, batch).items()}
+    assert set(found) == set(guide.gives)
+    bases = found[BASE].tolist()
+    assert len(set(bases)) > 1
+    assert set(bases) <= set(range(4))
+    for row, base in enumerate(bases):
+        sides = [[10 * one + other for one, other in side] for side in outward_pairs(4, base, fix_backward=fix)]
+        for name, side in zip((EARLIER, LATER), sides, strict=True):
+            np.testing.assert_array_equal(found[name][row, :, 0, 0, 0], side + [0] * (3 - len(side)))
+    other = guide.annotate({}, {**batch, "seed": batch["seed"][::-1]})
+    np.testing.assert_array_equal(other[BASE], bases[::-1])
+
+
+@pytest.mark.slow
+def test_pairs_of_each_clip_are_those_of_all():
+    frames = jax.random.uniform(jax.random.key(1), (2, 3, 32, 40, 3), minval=-1.0)
+    pairs = jnp.asarray([[(0, 1), (1, 2)], [(2, 1), (0, 1)]])
+    found = jax.jit(lambda params, frames: Raft(1).flow(params, frames, pairs))(weights(), frames)
+    np.testing.assert_allclose(found[0], network()(weights(), frames)[0], atol=1e-5)
+    np.testing.assert_allclose(found[1, 1], network()(weights(), frames)[1, 0], atol=1e-5)
+
+
 def test_each_pair_is_a_pair_by_itself():
     """Frame by frame and pair by pair, whatever else is in the clip."""
     frames = jax.random.uniform(jax.random.key(1), (2, 3, 32, 40, 3), minval=-1.0)
@@ -120,8 +152,8 @@ def test_the_loss_needs_no_stream_and_no_gradient_reaches_the_guide():
 def test_mistakes():
     with pytest.raises(ValueError, match="iterations=0: at least 1"):
         raft(0)
-    with pytest.raises(ValueError, match="base must be 'first' or 'middle', got 'random'"):
-        raft(base="random")
+    with pytest.raises(ValueError, match="base must be one of 'first', 'middle', 'random', got 'last'"):
+        raft(base="last")
     for shape, text in (((1, 2, 20, 16, 3), "20x16x3"), ((1, 2, 16, 16, 1), "16x16x1")):
         with pytest.raises(ValueError, match=f"multiples of 8 pixels, the clips have {text}"):
             raft().annotate({}, {"video": np.zeros(shape, np.uint8)})

@@ -19,6 +19,8 @@ from vmae_jax.models.fusion import joint as joint_layers
 from vmae_jax.spec import ConfigError, build
 from vmae_jax.types import Context
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = Context(key=jax.random.key(0), step=jnp.int32(0), train=True)
 PAIRS = {"inter": ("audio", "video"), "audio_views": ("audio", "audio"), "video_views": ("video", "video")}
 TAUGHT = joint.Joint(
@@ -66,7 +68,6 @@ def changed(batch):
     return {**batch, "video": batch["video"] // 2}
 
 
-@pytest.mark.slow
 def test_the_target_is_what_the_teacher_makes_of_everything_and_the_teacher_gets_no_gradient():
     params, frozen = begun()
     terms, (grads, of_teacher), tokens, found, hidden = run(params, frozen, heard(8))
@@ -83,7 +84,6 @@ def test_the_target_is_what_the_teacher_makes_of_everything_and_the_teacher_gets
     assert float(run(params, other, heard(8))[0]["audio_features"]) != float(terms["audio_features"])
 
 
-@pytest.mark.slow
 def test_pictures_reach_the_sound_only_by_fusion():
     params, frozen = begun()
     first, second = (run(params, frozen, one)[0]["audio_features"] for one in (heard(8), changed(heard(8))))

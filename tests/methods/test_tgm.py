@@ -23,6 +23,8 @@ from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Carried, Context
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"resolution": 16, "patch": 4, "decoder_depth": 1, "width": 16, "depth": 1, "dtype": "float32"}
 MODEL = vit("micro", frames=4, **OPTIONS)
 CLIP = vit(

@@ -22,6 +22,8 @@ from vmae_jax.targets.pixels import pixels
 from vmae_jax.targets.spectrogram import spectrogram as values
 from vmae_jax.types import Context
 
+pytestmark = pytest.mark.slow
+
 OFFICIAL = {"video": "rgb", "audio": "spectrogram"}
 OBJECTIVES = {"video": "pixels", "audio": "log_mel"}
 CONTEXT = Context(key=jax.random.key(0), step=jnp.int32(0), train=False)

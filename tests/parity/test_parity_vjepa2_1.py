@@ -29,6 +29,8 @@ from vmae_jax.weights.layouts.videomae import Facts
 from vmae_jax.weights.layouts.vjepa import read_network, stripped, write_network
 from vmae_jax.weights.vjepa import joined, network
 
+pytestmark = pytest.mark.slow
+
 SETS = sorted(path.relative_to(FOLDER) for path in (FOLDER / "vjepa2_1").glob("pretrain_*.json"))
 IMAGES = 2  # beside each video; the last ones pad
 
@@ -159,7 +161,6 @@ def test_losses_and_gradients(one):
         assert error <= 2e-5 * largest, jax.tree_util.keystr(path)
 
 
-@pytest.mark.slow
 def test_unweighted_context_loss(one):
     latent = dataclasses.replace(one.latent(), nearness=False)
     terms = jax.jit(lambda params: latent.loss(params, one.batch(), one.context()).terms)(one.params())
@@ -167,7 +168,6 @@ def test_unweighted_context_loss(one):
     np.testing.assert_allclose(np.mean(own), one.numbers["video/loss_context"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_training(one):
     """Steps of AdamW with the recorded weights of the context loss, then the average."""
     train, numbers = one.dims["train"], one.numbers
@@ -196,7 +196,6 @@ def test_training(one):
     final_norms(one.numbers, one.facts, {**networks, "target_encoder": network(state.extra["ema"], "encoder")})
 
 
-@pytest.mark.slow
 def test_the_layout_both_ways(one):
     trees = {"encoder": one.params(), "target_encoder": one.average(), "predictor": one.params()}
     for name, tree in trees.items():

@@ -138,7 +138,7 @@ def test_one_is_killed_and_the_others_end_and_name_it(tmp_path, forks):
 
 
 def test_a_coordinator_that_is_stopped_is_named(tmp_path, forks):
-    with Job(forks, tmp_path / "run", 2, pause=0.15, heartbeat=20) as job:
+    with Job(forks, tmp_path / "run", 2, pause=0.15, heartbeat=30) as job:
         job.until(4)
         job.processes[0].send_signal(signal.SIGSTOP)
         assert job.processes[1].wait(LIMIT) == 75, job.result()

@@ -23,6 +23,7 @@ from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.text_guided import text_guided
 from vmae_jax.masking.tube import tube
+from vmae_jax.masking.units import units
 from vmae_jax.methods import (
     adamae,
     cdfslv,
@@ -32,11 +33,14 @@ from vmae_jax.methods import (
     latent,
     latent_dense,
     levjepa,
+    linear,
     lvmae,
     marlin,
     masked,
     mbt,
     mvd,
+    rvm,
+    segmentation,
     siamese,
     siammcvae,
     sigma,
@@ -60,12 +64,14 @@ from vmae_jax.methods.parts.time_nce import time_nce
 from vmae_jax.models import positions
 from vmae_jax.models.fusion import bottleneck
 from vmae_jax.models.fusion import joint as joint_layers
+from vmae_jax.models.hiera_sizes import hiera
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
 from vmae_jax.models.spectrogram import spectrogram
 from vmae_jax.models.text import transformer as text_tower
 from vmae_jax.models.variants import vit
 from vmae_jax.targets.core import objective
+from vmae_jax.targets.features import features
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.targets.spectrogram import spectrogram as values
 from vmae_jax.train import sharding
@@ -75,6 +81,9 @@ from vmae_jax.train.step import compile_step, make_step
 ROWS = 16
 # Gradients that are 0 but for rounding: of a constant added to all logits of a softmax, or all rows of a batch norm.
 ROUNDING = {("learned_mask", "sampler/head/bias"): 1e-9, ("agreeing_views", "encoder/norm/bias"): 2e-7}
+KEYS = ("decoder/blocks/attention", "encoder/stage_0/attention", "encoder/stage_2/attention")
+KEYS += ("encoder/widen_1", "encoder/widen_2", "encoder/widen_3")
+ROUNDING |= {("mask_units", f"{place}/qkv/k_bias"): 1e-9 for place in KEYS}
 CONTRASTS = ("queued_keys", "keys_of_the_batch", "four_clips", "moments", "speeds")
 ROUNDING |= {(name, "video/norm/bias"): 2e-6 for name in CONTRASTS}
 ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7}
@@ -102,11 +111,25 @@ def mae():
     return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
 
 
+def linear_probe():
+    """A frozen encoder, and batch norm over the whole batch without padding."""
+    model = vit(frames=1, tubelet=1, prefix=1, initial="mae", **TINY)
+    return linear.build(model, 5, init_scale=100.0)
+
+
 def mae_st():
     """Learned positions, a class token of the decoder's own, and every second frame as the target."""
     more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
     model = vit(frames=4, initial="mae_st", **more, **TINY)
     return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True, frames=2))})
+
+
+def mask_units():
+    """Hiera: four stages, units that are hidden as a whole, and the first frame of each tubelet as the target."""
+    sizes = {"size": "micro", "frames": 4, "resolution": 32, "patch": 2, "drop_path": 0.5, "dtype": "float32"}
+    model = hiera(**sizes, decoder_width=16, decoder_depth=1, decoder_heads=2)
+    target = {"pixels": objective(pixels(joint=True, first=True))}
+    return masked.build(model, units(random(0.75, "visible")), target)
 
 
 def learned_mask():
@@ -119,6 +142,14 @@ def two_views():
     more = {"positions": positions.sincos_2d(), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
     model = vit(frames=1, tubelet=1, initial="mae", **more, **TINY)
     return siamese.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))}, hidden=32)
+
+
+def carried_state():
+    """RVM: two frames, a state, and two frames of the future at distances that are given."""
+    more = {"positions": positions.sinusoid_1d([4, 4]), "prefix": 1, "decoder_prefix": "kept", "project_bias": True}
+    model = vit(frames=1, tubelet=1, style="tanh", initial="mae", **more, **TINY)
+    raw = {"pixels": objective(pixels(normalize=False))}
+    return rvm.build(model, random(0.75, "visible"), raw, sources=2, core_depth=1)
 
 
 def motion_mask():
@@ -145,6 +176,13 @@ def denoising():
     more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
     model = vit(frames=4, initial="mae_st", **more, **TINY)
     return diffmae.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True))})
+
+
+def denoising_features():
+    """DiffMAE of a CLIP's features: a teacher of images beside a student of clips."""
+    clip = {"style": "clip", "prefix": 1, "prefix_positions": True, "positions": positions.learned()}
+    teacher = vit(frames=1, tubelet=1, **clip, **{**TINY, "width": 24})
+    return diffmae.build(vit(frames=4, **TINY), random(0.75), {"features": objective(features())}, teacher=teacher)
 
 
 def long_video():
@@ -202,6 +240,12 @@ def two_streams():
     """Unmasking Deepfakes: two classifiers, one of frames and one of the flow between them, which RAFT computes."""
     model = vit(frames=1, tubelet=1, **TINY)
     return deepfakes.build(model, model, init_scale=1.0, iterations=1)
+
+
+def segments_of_frames():
+    """Ego-Only's second stage: classes of every frame; some videos have no labels."""
+    heads = {"actions": segmentation.actions(3, gamma=2.0, alpha=0.25)}
+    return segmentation.build(vit(frames=4, **TINY), heads, init_scale=1.0)
 
 
 def two_teachers():
@@ -334,13 +378,17 @@ METHODS = {
     for one in (
         videomae_v2,
         mae,
+        linear_probe,
         mae_st,
+        mask_units,
         learned_mask,
         two_views,
+        carried_state,
         motion_mask,
         flow_mask,
         latent_views,
         denoising,
+        denoising_features,
         long_video,
         dense_prediction,
         frozen_teacher,
@@ -350,6 +398,7 @@ METHODS = {
         two_heads,
         two_streams,
         adversarial,
+        segments_of_frames,
         two_teachers,
         attending_teacher,
         sound_and_video,
@@ -367,7 +416,7 @@ METHODS = {
         captions,
     )
 }
-IMAGES = ("mae", "two_views", "latent_views", "two_heads", "frames_of_one_video")
+IMAGES = ("mae", "linear_probe", "two_views", "latent_views", "two_heads", "frames_of_one_video")
 
 
 def places():
@@ -403,11 +452,17 @@ def batch(name="videomae_v2"):
     own = {
         "captions": texts,
         "two_heads": classes,
+        "segments_of_frames": {
+            "actions": np.random.default_rng(4).random((ROWS, 4, 3)) < 0.3,
+            "actions_valid": np.arange(ROWS) % 5 != 1,
+        },
+        "linear_probe": classes,
         "moments": {"seconds": np.tile([[0, 0.4, 0.8, 1.2], [0.3, 0.4, 0.5, 0.6]], (ROWS // 2, 1)).astype(np.float32)},
         "overlaps": places(),
         "two_streams": {"label": (np.arange(ROWS) % 8 == 7).astype(np.int32)},
         "motion_mask": vectors,
         "dense_prediction": beside,
+        "carried_state": {"frames": np.cumsum(np.full((ROWS, 4), 7) - np.arange(4), axis=1).astype(np.int32)},
         "long_video": sequences,
         "sound_and_video": audio,
         "taught_by_both": audio,

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
@@ -324,8 +325,58 @@ def test_sgd_slows_lower_layers():
 
 
 @pytest.mark.parametrize(
-    "options", [{"momentum": 1.0}, {"layer_decay": 1.5}, {"momentum": 0.0, "nesterov": True}, {"clip_norm": 0.0}]
+    "options",
+    [{"momentum": 1.0}, {"layer_decay": 1.5}, {"momentum": 0.0, "nesterov": True}, {"clip_norm": 0.0}, {"trust": 0.0}],
 )
 def test_mistakes_of_sgd(options):
     with pytest.raises(ValueError, match=r"must be above 0|momentum=|must be in \(0, 1\]"):
         sgd(SCHEDULE, **options)
+
+
+def lars_of_the_paper(params, all_grads, rates, *, momentum, wd, trust):
+    """Local rates by the ratio of norms (You et al. 2017, as MoCo v3 has it), in float64, each stacked layer alone."""
+    flat = {k: np.float64(v) for k, v in flat_of(params).items()}
+    decay, velocity = flat_of(decays(abstract_toy())), {k: np.zeros_like(v) for k, v in flat.items()}
+    boxes = flat_of(abstract_toy())
+    for grads, rate in zip(all_grads, rates, strict=True):
+        for k, g in flat_of(grads).items():
+            stacked = "layers" in boxes[k].names
+            for at in range(len(flat[k])) if stacked else [...]:
+                d = np.float64(g)[at] + (wd * flat[k][at] if decay[k] else 0.0)
+                if d.ndim > 1:
+                    d = d * trust * np.sqrt((flat[k][at] ** 2).sum()) / np.sqrt((d**2).sum())
+                velocity[k][at] = momentum * velocity[k][at] + d
+                flat[k][at] = flat[k][at] - rate * velocity[k][at]
+    return flat
+
+
+def test_lars_is_that_of_the_paper():
+    params, all_grads = some_params(), [some_params(seed) for seed in range(1, 5)]
+    tx, rate = sgd(SCHEDULE, weight_decay=0.3, trust=0.02).build(abstract_toy(), CLOCK)
+    rates = [rate.value(step) for step in range(4)]
+    expected = lars_of_the_paper(params, all_grads, rates, momentum=0.9, wd=0.3, trust=0.02)
+    state, ours = tx.init(params), params
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p, tx.norm(g), jnp.bool_(True)))
+    for grads in all_grads:
+        ours, state = update(grads, state, ours)
+    for path, value in flat_of(ours).items():
+        most = np.abs(expected[path]).max()
+        np.testing.assert_allclose(value, expected[path], rtol=0, atol=3e-6 * most, err_msg=path)
+        assert np.abs(expected[path] - flat_of(params)[path]).max() > 1e-5 * most, path
+
+
+def test_lars_is_that_of_optax_where_the_rate_is_constant():
+    """Its momentum is of steps, ours and PyTorch's of gradients. A zero parameter or gradient has no ratio."""
+    params = {"kernel": np.zeros((2, 3), np.float32), "other": np.ones((3, 2), np.float32)}
+    grads = {"kernel": np.ones((2, 3), np.float32), "other": np.zeros((3, 2), np.float32)}
+    boxes = {name: Parameter(array, (None, None), decay=True) for name, array in params.items()}
+    tx, _ = sgd(schedule.constant(0.1), trust=0.01).build(boxes, CLOCK)
+    theirs = optax.lars(0.1, trust_coefficient=0.01, momentum=0.9)
+    state, other, one, two = tx.init(params), theirs.init(params), params, params
+    for _ in range(3):
+        one, state = tx.update(grads, state, one, tx.norm(grads), jnp.bool_(True))
+        updates, other = theirs.update(grads, other, two)
+        two = optax.apply_updates(two, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, two)
+    np.testing.assert_array_equal(one["other"], params["other"])
+    assert (one["kernel"] != 0).all()

@@ -204,11 +204,12 @@ def _fit_clips(config: Any) -> None:
 
 
 def take_clips(config: ConfigDict, model: Any) -> None:
-    """Set frames, size and channels of all loaders of a config to those of a model."""
-    nodes: list[Any] = calls(config)
+    """Set frames, size and channels of all loaders of a config to those of a model; images beside clips stay images."""
+    nodes: list[Any] = list(calls(config))
+    images = {id(one.sampler) for node in nodes for one in (node.get("images") or {}).values() if "sampler" in one}
     for node in nodes:
         if node.call.startswith("data.clips."):
-            node.frames = model.frames
+            node.frames = 1 if id(node) in images else model.frames
         elif node.call.startswith("data.transforms.") and "size" in node:
             node.size = model.resolution
         elif node.call == "data.pipeline.loader":

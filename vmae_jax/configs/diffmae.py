@@ -3,6 +3,7 @@
     configs/diffmae.py:L                                images; --config.data.source.path=FOLDER
     configs/diffmae.py:L,video                          clips of 16 frames
     configs/diffmae.py:L,raw                            raw pixels, for samples that need no true statistics
+    configs/diffmae.py:L,clip,teacher=WORKDIR           features of a frozen CLIP (`vmae import --weights=CLIP`)
 
 The networks of the encoder are those of MAE (`configs/mae.py`) and of MAE-ST (`configs/mae_st.py`), and so is
 fine-tuning: `configs/mae.py:L,finetune,weights=WORKDIR` and `configs/mae_st.py:L,k400,weights=WORKDIR`. There is no
@@ -15,7 +16,8 @@ from ml_collections import ConfigDict
 
 from vmae_jax.configs import common, mae, mae_st, recipes
 from vmae_jax.models.variants import IMAGENET_MEAN, IMAGENET_STD
-from vmae_jax.spec import call
+from vmae_jax.spec import ConfigError, call
+from vmae_jax.weights.clip import tower
 
 EXPONENT = 0.8  # of the noise rates [paper, at second hand; that they and not their products are raised: inferred]
 HALF = {"mean": 0.5, "deviation": 0.5}  # raw pixels in [-1, 1], like the noise [inferred]
@@ -23,10 +25,20 @@ HALF = {"mean": 0.5, "deviation": 0.5}  # raw pixels in [-1, 1], like the noise 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(
-        arguments, size=("L", "B", "H"), data=("images", "video"), target=("normalized", "raw"), smoke=False
+        arguments,
+        size=("L", "B", "H"),
+        data=("images", "video"),
+        target=("normalized", "raw", "clip"),
+        teacher=None,
+        smoke=False,
     )
+    if args.teacher and args.target != "clip":
+        raise ConfigError("configs/diffmae.py: teacher= is of the target clip: L,clip,teacher=WORKDIR")
     recipe = recipes.recipe(f"diffmae:{args.size}" + (",video" if args.data == "video" else ""))
     config = images(args, recipe) if args.data == "images" else video(args, recipe)
+    if args.target == "clip":
+        place = common.begin(args.teacher, select="params/encoder")
+        config.init_from = ConfigDict({"frozen/teacher": place}, sort_keys=False)
     return common.smoke(config) if args.smoke else config
 
 
@@ -66,15 +78,25 @@ def dims(recipe: Any) -> dict[str, Any]:
 
 
 def method(args: Any, recipe: Any, network: ConfigDict, statistics: dict[str, Any]) -> ConfigDict:
-    """The method, whose targets are patches normalised by themselves [paper], or raw pixels."""
-    target = call("targets.pixels", joint=True, **statistics)
+    """The method, whose targets are patches normalised by themselves [paper], raw pixels, or features of CLIP."""
+    target, more = call("targets.pixels", joint=True, **statistics), {}
     if args.target == "raw":
         target = call("targets.pixels", normalize=False, **HALF)
+    elif args.target == "clip":
+        target, more = call("targets.features"), {"teacher": teacher(args, network)}
     return call(
         "methods.diffmae.build",
         model=network,
         encoder_mask=recipes.mask(recipe.encoder_mask),
-        objectives={"pixels": call("targets.core.objective", target=target)},
+        objectives={"features" if more else "pixels": call("targets.core.objective", target=target)},
         kind="cross_self",
         exponent=EXPONENT,
+        **more,
     )
+
+
+def teacher(args: Any, network: Any) -> ConfigDict:
+    """The encoder of a workdir, or CLIP's image tower with patches as large as the student's [inferred]."""
+    saved = common.saved_model(args.teacher)
+    size = "L" if network.patch == 14 else "B"
+    return saved or tower(size=size, patch=14 if size == "L" else 16, resolution=224)

@@ -3,6 +3,7 @@
     configs/mae.py:B                                    pre-training; --config.data.source.path=FOLDER
     configs/mae.py:B,finetune,weights=WORKDIR           fine-tuning; --config.data.source.path=TRAIN and
                                                         --config.eval.data.source.path=VALIDATION, a subfolder a class
+    configs/mae.py:B,linear,weights=WORKDIR             the linear probe, on the same data
 
 An image is a clip of one frame. Folders are the default; lists and image datasets of TFDS are other sources
 (docs/images_and_sound.md). The figures, with their origin, are in `recipes.csv`.
@@ -21,11 +22,10 @@ ONE_FRAME = {"frames": 1, "stride": 1}
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
-    args = common.parse(
-        arguments, size=("B", "L", "H"), stage=("pretrain", "finetune"), weights=None, labels=1000, smoke=False
-    )
+    stages = {"pretrain": pretrain, "finetune": finetune, "linear": linear}
+    args = common.parse(arguments, size=("B", "L", "H"), stage=tuple(stages), weights=None, labels=1000, smoke=False)
     recipe = recipes.recipe(f"mae:{args.size}" + ("" if args.stage == "pretrain" else f",{args.stage}"))
-    config = pretrain(args, recipe) if args.stage == "pretrain" else finetune(args, recipe)
+    config = stages[args.stage](args, recipe)
     return common.smoke(config) if args.smoke else config
 
 
@@ -85,7 +85,6 @@ def optimizer(recipe: Any) -> ConfigDict:
 
 def finetune(args: Any, recipe: Any) -> ConfigDict:
     """The mean of the tokens after a norm of its own, mixed and erased images, rates by layer."""
-    images = {"sampler": call("data.clips.dense", **ONE_FRAME), "labels": True}
     layers, magnitude, deviation = recipe.rand_augment
     augment = call("data.rand_augment", layers=int(layers), magnitude=magnitude, deviation=deviation)
     schedule = call(
@@ -95,27 +94,53 @@ def finetune(args: Any, recipe: Any) -> ConfigDict:
         warmup=recipe.warmup,
         open_ended=True,
     )
-    return common.sections(
-        method=call(
-            "methods.classify.build",
-            model=model(args, drop_path=recipe.drop_path),
-            classes=args.labels,
-            **regularised(recipe),
+    method = call(
+        "methods.classify.build",
+        model=model(args, drop_path=recipe.drop_path),
+        classes=args.labels,
+        **regularised(recipe),
+    )
+    optimizer = call(
+        "train.optim.adamw",
+        schedule=schedule,
+        b2=recipe.betas[1],
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+    )
+    return classified(args, recipe, method, optimizer, [augment, *crops(recipe)])
+
+
+def linear(args: Any, recipe: Any) -> ConfigDict:
+    """LARS on a linear layer over the class token of the frozen encoder, after batch norm; crops and flips alone."""
+    method = call("methods.linear.build", model=model(args), classes=args.labels, init_scale=recipe.init_scale)
+    optimizer = call(
+        "train.sgd",
+        schedule=call(
+            "train.schedule.warmup_cosine", peak=recipe.rate, final=recipe.final, warmup=recipe.warmup, open_ended=True
         ),
+        momentum=recipe.betas,
+        weight_decay=recipe.weight_decay,
+        trust=0.001,
+        freeze=recipe.frozen,
+    )
+    return classified(args, recipe, method, optimizer, crops(recipe))
+
+
+def classified(
+    args: Any, recipe: Any, method: ConfigDict, optimizer: ConfigDict, transforms: list[ConfigDict]
+) -> ConfigDict:
+    """A stage on images with one class each, which begins with an encoder and is tested on whole images."""
+    return common.sections(
+        method=method,
         data=call(
             "data.pipeline.loader",
             source=call("data.sources.images", labels="folders"),
-            transforms=[augment, *crops(recipe)],
+            sampler=call("data.clips.dense", **ONE_FRAME),
+            transforms=transforms,
             global_batch=recipe.batch,
-            **images,
+            labels=True,
         ),
-        optimizer=call(
-            "train.optim.adamw",
-            schedule=schedule,
-            b2=recipe.betas[1],
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-        ),
+        optimizer=optimizer,
         train={"length": recipe.length},
         checkpoint={"every": {"epochs": 1}, "keep_last": 3},
         eval={

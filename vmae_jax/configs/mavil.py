@@ -112,6 +112,11 @@ def audio(size: str, recipe: Any, student: bool) -> ConfigDict:
         "methods.joint.modality",
         model=call("models.spectrogram", frames=FRAMES, **networks(size, recipe)),
         mask=call("masking.random", ratio=HIDDEN, rounded_down="visible"),
-        read=call("inputs.readers.sound", log_mel=call("inputs.log_mel.kaldi"), pad=True),
+        read=call(
+            "inputs.readers.sound",
+            log_mel=call("inputs.log_mel.kaldi"),
+            pad=True,
+            waveform=call("inputs.waveform"),  # [code, AudioMAE]
+        ),
         objectives=None if student else {"log_mel": target},
     )

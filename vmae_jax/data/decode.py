@@ -18,7 +18,7 @@ from vmae_jax.data.containers import open_video
 from vmae_jax.data.display import Vectors
 from vmae_jax.data.readers import Moment, open_stills
 from vmae_jax.data.scaling import Scaler, View, planes
-from vmae_jax.data.streams.core import NONE, ArraySpec, Clip, Streams, clip_of
+from vmae_jax.data.streams.core import NONE, ArraySpec, Clip, Recording, Streams, clip_of, side_of
 from vmae_jax.data.video import Encoded, Limits, VideoInfo
 
 __all__ = [
@@ -145,6 +145,10 @@ def read_clips(
         sampler = dataclasses.replace(cast(Any, sampler), stride=encoded.stride)
     reader = open_encoded(encoded, limits, motion=streams.needs_motion)
     try:
+        informed = getattr(sampler, "informed", None)  # of samplers that look at what is beside a video
+        if informed is not None:
+            side = side_of(encoded, cast(Any, sampler).of)
+            sampler = informed(Recording(encoded, reader.info, side))
         indices = np.asarray(sampler(reader.info, seed))
         clips = [Wanted(view, 0, (0, 0)) for view in range(len(indices))] if wanted is None else wanted
         arrays, cut, cropping = _show(reader, indices, clips, crop, channels, streams, allocate)

@@ -6,11 +6,13 @@ nothing else.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from vmae_jax.data.beside import WithImages, examples_of, images_of, rows_of, seed_of
 from vmae_jax.data.faults import check_missing
 from vmae_jax.data.feed import Batches, Plan, start_feed
 from vmae_jax.data.order import apart, epoch_of
@@ -81,15 +83,16 @@ def open_loader(loader: Loader | OwnLoader) -> Any:
         if name not in given:
             has = f"only {', '.join(given)}" if given else "none at all"
             raise ConfigError(f"loader: labels ask for {name!r}, but the source has {has}")
-    return Opened(loader, source)
+    return Opened(loader, source, {name: open_loader(one) for name, one in loader.images.items()})
 
 
 class Opened:
-    """A loader with its source open."""
+    """A loader with its source open, and the loaders of the images beside its clips."""
 
-    def __init__(self, loader: Loader, source: Source) -> None:
+    def __init__(self, loader: Loader, source: Source, images: "Mapping[str, Opened] | None" = None) -> None:
         self.loader = loader
         self.source = source
+        self.images = dict(images or {})
 
     def __len__(self) -> int:
         """Videos."""
@@ -110,11 +113,12 @@ class Opened:
 
     def memory(self, rows: Sequence[int]) -> "Budget":
         """The host memory that reading these rows of each step takes. Raises ConfigError: too much."""
-        return fitted(self.loader, rows, record=record_bytes(self.source))
+        beside = [one.memory(rows_of(rows, images_of(self.loader, one.loader))).total for one in self.images.values()]
+        return fitted(self.loader, rows, record=record_bytes(self.source), beside=sum(beside))
 
     def batches(
         self, *, rows: Sequence[int], seed: int, start: int = 0, skips: Sequence[tuple[int, int]] = ()
-    ) -> Batches | ServedBatches:
+    ) -> Batches | ServedBatches | WithImages:
         """Batches without end.
 
         Args:
@@ -125,16 +129,33 @@ class Opened:
         """
         plan = {"seed": seed, "start": start, "stop": None, "shuffle": self.loader.shuffle, "skips": apart(skips)}
         if self.loader.service is None:
-            return self._feed(rows, **plan)
+            return self._with_images(self._feed(rows, **plan), rows, seed, start, skips)
         return ServedBatches(self.loader, self.source, self._checked(rows), Plan(**plan))
 
-    def once(self, *, rows: Sequence[int], seed: int = 0) -> Batches:
-        """Every video once, in the source's order.
+    def once(self, *, rows: Sequence[int], seed: int = 0) -> Batches | WithImages:
+        """Every video once, in the source's order, beside the images with which a training begins.
 
         The last batch is filled up with rows that are not `valid` (and black, index -1); a broken
         video's rows are not valid either, so that none counts twice.
         """
-        return self._feed(rows, seed=seed, start=0, stop=len(self), shuffle=False)
+        return self._with_images(self._feed(rows, seed=seed, start=0, stop=len(self), shuffle=False), rows, seed)
+
+    def _with_images(
+        self, videos: Batches, rows: Sequence[int], seed: int, start: int = 0, skips: Sequence[tuple[int, int]] = ()
+    ) -> Batches | WithImages:
+        """Put the images of the same steps beside the videos, where the loader has any."""
+        if not self.images:
+            return videos
+        found = {}
+        for name, one in self.images.items():
+            count = functools.partial(examples_of, videos=self.loader, images=one.loader)
+            found[name] = one.batches(
+                rows=rows_of(rows, images_of(self.loader, one.loader)),
+                seed=seed_of(seed, name),
+                start=count(start),
+                skips=[(count(first), count(last)) for first, last in skips],
+            )
+        return WithImages(videos, found, self.images, first=len(self))
 
     def _feed(self, rows: Sequence[int], **plan: Any) -> Batches:
         afforded = self.memory(self._checked(rows))
@@ -152,7 +173,11 @@ class Opened:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What the input takes at most, in bytes, by part; and the limit it was fitted to."""
+    """What the input takes at most, in bytes, by part; and the limit it was fitted to.
+
+    Attributes:
+      beside: of the loaders of the images beside the clips.
+    """
 
     workers: int
     prefetch: int
@@ -161,10 +186,11 @@ class Budget:
     clips: int
     batches: int
     limit: int
+    beside: int = 0
 
     @property
     def total(self) -> int:
-        return self.decoders + self.records + self.clips + self.batches
+        return self.decoders + self.records + self.clips + self.batches + self.beside
 
     def describe(self) -> str:
         """One line for people."""
@@ -173,10 +199,11 @@ class Budget:
             f"{self.total / GIB:.2f} GiB of {self.limit / GIB:.2f}: {self.workers} decoders "
             f"{self.decoders / GIB:.2f}, {records}clips being read {self.clips / GIB:.2f}, "
             f"{self.prefetch} + {ON_THE_WAY} batches {self.batches / GIB:.2f}"
+            + (f", images beside them {self.beside / GIB:.2f}" if self.beside else "")
         )
 
 
-def budget(loader: Loader, rows: Sequence[int], *, workers: int, record: int = 0) -> Budget:
+def budget(loader: Loader, rows: Sequence[int], *, workers: int, record: int = 0, beside: int = 0) -> Budget:
     """What reading `rows` of each step takes with so many decoding processes, and records of so many bytes."""
     sizes = {name: spec.bytes for name, spec in loader.clip_specs().items()}
     clip = sum(sizes.values())
@@ -191,22 +218,24 @@ def budget(loader: Loader, rows: Sequence[int], *, workers: int, record: int = 0
         clips=(workers + 1) * own * read,
         batches=(loader.prefetch + ON_THE_WAY) * len(rows) * clip,
         limit=int(loader.memory * GIB) if loader.memory else available_memory() // 2,
+        beside=beside,
     )
 
 
-def fitted(loader: Loader, rows: Sequence[int], *, record: int = 0) -> Budget:
+def fitted(loader: Loader, rows: Sequence[int], *, record: int = 0, beside: int = 0) -> Budget:
     """What the loader asks for, or less read ahead, then by fewer processes, until it is within the limit.
 
     Args:
       loader: which asks.
       rows: this host's rows of each step.
       record: `record_bytes` of its source.
+      beside: bytes that the loaders of images beside its clips take.
 
     Raises:
       ConfigError: it is not, however little is read ahead.
     """
     workers = loader.workers or available_cores()
-    found = budget(loader, rows, workers=workers, record=record)
+    found = budget(loader, rows, workers=workers, record=record, beside=beside)
     while found.total > found.limit:
         if loader.prefetch > 1:
             loader = dataclasses.replace(loader, prefetch=loader.prefetch - 1)
@@ -217,7 +246,7 @@ def fitted(loader: Loader, rows: Sequence[int], *, record: int = 0) -> Budget:
                 f"loader: {len(rows)} clips a step on this host take {found.total / GIB:.2f} GiB of host memory, the "
                 f"budget is {found.limit / GIB:.2f}: a larger memory=, a smaller global_batch, or more hosts"
             )
-        found = budget(loader, rows, workers=workers, record=record)
+        found = budget(loader, rows, workers=workers, record=record, beside=beside)
     return found
 
 

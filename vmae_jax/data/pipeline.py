@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.beside import images_of
 from vmae_jax.data.clips import Pair
 from vmae_jax.data.crops import Crop, leading, misplaced
 from vmae_jax.data.labels import Field, fields
@@ -37,7 +38,7 @@ def _tiny(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @register(
     "loader", source="source", sampler="sampler", transforms="transform", labels="label", streams="stream",
-    smoke=_tiny,
+    images="loader", smoke=_tiny,
 )  # fmt: skip
 def loader(
     source: Any,
@@ -49,6 +50,7 @@ def loader(
     shuffle: bool = True,
     labels: bool | Mapping[str, Any] = False,
     streams: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any] | None = None,
     channels: int = 3,
     workers: int | None = None,
     prefetch: int = 2,
@@ -71,6 +73,8 @@ def loader(
         that they carry by name, each from `data.labels`.
       streams: what else batches carry of each clip, by name, each from `data.streams`: batch[NAME], and
         batch[NAME_valid], which is False where a video has no such stream.
+      images: loaders of images, by name, whose batches are a multiple k of this one's: batches carry batch[NAME],
+        uint8 [b k h w c], and batch[NAME_valid], beside each clip.
       channels: 3 (RGB) or 1 (grey).
       workers: decoding processes of this host; by default one a core.
       prefetch: batches made ahead.
@@ -113,7 +117,7 @@ def loader(
     crop = leading(transforms)
     cropped = crop is not None and crop.geometric and crop.parts == tuple(transforms)
     check_streams(streams or {}, shape, cropped=cropped, taken=tuple(declared))
-    return Loader(
+    made = Loader(
         source=source,
         sampler=sampler,
         transforms=tuple(transforms),
@@ -123,6 +127,7 @@ def loader(
         shuffle=shuffle,
         labels=declared,
         streams=dict(streams or {}),
+        images=dict(images or {}),
         channels=channels,
         workers=workers,
         prefetch=prefetch,
@@ -131,6 +136,29 @@ def loader(
         memory=memory,
         service=service,
     )
+    for name, one in made.images.items():
+        _check_images(made, name, one)
+    return made
+
+
+def _check_images(made: "Loader", name: str, images: Any) -> None:
+    """Raise ConfigError if a loader's images cannot be beside the clips of another."""
+    where = f"loader: images[{name!r}]"
+    if not isinstance(images, Loader):
+        raise ConfigError(f"{where}: it must be a data.pipeline.loader, got {images!r:.100}")
+    taken = {**made.clip_specs(), **made.label_specs(), "seed": 0, "index": 0, "valid": 0}
+    if {name, f"{name}_valid"} & set(taken):
+        raise ConfigError(f"{where}: batches have {name!r} or {name + '_valid'!r} already")
+    if images.sampler.frames != 1 or images.views != 1:
+        raise ConfigError(f"{where}: its clips have {images.sampler.frames} frames and {images.views} views, not one")
+    if images.labels or images.streams or images.images:
+        raise ConfigError(f"{where}: its labels, streams and images would not be read")
+    if made.service or images.service:
+        raise ConfigError(f"{where}: data services do not carry images beside videos; decode on this host")
+    if not images_of(made, images) or images.clips_per_step % made.clips_per_step:
+        raise ConfigError(
+            f"{where}: {images.clips_per_step} images a step are not a multiple of {made.clips_per_step} clips"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +174,7 @@ class Loader:
     shuffle: bool
     labels: Mapping[str, Field]
     streams: Mapping[str, Stream]
+    images: Mapping[str, "Loader"]
     channels: int
     workers: int | None
     prefetch: int
@@ -205,4 +234,8 @@ class Loader:
             "valid": ArraySpec((), np.bool_),
             **self.label_specs(),
         }
+        for name, one in self.images.items():
+            each = images_of(self, one)
+            rows[name] = ArraySpec((each, one.size, one.size, one.channels), np.uint8)
+            rows[f"{name}_valid"] = ArraySpec((each,), np.bool_)
         return {name: jax.ShapeDtypeStruct((self.clips_per_step, *row.shape), row.dtype) for name, row in rows.items()}

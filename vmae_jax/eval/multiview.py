@@ -86,6 +86,8 @@ def multiview(pictures: bool = True) -> Multiview:
 def _outputs(method: Method) -> Callable[[Params, Batch], Array]:
     if method.predict is None:
         raise ValueError("multiview needs a method with outputs; for features there are eval.knn and eval.probe")
+    if any(head.kind not in ACTIVATIONS for head in (method.heads or {}).values()):
+        raise ValueError("multiview averages the clips of a video, but these outputs are of frames: use eval.frames")
     return method.predict
 
 

@@ -127,14 +127,22 @@ class Propagation:
         self, method: Method, params: Params, video: Annotated, about: About
     ) -> Iterator[tuple[np.ndarray, Array]]:
         """Yield each frame with its features, [y x d], which are computed for as many at once as the devices share."""
-        compute = about.programs((method.frame_features, self.layer, "frames"), self._features(method))
+        carried, state = method.frame_states if self.layer is None else None, None
+        if carried is None:
+            compute = about.programs((method.frame_features, self.layer, "frames"), self._features(method))
+        else:  # each frame depends on those before it, so nothing is shared by devices
+            compute = about.programs((carried, "states"), carried, alone=True)
         for first in range(0, video.length, about.rows):
             numbers = range(first, min(first + about.rows, video.length))
             about.alive(f"{video.key}, frame {first + 1} of {video.length}")
             pictures = [video.picture(number) for number in numbers]
             scaled = [resized(one, *self._size(one.shape[:2])) for one in pictures]
             scaled += scaled[-1:] * (about.rows - len(scaled))
-            yield from zip(pictures, whole(compute(params, np.stack(scaled))), strict=False)
+            found = compute(params, np.stack(scaled), *(() if state is None else (state,)))
+            if carried is not None:
+                found, states = found
+                state = states[-1]
+            yield from zip(pictures, whole(found), strict=False)
 
     def _features(self, method: Method) -> Callable[[Params, Array], Array]:
         compute = method.frame_features

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int16
+from jaxtyping import Array, Float, Num
 
 from vmae_jax.inputs.filters import SCALES, WINDOWS, mel_filters, window
 from vmae_jax.registry import register
@@ -91,8 +91,8 @@ class LogMel:
             return (frames - 1) * self.hop + self.window
         return (frames - 1) * self.hop + 1 if self.padding == "end" else frames * self.hop
 
-    def __call__(self, samples: Int16[Array, "b n"]) -> Float[Array, "b t m"]:
-        """Return the normalised spectrograms of sound, float32."""
+    def __call__(self, samples: Num[Array, "b n"]) -> Float[Array, "b t m"]:
+        """Return the normalised spectrograms, float32, of sound on the scale of 16-bit integers."""
         frames = self._framed(jnp.asarray(samples, jnp.float32) / _FULL)
         if self.centred:
             frames = frames - frames.mean(axis=-1, keepdims=True)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Key, Shaped
 from vmae_jax.augment.colors import ByView, Colors
 from vmae_jax.inputs.log_mel import LogMel
 from vmae_jax.inputs.spec_augment import SpecAugment
+from vmae_jax.inputs.waveform import Waveform
 from vmae_jax.registry import register
 from vmae_jax.spec import ConfigError
 from vmae_jax.types import Batch, stream
@@ -143,6 +144,7 @@ class Sound(Reader):
     augment: SpecAugment | None
     pad: bool
     missing: float
+    waveform: Waveform | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride] - it follows the stream
@@ -174,8 +176,12 @@ class Sound(Reader):
     def read(self, batch: Batch, frames: int, keys: Key[Array, "b"] | None = None) -> Read:
         """Return spectrograms [b t m 1 1]; a row without a sample other than 0 does not have the modality."""
         samples, span = jnp.asarray(batch[self.stream]), jnp.asarray(batch[f"{self.stream}_span"])
-        values, hop = self.log_mel(samples), self.log_mel.hop
-        begin = jnp.arange(values.shape[1])[None] * hop
+        sound, by, hop = samples, 0, self.log_mel.hop
+        if keys is not None and self.waveform is not None:
+            sound, rolled = self.waveform(samples, keys)
+            by = rolled[:, None]
+        values = self.log_mel(sound)
+        begin = (jnp.arange(values.shape[1])[None] * hop - by) % samples.shape[1]
         real = (begin + hop > span[:, :1]) & (begin < span[:, 1:])
         if keys is not None and self.augment is not None:
             values, real = self.augment(values, real, keys)
@@ -194,13 +200,14 @@ def _smoke(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"missing": 1.0}  # of a few short clips all may be silent
 
 
-@register("reader", log_mel="log_mel", augment="spectrogram_augment", smoke=_smoke)
+@register("reader", log_mel="log_mel", augment="spectrogram_augment", waveform="waveform_augment", smoke=_smoke)
 def sound(
     log_mel: LogMel,
     stream: str = "audio",
     augment: SpecAugment | None = None,
     pad: bool = False,
     missing: float = 0.5,
+    waveform: Waveform | None = None,
 ) -> Sound:
     """Read the sound around a clip as a spectrogram.
 
@@ -213,13 +220,14 @@ def sound(
       augment: of spectrograms in training.
       pad: whether windows may be shorter than the model's spectrograms, which then end with padding.
       missing: the share of clips that may be without sound; above it a training ends.
+      waveform: changes of the waveform in training, `inputs.waveform`.
 
     Raises:
       ValueError: if the share is not in [0, 1].
     """
     if not 0 <= missing <= 1:
         raise ValueError(f"missing={missing}: a share, from 0 to 1")
-    return Sound(log_mel, stream, augment, pad, missing)
+    return Sound(log_mel, stream, augment, pad, missing, waveform)
 
 
 class Share:

@@ -8,14 +8,18 @@ from vmae_jax.masking.core import Masker, check_ratio, ranks
 from vmae_jax.registry import register
 from vmae_jax.types import Batch, Grid, stream
 
-__all__ = ["EARLIER", "LATER", "flow_guided", "followed", "gaussians", "largest", "moved"]
+__all__ = ["BASE", "EARLIER", "LATER", "drawn_map", "flow_guided", "followed", "gaussians", "largest", "moved"]
 
-EARLIER, LATER = "flow_earlier", "flow_later"  # of the annotated batch
+EARLIER, LATER, BASE = "flow_earlier", "flow_later", "flow_base"  # of the annotated batch
 GRAIN = 2**-8  # of a token's score: sums of equal maps differ by rounding, which another mesh does otherwise
+EMPTY = 1e-8  # of drawn maps of tokens or pixels, where nothing is drawn: 0 is what comes from beyond the edge
+STARTS = ("gaussians", "tokens", "pixels")
 
 
 @register("mask")
-def flow_guided(ratio: float = 0.9, over_clip: bool = False) -> Masker:
+def flow_guided(
+    ratio: float = 0.9, over_clip: bool = False, start: str = "gaussians", noisy_slot: bool = False
+) -> Masker:
     """Show the same places of a scene in all slots: int(h * w * (1 - ratio)) tokens of each, wherever they move.
 
     A map of Gaussians around h * w - int(ratio * h * w) random tokens is drawn in the base frame, and moved along
@@ -29,11 +33,17 @@ def flow_guided(ratio: float = 0.9, over_clip: bool = False) -> Masker:
     Args:
       ratio: the share of hidden tokens.
       over_clip: take the largest of the whole clip, as many as otherwise of all slots together.
+      start: the map that is drawn: "gaussians" around random tokens, these "tokens" themselves, or as large a share of
+        random "pixels".
+      noisy_slot: add standard normal noise to the scores of one slot, which is drawn for each clip.
 
     Raises:
-      ValueError: if the ratio is not in [0, 1); when it is used, if it leaves no token in a slot.
+      ValueError: if the ratio is not in [0, 1) or the start is unknown; when it is used, if it leaves no token in a
+        slot.
     """
     check_ratio(ratio)
+    if start not in STARTS:
+        raise ValueError(f"start={start!r}: it must be one of {', '.join(STARTS)}")
 
     def keep(grid: Grid) -> int:
         return grid.t * _visible(ratio, grid)
@@ -42,9 +52,15 @@ def flow_guided(ratio: float = 0.9, over_clip: bool = False) -> Masker:
         earlier, later = jnp.asarray(batch[EARLIER]), jnp.asarray(batch[LATER])
         height, width = earlier.shape[2:4]
         patch = (height // grid.h, width // grid.w)
-        places = ranks(stream(keys, "centres"), grid.slot)[:, : grid.slot - int(ratio * grid.slot)]
-        drawn = gaussians(places.astype(jnp.int32), grid, patch)
-        tokens = jnp.round(_summed(followed(drawn, earlier, later), grid) / GRAIN)
+        drawn = drawn_map(start, ratio, stream(keys, "centres"), grid, patch)
+        maps = followed(drawn, earlier, later)
+        if BASE in batch:  # one for each clip: of the frames before and after any base, those that the clip has
+            shown = earlier.shape[1] - jnp.asarray(batch[BASE])[:, None] + jnp.arange(earlier.shape[1] + 1)
+            maps = jax.vmap(lambda one, places: one[places])(maps, shown)
+        found = _summed(maps, grid)
+        if noisy_slot:
+            found = found + jax.vmap(lambda key: _noise(key, grid))(stream(keys, "noise"))
+        tokens = jnp.round(found / GRAIN)
         ties = ranks(stream(keys, "ties"), grid.slot)[:, None]
         ties = jnp.broadcast_to(ties, tokens.shape)  # the same in every slot
         if over_clip:
@@ -61,6 +77,26 @@ def _visible(ratio: float, grid: Grid) -> int:
     if count < 1:
         raise ValueError(f"ratio={ratio} leaves no token of the {grid.slot} of a slot visible")
     return count
+
+
+def drawn_map(start: str, ratio: float, keys: Array, grid: Grid, patch: tuple[int, int]) -> Float[Array, "b y x"]:
+    """Return the map of the base frame, by a name of `STARTS`."""
+    if start == "pixels":
+        height, width = grid.h * patch[0], grid.w * patch[1]
+        chosen = ranks(keys, height * width) < int(height * width * (1 - ratio))
+        return jnp.where(chosen, 1.0, EMPTY).reshape(-1, height, width)
+    order, count = ranks(keys, grid.slot), grid.slot - int(ratio * grid.slot)
+    if start == "gaussians":
+        return gaussians(order[:, :count].astype(jnp.int32), grid, patch)
+    tokens = jnp.where(order < count, 1.0, EMPTY).reshape(-1, grid.h, grid.w)
+    return jnp.repeat(jnp.repeat(tokens, patch[0], axis=1), patch[1], axis=2)
+
+
+def _noise(key: Array, grid: Grid) -> Float[Array, "t n"]:
+    """Return standard normal noise in one slot, and zeros in all others."""
+    slot = jax.random.randint(stream(key, "slot"), (), 0, grid.t)
+    noise = jax.random.normal(stream(key, "scores"), (grid.slot,))
+    return jnp.where(jnp.arange(grid.t)[:, None] == slot, noise, 0.0)
 
 
 def gaussians(places: Int[Array, "b k"], grid: Grid, patch: tuple[int, int]) -> Float[Array, "b y x"]:

@@ -105,7 +105,7 @@ class Classify:
 
     def run(self, params: Params, cubes: Array, keys: Array | None = None, *, features: bool = False) -> Any:
         """Return the outputs of all heads, or the features before them. Keys switch on drop path and dropout."""
-        return self.network.apply({"params": params}, cubes, keys, method=Classifier.features if features else None)
+        return self.network.apply({"params": params}, cubes, keys, method="features" if features else None)
 
     def features(self, params: Params, batch: Batch, *, layer: int | None = None, pool: bool = True) -> Array:
         """Return the pooled features that the heads read (by the mean and `fc_norm`, or attention), or all tokens.

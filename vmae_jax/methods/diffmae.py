@@ -1,7 +1,8 @@
 """DiffMAE (Wei et al. 2023): hidden cubes are denoised, given the visible ones.
 
 The encoder sees the visible cubes, without noise. The decoder gets the hidden cubes with noise of a random strength and
-predicts them clean. With nothing but noise left this is a masked autoencoder; from there to no noise it samples.
+predicts them clean. With nothing but noise left this is a masked autoencoder; from there to no noise it samples. With a
+frozen teacher, such as CLIP, its features of the hidden cubes get the noise and are predicted, in place of pixels.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vmae_jax.masking.core import Masker
+from vmae_jax.methods import teachers
 from vmae_jax.methods.diffusion import Diffusion, diffusion
 from vmae_jax.methods.encoding import encoded
 from vmae_jax.methods.masked import Masked, Pass
@@ -22,6 +24,7 @@ from vmae_jax.models.rotary import Rotary
 from vmae_jax.models.variants import Model
 from vmae_jax.registry import register
 from vmae_jax.targets.core import Objective
+from vmae_jax.targets.features import Features
 from vmae_jax.targets.pixels import Pixels
 from vmae_jax.types import Batch, Context, MaskPlan, Method, Params, Pictures, row_keys, stream
 
@@ -136,7 +139,7 @@ class Denoising(Masked):
         return Denoiser(**self.model.decoder, heads=dict(heads), kind=self.kind, reads=reads)
 
 
-@register("method", model="model", encoder_mask="mask", objectives="objective", smoke={"samples": 4})
+@register("method", model="model", encoder_mask="mask", objectives="objective", teacher="model", smoke={"samples": 4})
 def build(
     model: Model,
     encoder_mask: Masker,
@@ -145,6 +148,7 @@ def build(
     steps: int = 1000,
     exponent: float = 0.8,
     samples: int = 100,
+    teacher: Model | None = None,
 ) -> Method:
     """Return DiffMAE as a method.
 
@@ -157,10 +161,13 @@ def build(
       steps: times of the diffusion.
       exponent: the power to which its noise rates are raised (`methods.diffusion.diffusion`).
       samples: predictions of a sample in reconstructions.
+      teacher: a frozen encoder of images, which sees the first frame of each tubelet, or of the model's clips, whose
+        features are the objective's target, `targets.features`. Its weights are `frozen/teacher`.
 
     Raises:
       ValueError: if there is not one objective, a number is out of range, the model has parts that the decoder does
-        not have, or the mask does not fit its grid.
+        not have, the mask does not fit its grid, a teacher has other tokens than the model, or there is a teacher
+        without an objective of its features, or the other way round.
     """
     if len(objectives) != 1:
         raise ValueError(f"objectives: one of them gets noise and is predicted; got {', '.join(objectives) or 'none'}")
@@ -175,5 +182,10 @@ def build(
             "positions"
         )
     encoder_mask.keep(model.grid)
+    if (teacher is None) == isinstance(next(iter(objectives.values())).target, Features):
+        raise ValueError("teacher: its features are the target of the objective, call('targets.features'); give both")
     options = {"diffusion": diffusion(steps, exponent), "kind": kind, "samples": samples}
+    if teacher is not None:
+        teachers.check("teacher", teacher, model)
+        options["guides"] = {"teacher": teachers.guide(teacher, model)}
     return Denoising(model, encoder_mask, None, dict(objectives), **options).method()

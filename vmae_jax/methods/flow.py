@@ -1,19 +1,20 @@
 """The optical flow of a clip as a guide: a frozen network that adds it to the batch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from vmae_jax.masking.flow_guided import EARLIER, LATER
+from vmae_jax.masking.flow_guided import BASE, EARLIER, LATER
 from vmae_jax.methods.guides import Guide
 from vmae_jax.models.raft import STRIDE, Raft
 from vmae_jax.registry import register
 from vmae_jax.targets.trajectory import NEXT
-from vmae_jax.types import Batch, Params
+from vmae_jax.types import Batch, Params, row_keys, stream
 
 __all__ = ["onward", "onward_flow", "outward_pairs", "raft"]
 
-BASES = ("first", "middle")
+BASES = ("first", "middle", "random")
 
 
 @register("guide", smoke={"iterations": 1})
@@ -27,7 +28,8 @@ def raft(iterations: int = 6, base: str = "middle", fix_backward: bool = True) -
 
     Args:
       iterations: the corrections of the flow.
-      base: "middle", the frame after the first half of a clip, or "first".
+      base: "middle", the frame after the first half of a clip, "first", or "random", another one for each clip, whose
+        number is added as "flow_base". Then both arrays are as long as for any base, and what a clip lacks is 0.
       fix_backward: whether frames before the base have that flow, too. Where it is False, they have the one in the
         other direction, as in MGMAE's code, so that maps move there against the motion.
 
@@ -38,8 +40,14 @@ def raft(iterations: int = 6, base: str = "middle", fix_backward: bool = True) -
     if iterations < 1:
         raise ValueError(f"iterations={iterations}: at least 1")
     if base not in BASES:
-        raise ValueError(f"base must be {' or '.join(map(repr, BASES))}, got {base!r}")
+        raise ValueError(f"base must be one of {', '.join(map(repr, BASES))}, got {base!r}")
     network = Raft(iterations)
+    if base == "random":
+        return Guide(
+            lambda key, batch: network.init(key),
+            lambda params, batch: _from_anywhere(network, params, batch, fix_backward=fix_backward),
+            gives=(EARLIER, LATER, BASE),
+        )
 
     def annotate(params: Params, batch: Batch) -> dict[str, Array]:
         frames = _frames(batch["video"])
@@ -49,6 +57,25 @@ def raft(iterations: int = 6, base: str = "middle", fix_backward: bool = True) -
         return {EARLIER: found[:, : len(earlier)], LATER: found[:, len(earlier) :]}
 
     return Guide(lambda key, batch: network.init(key), annotate, gives=(EARLIER, LATER))
+
+
+def _from_anywhere(network: Raft, params: Params, batch: Batch, *, fix_backward: bool) -> dict[str, Array]:
+    """What `raft` adds with a random base for each clip: of two neighbours, only one direction is computed."""
+    frames = _frames(batch["video"])
+    count = frames.shape[1] - 1
+    keys = stream(row_keys(batch["seed"]), "flow_base")
+    base = jax.vmap(lambda key: jax.random.randint(key, (), 0, count + 1))(keys)[:, None]
+    left = jnp.arange(count)[None]
+    right = left + 1
+    target = jnp.where((left < base) & fix_backward, left, right)  # without the correction, never the left one
+    found = network.flow(params, frames, jnp.stack([target, left + right - target], axis=-1))
+
+    def sorted_by(places: Array) -> Array:
+        there = (places >= 0) & (places < count)
+        taken = jax.vmap(lambda one, place: one[place])(found, jnp.clip(places, 0, count - 1))
+        return jnp.where(there[:, :, None, None, None], taken, 0.0)
+
+    return {EARLIER: sorted_by(base - 1 - left), LATER: sorted_by(base + left), BASE: base[:, 0]}
 
 
 @register("guide", smoke={"iterations": 1})

@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from vmae_jax.inputs.readers import Read, Reader, Readers
 from vmae_jax.masking.core import Masker
+from vmae_jax.methods.common import of_part
 from vmae_jax.methods.masked import Masked, supervision
 from vmae_jax.methods.padding import without_padding
 from vmae_jax.methods.parts.core import Part, Seen, taught
@@ -255,6 +256,7 @@ class Joint:
             supervision=tuple(name for name in own if name not in needed.inputs),
             averaged=any(part.averaged for part in parts),
             expects=needed.expects,
+            common={name: of_part(part, name, self.seen) for name, part in self.parts.items() if part.common} or None,
         )
 
     def _own(self, name: str, keys: Array) -> Array:

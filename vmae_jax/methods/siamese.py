@@ -159,7 +159,7 @@ def build(
       hidden: width of the MLP in the decoder's blocks; the model's `mlp_ratio` is for the encoder alone.
       norm: the form of the decoder's blocks. "post": cross-attention, MLP, self-attention, each followed by a norm, the
         form of CropMAE's code. "pre": cross-attention, self-attention, MLP, each after a norm, the cross-self decoder
-        of SiamMAE's paper, of which there is no code.
+        of SiamMAE's paper, of which there is no code. "late": as "post", with the norms of "pre" (RVM).
       dropout: rate in the decoder, attention weights included. In training these are then computed without a fused
         kernel; with 0 they are fused as elsewhere.
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vmae_jax.methods.guides import Guide
 from vmae_jax.models.classifier import everything
 from vmae_jax.models.layers import LayerNorm, Qkv
 from vmae_jax.models.rotary import rotated, rotation
@@ -18,9 +19,10 @@ from vmae_jax.models.variants import Model
 from vmae_jax.patches import patchify
 from vmae_jax.resampling import cubic, matrix
 from vmae_jax.scopes import tower
+from vmae_jax.targets.features import STREAM
 from vmae_jax.types import Batch, Params
 
-__all__ = ["Seen", "attention", "check", "initial", "pictures", "seen"]
+__all__ = ["Seen", "attention", "check", "guide", "initial", "pictures", "seen"]
 
 
 class Seen(NamedTuple):
@@ -97,6 +99,22 @@ def seen(teacher: Model, weights: Params, batch: Batch, student: Model, *, level
         None if received is None else received.reshape(b, n),
     )
     return jax.lax.stop_gradient(found)
+
+
+def guide(teacher: Model, student: Model) -> Guide:
+    """Return a guide that adds the teacher's tokens of whole clips, after its final norm, for `targets.features`.
+
+    Args:
+      teacher: of images or of the student's clips.
+      student: the model, for what a token is.
+    """
+
+    def annotate(weights: Params, batch: Batch) -> dict[str, Array]:
+        tokens = seen(teacher, weights, batch, student, levels=1).levels[0]
+        norm = LayerNorm(teacher.encoder.dtype, teacher.encoder.style.epsilon)
+        return {STREAM: jnp.asarray(norm.apply({"params": weights["norm"]}, tokens))}
+
+    return Guide(lambda key, batch: initial(teacher, key), annotate, gives=(STREAM,))
 
 
 def attention(teacher: Model, weights: Params, tokens: Float[Array, "b n d"]) -> Float[Array, "b m"]:

@@ -1,4 +1,4 @@
-"""The decoder of SiamMAE and CropMAE, whose tokens attend to those of a second view as well as to each other."""
+"""The decoder of SiamMAE, CropMAE and RVM, whose tokens attend to other views as well as to each other."""
 
 import functools
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vmae_jax.models.attention import attend
 from vmae_jax.models.decoder import Decoder
 from vmae_jax.models.dropout import dropped
-from vmae_jax.models.functions import gelu
 from vmae_jax.models.initial import SCHEMES
 from vmae_jax.models.layers import Dense, LayerNorm
 from vmae_jax.models.stack import repeated
+from vmae_jax.models.styles import STYLES
 from vmae_jax.scopes import part, tower
 from vmae_jax.types import MaskPlan
 
 __all__ = ["NORMS", "CrossBlock", "CrossDecoder", "MultiHead"]
 
-NORMS = ("post", "pre")  # where the norms of a block are: after each sum, or before each branch
+NORMS = ("post", "pre", "late")  # the forms of a block (`CrossBlock`)
 
 
 class MultiHead(nn.Module):
@@ -97,9 +97,11 @@ class CrossBlock(nn.Module):
       heads: of both attentions.
       hidden: the MLP's width.
       norm: "post", in the order cross-attention, MLP, self-attention, with a norm after each sum (CropMAE's code), or
-        "pre", in the order cross-attention, self-attention, MLP, with a norm before each branch.
+        "pre", in the order cross-attention, self-attention, MLP, with a norm before each branch, or "late", in the
+        order of "post" with the norms of "pre" (RVM). The memory has no norm in any of them.
       dropout: rate of the attention weights, of the MLP's hidden values, and of each branch.
       attention, initial, biases: of `MultiHead`.
+      style: a key of `models.styles.STYLES`, for the activation of the MLP.
     """
 
     heads: int
@@ -109,6 +111,7 @@ class CrossBlock(nn.Module):
     attention: str = "auto"
     initial: str = "videomae"
     biases: str = "qv"
+    style: str = "vit"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -125,7 +128,7 @@ class CrossBlock(nn.Module):
             "own": lambda x: own(x, x, streams["own"], valid),
             "mlp": lambda x: self._mlp(x, streams["mlp"]),
         }
-        for name in ("cross", "mlp", "own") if self.norm == "post" else ("cross", "own", "mlp"):
+        for name in ("cross", "own", "mlp") if self.norm == "pre" else ("cross", "mlp", "own"):
             norm = LayerNorm(self.dtype, name=f"norm_{name}")
             y = branches[name](x if self.norm == "post" else norm(x))
             x = x + dropped(y, streams[name], "branch", self.dropout)
@@ -134,9 +137,9 @@ class CrossBlock(nn.Module):
 
     @part("mlp")
     def _mlp(self, x: Array, keys: Array | None) -> Array:
-        """Linear, exact GELU, dropout, linear."""
+        """Linear, activation of the style, dropout, linear."""
         options = {"initial": self.initial, "dtype": self.dtype}
-        y = gelu(Dense(self.hidden, ("embed", "mlp"), **options, name="fc1")(x))
+        y = STYLES[self.style].activation(Dense(self.hidden, ("embed", "mlp"), **options, name="fc1")(x))
         y = dropped(nn.with_logical_constraint(y, ("batch", "tokens", "mlp")), keys, "hidden", self.dropout)
         return Dense(x.shape[-1], ("mlp", "embed"), **options, name="fc2")(y)
 
@@ -150,7 +153,13 @@ class CrossDecoder(Decoder):
 
     The second view's tokens, its prefix among them, are projected as the visible tokens are and have no positions of
     the decoder. They are the same for every block.
+
+    Attributes:
+      gaps: the number of distances between the views that have a learned vector each, added to
+        all tokens but the prefix (RVM); 0 adds none.
     """
+
+    gaps: int = 0
 
     @nn.compact
     @tower("decoder")
@@ -158,22 +167,30 @@ class CrossDecoder(Decoder):
         self,
         encoded: Float[Array, "b n d"],
         plan: MaskPlan,
-        memory: Float[Array, "b m d"],
+        memory: Float[Array, "a m d"],
         keys: Array | None = None,
+        gap: Int[Array, " b"] | None = None,
     ) -> dict[str, Float[Array, "b k p"]]:
         """Predictions at `plan.decode`, float32, by objective.
 
         Args:
           encoded: the visible tokens of the view that is predicted.
           plan: their places, and those that are predicted.
-          memory: all tokens of the other view.
+          memory: all tokens of the other view, or of each of fewer rows, which b/a consecutive rows share.
           keys: one key an example for dropout; None drops nothing.
+          gap: how far apart the views are, with `gaps`; of those out of range, the bias alone is added.
         """
         project = self.projection()
         with part("project"):
             first = 0 if self.keep_prefix else self.prefix
             given, memory = project(encoded[:, first:]), project(memory[:, first:])
+        if len(memory) != len(given):
+            memory = jnp.repeat(memory, len(given) // len(memory), axis=0)
         x = self.tokens(given, plan)
+        if self.gaps and gap is not None:
+            hot, options = jax.nn.one_hot(gap, self.gaps), {"initial": self.initial, "dtype": self.dtype}
+            added = Dense(self.width, (None, None), **options, name="gap")(hot)[:, None]
+            x = x + jnp.where(jnp.arange(x.shape[1])[:, None] < self.prefix, 0, added)
         x = CrossStack(**self.blocks, dtype=self.dtype, name="blocks")(x, memory, keys, self._valid(plan))
         return self.predictions(x, plan)
 
@@ -183,7 +200,7 @@ class CrossStack(nn.Module):
 
     Attributes:
       depth, remat, unroll: as in `models.stack.Stack`.
-      heads, hidden, norm, dropout, attention, initial, biases: of `CrossBlock`.
+      heads, hidden, norm, dropout, attention, initial, biases, style: of `CrossBlock`.
     """
 
     depth: int
@@ -196,6 +213,7 @@ class CrossStack(nn.Module):
     attention: str = "auto"
     initial: str = "videomae"
     biases: str = "qv"
+    style: str = "vit"
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -10,14 +10,23 @@ from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.positions import for_grid
 from vmae_jax.models.variants import Model
 from vmae_jax.patches import grid_of, patchify
+from vmae_jax.types import Grid
 
-__all__ = ["frame_features"]
+__all__ = ["frame_features", "frame_tokens"]
 
 
 def frame_features(
     model: Model, encoder: Encoder, params: Any, frames: UInt8[Array, "b h w c"], *, layer: int | None = None
 ) -> Float[Array, "b y x d"]:
-    """Return the tokens of each picture after the encoder, in place.
+    """Return the tokens of each picture after the encoder, in place; arguments and errors as in `frame_tokens`."""
+    tokens, grid = frame_tokens(model, encoder, params, frames, layer=layer)
+    return tokens[:, encoder.prefix :, -encoder.width :].reshape(len(frames), grid.h, grid.w, -1)
+
+
+def frame_tokens(
+    model: Model, encoder: Encoder, params: Any, frames: UInt8[Array, "b h w c"], *, layer: int | None = None
+) -> tuple[Float[Array, "b n d"], Grid]:
+    """Return the encoded prefix and tokens of each picture, float32, and their grid.
 
     An encoder of clips sees every picture as the shortest clip there is: one tubelet, all of whose frames are that
     picture. Fixed positions are computed for the pictures' grid, learned ones are interpolated.
@@ -44,5 +53,5 @@ def frame_features(
     if layer is not None:
         encoder, params = encoder.shallow(params, layer)
     cubes = model.normalize(patchify(clips, model.patch))
-    tokens = jnp.asarray(encoder.apply({"params": params}, cubes, everything(*cubes.shape[:2])), jnp.float32)
-    return tokens[:, encoder.prefix :, -encoder.width :].reshape(len(frames), grid.h, grid.w, -1)
+    tokens = encoder.apply({"params": params}, cubes, everything(*cubes.shape[:2]))
+    return jnp.asarray(tokens, jnp.float32), grid

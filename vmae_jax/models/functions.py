@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["gelu", "layer_norm", "quick_gelu"]
+__all__ = ["gelu", "layer_norm", "quick_gelu", "tanh_gelu"]
 
 
 @jax.custom_vjp
@@ -48,6 +48,11 @@ def quick_gelu(x: Array) -> Array:
     """x · sigmoid(1.702 x), the activation of CLIP, computed in float32."""
     wide = x.astype(jnp.float32)
     return (wide * jax.nn.sigmoid(1.702 * wide)).astype(x.dtype)
+
+
+def tanh_gelu(x: Array) -> Array:
+    """GELU approximated with a tanh, computed in float32 (Flax's default)."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

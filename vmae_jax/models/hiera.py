@@ -97,9 +97,9 @@ class Widen(nn.Module):
             units = {"heads": self.heads}
             y = Dense(self.width, ("heads", "embed"), initial=INITIAL, units=units, **options, name="proj")(y)
         x = skip + _dropped(y.reshape(skip.shape), keys, 0, rate)
-        y = LayerNorm(**options, name="norm2")(x)
+        y = LayerNorm(**options, name="norm2")(_grouped(x, within=False))
         y = Mlp(self.hidden, INITIAL, **options, name="mlp")(y)
-        return x + _dropped(y, keys, 1, rate)
+        return x + _dropped(y.reshape(x.shape), keys, 1, rate)
 
 
 def _grouped(x: Array, within: bool) -> Array:

@@ -1,10 +1,11 @@
 """Position embeddings of tokens, each a small module (index [b k]) -> [b k d]."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import initializers
@@ -44,6 +45,22 @@ class Fixed(nn.Module):
         return jnp.asarray(self.table(self.grid, self.width))[index]
 
 
+class Interpolated(nn.Module):
+    """The sinusoid of a fixed grid of single pictures, interpolated for others."""
+
+    base: Grid
+    grid: Grid
+    width: int
+
+    @nn.compact
+    def __call__(self, index: Int[Array, "b k"]) -> Float[Array, "b k d"]:
+        table = jnp.asarray(_sinusoid_1d(self.base, self.width))
+        if (self.grid.h, self.grid.w) != (self.base.h, self.base.w):
+            shape = (self.grid.h, self.grid.w, self.width)
+            table = jax.image.resize(table.reshape(self.base.h, self.base.w, -1), shape, "bicubic")
+        return table.reshape(self.grid.slot, -1)[index % self.grid.slot]
+
+
 class Learned(nn.Module):
     """A learned vector for each token of the grid."""
 
@@ -75,9 +92,18 @@ def _table(module: nn.Module, name: str, length: int, width: int) -> Array:
 
 
 @register("positions")
-def sinusoid_1d() -> Positions:
-    """Fixed sinusoid over the flattened index: sine on even channels, cosine on odd (VideoMAE)."""
-    return lambda grid, width: Fixed(_sinusoid_1d, grid, width)
+def sinusoid_1d(base: Sequence[int] | None = None) -> Positions:
+    """Fixed sinusoid over the flattened index: sine on even channels, cosine on odd (VideoMAE).
+
+    Args:
+      base: rows and columns of a grid of single pictures; for any other grid the table of this one is interpolated
+        bicubically, so that the flattened index means the same place (RVM: 16 and 16).
+    """
+    if base is None:
+        return lambda grid, width: Fixed(_sinusoid_1d, grid, width)
+    if len(base) != 2 or min(base) < 1:
+        raise ValueError(f"base={list(base)}: rows and columns of a grid")
+    return functools.partial(Interpolated, Grid(1, *base))
 
 
 @register("positions")

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import initializers
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vmae_jax.models.parameters import declare
 from vmae_jax.scopes import part
@@ -163,7 +163,7 @@ class Raft:
         return jax.tree.unflatten(tree, found)
 
     def flow(
-        self, params: Params, frames: Float[Array, "b t h w 3"], pairs: Sequence[tuple[int, int]]
+        self, params: Params, frames: Float[Array, "b t h w 3"], pairs: Sequence[tuple[int, int]] | Int[Array, "b n 2"]
     ) -> Float[Array, "b n h w 2"]:
         """Return the flow of pairs of frames, in pixels: the x and the y by which each place of the first one moves.
 
@@ -172,7 +172,7 @@ class Raft:
 
         Args:
           frames: of clips, with colours from -1 to 1; `STRIDE` divides their sides.
-          pairs: numbers of frames.
+          pairs: numbers of frames, the same of all clips or those of each.
 
         Raises:
           ValueError: if the sides do not divide.
@@ -185,11 +185,13 @@ class Raft:
             _NETWORKS["context"].apply({"params": params["context"]}, frame),
         )
         features, context = jax.lax.map(encode, jnp.moveaxis(frames, 1, 0))
-        first, second = (jnp.asarray([pair[side] for pair in pairs], jnp.int32) for side in (0, 1))
+        every = jnp.asarray(pairs, jnp.int32)
+        # Of one clip by itself, so that a batch split over devices is not moved.
+        of = (lambda maps, number: maps[number]) if every.ndim == 2 else jax.vmap(lambda m, n: m[n], (1, 0))
         one = lambda pair: upsampled(  # noqa: E731
-            self._coarse(params, features[pair[0]], features[pair[1]], context[pair[0]])
+            self._coarse(params, of(features, pair[..., 0]), of(features, pair[..., 1]), of(context, pair[..., 0]))
         )
-        return jnp.moveaxis(jax.lax.map(one, (first, second)), 0, 1)
+        return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(every, -2, 0)), 0, 1)
 
     def _coarse(self, params: Params, one: Array, other: Array, context: Array) -> Float[Array, "b h w 2"]:
         """The flow at an eighth of the resolution, in places."""

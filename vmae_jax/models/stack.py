@@ -46,7 +46,6 @@ def repeated(stack: Any, block: Any, *, shared: int, first_layer: int | None) ->
         in_axes=(0, *[nn.broadcast] * shared),  # pyright: ignore[reportArgumentType]
         length=stack.depth,
         unroll=min(stack.unroll, stack.depth),
-        check_constancy_invariants=False,
         metadata_params={nn.PARTITION_NAME: "layers", FIRST_LAYER: first_layer},
     )
     # Cast as a whole, matrices reach the backward pass as they are; inside the loop each cast would be kept.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array
 
-from vmae_jax.models.functions import gelu, quick_gelu
+from vmae_jax.models.functions import gelu, quick_gelu, tanh_gelu
 
 __all__ = ["STYLES", "Style"]
 
@@ -29,5 +29,6 @@ class Style(NamedTuple):
 STYLES = {
     "vit": Style(),
     "clip": Style(quick_gelu, 1e-5, first_norm=True, embed_bias=False),
+    "tanh": Style(tanh_gelu),
     "vjepa_probe": Style(epsilon=1e-5),
 }

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum, and learning rates of its own for some parameters."""
+"""Stochastic gradient descent with momentum, learning rates of its own for some parameters, and LARS."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -45,6 +45,7 @@ class Sgd:
     rates: tuple[tuple[str, Schedule], ...]
     freeze: tuple[str, ...]
     layer_decay: float | None = None
+    trust: float | None = None
 
     def build(self, abstract_params: Params, clock: Clock) -> tuple[Transformation, Rate]:
         """Return the transformation for these parameters (boxed shapes suffice), and the learning rates of `schedule`.
@@ -61,7 +62,8 @@ class Sgd:
         own = {pattern: schedule.at(clock) for pattern, schedule in self.rates}
         rates = {path: own.get(pattern or "", rate) for path, pattern in self._groups(abstract_params).items()}
         scales = flat(layer_scales(abstract_params, self.layer_decay))
-        return self._transformation(rate, rates, decay, frozen, scales), rate
+        normed = {} if self.trust is None else _normed_axes(abstract_params)
+        return self._transformation(rate, rates, decay, frozen, scales, normed), rate
 
     def describe(self, abstract_params: Params) -> str:
         """Return a line for each parameter: its weight decay and whose learning rate it has, or "frozen"."""
@@ -93,6 +95,7 @@ class Sgd:
         decay: Mapping[str, bool],
         frozen: frozenset[str],
         scales: Mapping[str, np.ndarray],
+        normed: Mapping[str, tuple[int, ...]],
     ) -> Transformation:
         def init(params: Params) -> SgdState:
             return SgdState(jnp.int32(0), jax.tree.map(jnp.zeros_like, without(params, frozen)))
@@ -107,6 +110,8 @@ class Sgd:
             new, moved = dict(now), {}
             for path, gradient in clipped.items():
                 gradient = gradient + self.weight_decay * now[path] if decay[path] else gradient
+                if path in normed:
+                    gradient = gradient * self._ratio(now[path], gradient, normed[path])
                 fast = self.momentum * velocity[path] + gradient
                 direction = gradient + self.momentum * fast if self.nesterov else fast
                 moved[path] = jax.lax.select(good, fast, velocity[path])
@@ -119,6 +124,22 @@ class Sgd:
 
         return Transformation(init, norm, lambda state: jnp.asarray(rate(state.count), jnp.float32), update)
 
+    def _ratio(self, value: Array, gradient: Array, axes: tuple[int, ...]) -> Array:
+        """The trust ratio of LARS, of each layer of a stack by itself; 1 where the value or the gradient is 0."""
+        length, change = (jnp.sqrt(jnp.square(x).sum(axes, keepdims=True)) for x in (value, gradient))
+        ratio = (self.trust or 0.0) * length / jnp.where(change > 0, change, 1.0)
+        return jnp.where((length > 0) & (change > 0), ratio, 1.0)
+
+
+def _normed_axes(abstract_params: Params) -> dict[str, tuple[int, ...]]:
+    """The axes of each parameter that its norm is over, without that of stacked layers; one-dimensional ones lack."""
+    found = {}
+    for path, box in flat(abstract_params).items():
+        axes = tuple(at for at, name in enumerate(box.names) if name != "layers")
+        if len(axes) > 1:
+            found[path] = axes
+    return found
+
 
 @register("optimizer", schedule="schedule", rates="schedule")
 def sgd(
@@ -130,8 +151,9 @@ def sgd(
     rates: Mapping[str, Schedule] = MappingProxyType({}),
     freeze: Sequence[str] = (),
     layer_decay: float | None = None,
+    trust: float | None = None,
 ) -> Sgd:
-    """SGD with momentum and the numerics of PyTorch's, `clip_grad_norm_` before it.
+    """SGD with momentum and the numerics of PyTorch's, `clip_grad_norm_` before it; with `trust`, LARS.
 
     Args:
       schedule: the learning rate.
@@ -142,6 +164,8 @@ def sgd(
       rates: learning rates of some parameters in place of `schedule`, by pattern of their paths, such as {"head": …}.
       freeze: patterns of parameter paths that are not trained.
       layer_decay: the factor on the rate from one layer to the layer below, as of `train.optim.adamw`.
+      trust: the trust coefficient of LARS (You et al. 2017): the gradient of a parameter, weight decay included, is
+        scaled to the norm of the parameter times this, before the momentum. Parameters of one dimension are left out.
 
     Raises:
       ValueError: if a number is out of range.
@@ -156,5 +180,7 @@ def sgd(
         raise ValueError(f"freeze is a list of patterns; write [{freeze!r}]")
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}; leave it out for one rate everywhere")
+    if trust is not None and not 0 < trust < np.inf:
+        raise ValueError(f"trust must be above 0 and finite, got {trust}; leave it out for plain SGD")
     groups = tuple(sorted(dict(rates).items()))
-    return Sgd(schedule, momentum, nesterov, weight_decay, clip_norm, groups, tuple(freeze), layer_decay)
+    return Sgd(schedule, momentum, nesterov, weight_decay, clip_norm, groups, tuple(freeze), layer_decay, trust)

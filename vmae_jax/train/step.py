@@ -53,6 +53,7 @@ class Step:
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
             good, history = self._judge(state, finite, {"loss": loss, "grad_norm": norm})
             params, opt_state = self.tx.update(grads, state.opt_state, state.params, norm, good)
+        params = self._measured(params, carry, context, good)
         extra = self._advance(state, params, carry, context)
         kept = {name: part for name, part in state.extra.items() if name != "spikes"}
         new = dataclasses.replace(
@@ -87,6 +88,12 @@ class Step:
             return finite, {}
         spike, history = judge(state.extra["spikes"], values, self.spikes)
         return finite & ~spike, {"spikes": history}
+
+    def _measured(self, params: Params, carry: Any, context: Context, good: Bool[Array, ""]) -> Params:
+        """Return the parameters with those replaced that follow statistics of the batch, if the step is accepted."""
+        if self.method.statistics is None:
+            return params
+        return _choose(good, self.method.statistics(params, carry, context), params, "Method.statistics", "parameters")
 
     def _advance(self, state: TrainState, params: Params, carry: Any, context: Context) -> dict[str, Any]:
         extra = {"method": self.method.advance(state.extra["method"], params, carry, context)}
@@ -195,8 +202,10 @@ def compile_step(
     return CompiledStep(jitted)
 
 
-def _choose(good: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """Return the extra state: `new` if the step is accepted, else `old`, bit-for-bit."""
+def _choose(
+    good: Bool[Array, ""], new: Any, old: Any, function: str = "Method.advance", what: str = "extra state"
+) -> Any:
+    """Return what a function of the method has made: `new` if the step is accepted, else `old`, bit-for-bit."""
     forms = [
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
@@ -209,5 +218,5 @@ def _choose(good: Bool[Array, ""], new: Any, old: Any) -> Any:
         changes = "; ".join(
             f"{path} from {forms[0].get(path, 'absent')} to {forms[1].get(path, 'absent')}" for path in wrong
         )
-        raise ValueError(f"Method.advance changed the extra state's shapes, dtypes or structure: {changes}")
-    return jax.tree.map(lambda n, o: jax.lax.select(good, n, o), new, old)
+        raise ValueError(f"{function} changed the {what}'s shapes, dtypes or structure: {changes}")
+    return jax.tree.map(lambda n, o: o if n is o else jax.lax.select(good, n, o), new, old)

@@ -5,13 +5,16 @@ from owners_files import place, write
 from prepared_sets import prepared_catalog
 
 from vmae_jax.data.catalogs import (
+    audioset,
     ava,
     diving48,
     epic_kitchens,
     hmdb51,
     moments_in_time,
+    msr_vtt,
     something_something,
     ucf101,
+    vggsound,
     webvid,
 )
 from vmae_jax.data.decode import probe
@@ -187,6 +190,94 @@ def test_webvid_has_captions_and_any_share(tmp_path):
 
     made = tensorflow_datasets().builder_from_directory(data)
     assert made.as_data_source("train")[0]["text"] == b"Caption, number 0"
+
+
+def test_audioset_is_segments_with_all_their_sounds(tmp_path):
+    classes = [
+        "index,mid,display_name",
+        '0,/m/09x0r,"Speech"',
+        '1,/m/05zppz,"Male speech, man speaking"',
+        "2,/t/dd4,Hum",
+    ]
+    write(tmp_path, "metadata/class_labels_indices.csv", classes)
+    head = ["# Segments csv created Sun Mar  5 10:54:25 2017", "# YTID, start_seconds, end_seconds, positive_labels"]
+    lists = {
+        "balanced_train": ['--PJH, 30.000, 40.000, "/m/05zppz,/m/09x0r"', 'gone, 0.000, 10.000, "/t/dd4"'],
+        "unbalanced_train": ['abc, 0.000, 9.500, "/t/dd4"', '--PJH, 5.000, 15.000, "/t/dd4"'],
+        "eval": ['z_y, 120.000, 130.000, "/m/09x0r"'],
+    }
+    for name, lines in lists.items():
+        write(tmp_path, f"metadata/{name}_segments.csv", [*head, *lines])
+    place(tmp_path, "a/--PJH_30000_40000.mp4", "b/Yabc_0.mp4", "z_y_000120.mp4", "b/--PJH_5_15.mp4")
+    listing = audioset.read(str(tmp_path)).listing()
+    assert listing.names == {"labels": ("Speech", "Male speech, man speaking", "Hum")}
+    assert rows(listing, "labels") == {
+        "train": [("abc_000000", (2,)), ("--PJH_005000", (2,)), ("--PJH_030000", (0, 1))],
+        "validation": [("z_y_120000", (0,))],
+    }
+    assert [one.key for one in listing.splits["train"].absent] == ["gone_000000"]
+    assert [str(row.video).rpartition("/")[2] for row in listing.splits["train"].rows] == [
+        "Yabc_0.mp4",
+        "--PJH_5_15.mp4",
+        "--PJH_30000_40000.mp4",
+    ]
+    balanced = audioset.read(str(tmp_path), version="balanced").listing()
+    assert [row.key for row in balanced.splits["train"].rows] == ["--PJH_030000"]
+    place(tmp_path, "--PJH.mp4")
+    parts = audioset.read(str(tmp_path), version="balanced", whole=True).listing().splits["train"]
+    assert [(row.key, row.span) for row in parts.rows] == [("--PJH_030000", (30.0, 40.0))]
+    write(tmp_path, "metadata/eval_segments.csv", ["z_y, 120.000, /m/09x0r"])
+    refused(audioset.read(str(tmp_path)), "not an id, two times and classes")
+    write(tmp_path, "metadata/eval_segments.csv", ['z_y, 120.000, 130.000, "/m/0"'])
+    refused(audioset.read(str(tmp_path)), "has the class /m/0, which is not in the list")
+
+
+def test_vggsound(tmp_path):
+    lines = ['a-b,12,"playing bongo, drum",train', "c,3,airplane,test", "gone,0,airplane,train"]
+    write(tmp_path, "vggsound.csv", lines)
+    place(tmp_path, "video/a-b_000012.mp4", "video/c_000003.mp4")
+    listing = vggsound.read(str(tmp_path)).listing()
+    assert listing.names == {"label": ("airplane", "playing bongo, drum")}
+    assert rows(listing) == {"train": [("a-b_000012", 1)], "validation": [("c_000003", 0)]}
+    assert [one.key for one in listing.splits["train"].absent] == ["gone_000000"]
+    for line, words in (("d,x,airplane,train", "start 'x'"), ("d,1,airplane,val", "the split 'val'")):
+        write(tmp_path, "vggsound.csv", [*lines, line])
+        refused(vggsound.read(str(tmp_path)), words)
+
+
+def test_msr_vtt_has_captions_and_categories(tmp_path):
+    splits = {"video0": "train", "video1": "train", "video2": "validate", "video3": "test"}
+    videos = [{"video_id": video, "split": split, "category": 9} for video, split in splits.items()]
+    number, sentences = iter(range(9, -1, -1)), []
+    for video in splits:
+        sentences += [{"video_id": video, "sen_id": next(number), "caption": f"{video}, {word}"} for word in "ba"]
+    write(tmp_path, "annotation/MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+    place(tmp_path / "videos" / "all", *(f"{video}.mp4" for video in splits))
+    whole = msr_vtt.read(str(tmp_path)).listing()
+    assert rows(whole, "text") == {
+        "train": [
+            ("video0_0", "video0, a"),
+            ("video0_1", "video0, b"),
+            ("video1_0", "video1, a"),
+            ("video1_1", "video1, b"),
+        ],
+        "validation": [("video2_0", "video2, a"), ("video2_1", "video2, b")],
+        "test": [("video3_0", "video3, a"), ("video3_1", "video3, b")],
+    }
+    assert whole.names["label"][whole.splits["test"].rows[0].labels["label"]] == "vehicles/autos"
+    write(tmp_path, "MSRVTT_train.9k.csv", ["video_id", "video0", "video2"])
+    write(tmp_path, "MSRVTT_JSFUSION_test.csv", ["key,vid_key,video_id,sentence", 'ret0,msr9770,video3,"A car, red"'])
+    retrieval = msr_vtt.read(str(tmp_path), version="1k-A", captions="first").listing()
+    assert rows(retrieval, "text") == {
+        "train": [("video0", "video0, a"), ("video2", "video2, a")],
+        "test": [("video3", "A car, red")],
+    }
+    made = prepared_catalog("msr_vtt:version=1k-A,captions=first", tmp_path, tmp_path.parent / "msr_vtt")
+    assert len(made[0]) == 2
+    write(tmp_path, "MSRVTT_train.9k.csv", ["video_id", "video7"])
+    refused(msr_vtt.read(str(tmp_path), version="1k-A"), "video7 of train has no annotation")
+    write(tmp_path, "annotation/MSRVTT_data.json", {"videos": videos})
+    refused(msr_vtt.read(str(tmp_path)), "is malformed .*sentences")
 
 
 def test_ava_is_moments_with_all_their_actions(tmp_path):

@@ -35,6 +35,19 @@ def test_from_annotations_to_records(tmp_path):
     assert "gone_000003_000013: missing: is not in the folder" in summary.in_words(manifest, "data")
 
 
+def test_a_part_of_the_classes_in_the_order_of_a_file(tmp_path):
+    root = kinetics(tmp_path / "k400", ["b c/-abc", "a/_d", "d/e"], ["a/v1", "d/v2"])
+    write(tmp_path, "part.txt", ["d", "b c"])
+    listing = catalog.read(str(root), only=str(tmp_path / "part.txt")).listing()
+    assert listing.names["label"] == ("d", "b c")
+    assert labels(listing, "train") == {"-abc": "b c", "e": "d"}
+    assert labels(listing, "validation") == {"v2": "d"}
+    for lines, words in ((["d", "x"], "the class 'x', which is not"), (["d", "d"], "or one twice"), ([], "no classes")):
+        write(tmp_path, "part.txt", lines)
+        with pytest.raises(ConfigError, match=words):
+            catalog.read(str(root), only=str(tmp_path / "part.txt")).listing()
+
+
 def test_prepared_records_need_the_owners_files_no_more(tmp_path):
     root = kinetics(tmp_path / "k", ["a/x"], ["a/y"])
     prepared_catalog("kinetics:version=600", root, tmp_path / "data", "validation")

@@ -11,6 +11,7 @@ For 710 the directory holds those of the three, `k400`, `k600` and `k700` (or `k
 `kinetics400`, …; links will do).
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ RENAMES = {
 
 
 @catalog(version=("400", "600", "700", "710"))
-def read(directory: str, version: str = "400") -> Listing:
+def read(directory: str, version: str = "400", only: str | None = None) -> Listing:
     """Read a version of Kinetics.
 
     Args:
@@ -52,8 +53,28 @@ def read(directory: str, version: str = "400") -> Listing:
       version: 400, 600, 700 (its release of 2020 as well), or 710, the union of the three: the
         classes of 700 and those that only the others have, older names renamed; each video once,
         by its YouTube id; whatever any of them validates on is taken out of the training set.
+      only: a file with the names of classes, one a line, in the order of their numbers: all that is read. So a part
+        such as Kinetics-Sounds is read, whose list of classes was published in papers alone.
     """
-    return _union(directory) if version == "710" else _single(directory, version)
+    listing = _union(directory) if version == "710" else _single(directory, version)
+    return listing if only is None else _part(Manual(f"kinetics {version}", directory, layout=LAYOUT), listing, only)
+
+
+def _part(manual: Manual, listing: Listing, file: str) -> Listing:
+    """Return what a listing has of the classes that a file names."""
+    names = tuple(manual.lines(os.path.expanduser(file)))
+    known, chosen = class_numbers(listing.names["label"]), class_numbers(names)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(chosen) < len(names):
+        what = f"the class {unknown[0]!r}, which is not in the annotations" if unknown else "no classes, or one twice"
+        raise manual.error(f"{file} has {what}")
+    number = {known[name]: place for name, place in chosen.items()}
+    splits = {split: Split() for split in listing.splits}
+    for split, rows in splits.items():
+        for row in listing.splits[split].rows:
+            if row.labels["label"] in number:
+                rows.add(row.key, row.video, labels={"label": number[row.labels["label"]]})
+    return Listing({"label": names}, {split: rows for split, rows in splits.items() if rows.rows})
 
 
 class _Clip(NamedTuple):

@@ -48,6 +48,7 @@ class Part:
       compares: whether it compares clips with each other, by `rows` and `compare`.
       views: how many consecutive rows are views of one video.
       inputs: streams of the batch that the part reads itself.
+      common: the two modalities whose vectors `project` puts into one space; None where the part has none.
     """
 
     averaged: bool = False
@@ -55,6 +56,14 @@ class Part:
     compares: bool = False
     views: int = 1
     inputs: tuple[str, ...] = ()
+
+    @property
+    def common(self) -> tuple[str, str] | None:
+        """None: there is no such space."""
+
+    def project(self, params: Params, name: str, x: Array, valid: Array) -> Array:
+        """Return the features of a modality, pooled, [b d], as vectors of length 1 in the common space, [b k]."""
+        raise NotImplementedError
 
     def check(self, networks: Mapping[str, Masked]) -> None:
         """Raise ValueError if the part does not suit the modalities."""

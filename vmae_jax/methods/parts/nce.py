@@ -107,6 +107,15 @@ class Nce(Part):
         found: Any = Projector(self.widths).apply({"params": params[name]}, x, valid)
         return found
 
+    @property
+    def common(self) -> tuple[str, str] | None:
+        """See `Part`: both modalities; None where views of one are compared."""
+        return (self.first, self.second) if self.first != self.second else None
+
+    def project(self, params: Params, name: str, x: Array, valid: Array) -> Array:
+        """See `Part.project`."""
+        return unit(self._projected(params, name, x, valid))
+
 
 def symmetric(
     first: Float[Array, "b d"], second: Float[Array, "b d"], valid: Bool[Array, "b"], scale: Any, views: int = 1
