@@ -1,7 +1,6 @@
 """Hiera and its masked autoencoder against the official code: encoded tokens, predictions, loss, gradients, logits."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
@@ -20,29 +19,11 @@ from vmae_jax.models.hiera_sizes import hiera
 from vmae_jax.targets.core import objective
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Context, Grid
-from vmae_jax.weights.layouts import rules
-from vmae_jax.weights.layouts.rules import (
-    FUSED,
-    MATRIX,
-    SAME,
-    TABLE,
-    TOKEN,
-    Conversion,
-    Rule,
-    Tower,
-    linear,
-    nested,
-    norm,
-)
+from vmae_jax.weights.layouts.hiera import read
 
 STAGES = (1, 2, 3, 2)
-FIRST = (0, 1, 3, 6, 8)  # the first block of each stage
 CONTEXT = Context(key=jax.random.key(0), step=jnp.int32(0), train=False)
 MEAN, DEVIATION = [0.45] * 3, [0.225] * 3
-
-CONV = Conversion(lambda a, shape: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2))
-FUSION = Conversion(lambda a, shape: a[:, :, 0].transpose(2, 3, 1, 0).reshape(shape), lambda a: a)
-BIAS = Conversion(lambda a, shape: a.reshape(3, -1), lambda a: a.reshape(-1))
 
 
 @pytest.fixture(scope="module")
@@ -70,60 +51,6 @@ def batch(numbers):
     return {"video": numbers["video"], "mask": numbers["mask"], **rows(2)}
 
 
-def staged(state):
-    """The official names with blocks numbered within each stage, and the parts of q, k and v apart."""
-
-    def rename(match):
-        number = int(match[1])
-        stage = max(n for n in range(4) if FIRST[n] <= number)
-        inside = number - FIRST[stage] - (stage > 0)
-        return f"widen.{stage}." if inside < 0 else f"stage.{stage}.{inside}."
-
-    found = {}
-    for name, value in state.items():
-        name = re.sub(r"^blocks\.(\d+)\.", rename, name)
-        if name.endswith("attn.qkv.bias"):
-            found |= {f"{name}.{letter}": part for letter, part in zip("qkv", np.split(value, 3), strict=True)}
-        else:
-            found[name] = value
-    return found
-
-
-def block(attention):
-    return [
-        *norm("norm1", "norm1"),
-        *norm("norm2", "norm2"),
-        Rule(f"{attention}qkv/kernel", "attn.qkv.weight", FUSED),
-        *[Rule(f"{attention}qkv/{letter}_bias", f"attn.qkv.bias.{letter}") for letter in "qkv"],
-        *linear(f"{attention}proj", "attn.proj"),
-        *linear("mlp/fc1", "mlp.fc1"),
-        *linear("mlp/fc2", "mlp.fc2"),
-    ]
-
-
-ENCODER = [
-    Rule("embed_kernel", "patch_embed.proj.weight", CONV),
-    Rule("embed_bias", "patch_embed.proj.bias"),
-    Rule("Separable_0/space_table", "pos_embed_spatial", TABLE),
-    Rule("Separable_0/time_table", "pos_embed_temporal", TABLE),
-    *[rule for n in range(4) for rule in nested(f"stage_{n}", f"stage.{n}.{{}}", block("attention/"))],
-    *[rule for n in range(1, 4) for rule in nested(f"widen_{n}", f"widen.{n}", [*block(""), *linear("skip", "proj")])],
-    *norm("norm", "encoder_norm"),
-    *[Rule(f"fuse_{n}/kernel", f"multi_scale_fusion_heads.{n}.weight", FUSION) for n in range(2)],
-    *[Rule(f"fuse_{n}/bias", f"multi_scale_fusion_heads.{n}.bias", SAME) for n in range(2)],
-]
-DECODER = [
-    Rule("mask_token", "mask_token", TOKEN),
-    Rule("Learned_0/table", "decoder_pos_embed", TABLE),
-    *linear("project", "decoder_embed"),
-    *nested("blocks", "decoder_blocks.{}", block("attention/")),
-    *norm("norm", "decoder_norm"),
-    *linear("head_pixels", "decoder_pred"),
-]
-CLASSIFIER = [*norm("fc_norm", "norm"), Rule("head/kernel", "head.projection.weight", MATRIX)]
-CLASSIFIER += [Rule("head/bias", "head.projection.bias")]
-
-
 def of(numbers, kind):
     return {name.removeprefix(kind): value for name, value in numbers.items() if name.startswith(kind)}
 
@@ -131,8 +58,7 @@ def of(numbers, kind):
 def ours(state, method, numbers):
     """Official weights, or gradients, as our parameters; none is missing or left over."""
     template = jax.eval_shape(lambda: meta.unbox(method.init(jax.random.key(0), batch(numbers))[0]))
-    towers = [Tower("encoder", "", ENCODER), Tower("decoder", "", DECODER), Tower("", "", CLASSIFIER)]
-    return rules.from_state(staged(state), towers, template)
+    return read(state, template)
 
 
 def close(found, wanted, share=None):

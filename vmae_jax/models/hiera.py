@@ -104,12 +104,12 @@ class Widen(nn.Module):
 
 def _grouped(x: Array, within: bool) -> Array:
     """Tokens [b u k d] by what attends to each other: those of a unit, or of a clip."""
-    return x.reshape(-1, x.shape[2], x.shape[3]) if within else x.reshape(len(x), -1, x.shape[3])
+    return x.reshape(-1, x.shape[2], x.shape[3]) if within else x.reshape(x.shape[0], -1, x.shape[3])
 
 
 def _dropped(y: Array, keys: Array | None, branch: int, rate: float) -> Array:
     keys = None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, branch))(keys)
-    return drop_path(y.reshape(len(y), -1, y.shape[-1]), keys, jnp.float32(rate)).reshape(y.shape)
+    return drop_path(y.reshape(y.shape[0], -1, y.shape[-1]), keys, jnp.float32(rate)).reshape(y.shape)
 
 
 class Hiera(nn.Module):
@@ -154,6 +154,11 @@ class Hiera(nn.Module):
         return 1, self.side, self.side
 
     @property
+    def fine(self) -> Grid:
+        """The tokens of the patch convolution, before any pooling, which have the positions."""
+        return Grid(self.grid.t, self.grid.h << self.pools, self.grid.w << self.pools)
+
+    @property
     def width(self) -> int:
         """The width of the last stage."""
         return self.size.width << (len(self.size.stages) - 1)
@@ -181,14 +186,15 @@ class Hiera(nn.Module):
         Raises:
           ValueError: if the mask is not one of whole units, or pads the visible tokens.
         """
-        whole = plan.visible.shape[1] == self.grid.size or self.unit == (1, 1, 1) or plan.unit == self.unit
-        if plan.valid is not None or not (whole or self.is_initializing()):
+        b, v = plan.visible.shape
+        whole = v == self.grid.size or self.unit == (1, 1, 1) or plan.unit == self.unit
+        whole |= self.is_initializing() and v % self.side**2 == 0  # any tokens give parameters their shapes
+        if plan.valid is not None or not whole:
             side = self.side
             raise ValueError(
                 f"Hiera hides whole mask units: it needs masking.units with unit=[1, {side}, {side}], and the same "
                 f"number of visible ones in every clip"
             )
-        b, v = plan.visible.shape
         # Sorted by unit, tokens of a unit are in the order of rows and columns, since the plan is ascending.
         numbers = self._units(plan.visible)
         order = jnp.argsort(numbers, axis=1, stable=True)
@@ -246,7 +252,7 @@ class Hiera(nn.Module):
         def run(x: Array, keys: Array | None) -> Array:
             given = _grouped(x, within)
             # Units of a clip share its key: a branch is dropped for the whole clip.
-            keys = None if keys is None else keys[jnp.arange(len(given)) // (len(given) // len(x))]
+            keys = keys if keys is None or not within else jnp.repeat(keys, x.shape[1], axis=0)
             return blocks(given, keys).reshape(x.shape)
 
         return run
@@ -260,7 +266,7 @@ class Hiera(nn.Module):
 
     def _embedded(self, cubes: Array, plan: MaskPlan) -> Float[Array, "b t h w d"]:
         """The patch convolution over a whole clip whose hidden pixels are 0, with positions."""
-        canvas = jnp.zeros((len(cubes), self.grid.size, cubes.shape[-1]), self.dtype)
+        canvas = jnp.zeros((cubes.shape[0], self.grid.size, cubes.shape[-1]), self.dtype)
         canvas = jax.vmap(lambda row, at, new: row.at[at].set(new))(canvas, plan.visible, cubes.astype(self.dtype))
         video = unpatchify(canvas, self.grid, self.patch)
         stride = self.patch.t, self.patch.h // 2**self.pools, self.patch.w // 2**self.pools
@@ -274,9 +280,8 @@ class Hiera(nn.Module):
         padding = [(step - 1, step - 1) for step in stride]
         form = ("NDHWC", "DHWIO", "NDHWC")
         x = jax.lax.conv_general_dilated(video, kernel, stride, padding, dimension_numbers=form) + bias
-        fine = Grid(*x.shape[1:4])
-        positions = (separable() if fine.t > 1 else learned())(fine, width)
-        return x + positions(jnp.arange(fine.size)[None]).reshape(1, *x.shape[1:]).astype(self.dtype)
+        positions = (separable() if self.fine.t > 1 else learned())(self.fine, width)
+        return x + positions(jnp.arange(self.fine.size)[None]).reshape(1, *x.shape[1:]).astype(self.dtype)
 
     def _fused(self, outputs: Sequence[Array]) -> Float[Array, "b u k d"]:
         """The sum of the outputs of stages before each pooling, brought to the last grid and width.
