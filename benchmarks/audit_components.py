@@ -98,7 +98,12 @@ def modules() -> list[str]:
 
 
 def sample(kind: str) -> dict:
-    """Return a call of a kind that builds: of the component with the fewest calls among its own arguments."""
+    """Return a call of a kind that builds: of the component with the fewest calls among its own arguments.
+
+    Of models it is a ViT, which every method takes.
+    """
+    if kind == "model":
+        return {"call": "models.variants.vit"}
     of_kind = [(path, one) for path, one in registry.components().items() if entry(one).kind == kind]
     return example(*min(of_kind, key=lambda found: len(entry(found[1]).accepts)))
 

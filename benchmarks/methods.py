@@ -61,7 +61,8 @@ def command(config: str) -> list[str]:
             call.path = "videos"
     videos = CHIPS * CLIPS // build(loaded.data).clips_per_video
     weights = [f"--config.init_from.{place}.path=weights" for place in loaded.get("init_from", {})]  # not read
-    weights += [f"--config.data.{option}.path=vocabulary" for option in _options(loaded.data, "tokenizer")]
+    texts = [name for name, stream in (loaded.data.streams or {}).items() if "tokenizer" in stream]
+    weights += [f"--config.data.streams.{name}.tokenizer.path=vocabulary" for name in texts]
     keep = [f"--config.method.{option}=none" for option in _options(loaded.method, "remat")]
     return ["plan", f"--config={path}", f"--topology={TOPOLOGY}", f"--config.data.global_batch={videos}",
             "--config.train.accumulate=1", *keep, *weights]  # fmt: skip

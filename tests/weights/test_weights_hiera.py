@@ -27,7 +27,7 @@ def state(kind, *, image=False, side=4):
     """Random weights of "micro", under the names of the official code: clips of 4 frames of 16 * `side` pixels."""
     linears, arrays, width, number = {}, {}, WIDTH, 0
     for stage, count in enumerate(STAGES):
-        for inside in range(count):
+        for _ in range(count):
             after = WIDTH << stage
             linears |= block(f"blocks.{number}", width, after)
             if width != after:

@@ -6,7 +6,7 @@ hidden units are left out of the sequence, as in any masked autoencoder. Tokens 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -112,6 +112,10 @@ def _dropped(y: Array, keys: Array | None, branch: int, rate: float) -> Array:
     return drop_path(y.reshape(y.shape[0], -1, y.shape[-1]), keys, jnp.float32(rate)).reshape(y.shape)
 
 
+def _refuse() -> NoReturn:
+    raise ValueError("Hiera has stages in place of one stack of blocks, which is needed here: use models.variants.vit")
+
+
 class Hiera(nn.Module):
     """The hierarchical encoder, which takes the place of `models.encoder.Encoder`.
 
@@ -140,8 +144,10 @@ class Hiera(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
-    prefix: int = 0
-    levels: tuple[int, ...] = ()
+
+    # What a plain encoder may have and this one has not.
+    prefix, levels, modality, causal = 0, (), False, False
+    blocks = positions = property(lambda self: _refuse())
 
     @property
     def side(self) -> int:
@@ -268,7 +274,7 @@ class Hiera(nn.Module):
         """The patch convolution over a whole clip whose hidden pixels are 0, with positions."""
         canvas = jnp.zeros((cubes.shape[0], self.grid.size, cubes.shape[-1]), self.dtype)
         canvas = jax.vmap(lambda row, at, new: row.at[at].set(new))(canvas, plan.visible, cubes.astype(self.dtype))
-        video = unpatchify(canvas, self.grid, self.patch)
+        video = jnp.asarray(unpatchify(canvas, self.grid, self.patch))
         stride = self.patch.t, self.patch.h // 2**self.pools, self.patch.w // 2**self.pools
         size = (*(2 * step - 1 for step in stride), video.shape[-1])  # 3x7x7 for a stride of 2x4x4
         scheme, fan_in, width = SCHEMES[INITIAL], int(np.prod(size)), self.size.width
@@ -297,6 +303,11 @@ class Hiera(nn.Module):
             options = {"kernel_init": init, "bias_init": init, "dtype": self.dtype}
             total = total + Dense(self.width, (None, "embed"), **options, name=f"fuse_{stage}")(y)
         return total
+
+    def embedded(self, params: Any, cubes: Array) -> NoReturn:
+        """Raise ValueError: tokens are embedded together, by a convolution over the clip."""
+        del params, cubes
+        _refuse()
 
     def shallow(self, params: Any, depth: int) -> Any:
         """Raise ValueError: tokens of a block before the last have other widths and grids."""

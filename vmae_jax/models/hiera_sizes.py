@@ -81,6 +81,8 @@ def hiera(
     ):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}: there are {', '.join(map(str, known))}")
+    if not 1 <= channels <= 1024:
+        raise ValueError(f"channels={channels}: 1 to 1024")
     unit = SIDE * patch
     if min(frames, resolution, tubelet, patch) < 1 or frames % tubelet or resolution % unit:
         raise ValueError(
@@ -91,8 +93,7 @@ def hiera(
         raise ValueError(f"a width of {decoder_width} does not divide into {decoder_heads} heads")
     cube = Patch(tubelet, patch << pools, patch << pools)
     grid = Grid(frames // tubelet, resolution // cube.h, resolution // cube.w)
-    common = {"grid": grid, "dtype": DTYPES[dtype]()}
-    speed = {"remat": remat, "attention": attention}
+    speed: dict[str, Any] = {"remat": remat, "attention": attention}
     encoder = Hiera(
         patch=cube,
         size=SIZES[size],
@@ -100,10 +101,12 @@ def hiera(
         pools=pools,
         drop_path=drop_path,
         unroll=unroll,
-        **common,
+        grid=grid,
+        dtype=DTYPES[dtype](),
         **speed,
     )
     blocks = {"depth": decoder_depth, "heads": decoder_heads, "hidden": int(decoder_width * mlp_ratio), "biases": "qkv"}
+    blocks |= {"unroll": unroll or decoder_depth, "initial": INITIAL, "cosine": False, "layer_scale": None, **speed}
     return Model(
         patch=cube,
         grid=grid,
@@ -113,10 +116,13 @@ def hiera(
         encoder=cast(Any, encoder),
         decoder={
             "width": decoder_width,
-            "blocks": {**blocks, "unroll": unroll or decoder_depth, "initial": INITIAL, **speed},
+            "blocks": blocks,
             "positions": learned(),
+            "keep_prefix": False,
             "project_bias": True,
+            "mask_tokens": 1,
             "initial": INITIAL,
-            **common,
+            "grid": grid,
+            "dtype": DTYPES[dtype](),
         },
     )
