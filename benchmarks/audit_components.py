@@ -62,6 +62,7 @@ MORE = {
     "data.sequences.drawn": {"settings": {"call": "data.synthetic.world.settings"}},
     "data.synthetic.moving_shapes.moving_shapes": {"settings": {"call": "data.synthetic.moving_shapes.settings"}},
     "data.synthetic.world.world": {"settings": {"call": "data.synthetic.world.settings"}},
+    "masking.units.units": {"mask": {"call": "masking.random"}},
     "methods.classify.build": {"classes": 2},
     "methods.joint.build": {"parts": {"y": {"call": "methods.parts.nce", "first": "x", "second": "x"}}},
     "methods.mbt.build": {"classes": 2},
@@ -97,7 +98,12 @@ def modules() -> list[str]:
 
 
 def sample(kind: str) -> dict:
-    """Return a call of a kind that builds: of the component with the fewest calls among its own arguments."""
+    """Return a call of a kind that builds: of the component with the fewest calls among its own arguments.
+
+    Of models it is a ViT, which every method takes.
+    """
+    if kind == "model":
+        return {"call": "models.variants.vit"}
     of_kind = [(path, one) for path, one in registry.components().items() if entry(one).kind == kind]
     return example(*min(of_kind, key=lambda found: len(entry(found[1]).accepts)))
 

@@ -26,13 +26,14 @@ CLIPS = 32  # of a chip
 BASE = "videomae:B,k400"
 # ViT-B where the method has it, and what of the published sizes is next to it.
 CONFIGS = (
-    BASE, "videomae_v2:B", "motionmae:B,k400", "adamae:B,k400", "mgm:B,k400", "mgmae:B,k400", "mae_st:B", "mae:B",
-    "siammae:B16", "cropmae:B16", "siammcvae:B16", "diffmae:B", "diffmae:B,video", "marlin:B", "cdfslv", "cdfslv:adapt",
-    "mme:B,k400", "tgm:B,k400", "mvd:B", "umt:B", "internvideo_next:B", "vjepa2_1:B", "levjepa:B", "sigma:B,k400",
-    "ttt:B", "masdt:temporal", "masdt:finetune", "mavil:B,audioset", "mavil:B,audioset,student", "mbt:audioset_mini",
-    "vic_mae:B", "crossvideomae", "contrast:simclr,B", "contrast:byol,B", "contrast:teg,B", "contrast:ascnet,B",
-    "contrast:const_cl,B", "contrast:controlled,B",
+    BASE, "videomae_v2:B", "motionmae:B,k400", "adamae:B,k400", "mgm:B,k400", "mgmae:B,k400", "mae_st:B", "hiera:B",
+    "mae:B", "siammae:B16", "cropmae:B16", "rvm:B", "siammcvae:B16", "diffmae:B", "diffmae:B,video", "marlin:B",
+    "cdfslv", "cdfslv:adapt", "mme:B,k400", "tgm:B,k400", "mvd:B", "umt:B", "internvideo_next:B", "vjepa2_1:B",
+    "levjepa:B", "sigma:B,k400", "ttt:B", "masdt:temporal", "masdt:finetune", "mavil:B,audioset",
+    "mavil:B,audioset,student", "mbt:audioset_mini", "vic_mae:B", "crossvideomae", "contrast:simclr,B",
+    "contrast:byol,B", "contrast:teg,B", "contrast:ascnet,B", "contrast:const_cl,B", "contrast:controlled,B",
 )  # fmt: skip
+READ = ("data.sources.folder", "data.sources.images", "data.sources.csv", "data.streams.tokenizers.clip")
 KEPT = ("model_flops_per_clip", "seconds_as_scheduled", "mfu_at_bound", "fits", "compile_seconds")
 
 
@@ -56,10 +57,12 @@ def command(config: str) -> list[str]:
     path = f"configs/{stem}.py" + f":{arguments}" * bool(arguments)
     loaded: Any = load_config(path)
     for call in calls(loaded.data):
-        if call.call in ("data.sources.folder", "data.sources.images", "data.sources.csv"):
+        if call.call in READ:
             call.path = "videos"
     videos = CHIPS * CLIPS // build(loaded.data).clips_per_video
     weights = [f"--config.init_from.{place}.path=weights" for place in loaded.get("init_from", {})]  # not read
+    texts = [name for name, stream in (loaded.data.streams or {}).items() if "tokenizer" in stream]
+    weights += [f"--config.data.streams.{name}.tokenizer.path=vocabulary" for name in texts]
     keep = [f"--config.method.{option}=none" for option in _options(loaded.method, "remat")]
     return ["plan", f"--config={path}", f"--topology={TOPOLOGY}", f"--config.data.global_batch={videos}",
             "--config.train.accumulate=1", *keep, *weights]  # fmt: skip

@@ -68,6 +68,7 @@ class MaskPlan:
       weight: the weight of each prediction in the loss, [b k].
       valid: False where `visible` is padding, attended nowhere, [b v]; None when all are real.
       decode_valid: the same of `decode`, [b k]; the weight of padding is 0.
+      unit: the size in tokens (t, h, w) of the blocks of the grid that are visible or hidden as a whole.
     """
 
     visible: Int[Array, "b v"]
@@ -75,6 +76,7 @@ class MaskPlan:
     weight: Float[Array, "b k"]
     valid: Bool[Array, "b v"] | None = None
     decode_valid: Bool[Array, "b k"] | None = None
+    unit: tuple[int, int, int] = struct.field(pytree_node=False, default=(1, 1, 1))
 
 
 @struct.dataclass

@@ -46,6 +46,7 @@ VARIANTS = {
     "siammae": ("S16", "S8"),
     "cropmae": ("S16", "B16,videos"),
     "rvm": ("L",),
+    "hiera": ("B", "L,k400"),
     "diffmae": ("L", "B,video,raw", "L,clip"),
     "cdfslv": ("", "adapt"),
     "ttt": ("B", "L,everywhere"),
@@ -82,6 +83,7 @@ BASES = {
         "hvm1:224",
         "mae:B",
         "mae_st:B",
+        "hiera:B",
         "ego_only:L",
         "adamae",
         "motionmae",
@@ -116,6 +118,7 @@ BASES = {
         "mae:H",
         "mae:L",
         "mae_st:L",
+        "hiera:L",
         "ego_only:B",
     ),
 }

@@ -23,6 +23,7 @@ PRETRAINING = {
     "videomae_v2:g": [],
     "mae:L": [],
     "mae_st:L": [],
+    "hiera:B": [],
     "hvm1:224": [],
     "adamae": [],
     "motionmae": [],
@@ -81,6 +82,8 @@ def traced(target, overrides):
             node.dtype, node.depth, node.decoder_depth = "bfloat16", 2, 2
             if node.get("levels"):
                 node.levels = [0, 1]
+        elif node.call == "models.hiera_sizes.hiera":
+            node.dtype, node.decoder_depth = "bfloat16", 2
         elif node.call == "models.text.transformer":
             node.dtype, node.depth = "bfloat16", 2
         elif "path" in node and node.call.startswith(("data.sources.", "data.streams.", "train.init_from.")):

@@ -96,7 +96,7 @@ def _of_classifier(config, vit) -> dict[str, object]:
     method, heads = config.method, config.method.get("heads")
     return {
         "classes": heads[next(iter(heads))].classes if heads else method.get("classes", 2),
-        "drop_path": vit.encoder.blocks["drop_path"],
+        "drop_path": getattr(vit.encoder, "drop_path", None) or vit.encoder.blocks["drop_path"],
         "head_dropout": method.get("dropout"),
         "init_scale": method.init_scale,
         "smoothing": method.get("smoothing") if not heads else heads[next(iter(heads))].get("smoothing") or "",
@@ -179,6 +179,8 @@ def _length(length) -> str:
 def _mask(mask) -> str:
     if mask is None:
         return ""
+    if "mask" in mask:
+        return f"{mask.call.rpartition('.')[2]} {_mask(mask.mask)}"
     rounded = " visible" if mask.get("rounded_down") == "visible" else ""
     blocks = f" {mask.count} {mask.share:g}" if "share" in mask else ""
     return f"{mask.call.rpartition('.')[2]} {mask.ratio!r}{rounded}{blocks}"
@@ -188,7 +190,8 @@ def _target(target) -> str:
     """Each channel of a cube normalised by itself, all of them jointly (perhaps of some frames alone), or neither."""
     if not target.normalize:
         return "raw"
-    return "normalised" if not target.joint else f"joint {target.frames}" if target.frames else "joint"
+    frames = "first" if target.first else target.frames
+    return "normalised" if not target.joint else f"joint {frames}" if frames else "joint"
 
 
 def _words(names, *keys, of=None) -> str:
@@ -261,7 +264,7 @@ def test_supervised_stages_regularise_as_the_official_scripts(row):
 
 def test_every_config_has_a_recipe_and_none_has_two():
     lines = (ROOT / "vmae_jax" / "configs" / "recipes.csv").read_text().splitlines()
-    assert len(ROWS) == len(lines) - 1 == 208
+    assert len(ROWS) == len(lines) - 1 == 216
     files = {path.stem for path in (ROOT / "vmae_jax" / "configs").glob("*.py")}
     files -= {
         "__init__",

@@ -23,6 +23,7 @@ from vmae_jax.masking.random import random
 from vmae_jax.masking.running_cell import running_cell
 from vmae_jax.masking.text_guided import text_guided
 from vmae_jax.masking.tube import tube
+from vmae_jax.masking.units import units
 from vmae_jax.methods import (
     adamae,
     cdfslv,
@@ -63,6 +64,7 @@ from vmae_jax.methods.parts.time_nce import time_nce
 from vmae_jax.models import positions
 from vmae_jax.models.fusion import bottleneck
 from vmae_jax.models.fusion import joint as joint_layers
+from vmae_jax.models.hiera_sizes import hiera
 from vmae_jax.models.rotary import rotary
 from vmae_jax.models.sequence import transformer
 from vmae_jax.models.spectrogram import spectrogram
@@ -79,6 +81,9 @@ from vmae_jax.train.step import compile_step, make_step
 ROWS = 16
 # Gradients that are 0 but for rounding: of a constant added to all logits of a softmax, or all rows of a batch norm.
 ROUNDING = {("learned_mask", "sampler/head/bias"): 1e-9, ("agreeing_views", "encoder/norm/bias"): 2e-7}
+KEYS = ("decoder/blocks/attention", "encoder/stage_0/attention", "encoder/stage_2/attention")
+KEYS += ("encoder/widen_1", "encoder/widen_2", "encoder/widen_3")
+ROUNDING |= {("mask_units", f"{place}/qkv/k_bias"): 1e-9 for place in KEYS}
 CONTRASTS = ("queued_keys", "keys_of_the_batch", "four_clips", "moments", "speeds")
 ROUNDING |= {(name, "video/norm/bias"): 2e-6 for name in CONTRASTS}
 ROUNDING |= {("four_clips", "byol/projector/layer_1/bias"): 2e-7}
@@ -117,6 +122,14 @@ def mae_st():
     more = {"positions": positions.separable(), "prefix": 1, "prefix_positions": True, "project_bias": True}
     model = vit(frames=4, initial="mae_st", **more, **TINY)
     return masked.build(model, random(0.75, "visible"), {"pixels": objective(pixels(joint=True, frames=2))})
+
+
+def mask_units():
+    """Hiera: four stages, units that are hidden as a whole, and the first frame of each tubelet as the target."""
+    sizes = {"size": "micro", "frames": 4, "resolution": 32, "patch": 2, "drop_path": 0.5, "dtype": "float32"}
+    model = hiera(**sizes, decoder_width=16, decoder_depth=1, decoder_heads=2)
+    target = {"pixels": objective(pixels(joint=True, first=True))}
+    return masked.build(model, units(random(0.75, "visible")), target)
 
 
 def learned_mask():
@@ -367,6 +380,7 @@ METHODS = {
         mae,
         linear_probe,
         mae_st,
+        mask_units,
         learned_mask,
         two_views,
         carried_state,

@@ -105,11 +105,15 @@ def pretrain(args: Any, recipe: Any) -> ConfigDict:
 
 
 def finetune(args: Any, recipe: Any) -> ConfigDict:
-    network = model(args.size, recipe.pixels, drop_path=recipe.drop_path)
+    begin = common.begin(args.weights, select="params/encoder")
+    return finetuned(args, recipe, model(args.size, recipe.pixels, drop_path=recipe.drop_path), begin)
+
+
+def finetuned(args: Any, recipe: Any, network: ConfigDict, begin: ConfigDict) -> ConfigDict:
+    """Fine-tuning of a network whose encoder begins from weights."""
     method = call("methods.classify.build", model=network, classes=recipe.classes, **regularised(recipe))
     source = prepared(args.stage, args.records) if args.records else listed
-    begin = {"params/encoder": common.begin(args.weights, select="params/encoder")}
-    config: Any = supervised(method, recipe, begin, source=source)
+    config: Any = supervised(method, recipe, {"params/encoder": begin}, source=source)
     config.optimizer.schedule = call(
         "train.schedule.warmup_cosine",
         peak=recipe.rate,

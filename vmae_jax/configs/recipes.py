@@ -50,9 +50,14 @@ def recipe(config: str) -> Any:
 
 
 def mask(cell: list[Any] | None) -> ConfigDict | None:
-    """Return the mask of a cell such as `tube 0.9`, or `random 0.9 visible` with the count that is rounded down."""
+    """Return the mask of a cell such as `tube 0.9`, or `random 0.9 visible` with the count that is rounded down.
+
+    `units random 0.9 visible` is the same of whole mask units.
+    """
     if cell is None:
         return None
+    if cell[0] == "units":
+        return call("masking.units", mask=mask(cell[1:]))
     name, ratio, *rounded_down = cell
     return call(f"masking.{name}", ratio=ratio, **({"rounded_down": rounded_down[0]} if rounded_down else {}))
 

@@ -26,6 +26,7 @@ class Masker(NamedTuple):
       check: checks the first batch of a training, on the host; raises ConfigError if the strategy cannot work.
       allowed: (batch, grid) -> [b n], which tokens may be seen at all; where fewer than `keep` may, the list of visible
         tokens is padded. None: all.
+      unit: the size in tokens (t, h, w) of the blocks that are kept or hidden as a whole.
     """
 
     keep: Callable[[Grid], int]
@@ -33,6 +34,7 @@ class Masker(NamedTuple):
     inputs: tuple[str, ...] = ()
     check: Callable[[Batch], None] | None = None
     allowed: Callable[[Batch, Grid], Array] | None = None
+    unit: tuple[int, int, int] = (1, 1, 1)
 
 
 def check_ratio(ratio: float) -> None:
@@ -121,6 +123,7 @@ def plan(
     else:
         decode = decoder.score(stream(keys, "decoder_mask"), batch, grid)
         made = select(scores, keep, decode, decoder.keep(grid))
+    made = dataclasses.replace(made, unit=encoder.unit)
     return made if encoder.allowed is None else _padded(made, encoder.allowed(batch, grid))
 
 

@@ -39,8 +39,11 @@ def frame_tokens(
       layer: the tokens after this many blocks, without the final norm; None is the end.
 
     Raises:
-      ValueError: if the patch does not divide the pictures, or they have another number of channels.
+      ValueError: if the patch does not divide the pictures, they have another number of channels, or the encoder is not
+        a plain one (Hiera).
     """
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"features of single pictures: {type(encoder).__name__} has none; use those of clips")
     if frames.shape[-1] != model.channels:
         raise ValueError(f"the model takes pictures of {model.channels} channels, not {frames.shape[-1]}")
     clips = jnp.repeat(jnp.asarray(frames)[:, None], model.patch.t, axis=1)

@@ -100,22 +100,28 @@ class Qkv(nn.Module):
       heads: must divide the width.
       initial: a key of `models.initial.SCHEMES`.
       biases: the letters of those that have a bias.
+      features: the width of each; by default that of the input.
+      layer: of the parameters.
     """
 
     heads: int
     initial: str = "videomae"
     biases: str = "qv"
     dtype: Any = jnp.float32
+    features: int | None = None
+    layer: int | None = None
 
     @nn.compact
     @part("qkv")
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        width = x.shape[-1]
-        units = {"heads": self.heads}
+        width = self.features or x.shape[-1]
+        about = {"units": {"heads": self.heads}, "layer": self.layer}
         scheme = SCHEMES[self.initial]
-        init = declare(scheme.matrix(width, scheme.qkv * width), None, "embed", "heads", decay=True, units=units)
-        kernel = self.param("kernel", init, (3, width, width))
-        zeros = declare(initializers.zeros, "heads", decay=False, units=units)
+        matrix = scheme.matrix(x.shape[-1], scheme.qkv * width)
+        kernel = self.param(
+            "kernel", declare(matrix, None, "embed", "heads", decay=True, **about), (3, x.shape[-1], width)
+        )
+        zeros = declare(initializers.zeros, "heads", decay=False, **about)
         biases = {name: self.param(f"{name}_bias", zeros, (width,)) for name in self.biases}
         x = x.astype(self.dtype)
 
@@ -178,17 +184,18 @@ def _unit(x: Array, heads: int, factor: Array | None = None) -> Array:
 
 
 class Mlp(nn.Module):
-    """Linear, activation of the style (by default the exact GELU), linear."""
+    """Linear, activation of the style (by default the exact GELU), linear; `layer` is that of the parameters."""
 
     hidden: int
     initial: str = "videomae"
     style: str = "vit"
     dtype: Any = jnp.float32
+    layer: int | None = None
 
     @nn.compact
     @part("mlp")
     def __call__(self, x: Array) -> Array:
-        width, options = x.shape[-1], {"initial": self.initial, "dtype": self.dtype}
+        width, options = x.shape[-1], {"initial": self.initial, "dtype": self.dtype, "layer": self.layer}
         x = Dense(self.hidden, ("embed", "mlp"), **options, name="fc1")(x)
         x = nn.with_logical_constraint(STYLES[self.style].activation(x), ("batch", "tokens", "mlp"))
         return Dense(width, ("mlp", "embed"), **options, name="fc2")(x)

@@ -62,7 +62,7 @@ class Stack(nn.Module):
 
     Attributes:
       depth, heads, hidden: of the blocks; `hidden` is the MLP's width.
-      drop_path: rate of the last block; it grows linearly from 0 at the first.
+      drop_path: rate of the last block; it grows linearly from `drop_from` at the first.
       remat: a policy of `REMAT`.
       unroll: blocks compiled in a row; `depth` unrolls the loop, with the same parameters.
       attention: of `models.attention.FORMS`.
@@ -87,6 +87,7 @@ class Stack(nn.Module):
     dtype: Any = jnp.float32
     first_layer: int | None = 1
     levels: tuple[int, ...] = ()
+    drop_from: float = 0.0
 
     @nn.compact
     def __call__(
@@ -98,7 +99,7 @@ class Stack(nn.Module):
         order: Array | None = None,
     ) -> Array:
         blocks = repeated(self, Tapped if self.levels else Block, shared=4, first_layer=self.first_layer)
-        rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
+        rates = np.linspace(self.drop_from, self.drop_path, self.depth, dtype=np.float32)
         layers = (jnp.arange(self.depth), jnp.asarray(rates))
         shared = (keys if self.drop_path else None, valid, rotation, order)
         if not self.levels:

@@ -21,7 +21,7 @@ from vmae_jax.patches import Patch
 from vmae_jax.registry import register
 from vmae_jax.types import Grid
 
-__all__ = ["VARIANTS", "Model", "Variant", "vit"]
+__all__ = ["DTYPES", "IMAGENET_MEAN", "IMAGENET_STD", "VARIANTS", "Model", "Variant", "per_channel", "vit"]
 
 # The statistics of ImageNet, for pixels in [0, 1], with which the published models were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -215,7 +215,7 @@ def vit(
     if not prefix and (prefix_positions or decoder_prefix != "own"):
         raise ValueError("prefix_positions and decoder_prefix are about the tokens of prefix, and prefix is 0")
     _check_dims(frames, resolution, tubelet, patch, [(width, heads), (decoder_width, decoder_heads)])
-    mean, std = _per_channel(mean, channels, "mean"), _per_channel(std, channels, "std")
+    mean, std = per_channel(mean, channels, "mean"), per_channel(std, channels, "std")
 
     rotated = isinstance(positions, Rotary)
 
@@ -277,7 +277,7 @@ def _check_levels(levels: Sequence[int], depth: int) -> None:
         raise ValueError(f"levels={list(levels)}: ascending numbers of blocks, from 0 to {depth - 1}")
 
 
-def _per_channel(values: Any, channels: int, what: str) -> tuple[float, ...]:
+def per_channel(values: Any, channels: int, what: str) -> tuple[float, ...]:
     """Return one number per channel; by default, other than three channels get the average of the three."""
     values = tuple(float(value) for value in values)
     if len(values) == channels:

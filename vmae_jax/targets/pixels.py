@@ -21,7 +21,7 @@ class Pixels:
     """The target of `pixels`, and its inverse, which makes pictures of predictions.
 
     Attributes:
-      normalize, joint, frames: as in `pixels`.
+      normalize, joint, frames, first: as in `pixels`.
       mean, deviation: those of the dataset, one for all channels or one per channel.
     """
 
@@ -30,6 +30,7 @@ class Pixels:
     deviation: tuple[float, ...] = (1.0,)
     joint: bool = False
     frames: int | None = None
+    first: bool = False
 
     def __call__(self, batch: Batch, decode: Int[Array, "b k"], patch: Patch) -> Float[Array, "b k p"]:
         video, patch = self.shown(jnp.asarray(batch["video"]), patch)
@@ -45,6 +46,8 @@ class Pixels:
         Raises:
           ValueError: if they do not divide evenly among the slots of the grid.
         """
+        if self.first:
+            return video[:, :: patch.t], patch._replace(t=1)
         if self.frames is None:
             return video, patch
         whole = video.shape[1]
@@ -96,6 +99,7 @@ def pixels(
     deviation: float | Sequence[float] = 1.0,
     joint: bool = False,
     frames: int | None = None,
+    first: bool = False,
 ) -> Pixels:
     """Predict the pixels of the decoded cubes in [0, 1], normalised cube by cube or raw.
 
@@ -107,9 +111,10 @@ def pixels(
         otherwise each channel has its own, sqrt(variance) + 1e-6, as in VideoMAE.
       frames: predict this many frames of a clip, evenly spaced from the first to the last and rounded down (MAE-ST: 8
         of 16, which are 0, 2, …, 12, 15); None predicts all of them.
+      first: predict the first frame of each cube alone (Hiera: 0, 2, …, 14).
 
     Raises:
-      ValueError: if a deviation is not above 0, or `frames` is below 2.
+      ValueError: if a deviation is not above 0, `frames` is below 2, or both `frames` and `first` are given.
 
     Source: the official `engine_for_pretraining.py` of VideoMAE and VideoMAE V2; the papers of MAE and MAE-ST.
     """
@@ -121,7 +126,9 @@ def pixels(
         raise ValueError(f"deviation must be above 0, one number or one for each channel; got {deviation}")
     if frames is not None and frames < 2:
         raise ValueError(f"frames must be at least 2 (the first and the last of a clip), got {frames}")
-    return Pixels(normalize, means, deviations, joint, frames)
+    if frames is not None and first:
+        raise ValueError("give frames= or first=True, not both")
+    return Pixels(normalize, means, deviations, joint, frames, first)
 
 
 def _split(cubes: Float[Array, "b k p"], channels: int) -> Float[Array, "b k q c"]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vmae_jax.weights import clip, flow, siamese, vjepa
+from vmae_jax.weights import clip, flow, hiera, siamese, vjepa
 from vmae_jax.weights.formats.tensors import File
 from vmae_jax.weights.layouts.names import K_BIAS
 from vmae_jax.weights.layouts.rules import MismatchError
@@ -36,7 +36,7 @@ class Taken(NamedTuple):
 
 
 def by_names(file: File, config: ConfigDict | None, *, changed: bool) -> Taken | None:
-    """Return what a file of CropMAE, V-JEPA, CLIP or RAFT gives; None if it has another layout.
+    """Return what a file of CropMAE, Hiera, V-JEPA, CLIP or RAFT gives; None if it has another layout.
 
     Args:
       file: the tensors.
@@ -70,6 +70,14 @@ def _siamese(file: File, config: ConfigDict | None) -> Taken:
     return Taken("cropmae", one.config, params, None, dropped, {"used": len(file.state), "not_checked": why})
 
 
+def _hiera(file: File, config: ConfigDict | None) -> Taken:
+    one = subject(config if config is not None else hiera.config_of(file))
+    params = hiera.params_of(file, one, fresh_params(one, None))
+    kind = "classifier" if "head" in params else "pretraining"
+    why = "outputs: the official code is not run here"
+    return Taken("hiera", one.config, params, None, {}, {"kind": kind, "used": len(file.state), "not_checked": why})
+
+
 def _latent(file: File, config: ConfigDict | None) -> Taken:
     """The encoder and predictor of V-JEPA or V-JEPA 2, with the target encoder as the average."""
     given = vjepa.loaded(file)
@@ -94,6 +102,7 @@ def _flow(file: File, config: ConfigDict | None) -> Taken:
 _Known, _Take = Callable[[File], bool], Callable[[File, ConfigDict | None], Taken]
 LAYOUTS: tuple[tuple[_Known, str, _Take], ...] = (
     (clip.is_clip, "CLIP", _clip),
+    (hiera.is_hiera, "Hiera", _hiera),
     (siamese.is_siamese, "CropMAE", _siamese),
     (vjepa.is_latent, "V-JEPA", _latent),
     (flow.is_flow, "RAFT", _flow),

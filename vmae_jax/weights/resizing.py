@@ -11,6 +11,7 @@ from vmae_jax import spec
 from vmae_jax.io.checkpoint import locate, read_tree
 from vmae_jax.io.paths import Workdir
 from vmae_jax.io.run_config import read_config
+from vmae_jax.models.hiera import Hiera
 from vmae_jax.models.positions import LEARNED, grids_of_tables
 from vmae_jax.models.spectrogram import Spectrogram
 from vmae_jax.spec import ConfigError
@@ -109,7 +110,7 @@ def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tupl
     result = dict(params)
     for name in ("encoder", "decoder"):
         if name in result:
-            result[name] = _positions(result[name], old.grid, new.grid, name, changed)
+            result[name] = _positions(result[name], _grid(old, name), _grid(new, name), name, changed)
     if was == will:
         return result, changed
     description = f"resampled from cubes of {'x'.join(map(str, was))} to {'x'.join(map(str, will))} (t x y x c)"
@@ -127,6 +128,11 @@ def resized(params: Any, old: Any, new: Any, *, channels: str = "cycle") -> tupl
             result["decoder"] = result["decoder"] | {name: {"kernel": kernel.T, "bias": bias}}
             changed |= dict.fromkeys((f"decoder/{name}/kernel", f"decoder/{name}/bias"), description)
     return result, changed
+
+
+def _grid(model: Any, name: str) -> Grid:
+    """Return the grid of the positions of an encoder or decoder; Hiera's encoder has them before its poolings."""
+    return model.encoder.fine if name == "encoder" and isinstance(model.encoder, Hiera) else model.grid
 
 
 def _positions(tree: Any, old: Any, new: Any, name: str, changed: dict[str, str]) -> Any:

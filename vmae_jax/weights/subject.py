@@ -83,9 +83,9 @@ def subject(config: ConfigDict, *, dtype: str = "float32") -> Subject:
             one.dtype = dtype
     method = spec.build(node, "method")
     given: Any = node.get("model")
-    if not isinstance(given, ConfigDict) or given.get("call") != VIT:
-        return Subject(config, method, _streams(config, method, None))
-    model = spec.build(given, "model")
+    model = spec.build(given, "model") if isinstance(given, ConfigDict) else None
+    if model is None or given.get("call") != VIT:
+        return Subject(config, method, _streams(config, method, model if isinstance(model, Model) else None))
     masked, pixels = None, None
     if node.call == MASKED:
         arguments = spec.arguments(node, "method")
