@@ -5,6 +5,7 @@ import jax
 import numpy as np
 
 from vmae_jax.commands.experiment import experiment
+from vmae_jax.commands.restore import restore
 from vmae_jax.configs import common
 from vmae_jax.io.checkpoint import Checkpoints
 from vmae_jax.io.paths import Workdir
@@ -90,3 +91,14 @@ def save_run(path, config, step=5):
     saver.save(step, {"params": params, "extra": {"ema": average}, "frozen": {}}, {})
     saver.close()
     return workdir, params, average
+
+
+def same_run(whole, again, step=4):
+    """Assert that two workdirs ended at a step with the same finite parameters and the same carried state."""
+    runs = [restore(str(path)) for path in (whole, again)]
+    assert [run.step for run in runs] == [step, step]
+    for one, other in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert np.isfinite(one).all()
+    for one, other in zip(*(jax.tree.leaves(run.carried().extra) for run in runs), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -266,6 +266,7 @@ def test_a_failed_command_leaves_its_folder_free(trained, videos, tmp_path):
     assert features.run(path, videos=[str(videos)], out=str(out), options=features.Options(layer=1))["videos"] == 2
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_keeps_what_it_has_and_goes_on(trained, videos, tmp_path, monkeypatch):
     """SIGTERM after the first video: its features are there, in a shard as well, and are not computed again."""
     path, _ = trained

@@ -1,19 +1,20 @@
-"""Methods that draw more than masks (noise, latent variables, lengths), or have a guide, resume to the bit."""
+"""Methods that draw more than masks (noise, latent variables, lengths), or have a guide, resume to the bit.
+
+Those that a page of the documentation trains resume there (`tests/docs/test_docs_commands.py`).
+"""
 
 import functools
 import re
 import shutil
 
 import clip_weights
-import jax
 import numpy as np
 import pytest
 from raft_weights import state_of
-from small_runs import write_videos
+from small_runs import same_run, write_videos
 
 from tests import quick_xla
 from tests.forks import Process
-from vmae_jax.commands.restore import restore
 from vmae_jax.weights import import_weights
 from vmae_jax.weights.formats.tensors import write_safetensors
 
@@ -28,31 +29,20 @@ def write_features(folder, count=9):
 
 
 FOLDER = ["--config.data.source.path={source}"]
-TWO = [f"--config.data.source.parts.{name}.source.path={{source}}" for name in ("source", "target")]
 LV = [*FOLDER, "--config.data.streams.embeddings.width=6", "--config.data.streams.embeddings.of=none"]
 RUNS = {
-    "rvm": ("configs/rvm.py:L,smoke", write_videos, FOLDER),
-    "siammcvae": ("configs/siammcvae.py:B16,smoke", write_videos, FOLDER),
-    "diffmae": ("configs/diffmae.py:B,video,smoke", write_videos, FOLDER),
-    "cdfslv": ("configs/cdfslv.py:adapt,smoke,weights={first}", write_videos, TWO),
-    "levjepa": ("configs/levjepa.py:B,smoke", write_videos, FOLDER),
     "moco": ("configs/contrast.py:moco,S,smoke", write_videos, FOLDER),
-    "byol": ("configs/contrast.py:byol,S,views=3,smoke", write_videos, FOLDER),
     "teg": ("configs/contrast.py:teg,S,smoke", write_videos, FOLDER),
     "ascnet": ("configs/contrast.py:ascnet,S,smoke", write_videos, FOLDER),
     "const_cl": ("configs/contrast.py:const_cl,S,smoke", write_videos, FOLDER),
     "controlled": ("configs/contrast.py:controlled,S,smoke", write_videos, FOLDER),
-    "sigma": ("configs/sigma.py:B,k400,smoke,teacher={first}", write_videos, FOLDER),
-    "ttt": ("configs/ttt.py:B,smoke,weights={first}", write_videos, []),
     "marlin": ("configs/marlin.py:B,smoke", write_videos, []),  # of drawn clips
     "ego_only": ("configs/ego_only.py:L,mq,smoke,weights={first}", write_videos, []),  # of drawn clips with moments
     "lvmae": ("configs/lvmae.py:smoke", write_features, LV),
     "masdt": ("configs/masdt.py:temporal,smoke,flow={first}", write_videos, FOLDER),
     "mme": ("configs/mme.py:smoke,flow={first}", write_videos, FOLDER),
     "mgmae": ("configs/mgmae.py:smoke,flow={first}", write_videos, FOLDER),
-    "mvd": ("configs/mvd.py:B,smoke,video={first}", write_videos, FOLDER),
     "tgm": ("configs/tgm.py:smoke,clip={first}", write_videos, []),  # of drawn clips with captions
-    "umt": ("configs/umt.py:B,smoke,teacher={first}", write_videos, FOLDER),
     "av_mae": ("configs/av_mae.py:L,audioset,smoke", write_videos, []),  # of drawn clips with sound
     "av_mae_finetuned": ("configs/av_mae.py:L,audioset,finetune,smoke,weights={first}", write_videos, []),
     "mavil": ("configs/mavil.py:B,audioset,smoke", write_videos, []),
@@ -106,8 +96,6 @@ def first(train, tmp_path_factory):
 
 
 FIRST = {
-    "cdfslv": "cdfslv.py:smoke",
-    "ttt": "mae.py:B,smoke",
     "ego_only": "ego_only.py:L,smoke",
     "av_mae_finetuned": "av_mae.py:L,audioset,smoke",
     "mavil_student": "mavil.py:B,audioset,smoke",
@@ -116,10 +104,7 @@ FIRST = {
     "masdt": flow_weights,
     "mgmae": flow_weights,
     "mme": flow_weights,
-    "mvd": "videomae_v2.py:B,smoke",
     "tgm": clip_of_texts,
-    "umt": "videomae_v2.py:B,smoke",
-    "sigma": "videomae_v2.py:B,smoke",
 }
 
 
@@ -136,11 +121,4 @@ def test_a_run_resumes_to_the_bit(name, tmp_path, train, first):
     shutil.copytree(whole, again)
     shutil.rmtree(again / "checkpoints" / "4")
     train(again, *command, "--config.train.pictures_every=none")  # drawn before
-    runs = [restore(str(path)) for path in (whole, again)]
-    assert [run.step for run in runs] == [4, 4]
-    for one, other in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert np.isfinite(one).all()
-    carried = [jax.tree.leaves(run.carried().extra) for run in runs]
-    for one, other in zip(*carried, strict=True):
-        np.testing.assert_array_equal(one, other)
+    same_run(whole, again)

@@ -249,7 +249,12 @@ def fake_batch(spec, seed=0):
     return batch
 
 
-@pytest.mark.parametrize("stem", [path.stem for path in FILES if path.stem not in {*pages.trained(), *RESUMED}])
+TRIED = [path.stem for path in FILES if path.stem not in {*pages.trained(), *RESUMED}]
+
+
+@pytest.mark.parametrize(
+    "stem", [pytest.param(one, marks=[] if one in ("finetune", "videomae") else pytest.mark.slow) for one in TRIED]
+)
 def test_two_real_steps_at_smoke_size(stem):
     """Of configs that no page and no test of resuming trains: the loss is finite and the parameters move."""
     made = experiment(load(f"{stem}:{','.join(NEEDED.get(stem, ()))}", "smoke"))

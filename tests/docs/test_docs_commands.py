@@ -1,9 +1,9 @@
 """Every page's commands run as they are written, in order, unless a page marks them with what they need.
 
-Each page has a folder with what readers have: videos in one subfolder per class, lists of them, and a pre-trained
-run. The pages' files (`python` blocks with a name) are written there first. `vmae` is the real command, as a fork; the
+Each page has a folder with what readers have: videos in one subfolder per class, lists of them, and a pre-trained run.
+The pages' files (`python` blocks with a name) are written there first. `vmae` is the real command, as a fork; the
 configs of the project are shrunk by their own argument `smoke`, or, where they read lists, by a short length and small
-batches.
+batches. At the end, some runs lose their last checkpoint and resume.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.small_runs import write_video
+from tests.commands.small_runs import same_run, write_video
 from tests.docs.pages import PAGES, ROOT, blocks, name
 from tests.forks import program as write_program
 
@@ -41,6 +41,19 @@ else:
     words = [small(word) for word in words]
 """
 
+# Runs of pages that resume to the bit, of methods that draw more than masks or carry more than parameters.
+RESUMED = {
+    "docs/cdfslv.md": ["adapted"],
+    "docs/contrast.md": ["byol"],
+    "docs/diffmae.md": ["diffmae_video"],
+    "docs/hiera.md": ["hiera"],
+    "docs/levjepa.md": ["levjepa"],
+    "docs/rvm.md": ["rvm"],
+    "docs/siammcvae.md": ["siammcvae"],
+    "docs/sigma.md": ["sigma_taught"],
+    "docs/teachers.md": ["mvd", "umt"],
+    "docs/ttt.md": ["ttt"],
+}
 RUN = [path for path in PAGES if any(one.language == "bash" and not one.marked for one in blocks(path))]
 
 
@@ -105,6 +118,14 @@ def test_the_commands_of_a_page_run(path, base, tmp_path):
     if name(path) in ("README.md", "docs/train.md"):  # their own runs/mine is trained there
         shutil.rmtree(folder / "runs" / "mine")
     env = environment(base)
-    for block in blocks(path):
-        if block.language == "bash" and not block.marked:
-            shell(block.text, folder, env)
+    texts = [block.text for block in blocks(path) if block.language == "bash" and not block.marked]
+    for text in texts:
+        shell(text, folder, env)
+    lines = [line for text in texts for line in text.splitlines()]
+    for run in RESUMED.get(name(path), ()):
+        [command] = [line for line in lines if line.startswith("vmae train") and line.endswith(f"=runs/{run}")]
+        again, whole = (folder / "runs" / one for one in (run, f"{run}_whole"))
+        shutil.copytree(again, whole)
+        shutil.rmtree(again / "checkpoints" / "4")
+        shell(f"{command} --config.train.pictures_every=none", folder, env)  # drawn before
+        same_run(whole, again)

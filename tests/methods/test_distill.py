@@ -37,6 +37,7 @@ def begin(one, batch):
     return params, jax.jit(lambda k: sharding.unbox(one.frozen(k, batch)))(jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_the_divergence_is_that_of_the_two_classifiers():
     one, batch = method(temperature=2.0, feature_weight=0.5), clips(labelled=False)
     params, frozen = begin(one, batch)

@@ -186,6 +186,7 @@ def test_gradients(one):
         assert np.abs(found - array).max() <= 2e-5 * np.abs(array).max(), jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_training(one):
     train, prefix = one.dims["train"], ["*prefix_*"] if one.model.encoder.prefix else []
     options = {

@@ -111,6 +111,7 @@ def test_masks(one):
     np.testing.assert_array_equal(masks.decode, np.nonzero(one.numbers["mask"])[1].reshape(len(kept), -1))
 
 
+@pytest.mark.slow
 def test_the_first_view(one):
     siamese, numbers = one.siamese(), one.numbers
     first, _ = views(one.batch())

@@ -115,6 +115,7 @@ def test_predictions(one):
         np.testing.assert_allclose(found, one.numbers[f"predictor_output/{j}"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_loss_and_gradients(one):
     def loss(params, penalty):
         terms = one.latent(penalty=penalty).loss(params, one.batch(), one.context()).terms
