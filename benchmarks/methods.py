@@ -59,7 +59,7 @@ def command(config: str) -> list[str]:
     for call in calls(loaded.data):
         if call.call in READ:
             call.path = "videos"
-    videos = CHIPS * CLIPS // build(loaded.data).clips_per_video
+    videos = CLIPS // build(loaded.data).clips_per_video * CHIPS
     weights = [f"--config.init_from.{place}.path=weights" for place in loaded.get("init_from", {})]  # not read
     texts = [name for name, stream in (loaded.data.streams or {}).items() if "tokenizer" in stream]
     weights += [f"--config.data.streams.{name}.tokenizer.path=vocabulary" for name in texts]
