@@ -19,9 +19,9 @@ DOUBLE, SALT = "frame-double", "salt"
 
 # The steps of an arm for each step of `frame`: the inverse of its model FLOPs a step (a test counts them).
 METHODS: Mapping[str, float] = MappingProxyType(
-    {SALT: 0.739, "vjepa": 0.739, "adamae": 0.689, "motion": 0.971, DOUBLE: 2.0}
+    {SALT: 0.739, "vjepa": 0.739, "adamae": 0.689, "motion": 0.971, "diffmae": 1.103, "one-frame": 1.03, DOUBLE: 2.0}
 )
-COMPARED = (MAIN, SALT, "vjepa", "random-50", "adamae", "motion", DOUBLE)
+COMPARED = (MAIN, SALT, "vjepa", "random-50", "adamae", "motion", "diffmae", "one-frame", DOUBLE)
 MOMENTUM = 0.99  # of the average that V-JEPA predicts
 
 
@@ -42,6 +42,11 @@ def pretraining(setting: Setting, arm: str, seed: int, *, cache: str, teacher: s
         config.method = call("methods.adamae.build", model=model, objectives=objectives, ratio=0.5, heads=heads)
     elif arm == "motion":
         objectives.motion = call("targets.core.objective", target=call("targets.motion.difference"))
+    elif arm == "diffmae":
+        mask = config.method.encoder_mask
+        config.method = call("methods.diffmae.build", model=model, encoder_mask=mask, objectives=objectives)
+    elif arm == "one-frame":
+        objectives.pixels.target.frames = setting.model["frames"] // setting.model["tubelet"]
     elif arm == "vjepa":
         config.method = call("methods.latent.build", model=model, masks=blocks)
         config.train.ema_decay = MOMENTUM

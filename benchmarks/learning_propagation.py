@@ -1,10 +1,11 @@
-"""Whose features follow objects? SiamMAE and VideoMAE on the same drawn clips, for the same model FLOPs.
+"""Whose features follow objects? SiamMAE, its relatives and VideoMAE on the same clips, for the same model FLOPs.
 
     python -m benchmarks.learning_propagation --out=runs/following             # what is left to run
     python -m benchmarks.learning_propagation --out=runs/following --report    # the table and the picture again
 
-What is compared and why: docs/learning_registrations.md, the eighth registration. The same command goes on where it was
-stopped: every result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its checkpoint.
+What is compared and why: docs/learning_registrations.md, the eighth registration and the tenth. The same command goes
+on where it was stopped: every result is a line of OUT/results.jsonl, and an interrupted pre-training resumes from its
+checkpoint.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -32,9 +34,14 @@ from vmae_jax.train import sharding
 from vmae_jax.train.settings import Evaluation
 from vmae_jax.types import Carried
 
-__all__ = ["ARMS", "SETTING", "SMOKE", "Job", "Setting", "main", "run"]
+__all__ = ["ARMS", "BASES", "SETTING", "SMOKE", "Job", "Setting", "main", "run"]
 
-ARMS = ("siammae", "videomae")
+# The arms, and what each is compared with; `None` is its own encoder without training.
+BASES: Mapping[str, str | None] = MappingProxyType(
+    {"siammae": "videomae", "videomae": None, "cropmae": "siammae", "siammcvae": "siammae"}
+)
+ARMS = tuple(BASES)
+ENCODERS = ("siammae", "videomae")  # the arms whose untrained encoders are measured; those of the others are SiamMAE's
 MEASURES = ("jf_mean", "j_mean", "f_mean")
 _UNTRAINED = "-untrained"
 
@@ -112,7 +119,8 @@ def jobs(seeds: int) -> list[Job]:
     found = []
     for seed in range(seeds):
         for arm in ARMS:
-            found += [Job("pretrain", arm, seed), Job("follow", arm, seed), Job("follow", arm + _UNTRAINED, seed)]
+            found += [Job("pretrain", arm, seed), Job("follow", arm, seed)]
+            found += [Job("follow", arm + _UNTRAINED, seed)] if arm in ENCODERS else []
     return found
 
 
@@ -144,9 +152,28 @@ def run(setting: Setting, out: pathlib.Path, *, seeds: int, hours: float = 1e9) 
 
 def config_of(setting: Setting, arm: str, seed: int, out: pathlib.Path) -> Any:
     """Return the config of an arm's pre-training."""
-    config = atari_arms.pretraining(setting.arms, arm, setting.rate, seed, records="")
+    known = arm if arm in atari_arms.ARMS else "siammae"
+    config = atari_arms.pretraining(setting.arms, known, setting.rate, seed, records="")
     config.data.source = call("data.synthetic.world", settings=_drawing(setting), directory=str(out / "clips"))
+    if arm != known:
+        _change(config, arm)
+        count = atari_arms.steps(setting.arms, config)
+        config.train.length.steps = count
+        config.train.log_every.steps = max(1, count // 60)
+        config.optimizer.schedule.warmup.steps = max(1, count // 10)
     return config
+
+
+def _change(config: Any, arm: str) -> None:
+    """Make SiamMAE's training that of a relative, on the same videos."""
+    method, size = config.method, config.method.model.resolution
+    if arm == "cropmae":  # two crops of one frame in place of two frames
+        config.data.sampler = call("data.clips.pair", gap=[0, 0])
+        config.data.transforms = [call("data.crops.nested", size=size, outer=[0.5, 1.0], inner=[0.3, 0.6])]
+    else:
+        raw = {"pixels": call("targets.core.objective", target=call("targets.pixels", normalize=False))}
+        mask = call("masking.random", ratio=0.75)
+        config.method = call("methods.siammcvae.build", model=method.model, encoder_mask=mask, objectives=raw)
 
 
 def _drawing(setting: Setting) -> Any:
@@ -195,10 +222,10 @@ def tables(setting: Setting, rows: Mapping[Job, Mapping[str, Any]]) -> str:
     """Return J and F of every arm, in percent, and how the trained ones differ, as Markdown."""
     del setting
     body = []
-    for arm in (*ARMS, *(arm + _UNTRAINED for arm in ARMS)):
+    for arm in (*ARMS, *(arm + _UNTRAINED for arm in ENCODERS)):
         found = [_column(rows, arm, f"{where}_{name}") for where in ("last", "before") for name in MEASURES]
         if found[0]:
-            base = ARMS[1] if arm == ARMS[0] else arm + _UNTRAINED
+            base = BASES.get(arm) or arm + _UNTRAINED
             gain = difference(found[0], _column(rows, base, "last_jf_mean")) if arm in ARMS else ""
             body.append((arm, *(estimate(values.values()) for values in found), gain, base if arm in ARMS else ""))
     head = [f"{name}, {where}" for where in ("last block", "the one before") for name in ("J&F", "J", "F")]
@@ -208,7 +235,7 @@ def tables(setting: Setting, rows: Mapping[Job, Mapping[str, Any]]) -> str:
 def pictures(setting: Setting, rows: Mapping[Job, Mapping[str, Any]], folder: pathlib.Path) -> list[pathlib.Path]:
     """Draw J and F of each arm and seed; nothing where there are none."""
     del setting
-    arms = [arm + end for arm in ARMS for end in ("", _UNTRAINED) if _column(rows, arm + end, "last_jf_mean")]
+    arms = [arm + end for end in ("", _UNTRAINED) for arm in ARMS if _column(rows, arm + end, "last_jf_mean")]
     lines = [
         Dots(arm, [list(_column(rows, arm, f"{where}_jf_mean").values()) for where in ("last", "before")])
         for arm in arms

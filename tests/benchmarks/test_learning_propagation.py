@@ -16,7 +16,7 @@ def test_an_arm_is_trained_for_as_long_as_its_flops_allow(arm, tmp_path):
 
 def test_an_arm_is_trained_before_its_features_are_measured():
     found = jobs(2)
-    assert len(found) == len(set(found)) == 12
+    assert len(found) == len(set(found)) == 20
     for seed in range(2):
         for arm in ARMS:
             trained, followed = (found.index(Job(stage, arm, seed)) for stage in ("pretrain", "follow"))
