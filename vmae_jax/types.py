@@ -198,9 +198,7 @@ class Output:
     label: str = "label"
 
     def truth(self, label: Any) -> Array:
-        """Labels as float [b outputs]: class numbers one-hot, any others as they are.
-
-        A number that is no class makes its row NaN, not a silent zero.
+        """Labels as float [b outputs]: class numbers one-hot (NaN if there is no such class), any others as they are.
 
         Raises:
           ValueError: another number of columns.
