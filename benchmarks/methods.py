@@ -27,9 +27,9 @@ BASE = "videomae:B,k400"
 # ViT-B where the method has it, and what of the published sizes is next to it.
 CONFIGS = (
     BASE, "videomae_v2:B", "motionmae:B,k400", "adamae:B,k400", "mgm:B,k400", "mgmae:B,k400", "mae_st:B", "hiera:B",
-    "mae:B", "siammae:B16", "cropmae:B16", "rvm:B", "siammcvae:B16", "diffmae:B", "diffmae:B,video", "marlin:B",
-    "cdfslv", "cdfslv:adapt", "mme:B,k400", "tgm:B,k400", "mvd:B", "umt:B", "internvideo_next:B", "vjepa2_1:B",
-    "levjepa:B", "sigma:B,k400", "ttt:B", "masdt:temporal", "masdt:finetune", "mavil:B,audioset",
+    "fourds:B", "mae:B", "siammae:B16", "cropmae:B16", "rvm:B", "siammcvae:B16", "diffmae:B", "diffmae:B,video",
+    "marlin:B", "cdfslv", "cdfslv:adapt", "mme:B,k400", "tgm:B,k400", "mvd:B", "umt:B", "internvideo_next:B",
+    "vjepa2_1:B", "levjepa:B", "sigma:B,k400", "ttt:B", "masdt:temporal", "masdt:finetune", "mavil:B,audioset",
     "mavil:B,audioset,student", "mbt:audioset_mini", "vic_mae:B", "crossvideomae", "contrast:simclr,B",
     "contrast:byol,B", "contrast:teg,B", "contrast:ascnet,B", "contrast:const_cl,B", "contrast:controlled,B",
 )  # fmt: skip
