@@ -18,7 +18,7 @@ from vmae_jax.configs import common
 from vmae_jax.models.variants import IMAGENET_MEAN, IMAGENET_STD
 from vmae_jax.spec import call
 
-__all__ = ["ARMS", "BASELINES", "SALT", "TEACHER", "UNTRAINED", "Setting", "pretraining", "steps"]
+__all__ = ["ARMS", "BASELINES", "SALT", "TEACHER", "UNTRAINED", "Setting", "lengthen", "pretraining"]
 
 MAJORITY, RANDOM, SUPERVISED = BASELINES = ("majority", "random", "supervised")  # of the published network
 UNTRAINED = "untrained"  # the transformer of the arms, before any training
@@ -76,17 +76,21 @@ def pretraining(setting: Setting, arm: str, rate: float, seed: int, *, records: 
       records: the folder of the prepared training videos.
       teacher: the workdir of SALT's frozen encoder.
     """
-    config = _config(setting, arm, rate, seed, records, teacher, 1)
-    count = steps(setting, config)
-    return _config(setting, arm, rate, seed, records, teacher, count)
+    config = _config(setting, arm, rate, seed, records, teacher)
+    lengthen(setting, config)
+    return config
 
 
-def steps(setting: Setting, config: Any) -> int:
-    """Return the number of steps that have the setting's model FLOPs (of a frozen network the forward pass only)."""
-    return max(1, round(setting.flops / experiment(config).model_flops()))
+def lengthen(setting: Setting, config: Any) -> None:
+    """Set the length of a pre-training to the setting's model FLOPs (of a frozen network the forward pass only)."""
+    steps = max(1, round(setting.flops / experiment(config).model_flops()))
+    config.train.length.steps = steps
+    config.train.log_every.steps = max(1, steps // 60)
+    config.optimizer.schedule.warmup.steps = max(1, steps // 10)
 
 
-def _config(setting: Setting, arm: str, rate: float, seed: int, records: str, teacher: str, count: int) -> Any:
+def _config(setting: Setting, arm: str, rate: float, seed: int, records: str, teacher: str) -> Any:
+    """The config of an arm, one step long."""
     if arm not in (*ARMS, UNTRAINED):
         raise ValueError(f"{arm}: unknown arm; there are {', '.join(ARMS)}")
     one = {"frames": 1, "tubelet": 1} if arm in _IMAGES else {}
@@ -102,16 +106,14 @@ def _config(setting: Setting, arm: str, rate: float, seed: int, records: str, te
         data=_data(setting, arm, model, records),
         optimizer=call(
             "train.optim.adamw",
-            schedule=call(
-                "train.schedule.warmup_cosine", peak=rate, warmup={"steps": max(1, count // 10)}, batch_unit=None
-            ),
+            schedule=call("train.schedule.warmup_cosine", peak=rate, warmup={"steps": 1}, batch_unit=None),
             b2=0.95,
             weight_decay=0.05,
             clip_norm=1.0,
         ),
         train={
-            "length": {"steps": count},
-            "log_every": {"steps": max(1, count // 60)},
+            "length": {"steps": 1},
+            "log_every": {"steps": 1},
             "pictures_every": None,
             "ema_decay": setting.momentum if arm in ("vjepa", "byol") else None,
         },

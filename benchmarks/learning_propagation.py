@@ -157,10 +157,7 @@ def config_of(setting: Setting, arm: str, seed: int, out: pathlib.Path) -> Any:
     config.data.source = call("data.synthetic.world", settings=_drawing(setting), directory=str(out / "clips"))
     if arm != known:
         _change(config, arm)
-        count = atari_arms.steps(setting.arms, config)
-        config.train.length.steps = count
-        config.train.log_every.steps = max(1, count // 60)
-        config.optimizer.schedule.warmup.steps = max(1, count // 10)
+        atari_arms.lengthen(setting.arms, config)
     return config
 
 

@@ -61,8 +61,7 @@ def command(config: str) -> list[str]:
             call.path = "videos"
     videos = CLIPS // build(loaded.data).clips_per_video * CHIPS
     weights = [f"--config.init_from.{place}.path=weights" for place in loaded.get("init_from", {})]  # not read
-    texts = [name for name, stream in (loaded.data.streams or {}).items() if "tokenizer" in stream]
-    weights += [f"--config.data.streams.{name}.tokenizer.path=vocabulary" for name in texts]
+    weights += [f"--config.data.{option}.path=vocabulary" for option in _options(loaded.data, "tokenizer")]
     keep = [f"--config.method.{option}=none" for option in _options(loaded.method, "remat")]
     return ["plan", f"--config={path}", f"--topology={TOPOLOGY}", f"--config.data.global_batch={videos}",
             "--config.train.accumulate=1", *keep, *weights]  # fmt: skip
@@ -70,7 +69,7 @@ def command(config: str) -> list[str]:
 
 def _options(config: Any, name: str, prefix: str = "") -> Iterator[str]:
     """Yield where a section of a config, and the sections inside it, have an option of that name."""
-    for key, value in config.items(preserve_field_references=True):
+    for key, value in config.items():
         if key == name:
             yield prefix + key
         elif isinstance(value, ConfigDict):

@@ -77,3 +77,14 @@ def trained(method, params, batch, numbers, **options):
         np.testing.assert_allclose(metrics["loss"], numbers["train_losses"][i], rtol=0, atol=1e-5)
         np.testing.assert_allclose(metrics["grad_norm"], numbers["train_grad_norms"][i], rtol=1e-5)
     return jax.device_get(state.params)
+
+
+def same_gradients(found, wanted):
+    """Assert that two trees have the same gradients, none of which is 0, within 2e-5 of each tensor's largest."""
+
+    def compare(path, one, other):
+        largest = np.abs(other).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * largest, err_msg=str(path))
+        assert largest > 0
+
+    jax.tree_util.tree_map_with_path(compare, found, wanted)

@@ -102,7 +102,7 @@ def finetune(args: Any, recipe: Any) -> ConfigDict:
 def networks(size: str, recipe: Any, fused: bool) -> dict[str, Any]:
     """Return what the networks of both modalities have in common."""
     own = {"depth": 24 - JOINT} if fused else {}
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    dims = recipes.decoder(recipe)
     return {"size": size, **own, **dims, "project_bias": True, "initial": "scenic"}
 
 

@@ -70,7 +70,7 @@ def objectives() -> dict[str, ConfigDict]:
 
 def clip(args: Any, recipe: Any) -> ConfigDict:
     """Return the clips as a modality."""
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    dims = recipes.decoder(recipe)
     return call(
         "methods.joint.modality",
         model=call("models.variants.vit", size=args.size, **dims),

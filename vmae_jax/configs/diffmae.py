@@ -74,7 +74,7 @@ def video(args: Any, recipe: Any) -> ConfigDict:
 
 def dims(recipe: Any) -> dict[str, Any]:
     """The decoder's dimensions."""
-    return {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    return recipes.decoder(recipe)
 
 
 def method(args: Any, recipe: Any, network: ConfigDict, statistics: dict[str, Any]) -> ConfigDict:

@@ -34,7 +34,7 @@ def model(size: str, pixels: list[float], **more: Any) -> ConfigDict:
 
 
 def pretrain(args: Any, recipe: Any) -> ConfigDict:
-    decoder = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    decoder = recipes.decoder(recipe)
     mean, deviation = recipe.pixels
     target = call("targets.pixels", mean=mean, deviation=deviation, joint=True, first=True)
     return common.sections(

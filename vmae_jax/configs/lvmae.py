@@ -20,7 +20,7 @@ LENGTH, WIDTH = 256, 1024  # vectors of a sequence, which are 21 min 20 s, and t
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, mask=("random", "low", "high"), smoke=False)
     recipe = recipes.recipe("lvmae" if args.mask == "random" else f"lvmae:{args.mask}")
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    dims = recipes.decoder(recipe)
     config = common.sections(
         method=call(
             "methods.lvmae.build",

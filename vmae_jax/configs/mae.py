@@ -46,7 +46,7 @@ def model(args: Any, **more: Any) -> ConfigDict:
 
 
 def pretrain(args: Any, recipe: Any) -> ConfigDict:
-    size = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    size = recipes.decoder(recipe)
     statistics = {"mean": list(IMAGENET_MEAN), "deviation": list(IMAGENET_STD)}
     target = call("targets.pixels", normalize=True, joint=True, **statistics)
     return common.sections(

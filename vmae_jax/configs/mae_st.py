@@ -58,9 +58,7 @@ def masked(recipe: Any, network: ConfigDict, **target: Any) -> ConfigDict:
 
 def decoder(recipe: Any) -> dict[str, Any]:
     """The decoder's dimensions; it has a class token of its own."""
-    return {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")} | {
-        "project_bias": True
-    }
+    return recipes.decoder(recipe) | {"project_bias": True}
 
 
 def optimizer(recipe: Any, schedule: ConfigDict) -> ConfigDict:

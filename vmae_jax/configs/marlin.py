@@ -18,7 +18,7 @@ BEGUN = ("params/encoder", "params/decoder")  # not the critic
 def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse(arguments, size=("B", "S", "L"), weights=None, smoke=False)
     recipe = recipes.recipe(f"marlin:{args.size}")
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    dims = recipes.decoder(recipe)
     sides = {"parts": call("data.sides.sidecar", suffix="_parts.zip")}
     config = common.sections(
         method=call(

@@ -37,7 +37,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 def pretrain(args: Any, recipe: Any) -> ConfigDict:
     """MAE of frames or of flow."""
-    size = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    size = recipes.decoder(recipe)
     spatial = args.stage == "spatial"
     if spatial:
         target = call(

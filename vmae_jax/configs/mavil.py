@@ -89,7 +89,7 @@ def contrasts() -> dict[str, ConfigDict]:
 
 def networks(size: str, recipe: Any) -> dict[str, Any]:
     """Return what the networks of both modalities have in common."""
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    dims = recipes.decoder(recipe)
     return {"size": size, "project_bias": True, "initial": "mae", **dims}
 
 

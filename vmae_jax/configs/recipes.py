@@ -62,6 +62,11 @@ def mask(cell: list[Any] | None) -> ConfigDict | None:
     return call(f"masking.{name}", ratio=ratio, **({"rounded_down": rounded_down[0]} if rounded_down else {}))
 
 
+def decoder(recipe: Any) -> dict[str, int]:
+    """Return the decoder's dimensions as arguments of a model."""
+    return {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+
+
 def adamw(recipe: Any, **schedule: Any) -> ConfigDict:
     """Return AdamW on a warm-up and a cosine, of a recipe's figures; `schedule` are further arguments of these."""
     rates = {"peak": recipe.rate, "final": recipe.final, "warmup": recipe.warmup}

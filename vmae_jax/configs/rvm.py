@@ -56,7 +56,7 @@ def network(recipe: Any, size: str) -> ConfigDict:
       recipe: the figures.
       size: of the encoder.
     """
-    dims = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    dims = recipes.decoder(recipe)
     return call(
         "models.variants.vit",
         size=size,

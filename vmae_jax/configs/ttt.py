@@ -68,7 +68,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
 def method(args: Any, recipe: Any) -> ConfigDict:
     """A ViT of MAE with two heads; the decoder predicts pixels that are normalised as the input is."""
-    size = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    size = recipes.decoder(recipe)
     statistics = {"mean": list(IMAGENET_MEAN), "deviation": list(IMAGENET_STD)}
     target = call("targets.pixels", normalize=False, **statistics)
     return call(

@@ -63,7 +63,7 @@ def sources(args: Any) -> ConfigDict:
 
 def frames(args: Any, recipe: Any) -> ConfigDict:
     """Return single frames as a modality: MAE's networks and target, with other colours for each view."""
-    size = {name: getattr(recipe, name) for name in ("decoder_width", "decoder_depth", "decoder_heads")}
+    size = recipes.decoder(recipe)
     target = call("targets.pixels", joint=True, mean=list(IMAGENET_MEAN), deviation=list(IMAGENET_STD))
     jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}  # [code]
     changes = [call("augment.colors.jitter", **jitter, **more) for more in ({"blur": 1.0}, {"solarise": 0.2})]  # [code]

@@ -56,9 +56,9 @@ class CrossRetrieval:
         one, other = (np.asarray(x) for x in project(params, both[:, :width], both[:, width:]))
         first, second = space.modalities
         numbers = {"pairs": float(len(both)), "left_out": float(len(has) - len(both))}
-        for name, found in ((f"{first}_to_{second}", places(one, other)), (f"{second}_to_{first}", places(other, one))):
-            numbers |= {f"{name}_r{rank}": float((found <= rank).mean()) for rank in self.ranks}
-            numbers[f"{name}_median"] = float(np.median(found))
+        for name, at in ((f"{first}_to_{second}", places(one, other)), (f"{second}_to_{first}", places(other, one))):
+            numbers |= {f"{name}_r{rank}": float((at <= rank).mean()) for rank in self.ranks}
+            numbers[f"{name}_median"] = float(np.median(at))
         return Results(numbers)
 
     def _chosen(self, method: Method) -> Any:

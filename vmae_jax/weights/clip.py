@@ -12,7 +12,7 @@ from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.infer import check_size
 from vmae_jax.weights.layouts import clip
-from vmae_jax.weights.layouts.dims import Dims, checked_heads, depth_of, mlp_ratio
+from vmae_jax.weights.layouts.dims import Dims, check_axes, checked_heads, depth_of, mlp_ratio
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.published import finite
 from vmae_jax.weights.subject import Subject
@@ -41,7 +41,7 @@ def config_of(file: tensors.File) -> ConfigDict:
     text = clip.has_text(file.state)
     state, _ = clip.split(file.state, text=text)
     about = _about(file.about, "vision_config")
-    _shaped(state, {"embeddings.patch_embedding.weight": 4, clip.TABLE: 2, "encoder.layers.0.mlp.fc1.weight": 2})
+    check_axes(state, {"embeddings.patch_embedding.weight": 4, clip.TABLE: 2, "encoder.layers.0.mlp.fc1.weight": 2})
     width, channels, patch = state["embeddings.patch_embedding.weight"].shape[:3]
     side = math.isqrt(max(len(state[clip.TABLE]) - 1, 0))
     hidden, depth = len(state["encoder.layers.0.mlp.fc1.weight"]), depth_of(state, "encoder.layers")
@@ -80,7 +80,7 @@ def text_tower(state: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Con
     """
     hidden = f"{clip.TEXT_PREFIX}encoder.layers.0.mlp.fc1.weight"
     positions = f"{clip.TEXT_PREFIX}embeddings.position_embedding.weight"
-    _shaped(state, {clip.WORDS: 2, positions: 2, hidden: 2, "text_projection.weight": 2})
+    check_axes(state, {clip.WORDS: 2, positions: 2, hidden: 2, "text_projection.weight": 2})
     vocabulary, width = state[clip.WORDS].shape
     return call(
         "models.text.transformer",
@@ -127,13 +127,6 @@ def params_of(file: tensors.File, one: Subject, template: Any) -> tuple[Any, dic
     state, left_out = clip.split(file.state, text="text" in template)
     finite(state)
     return clip.read(state, one.facts, template), left_out
-
-
-def _shaped(state: Mapping[str, np.ndarray], axes: Mapping[str, int]) -> None:
-    """Raise MismatchError if a tensor is missing, empty, or has another number of axes."""
-    for name, count in axes.items():
-        if name not in state or state[name].ndim != count or not state[name].size:
-            raise MismatchError(f"{name} is missing from the weights, or does not have {count} axes")
 
 
 def _about(about: Mapping[str, Any], tower: str) -> Mapping[str, Any]:

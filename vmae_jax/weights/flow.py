@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import numpy as np
 from flax.core import meta
 from ml_collections import ConfigDict
 
@@ -11,7 +10,7 @@ from vmae_jax.models.raft import Raft
 from vmae_jax.spec import call
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.layouts import raft
-from vmae_jax.weights.published import finite
+from vmae_jax.weights.published import floats
 
 __all__ = ["config", "facts", "is_flow", "params_of"]
 
@@ -42,7 +41,6 @@ def params_of(file: tensors.File) -> Any:
     Raises:
       MismatchError: if the weights are not those of RAFT-small or not finite.
     """
-    state = {name: np.asarray(array, np.float32) for name, array in raft.stripped(file.state).items()}
-    finite(state)
+    state = floats(raft.stripped(file.state))
     template = meta.unbox(jax.eval_shape(Raft().init, jax.random.key(0)))
     return raft.from_raft(state, template)

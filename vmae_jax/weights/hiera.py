@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from vmae_jax.models.hiera_sizes import SIZES
@@ -12,9 +11,9 @@ from vmae_jax.spec import call
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.layouts import hiera
 from vmae_jax.weights.layouts.cropmae import stripped
-from vmae_jax.weights.layouts.dims import checked_heads, depth_of, mlp_ratio
+from vmae_jax.weights.layouts.dims import check_axes, checked_heads, depth_of, mlp_ratio
 from vmae_jax.weights.layouts.rules import MismatchError
-from vmae_jax.weights.published import finite
+from vmae_jax.weights.published import floats
 from vmae_jax.weights.subject import Subject
 
 __all__ = ["MODEL", "config_of", "is_hiera", "params_of"]
@@ -39,10 +38,7 @@ def config_of(file: tensors.File) -> ConfigDict:
     state = stripped(file.state)
     image = hiera.IMAGE in state
     needed = {"patch_embed.proj.weight": 4 if image else 5, "blocks.0.mlp.fc1.weight": 2}
-    needed |= {hiera.IMAGE: 3} if image else {hiera.SPACE: 3, hiera.TIME: 3}
-    for name, axes in needed.items():
-        if name not in state or state[name].ndim != axes or not state[name].size:
-            raise MismatchError(f"{name} is missing from the weights, or does not have {axes} axes")
+    check_axes(state, needed | ({hiera.IMAGE: 3} if image else {hiera.SPACE: 3, hiera.TIME: 3}))
     width, channels, *kernel = state["patch_embed.proj.weight"].shape
     stages = hiera.stages_of(state)
     size = next((name for name, one in SIZES.items() if (one.width, one.stages) == (width, stages)), None)
@@ -99,6 +95,4 @@ def params_of(file: tensors.File, one: Subject, template: Any) -> Any:
     node: Any = one.config.get("method")
     if node.call not in METHODS or node.model.call != MODEL:
         raise MismatchError(f"Hiera's layout is of {' and '.join(METHODS)} with a model of {MODEL}")
-    state = {name: np.asarray(array, np.float32) for name, array in stripped(file.state).items()}
-    finite(state)
-    return hiera.read(state, template)
+    return hiera.read(floats(stripped(file.state)), template)

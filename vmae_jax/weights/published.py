@@ -18,7 +18,18 @@ from vmae_jax.weights.layouts.fit import fit
 from vmae_jax.weights.layouts.rules import MismatchError
 from vmae_jax.weights.subject import Subject, normalized, outputs
 
-__all__ = ["DTYPES", "Export", "cast", "check_same", "finite", "write_file", "write_hf", "write_mae", "write_official"]
+__all__ = [
+    "DTYPES",
+    "Export",
+    "cast",
+    "check_same",
+    "finite",
+    "floats",
+    "write_file",
+    "write_hf",
+    "write_mae",
+    "write_official",
+]
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -51,6 +62,13 @@ def finite(state: Mapping[str, np.ndarray]) -> None:
         bad = int((~np.isfinite(array)).sum())
         if bad:
             raise MismatchError(f"{name} has {bad} values that are not finite")
+
+
+def floats(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tensors as float32; raise MismatchError if one has values that are not finite."""
+    found = {name: np.asarray(array, np.float32) for name, array in state.items()}
+    finite(found)
+    return found
 
 
 def cast(state: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:

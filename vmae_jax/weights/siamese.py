@@ -13,9 +13,9 @@ from vmae_jax.spec import call
 from vmae_jax.weights.formats import tensors
 from vmae_jax.weights.infer import check_size
 from vmae_jax.weights.layouts.cropmae import from_cropmae, is_cropmae, stripped, to_cropmae
-from vmae_jax.weights.layouts.dims import Dims, checked_heads, depth_of, mlp_ratio
+from vmae_jax.weights.layouts.dims import Dims, check_axes, checked_heads, depth_of, mlp_ratio
 from vmae_jax.weights.layouts.rules import MismatchError
-from vmae_jax.weights.published import cast, check_same, finite, write_file
+from vmae_jax.weights.published import cast, check_same, finite, floats, write_file
 from vmae_jax.weights.subject import Subject
 
 __all__ = ["METHOD", "config_of", "is_siamese", "params_of", "write"]
@@ -38,9 +38,7 @@ def config_of(file: tensors.File) -> ConfigDict:
       MismatchError: if its shapes are those of no such model.
     """
     state, about = stripped(file.state), file.about
-    for name, axes in (("patch_embed.proj.weight", 4), ("pos_embed", 3), ("decoder_embed.weight", 2)):
-        if name not in state or state[name].ndim != axes:
-            raise MismatchError(f"{name} is missing from the weights, or does not have {axes} axes")
+    check_axes(state, {"patch_embed.proj.weight": 4, "pos_embed": 3, "decoder_embed.weight": 2})
     width, channels, patch = state["patch_embed.proj.weight"].shape[:3]
     decoder_width, side = len(state["decoder_embed.weight"]), math.isqrt(state["pos_embed"].shape[1])
     heads = checked_heads(about.get("num_attention_heads", HEADS.get(width)), width)
@@ -97,9 +95,7 @@ def params_of(file: tensors.File, one: Subject, template: Any) -> Any:
       MismatchError: if it is another method, or the weights do not fit it.
     """
     _check(one)
-    state = {name: np.asarray(array, np.float32) for name, array in stripped(file.state).items()}
-    finite(state)
-    return from_cropmae(state, one.facts, template)
+    return from_cropmae(floats(stripped(file.state)), one.facts, template)
 
 
 def write(path: pathlib.Path, one: Subject, params: Any, dtype: str) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from vmae_jax.weights.formats.checks import shown
 from vmae_jax.weights.layouts.rules import MismatchError
 
-__all__ = ["Dims", "checked_heads", "depth_of", "dims_of", "kind_of", "mlp_ratio", "unlike"]
+__all__ = ["Dims", "check_axes", "checked_heads", "depth_of", "dims_of", "kind_of", "mlp_ratio", "unlike"]
 
 
 class Dims(NamedTuple):
@@ -45,6 +45,13 @@ def kind_of(names: Any) -> str:
     if any(name.startswith("decoder.") for name in names):
         return "pretraining"
     return "classifier" if any(name.startswith(("head.", "fc_norm.")) for name in names) else "encoder"
+
+
+def check_axes(state: Mapping[str, Any], axes: Mapping[str, int]) -> None:
+    """Raise MismatchError if a tensor is missing, empty, or has another number of axes."""
+    for name, count in axes.items():
+        if name not in state or state[name].ndim != count or not state[name].size:
+            raise MismatchError(f"{name} is missing from the weights, or does not have {count} axes")
 
 
 def dims_of(state: Mapping[str, Any], kind: str | None = None) -> Dims:
